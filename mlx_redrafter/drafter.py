@@ -1,0 +1,173 @@
+"""The recurrent draft head (ReDrafter, arXiv 2403.09919, section 3.1).
+
+Parameter names and config keys are those of Apple's checkpoints
+(model_type ``recurrent_drafting_drafter``), so their weights load unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .errors import RedrafterError
+
+MODEL_TYPE = "recurrent_drafting_drafter"
+
+
+@dataclass(frozen=True)
+class DrafterConfig:
+    """Shape of a drafter and what it was made for.
+
+    Attributes:
+        hidden_size: Width of the target's hidden state and token embeddings.
+        vocab_size: Size of the target's vocabulary.
+        exit_dim: Width of the residual blocks; Apple's trainer uses 2 x hidden_size.
+        num_draft_layers: Number of residual SiLU blocks before the output rows.
+        rnn: Whether the state is gated, silu(W e + U s), or a plain sum, e + s.
+        draft_vocab_size: Number of tokens the head can propose; None means all of them.
+        quantization: mlx-lm's quantisation entry ({"group_size", "bits", ...} and per-layer
+            overrides), or None for full precision.
+        target: What the drafter was trained for: {"name", "tokenizer_hash"}, empty if unknown.
+    """
+
+    hidden_size: int
+    vocab_size: int
+    exit_dim: int
+    num_draft_layers: int
+    rnn: bool = True
+    draft_vocab_size: int | None = None
+    quantization: dict[str, Any] | None = None
+    target: dict[str, Any] | None = None
+    model_type: str = MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DrafterConfig:
+        """Read a config.json, ignoring keys that do not shape the head.
+
+        Raises:
+            RedrafterError: If a key is missing, of the wrong kind, or the type is another model's.
+        """
+        kind = values.get("model_type", MODEL_TYPE)
+        if kind != MODEL_TYPE:
+            raise RedrafterError(
+                f"This is a '{kind}' model, not a drafter ('{MODEL_TYPE}'): "
+                "pass a directory with a recurrent drafter."
+            )
+        for name in ("hidden_size", "vocab_size", "exit_dim", "num_draft_layers"):
+            value = values.get(name)
+            minimum = 0 if name == "num_draft_layers" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise RedrafterError(
+                    f"The drafter's config.json has {name}={value!r}: "
+                    f"a whole number of at least {minimum} is needed."
+                )
+        known = {field.name for field in fields(cls)}
+        # Apple's configuration class takes an absent `rnn` for false.
+        return cls(**{"rnn": False, **{k: v for k, v in values.items() if k in known}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config.json entry, without keys that are None."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @property
+    def has_input_proj(self) -> bool:
+        """Whether [hidden ; state] is projected to exit_dim first."""
+        return self.exit_dim != 2 * self.hidden_size
+
+    @property
+    def head_size(self) -> int:
+        """Number of output rows."""
+        return self.draft_vocab_size or self.vocab_size
+
+
+class ResidualBlock(nn.Module):
+    """x + silu(linear(x)), shape (..., exit_dim) to the same."""
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.linear = nn.Linear(dims, dims)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Apply the block to x, shape (..., exit_dim)."""
+        return x + nn.silu(self.linear(x))
+
+
+class Drafter(nn.Module):
+    """The recurrent draft head: one small state per beam, one distribution per state.
+
+    With h the target's final hidden state at the last verified position and e the target's token
+    embedding, the state after the tokens x_1 (the root), x_2, ... is
+    ``s_t = silu(W e(x_t) + U s_{t-1} + b)`` from ``s_0 = 0`` (or ``s_t = e(x_t) + s_{t-1}`` where
+    ``rnn`` is false), and the next token's logits are ``head([h ; s_t])``.
+
+    The embedding is the target's and is passed in as vectors; the drafter owns no copy.
+    """
+
+    def __init__(self, config: DrafterConfig):
+        super().__init__()
+        self.config = config
+        if config.has_input_proj:
+            self.input_proj = nn.Linear(2 * config.hidden_size, config.exit_dim)
+        self.lm_head = [
+            *(ResidualBlock(config.exit_dim) for _ in range(config.num_draft_layers)),
+            nn.Linear(config.exit_dim, config.head_size, bias=False),
+        ]
+        if config.rnn:
+            self.rnn_u = nn.Linear(config.hidden_size, config.hidden_size)
+            self.rnn_w = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        if config.draft_vocab_size is not None:
+            # Row i of the head proposes target token draft_tokens[i]; sorted, int32, never trained.
+            self.draft_tokens = mx.arange(config.draft_vocab_size, dtype=mx.int32)
+            self.freeze(keys=["draft_tokens"], recurse=False)
+
+    def initial_state(self, *shape: int) -> mx.array:
+        """The state before any token: zeros of shape (*shape, hidden_size), float32."""
+        return mx.zeros((*shape, self.config.hidden_size))
+
+    def advance(self, embeddings: mx.array, state: mx.array) -> mx.array:
+        """Feed one token to each state.
+
+        Args:
+            embeddings: Target embeddings of the tokens, shape (..., hidden_size).
+            state: States before them, same shape.
+
+        Returns:
+            States after them, same shape.
+        """
+        if not self.config.rnn:
+            return embeddings + state
+        return nn.silu(self.rnn_w(embeddings) + self.rnn_u(state))
+
+    def logits(self, hidden: mx.array, state: mx.array) -> mx.array:
+        """Unnormalised log-probabilities of the token that follows each state.
+
+        Args:
+            hidden: Target's final hidden state at the last verified position, shape
+                (..., hidden_size), broadcastable to state's.
+            state: Recurrent state, shape (..., hidden_size).
+
+        Returns:
+            Shape (..., head_size); column i stands for target token ``target_tokens(i)``.
+        """
+        x = mx.concatenate([mx.broadcast_to(hidden, state.shape), state], axis=-1)
+        if self.config.has_input_proj:
+            x = self.input_proj(x)
+        for layer in self.lm_head:
+            x = layer(x)
+        return x
+
+    def target_tokens(self, columns: mx.array) -> mx.array:
+        """Target token ids of head columns, any shape, int32."""
+        columns = columns.astype(mx.int32)
+        if self.config.draft_vocab_size is None:
+            return columns
+        return mx.take(self.draft_tokens, columns)
+
+    def draft_columns(self, values: mx.array) -> mx.array:
+        """Columns of ``values`` (..., vocab_size) for the head's tokens: (..., head_size)."""
+        if self.config.draft_vocab_size is None:
+            return values
+        return mx.take(values, self.draft_tokens, axis=-1)
