@@ -1,0 +1,5 @@
+"""``python -m models.recipe``."""
+
+from .build import main
+
+main()
