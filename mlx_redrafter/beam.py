@@ -1,0 +1,220 @@
+"""Beam search with the recurrent drafter, kept whole as a draft tree.
+
+The paper (arXiv 2403.09919, section 3.2) follows ``width`` beams for ``length`` tokens and verifies
+the final beams. Here every node the search opened is a candidate: width x length nodes, of which
+the likeliest ``node_budget`` are verified. A child never scores above its parent, so these always
+form a tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import mlx.core as mx
+
+from .drafter import Drafter
+from .errors import RedrafterError
+from .sampling import SamplingConfig, scores
+from .tree import DraftTree
+
+MAX_LENGTH = 64
+# A token's score is at least this, so that sums stay finite where a filter removed the token ...
+FLOOR = -100.0
+# ... and at most this, so that a child always stands behind its parent.
+CEILING = -1e-3
+
+
+@dataclass(frozen=True)
+class BeamShape:
+    """How far and how wide to draft.
+
+    Attributes:
+        width: Beams followed.
+        length: Drafted tokens on a path. Apple's code counts the root too: its 5 is 4 here.
+        node_budget: Candidates verified, the likeliest ones; None verifies all width x length.
+    """
+
+    width: int = 4
+    length: int = 5
+    node_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            RedrafterError: If a value is out of its range.
+        """
+        for name in ("width", "length", "node_budget"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
+                raise RedrafterError(f"beam {name} is {value!r}, but has to be from 1 to 1024.")
+        if self.length > MAX_LENGTH:
+            raise RedrafterError(f"beam length is {self.length}, but may be {MAX_LENGTH} at most.")
+
+    @property
+    def nodes(self) -> int:
+        """Candidates in the tree, the root not counted."""
+        opened = self.width * self.length
+        return min(opened, self.node_budget or opened)
+
+
+@dataclass(frozen=True)
+class DraftState:
+    """What a draft source may look at.
+
+    Attributes:
+        root: The last chosen token, int32 (1,).
+        hidden: The target's final hidden state from which the root was chosen, (hidden_size,).
+        noise: Gumbel noise of the next positions, row d for the token after depth d,
+            (>= length, vocab_size); None when greedy.
+    """
+
+    root: mx.array
+    hidden: mx.array
+    noise: mx.array | None
+
+
+class DraftSource(Protocol):
+    """Anything that proposes a tree of continuations; nothing may be evaluated in the call."""
+
+    @property
+    def max_depth(self) -> int:
+        """No proposed node is deeper."""
+
+    @property
+    def seconds(self) -> float:
+        """Time of one call measured alone; 0 if not measured."""
+
+    def __call__(self, state: DraftState) -> DraftTree:
+        """Propose a tree whose root is ``state.root``."""
+
+
+class BeamSearch:
+    """The drafter's beam search for one shape, as a DraftSource.
+
+    Args:
+        drafter: The draft head.
+        embed: The target's input embedding, int (...) to (..., hidden_size).
+        shape: How far and how wide.
+        sampling: Temperature and filters of the target's choices; with them, and the noise, the
+            search guesses the token that the target is about to draw.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        embed: Callable[[mx.array], mx.array],
+        shape: BeamShape,
+        sampling: SamplingConfig,
+    ):
+        if shape.width > drafter.config.head_size:
+            raise RedrafterError(
+                f"beam width is {shape.width}, but the drafter knows only "
+                f"{drafter.config.head_size} tokens: choose a smaller width."
+            )
+        self.shape = shape
+        self.seconds = 0.0
+        self._search = partial(_search, drafter, embed, shape, sampling)
+
+    @property
+    def max_depth(self) -> int:
+        """The beam length."""
+        return self.shape.length
+
+    def __call__(self, state: DraftState) -> DraftTree:
+        """Search from ``state.root``; the likeliest final beam is laid out right behind it."""
+        arrays = self._search(state.hidden, state.root, state.noise)
+        tokens, parents, depths, log_probs, ancestors = arrays
+        return DraftTree(tokens, parents, depths, log_probs, ancestors, self.shape.length)
+
+
+def _top(scores: mx.array, count: int) -> mx.array:
+    """Indices of the ``count`` largest of (m,), the largest first."""
+    if count == 1:
+        return mx.argmax(scores, keepdims=True)
+    best = mx.argpartition(-scores, kth=count - 1)[:count]
+    return mx.take(best, mx.argsort(-mx.take(scores, best)))
+
+
+def _search(
+    drafter: Drafter,
+    embed: Callable[[mx.array], mx.array],
+    shape: BeamShape,
+    sampling: SamplingConfig,
+    hidden: mx.array,
+    root: mx.array,
+    noise: mx.array | None,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
+    """Tokens, parents, depths, log-probabilities (n,) and ancestors (n, n); n = 1 + shape.nodes.
+
+    Nodes are first numbered as they are opened: the root 0, beam b of depth d
+    1 + (d - 1) * width + b.
+    """
+    width, opened = shape.width, 1 + shape.width * shape.length
+    itself = mx.eye(opened, dtype=mx.bool_)
+    tokens, totals, lineage = [root], [mx.zeros((1,))], [itself[:1]]
+    state = drafter.initial_state(1).astype(hidden.dtype)
+    for depth in range(shape.length):
+        state = drafter.advance(embed(tokens[-1]), state)
+        gain = _gains(drafter, sampling, hidden, state, None if noise is None else noise[depth])
+        candidates = (totals[-1][:, None] + gain).reshape(-1)
+        best = _top(candidates, width)
+        beam = best // gain.shape[1]
+        tokens.append(drafter.target_tokens(best % gain.shape[1]))
+        totals.append(mx.take(candidates, best))
+        first = 1 + depth * width
+        lineage.append(mx.take(lineage[-1], beam, axis=0) | itself[first : first + width])
+        state = mx.take(state, beam, axis=0)
+    depths = mx.array([0] + [1 + node // width for node in range(opened - 1)], dtype=mx.int32)
+    return _select(
+        shape.nodes, mx.concatenate(tokens), mx.concatenate(totals), depths,
+        mx.concatenate(lineage), width,
+    )  # fmt: skip
+
+
+def _gains(
+    drafter: Drafter,
+    sampling: SamplingConfig,
+    hidden: mx.array,
+    state: mx.array,
+    noise: mx.array | None,
+) -> mx.array:
+    """What each next token adds to a beam's score, float32 (beams, head_size), all negative."""
+    if noise is not None:
+        noise = drafter.draft_columns(noise)
+    noisy = scores(sampling, drafter.logits(hidden, state).astype(mx.float32), noise)
+    if noise is not None:
+        noisy = noisy - mx.logsumexp(noisy, axis=-1, keepdims=True)
+    return mx.clip(noisy, FLOOR, CEILING)
+
+
+def _select(
+    count: int,
+    tokens: mx.array,
+    totals: mx.array,
+    depths: mx.array,
+    lineage: mx.array,
+    width: int,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
+    """The root and the ``count`` best nodes: the best final beam in order, then by score."""
+    final = lineage[-width:]
+    leader = mx.take(final, mx.argmax(totals[-width:], keepdims=True), axis=0)[0]
+    rank = mx.where(leader, 1e6 - depths, totals)
+    order = mx.argsort(-rank)[: count + 1]
+    ancestors = mx.take(mx.take(lineage, order, axis=0), order, axis=1)
+    depths = mx.take(depths, order)
+    # A parent is the one ancestor that is a level up; no node of depth 0 has any.
+    parent = ancestors & (depths[None, :] == depths[:, None] - 1)
+    parents = mx.where(depths == 0, -1, mx.argmax(parent, axis=1).astype(mx.int32))
+    return (
+        mx.take(tokens, order).astype(mx.int32),
+        parents,
+        depths,
+        mx.take(totals, order),
+        ancestors,
+    )

@@ -1,0 +1,300 @@
+"""The decoding loop: prefill, then draft, verify, accept, commit. Plain decoding is the same loop
+with trees that are only a root.
+
+Between steps every committed token except the last is in the caches; ``root`` is that last token
+and ``hidden`` the target's final hidden state from which it was chosen. A step is one lazy graph
+with one evaluation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import mlx.core as mx
+
+from .beam import BeamShape, DraftState
+from .cache import PromptCache
+from .errors import RedrafterError
+from .model import SpeculativeModel
+from .sampling import Sampler, SamplingConfig
+from .statistics import AcceptanceStats
+from .tree import DraftTree, HostTree, accept
+
+CLEAR_CACHE_EVERY = 256
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """What the loop is to do.
+
+    Attributes:
+        max_tokens: Tokens to decode at most; -1 for no limit.
+        sampling: How tokens are chosen.
+        draft: Whether to draft, where the model can.
+        beam: Shape of the drafts.
+        eos_token_ids: Tokens that end the text.
+        prefill_step_size: Prompt tokens run through the target at once.
+    """
+
+    max_tokens: int = 256
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    draft: bool = True
+    beam: BeamShape = field(default_factory=BeamShape)
+    eos_token_ids: frozenset[int] = frozenset()
+    prefill_step_size: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            RedrafterError: If a value is out of its range.
+        """
+        if self.max_tokens != -1 and self.max_tokens < 1:
+            raise RedrafterError(
+                f"max_tokens is {self.max_tokens}, but has to be 1 or more, or -1 for no limit."
+            )
+        if self.prefill_step_size < 1:
+            raise RedrafterError(
+                f"prefill_step_size is {self.prefill_step_size}, but has to be 1 or more."
+            )
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step as it went, for those who want to look at it.
+
+    Attributes:
+        tree: What was verified.
+        choices: The target's choice after each node.
+        path: The accepted nodes, the root (0) first.
+    """
+
+    tree: HostTree
+    choices: tuple[int, ...]
+    path: tuple[int, ...]
+
+    @property
+    def drafted(self) -> int:
+        """Candidates verified."""
+        return len(self.tree.tokens) - 1
+
+    @property
+    def accepted(self) -> int:
+        """Candidates on the accepted path."""
+        return len(self.path) - 1
+
+
+@dataclass(frozen=True)
+class DecodedToken:
+    """One token of text.
+
+    Attributes:
+        token: Its id.
+        from_draft: Whether the drafter had guessed it.
+        finish_reason: "stop" for an end-of-sequence token, "length" for the last of max_tokens.
+        step: The step that produced it; None for the first token, which the prompt's own forward
+            produced.
+    """
+
+    token: int
+    from_draft: bool
+    finish_reason: str | None
+    step: StepRecord | None
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A step whose graph is under way: node outputs, not yet read back."""
+
+    tree: DraftTree
+    choices: mx.array
+    hidden: mx.array
+    started: float
+    draft_seconds: float
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the outcome is known before it is read: nothing drafted, the root accepted."""
+        return len(self.tree) == 1
+
+
+def decode(
+    model: SpeculativeModel,
+    prompt: Sequence[int],
+    config: DecodingConfig | None = None,
+    *,
+    cache: PromptCache | None = None,
+    stats: AcceptanceStats | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[DecodedToken]:
+    """Decode tokens after a prompt.
+
+    However the iterator ends (end of sequence, max_tokens, an exception, or its consumer closing
+    it), the cache then holds the prompt and every token that was handed out except the last.
+
+    Args:
+        model: Target and drafter.
+        prompt: Token ids, at least one.
+        config: What to do.
+        cache: Caches of an earlier turn, to go on from; only what differs is prefilled.
+        stats: Counts to add to.
+        progress: Told (prompt tokens done, prompt tokens to do) during prefill.
+
+    Yields:
+        Tokens, the end-of-sequence token included; the last one carries a finish reason.
+
+    Raises:
+        RedrafterError: If the prompt is empty or holds ids outside the vocabulary.
+    """
+    config = config or DecodingConfig()
+    size = model.target.vocab_size
+    if not prompt:
+        raise RedrafterError("The prompt is empty: give at least one token.")
+    if not all(0 <= token < size for token in prompt):
+        raise RedrafterError(f"The prompt holds token ids outside the vocabulary of {size}.")
+    cache = cache if cache is not None else model.make_cache()
+    loop = _Loop(model, config, cache, stats if stats is not None else AcceptanceStats())
+    return loop.run(list(prompt), progress or (lambda _done, _total: None))
+
+
+class _Loop:
+    """The state of one text while it is decoded."""
+
+    def __init__(
+        self,
+        model: SpeculativeModel,
+        config: DecodingConfig,
+        cache: PromptCache,
+        stats: AcceptanceStats,
+    ):
+        self._target = model.target
+        self._config = config
+        self._cache = cache
+        self._stats = stats
+        self._sampler = Sampler(config.sampling, model.target.vocab_size)
+        self._counted_until = 0.0
+        self._source = model.source(config.beam, config.sampling) if config.draft else None
+
+    def run(
+        self, prompt: list[int], progress: Callable[[int, int], None]
+    ) -> Iterator[DecodedToken]:
+        """Yield tokens; leave the cache consistent in every case."""
+        emitted = 0
+        try:
+            self._prefill(prompt, progress)
+            root = prompt[-1]
+            flight = self._launch(mx.array([root]), None)
+            step: StepRecord | None = None
+            while True:
+                ahead = self._launch_ahead(flight, root, emitted)
+                record = self._read(flight)
+                tokens, finish = self._cut(record, emitted)
+                if ahead is None:
+                    self._commit(record, len(tokens))
+                if emitted:
+                    self._count(flight, record, len(tokens))
+                    step = record
+                following = ahead or (None if finish else self._follow(flight, record))
+                for index, token in enumerate(tokens):
+                    emitted += 1
+                    last = index == len(tokens) - 1
+                    drafted = index < record.accepted
+                    yield DecodedToken(token, drafted, finish if last else None, step)
+                if finish or following is None:
+                    return
+                root, flight = tokens[-1], following
+                if emitted % CLEAR_CACHE_EVERY < len(tokens):
+                    mx.clear_cache()
+        finally:
+            self._cache.rewind(min(len(self._cache), len(prompt) + emitted - 1))
+
+    def _prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
+        """Commit all but the prompt's last token, in chunks; no logits are computed."""
+        total = len(prompt) - 1
+        done = self._cache.reuse(prompt)
+        progress(done, total)
+        while done < total:
+            chunk = prompt[done : min(done + self._config.prefill_step_size, total)]
+            self._target.prefill(mx.array(chunk), self._cache)
+            mx.eval(self._cache.state)
+            self._cache.extend(chunk)
+            done += len(chunk)
+            mx.clear_cache()
+            progress(done, total)
+
+    def _launch(self, root: mx.array, hidden: mx.array | None) -> _Flight:
+        """Start a step: draft (where there is a hidden state to draft from), verify, choose."""
+        started = time.perf_counter()
+        source = self._source if hidden is not None else None
+        noise = self._sampler.noise(len(self._cache) + 1, 1 + (source.max_depth if source else 0))
+        if source is None or hidden is None:
+            tree = DraftTree.root_only(root)
+        else:
+            tree = source(DraftState(root.astype(mx.int32), hidden, noise))
+        logits, states = self._target.verify(tree, self._cache)
+        recent = self._recent()
+        choices = self._sampler.choose(logits, tree, noise, recent)
+        mx.async_eval(tree.tokens, tree.parents, tree.log_probs, choices)
+        return _Flight(tree, choices, states, started, source.seconds if source else 0.0)
+
+    def _recent(self) -> list[int]:
+        size = self._config.sampling.history_size
+        return self._cache.tokens[-(size - 1) :] if size > 1 else []
+
+    def _launch_ahead(self, flight: _Flight, root: int, emitted: int) -> _Flight | None:
+        """Start the step after a plain one before that one is read, so that the two overlap."""
+        drafts = self._source is not None
+        if not flight.is_plain or drafts or emitted + 1 == self._config.max_tokens:
+            return None
+        self._cache.commit([0], [root])
+        return self._launch(flight.choices, flight.hidden[0])
+
+    def _follow(self, flight: _Flight, record: StepRecord) -> _Flight:
+        """Start the step after one that has been read."""
+        end = record.path[-1]
+        return self._launch(flight.choices[end : end + 1], flight.hidden[end])
+
+    def _read(self, flight: _Flight) -> StepRecord:
+        """Wait for a step; walk its tree."""
+        tree = HostTree(
+            tokens=_numbers(flight.tree.tokens),
+            parents=_numbers(flight.tree.parents),
+            log_probs=_numbers(flight.tree.log_probs),
+        )
+        choices: tuple[int, ...] = _numbers(flight.choices)
+        return StepRecord(tree, choices, tuple(accept(tree.tokens, tree.parents, choices)))
+
+    def _cut(self, record: StepRecord, emitted: int) -> tuple[list[int], str | None]:
+        """The step's tokens up to the end of the text, and why it ends there, if it does."""
+        tokens = [record.choices[node] for node in record.path]
+        limit = self._config.max_tokens
+        if limit != -1:
+            tokens = tokens[: limit - emitted]
+        for index, token in enumerate(tokens):
+            if token in self._config.eos_token_ids:
+                return tokens[: index + 1], "stop"
+        return tokens, "length" if emitted + len(tokens) == limit else None
+
+    def _commit(self, record: StepRecord, emitted: int) -> None:
+        """Keep the root and the accepted nodes whose successors became text."""
+        path = record.path[:emitted]
+        self._cache.commit(path, [record.tree.tokens[node] for node in path])
+
+    def _count(self, flight: _Flight, record: StepRecord, emitted: int) -> None:
+        stats = self._stats
+        stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
+        stats.evaluations += 1
+        stats.draft_seconds += flight.draft_seconds
+        # A plain step starts before the one ahead of it is read; only what follows that is its own.
+        now = time.perf_counter()
+        elapsed = now - max(flight.started, self._counted_until)
+        self._counted_until = now
+        stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
+
+
+def _numbers(array: mx.array) -> tuple[Any, ...]:
+    """A vector's numbers; waits for them."""
+    return tuple(cast("list[Any]", array.tolist()))

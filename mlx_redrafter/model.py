@@ -1,0 +1,105 @@
+"""A target and the drafter that goes with it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .beam import BeamSearch, BeamShape, DraftSource, DraftState
+from .cache import PromptCache
+from .drafter import Drafter
+from .errors import RedrafterError
+from .sampling import Sampler, SamplingConfig
+from .target import Target
+
+_TIMED_CALLS = 3
+
+
+class SpeculativeModel:
+    """A language model that may draft ahead of itself.
+
+    Args:
+        target: Any mlx-lm model, or a Target around one.
+        drafter: Its drafter; or anything that follows the DraftSource protocol; or None, and
+            decoding is plain.
+        name: What to call it on screens.
+
+    Attributes:
+        target: The Target.
+        drafter: As given.
+        name: As given.
+
+    Raises:
+        RedrafterError: If the drafter does not fit the target.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module | Target,
+        drafter: Drafter | DraftSource | None = None,
+        name: str = "",
+    ):
+        self.target = target if isinstance(target, Target) else Target(target)
+        self.drafter = drafter
+        self.name = name
+        self._searches: dict[tuple[BeamShape, SamplingConfig], BeamSearch] = {}
+        if drafter is not None and self.target.refusal is not None:
+            raise RedrafterError(
+                f"No drafting with this model: {self.target.refusal}; load it without a drafter."
+            )
+        if isinstance(drafter, Drafter):
+            check_sizes(drafter, self.target)
+
+    def make_cache(self) -> PromptCache:
+        """Empty caches for one conversation."""
+        return self.target.make_cache()
+
+    def source(self, shape: BeamShape, sampling: SamplingConfig) -> DraftSource | None:
+        """What proposes candidates: a beam search, the source given, or None.
+
+        The search for a shape is made, warmed up and timed the first time it is asked for.
+        """
+        if not isinstance(self.drafter, Drafter):
+            return self.drafter
+        key = shape, replace(sampling, seed=0)
+        if key not in self._searches:
+            search = BeamSearch(self.drafter, self.target.embed, shape, sampling)
+            search.seconds = self._time(search, sampling)
+            self._searches[key] = search
+        return self._searches[key]
+
+    def _time(self, search: BeamSearch, sampling: SamplingConfig) -> float:
+        """Median seconds of a draft on its own, the first call not counted."""
+        target = self.target
+        state = DraftState(
+            root=mx.zeros((1,), dtype=mx.int32),
+            hidden=mx.zeros((target.hidden_size,), dtype=target.dtype),
+            noise=Sampler(sampling, target.vocab_size).noise(0, search.max_depth),
+        )
+        seconds = []
+        for _ in range(_TIMED_CALLS + 1):
+            start = time.perf_counter()
+            mx.eval(search(state).ancestors)
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds[1:])[_TIMED_CALLS // 2]
+
+
+def check_sizes(drafter: Drafter, target: Target) -> None:
+    """Refuse a drafter whose sizes are another target's.
+
+    Raises:
+        RedrafterError: If hidden size or vocabulary differ.
+    """
+    config = drafter.config
+    for what, has, needs in (
+        ("hidden size", config.hidden_size, target.hidden_size),
+        ("vocabulary size", config.vocab_size, target.vocab_size),
+    ):
+        if has != needs:
+            raise RedrafterError(
+                f"The drafter was made for a {what} of {has}, but this model's is {needs}: "
+                "use the drafter that was trained for this model."
+            )
