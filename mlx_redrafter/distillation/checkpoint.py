@@ -1,0 +1,73 @@
+"""Everything a run needs to go on, in one file: weights, optimiser state and the step number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ..drafter import Drafter
+from ..errors import RedrafterError
+from ..files import atomic_path
+from .config import DistillationConfig
+
+
+def _settings(drafter: Drafter, config: DistillationConfig) -> dict[str, Any]:
+    return {"drafter": drafter.config.to_dict(), "distillation": config.to_dict()}
+
+
+def save_checkpoint(
+    path: Path,
+    drafter: Drafter,
+    optimizer: optim.Optimizer,
+    step: int,
+    config: DistillationConfig,
+) -> None:
+    """Write the state after ``step`` optimiser steps to ``path`` (.safetensors), atomically.
+
+    The data position is the step number, since batches are a pure function of it.
+    """
+    arrays = dict(tree_flatten(drafter.parameters(), prefix=".drafter"))
+    arrays |= dict(tree_flatten(optimizer.state, prefix=".optimizer"))
+    metadata = {"step": str(step), "settings": json.dumps(_settings(drafter, config))}
+    with atomic_path(path) as temporary:
+        mx.save_safetensors(str(temporary), arrays, metadata)
+
+
+def load_checkpoint(
+    path: Path, drafter: Drafter, optimizer: optim.Optimizer, config: DistillationConfig
+) -> int:
+    """Put a checkpoint's state into ``drafter`` and ``optimizer``; return its step.
+
+    Raises:
+        RedrafterError: If the file cannot be read or was made with other settings.
+    """
+    try:
+        loaded: Any = mx.load(str(path), return_metadata=True)
+        arrays, metadata = loaded
+        settings, step = json.loads(metadata["settings"]), int(metadata["step"])
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise RedrafterError(
+            f"{path} is not a training checkpoint: remove it to start anew."
+        ) from error
+    wanted = json.loads(json.dumps(_settings(drafter, config)))
+    if settings != wanted:
+        changed = sorted(
+            key
+            for part in wanted
+            for key in wanted[part] | settings.get(part, {})
+            if wanted[part].get(key) != settings.get(part, {}).get(key)
+        )
+        raise RedrafterError(
+            f"{path} was made with other settings ({', '.join(changed)}): "
+            "use the same ones, or remove it to start anew."
+        )
+    tree: Any = tree_unflatten(list(arrays.items()))
+    drafter.update(tree["drafter"])
+    optimizer.state = tree["optimizer"]
+    mx.eval(drafter.parameters(), optimizer.state)
+    return step

@@ -1,0 +1,145 @@
+"""What the target knows at every position, and the batches drawn from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from .config import DistillationConfig
+
+
+class Batch(NamedTuple):
+    """N anchors with U draft steps each; fixed shapes.
+
+    With p an anchor: ``hidden`` is the target's final hidden state at p, ``tokens[k-1]`` is
+    x_{p+k} (the first is the root), and index k-1 of the other arrays belongs to draft step k,
+    which guesses x_{p+1+k}; its teacher is the target's distribution at position p + k.
+
+    Attributes:
+        hidden: (N, H) float32.
+        tokens: (N, U) int32 target token ids.
+        columns: (N, U, K) int32 head columns of the teacher's likeliest draft tokens.
+        log_probs: (N, U, K) float32, the teacher's log-probabilities of them, renormalised over
+            the draft vocabulary.
+        rest: (N, U) float32, the teacher's probability of all other draft tokens.
+        best: (N, U) int32 head column of the target's likeliest token, -1 outside the head.
+        labels: (N, U) int32 head column of x_{p+1+k}, -1 outside the head.
+        weights: (N, U) float32, 1 where x_{p+1+k} is in the same row's answers, else 0.
+        inside: (N, U) float32, the target's probability of the draft vocabulary.
+    """
+
+    hidden: mx.array
+    tokens: mx.array
+    columns: mx.array
+    log_probs: mx.array
+    rest: mx.array
+    best: mx.array
+    labels: mx.array
+    weights: mx.array
+    inside: mx.array
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """All rows laid end to end (T tokens), and the target's view of the positions that matter (M).
+
+    Attributes:
+        tokens: (T,) int32.
+        answer: (T,) bool.
+        row_end: (T,) int64, index after the last token of the position's row.
+        labels: (T,) int32 head column of each token, -1 where the head lacks it.
+        slot: (T,) int32 index into the arrays below, -1 where nothing was kept.
+        hidden: (M, H) float16 or float32, final hidden states.
+        columns: (M, K) uint16 or int32, see ``Batch``.
+        log_probs: (M, K) float16.
+        rest: (M,) float32.
+        best: (M,) int32.
+        inside: (M,) float32.
+    """
+
+    tokens: np.ndarray
+    answer: np.ndarray
+    row_end: np.ndarray
+    labels: np.ndarray
+    slot: np.ndarray
+    hidden: np.ndarray
+    columns: np.ndarray
+    log_probs: np.ndarray
+    rest: np.ndarray
+    best: np.ndarray
+    inside: np.ndarray
+
+    @property
+    def anchors(self) -> np.ndarray:
+        """Positions p whose first guess x_{p+2} is an answer token of the same row, (A,) int64."""
+        p = np.arange(max(len(self.tokens) - 2, 0))
+        return p[self.answer[p + 2] & (p + 2 < self.row_end[p])]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(int(value.nbytes) for value in vars(self).values())
+
+    def batch(self, anchors: np.ndarray, unroll: int) -> Batch:
+        """The batch of these anchors (N,), in their order."""
+        p = anchors[:, None]
+        steps = np.arange(1, unroll + 1)[None, :]
+        last = len(self.tokens) - 1
+        guessed = np.minimum(p + 1 + steps, last)
+        counts = (p + 1 + steps < self.row_end[p]) & self.answer[guessed]
+        # Where nothing counts, any slot will do: its weight is 0.
+        slot = np.where(counts, self.slot[np.minimum(p + steps, last)], 0)
+        arrays = (
+            self.hidden[self.slot[anchors]].astype(np.float32),
+            self.tokens[np.minimum(p + steps, last)],
+            self.columns[slot].astype(np.int32),
+            self.log_probs[slot].astype(np.float32),
+            self.rest[slot],
+            np.where(counts, self.best[slot], -1),
+            np.where(counts, self.labels[guessed], -1),
+            counts.astype(np.float32),
+            self.inside[slot],
+        )
+        return Batch(*(mx.array(array) for array in arrays))
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def drawn(count: int, start: int, number: int, seed: int) -> np.ndarray:
+    """Entries start .. start + number of an endless run of shuffled epochs of range(count).
+
+    A pure function, so that a resumed run sees the data that an uninterrupted one would.
+    """
+    parts = []
+    while number > 0:
+        epoch, offset = divmod(start, count)
+        part = _order(count, seed, epoch)[offset : offset + number]
+        parts.append(part)
+        start, number = start + len(part), number - len(part)
+    return np.concatenate(parts)
+
+
+class CachedBatches:
+    """Batches from features of the whole data set: anchors of all rows, mixed."""
+
+    def __init__(self, features: Features, config: DistillationConfig):
+        self.features, self.config = features, config
+        self.anchors = features.anchors
+
+    @property
+    def per_epoch(self) -> float:
+        """Passes until each anchor was seen once."""
+        return len(self.anchors) / self.config.positions_per_step
+
+    def batch(self, index: int) -> Batch:
+        """Batch ``index`` of the run, the same on every call."""
+        n = self.config.positions_per_step
+        chosen = drawn(len(self.anchors), index * n, n, self.config.seed)
+        return self.features.batch(self.anchors[chosen], self.config.unroll)
