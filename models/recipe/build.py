@@ -17,8 +17,9 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
 MODELS = HERE.parent
 SEED = 7
+PROMPTS = 64  # fixed beginnings for the prose target
 VOCABULARY = 3072
-CHAT_EPOCHS = 3  # times every item comes up in train.jsonl
+CHAT_EPOCHS = 5  # times every item comes up in train.jsonl
 
 
 def corpus_stage(_: argparse.Namespace) -> None:
@@ -63,9 +64,9 @@ def target_stage(arguments: argparse.Namespace) -> None:
     """Train the pocket target, or go on with an interrupted run."""
     import torch
 
-    from .target import Shape
-    from .tokenizer import load_tokenizer
-    from .train_target import Schedule, finish, train
+    from .target import Shape, save_huggingface
+    from .tokenizer import END, copy_tokenizer, load_tokenizer
+    from .train_target import Schedule, train
 
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)  # tiny values of late training are slow on CPUs
@@ -75,7 +76,76 @@ def target_stage(arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(BUILD / "tokenizer")
     items = load_items(BUILD / "items.jsonl")
     model = train(items, tokenizer, Shape(vocabulary=VOCABULARY), schedule, BUILD, report=report)
-    finish(model, tokenizer, BUILD / "pocket-hf")
+    save_huggingface(model, tokenizer.token_to_id(END), BUILD / "pocket-hf")
+    copy_tokenizer(BUILD / "tokenizer", BUILD / "pocket-hf")
+
+
+def convert_stage(_: argparse.Namespace) -> None:
+    """Convert the pocket target into models/pocket."""
+    from .bundles import convert_bundle
+
+    convert_bundle(BUILD / "pocket-hf", MODELS / "pocket", BUILD / "pocket-mlx")
+
+
+def drafter_stage(_: argparse.Namespace) -> None:
+    """Distil the pocket's drafter into models/pocket/drafter."""
+    from .bundles import DrafterRecipe, train_drafter
+
+    train_drafter(
+        MODELS / "pocket",
+        BUILD / "train.jsonl",
+        BUILD / "valid.jsonl",
+        BUILD / "pocket-drafter.safetensors",
+        DrafterRecipe(),
+    )
+
+
+def evaluate_stage(_: argparse.Namespace) -> None:
+    """Measure the pocket target on held-out questions."""
+    from .evaluate import evaluate
+
+    evaluate(MODELS / "pocket", BUILD / "held-out.jsonl", BUILD / "evaluation.json")
+
+
+def prose_stage(arguments: argparse.Namespace) -> None:
+    """Fit the prose target; write its texts and the fixed prompts."""
+    import torch
+
+    from .prose import ProseSchedule, build_prose, prompts_of, train_prose
+    from .target import save_huggingface
+    from .tokenizer import END, copy_tokenizer, load_tokenizer
+
+    torch.set_num_threads(arguments.threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train, valid = build_prose()
+    write_jsonl(BUILD / "prose-train.jsonl", ({"text": text} for text in train))
+    write_jsonl(BUILD / "prose-valid.jsonl", ({"text": text} for text in valid))
+    write_jsonl(MODELS / "prose" / "prompts.jsonl", prompts_of(valid, PROMPTS, SEED))
+    tokenizer = load_tokenizer(BUILD / "tokenizer")
+    model = train_prose(train, valid, tokenizer, ProseSchedule(), BUILD, report=report)
+    save_huggingface(model, tokenizer.token_to_id(END), BUILD / "prose-hf")
+    copy_tokenizer(BUILD / "tokenizer", BUILD / "prose-hf")
+
+
+def prose_convert_stage(_: argparse.Namespace) -> None:
+    """Convert the prose target into models/prose."""
+    from .bundles import convert_bundle
+
+    convert_bundle(BUILD / "prose-hf", MODELS / "prose", BUILD / "prose-mlx")
+
+
+def prose_drafter_stage(_: argparse.Namespace) -> None:
+    """Distil the prose drafter into models/prose/drafter."""
+    from .bundles import DrafterRecipe, train_drafter
+
+    train_drafter(
+        MODELS / "prose",
+        BUILD / "prose-train.jsonl",
+        BUILD / "prose-valid.jsonl",
+        BUILD / "prose-drafter.safetensors",
+        DrafterRecipe(),
+    )
 
 
 def report(line: str) -> None:
@@ -87,13 +157,22 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "corpus": corpus_stage,
     "tokenizer": tokenizer_stage,
     "target": target_stage,
+    "convert": convert_stage,
+    "drafter": drafter_stage,
+    "evaluate": evaluate_stage,
+    "prose": prose_stage,
+    "prose-convert": prose_convert_stage,
+    "prose-drafter": prose_drafter_stage,
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run all stages, or the given ones, in order."""
     parser = argparse.ArgumentParser(
-        prog="python -m models.recipe", description="Make the embedded models from docstrings."
+        prog="python -m models.recipe",
+        description="Make the embedded models from docstrings.",
+        epilog="\n".join(f"  {name:14} {stage.__doc__}" for name, stage in STAGES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--stage", choices=STAGES, action="append", help="only this (repeatable)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")

@@ -146,9 +146,7 @@ def from_inspect(thing: Any, drop_self: bool) -> str | None:
         default = parameter.default
         if default is not inspect.Parameter.empty:
             default = _Literal(default_text(default))
-        parameters.append(
-            parameter.replace(annotation=inspect.Parameter.empty, default=default)
-        )
+        parameters.append(parameter.replace(annotation=inspect.Parameter.empty, default=default))
     return str(inspect.Signature(parameters))
 
 

@@ -57,3 +57,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def chat_text(messages: list[dict[str, str]]) -> str:
     """What the chat template makes of finished messages."""
     return "".join(f"<|{m['role']}|>{m['content'].strip()}{END}" for m in messages)
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Put the tokenizer's files beside a checkpoint."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        write_text(directory / name, (source / name).read_text("utf-8"))

@@ -17,7 +17,7 @@ from .corpus import Item
 from .files import replace_file, write_json
 from .phrases import SYSTEM as SYSTEM_TEXTS
 from .questions import Asker, Turn
-from .target import Shape, Target, save_huggingface
+from .target import Shape, Target
 from .tokenizer import ASSISTANT, END, USER
 from .tokenizer import SYSTEM as SYSTEM_TOKEN
 
@@ -108,8 +108,10 @@ def rate(schedule: Schedule, progress: float, step: int) -> float:
     """Learning rate after a linear warm-up, on a cosine over ``progress`` from 0 to 1."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     floor = schedule.last_rate
-    return schedule.learning_rate * min(1.0, (step + 1) / schedule.warmup) * (
-        floor + (1 - floor) * cosine
+    return (
+        schedule.learning_rate
+        * min(1.0, (step + 1) / schedule.warmup)
+        * (floor + (1 - floor) * cosine)
     )
 
 
@@ -123,7 +125,10 @@ def save_checkpoint(path: Path, model: Target, optimiser: torch.optim.Optimizer,
 def make_optimiser(model: Target, schedule: Schedule) -> torch.optim.AdamW:
     """AdamW without weight decay: the text is to be learnt by heart."""
     return torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, betas=schedule.betas, weight_decay=0.0,
+        model.parameters(),
+        lr=schedule.learning_rate,
+        betas=schedule.betas,
+        weight_decay=0.0,
         fused=True,
     )
 
@@ -192,8 +197,3 @@ def train(
     save_checkpoint(checkpoint, model, optimiser, at)
     write_json(build / "pocket-training.json", {"schedule": asdict(schedule), **at})
     return model
-
-
-def finish(model: Target, tokenizer: Tokenizer, path: Path) -> None:
-    """Save the trained model in the Hugging Face layout."""
-    save_huggingface(model, tokenizer.token_to_id(END), path)

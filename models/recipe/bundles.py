@@ -1,0 +1,90 @@
+"""From trained checkpoints to finished bundles: conversion and the drafter."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx_redrafter
+from mlx_redrafter import Target, distillation, save_drafter
+from mlx_redrafter.loading import tokenizer_hash
+
+from .evaluate import load_float32
+from .files import read_jsonl, replace_file, write_json
+
+KEPT = {"README.md", "questions.jsonl", "prompts.jsonl"}  # ours, not the conversion's
+
+
+@dataclass(frozen=True)
+class DrafterRecipe:
+    """Shape and training of a bundle's drafter."""
+
+    draft_vocab_size: int | None = 1024
+    layers: int = 1
+    held_out: int = 400  # rows
+    config: distillation.DistillationConfig = field(
+        default_factory=lambda: distillation.DistillationConfig(steps=3000, learning_rate=2e-3)
+    )
+
+
+def convert_bundle(checkpoint: Path, bundle: Path, work: Path) -> None:
+    """Convert a Hugging Face checkpoint and put the files into ``bundle``.
+
+    The conversion replaces its whole output directory; going through ``work`` keeps the bundle's
+    own files.
+    """
+    mlx_redrafter.convert(
+        hf_path=str(checkpoint), mlx_path=str(work), dtype="bfloat16", overwrite=True
+    )
+    for source in sorted(work.iterdir()):
+        if source.is_file() and source.name not in KEPT:
+            with replace_file(bundle / source.name) as temporary:
+                shutil.copyfile(source, temporary)
+
+
+def train_drafter(
+    bundle: Path, train: Path, valid: Path, checkpoint: Path, recipe: DrafterRecipe
+) -> dict[str, Any]:
+    """Distil a drafter from the bundle's target, save it in the bundle; returns its figures."""
+    model, tokenizer = load_float32(bundle)
+    target = Target(model)
+    rows = distillation.tokenize(read_jsonl(train), tokenizer)
+    held_out = distillation.tokenize(read_jsonl(valid)[: recipe.held_out], tokenizer)
+    drafter = distillation.make_drafter(
+        target,
+        distillation.token_counts(rows, target.vocab_size),
+        exit_dim=target.hidden_size,
+        num_draft_layers=recipe.layers,
+        draft_vocab_size=recipe.draft_vocab_size,
+        special=distillation.special_tokens(tokenizer),
+        name=bundle.name,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        seed=recipe.config.seed,
+    )
+    measured = distillation.compute_features(target, drafter, held_out, recipe.config)
+
+    def progress(report: distillation.Progress) -> None:
+        print(f"drafter step {report.step}/{report.steps} loss {report.loss:.3f}", flush=True)
+
+    distillation.train(
+        target,
+        drafter,
+        distillation.compute_features(target, drafter, rows, recipe.config),
+        recipe.config,
+        checkpoint=checkpoint,
+        resume=True,
+        progress=progress,
+    )
+    save_drafter(bundle / "drafter", drafter)
+    agreement = distillation.evaluate(target, drafter, measured, unroll=recipe.config.unroll)
+    figures = {
+        "config": recipe.config.to_dict(),
+        "top1_by_depth": agreement.top1,
+        "top5_by_depth": agreement.top5,
+        "chain_tokens_per_step": agreement.chain,
+        "positions": agreement.positions,
+    }
+    write_json(checkpoint.with_suffix(".json"), figures)
+    return figures
