@@ -1,0 +1,32 @@
+"""Colours and marks of the chat."""
+
+from __future__ import annotations
+
+from rich.theme import Theme
+
+# Told apart without colour too: where colours are off, bold stays.
+THEME = Theme(
+    {
+        "answer.drafted": "green",
+        "answer.target": "bold",
+        "chat.prompt": "bold cyan",
+        "chat.name": "bold",
+        "chat.label": "dim",
+        "chat.note": "dim",
+        "chat.error": "red",
+        "chat.border": "cyan",
+        "status": "dim",
+        "status.value": "default",
+        "status.bar": "green",
+        "status.faster": "bold green",
+        "status.slower": "yellow",
+        "tree.accepted": "bold green",
+        "tree.rejected": "dim",
+        "tree.target": "bold",
+    }
+)
+
+PROMPT = "> "
+CONTINUATION = ". "
+MEASURING = "Measuring plain decoding on this machine"
+LEGEND = (("answer.drafted", "guessed by the drafter"), ("answer.target", "supplied by the model"))
