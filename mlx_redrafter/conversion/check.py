@@ -1,0 +1,158 @@
+"""The check after a conversion: does the written bundle do what its source did?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.utils import load as mlx_lm_load
+
+from ..drafter import Drafter
+from ..errors import RedrafterError
+from ..generation import encode_prompt, stream_generate
+from ..loading import load
+from ..model import SpeculativeModel
+from ..statistics import AcceptanceStats
+from ..target import Target
+from .report import CheckReport, Progress
+
+PROMPTS = (
+    "Write three sentences about the sea.",
+    "Explain why the sky is blue.",
+    "def fibonacci(n):",
+    "List the months of the year.",
+)
+MAX_TOKENS = 48
+DEPTHS = 4
+
+
+def check_bundle(
+    path: Path,
+    reference: Callable[[], nn.Module] | None,
+    original: Drafter | None,
+    progress: Progress,
+) -> CheckReport:
+    """Load a bundle, decode, and compare.
+
+    Args:
+        path: The bundle.
+        reference: Makes mlx-lm's conversion of the same checkpoint in memory, None where there is
+            no checkpoint. It and the bundle are never in memory together.
+        original: The unquantised drafter, None where the drafter was not quantised.
+        progress: Told the work done.
+
+    Raises:
+        RedrafterError: If the bundle cannot be loaded or decoded.
+    """
+    steps = (2 if reference else 0) + len(PROMPTS) + (1 if original else 0)
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress("Checking the bundle", done, steps)
+
+    difference = None
+    if reference is not None:
+        difference = _logit_difference(path, reference, tick)
+    model, tokenizer = load(path)
+    tokens, same, stats, texts = 0, 0, AcceptanceStats(), []
+    for prompt in PROMPTS:
+        ids = encode_prompt(tokenizer, _messages(tokenizer, prompt))
+        plain, _ = _decode(model, tokenizer, ids, draft=False)
+        texts.append(ids + plain)
+        tokens += len(plain)
+        if model.drafter is not None:
+            drafted, counted = _decode(model, tokenizer, ids, draft=True)
+            same += drafted == plain
+            stats.merge(counted)
+        tick()
+    agreed, positions = 0, 0
+    if original is not None and isinstance(model.drafter, Drafter):
+        agreed, positions = _agreement(model.target, model.drafter, original, texts)
+        tick()
+    drafting = model.drafter is not None
+    return CheckReport(
+        prompts=len(PROMPTS),
+        tokens=tokens,
+        target_matches=None if difference is None else difference == 0.0,
+        target_difference=difference,
+        draft_matches=same / len(PROMPTS) if drafting else None,
+        tokens_per_step=stats.tokens_per_step if drafting else None,
+        drafter_agreement=agreed / positions if positions else None,
+        drafter_positions=positions,
+    )
+
+
+def _messages(tokenizer: Any, prompt: str) -> Any:
+    return [{"role": "user", "content": prompt}] if tokenizer.has_chat_template else prompt
+
+
+def _decode(
+    model: SpeculativeModel, tokenizer: Any, ids: list[int], draft: bool
+) -> tuple[list[int], AcceptanceStats]:
+    tokens, stats = [], AcceptanceStats()
+    for response in stream_generate(model, tokenizer, ids, max_tokens=MAX_TOKENS, draft=draft):
+        tokens.append(response.token)
+        stats = response.stats
+    return tokens, stats
+
+
+def _logit_difference(
+    path: Path, reference: Callable[[], nn.Module], tick: Callable[[], None]
+) -> float:
+    """Largest difference of next-token scores between the bundle and mlx-lm's own conversion."""
+    # Loaded by mlx-lm, not by us: that the bundle is an ordinary mlx-lm directory is checked too.
+    try:
+        model, tokenizer = mlx_lm_load(str(path))[:2]
+    except (ValueError, OSError, KeyError) as error:
+        raise RedrafterError(
+            f"mlx-lm cannot open the bundle it should be able to open ({error}): convert it again."
+        ) from error
+    ids = [encode_prompt(tokenizer, _messages(tokenizer, prompt)) for prompt in PROMPTS]
+    written = [model(mx.array([tokens])).astype(mx.float32) for tokens in ids]
+    mx.eval(written)
+    del model
+    tick()
+    mx.clear_cache()
+    model = reference()
+    largest = 0.0
+    for tokens, scores in zip(ids, written, strict=True):
+        expected = model(mx.array([tokens])).astype(mx.float32)
+        largest = max(largest, float(mx.abs(expected - scores).max()))
+    del model
+    mx.clear_cache()
+    tick()
+    return largest
+
+
+def _agreement(
+    target: Target, quantised: Drafter, original: Drafter, texts: list[list[int]]
+) -> tuple[int, int]:
+    """How often both heads find the same token likeliest, and of how many positions.
+
+    Every position of the texts is a root from which the following tokens are fed to both heads,
+    up to DEPTHS of them.
+    """
+    agreed, positions = 0, 0
+    for tokens in texts:
+        _, hidden = target.teach(mx.array([tokens]))
+        embeddings = target.embed(mx.array(tokens))
+        choices = [_choices(head, hidden[0], embeddings) for head in (quantised, original)]
+        agreed += int(mx.sum(choices[0] == choices[1]))
+        positions += choices[0].size
+    return agreed, positions
+
+
+def _choices(head: Drafter, hidden: mx.array, embeddings: mx.array) -> mx.array:
+    """Likeliest tokens, (positions x depths,), from hidden and embeddings (length, hidden_size)."""
+    found = []
+    roots = max(len(hidden) - DEPTHS, 1)
+    state = head.initial_state(roots)
+    for depth in range(1, min(DEPTHS, len(hidden) - 1) + 1):
+        state = head.advance(embeddings[depth : depth + roots], state)
+        found.append(mx.argmax(head.logits(hidden[:roots], state), axis=-1))
+    return mx.concatenate(found)

@@ -1,0 +1,222 @@
+"""The target's half of a conversion: mlx-lm's own loading, casting and quantisation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map_with_path
+from mlx_lm.convert import MODEL_CONVERSION_DTYPES, mixed_quant_predicate_builder
+from mlx_lm.utils import (
+    _get_classes,
+    dequantize_model,
+    get_total_parameters,
+    load_model,
+    load_tokenizer,
+    quantize_model,
+)
+
+from ..errors import RedrafterError
+from ..loading import read_json
+from .options import Options
+from .report import PartReport
+from .tensors import DRAFTER_PREFIX, check_names
+
+# Apple's training module holds the language model as `llm` beside the `drafter`.
+WHOLE_PREFIX = "llm."
+
+
+@dataclass
+class TargetPart:
+    """A target on its way into a bundle; its arrays are not evaluated."""
+
+    model: nn.Module
+    config: dict[str, Any]
+    tokenizer: Any
+    name: str
+    report: PartReport | None = None
+
+
+def own_weights(weights: dict[str, Any]) -> dict[str, Any]:
+    """The target's tensors of a checkpoint that may hold a drafter too, under plain names."""
+    own = {k: v for k, v in weights.items() if not k.startswith(DRAFTER_PREFIX)}
+    if len(own) < len(weights) and all(k.startswith(WHOLE_PREFIX) for k in own):
+        own = {k.removeprefix(WHOLE_PREFIX): v for k, v in own.items()}
+    return own
+
+
+class _Checked:
+    """Mixed into mlx-lm's model class while loading, so that bad checkpoints are told precisely."""
+
+    def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
+        weights = own_weights(weights)
+        inherited = getattr(super(), "sanitize", None)
+        return weights if inherited is None else inherited(weights)
+
+    def load_weights(self, weights: list[tuple[str, mx.array]], strict: bool = True) -> Any:
+        expected = tree_flatten(self.parameters())  # type: ignore[attr-defined]
+        check_names(
+            {name: tuple(array.shape) for name, array in expected},
+            {name: tuple(array.shape) for name, array in weights},
+            "The target",
+            "its config.json",
+        )
+        return super().load_weights(weights, strict)  # type: ignore[misc]
+
+
+def _checked_classes(config: dict[str, Any]) -> tuple[type, type]:
+    model_class, args_class = _get_classes(config)
+    checked = type(model_class.__name__, (_Checked, model_class), {})
+    checked.__module__ = model_class.__module__
+    return checked, args_class
+
+
+def load_target(directory: Path, name: str, trust_remote_code: bool = False) -> TargetPart:
+    """Open a checkpoint as mlx-lm does, lazily.
+
+    Args:
+        directory: Holds config.json, model*.safetensors and the tokenizer.
+        name: What to call it.
+        trust_remote_code: Whether Python files of the checkpoint may be run.
+
+    Raises:
+        RedrafterError: If configuration, tensors or tokenizer are incomplete or unknown to mlx-lm.
+    """
+    values = read_json(directory / "config.json", "a model as save_pretrained writes it")
+    kind = values.get("model_type")
+    if not isinstance(kind, str):
+        raise RedrafterError(
+            "The target's config.json has no model_type, so the model cannot be built: "
+            "use the config.json that save_pretrained wrote."
+        )
+    try:
+        model, config = load_model(
+            directory,
+            lazy=True,
+            get_model_classes=_checked_classes,
+            trust_remote_code=trust_remote_code,
+        )
+    except RedrafterError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
+        raise RedrafterError(_load_failure(kind, error)) from error
+    return TargetPart(model, config, _tokenizer(directory, config, trust_remote_code), name)
+
+
+def _load_failure(kind: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, KeyError):
+        reason = f"missing key {reason}"
+    if isinstance(error, TypeError) and "argument" in reason:
+        reason = "missing keys: " + reason.partition(": ")[2]
+    if "not supported" in reason:
+        return (
+            f"mlx-lm does not know the model type '{kind}': upgrade mlx-lm or use another target."
+        )
+    return (
+        f"mlx-lm cannot build the target ('{kind}') from its config.json ({reason}): "
+        "use the config.json that belongs to the weights."
+    )
+
+
+def _tokenizer(directory: Path, config: dict[str, Any], trust_remote_code: bool) -> Any:
+    try:
+        return load_tokenizer(
+            directory,
+            {"trust_remote_code": trust_remote_code},
+            eos_token_ids=config.get("eos_token_id"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RedrafterError(
+            f"The target's tokenizer cannot be loaded ({reason}): put tokenizer.json or "
+            "tokenizer.model and tokenizer_config.json beside config.json."
+        ) from error
+
+
+def transform(part: TargetPart, options: Options) -> TargetPart:
+    """Cast, quantise or dequantise as mlx_lm.convert does, in its order; nothing is evaluated.
+
+    Args:
+        part: A loaded target.
+        options: What is asked for.
+
+    Returns:
+        The target with its report filled in.
+    """
+    before = model_bytes(part.model)
+    predicate: Callable[..., Any] | None = None
+    if options.quant_predicate is not None:
+        try:
+            predicate = mixed_quant_predicate_builder(
+                options.quant_predicate, part.model, options.q_group_size or 64
+            )
+        except ValueError as error:
+            raise RedrafterError(
+                f"--quant-predicate {options.quant_predicate} does not fit this target ({error}): "
+                "leave it out."
+            ) from None
+    _cast(part, options.dtype)
+    left: list[str] = []
+    if options.quantize:
+        # mlx-lm prints its own summary; the report carries the same numbers.
+        with contextlib.redirect_stdout(io.StringIO()):
+            part.model, part.config = quantize_model(
+                part.model,
+                part.config,
+                options.q_group_size,
+                options.q_bits,
+                mode=options.q_mode,
+                quant_predicate=predicate,
+            )
+        left = _left_out(part.model, part.config["quantization"]["group_size"])
+    if options.dequantize:
+        part.config.pop("quantization", None)
+        part.config.pop("quantization_config", None)
+        part.model = dequantize_model(part.model)
+    part.report = PartReport(
+        name=part.name,
+        bytes_before=before,
+        bytes_after=model_bytes(part.model),
+        parameters=get_total_parameters(part.model),
+        quantization=part.config.get("quantization"),
+        full_precision=tuple(left),
+    )
+    return part
+
+
+def _cast(part: TargetPart, dtype: str | None) -> None:
+    if dtype is None:
+        dtype = part.config.get("torch_dtype")
+    if dtype is None and (text := part.config.get("text_config")):
+        dtype = text.get("dtype")
+    if dtype not in MODEL_CONVERSION_DTYPES:
+        return
+    kind = getattr(mx, str(dtype))
+    casts = getattr(part.model, "cast_predicate", lambda _: True)
+
+    def convert(name: str, array: mx.array) -> mx.array:
+        floating = mx.issubdtype(array.dtype, mx.floating)
+        return array.astype(kind) if floating and casts(name) else array
+
+    part.model.update(tree_map_with_path(convert, part.model.parameters()))
+
+
+def _left_out(model: nn.Module, group_size: int) -> list[str]:
+    """Layers whose input dimension the group size does not divide."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size
+    ]
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters, evaluated or not."""
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
