@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+# A test module that imports this one is skipped as a whole where PyTorch is absent.
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -55,7 +56,7 @@ def make_llama(dtype: Any = torch.float32, **changes: Any) -> Any:
 
 
 def write_target(directory: Path, model: Any = None, layout: str = "safetensors") -> Path:
-    """Save a target in one of the layouts: safetensors, safetensors-sharded, bin, bin-sharded, ..."""
+    """Save a target: as safetensors, bin, pt or pth, with or without -sharded behind."""
     model = make_llama() if model is None else model
     write_tokenizer(directory)
     size = "100KB" if layout.endswith("-sharded") else "5GB"

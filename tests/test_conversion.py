@@ -6,24 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-
-torch = pytest.importorskip("torch")
-
 import mlx.core as mx
 import mlx_lm
+import numpy as np
+import pytest
 from conversion_models import (
     HIDDEN,
     VOCAB,
     make_head,
     make_llama,
+    torch,
     write_head,
     write_target,
     write_tokenizer,
 )
 from mlx.utils import tree_flatten
 from mlx_lm.convert import convert as mlx_lm_convert
+
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.loading import load, load_drafter, tokenizer_hash
@@ -237,9 +236,11 @@ def test_head_over_frequent_tokens(tmp_path: Path, target: Path) -> None:
     torch.save(head.state_dict() | {"draft_tokens": tokens}, directory / "pytorch_model.bin")
     convert(hf_path=target, drafter=directory, mlx_path=tmp_path / "out")
     convert(
-        hf_path=target, drafter=directory / "pytorch_model.bin", mlx_path=tmp_path / "quantised", q_bits=4,
+        hf_path=target,
+        drafter=directory / "pytorch_model.bin",
+        mlx_path=tmp_path / "quantised",
         quantize=True,
-    )  # fmt: skip
+    )
     for out in ("out", "quantised"):
         drafter = load_drafter(tmp_path / out / "drafter")
         assert drafter.draft_tokens.dtype == mx.int32
@@ -339,8 +340,8 @@ def test_layers_the_group_size_does_not_divide_are_named(tmp_path: Path) -> None
     assert "model.layers.0.mlp.gate_proj" in report.target.full_precision
     assert "model.layers.0.mlp.down_proj" not in report.target.full_precision
     assert set(report.drafter.full_precision) == {"rnn_u", "rnn_w"}
-    model, tokenizer = load(out)
-    assert model.drafter is not None
+    loaded, _ = load(out)
+    assert loaded.drafter is not None
     mlx_lm.load(str(out))
 
 
