@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 INSTALL_HINT = (
@@ -32,3 +33,11 @@ def preload_openblas() -> bool:
             continue
         return True
     return False
+
+
+def is_loaded() -> bool:
+    """Whether this process has a system OpenBLAS in memory (Linux)."""
+    try:
+        return "/libopenblas" in Path("/proc/self/maps").read_text()
+    except OSError:
+        return False

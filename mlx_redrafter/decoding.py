@@ -11,11 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 
-from .beam import BeamShape, DraftState
+from .beam import BeamShape, DraftSource, DraftState
 from .cache import PromptCache
 from .errors import RedrafterError
 from .model import SpeculativeModel
@@ -87,6 +87,29 @@ class StepRecord:
         return len(self.path) - 1
 
 
+class ShapePlanner(Protocol):
+    """Chooses what to draft, step by step, and learns from how it went."""
+
+    @property
+    def costs(self) -> DraftCosts:
+        """What drafts cost."""
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        """The shape of the next step behind ``context`` tokens; None is a plain step."""
+
+    def observe(
+        self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int, context: int
+    ) -> None:
+        """Take note of a step: its shape, outcome, time, tokens of text, and context."""
+
+
+class DraftCosts(Protocol):
+    """What drafts cost."""
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a draft of that shape."""
+
+
 @dataclass(frozen=True)
 class DecodedToken:
     """One token of text.
@@ -112,6 +135,7 @@ class _Flight:
     tree: DraftTree
     choices: mx.array
     hidden: mx.array
+    shape: BeamShape | None
     started: float
     draft_seconds: float
 
@@ -128,6 +152,7 @@ def decode(
     *,
     cache: PromptCache | None = None,
     stats: AcceptanceStats | None = None,
+    planner: ShapePlanner | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[DecodedToken]:
     """Decode tokens after a prompt.
@@ -141,6 +166,7 @@ def decode(
         config: What to do.
         cache: Caches of an earlier turn, to go on from; only what differs is prefilled.
         stats: Counts to add to.
+        planner: Chooses each step's beam shape, or plain decoding, instead of ``config.beam``.
         progress: Told (prompt tokens done, prompt tokens to do) during prefill.
 
     Yields:
@@ -156,7 +182,8 @@ def decode(
     if not all(0 <= token < size for token in prompt):
         raise RedrafterError(f"The prompt holds token ids outside the vocabulary of {size}.")
     cache = cache if cache is not None else model.make_cache()
-    loop = _Loop(model, config, cache, stats if stats is not None else AcceptanceStats())
+    stats = stats if stats is not None else AcceptanceStats()
+    loop = _Loop(model, config, cache, stats, planner)
     return loop.run(list(prompt), progress or (lambda _done, _total: None))
 
 
@@ -169,14 +196,16 @@ class _Loop:
         config: DecodingConfig,
         cache: PromptCache,
         stats: AcceptanceStats,
+        planner: ShapePlanner | None,
     ):
+        self._model = model
+        self._planner = planner
         self._target = model.target
         self._config = config
         self._cache = cache
         self._stats = stats
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
         self._counted_until = 0.0
-        self._source = model.source(config.beam, config.sampling) if config.draft else None
 
     def run(
         self, prompt: list[int], progress: Callable[[int, int], None]
@@ -186,10 +215,11 @@ class _Loop:
         try:
             self._prefill(prompt, progress)
             root = prompt[-1]
-            flight = self._launch(mx.array([root]), None)
+            flight = self._launch(mx.array([root]), None, None)
             step: StepRecord | None = None
             while True:
-                ahead = self._launch_ahead(flight, root, emitted)
+                shape = self._next_shape()
+                ahead = self._launch_ahead(flight, root, emitted, shape)
                 record = self._read(flight)
                 tokens, finish = self._cut(record, emitted)
                 if ahead is None:
@@ -197,7 +227,7 @@ class _Loop:
                 if emitted:
                     self._count(flight, record, len(tokens))
                     step = record
-                following = ahead or (None if finish else self._follow(flight, record))
+                following = ahead or (None if finish else self._follow(flight, record, shape))
                 for index, token in enumerate(tokens):
                     emitted += 1
                     last = index == len(tokens) - 1
@@ -225,10 +255,28 @@ class _Loop:
             mx.clear_cache()
             progress(done, total)
 
-    def _launch(self, root: mx.array, hidden: mx.array | None) -> _Flight:
-        """Start a step: draft (where there is a hidden state to draft from), verify, choose."""
+    def _next_shape(self) -> BeamShape | None:
+        """What to draft in the next step; None is a plain step."""
+        if not self._config.draft or self._model.drafter is None:
+            return None
+        if self._planner is not None:
+            return self._planner.next_shape(len(self._cache))
+        return self._config.beam
+
+    def _source(self, shape: BeamShape | None) -> tuple[DraftSource | None, float]:
+        """What drafts that shape, and how long one draft takes."""
+        if shape is None:
+            return None, 0.0
+        if self._planner is not None:
+            source = self._model.source(shape, self._config.sampling, timed=False)
+            return source, self._planner.costs.draft_seconds(shape)
+        source = self._model.source(shape, self._config.sampling)
+        return source, source.seconds if source else 0.0
+
+    def _launch(self, root: mx.array, hidden: mx.array | None, shape: BeamShape | None) -> _Flight:
+        """Start a step: draft (where a shape is given), verify, choose."""
         started = time.perf_counter()
-        source = self._source if hidden is not None else None
+        source, draft_seconds = self._source(shape)
         noise = self._sampler.noise(len(self._cache) + 1, 1 + (source.max_depth if source else 0))
         if source is None or hidden is None:
             tree = DraftTree.root_only(root)
@@ -238,24 +286,26 @@ class _Loop:
         recent = self._recent()
         choices = self._sampler.choose(logits, tree, noise, recent)
         mx.async_eval(tree.tokens, tree.parents, tree.log_probs, choices)
-        return _Flight(tree, choices, states, started, source.seconds if source else 0.0)
+        return _Flight(tree, choices, states, shape, started, draft_seconds)
 
     def _recent(self) -> list[int]:
         size = self._config.sampling.history_size
         return self._cache.tokens[-(size - 1) :] if size > 1 else []
 
-    def _launch_ahead(self, flight: _Flight, root: int, emitted: int) -> _Flight | None:
-        """Start the step after a plain one before that one is read, so that the two overlap."""
-        drafts = self._source is not None
-        if not flight.is_plain or drafts or emitted + 1 == self._config.max_tokens:
+    def _launch_ahead(
+        self, flight: _Flight, root: int, emitted: int, shape: BeamShape | None
+    ) -> _Flight | None:
+        """Start a plain step after a plain one before that one is read, so that the two overlap."""
+        last = emitted + 1 == self._config.max_tokens
+        if not flight.is_plain or shape is not None or last:
             return None
         self._cache.commit([0], [root])
-        return self._launch(flight.choices, flight.hidden[0])
+        return self._launch(flight.choices, flight.hidden[0], None)
 
-    def _follow(self, flight: _Flight, record: StepRecord) -> _Flight:
+    def _follow(self, flight: _Flight, record: StepRecord, shape: BeamShape | None) -> _Flight:
         """Start the step after one that has been read."""
         end = record.path[-1]
-        return self._launch(flight.choices[end : end + 1], flight.hidden[end])
+        return self._launch(flight.choices[end : end + 1], flight.hidden[end], shape)
 
     def _read(self, flight: _Flight) -> StepRecord:
         """Wait for a step; walk its tree."""
@@ -293,6 +343,8 @@ class _Loop:
         elapsed = now - max(flight.started, self._counted_until)
         self._counted_until = now
         stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
+        if self._planner is not None:
+            self._planner.observe(flight.shape, record, elapsed, emitted, len(self._cache))
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

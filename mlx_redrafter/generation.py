@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .beam import BeamShape
 from .cache import PromptCache
-from .decoding import DecodedToken, DecodingConfig, StepRecord, decode
+from .decoding import DecodedToken, DecodingConfig, ShapePlanner, StepRecord, decode
 from .drafter import Drafter
 from .errors import RedrafterError
 from .model import SpeculativeModel
@@ -76,6 +76,7 @@ def stream_generate(
     beam_width: int | None = None,
     beam_length: int | None = None,
     node_budget: int | None = None,
+    planner: ShapePlanner | None = None,
     cache: PromptCache | None = None,
     prefill_step_size: int = 2048,
     prompt_progress_callback: Callable[[int, int], None] | None = None,
@@ -106,6 +107,8 @@ def stream_generate(
         beam_width: Beams that the drafter follows.
         beam_length: Tokens it drafts on a path.
         node_budget: Candidates verified in a step, at most.
+        planner: Chooses each step's beam shape, or plain decoding, by what it measured on this
+            machine; not used where a beam argument is given.
         cache: Caches kept between turns (``model.make_cache()``); only what differs from the tokens
             they hold is prefilled.
         prefill_step_size: Prompt tokens run through the target at once.
@@ -138,6 +141,7 @@ def stream_generate(
         eos_token_ids=frozenset(tokenizer.eos_token_ids),
         prefill_step_size=prefill_step_size,
     )
+    fixed = any(value is not None for value in (beam_width, beam_length, node_budget))
     ids = encode_prompt(tokenizer, prompt)
     stats = AcceptanceStats()
     tokens = decode(model, ids, config, cache=cache, stats=stats, progress=prompt_progress_callback)

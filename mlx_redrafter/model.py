@@ -57,17 +57,21 @@ class SpeculativeModel:
         """Empty caches for one conversation."""
         return self.target.make_cache()
 
-    def source(self, shape: BeamShape, sampling: SamplingConfig) -> DraftSource | None:
+    def source(
+        self, shape: BeamShape, sampling: SamplingConfig, *, timed: bool = True
+    ) -> DraftSource | None:
         """What proposes candidates: a beam search, the source given, or None.
 
-        The search for a shape is made, warmed up and timed the first time it is asked for.
+        The search for a shape is made the first time it is asked for, and then also warmed up and
+        timed, unless ``timed`` is False.
         """
         if not isinstance(self.drafter, Drafter):
             return self.drafter
         key = shape, replace(sampling, seed=0)
         if key not in self._searches:
             search = BeamSearch(self.drafter, self.target.embed, shape, sampling)
-            search.seconds = self._time(search, sampling)
+            if timed:
+                search.seconds = self._time(search, sampling)
             self._searches[key] = search
         return self._searches[key]
 

@@ -1,0 +1,243 @@
+"""What steps cost on this machine: measured once for a model, kept in the user's cache directory.
+
+Drafting pays only where checking n tokens at once costs much less than n steps, and that is a
+property of the machine, the model and its precision, so it is measured and never assumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from .beam import BeamSearch, BeamShape, DraftState
+from .blas import is_loaded
+from .cache import PromptCache
+from .drafter import Drafter
+from .files import write_json
+from .model import SpeculativeModel
+from .sampling import SamplingConfig
+from .tree import DraftTree
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+CONTEXTS = (64, 1024)
+WIDTHS = (1, 2, 4, 8)
+DRAFT_LENGTH = 4
+REPEATS = 5
+# A forward this much dearer than one token's cannot pay, so larger ones are not measured.
+HOPELESS = 24.0
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Seconds of the parts of a step.
+
+    Attributes:
+        sizes: Numbers of tokens whose forward was measured, ascending from 1.
+        contexts: Context lengths they were measured at, ascending.
+        verify: Seconds of a forward, one row a context, one column a size.
+        draft: Seconds a drafted level costs, by beam width.
+    """
+
+    sizes: tuple[int, ...]
+    contexts: tuple[int, ...]
+    verify: tuple[tuple[float, ...], ...]
+    draft: Mapping[int, float]
+
+    def verify_seconds(self, tokens: int, context: int) -> float:
+        """Seconds of a forward over ``tokens`` tokens behind ``context``, interpolated."""
+        columns = [float(np.interp(tokens, self.sizes, row)) for row in self.verify]
+        if tokens > self.sizes[-1]:
+            columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
+        return float(np.interp(context, self.contexts, columns))
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a beam search; widths in between are interpolated."""
+        widths = sorted(self.draft)
+        level = float(np.interp(shape.width, widths, [self.draft[width] for width in widths]))
+        return level * shape.length * max(1.0, shape.width / widths[-1])
+
+    def step_seconds(self, shape: BeamShape | None, context: int) -> float:
+        """Seconds of a step: plain where ``shape`` is None, else drafting and verifying."""
+        if shape is None:
+            return self.verify_seconds(1, context)
+        return self.draft_seconds(shape) + self.verify_seconds(1 + shape.nodes, context)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "sizes": list(self.sizes),
+            "contexts": list(self.contexts),
+            "verify": [list(row) for row in self.verify],
+            "draft": {str(width): seconds for width, seconds in self.draft.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> CostModel:
+        """Inverse of :meth:`to_dict`."""
+        return cls(
+            sizes=tuple(value["sizes"]),
+            contexts=tuple(value["contexts"]),
+            verify=tuple(tuple(row) for row in value["verify"]),
+            draft={int(width): seconds for width, seconds in value["draft"].items()},
+        )
+
+
+def calibrate(
+    model: SpeculativeModel, progress: Callable[[int, int], None] | None = None
+) -> CostModel:
+    """Measure a model with its drafter on this machine; takes seconds.
+
+    Args:
+        model: A model whose drafter is a Drafter.
+        progress: Told (measurements done, measurements to do).
+    """
+    assert isinstance(model.drafter, Drafter)
+    report = progress or (lambda _done, _total: None)
+    contexts = _contexts(model)
+    total, done = len(contexts) * len(SIZES) + len(WIDTHS), 0
+    rows: list[list[float]] = []
+    for context in contexts:
+        cache = _filled_cache(model, context)
+        row: list[float] = []
+        for size in SIZES:
+            if not row or row[-1] < HOPELESS * row[0]:
+                row.append(_time_verify(model, cache, size))
+            done += 1
+            report(done, total)
+        rows.append(row)
+    draft = {}
+    for width in WIDTHS:
+        if width <= model.drafter.config.head_size:
+            draft[width] = _time_draft(model, model.drafter, width)
+        done += 1
+        report(done, total)
+    known = min(len(row) for row in rows)
+    return CostModel(SIZES[:known], contexts, tuple(tuple(row[:known]) for row in rows), draft)
+
+
+def load_costs(
+    model: SpeculativeModel,
+    directory: Path | None = None,
+    *,
+    recalibrate: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CostModel:
+    """The stored costs of this model on this machine, measured and stored where there are none.
+
+    Args:
+        model: A model whose drafter is a Drafter.
+        directory: Where costs are kept; the user's cache directory by default.
+        recalibrate: Measure again.
+        progress: See :func:`calibrate`.
+    """
+    path = (directory or cache_directory()) / f"costs-{machine_key(model)}.json"
+    if not recalibrate:
+        stored = _read(path)
+        if stored is not None:
+            return stored
+    costs = calibrate(model, progress)
+    with suppress(OSError):  # a read-only home only means measuring again next time
+        write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
+    return costs
+
+
+def cache_directory() -> Path:
+    """Where measurements are kept between runs."""
+    return Path.home() / ".cache" / "mlx_redrafter"
+
+
+def machine(model: SpeculativeModel) -> dict[str, Any]:
+    """What the costs depend on: machine, device, mlx, model, precision."""
+    parameters = tree_flatten(model.target.model.parameters())
+    head = tree_flatten(model.drafter.parameters()) if isinstance(model.drafter, Drafter) else []
+    return {
+        "machine": f"{platform.system()} {platform.machine()} {platform.processor()}",
+        "device": str(mx.default_device()),
+        "device_info": str(mx.device_info().get("device_name", "")),
+        "mlx": version("mlx"),
+        "openblas": is_loaded(),
+        "model": model.name,
+        "target": _shapes(parameters),
+        "drafter": _shapes(head),
+    }
+
+
+def machine_key(model: SpeculativeModel) -> str:
+    """A short name for :func:`machine`."""
+    text = json.dumps(machine(model), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shapes(parameters: Any) -> str:
+    """A digest of names, shapes and dtypes: the same for all weights that cost the same."""
+    text = ";".join(f"{name}{tuple(value.shape)}{value.dtype}" for name, value in parameters)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> CostModel | None:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        return CostModel.from_dict(value["costs"]) if value.get("format") == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # measured again
+
+
+def _contexts(model: SpeculativeModel) -> tuple[int, ...]:
+    args = getattr(model.target.model, "args", None)
+    limit = getattr(args, "max_position_embeddings", None) or max(CONTEXTS) + max(SIZES)
+    fitting = [context for context in CONTEXTS if context + max(SIZES) <= limit]
+    return tuple(fitting or (max(1, limit - max(SIZES)),))
+
+
+def _filled_cache(model: SpeculativeModel, context: int) -> PromptCache:
+    cache = model.make_cache()
+    tokens = [token % model.target.vocab_size for token in range(context)]
+    model.target.prefill(mx.array(tokens), cache)
+    mx.eval(cache.state)
+    cache.extend(tokens)
+    return cache
+
+
+def _median_seconds(call: Callable[[], mx.array]) -> float:
+    seconds = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        mx.eval(call())
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
+def _time_verify(model: SpeculativeModel, cache: PromptCache, size: int) -> float:
+    tree = DraftTree.from_parents([0] * size, [node - 1 for node in range(size)])
+    mx.eval(tree.tokens, tree.depths, tree.ancestors)
+
+    def forward() -> mx.array:
+        logits, _ = model.target.verify(tree, cache)
+        return mx.argmax(logits, axis=-1)
+
+    return _median_seconds(forward)
+
+
+def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> float:
+    shape = BeamShape(width, DRAFT_LENGTH)
+    search = BeamSearch(drafter, model.target.embed, shape, SamplingConfig())
+    state = DraftState(
+        root=mx.zeros((1,), dtype=mx.int32),
+        hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),
+        noise=None,
+    )
+    return _median_seconds(lambda: search(state).ancestors) / shape.length

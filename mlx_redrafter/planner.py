@@ -1,0 +1,251 @@
+"""Choosing the beam shape that pays best on this machine, or plain decoding where none does.
+
+What a step costs is known from :mod:`costs`; what it yields is estimated from the trees that were
+verified lately. A node of cumulative score c is accepted with a chance that is learnt for bins of c
+as the text goes on, from the prior exp(c), which is what the drafter itself claims. A smaller shape
+is judged by the part of a wide tree that it would have drafted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from .beam import BeamShape
+from .costs import CostModel, load_costs
+from .decoding import StepRecord
+from .model import SpeculativeModel
+from .tree import HostTree
+
+FloatArray = npt.NDArray[np.float64]
+
+# The shapes to choose from, few, so that each is compiled and warmed up once.
+CANDIDATES = (
+    BeamShape(1, 1),
+    BeamShape(1, 2),
+    BeamShape(1, 3),
+    BeamShape(1, 4),
+    BeamShape(1, 5),
+    BeamShape(1, 7),
+    BeamShape(2, 4, 5),
+    BeamShape(2, 5, 7),
+    BeamShape(3, 5, 9),
+    BeamShape(3, 7, 11),
+    BeamShape(4, 5, 12),
+    BeamShape(4, 6, 16),
+    BeamShape(4, 7, 23),
+)
+PROBE = BeamShape(4, 7)  # wide enough to judge every candidate by
+
+BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)
+PRIOR_WEIGHT = 4.0
+FORGET = 0.998
+REMEMBERED_TREES = 24
+FIRST_PROBES = 3
+REPLAN_STEPS = 24
+PROBE_STEPS = 96
+# Drafting has to promise this much before plain decoding is left for it.
+MARGIN = 1.05
+# Share of the time that may go into trying drafts which do not pay.
+TRIAL_SHARE = 0.01
+FIRST_TRIAL_TOKENS = 256
+
+
+class AcceptanceModel:
+    """Chance that a node is accepted, by its cumulative score; learnt with a short memory."""
+
+    def __init__(self) -> None:
+        centres = [-0.02, *((a + b) / 2 for a, b in pairwise(BIN_EDGES))]
+        centres.append(2 * BIN_EDGES[-1])
+        self._hits = [PRIOR_WEIGHT * math.exp(centre) for centre in centres]
+        self._seen = [PRIOR_WEIGHT] * len(centres)
+
+    @property
+    def chances(self) -> list[float]:
+        """Chance of acceptance for each bin of cumulative scores."""
+        return [hits / seen for hits, seen in zip(self._hits, self._seen, strict=True)]
+
+    def observe(self, record: StepRecord) -> None:
+        """Learn from one verified tree."""
+        accepted = set(record.path)
+        for index in range(len(self._seen)):
+            self._hits[index] *= FORGET
+            self._seen[index] *= FORGET
+        for node in range(1, len(record.tree.tokens)):
+            index = _bin(record.tree.log_probs[node])
+            self._seen[index] += 1
+            self._hits[index] += node in accepted
+
+    def table(self) -> list[tuple[float, float, float]]:
+        """(upper edge of the score, chance, weight of the evidence) for each bin."""
+        edges = (0.0, *BIN_EDGES)
+        return [
+            (edge, hits / seen, seen)
+            for edge, hits, seen in zip(edges, self._hits, self._seen, strict=True)
+        ]
+
+
+def _bin(score: float) -> int:
+    return sum(score < edge for edge in BIN_EDGES)
+
+
+def subtree(tree: HostTree, shape: BeamShape) -> list[int]:
+    """The nodes of a wide tree that a narrower search would have drafted, the root left out.
+
+    Args:
+        tree: A tree drafted with a shape at least as wide and as long.
+        shape: The narrower shape.
+
+    Returns:
+        Node indices: the ``width`` best of each depth whose parents are in, up to ``length``, and
+        of those the ``node_budget`` best.
+    """
+    kept = {0}
+    for depth in range(1, shape.length + 1):
+        level = [
+            node
+            for node, at in enumerate(tree.depths)
+            if at == depth and tree.parents[node] in kept
+        ]
+        level.sort(key=lambda node: -tree.log_probs[node])
+        kept.update(level[: shape.width])
+    nodes = sorted(kept - {0}, key=lambda node: (-tree.log_probs[node], tree.depths[node]))
+    return nodes[: shape.nodes]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one choice promises.
+
+    Attributes:
+        shape: The beam shape; None is plain decoding.
+        tokens_per_step: Expected tokens of a step.
+        step_seconds: Expected time of a step.
+    """
+
+    shape: BeamShape | None
+    tokens_per_step: float
+    step_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Expected speed."""
+        return self.tokens_per_step / self.step_seconds
+
+
+class Planner:
+    """Picks the shape of each step; one for a model, kept from answer to answer.
+
+    Args:
+        costs: What steps cost here.
+        candidates: The shapes to choose from.
+    """
+
+    def __init__(self, costs: CostModel, candidates: Sequence[BeamShape] = CANDIDATES):
+        self.costs = costs
+        self.acceptance = AcceptanceModel()
+        self._candidates = tuple(candidates)
+        self._trees: deque[FloatArray] = deque(maxlen=REMEMBERED_TREES)
+        self._probes_left = FIRST_PROBES
+        self._choice: BeamShape | None = None
+        self._steps_to_replan = 0
+        self._steps_to_probe = PROBE_STEPS
+        self._trial_tokens = FIRST_TRIAL_TOKENS
+        self._tokens_to_trial = FIRST_TRIAL_TOKENS
+        # Measured over predicted step time, plain and drafted; the machine drifts.
+        self._drift = {True: 1.0, False: 1.0}
+
+    @classmethod
+    def for_model(cls, model: SpeculativeModel, *, recalibrate: bool = False) -> Planner:
+        """A planner from the stored costs of a model, which are measured where there are none."""
+        return cls(load_costs(model, recalibrate=recalibrate))
+
+    @property
+    def choice(self) -> BeamShape | None:
+        """The shape last chosen; None is plain decoding."""
+        return self._choice
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        """The shape for the next step behind ``context`` tokens; None is a plain step."""
+        if self._probes_left > 0:
+            return PROBE
+        if self._steps_to_replan <= 0:
+            self._plan(context)
+        return self._choice
+
+    def forecasts(self, context: int) -> list[Forecast]:
+        """Every choice with what it promises, plain decoding first."""
+        plain = self.costs.step_seconds(None, context) * self._drift[True]
+        result = [Forecast(None, 1.0, plain)]
+        for shape, accepted in zip(self._candidates, self._expected(), strict=True):
+            seconds = self.costs.step_seconds(shape, context) * self._drift[False]
+            result.append(Forecast(shape, 1.0 + accepted, seconds))
+        return result
+
+    def observe(self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int,
+                context: int) -> None:  # fmt: skip
+        """Learn from a step.
+
+        Args:
+            shape: What :meth:`next_shape` had said.
+            record: How it went.
+            seconds: How long it took.
+            tokens: Tokens of text it produced.
+            context: Tokens before it.
+        """
+        self._steps_to_replan -= 1
+        expected = self.costs.step_seconds(shape, context)
+        ratio = min(4.0, max(0.25, seconds / expected))
+        self._drift[shape is None] += 0.02 * (ratio - self._drift[shape is None])
+        if shape is None:
+            self._wait_for_trial(tokens)
+            return
+        self.acceptance.observe(record)
+        if shape == PROBE:
+            self._remember(record.tree)
+            if self._probes_left > 0:
+                self._probes_left -= 1
+                self._steps_to_replan = 0
+            return
+        self._steps_to_probe -= 1
+        if self._steps_to_probe <= 0:
+            self._probes_left, self._steps_to_probe = 1, PROBE_STEPS
+
+    def _wait_for_trial(self, tokens: int) -> None:
+        """While decoding plainly, draft again now and then, ever more rarely while it fails."""
+        self._tokens_to_trial -= tokens
+        if self._tokens_to_trial <= 0:
+            wasted = self.costs.step_seconds(PROBE, 0) / self.costs.step_seconds(None, 0)
+            self._trial_tokens = max(2 * self._trial_tokens, math.ceil(wasted / TRIAL_SHARE))
+            self._tokens_to_trial = self._trial_tokens
+            self._probes_left = 1
+
+    def _plan(self, context: int) -> None:
+        plain, *drafted = self.forecasts(context)
+        best = max(drafted, key=lambda forecast: forecast.tokens_per_second)
+        pays = best.tokens_per_second > MARGIN * plain.tokens_per_second
+        if pays:
+            self._trial_tokens = self._tokens_to_trial = FIRST_TRIAL_TOKENS
+        self._choice = best.shape if pays else None
+        self._steps_to_replan = REPLAN_STEPS
+
+    def _remember(self, tree: HostTree) -> None:
+        """Keep, for each candidate, how many of its nodes fall into each score bin."""
+        counts = np.zeros((len(self._candidates), len(BIN_EDGES) + 1))
+        for row, shape in enumerate(self._candidates):
+            for node in subtree(tree, shape):
+                counts[row, _bin(tree.log_probs[node])] += 1
+        self._trees.append(counts)
+
+    def _expected(self) -> list[float]:
+        """Expected accepted tokens of a step, one for each candidate."""
+        if not self._trees:
+            return [0.0] * len(self._candidates)
+        mean = np.mean(np.stack(self._trees), axis=0)
+        return [float(value) for value in mean @ np.array(self.acceptance.chances)]
