@@ -144,7 +144,15 @@ def stream_generate(
     fixed = any(value is not None for value in (beam_width, beam_length, node_budget))
     ids = encode_prompt(tokenizer, prompt)
     stats = AcceptanceStats()
-    tokens = decode(model, ids, config, cache=cache, stats=stats, progress=prompt_progress_callback)
+    tokens = decode(
+        model,
+        ids,
+        config,
+        cache=cache,
+        stats=stats,
+        planner=None if fixed else planner,
+        progress=prompt_progress_callback,
+    )
     return _respond(model, tokenizer, ids, tokens, stats, _stop_strings(stop))
 
 

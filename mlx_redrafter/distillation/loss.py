@@ -55,9 +55,9 @@ def _soft_loss_vjp(primals: Any, cotangents: Any, outputs: Any) -> Any:
     # of the others rest * (q_j - q_j / (1 - S)) off them, rest * q_j on them.
     q_kept = mx.take_along_axis(q, columns, axis=-1)
     q_rest = mx.maximum(1 - q_kept.sum(-1), SMALLEST)
-    scale = mx.expand_dims(1 - rest / q_rest, -1)
-    grad = mx.put_along_axis(q * scale, columns, q_kept - probs, axis=-1)
-    grad = grad * mx.expand_dims(cotangents[0], -1)
+    upstream = mx.expand_dims(cotangents[0], -1)
+    scale = upstream * mx.expand_dims(1 - rest / q_rest, -1)
+    grad = mx.put_along_axis(q * scale, columns, upstream * (q_kept - probs), axis=-1)
     return grad, mx.zeros_like(columns), mx.zeros_like(probs), mx.zeros_like(rest)
 
 

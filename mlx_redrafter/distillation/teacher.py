@@ -15,6 +15,7 @@ from .data import TokenRow
 from .features import Features
 
 LENGTH_STEP = 16  # rows are padded to a multiple, so that few shapes occur
+SMALLEST_PROBABILITY = 1e-9  # its logarithm fits float16 with room
 MAX_LOGITS = 2**26  # elements of one forward pass's logits
 
 
@@ -79,19 +80,20 @@ def _restrict(
         tokens: The head's target tokens, None for all.
         top_k: K.
     """
-    draft = logits if tokens is None else mx.take(logits, tokens, axis=-1)
-    total = mx.logsumexp(draft, axis=-1, keepdims=True)
-    inside = mx.ones(draft.shape[:1])
+    # One softmax serves all of it: exponentials are what takes longest on a CPU.
+    probs = mx.softmax(logits, axis=-1)
+    inside = mx.ones(probs.shape[:1])
     if tokens is not None:
-        inside = mx.exp(total[:, 0] - mx.logsumexp(logits, axis=-1))
-    columns = mx.argpartition(-draft, kth=top_k - 1, axis=-1)[:, :top_k]
-    values = mx.take_along_axis(draft, columns, axis=-1)
+        probs = mx.take(probs, tokens, axis=-1)
+        inside = probs.sum(-1)
+    head_size = probs.shape[-1]
+    columns = mx.argpartition(probs, kth=head_size - top_k, axis=-1)[:, head_size - top_k :]
+    values = mx.take_along_axis(probs, columns, axis=-1)
     order = mx.argsort(-values, axis=-1)
     columns = mx.take_along_axis(columns, order, axis=-1)
-    log_probs = mx.take_along_axis(values, order, axis=-1) - total
-    rest = mx.maximum(1 - mx.exp(log_probs).sum(-1), 0)
-    if top_k == draft.shape[-1]:
-        rest = mx.zeros_like(rest)
+    values = mx.take_along_axis(values, order, axis=-1) / mx.maximum(inside, 1e-30)[:, None]
+    log_probs = mx.log(mx.maximum(values, SMALLEST_PROBABILITY))
+    rest = mx.zeros_like(inside) if top_k == head_size else mx.maximum(1 - values.sum(-1), 0)
     return columns, log_probs, rest, inside
 
 

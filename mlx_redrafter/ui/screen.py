@@ -38,6 +38,11 @@ class ScreenFrontEnd:
         self._errors = errors
         self._read_line = read_line
 
+    @property
+    def _width(self) -> int:
+        """Cells for text; one is spared where the terminal finds a character wider than Rich."""
+        return max(1, self._console.width - 1)
+
     def welcome(self, session: Session) -> None:
         """Draw the header."""
         self._console.print(views.header(session))
@@ -66,7 +71,7 @@ class ScreenFrontEnd:
                 live.update(Text("reading the conversation ...", "chat.note"), refresh=True)
                 drawn = 0.0
                 for response in responses:
-                    finished += text.feed(response.text, response.from_draft, console.width)
+                    finished += text.feed(response.text, response.from_draft, self._width)
                     now = time.perf_counter()
                     if now - drawn < FRAME_SECONDS:
                         continue
@@ -85,12 +90,11 @@ class ScreenFrontEnd:
         finished: list[Text],
         tail: Text,
     ) -> None:
-        figures = status_line(read(session, response), self._console.width)
-        live.update(Group(_line(tail), Text(), figures))
+        figures = status_line(read(session, response), self._width)
+        # First the live part, which printing above it draws again as it was last drawn.
+        live.update(Group(_line(tail), Text(), figures), refresh=True)
         if finished:
-            self._print_lines(finished)  # redraws the live part below as well
-        else:
-            live.refresh()
+            self._print_lines(finished)
 
     def _print_lines(self, lines: list[Text]) -> None:
         self._console.print(Group(*map(_line, lines)))
