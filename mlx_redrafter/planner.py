@@ -41,7 +41,10 @@ CANDIDATES = (
     BeamShape(4, 6, 16),
     BeamShape(4, 7, 23),
 )
-PROBE = BeamShape(4, 7)  # wide enough to judge every candidate by
+# Shapes to judge the candidates by: the first covers them all, later ones cost less where checking
+# a token costs as much as writing one.
+PROBES = (BeamShape(4, 7), BeamShape(3, 5), BeamShape(2, 4), BeamShape(1, 4), BeamShape(1, 2))
+PROBE_PRICE = 6.0  # plain steps that a probe may cost
 
 BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)
 PRIOR_WEIGHT = 4.0
@@ -139,6 +142,11 @@ class Forecast:
         return self.tokens_per_step / self.step_seconds
 
 
+def _affordable_probe(costs: CostModel) -> BeamShape:
+    limit = PROBE_PRICE * costs.step_seconds(None, 0)
+    return next((probe for probe in PROBES if costs.step_seconds(probe, 0) <= limit), PROBES[-1])
+
+
 class Planner:
     """Picks the shape of each step; one for a model, kept from answer to answer.
 
@@ -150,6 +158,7 @@ class Planner:
     def __init__(self, costs: CostModel, candidates: Sequence[BeamShape] = CANDIDATES):
         self.costs = costs
         self.acceptance = AcceptanceModel()
+        self.probe = _affordable_probe(costs)
         self._candidates = tuple(candidates)
         self._trees: deque[FloatArray] = deque(maxlen=REMEMBERED_TREES)
         self._probes_left = FIRST_PROBES
@@ -174,7 +183,7 @@ class Planner:
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape for the next step behind ``context`` tokens; None is a plain step."""
         if self._probes_left > 0:
-            return PROBE
+            return self.probe
         if self._steps_to_replan <= 0:
             self._plan(context)
         return self._choice
@@ -207,7 +216,7 @@ class Planner:
             self._wait_for_trial(tokens)
             return
         self.acceptance.observe(record)
-        if shape == PROBE:
+        if shape == self.probe:
             self._remember(record.tree)
             if self._probes_left > 0:
                 self._probes_left -= 1
@@ -221,7 +230,7 @@ class Planner:
         """While decoding plainly, draft again now and then, ever more rarely while it fails."""
         self._tokens_to_trial -= tokens
         if self._tokens_to_trial <= 0:
-            wasted = self.costs.step_seconds(PROBE, 0) / self.costs.step_seconds(None, 0)
+            wasted = self.costs.step_seconds(self.probe, 0) / self.costs.step_seconds(None, 0)
             self._trial_tokens = max(2 * self._trial_tokens, math.ceil(wasted / TRIAL_SHARE))
             self._tokens_to_trial = self._trial_tokens
             self._probes_left = 1

@@ -1,0 +1,157 @@
+"""The planner against synthetic machines: what it picks, and that it never costs much."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from mlx_redrafter.beam import BeamShape
+from mlx_redrafter.costs import CostModel
+from mlx_redrafter.decoding import StepRecord
+from mlx_redrafter.planner import CANDIDATES, PROBES, AcceptanceModel, Planner, subtree
+from mlx_redrafter.tree import HostTree, accept
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+def costs(token_share: float, level: float = 0.05) -> CostModel:
+    """Costs in units of a plain step: each further token adds ``token_share``."""
+    row = tuple(1.0 + token_share * (size - 1) for size in SIZES)
+    return CostModel(SIZES, (64,), (row,), {1: level, 4: 1.5 * level, 8: 2 * level})
+
+
+class Machine:
+    """Draws trees and outcomes for any shape: a drafter with given confidence and truth.
+
+    Args:
+        confidence: Probability that the drafter gives its favourite token.
+        truth: Chance that the favourite really is the target's choice.
+    """
+
+    def __init__(self, confidence: float, truth: float, seed: int = 0):
+        self._confidence, self._truth = confidence, truth
+        self._rng = random.Random(seed)
+
+    def step(self, shape: BeamShape) -> StepRecord:
+        tokens, parents, scores = [0], [-1], [0.0]
+        beams = [0]
+        for _ in range(shape.length):
+            grown = []
+            for beam in beams:
+                rest = (1 - self._confidence) / 8
+                for rank in range(shape.width):
+                    chance = self._confidence if rank == 0 else rest
+                    grown.append((scores[beam] + math.log(chance), rank, beam))
+            grown.sort(reverse=True)
+            beams = []
+            for score, rank, beam in grown[: shape.width]:
+                beams.append(len(tokens))
+                tokens.append(rank)
+                parents.append(beam)
+                scores.append(score)
+        order = [0, *sorted(range(1, len(tokens)), key=lambda n: -scores[n])[: shape.nodes]]
+        place = {old: new for new, old in enumerate(order)}
+        tree = HostTree(
+            tuple(tokens[n] for n in order),
+            tuple(place.get(parents[n], -1) for n in order),
+            tuple(scores[n] for n in order),
+        )
+        choices = tuple(0 if self._rng.random() < self._truth else 99 for _ in order)
+        return StepRecord(tree, choices, tuple(accept(tree.tokens, tree.parents, choices)))
+
+
+PLAIN = StepRecord(HostTree((0,), (-1,), (0.0,)), (1,), (0,))
+
+
+def run(planner: Planner, machine: Machine, truth: CostModel, tokens: int) -> tuple[float, int]:
+    """Time and tokens of a text of at least ``tokens`` tokens, by the true costs."""
+    spent, made = 0.0, 0
+    while made < tokens:
+        shape = planner.next_shape(made)
+        record = PLAIN if shape is None else machine.step(shape)
+        seconds = truth.step_seconds(shape, made)
+        emitted = record.accepted + 1
+        planner.observe(shape, record, seconds, emitted, made)
+        spent += seconds
+        made += emitted
+    return spent, made
+
+
+@pytest.mark.parametrize("token_share", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize(("confidence", "truth"), [(0.9, 0.9), (0.9, 0.0), (0.12, 0.0), (0.5, 0.5)])
+def test_never_much_slower_than_plain(token_share: float, confidence: float, truth: float) -> None:
+    machine = costs(token_share)
+    planner = Planner(machine)
+    spent, made = run(planner, Machine(confidence, truth), machine, 4000)
+    assert made / spent >= 0.97  # a plain step takes 1 and makes 1
+
+
+def test_cheap_tokens_and_a_good_drafter_draft_far() -> None:
+    machine = costs(0.005, level=0.01)
+    planner = Planner(machine)
+    spent, made = run(planner, Machine(0.95, 0.95), machine, 2000)
+    assert planner.choice is not None
+    assert planner.choice.length >= 5
+    assert made / spent > 3
+
+
+def test_a_token_that_costs_a_step_leaves_plain() -> None:
+    machine = costs(1.0)
+    planner = Planner(machine)
+    run(planner, Machine(0.6, 0.6), machine, 600)
+    assert planner.choice is None
+
+
+def test_a_drafter_that_overrates_itself_is_found_out() -> None:
+    machine = costs(0.02)
+    planner = Planner(machine)
+    run(planner, Machine(0.95, 0.05), machine, 1500)
+    assert planner.choice is None
+
+
+def test_drafting_comes_back_when_it_pays_again() -> None:
+    machine = costs(0.02)
+    planner = Planner(machine)
+    run(planner, Machine(0.9, 0.0), machine, 600)
+    assert planner.choice is None
+    run(planner, Machine(0.9, 0.9), machine, 8000)
+    assert planner.choice is not None
+
+
+def test_measured_time_corrects_the_stored_costs() -> None:
+    believed = costs(0.0, level=0.0)
+    slow_drafts = replace(believed, draft={1: 3.0, 4: 3.0, 8: 3.0})
+    planner = Planner(believed)
+    run(planner, Machine(0.6, 0.6), slow_drafts, 3000)
+    assert planner.choice is None
+
+
+def test_plain_decoding_leads_the_forecasts() -> None:
+    forecasts = Planner(costs(0.1)).forecasts(100)
+    assert forecasts[0].shape is None
+    assert forecasts[0].tokens_per_second == pytest.approx(1.0)
+    assert [forecast.shape for forecast in forecasts[1:]] == list(CANDIDATES)
+
+
+def test_candidates_fit_into_the_probe() -> None:
+    for shape in CANDIDATES:
+        assert shape.width <= PROBES[0].width
+        assert shape.length <= PROBES[0].length
+
+
+def test_subtree_keeps_parents_and_budgets() -> None:
+    tree = HostTree((0, 1, 2, 3, 4), (-1, 0, 0, 1, 2), (0.0, -0.1, -0.5, -0.6, -0.7))
+    assert subtree(tree, BeamShape(1, 2)) == [1, 3]
+    assert subtree(tree, BeamShape(2, 1)) == [1, 2]
+    assert subtree(tree, BeamShape(2, 2, 3)) == [1, 2, 3]
+
+
+def test_acceptance_starts_from_the_drafters_word_and_learns() -> None:
+    model = AcceptanceModel()
+    assert model.chances[0] > 0.95
+    assert model.chances[-1] < 0.01
+    tree = HostTree((0, 1), (-1, 0), (0.0, -0.01))
+    for _ in range(50):
+        model.observe(StepRecord(tree, (2, 2), (0,)))
+    assert model.chances[0] < 0.15
