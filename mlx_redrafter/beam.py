@@ -201,11 +201,13 @@ def _select(
     lineage: mx.array,
     width: int,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
-    """The root and the ``count`` best nodes: the best final beam in order, then by score."""
+    """The root and the ``count`` best nodes; of these the best final beam first, then by score."""
+    # The root scores 0 and every child less than its parent, so the best are always a tree.
+    kept = mx.argsort(-totals)[: count + 1]
     final = lineage[-width:]
     leader = mx.take(final, mx.argmax(totals[-width:], keepdims=True), axis=0)[0]
     rank = mx.where(leader, 1e6 - depths, totals)
-    order = mx.argsort(-rank)[: count + 1]
+    order = mx.take(kept, mx.argsort(-mx.take(rank, kept)))
     ancestors = mx.take(mx.take(lineage, order, axis=0), order, axis=1)
     depths = mx.take(depths, order)
     # A parent is the one ancestor that is a level up; no node of depth 0 has any.

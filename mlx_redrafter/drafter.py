@@ -57,13 +57,15 @@ class DrafterConfig:
                 "pass a directory with a recurrent drafter."
             )
         for name in ("hidden_size", "vocab_size", "exit_dim", "num_draft_layers"):
-            value = values.get(name)
             minimum = 0 if name == "num_draft_layers" else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise RedrafterError(
-                    f"The drafter's config.json has {name}={value!r}: "
-                    f"a whole number of at least {minimum} is needed."
-                )
+            _require(values, name, _is_count(values.get(name), minimum), f"at least {minimum}")
+        size = values.get("draft_vocab_size")
+        fits = size is None or (_is_count(size, 1) and size <= values["vocab_size"])
+        _require(values, "draft_vocab_size", fits, "1 to vocab_size, or null")
+        _require(values, "rnn", isinstance(values.get("rnn", False), bool), "true or false")
+        for name in ("quantization", "target"):
+            good = values.get(name) is None or isinstance(values[name], dict)
+            _require(values, name, good, "an object, or null")
         known = {field.name for field in fields(cls)}
         # Apple's configuration class takes an absent `rnn` for false.
         return cls(**{"rnn": False, **{k: v for k, v in values.items() if k in known}})
@@ -81,6 +83,17 @@ class DrafterConfig:
     def head_size(self) -> int:
         """Number of output rows."""
         return self.draft_vocab_size or self.vocab_size
+
+
+def _is_count(value: Any, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _require(values: dict[str, Any], name: str, good: bool, wanted: str) -> None:
+    if not good:
+        raise RedrafterError(
+            f"The drafter's config.json has {name}={values.get(name)!r}, but it has to be {wanted}."
+        )
 
 
 class ResidualBlock(nn.Module):

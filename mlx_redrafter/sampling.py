@@ -173,7 +173,7 @@ class Sampler:
         """
         if self.config.penalties:
             logits = penalise(logits, tree, recent, self.config)
-        if noise is not None and len(tree) > 1:
+        if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
         return mx.argmax(scores(self.config, logits, noise), axis=-1).astype(mx.int32)
 

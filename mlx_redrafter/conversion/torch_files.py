@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import RedrafterError
 from .report import Progress
 
-GROUP_BYTES = 1 << 29
+GROUP_BYTES = 1 << 28
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 PRECISIONS = ("torch.float32", "torch.float16", "torch.bfloat16")
 

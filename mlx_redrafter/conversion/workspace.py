@@ -23,7 +23,7 @@ from ..errors import RedrafterError
 from .report import Progress
 from .tensors import read_headers
 
-SHARD_BYTES = 2 << 30
+SHARD_BYTES = 1 << 30
 
 
 @contextmanager

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 24
 EIGHTHS = " ▏▎▍▌▋▊▉"
-COLUMNS = 2
-LONGEST_NAME = 60
 
 
 def header(session: Session) -> RenderableType:
@@ -135,12 +133,13 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
         children.setdefault(parent, []).append(node)
 
     def label(node: int) -> Text:
+        if node == 0:
+            name = token_name(tokenizer, tree.tokens[0])
+            return Text(name, "tree.target").append("  the token before the draft", "chat.note")
         accepted = node in path
         text = Text("✓ " if accepted else "  ", "tree.accepted" if accepted else "tree.rejected")
         text.append(token_name(tokenizer, tree.tokens[node]))
-        if node:
-            text.append(f"  {tree.log_probs[node]:.2f}", "chat.note")
-        return text
+        return text.append(f"  {tree.log_probs[node]:.2f}", "chat.note")
 
     def grow(branch: Tree, node: int) -> None:
         if node == step.path[-1]:
