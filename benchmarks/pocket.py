@@ -117,9 +117,7 @@ def measure(
         for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts):
             turn = (index + repeat) % len(ENGINES)
             for engine in ENGINES[turn:] + ENGINES[:turn]:
-                time_answer(
-                    runs[engine], answer(engine, model, tokenizer, ids, args, temperature)
-                )
+                time_answer(runs[engine], answer(engine, model, tokenizer, ids, args, temperature))
         if repeat:
             repeats.append(runs)
     return repeats

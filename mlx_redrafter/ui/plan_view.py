@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 def plan_report(planner: Planner, context: int) -> RenderableType:
     """Costs, forecasts and the choice in a sentence, for a context of so many tokens."""
-    return Group(
-        cost_table(planner.costs), Text(), forecast_table(planner, context), verdict(planner, context)
-    )  # fmt: skip
+    costs, forecasts = cost_table(planner.costs), forecast_table(planner, context)
+    return Group(costs, Text(), forecasts, verdict(planner, context))
 
 
 def shape_words(shape: BeamShape | None) -> str:
