@@ -197,7 +197,7 @@ class ScriptedSource:
     """A draft source that hides the true continuation among wrong branches.
 
     It knows the text that the target is going to write, and where in it the root stands from its
-    own earlier trees. It reads the root, and so evaluates it, to see that it has not lost its place.
+    own earlier trees. It evaluates the root, to see that it has not lost its place.
 
     Args:
         text: Prompt and continuation.
@@ -206,6 +206,7 @@ class ScriptedSource:
         max_depth: No node is deeper.
         wrong: Chance that a node on the true path is left out, so that acceptance ends there.
         siblings: At most this many wrong nodes are hung anywhere in the tree.
+        full: Whether the truth always goes down to max_depth.
         vocab_size: Range of the wrong tokens.
     """
 
@@ -220,6 +221,7 @@ class ScriptedSource:
         max_depth: int = 4,
         wrong: float = 0.2,
         siblings: int = 6,
+        full: bool = False,
         vocab_size: int = VOCAB,
     ):
         self.max_depth = max_depth
@@ -228,15 +230,16 @@ class ScriptedSource:
         self._rng = np.random.default_rng(seed)
         self._wrong = wrong
         self._siblings = siblings
+        self._full = full
         self._vocab_size = vocab_size
         self.expected: list[int] = []  # accepted drafted tokens of each step, no cut considered
 
     def __call__(self, state: DraftState) -> DraftTree:
         root = int(state.root.item())
         assert root == self._text[self._at], "the source has lost its place in the text"
-        depth = int(self._rng.integers(0, self.max_depth + 1))
+        depth = self.max_depth if self._full else int(self._rng.integers(0, self.max_depth + 1))
         depth = min(depth, max(0, len(self._text) - self._at - 2))
-        while depth and self._rng.random() < self._wrong:
+        while not self._full and depth and self._rng.random() < self._wrong:
             depth -= 1
         truth = self._text[self._at + 1 : self._at + 1 + depth]
         after = self._text[self._at + 1 + depth : self._at + 2 + depth]
