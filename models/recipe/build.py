@@ -55,7 +55,7 @@ def tokenizer_stage(_: argparse.Namespace) -> None:
     from .tokenizer import train_tokenizer
 
     items = load_items(BUILD / "items.jsonl")
-    turns = Asker(items).epoch(random.Random(f"{SEED}:tokenizer"))
+    turns = Asker(items).epoch(random.Random(f"{SEED}:tokenizer"), small_talk=0.035)
     texts = [text for turn in turns for text in (turn.question, turn.answer)]
     train_tokenizer(texts, VOCABULARY, BUILD / "tokenizer")
 

@@ -25,7 +25,7 @@ from .phrases import (
 )
 
 UNKNOWN_SHARE = 0.18  # of all questions about names
-SMALL_TALK_SHARE = 0.035
+SMALL_TALK_SHARE = 0.06
 MESSAGE = dict[str, str]
 
 
@@ -228,12 +228,12 @@ class Asker:
             question = question.rstrip("?!.") + rng.choice(("?", "!", ".", ""))
         return Turn(question or turn.question, turn.answer)
 
-    def epoch(self, rng: random.Random) -> list[Turn]:
+    def epoch(self, rng: random.Random, small_talk: float = SMALL_TALK_SHARE) -> list[Turn]:
         """Every item once, with unknown names and small talk among them, in random order."""
         turns = [self.ask_item(item, rng) for item in self.items]
         unknown = round(len(turns) * UNKNOWN_SHARE / (1 - UNKNOWN_SHARE))
         turns += [self.ask_unknown(rng) for _ in range(unknown)]
-        turns += [self.chat(rng) for _ in range(round(len(turns) * SMALL_TALK_SHARE))]
+        turns += [self.chat(rng) for _ in range(round(len(turns) * small_talk))]
         rng.shuffle(turns)
         return turns
 

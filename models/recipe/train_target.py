@@ -28,7 +28,7 @@ LOOKAHEAD = 64  # turns among which the packer looks for one that still fits
 class Schedule:
     """How long and how fast to learn. Steps are counted in optimiser updates."""
 
-    epochs: int = 36
+    epochs: int = 28
     row: int = 256  # tokens
     rows: int = 12  # in a batch
     long_every: int = 5  # one batch in so many has a quarter of the rows, four times as long
