@@ -206,6 +206,8 @@ class _Loop:
         self._stats = stats
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
         self._counted_until = 0.0
+        if planner is None:
+            self._source(self._next_shape())  # a shape that cannot be drafted is refused here
 
     def run(
         self, prompt: list[int], progress: Callable[[int, int], None]

@@ -9,6 +9,7 @@ Filters and penalties mean what they mean in mlx-lm's ``make_sampler`` and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,8 @@ class SamplingConfig:
         Raises:
             RedrafterError: If a value is out of its range.
         """
-        _check(self.temperature >= 0, "temperature", self.temperature, "0 or more")
+        finite = 0 <= self.temperature < math.inf
+        _check(finite, "temperature", self.temperature, "a finite number, 0 or more")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _check(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
         _check(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
