@@ -16,6 +16,7 @@ from .arguments import ChatOptions, parse_chat_options
 if TYPE_CHECKING:
     from .frontend import FrontEnd
     from .session import Session
+    from .settings import ChatSettings
 
 # In a checkout the models stand beside the package.
 POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
@@ -86,26 +87,37 @@ def make_front_end(options: ChatOptions) -> tuple[FrontEnd, bool]:
 
 
 def open_session(options: ChatOptions, front: FrontEnd) -> Session:
-    """Load the model.
+    """Load the model while the front end says so.
 
     Raises:
         RedrafterError: If that is not possible.
     """
     with front.busy(f"Loading {options.model} ..."):
-        import mlx.core as mx
+        session = load_session(options.model, options.drafter, options.settings)
+    import mlx.core as mx
 
-        from .. import blas, blas_loaded
-        from ..generation import stream_generate
-        from ..loading import load
-        from .describe import describe
-        from .session import Session
+    from .. import blas, blas_loaded
 
-        model, tokenizer = load(options.model, options.drafter)
-        facts = describe(model)
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
     if sys.platform.startswith("linux") and on_cpu and not blas_loaded:
         front.complain(blas.INSTALL_HINT)
-    return Session(model, tokenizer, facts, options.settings, stream_generate)
+    return session
+
+
+def load_session(model: str, drafter: str | None, settings: ChatSettings) -> Session:
+    """A conversation with a model from a path or the Hub.
+
+    Raises:
+        RedrafterError: If the model cannot be loaded.
+    """
+    # Slow to import, and not needed to tell that a flag is wrong.
+    from ..generation import stream_generate
+    from ..loading import load
+    from .describe import describe
+    from .session import Session
+
+    loaded, tokenizer = load(model, drafter)
+    return Session(loaded, tokenizer, describe(loaded), settings, stream_generate)
 
 
 def answer_once(session: Session, front: FrontEnd, options: ChatOptions) -> int:
