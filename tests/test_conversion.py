@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from conversion_models import (
     make_head,
     make_llama,
     torch,
+    transformers,
     write_head,
     write_target,
     write_tokenizer,
@@ -26,6 +28,7 @@ from mlx_lm.convert import convert as mlx_lm_convert
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.loading import load, load_drafter, tokenizer_hash
+from mlx_redrafter.ui.convert_cli import main
 
 pytestmark = pytest.mark.torch
 LAYOUTS = ["safetensors", "safetensors-sharded", "bin", "bin-sharded", "pt", "pth", "pt-sharded"]
@@ -149,17 +152,20 @@ def test_dequantize_is_mlx_lms_own(tmp_path: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_bfloat16_bits_are_kept(tmp_path: Path, kind: str) -> None:
-    model, head = make_llama(torch.bfloat16), make_head().to(torch.bfloat16)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
+def test_stored_bits_are_kept(tmp_path: Path, kind: str, precision: str) -> None:
+    dtype = getattr(torch, precision)
+    integers = "uint32" if precision == "float32" else "uint16"
+    model, head = make_llama(dtype), make_head().to(dtype)
     source = write_target(tmp_path / "target", model, kind)
     drafter = write_head(tmp_path / "head", head, kind)
     convert(hf_path=source, drafter=drafter, mlx_path=tmp_path / "out")
     for directory, tensors in (("out", model.state_dict()), ("out/drafter", head.state_dict())):
         found = weights_of(tmp_path / directory)
         for name, tensor in tensors.items():
-            assert found[name].dtype == mx.bfloat16
-            bits = np.array(found[name].view(mx.uint16))
-            assert np.array_equal(bits, tensor.view(torch.uint16).numpy()), name
+            assert found[name].dtype == getattr(mx, precision)
+            bits = np.array(found[name].view(getattr(mx, integers)))
+            assert np.array_equal(bits, tensor.view(getattr(torch, integers)).numpy()), name
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
@@ -413,3 +419,52 @@ def test_mismatched_pair_is_refused_at_load(tmp_path: Path, target: Path) -> Non
     with pytest.raises(RedrafterError, match="tokenizer"):
         convert(drafter=tmp_path / "first", mlx_path=tmp_path / "second")
     assert not (tmp_path / "second" / "drafter").exists()
+
+
+def test_target_that_cannot_draft_converts_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = transformers.MambaConfig(
+        hidden_size=HIDDEN, num_hidden_layers=1, vocab_size=VOCAB, state_size=4
+    )
+    torch.manual_seed(4)
+    source = write_target(tmp_path / "mamba", transformers.MambaForCausalLM(config))
+    flags = ["--hf-path", str(source), "--mlx-path", str(tmp_path / "out"), "-q", "--check"]
+    assert main(flags) == 1
+    text = capsys.readouterr().out
+    assert "bit for bit" in text
+    assert "could not be decoded" in text
+    mlx_lm.load(str(tmp_path / "out"))
+
+
+def test_pocket_models_own_checkpoint_in_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "models")
+    recipe = importlib.import_module("recipe.target")
+    shape = recipe.Shape(
+        vocabulary=VOCAB, width=HIDDEN, layers=2, heads=4, feed_forward=96, positions=128
+    )
+    model = recipe.Target(shape, torch.Generator().manual_seed(5))
+    # Rounded to bfloat16, in which the recipe saves, and larger, so that layers matter.
+    for parameter in model.parameters():
+        scale = 8 if parameter.dim() == 2 else 1
+        parameter.data = (parameter.data * scale).to(torch.bfloat16).float()
+    source = tmp_path / "pocket"
+    write_tokenizer(source)
+    recipe.save_huggingface(model, 1, source)
+    head = write_head(tmp_path / "head", make_head())
+    convert(hf_path=source, drafter=head, mlx_path=tmp_path / "out")
+    loaded, tokenizer = load(tmp_path / "out", dtype=mx.float32)
+    ids = tokenizer.encode("What does zip do?")
+    with torch.no_grad():
+        states = model.hidden(torch.tensor([ids]))
+        expected = torch.nn.functional.linear(states, model.embedding.weight).numpy()
+    logits, hidden = loaded.target.teach(mx.array([ids]))
+    assert np.abs(np.array(logits) - expected).max() < 1e-4
+    assert np.abs(np.array(hidden) - states.numpy()).max() < 1e-4
+    report = convert(
+        hf_path=source, drafter=head, mlx_path=tmp_path / "q", quantize=True, check=True
+    )
+    assert report.check is not None
+    assert report.check.passed

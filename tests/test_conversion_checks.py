@@ -131,6 +131,12 @@ def test_other_precisions(tmp_path: Path, target: Path) -> None:
     assert "torch.float64, expected float32, float16 or bfloat16" in message
 
 
+def test_double_precision_target(tmp_path: Path) -> None:
+    source = write_target(tmp_path / "target", make_llama(torch.float64))
+    message = refusal(tmp_path / "out", hf_path=source)
+    assert "stored as F64, expected F32 or F16 or BF16" in message
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [({"hidden_size": 32}, "hidden size of 32"), ({"vocab_size": 130}, "vocabulary size of 130")],

@@ -69,24 +69,6 @@ def convert(
         RedrafterError: If the arguments, the checkpoints or the disk do not allow it; ``mlx_path``
             is then as it was before.
     """
-    options = Options(
-        hf_path=None if hf_path is None else str(hf_path),
-        drafter=None if drafter is None else str(drafter),
-        mlx_path=None if mlx_path is None else str(mlx_path),
-        quantize=quantize,
-        q_bits=q_bits,
-        q_group_size=q_group_size,
-        q_mode=q_mode,
-        quant_predicate=quant_predicate,
-        drafter_q_bits=drafter_q_bits,
-        drafter_rnn_q_bits=drafter_rnn_q_bits,
-        dtype=dtype,
-        dequantize=dequantize,
-        upload_repo=upload_repo,
-        overwrite=overwrite,
-        check=check,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
+    options = Options.of({k: v for k, v in locals().items() if k != "progress"})
     options.validate()
     return run(options, progress or silent)

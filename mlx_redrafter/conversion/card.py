@@ -18,6 +18,7 @@ def write_card(
     target: PartReport | None,
     drafter: PartReport | None,
     base_model: str | None,
+    name: str,
 ) -> str:
     """The card of a bundle.
 
@@ -27,6 +28,7 @@ def write_card(
         target: The target, None where only a drafter was added.
         drafter: The drafter, None where there is none.
         base_model: Hub repository of the target, None for a local one.
+        name: What the bundle is called.
 
     Returns:
         The text; the caller writes it.
@@ -35,7 +37,7 @@ def write_card(
     if target is None and existing.is_file():
         text = existing.read_text("utf-8")
     else:
-        text = _new_card(source, target, base_model, bundle.name)
+        text = _new_card(source, target, base_model, name)
     if drafter is not None:
         text = _with_section(text, _drafter_section(drafter))
     return text

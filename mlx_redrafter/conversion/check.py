@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def check_bundle(
         progress: Told the work done.
 
     Raises:
-        RedrafterError: If the bundle cannot be loaded or decoded.
+        RedrafterError: If mlx-lm cannot open the bundle.
     """
     steps = (2 if reference else 0) + len(PROMPTS) + (1 if original else 0)
     done = 0
@@ -55,11 +56,26 @@ def check_bundle(
         done += 1
         progress("Checking the bundle", done, steps)
 
-    difference = None
-    if reference is not None:
-        difference = _logit_difference(path, reference, tick)
+    difference = _logit_difference(path, reference, tick) if reference is not None else None
+    report = CheckReport(
+        prompts=len(PROMPTS),
+        tokens=0,
+        target_matches=None if difference is None else difference == 0.0,
+        target_difference=difference,
+    )
+    try:
+        return _decode_all(path, original, report, tick)
+    except RedrafterError as error:
+        return replace(report, failure=f"The bundle could not be decoded: {error}")
+
+
+def _decode_all(
+    path: Path, original: Drafter | None, report: CheckReport, tick: Callable[[], None]
+) -> CheckReport:
+    """Fill in what decoding tells."""
     model, tokenizer = load(path)
-    tokens, same, stats, texts = 0, 0, AcceptanceStats(), []
+    tokens, same, stats = 0, 0, AcceptanceStats()
+    texts: list[list[int]] = []
     for prompt in PROMPTS:
         ids = encode_prompt(tokenizer, _messages(tokenizer, prompt))
         plain, _ = _decode(model, tokenizer, ids, draft=False)
@@ -75,11 +91,9 @@ def check_bundle(
         agreed, positions = _agreement(model.target, model.drafter, original, texts)
         tick()
     drafting = model.drafter is not None
-    return CheckReport(
-        prompts=len(PROMPTS),
+    return replace(
+        report,
         tokens=tokens,
-        target_matches=None if difference is None else difference == 0.0,
-        target_difference=difference,
         draft_matches=same / len(PROMPTS) if drafting else None,
         tokens_per_step=stats.tokens_per_step if drafting else None,
         drafter_agreement=agreed / positions if positions else None,

@@ -19,14 +19,14 @@ from ..loading import load_drafter, read_json
 from .options import Options
 from .report import PartReport
 from .target_part import model_bytes
-from .tensors import DRAFTER_PREFIX, TensorInfo, check_names
+from .tensors import DRAFTER_PREFIX, TensorInfo, check_names, check_types
 
 WHAT = "The drafter"
 # The paper's code trains without it; checkpoints of its early versions still carry one.
 UNUSED = re.compile(r"^emb_norm(\.|$)")
 TOKEN_MAP = "draft_tokens"
 SMALL_LAYERS = ("rnn_u", "rnn_w", "input_proj")
-FLOATS = ("F32", "F16", "BF16")
+TOKEN_TYPES = ("I32", "I64", "U32")
 
 
 @dataclass(frozen=True)
@@ -132,16 +132,9 @@ def check_drafter(source: DrafterSource, config: DrafterConfig) -> None:
     because = "a head made from its shapes" if source.config is None else _because(config)
     found = {k: info.shape for k, info in source.tensors.items()}
     check_names(expected, found, WHAT, because)
-    for name, info in source.tensors.items():
-        if name == TOKEN_MAP:
-            allowed: tuple[str, ...] = ("I32", "I64", "U32")
-        else:
-            allowed = FLOATS
-        if info.dtype not in allowed:
-            raise RedrafterError(
-                f"{WHAT}'s tensor '{name}' is stored as {info.dtype}, expected one of "
-                f"{', '.join(allowed)}: convert it before saving."
-            )
+    floats = {k: info for k, info in source.tensors.items() if k != TOKEN_MAP}
+    check_types(floats, WHAT)
+    check_types({k: v for k, v in source.tensors.items() if k not in floats}, WHAT, TOKEN_TYPES)
 
 
 def _because(config: DrafterConfig) -> str:

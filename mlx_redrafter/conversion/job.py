@@ -30,7 +30,7 @@ from .options import MODES, Options
 from .report import CheckReport, ConversionReport, PartReport, Progress
 from .sources import Checkpoint, find_checkpoint, weight_files
 from .target_part import TargetPart, load_target, model_bytes, transform
-from .tensors import TensorInfo, check_finite, read_headers, split_drafter, stage
+from .tensors import TensorInfo, check_finite, check_types, read_headers, split_drafter, stage
 from .workspace import clear_stale, compute, publish, require_space, workspace, write_model
 
 MODELS = Path("models")
@@ -151,6 +151,8 @@ def _read_target(job: _Job) -> None:
         require_space(job.work, sum(path.stat().st_size for path in found.files))
     staged = stage(found, job.work / "target", job.progress)
     own, job.merged = split_drafter(read_headers(staged.files))
+    # Quantised checkpoints hold integers too, but no GPU of mlx's computes in double precision.
+    check_types({k: info for k, info in own.items() if info.dtype == "F64"}, "The target")
     job.checkpoint = replace(staged, directory=found.directory)
     job.target = load_target(staged.directory, found.name, options.trust_remote_code)
     check_finite(own, "The target", job.progress)
@@ -263,6 +265,7 @@ def _write_drafter(job: _Job) -> None:
         None if target is None else target.report,
         job.head_report,
         base if is_repo else None,
+        job.options.upload_repo or job.out.name,
     )
     (job.bundle / "README.md").write_text(text, "utf-8")
 

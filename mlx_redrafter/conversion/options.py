@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from mlx_lm.convert import MODEL_CONVERSION_DTYPES, QUANT_RECIPES
 
@@ -40,6 +42,14 @@ class Options:
     check: bool = False
     revision: str | None = None
     trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> Options:
+        """From the arguments of ``convert``, where paths may be Path objects."""
+        plain: dict[str, Any] = {
+            k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()
+        }
+        return cls(**plain)
 
     def validate(self) -> None:
         """Refuse combinations that cannot be meant.

@@ -58,6 +58,7 @@ class CheckReport:
         drafter_agreement: Share of positions where the quantised drafter's likeliest token is the
             unquantised one's; None where the drafter was not quantised here.
         drafter_positions: Number of positions compared.
+        failure: Why the bundle could not be decoded; None if it could.
     """
 
     prompts: int
@@ -68,6 +69,12 @@ class CheckReport:
     tokens_per_step: float | None = None
     drafter_agreement: float | None = None
     drafter_positions: int = 0
+    failure: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bundle decodes, and its target is mlx-lm's."""
+        return self.failure is None and self.target_matches is not False
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def load_target(directory: Path, name: str, trust_remote_code: bool = False) -> 
         )
     except RedrafterError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError) as error:
         raise RedrafterError(_load_failure(kind, error)) from error
     return TargetPart(model, config, _tokenizer(directory, config, trust_remote_code), name)
 
@@ -165,16 +165,7 @@ def transform(part: TargetPart, options: Options) -> TargetPart:
     _cast(part, options.dtype)
     left: list[str] = []
     if options.quantize:
-        # mlx-lm prints its own summary; the report carries the same numbers.
-        with contextlib.redirect_stdout(io.StringIO()):
-            part.model, part.config = quantize_model(
-                part.model,
-                part.config,
-                options.q_group_size,
-                options.q_bits,
-                mode=options.q_mode,
-                quant_predicate=predicate,
-            )
+        _quantise(part, options, predicate)
         left = _left_out(part.model, part.config["quantization"]["group_size"])
     if options.dequantize:
         part.config.pop("quantization", None)
@@ -189,6 +180,26 @@ def transform(part: TargetPart, options: Options) -> TargetPart:
         full_precision=tuple(left),
     )
     return part
+
+
+def _quantise(part: TargetPart, options: Options, predicate: Callable[..., Any] | None) -> None:
+    try:
+        # mlx-lm prints its own summary; the report carries the same numbers.
+        with contextlib.redirect_stdout(io.StringIO()):
+            part.model, part.config = quantize_model(
+                part.model,
+                part.config,
+                options.q_group_size,
+                options.q_bits,
+                mode=options.q_mode,
+                quant_predicate=predicate,
+            )
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise RedrafterError(
+            f"The target cannot be quantised like this ({reason}): choose another --q-group-size "
+            "or --q-mode."
+        ) from error
 
 
 def _cast(part: TargetPart, dtype: str | None) -> None:

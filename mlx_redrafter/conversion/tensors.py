@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from .sources import SAFETENSORS, TORCH_SUFFIXES, Checkpoint
 from .torch_files import torch_to_safetensors
 
 DRAFTER_PREFIX = "drafter."
+FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def stage(checkpoint: Checkpoint, directory: Path, progress: Progress) -> Checkp
     weights = (SAFETENSORS, *TORCH_SUFFIXES)
     for path in checkpoint.directory.iterdir():
         if path.is_file() and path.suffix not in weights and ".index.json" not in path.name:
-            (directory / path.name).symlink_to(path.resolve())
+            _link(directory / path.name, path)
     if checkpoint.is_torch:
         files = torch_to_safetensors(checkpoint.files, directory, progress)
     else:
@@ -51,8 +53,15 @@ def stage(checkpoint: Checkpoint, directory: Path, progress: Progress) -> Checkp
             directory / f"model-{i:05d}.safetensors" for i in range(1, len(checkpoint.files) + 1)
         )
         for link, path in zip(files, checkpoint.files, strict=True):
-            link.symlink_to(path.resolve())
+            _link(link, path)
     return Checkpoint(checkpoint.name, directory, files, checkpoint.lone_file)
+
+
+def _link(link: Path, path: Path) -> None:
+    try:
+        link.symlink_to(path.resolve())
+    except OSError:  # exFAT and other file systems without links
+        shutil.copyfile(path, link)
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, TensorInfo]:
@@ -120,6 +129,22 @@ def check_names(
             raise RedrafterError(
                 f"{what}'s tensor '{name}' has shape {found[name]}, where {because} calls for "
                 f"{shape}: the weights and the config.json are not of the same model."
+            )
+
+
+def check_types(
+    tensors: Mapping[str, TensorInfo], what: str, allowed: tuple[str, ...] = FLOATS
+) -> None:
+    """Refuse tensors of other types than ``allowed``, in safetensors' words.
+
+    Raises:
+        RedrafterError: Naming the first of them.
+    """
+    for name, info in tensors.items():
+        if info.dtype not in allowed:
+            raise RedrafterError(
+                f"{what}'s tensor '{name}' is stored as {info.dtype}, expected "
+                f"{' or '.join(allowed)}: convert it before saving."
             )
 
 

@@ -103,7 +103,6 @@ def clear_stale(out: Path) -> None:
 
 def publish(finished: Path, out: Path) -> None:
     """Move a finished directory to ``out``, replacing what is there."""
-    finished.chmod(0o755)
     if not out.exists():
         finished.rename(out)
         return

@@ -76,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default the process's own.
 
     Returns:
-        0; 1 where the check found that the bundle's target is not mlx-lm's; 2 where the input has
-        to be changed; 130 after an interruption.
+        0; 1 where the check failed; 2 where the input has to be changed; 130 after an interruption.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
@@ -94,4 +93,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("convert.py: interrupted; what was not finished has been removed.\n")
         return INTERRUPTED
     show_report(report)
-    return 1 if report.check is not None and report.check.target_matches is False else 0
+    return 1 if report.check is not None and not report.check.passed else 0

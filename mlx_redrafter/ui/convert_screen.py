@@ -116,6 +116,8 @@ def show_report(report: ConversionReport) -> None:
         console.print(note, style="chat.note", markup=False, soft_wrap=True)
     if report.check is not None:
         console.print(_check_table(report.check))
+        if report.check.failure is not None:
+            console.print(report.check.failure, style="chat.error", markup=False, soft_wrap=True)
     if report.uploaded is not None:
         console.print(f"Uploaded to https://huggingface.co/{report.uploaded}", markup=False)
     console.print(f"python chat.py --model {_short(report.path)}", style="cyan", soft_wrap=True)
