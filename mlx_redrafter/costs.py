@@ -27,7 +27,7 @@ from .blas import is_loaded
 from .cache import PromptCache
 from .drafter import Drafter
 from .files import write_json
-from .model import SpeculativeModel
+from .model import SpeculativeModel, on_gpu
 from .sampling import SamplingConfig
 from .tree import DraftTree
 
@@ -234,7 +234,8 @@ def _time_verify(model: SpeculativeModel, cache: PromptCache, size: int) -> floa
 
 def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> float:
     shape = BeamShape(width, DRAFT_LENGTH)
-    search = BeamSearch(drafter, model.target.embed, shape, SamplingConfig())
+    embed, sampling = model.target.embed, SamplingConfig()
+    search = BeamSearch(drafter, embed, shape, sampling, compiled=on_gpu())
     state = DraftState(
         root=mx.zeros((1,), dtype=mx.int32),
         hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),

@@ -18,7 +18,7 @@ from mlx_lm.utils import load as load_target
 from .drafter import Drafter, DrafterConfig
 from .errors import RedrafterError
 from .files import atomic_path, write_json
-from .model import SpeculativeModel
+from .model import SpeculativeModel, on_gpu
 from .target import Target
 
 DRAFTER_DIRECTORY = "drafter"
@@ -195,8 +195,7 @@ def _check_is_model(path: Path, asked: str | Path) -> None:
 
 def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:
     """Cast unquantised floating-point weights; scales of quantised layers keep theirs."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu, 0)
-    wanted = dtype or (mx.float32 if on_cpu else None)
+    wanted = dtype or (None if on_gpu() else mx.float32)
     quantised = any("scales" in name for name, _ in tree_flatten(module.parameters()))
     if wanted is None or (quantised and dtype is None):
         return

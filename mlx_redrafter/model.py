@@ -69,7 +69,7 @@ class SpeculativeModel:
             return self.drafter
         key = shape, replace(sampling, seed=0)
         if key not in self._searches:
-            search = BeamSearch(self.drafter, self.target.embed, shape, sampling)
+            search = BeamSearch(self.drafter, self.target.embed, shape, sampling, compiled=on_gpu())
             if timed:
                 search.seconds = self._time(search, sampling)
             self._searches[key] = search
@@ -89,6 +89,11 @@ class SpeculativeModel:
             mx.eval(search(state).ancestors)
             seconds.append(time.perf_counter() - start)
         return sorted(seconds[1:])[_TIMED_CALLS // 2]
+
+
+def on_gpu() -> bool:
+    """Whether mlx computes on a GPU by default."""
+    return mx.default_device().type == mx.DeviceType.gpu
 
 
 def check_sizes(drafter: Drafter, target: Target) -> None:

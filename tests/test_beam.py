@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 import models
 from mlx_redrafter.beam import MAX_LENGTH, BeamSearch, BeamShape, DraftState
-from mlx_redrafter.drafter import Drafter
+from mlx_redrafter.drafter import Drafter, DrafterConfig
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig, noise_rows
 from mlx_redrafter.target import Target
@@ -379,3 +379,25 @@ def test_beams_wider_than_the_head_are_refused() -> None:
     BeamSearch(drafter, embed, BeamShape(width=8), SamplingConfig())
     with pytest.raises(RedrafterError, match="knows only 8 tokens"):
         BeamSearch(drafter, embed, BeamShape(width=9), SamplingConfig())
+
+
+def test_a_compiled_search_drafts_the_same_tree() -> None:
+    drafter = Drafter(DrafterConfig(16, 40, 24, 1, rnn=True, draft_vocab_size=30))
+    embedding = mx.random.normal((40, 16), key=mx.random.key(1))
+    state = DraftState(
+        root=mx.array([3]),
+        hidden=mx.random.normal((16,), key=mx.random.key(2)),
+        noise=mx.random.gumbel((4, 40), key=mx.random.key(3)),
+    )
+    trees = [
+        BeamSearch(
+            drafter,
+            lambda tokens: mx.take(embedding, tokens, axis=0),
+            BeamShape(3, 3, 7),
+            SamplingConfig(temperature=0.8),
+            compiled=compiled,
+        )(state)
+        for compiled in (False, True)
+    ]
+    for name in ("tokens", "parents", "depths", "ancestors"):
+        assert mx.array_equal(getattr(trees[0], name), getattr(trees[1], name))
