@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import wired_limit
@@ -181,7 +181,8 @@ def encode_prompt(
         special = bos is None or not prompt.startswith(bos)
         ids = list(tokenizer.encode(prompt, add_special_tokens=special))
         return _not_empty(ids)
-    items = cast("list[Any]", prompt.tolist() if isinstance(prompt, mx.array) else list(prompt))
+    listed: Any = prompt.tolist() if isinstance(prompt, mx.array) else prompt
+    items = list(listed) if isinstance(listed, Sequence) else [None]
     if items and all(isinstance(item, dict) for item in items):
         return _not_empty(_encode_messages(tokenizer, items))
     if not all(isinstance(item, int) for item in items):

@@ -24,6 +24,8 @@ from .target import Target
 DRAFTER_DIRECTORY = "drafter"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# What mlx-lm raises, of whatever kind, when a directory is not quite a model's.
+_UNREADABLE = (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError)
 _HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
 
 
@@ -52,7 +54,7 @@ def load(
     _check_is_model(path, path_or_repo)
     try:
         model, tokenizer = load_target(str(path), lazy=True)[:2]
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise RedrafterError(
             f"{path_or_repo} could not be loaded by mlx-lm: {_one_line(error)}"
         ) from error
@@ -226,6 +228,14 @@ def _check_tensors(drafter: Drafter, weights: dict[str, mx.array], path: Path) -
             raise RedrafterError(
                 f"{path}: the tensor {name} has shape {tuple(weights[name].shape)}, but its "
                 f"config.json asks for {tuple(shape)}."
+            )
+    tokens = weights.get("draft_tokens")
+    if tokens is not None:
+        low, high = int(tokens.min().item()), int(tokens.max().item())
+        if low < 0 or high >= drafter.config.vocab_size:
+            raise RedrafterError(
+                f"{path}: draft_tokens names tokens from {low} to {high}, outside the vocabulary "
+                f"of {drafter.config.vocab_size}."
             )
     extra = sorted(set(weights) - set(expected))
     if extra:
