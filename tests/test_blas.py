@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_redrafter import blas
+
+LINUX = sys.platform.startswith("linux")
+
+
+def openblas() -> str | None:
+    """The name under which the system's OpenBLAS can be loaded, if it has one."""
+    if not LINUX:
+        return None
+    for name in blas.OPENBLAS_NAMES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return name
+    return None
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """On a Linux where mlx was not imported and every library exists: what gets loaded."""
+    calls: list[tuple[str, int]] = []
+
+    def record(name: str, mode: int = 0) -> None:
+        calls.append((name, mode))
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", record)
+    return calls
+
+
+def test_openblas_is_loaded_for_all_later_libraries(opened: list[tuple[str, int]]) -> None:
+    assert blas.preload_openblas() is True
+    assert opened == [("libopenblas.so.0", ctypes.RTLD_GLOBAL)]
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32", "freebsd14"])
+def test_nothing_happens_on_other_systems(
+    platform: str, opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert blas.preload_openblas() is False
+    assert opened == []
+
+
+def test_nothing_happens_after_mlx(
+    opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlx.core", sys)
+    assert blas.preload_openblas() is False
+    assert opened == []
+
+
+def test_absent(opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def refuse(name: str, mode: int = 0) -> Any:
+        tried.append(name)
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert blas.preload_openblas() is False
+    assert tried == list(blas.OPENBLAS_NAMES)
+
+
+def test_the_second_name_will_do(
+    opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_first(name: str, mode: int = 0) -> None:
+        if name == blas.OPENBLAS_NAMES[0]:
+            raise OSError
+        opened.append((name, mode))
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse_first)
+    assert blas.preload_openblas() is True
+    assert opened == [(blas.OPENBLAS_NAMES[1], ctypes.RTLD_GLOBAL)]
+
+
+MULTIPLY = """
+import mlx.core as mx
+mx.set_default_device(mx.cpu)
+a = mx.ones((64, 64))
+mx.eval(a @ a)
+"""
+
+
+def bindings(tmp_path: Path, program: str) -> set[str]:
+    """The libraries that mlx's matrix products are bound to when a program runs."""
+    environment = {
+        **os.environ,
+        "LD_DEBUG": "bindings",
+        "LD_DEBUG_OUTPUT": str(tmp_path / "bindings"),
+        "LD_BIND_NOW": "",
+    }
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    bound = re.compile(r"binding file \S*libmlx\S* \[\d+\] to (\S+) \[\d+\]: .*`cblas_sgemm'")
+    return {
+        Path(match.group(1)).name
+        for path in tmp_path.glob("bindings.*")
+        for match in bound.finditer(path.read_text("utf-8", "replace"))
+    }
+
+
+@pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
+def test_mlx_multiplies_with_openblas(tmp_path: Path) -> None:
+    """Asked of the dynamic linker: which library defines the product that mlx calls."""
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    without = bindings(tmp_path / "without", MULTIPLY)
+    if not without:
+        pytest.skip("this linker does not tell its bindings, or mlx calls no BLAS")
+    assert not any("openblas" in name for name in without)
+    program = f"import mlx_redrafter\nassert mlx_redrafter.blas_loaded\n{MULTIPLY}"
+    loaded = bindings(tmp_path / "with", program)
+    assert len(loaded) == 1
+    assert "openblas" in loaded.pop()
+
+
+@pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
+def test_importing_the_package_after_mlx_loads_nothing() -> None:
+    program = "import mlx.core, mlx_redrafter\nassert mlx_redrafter.blas_loaded is False\n"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
