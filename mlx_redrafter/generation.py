@@ -182,7 +182,7 @@ def encode_prompt(
         ids = list(tokenizer.encode(prompt, add_special_tokens=special))
         return _not_empty(ids)
     listed: Any = prompt.tolist() if isinstance(prompt, mx.array) else prompt
-    items = list(listed) if isinstance(listed, Sequence) else [None]
+    items: list[Any] = list(listed) if isinstance(listed, Sequence) else [None]
     if items and all(isinstance(item, dict) for item in items):
         return _not_empty(_encode_messages(tokenizer, items))
     if not all(isinstance(item, int) for item in items):
