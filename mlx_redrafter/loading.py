@@ -231,7 +231,7 @@ def _check_tensors(drafter: Drafter, weights: dict[str, mx.array], path: Path) -
             )
     tokens = weights.get("draft_tokens")
     if tokens is not None:
-        low, high = int(tokens.min().item()), int(tokens.max().item())
+        low, high = cast("tuple[int, int]", (tokens.min().item(), tokens.max().item()))
         if low < 0 or high >= drafter.config.vocab_size:
             raise RedrafterError(
                 f"{path}: draft_tokens names tokens from {low} to {high}, outside the vocabulary "
