@@ -112,6 +112,8 @@ class FakeStream:
 class RecordingFrontEnd:
     """Keeps what it is told."""
 
+    attended = True
+
     def __init__(self, lines: Iterable[str] = ()) -> None:
         self.lines = iter(lines)
         self.said: list[str] = []

@@ -172,3 +172,38 @@ def test_a_question_that_does_not_fit_is_told_and_the_session_goes_on():
     converse(session, front, measured=False)
     assert "/reset" in front.complaints[0]
     assert front.answers == [*"hello", "|"]
+
+
+def interrupting(at):
+    stream = FakeStream()
+
+    def on_token(count):
+        if count == at:
+            raise KeyboardInterrupt
+
+    stream.on_token = on_token
+    return stream
+
+
+def test_ctrl_c_ends_a_comparison_and_not_the_session():
+    stream = FakeStream()
+    session = make_session(stream)
+    list(session.ask("q"))
+    stream.on_token = interrupting(2).on_token
+    assert run("/compare", session).said == ["Stopped comparing."]
+    assert len(session.messages) == 2
+
+
+@pytest.mark.parametrize(("at", "kept"), [(1, 0), (3, 2)])
+def test_ctrl_c_ends_an_answer_where_a_person_types_and_the_program_elsewhere(at, kept):
+    session = make_session(interrupting(at))
+    front = RecordingFrontEnd(["q"])
+    converse(session, front, measured=False)
+    assert len(session.messages) == kept
+
+    front = RecordingFrontEnd(["q", "never"])
+    front.attended = False
+    session = make_session(interrupting(at))
+    with pytest.raises(KeyboardInterrupt):
+        converse(session, front, measured=False)
+    assert session.totals.answers == bool(kept)

@@ -150,12 +150,15 @@ def converse(session: Session, front: FrontEnd, measured: bool) -> None:
                 run_command(line, session, front)
             elif line.strip():
                 answer_question(session, front, line.strip())
+                if session.last is not None and session.last.interrupted and not front.attended:
+                    raise KeyboardInterrupt
                 if measured:
                     measure(session, front, first=False)
         except RedrafterError as error:
             front.complain(str(error))
         except KeyboardInterrupt:
-            continue
+            if not front.attended:
+                raise
         except (EOFError, Quit):
             return
 
@@ -170,6 +173,8 @@ def answer_question(session: Session, front: FrontEnd, question: str) -> None:
             front.stream(session, shown)
     except KeyboardInterrupt:
         if session.totals.answers == before:
+            if not front.attended:
+                raise
             front.say("Stopped before the first word; the question was taken back.")
             return
     if session.last is not None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 class FrontEnd(Protocol):
     """A screen, or a pair of pipes."""
 
+    @property
+    def attended(self) -> bool:
+        """Whether a person types, so that Ctrl-C ends an answer and not the program."""
+
     def welcome(self, session: Session, /) -> None:
         """Say who is talking."""
 

@@ -35,6 +35,11 @@ class PlainFrontEnd:
             theme=THEME, width=WIDTH, force_terminal=False, color_system=None, highlight=False
         )
 
+    @property
+    def attended(self) -> bool:
+        """Whether stdin is a terminal, though stdout is none."""
+        return sys.stdin.isatty()
+
     def welcome(self, _session: Session) -> None:
         """Nothing: the output is the answers."""
 

@@ -39,6 +39,11 @@ class ScreenFrontEnd:
         self._read_line = read_line
 
     @property
+    def attended(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def _width(self) -> int:
         """Cells for text; one is spared where the terminal finds a character wider than Rich."""
         return max(1, self._console.width - 1)

@@ -77,10 +77,10 @@ def status_line(reading: Reading, width: int) -> Text:
         parts.append(_part(times(reading.speedup), " plain", _speed_style(reading.speedup)))
         parts.append(_part(f"{reading.tokens_per_step:.2f}", " tok/step"))
         depths = bars(reading.by_depth) or "-"
-        parts.append(Text("depth ", "status").append(depths, "status.bar"))
+        parts.append(_part("", "depth ").append(depths, "status.bar"))
         last = f"{reading.last_accepted}/{reading.last_drafted}"
-        parts.append(Text("last ", "status").append(last, "status.value"))
-    parts.append(Text("context ", "status").append(f"{reading.context:,}", "status.value"))
+        parts.append(_part("", "last ").append(last, "status.value"))
+    parts.append(_part("", "context ").append(f"{reading.context:,}", "status.value"))
     parts.append(_part(f"{reading.memory:.2f}", " GB"))
     line = Text(no_wrap=True, overflow="ellipsis")
     for part in parts:
@@ -91,7 +91,8 @@ def status_line(reading: Reading, width: int) -> Text:
 
 
 def _part(value: str, unit: str, style: str = "status.value") -> Text:
-    return Text(value, style).append(unit, "status")
+    # Both as spans: a style of the text as a whole would lie under the parts added to it.
+    return Text().append(value, style).append(unit, "status")
 
 
 def _speed_style(speedup: float | None) -> str:

@@ -136,9 +136,8 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
         if node == 0:
             name = token_name(tokenizer, tree.tokens[0])
             return Text(name, "tree.target").append("  the token before the draft", "chat.note")
-        accepted = node in path
-        text = Text("✓ " if accepted else "  ", "tree.accepted" if accepted else "tree.rejected")
-        text.append(token_name(tokenizer, tree.tokens[node]))
+        mark, style = ("✓", "tree.accepted") if node in path else (" ", "tree.rejected")
+        text = Text().append(f"{mark} {token_name(tokenizer, tree.tokens[node])}", style)
         return text.append(f"  {tree.log_probs[node]:.2f}", "chat.note")
 
     def grow(branch: Tree, node: int) -> None:
