@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx_redrafter
 from mlx_redrafter import Target, distillation, save_drafter
+from mlx_redrafter.conversion import convert
 from mlx_redrafter.loading import tokenizer_hash
 
 from .evaluate import load_float32
@@ -35,9 +35,7 @@ def convert_bundle(checkpoint: Path, bundle: Path, work: Path) -> None:
     The conversion replaces its whole output directory; going through ``work`` keeps the bundle's
     own files.
     """
-    mlx_redrafter.convert(
-        hf_path=str(checkpoint), mlx_path=str(work), dtype="bfloat16", overwrite=True
-    )
+    convert(hf_path=checkpoint, mlx_path=work, dtype="bfloat16", overwrite=True)
     for source in sorted(work.iterdir()):
         if source.is_file() and source.name not in KEPT:
             with replace_file(bundle / source.name) as temporary:

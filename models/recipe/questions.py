@@ -228,10 +228,15 @@ class Asker:
             question = question.rstrip("?!.") + rng.choice(("?", "!", ".", ""))
         return Turn(question or turn.question, turn.answer)
 
-    def epoch(self, rng: random.Random, small_talk: float = SMALL_TALK_SHARE) -> list[Turn]:
+    def epoch(
+        self,
+        rng: random.Random,
+        unknown_share: float = UNKNOWN_SHARE,
+        small_talk: float = SMALL_TALK_SHARE,
+    ) -> list[Turn]:
         """Every item once, with unknown names and small talk among them, in random order."""
         turns = [self.ask_item(item, rng) for item in self.items]
-        unknown = round(len(turns) * UNKNOWN_SHARE / (1 - UNKNOWN_SHARE))
+        unknown = round(len(turns) * unknown_share / (1 - unknown_share))
         turns += [self.ask_unknown(rng) for _ in range(unknown)]
         turns += [self.chat(rng) for _ in range(round(len(turns) * small_talk))]
         rng.shuffle(turns)

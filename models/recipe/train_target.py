@@ -29,6 +29,10 @@ class Schedule:
     """How long and how fast to learn. Steps are counted in optimiser updates."""
 
     epochs: int = 28
+    late_epochs: int = 3  # after those: more unknown names and small talk, at a lower rate
+    late_rate: float = 4e-4  # at their start, falling linearly to zero
+    late_unknown: float = 0.3  # see questions.UNKNOWN_SHARE
+    late_small_talk: float = 0.12
     row: int = 256  # tokens
     rows: int = 12  # in a batch
     long_every: int = 5  # one batch in so many has a quarter of the rows, four times as long
@@ -84,7 +88,9 @@ def epoch_batches(
 ) -> list[tuple[Tensor, Tensor]]:
     """The batches of one epoch, (tokens, counted) each (rows, row); the same whenever asked."""
     rng = random.Random(f"{schedule.seed}:epoch:{epoch}")
-    turns = encode_turns(tokenizer, asker.epoch(rng))
+    late = epoch >= schedule.epochs
+    shares = (schedule.late_unknown, schedule.late_small_talk) if late else ()
+    turns = encode_turns(tokenizer, asker.epoch(rng, *shares))
     systems = [tokenizer.encode(f"{SYSTEM_TOKEN}{text}{END}").ids for text in SYSTEM_TEXTS]
     cut = len(turns) // schedule.long_every
     short = pack(turns[cut:], systems, schedule.row, rng)
@@ -105,8 +111,14 @@ def epoch_batches(
 
 
 def rate(schedule: Schedule, progress: float, step: int) -> float:
-    """Learning rate after a linear warm-up, on a cosine over ``progress`` from 0 to 1."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    """Learning rate at ``progress``, 1 being the end of the main epochs, where the late ones begin.
+
+    A linear warm-up, a cosine, then a line from ``late_rate`` to zero.
+    """
+    if progress >= 1:
+        left = 1 - (progress - 1) * schedule.epochs / schedule.late_epochs
+        return schedule.late_rate * left
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
     floor = schedule.last_rate
     return (
         schedule.learning_rate
@@ -138,7 +150,7 @@ def steps_from(
 ) -> Iterator[tuple[int, int, float, Tensor, Tensor]]:
     """(epoch, next index, progress, tokens, counted) from the position ``at`` to the end."""
     first = at["index"]
-    for epoch in range(at["epoch"], schedule.epochs):
+    for epoch in range(at["epoch"], schedule.epochs + schedule.late_epochs):
         batches = epoch_batches(asker, tokenizer, schedule, epoch)
         for index in range(first, len(batches)):
             progress = (epoch + index / len(batches)) / schedule.epochs
