@@ -80,6 +80,14 @@ def test_tree_marks_the_accepted_path_and_the_targets_own_token():
     assert "1 of 4 drafted tokens accepted" in shown
 
 
+def test_tree_that_ends_the_text_has_nothing_after_its_end():
+    session = make_session()
+    session.tokenizer.eos_token_ids = {ord("l")}
+    list(session.ask("q"))
+    (shown,) = run("/tree", session).shown
+    assert "supplied" not in shown
+
+
 def test_tree_of_a_plain_answer_does_not_exist():
     session = make_session(settings=ChatSettings(draft=False))
     list(session.ask("q"))

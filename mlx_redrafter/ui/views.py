@@ -128,6 +128,8 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
     """A draft tree with the path that the target accepted."""
     path = set(step.path)
     tree = step.tree
+    # After an accepted end of text the model's next choice was not used.
+    ends = set(getattr(tokenizer, "eos_token_ids", ()))
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(tree.parents[1:], start=1):
         children.setdefault(parent, []).append(node)
@@ -141,7 +143,7 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
         return text.append(f"  {tree.log_probs[node]:.2f}", "chat.note")
 
     def grow(branch: Tree, node: int) -> None:
-        if node == step.path[-1]:
+        if node == step.path[-1] and tree.tokens[node] not in ends:
             chosen = token_name(tokenizer, step.choices[node])
             branch.add(Text(f"→ {chosen}  supplied by the model", "tree.target"))
         for child in sorted(children.get(node, ()), key=lambda n: -tree.log_probs[n]):
