@@ -139,7 +139,7 @@ def assert_hidden_truth_is_found(
 def test_any_tree_any_sampling(name: str) -> None:
     accepted = []
 
-    @quick(12)
+    @quick(10)
     @given(
         sampling=samplings(),
         length=st.integers(1, 30),

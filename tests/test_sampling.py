@@ -110,6 +110,17 @@ def test_greedy_has_no_noise() -> None:
     assert Sampler(SamplingConfig(), V).noise(3, 4) is None
 
 
+@pytest.mark.parametrize("length", [1, 5, 16, 40])
+def test_a_texts_noise_is_that_of_its_positions(length: int) -> None:
+    """Position 0 is the prompt's first token's, so the first token drawn stands at its length."""
+    model, prompt = models.shared("llama"), models.prompt_of(length)
+    config = DecodingConfig(3, SamplingConfig(4.0, seed=2))
+    text = [decoded.token for decoded in decode(SpeculativeModel(model), prompt, config)]
+    logits = model(mx.array([[*prompt, *text]]))[0, length - 1 : -1]
+    drawn = mx.argmax(logits / 4.0 + noise_rows(2, length, 3, V), axis=-1)
+    assert text == drawn.tolist()
+
+
 @pytest.mark.parametrize("drafts", [True, False])
 def test_decoding_leaves_the_global_random_state_alone(drafts: bool) -> None:
     model = SpeculativeModel(models.shared("llama"), models.build_drafter())
@@ -327,7 +338,7 @@ def test_draws_follow_the_softmax(filters: dict[str, float], temperature: float)
 @pytest.mark.parametrize("kind", ["plain", "drafted"])
 def test_a_texts_tokens_follow_the_targets_softmax(kind: str, top_k: int) -> None:
     """Ranks of the tokens drawn, against the sum of the target's probabilities at each rank."""
-    vocab_size, n = 16, 700
+    vocab_size, n = 16, 500
     model = models.build("llama", vocab_size=vocab_size, num_hidden_layers=1)
     model.lm_head.weight = 0.4 * model.lm_head.weight
     drafter = models.build_drafter(vocab_size=vocab_size) if kind == "drafted" else None
