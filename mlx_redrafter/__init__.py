@@ -1,22 +1,30 @@
 """Recurrent drafter speculative decoding on MLX: the model's own words, sooner."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 # mlx binds its BLAS symbols when it is first imported, so OpenBLAS has to come before.
 from .blas import preload_openblas
 
 blas_loaded: bool = preload_openblas()
 
-from .beam import BeamShape, DraftSource, DraftState  # noqa: E402
-from .cache import PromptCache  # noqa: E402
-from .decoding import DecodedToken, DecodingConfig, StepRecord, decode  # noqa: E402
-from .drafter import Drafter, DrafterConfig  # noqa: E402
-from .errors import RedrafterError  # noqa: E402
-from .generation import GenerationResponse, generate, stream_generate  # noqa: E402
-from .loading import load, load_drafter, save_drafter  # noqa: E402
-from .model import SpeculativeModel  # noqa: E402
-from .sampling import SamplingConfig  # noqa: E402
-from .statistics import AcceptanceStats  # noqa: E402
-from .target import Target  # noqa: E402
-from .tree import DraftTree, HostTree, accept  # noqa: E402
+if TYPE_CHECKING:
+    from .beam import BeamShape, DraftSource, DraftState
+    from .cache import PromptCache
+    from .conversion import convert
+    from .decoding import DecodedToken, DecodingConfig, StepRecord, decode
+    from .drafter import Drafter, DrafterConfig
+    from .errors import RedrafterError
+    from .generation import GenerationResponse, generate, stream_generate
+    from .loading import load, load_drafter, save_drafter
+    from .model import SpeculativeModel
+    from .planner import Planner
+    from .sampling import SamplingConfig
+    from .statistics import AcceptanceStats
+    from .target import Target
+    from .tree import DraftTree, HostTree, accept
 
 __version__ = "0.1.0"
 
@@ -32,6 +40,7 @@ __all__ = [
     "DrafterConfig",
     "GenerationResponse",
     "HostTree",
+    "Planner",
     "PromptCache",
     "RedrafterError",
     "SamplingConfig",
@@ -40,6 +49,7 @@ __all__ = [
     "Target",
     "accept",
     "blas_loaded",
+    "convert",
     "decode",
     "generate",
     "load",
@@ -47,3 +57,60 @@ __all__ = [
     "save_drafter",
     "stream_generate",
 ]
+
+# mlx-lm takes seconds to import, so the names come when they are first used: a command line's
+# --help and its complaints about flags need none of them.
+_HOMES = {
+    ".beam": (
+        "BeamShape",
+        "DraftSource",
+        "DraftState",
+    ),
+    ".cache": ("PromptCache",),
+    ".conversion": ("convert",),
+    ".decoding": (
+        "DecodedToken",
+        "DecodingConfig",
+        "StepRecord",
+        "decode",
+    ),
+    ".drafter": (
+        "Drafter",
+        "DrafterConfig",
+    ),
+    ".errors": ("RedrafterError",),
+    ".generation": (
+        "GenerationResponse",
+        "generate",
+        "stream_generate",
+    ),
+    ".loading": (
+        "load",
+        "load_drafter",
+        "save_drafter",
+    ),
+    ".model": ("SpeculativeModel",),
+    ".planner": ("Planner",),
+    ".sampling": ("SamplingConfig",),
+    ".statistics": ("AcceptanceStats",),
+    ".target": ("Target",),
+    ".tree": (
+        "DraftTree",
+        "HostTree",
+        "accept",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the room it lives in."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
