@@ -21,7 +21,7 @@ KEPT = {"README.md", "questions.jsonl", "prompts.jsonl"}  # ours, not the conver
 class DrafterRecipe:
     """Shape and training of a bundle's drafter."""
 
-    draft_vocab_size: int | None = 1024
+    draft_vocab_size: int | None = 2560  # 99.9 % of the tokens that answers use
     layers: int = 1
     held_out: int = 400  # rows
     config: distillation.DistillationConfig = field(
