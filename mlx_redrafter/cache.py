@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.base import create_causal_mask
 
+from .prompt_cache import Layer, PromptCache
 from .tree import DraftTree
+
+__all__ = ["ChunkedTreeCache", "Layer", "PromptCache", "TreeCache", "Verification"]
 
 # Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
 REWIND_MARGIN = 256
@@ -25,29 +29,55 @@ class Verification:
 
     Attributes:
         active: Whether the rows now being computed stay uncommitted.
-        tree: The tree under verification; None for a single row, which needs no mask.
+        replaying: Whether a module is only run again to bring its recurrent state to an earlier
+            row; attention layers then keep what they have.
+        tree: The tree under verification; None where rows simply follow one another.
+        watched: By the ``id`` of a cache with recurrent state, what is to be told of the calls
+            that change it.
     """
 
     def __init__(self) -> None:
         self.active = False
+        self.replaying = False
         self.tree: DraftTree | None = None
+        self.watched: dict[int, Any] = {}
         self._positions: dict[int, mx.array] = {}
         self._masks: dict[tuple[int, int | None], mx.array] = {}
 
     @contextmanager
-    def over(self, tree: DraftTree) -> Iterator[None]:
-        """Verify ``tree`` inside the block: layers write its rows without committing them."""
-        self.active, self.tree = True, tree if len(tree) > 1 else None
+    def over(
+        self, tree: DraftTree, *, branching: bool = True, watched: dict[int, Any] | None = None
+    ) -> Iterator[None]:
+        """Verify ``tree`` inside the block: layers write its rows without committing them.
+
+        Args:
+            tree: What is verified.
+            branching: Whether the rows need the tree's own mask and positions; a chain does not.
+            watched: See the attribute.
+        """
+        self.active, self.tree = True, tree if branching and len(tree) > 1 else None
+        self.watched = watched or {}
         try:
             yield
         finally:
-            self.active, self.tree = False, None
+            self.active, self.tree, self.watched = False, None, {}
             self._positions.clear()
             self._masks.clear()
 
-    def positions(self, offset: int) -> mx.array:
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Run modules again inside the block without writing keys and values."""
+        self.replaying = True
+        try:
+            yield
+        finally:
+            self.replaying = False
+
+    def positions(self, offset: int | mx.array) -> mx.array:
         """Positions of the nodes, int32 (n,), when the root stands at ``offset``."""
         assert self.tree is not None
+        if not isinstance(offset, int):
+            return self.tree.depths + offset
         if offset not in self._positions:
             self._positions[offset] = self.tree.depths + offset
         return self._positions[offset]
@@ -74,7 +104,7 @@ class Verification:
         return mx.concatenate([seen, tree.ancestors], axis=1) & near
 
 
-class TreeCache:
+class TreeCache(Layer):
     """Keys and values of one attention layer, shape (1, heads, rows, head_dim) each.
 
     Rows stand in the order of their positions. A layer with a sliding window keeps the window and a
@@ -86,24 +116,42 @@ class TreeCache:
     def __init__(self, verification: Verification, window: int | None = None):
         self.offset = 0
         self.window = window
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self.keys: Any = None
+        self.values: Any = None
         self._start = 0  # position of the buffer's first row
+        self._fetched = (0, 0)  # rows that attention was last given
         self._verification = verification
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    @property
+    def seam(self) -> Any:
+        """What the model is given: this object."""
+        return self
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         """Append rows, (1, heads, n, head_dim) each, and return all rows attention may need."""
         n = keys.shape[2]
-        self._reserve(keys, values)
-        assert self.keys is not None
-        assert self.values is not None
         row = self.offset - self._start
-        self.keys[..., row : row + n, :] = keys
-        self.values[..., row : row + n, :] = values
-        first = row - self._prefix()
+        self._fetched = row - self._prefix(), row + n
+        if self._verification.replaying:
+            return self.keys_and_values()
+        self._reserve(keys, values)
+        # The buffer may have moved.
+        row = self.offset - self._start
+        self._fetched = row - self._prefix(), row + n
+        self._write(row, keys, values)
         if not self._verification.active:
             self.offset += n
-        return self.keys[..., first : row + n, :], self.values[..., first : row + n, :]
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[Any, Any]:
+        """The rows that ``update_and_fetch`` last returned, for layers that share them."""
+        first, end = self._fetched
+        return self.keys[..., first:end, :], self.values[..., first:end, :]
+
+    def _write(self, row: int, keys: mx.array, values: mx.array) -> None:
+        end = row + keys.shape[2]
+        self.keys[..., row:end, :] = keys
+        self.values[..., row:end, :] = values
 
     def _prefix(self) -> int:
         """How many committed rows the next rows can see."""
@@ -119,16 +167,16 @@ class TreeCache:
             kept = used if self.window is None else min(used, self.window - 1 + REWIND_MARGIN)
             self._start = self.offset - kept
             room = kept + keys.shape[2]
-            self.keys = self._moved(self.keys, keys, used - kept, used, room)
-            self.values = self._moved(self.values, values, used - kept, used, room)
+            self.keys = self._moved(self.keys, used - kept, used, room)
+            self.values = self._moved(self.values, used - kept, used, room)
 
     def _blank(self, like: mx.array, rows: int) -> mx.array:
         rows = -(-rows // self.step) * self.step
         return mx.zeros((*like.shape[:2], rows, like.shape[3]), dtype=like.dtype)
 
-    def _moved(self, old: mx.array, like: mx.array, lo: int, hi: int, room: int) -> mx.array:
+    def _moved(self, old: mx.array, lo: int, hi: int, room: int) -> mx.array:
         """Rows lo..hi of ``old`` at the head of a buffer with at least ``room`` rows."""
-        spare = self._blank(like, room - (hi - lo))
+        spare = self._blank(old, room - (hi - lo))
         return mx.concatenate([old[..., lo:hi, :], spare], axis=2)
 
     def make_mask(
@@ -136,35 +184,43 @@ class TreeCache:
     ) -> mx.array | str | None:
         """The attention mask for ``n`` new rows, as mlx-lm's: None, "causal" or a bool array."""
         window = window_size or self.window
+        if self._verification.active and window and self.window:
+            # What a single row would see: a model may ask for more than the layer keeps (PLaMo 3).
+            window = min(window, self.window)
         prefix = self._prefix()
         if self._verification.tree is not None:
             return self._verification.mask(prefix, window)
         beyond = window is not None and prefix + n > window
-        if beyond or return_array:
+        if beyond or (return_array and n > 1):
             return create_causal_mask(n, prefix, window_size=window)
         return None if n == 1 else "causal"
 
     def commit(self, path: Sequence[int]) -> None:
         """Keep the verified rows ``path`` (indices into the tree, root first), forget the rest."""
+        if self.keys is None:
+            return  # a layer that this model never writes
         if list(path) != list(range(len(path))):
-            assert self.keys is not None
-            assert self.values is not None
-            row = self.offset - self._start
-            rows = mx.array(list(path)) + row
-            end = row + len(path)
-            self.keys[..., row:end, :] = mx.take(self.keys, rows, axis=2)
-            self.values[..., row:end, :] = mx.take(self.values, rows, axis=2)
+            self._gather(self.offset - self._start, mx.array(list(path)))
         self.offset += len(path)
+
+    def _gather(self, row: int, path: mx.array) -> None:
+        """Move the rows ``row + path`` to ``row`` and behind it."""
+        end = row + path.shape[0]
+        self.keys[..., row:end, :] = mx.take(self.keys, path + row, axis=2)
+        self.values[..., row:end, :] = mx.take(self.values, path + row, axis=2)
 
     def can_rewind(self, length: int) -> bool:
         """Whether the rows needed to go on from ``length`` tokens are still here."""
+        if self.keys is None:
+            return True
         if length > self.offset:
             return False
         return self.window is None or self._start <= max(0, length - self.window + 1)
 
     def rewind(self, length: int) -> None:
         """Forget all rows at and after position ``length``."""
-        self.offset = length
+        if self.keys is not None:
+            self.offset = length
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
@@ -175,11 +231,6 @@ class TreeCache:
     def state(self) -> tuple[mx.array, ...]:
         """The arrays to evaluate."""
         return () if self.keys is None or self.values is None else (self.keys, self.values)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the buffers in bytes."""
-        return sum(int(array.nbytes) for array in self.state)
 
     def size(self) -> int:
         """Number of tokens this layer can still see, in mlx-lm's terms."""
@@ -194,67 +245,20 @@ class TreeCache:
         return True
 
 
-class PromptCache:
-    """The caches of all layers and the tokens they hold.
+class ChunkedTreeCache(TreeCache):
+    """Keys and values of a layer that attends within chunks of the text (Llama 4).
 
-    Attributes:
-        layers: One cache a layer, as mlx-lm's models take them.
-        tokens: The committed tokens; every layer holds exactly these.
+    The model makes the mask of such a layer itself, from ``start_position``: the position of the
+    first row that it is given.
     """
 
-    def __init__(self, layers: list[TreeCache]):
-        self.layers = layers
-        self.tokens: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def reuse(self, prompt: Sequence[int]) -> int:
-        """Rewind to the longest prefix shared with ``prompt``; return its length.
-
-        At least the prompt's last token is left over, for the first step.
-        """
-        shared = 0
-        for held, wanted in zip(self.tokens, prompt[:-1], strict=False):
-            if held != wanted:
-                break
-            shared += 1
-        if not all(layer.can_rewind(shared) for layer in self.layers):
-            shared = 0  # a window has forgotten rows that it would need
-        self.rewind(shared)
-        return shared
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Note that the layers' latest rows are those of ``tokens``."""
-        self.tokens.extend(tokens)
-
-    def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:
-        """Keep the rows of an accepted path and note its tokens, one a row."""
-        for layer in self.layers:
-            layer.commit(path)
-        self.tokens.extend(tokens)
-
-    def rewind(self, length: int) -> None:
-        """Forget every token at and after position ``length``, in every layer."""
-        if length == 0:
-            self.reset()
-            return
-        for layer in self.layers:
-            layer.rewind(length)
-        del self.tokens[length:]
-
-    def reset(self) -> None:
-        """Forget everything and free the buffers."""
-        for layer in self.layers:
-            layer.reset()
-        self.tokens.clear()
+    def __init__(self, verification: Verification, chunk: int):
+        super().__init__(verification, window=chunk + 1)
 
     @property
-    def state(self) -> list[tuple[mx.array, ...]]:
-        """All layers' arrays, to evaluate."""
-        return [layer.state for layer in self.layers]
+    def start_position(self) -> int:
+        """Position of the first row that attention is given."""
+        return self.offset - self._prefix()
 
-    @property
-    def nbytes(self) -> int:
-        """Size of all buffers in bytes."""
-        return sum(layer.nbytes for layer in self.layers)
+    def maybe_trim_front(self) -> None:
+        """mlx-lm's request to drop rows beyond a chunk; they never show here."""

@@ -299,7 +299,7 @@ class _Loop:
     ) -> _Flight | None:
         """Start a plain step after a plain one before that one is read, so that the two overlap."""
         last = emitted + 1 == self._config.max_tokens
-        if not flight.is_plain or shape is not None or last:
+        if not flight.is_plain or shape is not None or last or not self._cache.looks_ahead:
             return None
         self._cache.commit([0], [root])
         return self._launch(flight.choices, flight.hidden[0], None)

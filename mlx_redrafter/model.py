@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from .beam import BeamSearch, BeamShape, DraftSource, DraftState
 from .cache import PromptCache
+from .chains import ChainSource
 from .drafter import Drafter
 from .errors import RedrafterError
 from .sampling import Sampler, SamplingConfig
@@ -65,15 +66,18 @@ class SpeculativeModel:
         The search for a shape is made the first time it is asked for, and then also warmed up and
         timed, unless ``timed`` is False.
         """
+        chain = self.target.verifies == "chain"
         if not isinstance(self.drafter, Drafter):
-            return self.drafter
+            return ChainSource(self.drafter) if chain and self.drafter else self.drafter
+        if chain:
+            shape = replace(shape, node_budget=None)
         key = shape, replace(sampling, seed=0)
         if key not in self._searches:
             search = BeamSearch(self.drafter, self.target.embed, shape, sampling, compiled=on_gpu())
             if timed:
                 search.seconds = self._time(search, sampling)
             self._searches[key] = search
-        return self._searches[key]
+        return ChainSource(self._searches[key]) if chain else self._searches[key]
 
     def _time(self, search: BeamSearch, sampling: SamplingConfig) -> float:
         """Median seconds of a draft on its own, the first call not counted."""

@@ -10,6 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 import models
 from mlx_redrafter.cache import PromptCache
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.target import Target
 from mlx_redrafter.tree import DraftTree, HostTree
 
@@ -255,39 +256,13 @@ def test_a_module_that_is_no_language_model_is_refused() -> None:
         Target(nn.Linear(4, 4))
 
 
-def test_recurrent_state_is_refused_by_name() -> None:
-    module = pytest.importorskip("mlx_lm.models.mamba")
-    args = module.ModelArgs(
-        model_type="mamba",
-        vocab_size=models.VOCAB,
-        hidden_size=16,
-        intermediate_size=32,
-        state_size=4,
-        num_hidden_layers=1,
-        conv_kernel=4,
-        use_bias=False,
-        use_conv_bias=True,
-        time_step_rank=4,
-    )
-    target = Target(module.Model(args))
+def test_a_model_that_is_not_causal_is_refused_by_name() -> None:
+    module = pytest.importorskip("mlx_lm.models.phi3small")
+    model = models.build("llama")
+    model.__class__ = type("Model", (type(model),), {"__module__": module.__name__})
+    target = Target(model)
     assert target.refusal is not None
-    assert "mamba" in target.refusal
-    with pytest.raises(RedrafterError, match="mlx_lm"):
-        target.make_cache()
-
-
-def test_a_model_without_rotary_positions_is_refused() -> None:
-    module = pytest.importorskip("mlx_lm.models.gpt2")
-    args = module.ModelArgs(
-        model_type="gpt2",
-        n_ctx=64,
-        n_embd=16,
-        n_head=2,
-        n_layer=1,
-        n_positions=64,
-        layer_norm_epsilon=1e-5,
-        vocab_size=models.VOCAB,
-    )
-    refusal = Target(module.Model(args)).refusal
-    assert refusal is not None
-    assert "gpt2" in refusal
+    assert "phi3small" in target.refusal
+    assert target.verifies == "nothing"
+    with pytest.raises(RedrafterError, match=r"phi3small.*without a drafter"):
+        SpeculativeModel(target, models.build_drafter())

@@ -1,0 +1,168 @@
+"""What a conversation leaves in a model: the caches of all layers and the tokens they hold."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+
+class Layer(ABC):
+    """One entry of a model's cache list, seen from outside the model.
+
+    A forward is announced by ``begin``; its rows are then either noted as committed (``extended``,
+    or ``commit`` after a verification) or forgotten by the next ``begin`` or ``rewind``.
+
+    Attributes:
+        offset: Number of committed tokens.
+    """
+
+    offset: int
+
+    @property
+    @abstractmethod
+    def seam(self) -> Any:
+        """The object that the model is given as this layer's cache."""
+
+    def begin(self, rows: int) -> None:  # noqa: B027 - most layers need not know
+        """A forward over ``rows`` rows follows; rows not committed by now are forgotten."""
+
+    def extended(self, rows: int) -> None:  # noqa: B027
+        """The forward that was begun is committed as a whole: a piece of a prompt."""
+
+    @abstractmethod
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep the verified rows ``path`` (indices into the tree, root first), forget the rest."""
+
+    @abstractmethod
+    def can_rewind(self, length: int) -> bool:
+        """Whether it is known how this layer stood after ``length`` tokens."""
+
+    def rewind_points(self) -> list[int]:
+        """Lengths below ``offset`` that ``rewind`` reaches, where it does not reach all."""
+        return []
+
+    @abstractmethod
+    def rewind(self, length: int) -> None:
+        """Forget all rows at and after position ``length``, uncommitted ones included."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """The arrays to evaluate."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a row that is never committed can be forgotten without forgetting more."""
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the buffers in bytes."""
+        leaves = [value for _, value in tree_flatten(self.state)]
+        return sum(int(leaf.nbytes) for leaf in leaves if isinstance(leaf, mx.array))
+
+    def watch(self, watched: dict[int, Any]) -> None:  # noqa: B027
+        """Add the caches whose changes this layer has to be told of, by ``id``."""
+
+
+class PromptCache:
+    """The caches of all layers and the tokens they hold.
+
+    Attributes:
+        layers: One a layer; what the model is given is their ``seam``.
+        tokens: The committed tokens; every layer holds exactly these.
+    """
+
+    def __init__(self, layers: Sequence[Layer]):
+        self.layers = list(layers)
+        self.tokens: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def seams(self) -> list[Any]:
+        """The cache list as mlx-lm's models take it."""
+        return [layer.seam for layer in self.layers]
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a step may be started that might never be committed."""
+        return all(layer.looks_ahead for layer in self.layers)
+
+    def begin(self, rows: int) -> dict[int, Any]:
+        """Announce a forward over ``rows`` rows; returns the caches to be watched in it."""
+        watched: dict[int, Any] = {}
+        for layer in self.layers:
+            layer.begin(rows)
+            layer.watch(watched)
+        return watched
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Rewind to the longest prefix shared with ``prompt`` that can be gone on from.
+
+        Attention layers go on from anywhere, a window from wherever it still has its rows,
+        recurrent state from where it stands and from the ends of the last prompts.
+
+        Returns:
+            The number of tokens held; at least the prompt's last token is left over, for the first
+            step.
+        """
+        shared = 0
+        for held, wanted in zip(self.tokens, prompt[:-1], strict=False):
+            if held != wanted:
+                break
+            shared += 1
+        self.rewind(shared)
+        return len(self)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Note that the layers' latest rows are those of ``tokens``."""
+        for layer in self.layers:
+            layer.extended(len(tokens))
+        self.tokens.extend(tokens)
+
+    def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:
+        """Keep the rows of an accepted path and note its tokens, one a row."""
+        for layer in self.layers:
+            layer.commit(path)
+        self.tokens.extend(tokens)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token at and after position ``length``, in every layer.
+
+        Where a layer no longer knows how it stood then, more is forgotten: back to a point that
+        all layers know, at worst everything.
+        """
+        points = [point for layer in self.layers for point in layer.rewind_points()]
+        for point in sorted({length, *(p for p in points if p < length)}, reverse=True):
+            if point > 0 and all(layer.can_rewind(point) for layer in self.layers):
+                for layer in self.layers:
+                    layer.rewind(point)
+                del self.tokens[point:]
+                return
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+        for layer in self.layers:
+            layer.reset()
+        self.tokens.clear()
+
+    @property
+    def state(self) -> list[Any]:
+        """All layers' arrays, to evaluate."""
+        return [layer.state for layer in self.layers]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all buffers in bytes."""
+        return sum(layer.nbytes for layer in self.layers)

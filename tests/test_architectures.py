@@ -1,0 +1,122 @@
+"""Every architecture of mlx-lm that can be made here: drafted == plain == mlx-lm's own text."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import architectures
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from architectures import TextSource, prompt_of
+from mlx_lm.generate import generate_step
+
+from mlx_redrafter.architectures import REFUSED, TREES
+from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.prompt_cache import PromptCache
+from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.target import Target
+
+TOKENS = 10
+# Written for Metal only: their modules cannot run on a CPU.
+METAL = ("bitnet", "muse_spark")
+HERE = [name for name in architectures.CONFIGS if name not in METAL]
+DRAFTED = [name for name in HERE if name not in REFUSED]
+
+
+@cache
+def shared(name: str) -> SpeculativeModel:
+    return SpeculativeModel(architectures.build(name))
+
+
+def mlx_lms(model: nn.Module, prompt: list[int]) -> list[int]:
+    steps = generate_step(mx.array(prompt), model, max_tokens=TOKENS)
+    return [int(token) for token, _ in steps]
+
+
+def ours(
+    model: SpeculativeModel, prompt: list[int], text: list[int] | None, held: PromptCache, seed: int
+) -> tuple[list[int], AcceptanceStats, int]:
+    """Tokens, statistics and hoped-for acceptances; drafted where the text to hide is given."""
+    branching = model.target.verifies == "tree"
+    source = None
+    if text is not None:
+        source = TextSource(prompt + text, len(prompt), branching=branching, seed=seed)
+    drafted = SpeculativeModel(model.target, source)
+    stats = AcceptanceStats()
+    config = DecodingConfig(max_tokens=TOKENS)
+    tokens = [one.token for one in decode(drafted, prompt, config, cache=held, stats=stats)]
+    assert held.tokens == [*prompt, *tokens[:-1]]
+    return tokens, stats, source.hoped if source else 0
+
+
+@pytest.mark.parametrize("length", [5, 37], ids=["shorter", "longer"])
+@pytest.mark.parametrize("name", DRAFTED)
+def test_drafted_is_plain_is_mlx_lms(name: str, length: int) -> None:
+    """Prompts shorter and longer than the windows of 16; then a second turn on warm caches."""
+    model = shared(name)
+    prompt = prompt_of(length)
+    plain, drafted = model.make_cache(), model.make_cache()
+    for turn in range(2):
+        expected = mlx_lms(model.target.model, prompt)
+        assert ours(model, prompt, None, plain, turn)[0] == expected
+        tokens, stats, hoped = ours(model, prompt, expected, drafted, turn)
+        assert tokens == expected
+        assert hoped - TextSource.max_depth <= stats.accepted <= hoped
+        prompt = prompt + expected[:-1] + prompt_of(7, seed=1)
+
+
+def test_so_many_are_taken() -> None:
+    modes = {name: shared(name).target.verifies for name in DRAFTED}
+    trees = {name.split(":")[0] for name, mode in modes.items() if mode == "tree"}
+    chains = {name.split(":")[0] for name, mode in modes.items() if mode == "chain"}
+    assert trees == TREES
+    assert len(trees) >= 77
+    assert len(chains) >= 19
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_refused_models_decode_plainly(name: str) -> None:
+    model = SpeculativeModel(architectures.build(name))
+    refusal = model.target.refusal
+    assert refusal is not None
+    assert f"'{name}'" in refusal
+    assert "attention layers" in refusal
+    with pytest.raises(RedrafterError, match="load it without a drafter"):
+        SpeculativeModel(model.target, TextSource([1], 0, branching=True))
+    prompt = prompt_of(21)
+    expected = mlx_lms(model.target.model, prompt)
+    assert ours(model, prompt, None, model.make_cache(), 0)[0] == expected
+
+
+def test_an_unknown_architecture_is_verified_as_a_chain() -> None:
+    model = architectures.build("llama")
+    model.__class__ = type("Model", (type(model),), {"__module__": "someone.elses"})
+    target = Target(model)
+    assert (target.verifies, target.refusal) == ("chain", None)
+    prompt = prompt_of(20)
+    expected = mlx_lms(model, prompt)
+    wrapped = SpeculativeModel(target)
+    assert ours(wrapped, prompt, expected, wrapped.make_cache(), 0)[0] == expected
+
+
+def test_a_cache_of_an_unknown_kind_is_refused_by_layer_and_decodes_plainly() -> None:
+    class OwnCache(type(architectures.build("llama").make_cache()[0])):  # type: ignore[misc]
+        pass
+
+    model = architectures.build("llama")
+    make = model.make_cache
+    object.__setattr__(model, "make_cache", lambda: [*make()[:1], OwnCache()])
+    wrapped = SpeculativeModel(model)
+    assert wrapped.target.refusal is not None
+    assert "layer 1 of the architecture 'llama' keeps a OwnCache" in wrapped.target.refusal
+    held = wrapped.make_cache()
+    prompt = prompt_of(9)
+    for _ in range(2):
+        expected = mlx_lms(model, prompt)
+        assert ours(wrapped, prompt, None, held, 0)[0] == expected
+        prompt = prompt + expected[:-1] + prompt_of(5, seed=2)
+    edited = [*prompt[:4], *prompt_of(8, seed=3)]
+    assert ours(wrapped, edited, None, held, 0)[0] == mlx_lms(model, edited)
