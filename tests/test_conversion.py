@@ -371,7 +371,7 @@ def test_bundle_records_what_it_is(tmp_path: Path, target: Path) -> None:
 
 
 def test_bundle_decodes_and_check_reports(tmp_path: Path, target: Path) -> None:
-    head = write_head(tmp_path / "head", make_head())
+    head = write_head(tmp_path / "head", make_head(), "bin")
     seen: dict[str, tuple[int, int]] = {}
     report = convert(
         hf_path=target,
@@ -391,7 +391,14 @@ def test_bundle_decodes_and_check_reports(tmp_path: Path, target: Path) -> None:
     assert check.tokens_per_step >= 1
     assert check.drafter_agreement is not None
     assert 0.8 < check.drafter_agreement <= 1
-    assert {"Writing the target", "Writing the drafter", "Checking the bundle"} <= seen.keys()
+    assert list(seen) == [
+        "Checking the target",
+        "Reading PyTorch weights",
+        "Checking the drafter",
+        "Writing the target",
+        "Writing the drafter",
+        "Checking the bundle",
+    ]
     assert all(done == total for done, total in seen.values()), seen
 
 
@@ -421,20 +428,35 @@ def test_mismatched_pair_is_refused_at_load(tmp_path: Path, target: Path) -> Non
     assert not (tmp_path / "second" / "drafter").exists()
 
 
-def test_target_that_cannot_draft_converts_all_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recurrent_target(tmp_path: Path) -> None:
     config = transformers.MambaConfig(
         hidden_size=HIDDEN, num_hidden_layers=1, vocab_size=VOCAB, state_size=4
     )
     torch.manual_seed(4)
     source = write_target(tmp_path / "mamba", transformers.MambaForCausalLM(config))
-    flags = ["--hf-path", str(source), "--mlx-path", str(tmp_path / "out"), "-q", "--check"]
-    assert main(flags) == 1
+    report = convert(hf_path=source, mlx_path=tmp_path / "out", quantize=True, check=True)
+    assert report.target is not None
+    assert report.target.full_precision == ("backbone.layers.0.mixer.dt_proj",)
+    assert report.check is not None
+    assert report.check.target_matches is True
+
+
+def test_check_that_fails(
+    tmp_path: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load_nothing(path: Path) -> None:
+        raise RedrafterError("this target cannot run.")
+
+    monkeypatch.setattr("mlx_redrafter.conversion.check.load", load_nothing)
+    out = tmp_path / "out"
+    assert main(["--hf-path", str(target), "--mlx-path", str(out), "--check"]) == 1
     text = capsys.readouterr().out
     assert "bit for bit" in text
-    assert "could not be decoded" in text
-    mlx_lm.load(str(tmp_path / "out"))
+    assert "could not be decoded: this target cannot run." in text
+    mlx_lm.load(str(out))
 
 
 def test_pocket_models_own_checkpoint_in_small(

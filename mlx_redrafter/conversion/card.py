@@ -68,7 +68,7 @@ def _new_card(
 ```python
 from mlx_redrafter import generate, load
 
-model, tokenizer = load("{name}")
+model, tokenizer = load("{name if "/" in name else "path/to/" + name}")
 print(generate(model, tokenizer, "Hello"))
 ```
 

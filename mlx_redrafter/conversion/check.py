@@ -26,7 +26,7 @@ PROMPTS = (
     "def fibonacci(n):",
     "List the months of the year.",
 )
-MAX_TOKENS = 48
+MAX_TOKENS = 32
 DEPTHS = 4
 
 

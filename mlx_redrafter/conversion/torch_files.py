@@ -48,6 +48,7 @@ def torch_to_safetensors(
             written.append(target)
             done += sum(tensor.nbytes for tensor in group.values())
             progress("Reading PyTorch weights", min(done, total), total)
+    progress("Reading PyTorch weights", total, total)
     return tuple(written)
 
 

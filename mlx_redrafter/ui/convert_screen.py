@@ -78,7 +78,6 @@ class ProgressScreen:
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> ProgressScreen:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -92,6 +91,7 @@ class ProgressScreen:
     def update(self, stage: str, done: int, total: int) -> None:
         """Move a stage's bar, adding it the first time."""
         if stage not in self._tasks:
+            self._progress.start()  # not before there is a bar, or an empty line would be shown
             self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1))
         self._progress.update(self._tasks[stage], completed=done, total=max(total, 1))
 
@@ -99,7 +99,8 @@ class ProgressScreen:
 def show_report(report: ConversionReport) -> None:
     """Print what was written, what was noticed, and the check's findings."""
     console = _console()
-    table = Table(title=f"Written to {_short(report.path)}", title_justify="left")
+    console.print(f"Written to {_short(report.path)}", markup=False, soft_wrap=True)
+    table = Table()
     table.add_column("")
     for heading in ("parameters", "before", "after", "bits per weight"):
         table.add_column(heading, justify="right")
@@ -125,15 +126,19 @@ def show_report(report: ConversionReport) -> None:
 
 def _sizes(part: PartReport) -> tuple[str, str, str, str]:
     return (
-        f"{part.parameters / 1e6:,.1f} M",
-        _bytes(part.bytes_before),
-        _bytes(part.bytes_after),
+        _scaled(part.parameters, ""),
+        _scaled(part.bytes_before, "B"),
+        _scaled(part.bytes_after, "B"),
         f"{part.bits_per_weight:.2f}",
     )
 
 
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+def _scaled(count: int, unit: str) -> str:
+    """With a prefix for thousands, millions or billions (of bytes: kB, MB, GB)."""
+    for size, prefix in ((1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:,.2f} {prefix}{unit}"
+    return f"{count} {unit}".rstrip()
 
 
 def _layers(part: PartReport) -> str:
