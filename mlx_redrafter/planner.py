@@ -180,6 +180,11 @@ class Planner:
         """The shape last chosen; None is plain decoding."""
         return self._choice
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether drafts were tried, did not pay, and decoding is plain for now."""
+        return self._choice is None and len(self._trees) > 0 and self._probes_left == 0
+
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape for the next step behind ``context`` tokens; None is a plain step."""
         if self._probes_left > 0:

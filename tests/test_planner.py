@@ -155,3 +155,11 @@ def test_acceptance_starts_from_the_drafters_word_and_learns() -> None:
     for _ in range(50):
         model.observe(StepRecord(tree, (2, 2), (0,)))
     assert model.chances[0] < 0.15
+
+
+def test_giving_up_is_told_only_after_a_trial() -> None:
+    machine = costs(1.0)
+    planner = Planner(machine)
+    assert not planner.gave_up
+    run(planner, Machine(0.6, 0.1), machine, 200)
+    assert planner.gave_up

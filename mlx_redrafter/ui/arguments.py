@@ -28,6 +28,7 @@ class ChatOptions:
         drafter: Directory or Hub repo of the drafter, None for the bundle's own.
         settings: How answers are made, to begin with.
         prompt: One question to answer before leaving, None for a conversation.
+        recalibrate: Whether to measure the machine again for the planner.
         json: Whether the statistics of that answer follow it as one line of JSON.
     """
 
@@ -35,6 +36,7 @@ class ChatOptions:
     drafter: str | None
     settings: ChatSettings
     prompt: str | None
+    recalibrate: bool
     json: bool
 
 
@@ -80,6 +82,7 @@ def parse_chat_options(arguments: Sequence[str], default_model: Path) -> ChatOpt
         drafter=values.drafter,
         settings=settings,
         prompt=values.prompt,
+        recalibrate=values.recalibrate,
         json=values.json,
     )
 
@@ -178,6 +181,12 @@ def _add_beam_flags(group: argparse._ArgumentGroup) -> None:
         type=count(1, WIDEST_BEAM),
         metavar="N",
         help="drafted tokens the target checks at once; default: all the beams opened",
+    )
+    group.add_argument(
+        "--recalibrate",
+        action="store_true",
+        help="measure again what drafting costs on this machine; without beam flags a planner "
+        "chooses the shape, or plain decoding, by that",
     )
 
 

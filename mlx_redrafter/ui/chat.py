@@ -54,6 +54,7 @@ def _forgive(stream: TextIO) -> None:
 def _run(options: ChatOptions) -> int:
     front, on_screen = make_front_end(options)
     session = open_session(options, front)
+    plan(session, front, options)
     if options.prompt is not None:
         return answer_once(session, front, options)
     if on_screen and session.model.drafter is not None:
@@ -104,6 +105,18 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
     return session
 
 
+def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
+    """Give the session a planner, measuring the machine where that was never done."""
+    from ..drafter import Drafter
+    from ..planner import Planner
+    from .theme import CALIBRATING
+
+    if not session.drafts or not isinstance(session.model.drafter, Drafter):
+        return
+    with front.busy(f"{CALIBRATING} ..."):
+        session.planner = Planner.for_model(session.model, recalibrate=options.recalibrate)
+
+
 def load_session(model: str, drafter: str | None, settings: ChatSettings) -> Session:
     """A conversation with a model from a path or the Hub.
 
@@ -143,6 +156,7 @@ def converse(session: Session, front: FrontEnd, measured: bool) -> None:
     """
     from .commands import Quit, is_command, run_command
 
+    told = False
     while True:
         try:
             line = front.read()
@@ -152,6 +166,7 @@ def converse(session: Session, front: FrontEnd, measured: bool) -> None:
                 answer_question(session, front, line.strip())
                 if session.last is not None and session.last.interrupted and not front.attended:
                     raise KeyboardInterrupt
+                told = explain_plan(session, front, told)
                 if measured:
                     measure(session, front, first=False)
         except RedrafterError as error:
@@ -179,6 +194,16 @@ def answer_question(session: Session, front: FrontEnd, question: str) -> None:
             return
     if session.last is not None:
         front.conclude(session, session.last)
+
+
+def explain_plan(session: Session, front: FrontEnd, told: bool) -> bool:
+    """Say that drafting does not pay, unless that was ``told``; returns whether it is known now."""
+    from .theme import DOES_NOT_PAY
+
+    given_up = session.plans and session.planner is not None and session.planner.gave_up
+    if given_up and not told:
+        front.say(DOES_NOT_PAY)
+    return given_up
 
 
 def measure(session: Session, front: FrontEnd, first: bool) -> None:

@@ -105,7 +105,11 @@ def _temp(session: Session, front: FrontEnd, argument: str) -> None:
 
 
 def _beam(session: Session, front: FrontEnd, argument: str) -> None:
-    if argument:
+    if argument == "auto":
+        session.settings = replace(
+            session.settings, beam_width=None, beam_length=None, node_budget=None
+        )
+    elif argument:
         width, _, length = argument.partition(" ")
         session.settings = replace(
             session.settings,
@@ -177,7 +181,7 @@ COMMANDS: dict[str, Command] = {
     "/tree": Command("/tree", "the last draft tree and the path that was accepted", _tree),
     "/draft": Command("/draft on|off", "use the drafter, or decode plainly", _draft),
     "/temp": Command("/temp X", "sampling temperature; 0 takes the likeliest token", _temp),
-    "/beam": Command("/beam W L", "draft W beams of L tokens", _beam),
+    "/beam": Command("/beam W L|auto", "draft W beams of L tokens; auto: as planned", _beam),
     "/system": Command("/system TEXT", "instruction above the conversation; none clears", _system),
     "/save": Command("/save FILE", "write the conversation as JSON", _save),
     "/load": Command("/load FILE", "go on from a saved conversation", _load),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..decoding import StepRecord
     from ..generation import GenerationResponse
     from ..model import SpeculativeModel
+    from ..planner import Planner
 
 Message = dict[str, str]
 # What ``stream_generate`` looks like from here.
@@ -187,6 +188,7 @@ class Session:
         totals: Counts of this session.
         baseline: Plain decoding as measured, None until it was.
         last: The latest answer.
+        planner: Chooses beam shapes where the settings name none; None drafts one default shape.
         prompt_tokens: Length of the prompt that is being, or was last, answered.
     """
 
@@ -206,6 +208,7 @@ class Session:
         self.totals = Totals()
         self.baseline: Baseline | None = None
         self.last: Answer | None = None
+        self.planner: Planner | None = None
         self.prompt_tokens = 0
         self._stream = stream
         self._cache: PromptCache = model.make_cache()
@@ -220,6 +223,13 @@ class Session:
         """Beam width and length of the next answer."""
         width, length = self.facts.beam
         return self.settings.beam_width or width, self.settings.beam_length or length
+
+    @property
+    def plans(self) -> bool:
+        """Whether the planner chooses the shapes of the next answer's drafts."""
+        settings = self.settings
+        given = (settings.beam_width, settings.beam_length, settings.node_budget)
+        return self.drafts and self.planner is not None and given == (None, None, None)
 
     @property
     def cache(self) -> PromptCache:
@@ -327,6 +337,7 @@ class Session:
             "beam_width": settings.beam_width,
             "beam_length": settings.beam_length,
             "node_budget": settings.node_budget,
+            "planner": self.planner if draft else None,
         }
 
     def encode(self, messages: Sequence[Message]) -> list[int]:

@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .answer_text import visible
+from .plan_view import plan_report, shape_words
 from .session import Comparison, Session
 from .status import baseline_words, times
 from .theme import LEGEND
@@ -51,7 +52,11 @@ def drafter_words(session: Session) -> str:
 
 
 def beam_words(session: Session) -> str:
-    """Beam width and length, and the node budget if there is one."""
+    """Beam width and length, and the node budget if there is one; or that it is planned."""
+    if session.plans and session.planner is not None:
+        choice = session.planner.choice
+        now = f" (now {shape_words(choice)})" if session.totals.answers else ""
+        return f"beam planned by measurement{now}"
     width, length = session.beam
     budget = session.settings.node_budget
     return f"beam {width} × {length}" + (f", at most {budget} nodes" if budget else "")
@@ -96,6 +101,8 @@ def session_stats(session: Session) -> RenderableType:
     if drafting.steps:
         parts += [Text(), _depths(drafting.acceptance_by_depth)]
         parts += [Text(), _histogram(drafting.histogram)]
+    if session.plans and session.planner is not None:
+        parts += [Text(), plan_report(session.planner, len(session.cache))]
     return Panel(
         Group(*parts), title="session", title_align="left", border_style="chat.border", expand=False
     )
