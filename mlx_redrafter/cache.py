@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map
 from mlx_lm.models.base import create_causal_mask
 
 from .prompt_cache import Layer, PromptCache
@@ -127,18 +128,18 @@ class TreeCache(Layer):
         """What the model is given: this object."""
         return self
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
         """Append rows, (1, heads, n, head_dim) each, and return all rows attention may need."""
-        n = keys.shape[2]
+        n = _leaves(keys)[0].shape[2]
         row = self.offset - self._start
         self._fetched = row - self._prefix(), row + n
         if self._verification.replaying:
             return self.keys_and_values()
-        self._reserve(keys, values)
+        self._reserve(keys, values, n)
         # The buffer may have moved.
         row = self.offset - self._start
         self._fetched = row - self._prefix(), row + n
-        self._write(row, keys, values)
+        self._write(row, row + n, keys, values)
         if not self._verification.active:
             self.offset += n
         return self.keys_and_values()
@@ -146,29 +147,33 @@ class TreeCache(Layer):
     def keys_and_values(self) -> tuple[Any, Any]:
         """The rows that ``update_and_fetch`` last returned, for layers that share them."""
         first, end = self._fetched
-        return self.keys[..., first:end, :], self.values[..., first:end, :]
+        if isinstance(self.keys, mx.array):
+            return self.keys[..., first:end, :], self.values[..., first:end, :]
+        cut: tuple[Any, Any] = tree_map(lambda x: x[..., first:end, :], (self.keys, self.values))
+        return cut
 
-    def _write(self, row: int, keys: mx.array, values: mx.array) -> None:
-        end = row + keys.shape[2]
-        self.keys[..., row:end, :] = keys
-        self.values[..., row:end, :] = values
+    def _write(self, row: int, end: int, keys: Any, values: Any) -> None:
+        held, new = [self.keys, self.values], [keys, values]
+        for buffer, rows in zip(_leaves(held), _leaves(new), strict=True):
+            buffer[..., row:end, :] = rows
 
     def _prefix(self) -> int:
         """How many committed rows the next rows can see."""
         return self.offset if self.window is None else min(self.offset, self.window - 1)
 
-    def _reserve(self, keys: mx.array, values: mx.array) -> None:
-        """Make room behind the committed rows for as many as ``keys`` has."""
+    def _reserve(self, keys: Any, values: Any, rows: int) -> None:
+        """Make room behind the committed rows for ``rows`` like those given."""
         used = self.offset - self._start
-        needed = used + keys.shape[2]
-        if self.keys is None or self.values is None:
-            self.keys, self.values = self._blank(keys, needed), self._blank(values, needed)
-        elif needed > self.keys.shape[2]:
+        needed = used + rows
+        if self.keys is None:
+            blank: list[Any] = tree_map(lambda x: self._blank(x, needed), [keys, values])
+            self.keys, self.values = blank
+        elif needed > _leaves(self.keys)[0].shape[2]:
             kept = used if self.window is None else min(used, self.window - 1 + REWIND_MARGIN)
             self._start = self.offset - kept
-            room = kept + keys.shape[2]
-            self.keys = self._moved(self.keys, used - kept, used, room)
-            self.values = self._moved(self.values, used - kept, used, room)
+            lo, room = used - kept, kept + rows
+            moved = tree_map(lambda x: self._moved(x, lo, used, room), [self.keys, self.values])
+            self.keys, self.values = moved
 
     def _blank(self, like: mx.array, rows: int) -> mx.array:
         rows = -(-rows // self.step) * self.step
@@ -206,8 +211,8 @@ class TreeCache(Layer):
     def _gather(self, row: int, path: mx.array) -> None:
         """Move the rows ``row + path`` to ``row`` and behind it."""
         end = row + path.shape[0]
-        self.keys[..., row:end, :] = mx.take(self.keys, path + row, axis=2)
-        self.values[..., row:end, :] = mx.take(self.values, path + row, axis=2)
+        for buffer in _leaves([self.keys, self.values]):
+            buffer[..., row:end, :] = mx.take(buffer, path + row, axis=2)
 
     def can_rewind(self, length: int) -> bool:
         """Whether the rows needed to go on from ``length`` tokens are still here."""
@@ -228,9 +233,9 @@ class TreeCache(Layer):
         self.keys = self.values = None
 
     @property
-    def state(self) -> tuple[mx.array, ...]:
+    def state(self) -> tuple[Any, ...]:
         """The arrays to evaluate."""
-        return () if self.keys is None or self.values is None else (self.keys, self.values)
+        return () if self.keys is None else (self.keys, self.values)
 
     def size(self) -> int:
         """Number of tokens this layer can still see, in mlx-lm's terms."""
@@ -243,6 +248,13 @@ class TreeCache(Layer):
     def is_trimmable(self) -> bool:
         """mlx-lm's question; rows can always be taken back, up to the margin for windows."""
         return True
+
+
+def _leaves(buffers: Any) -> list[mx.array]:
+    """The arrays of a buffer: one, or those of a quantised one."""
+    if isinstance(buffers, mx.array):
+        return [buffers]
+    return [leaf for buffer in buffers for leaf in _leaves(buffer)]
 
 
 class ChunkedTreeCache(TreeCache):

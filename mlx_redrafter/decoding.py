@@ -19,6 +19,7 @@ from .beam import BeamShape, DraftSource, DraftState
 from .cache import PromptCache
 from .errors import RedrafterError
 from .model import SpeculativeModel
+from .quantized_cache import CacheOptions, open_cache
 from .sampling import Sampler, SamplingConfig
 from .statistics import AcceptanceStats
 from .tree import DraftTree, HostTree, accept
@@ -37,6 +38,7 @@ class DecodingConfig:
         beam: Shape of the drafts.
         eos_token_ids: Tokens that end the text.
         prefill_step_size: Prompt tokens run through the target at once.
+        cache_options: How keys and values are kept.
     """
 
     max_tokens: int = 256
@@ -45,6 +47,7 @@ class DecodingConfig:
     beam: BeamShape = field(default_factory=BeamShape)
     eos_token_ids: frozenset[int] = frozenset()
     prefill_step_size: int = 2048
+    cache_options: CacheOptions = field(default_factory=CacheOptions)
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -181,7 +184,8 @@ def decode(
         raise RedrafterError("The prompt is empty: give at least one token.")
     if not all(0 <= token < size for token in prompt):
         raise RedrafterError(f"The prompt holds token ids outside the vocabulary of {size}.")
-    cache = cache if cache is not None else model.make_cache()
+    drafts = config.draft and model.drafter is not None
+    cache = open_cache(model.target, cache, config.cache_options, drafts=drafts)
     stats = stats if stats is not None else AcceptanceStats()
     loop = _Loop(model, config, cache, stats, planner)
     return loop.run(list(prompt), progress or (lambda _done, _total: None))
@@ -280,7 +284,8 @@ class _Loop:
         started = time.perf_counter()
         source, draft_seconds = self._source(shape)
         noise = self._sampler.noise(len(self._cache) + 1, 1 + (source.max_depth if source else 0))
-        if source is None or hidden is None:
+        # Where the kind of cache changes, tokens are verified one by one.
+        if source is None or hidden is None or self._cache.changes_within(source.max_depth):
             tree = DraftTree.root_only(root)
         else:
             tree = source(DraftState(root.astype(mx.int32), hidden, noise))

@@ -17,6 +17,7 @@ from .decoding import DecodedToken, DecodingConfig, ShapePlanner, StepRecord, de
 from .drafter import Drafter
 from .errors import RedrafterError
 from .model import SpeculativeModel
+from .quantized_cache import CacheOptions
 from .sampling import SamplingConfig
 from .statistics import AcceptanceStats
 
@@ -78,6 +79,10 @@ def stream_generate(
     node_budget: int | None = None,
     planner: ShapePlanner | None = None,
     cache: PromptCache | None = None,
+    max_kv_size: int | None = None,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 5000,
     prefill_step_size: int = 2048,
     prompt_progress_callback: Callable[[int, int], None] | None = None,
 ) -> Iterator[GenerationResponse]:
@@ -111,6 +116,10 @@ def stream_generate(
             machine; not used where a beam argument is given.
         cache: Caches kept between turns (``model.make_cache()``); only what differs from the tokens
             they hold is prefilled.
+        max_kv_size: See :class:`CacheOptions`, as for the next three; not with drafting.
+        kv_bits: Likewise.
+        kv_group_size: Likewise.
+        quantized_kv_start: Likewise.
         prefill_step_size: Prompt tokens run through the target at once.
         prompt_progress_callback: Told (tokens done, tokens to do) during prefill.
 
@@ -140,6 +149,7 @@ def stream_generate(
         beam=_beam_shape(beam_width, beam_length, node_budget),
         eos_token_ids=frozenset(tokenizer.eos_token_ids),
         prefill_step_size=prefill_step_size,
+        cache_options=CacheOptions(max_kv_size, kv_bits, kv_group_size, quantized_kv_start),
     )
     fixed = any(value is not None for value in (beam_width, beam_length, node_budget))
     ids = encode_prompt(tokenizer, prompt)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -72,6 +73,27 @@ class Layer(ABC):
     def watch(self, watched: dict[int, Any]) -> None:  # noqa: B027
         """Add the caches whose changes this layer has to be told of, by ``id``."""
 
+    def unquantized(self) -> Layer:
+        """What stands in this place when everything was forgotten."""
+        return self
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """From when on, and how, layers are quantised.
+
+    Attributes:
+        convert: (layer, bits, group size) -> the quantised layer, or None for one that stays.
+        bits: Bits of a number.
+        group_size: Numbers that share a scale.
+        start: The first forward from this position finds a quantised cache.
+    """
+
+    convert: Callable[[Layer, int, int], Layer | None]
+    bits: int
+    group_size: int
+    start: int
+
 
 class PromptCache:
     """The caches of all layers and the tokens they hold.
@@ -79,10 +101,12 @@ class PromptCache:
     Attributes:
         layers: One a layer; what the model is given is their ``seam``.
         tokens: The committed tokens; every layer holds exactly these.
+        quantization: What is done to the layers as the text grows; None for nothing.
     """
 
     def __init__(self, layers: Sequence[Layer]):
         self.layers = list(layers)
+        self.quantization: Quantization | None = None
         self.tokens: list[int] = []
 
     def __len__(self) -> int:
@@ -101,10 +125,20 @@ class PromptCache:
     def begin(self, rows: int) -> dict[int, Any]:
         """Announce a forward over ``rows`` rows; returns the caches to be watched in it."""
         watched: dict[int, Any] = {}
+        plan = self.quantization
+        if plan is not None and len(self) >= plan.start:
+            converted = (plan.convert(layer, plan.bits, plan.group_size) for layer in self.layers)
+            pairs = zip(self.layers, converted, strict=True)
+            self.layers = [new if new is not None else layer for layer, new in pairs]
         for layer in self.layers:
             layer.begin(rows)
             layer.watch(watched)
         return watched
+
+    def changes_within(self, depth: int) -> bool:
+        """Whether the next ``depth`` tokens would, one by one, find different kinds of cache."""
+        plan = self.quantization
+        return plan is not None and len(self) < plan.start <= len(self) + depth
 
     def reuse(self, prompt: Sequence[int]) -> int:
         """Rewind to the longest prefix shared with ``prompt`` that can be gone on from.
@@ -155,6 +189,7 @@ class PromptCache:
         """Forget everything and free the buffers."""
         for layer in self.layers:
             layer.reset()
+        self.layers = [layer.unquantized() for layer in self.layers]
         self.tokens.clear()
 
     @property

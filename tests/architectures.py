@@ -18,6 +18,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_redrafter.beam import DraftState
+from mlx_redrafter.prompt_cache import PromptCache
 from mlx_redrafter.tree import DraftTree
 
 VOCAB = 96
@@ -465,8 +466,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, *, seed: int = 0) -> nn.Module:
-    """A new random model; equal arguments give equal weights."""
+def build(name: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
+    """A new random model; equal arguments give equal weights. Overrides go into its config."""
     kind = name.split(":")[0]
     with contextlib.redirect_stdout(io.StringIO()):
         module = importlib.import_module(f"mlx_lm.models.{kind}")
@@ -474,7 +475,7 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
     text = entry.get("text_config")
     if text is not None:
         entry["text_config"] = {**COMMON, **text}
-    values = {"model_type": kind, **COMMON, **entry}
+    values = {"model_type": kind, **COMMON, **entry, **overrides}
     model = module.Model(module.ModelArgs.from_dict(values))
     randomise(model, seed)
     model.eval()
@@ -515,12 +516,22 @@ class TextSource:
         start: Index in ``text`` of the first root it is asked about.
         branching: Propose trees; otherwise chains that go wrong somewhere.
         seed: Names the shapes.
+        held: The cache that is decoded with, where steps may come that the source is not asked in.
     """
 
     seconds = 0.0
     max_depth = 4
 
-    def __init__(self, text: Sequence[int], start: int, *, branching: bool, seed: int = 0):
+    def __init__(
+        self,
+        text: Sequence[int],
+        start: int,
+        *,
+        branching: bool,
+        seed: int = 0,
+        held: PromptCache | None = None,
+    ):
+        self._held = held
         self._text = list(text)
         self._at = start
         self._branching = branching
@@ -529,6 +540,8 @@ class TextSource:
 
     def __call__(self, state: DraftState) -> DraftTree:
         root = int(state.root.item())
+        if self._held is not None:
+            self._at = len(self._held)
         assert root == self._text[self._at], "the source has lost its place in the text"
         after = self._text[self._at + 1 : self._at + 2 + self.max_depth]
         depth = min(int(self._rng.integers(0, self.max_depth + 1)), max(0, len(after) - 1))
