@@ -172,6 +172,11 @@ class StateLayer(Layer):
                 return step
         return next((_Step(p, p, noted) for p, noted in self._prompts if p == length), None)
 
+    def replay_start(self, length: int) -> int:
+        """Where ``rewind(length)`` begins to run modules again; ``length`` if it need not."""
+        step = self._find(length) if length != self.offset else None
+        return step.start if step is not None else length
+
     def rewind_points(self) -> list[int]:
         """The noted points."""
         return [step.start for step in self._steps] + [point for point, _ in self._prompts]
@@ -247,7 +252,7 @@ class ListLayer(Layer):
 
     def commit(self, path: Sequence[int]) -> None:
         """Tell the parts, recurrent ones first: a replay wants the others as they were."""
-        for part in self._ordered():
+        for part in sorted(self._parts, key=lambda part: not isinstance(part, StateLayer)):
             part.commit(path)
 
     def can_rewind(self, length: int) -> bool:
@@ -259,17 +264,24 @@ class ListLayer(Layer):
         return [point for part in self._parts for point in part.rewind_points()]
 
     def rewind(self, length: int) -> None:
-        """Tell the parts."""
-        for part in self._ordered():
+        """Tell the parts; where recurrent state is replayed, the others stand at the step's start.
+
+        Their rows behind ``offset`` stay where they are, so they can go forward again.
+        """
+        states = [part for part in self._parts if isinstance(part, StateLayer)]
+        others = [part for part in self._parts if not isinstance(part, StateLayer)]
+        for part in states:
+            start = part.replay_start(length)
+            for other in others:
+                other.rewind(start)
             part.rewind(length)
+        for other in others:
+            other.rewind(length)
 
     def reset(self) -> None:
         """Tell the parts."""
         for part in self._parts:
             part.reset()
-
-    def _ordered(self) -> list[Layer]:
-        return sorted(self._parts, key=lambda part: not isinstance(part, StateLayer))
 
     @property
     def state(self) -> Any:

@@ -33,6 +33,8 @@ def load(
     path_or_repo: str | Path,
     drafter: str | Path | None = None,
     dtype: mx.Dtype | None = None,
+    *,
+    adapter_path: str | Path | None = None,
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     """Load a target, its drafter and its tokenizer.
 
@@ -43,6 +45,8 @@ def load(
             model has none and decodes plainly.
         dtype: Precision of unquantised weights. By default as stored; on a CPU float32, because
             mlx multiplies only float32 matrices with BLAS there.
+        adapter_path: A directory with a fine-tuned adapter of the target, as mlx-lm's ``load``
+            takes it (LoRA, DoRA or full weights).
 
     Returns:
         The model, whose ``target.model`` is mlx-lm's, and mlx-lm's tokenizer.
@@ -52,12 +56,12 @@ def load(
     """
     path = resolve_path(path_or_repo)
     _check_is_model(path, path_or_repo)
+    adapter = _adapter_directory(adapter_path)
     try:
-        model, tokenizer = load_target(str(path), lazy=True)[:2]
+        model, tokenizer = load_target(str(path), lazy=True, adapter_path=adapter)[:2]
     except _UNREADABLE as error:
-        raise RedrafterError(
-            f"{path_or_repo} could not be loaded by mlx-lm: {_one_line(error)}"
-        ) from error
+        what = f"{path_or_repo} with the adapter {adapter}" if adapter else str(path_or_repo)
+        raise RedrafterError(f"{what} could not be loaded by mlx-lm: {_one_line(error)}") from error
     _set_dtype(model, dtype)
     drafter_path = resolve_path(drafter) if drafter is not None else path / DRAFTER_DIRECTORY
     head: Drafter | None = None
@@ -193,6 +197,16 @@ def _check_is_model(path: Path, asked: str | Path) -> None:
         raise RedrafterError(
             f"{asked} holds no safetensors weights: convert it first, with convert.py."
         )
+
+
+def _adapter_directory(path: str | Path | None) -> str | None:
+    if path is None:
+        return None
+    directory = Path(path).expanduser()
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (directory / name).is_file():
+            raise RedrafterError(f"{path} has no {name}, so it is not an adapter's directory.")
+    return str(directory)
 
 
 def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:

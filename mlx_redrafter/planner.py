@@ -44,6 +44,9 @@ CANDIDATES = (
 # Shapes to judge the candidates by: the first covers them all, later ones cost less where checking
 # a token costs as much as writing one.
 PROBES = (BeamShape(4, 7), BeamShape(3, 5), BeamShape(2, 4), BeamShape(1, 4), BeamShape(1, 2))
+# Where a target verifies chains, only one path is ever checked: width buys nothing there.
+CHAIN_CANDIDATES = tuple(shape for shape in CANDIDATES if shape.width == 1)
+CHAIN_PROBES = (BeamShape(1, 7), BeamShape(1, 4), BeamShape(1, 2))
 PROBE_PRICE = 6.0  # plain steps that a probe may cost
 
 BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)
@@ -142,9 +145,9 @@ class Forecast:
         return self.tokens_per_step / self.step_seconds
 
 
-def _affordable_probe(costs: CostModel) -> BeamShape:
+def _affordable_probe(costs: CostModel, probes: Sequence[BeamShape]) -> BeamShape:
     limit = PROBE_PRICE * costs.step_seconds(None, 0)
-    return next((probe for probe in PROBES if costs.step_seconds(probe, 0) <= limit), PROBES[-1])
+    return next((probe for probe in probes if costs.step_seconds(probe, 0) <= limit), probes[-1])
 
 
 class Planner:
@@ -153,12 +156,18 @@ class Planner:
     Args:
         costs: What steps cost here.
         candidates: The shapes to choose from.
+        probes: Shapes to judge them by, the first affordable one is taken.
     """
 
-    def __init__(self, costs: CostModel, candidates: Sequence[BeamShape] = CANDIDATES):
+    def __init__(
+        self,
+        costs: CostModel,
+        candidates: Sequence[BeamShape] = CANDIDATES,
+        probes: Sequence[BeamShape] = PROBES,
+    ):
         self.costs = costs
         self.acceptance = AcceptanceModel()
-        self.probe = _affordable_probe(costs)
+        self.probe = _affordable_probe(costs, probes)
         self._candidates = tuple(candidates)
         self._trees: deque[FloatArray] = deque(maxlen=REMEMBERED_TREES)
         self._probes_left = FIRST_PROBES
@@ -173,7 +182,10 @@ class Planner:
     @classmethod
     def for_model(cls, model: SpeculativeModel, *, recalibrate: bool = False) -> Planner:
         """A planner from the stored costs of a model, which are measured where there are none."""
-        return cls(load_costs(model, recalibrate=recalibrate))
+        costs = load_costs(model, recalibrate=recalibrate)
+        if model.target.verifies == "chain":
+            return cls(costs, CHAIN_CANDIDATES, CHAIN_PROBES)
+        return cls(costs)
 
     @property
     def choice(self) -> BeamShape | None:
