@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--layout", choices=list(SHARDS), default="safetensors")
     parser.add_argument("flags", nargs="*", help="for convert.py")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=ROOT) as name:
+    with tempfile.TemporaryDirectory() as name:
         # In a process of its own: a child's peak begins at what its parent holds when it starts.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             parameters = pool.apply(make, (name, arguments.layers, arguments.layout))
