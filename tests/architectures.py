@@ -1,7 +1,7 @@
 """A tiny config for every architecture module of mlx-lm that can be made here.
 
-``COMMON`` holds, by the names that mlx-lm's modules use, what a tiny model needs; each entry of
-``CONFIGS`` adds what its module wants otherwise. The key before a ":" names the module.
+Each entry of ``CONFIGS`` adds to the common entries what its module wants otherwise. The key before
+a ":" names the module.
 """
 
 from __future__ import annotations
@@ -9,162 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from common_config import COMMON, HIDDEN, VOCAB, WINDOW
 from mlx.utils import tree_flatten, tree_unflatten
-
-from mlx_redrafter.beam import DraftState
-from mlx_redrafter.prompt_cache import PromptCache
-from mlx_redrafter.tree import DraftTree
-
-VOCAB = 96
-HIDDEN = 64
-WINDOW = 16
-
-COMMON: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    # sizes
-    "hidden_size": HIDDEN,
-    "hidden_dim": HIDDEN,
-    "n_embd": HIDDEN,
-    "d_model": HIDDEN,
-    "model_dim": HIDDEN,
-    "intermediate_size": 48,
-    "ffn_hidden_size": 48,
-    "n_inner": 48,
-    "moe_intermediate_size": 32,
-    "expert_ffn_hidden_size": 32,
-    "shared_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-    "moe_shared_expert_intermediate_size": 32,
-    "share_expert_dim": 32,
-    # layers and heads
-    "num_hidden_layers": 2,
-    "num_layers": 2,
-    "n_layer": 2,
-    "n_layers": 2,
-    "num_transformer_layers": 2,
-    "num_attention_heads": 4,
-    "num_heads": 4,
-    "n_head": 4,
-    "n_heads": 4,
-    "num_key_value_heads": 2,
-    "num_kv_heads": 2,
-    "n_kv_heads": 2,
-    "head_dim": 16,
-    # positions
-    "max_position_embeddings": 4096,
-    "model_max_length": 4096,
-    "n_positions": 512,
-    "n_ctx": 512,
-    "block_size": 512,
-    "rope_theta": 10000.0,
-    "rotary_emb_base": 10000,
-    "rotary_pct": 0.5,
-    "rotary_dim": 8,
-    "partial_rotary_factor": 0.5,
-    "sliding_window": WINDOW,
-    "sliding_window_size": WINDOW,
-    "sliding_window_pattern": 2,
-    "attention_window_size": WINDOW,
-    "window_size": WINDOW,
-    "loop_window_size": WINDOW,
-    # small things
-    "rms_norm_eps": 1e-5,
-    "layer_norm_eps": 1e-5,
-    "layernorm_epsilon": 1e-5,
-    "layer_norm_epsilon": 1e-5,
-    "norm_eps": 1e-5,
-    "post_norm_eps": 1e-5,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "use_bias": False,
-    "use_qkv_bias": False,
-    "use_conv_bias": True,
-    "tie_word_embeddings": False,
-    "use_qk_norm": True,
-    "qk_norm": True,
-    "post_norm": False,
-    "hidden_act": "silu",
-    "logits_scaling": 1.0,
-    "logit_scale": 1.0,
-    "attention_multiplier": 0.25,
-    "embedding_multiplier": 1.0,
-    "residual_multiplier": 1.0,
-    "dim_model_base": HIDDEN,
-    "scale_depth": 1.4,
-    "scale_emb": 1.0,
-    "query_pre_attn_scalar": 16.0,
-    # experts
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "moe_num_experts": 4,
-    "num_experts_per_tok": 2,
-    "num_experts_per_token": 2,
-    "top_k_experts": 2,
-    "moe_k": 2,
-    "moe_top_k": 2,
-    "moe_topk": 2,
-    "num_shared_experts": 1,
-    "n_shared_experts": 1,
-    "num_shared_expert": 1,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 1.0,
-    "n_group": 1,
-    "topk_group": 1,
-    "num_dense_layers": 1,
-    "first_k_dense_replace": 1,
-    "moe_layer_freq": 1,
-    "topk_method": "noaux_tc",
-    "scoring_func": "sigmoid",
-    "use_expert_bias": True,
-    # latent attention
-    "kv_lora_rank": 16,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "index_head_dim": 16,
-    "index_n_heads": 2,
-    "index_topk": 8,
-    # recurrent layers
-    "conv_kernel": 4,
-    "conv_L_cache": 3,
-    "conv_bias": False,
-    "conv_window": 2,
-    "conv1d_width": 4,
-    "state_size": 8,
-    "ssm_state_size": 8,
-    "time_step_rank": 4,
-    "time_step_limit": (0.001, 100.0),
-    "n_groups": 1,
-    "mamba_d_conv": 4,
-    "mamba_d_state": 8,
-    "mamba_expand": 2,
-    "mamba_n_heads": 8,
-    "mamba_num_heads": 8,
-    "mamba_d_head": 16,
-    "mamba_head_dim": 16,
-    "mamba_d_ssm": 128,
-    "mamba_n_groups": 1,
-    "mamba_proj_bias": False,
-    "mamba_conv_bias": True,
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
-    "linear_conv_kernel_dim": 4,
-    "linear_allow_neg_eigval": True,
-    "layer_group_size": 2,
-    "group_norm_size": 1,
-}
 
 SLIDING = ["sliding_attention", "full_attention"]
 LINEAR = ["linear_attention", "full_attention"]
@@ -284,19 +135,22 @@ _KIMI_K3 = {
     "num_key_value_heads": 4,
 }
 
+# Modules that want nothing beyond the common entries.
+_AS_IS = """
+Klear apertus bailing_hybrid bailing_moe bailing_moe_linear bitnet cohere cohere2 dots1 ernie4_5
+ernie4_5_moe exaone falcon_h1 gemma gemma2 gemma3_text glm glm4 gpt2 gpt_bigcode gpt_neox gptj
+granite granitemoe helium hunyuan_v1_dense internlm2 internlm3 iquestloopcoder laguna lille-130m
+llama mimo minicpm minimax mixtral muse_glimmer nanbeige nanochat nemotron olmo2 olmoe phi phi3
+phimoe phixtral plamo2 plamo3 qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm
+starcoder2 talkie telechat3 youtu_llm
+"""
+
 CONFIGS: dict[str, dict[str, Any]] = {
-    "Klear": {},
+    **{name: {} for name in _AS_IS.split()},
     "afm7": {"num_layers": 3, "num_kv_reuse_layers": 1},
     "afmoe": {"layer_types": SLIDING},
-    "apertus": {},
     "baichuan_m1": {"sliding_window_layers": [1]},
-    "bailing_hybrid": {},
-    "bailing_moe": {},
-    "bailing_moe_linear": {},
     "bailing_moe_v3": {"layer_group_size": 2},
-    "bitnet": {},
-    "cohere": {},
-    "cohere2": {},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
@@ -317,45 +171,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "candidate_block_size": 2,
         "hc_mult": 2,
     },
-    "dots1": {},
-    "ernie4_5": {},
-    "ernie4_5_moe": {},
-    "exaone": {},
     "exaone4": {"sliding_window_pattern": "LG", "rope_scaling": None},
     "exaone_moe": {"layer_types": SLIDING, "is_moe_layer": [False, True]},
-    "falcon_h1": {},
     "gear": {"num_hidden_layers": 3, "layer_types": ["conv_mixer", *SLIDING]},
-    "gemma": {},
-    "gemma2": {},
     "gemma3": {"text_config": {"model_type": "gemma3_text"}},
-    "gemma3_text": {},
     "gemma3n": {"text_config": {"model_type": "gemma3n_text", **_GEMMA3N}},
     "gemma4": {"text_config": {"model_type": "gemma4_text", **_GEMMA4}},
     "gemma4_text": _GEMMA4,
-    "glm": {},
-    "glm4": {},
     "glm4_moe": {"rope_scaling": None},
     "glm4_moe_lite": _MLA,
     "glm_moe_dsa": {**_MLA, "rope_parameters": {"rope_theta": 10000.0}},
-    "gpt2": {},
-    "gpt_bigcode": {},
-    "gpt_neox": {},
     "gpt_oss": {"layer_types": SLIDING},
-    "gptj": {},
-    "granite": {},
-    "granitemoe": {},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
-    "helium": {},
     "hunyuan": {
         "use_mixed_mlp_moe": True,
         "use_cla": True,
         "cla_share_factor": 2,
         "rope_scaling": {"alpha": 1000.0, "factor": 1.0, "type": "dynamic"},
     },
-    "hunyuan_v1_dense": {},
-    "internlm2": {},
-    "internlm3": {},
-    "iquestloopcoder": {},
     "jamba": {
         "attn_layer_offset": 1,
         "attn_layer_period": 2,
@@ -366,12 +199,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "kimi_k3": {"text_config": {"model_type": "kimi_linear", **_KIMI_K3}},
     "kimi_linear": {"linear_attn_config": _KDA, "num_key_value_heads": 4},
     "kimi_vl": {"text_config": {"model_type": "deepseek_v3", **_MLA}},
-    "laguna": {},
     "lfm2-vl": {"text_config": {"model_type": "lfm2", **_LFM2}},
     "lfm2": _LFM2,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "lille-130m": {},
-    "llama": {},
     "llama:sliding": {"layer_types": SLIDING},
     "llama4": {"text_config": {"model_type": "llama4_text", **_LLAMA4}},
     "llama4_text": {"intermediate_size_mlp": 48, "no_rope_layers": [1, 0]},
@@ -380,21 +210,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mamba": {"use_bias": False},
     "mamba2": {"num_heads": 8},
     "mellum": {"layer_types": SLIDING, "rope_parameters": _ROPE_BY_TYPE},
-    "mimo": {},
     "mimo_v2_flash": _MIMO_V2,
-    "minicpm": {},
     "minicpm3": {"num_key_value_heads": 4, "rope_scaling": _LONG_MINICPM},
-    "minimax": {},
     "minimax_m3_vl": {"text_config": {"model_type": "minimax_m3", **_MINIMAX_M3}},
     "ministral3": _MINISTRAL3,
     "mistral3": {"text_config": {"model_type": "ministral3", **_MINISTRAL3}},
     "mistral3:llama": {"text_config": {"model_type": "llama"}},
     "mistral4": {**_MLA, "rope_parameters": {**_YARN, **_SCALED_QUERIES}},
-    "mixtral": {},
-    "muse_glimmer": {},
     "muse_spark": {"text_config": {"model_type": "muse_spark_text", **_MUSE_SPARK}},
-    "nanbeige": {},
-    "nanochat": {},
     "nemotron-nas": {
         "num_hidden_layers": 3,
         "block_configs": [
@@ -403,40 +226,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
             {"attention": {"n_heads_in_group": 4}, "ffn": {"no_op": True}},
         ],
     },
-    "nemotron": {},
     "nemotron_h": {"hybrid_override_pattern": ["M", "*", "-", "E"]},
-    "olmo2": {},
     "olmo3": {"layer_types": SLIDING},
     "olmo_hybrid": {"layer_types": LINEAR},
-    "olmoe": {},
     "openelm": {
         "num_query_heads": [4, 4],
         "num_kv_heads": [2, 2],
         "ffn_dim_divisor": 16,
         "ffn_multipliers": [1.0, 1.5],
     },
-    "phi": {},
-    "phi3": {},
     "phi3small": {
         "dense_attention_every_n_layers": 1,
         "ff_intermediate_size": 48,
         "gegelu_limit": 20.0,
         "vocab_size": 100352,  # some ids are masked by number
     },
-    "phimoe": {},
-    "phixtral": {},
     "pixtral": {"text_config": {"model_type": "llama"}},
     "plamo": {"n_shared_head": 2},
-    "plamo2": {},
-    "plamo3": {},
     "qwen": {"kv_channels": 16},
-    "qwen2": {},
-    "qwen2_moe": {},
     "qwen2_vl": {"text_config": {"model_type": "qwen2"}},
-    "qwen3": {},
     "qwen3_5": {"text_config": {"model_type": "qwen3_5_text", **_QWEN3_5}},
     "qwen3_5_moe": {"text_config": {"model_type": "qwen3_5_moe_text", **_QWEN3_5_MOE}},
-    "qwen3_moe": {},
     "qwen3_next": {"num_hidden_layers": 3, "full_attention_interval": 2},
     "qwen3_vl": {"text_config": {"model_type": "qwen3"}},
     "qwen3_vl_moe": {"text_config": {"model_type": "qwen3_moe"}},
@@ -448,21 +258,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "gate_low_rank_dim": 8,
         "decay_low_rank_dim": 8,
     },
-    "seed_oss": {},
-    "smollm3": {},
-    "solar_open": {},
     "spark2_5": {"hidden_act": "gelu", "layer_types": SLIDING, "rope_parameters": _ROPE_BY_TYPE},
-    "stablelm": {},
-    "starcoder2": {},
     "step3p5": {
         "num_attention_groups": 2,
         "layer_types": SLIDING,
         "attention_other_setting": {"num_attention_heads": 4, "num_attention_groups": 2},
         "moe_layers_enum": "1",
     },
-    "talkie": {},
-    "telechat3": {},
-    "youtu_llm": {},
 }
 
 
@@ -506,75 +308,3 @@ def prompt_of(length: int, seed: int = 0) -> list[int]:
     """Random token ids."""
     rng = np.random.default_rng([seed, length])
     return [int(token) for token in rng.integers(1, VOCAB, length)]
-
-
-class TextSource:
-    """A draft source that hides what the target is about to write among wrong branches.
-
-    Args:
-        text: Prompt and continuation.
-        start: Index in ``text`` of the first root it is asked about.
-        branching: Propose trees; otherwise chains that go wrong somewhere.
-        seed: Names the shapes.
-        held: The cache that is decoded with, where steps may come that the source is not asked in.
-    """
-
-    seconds = 0.0
-    max_depth = 4
-
-    def __init__(
-        self,
-        text: Sequence[int],
-        start: int,
-        *,
-        branching: bool,
-        seed: int = 0,
-        held: PromptCache | None = None,
-    ):
-        self._held = held
-        self._text = list(text)
-        self._at = start
-        self._branching = branching
-        self._rng = np.random.default_rng(seed)
-        self.hoped = 0  # drafted tokens that should have been accepted
-
-    def __call__(self, state: DraftState) -> DraftTree:
-        root = int(state.root.item())
-        if self._held is not None:
-            self._at = len(self._held)
-        assert root == self._text[self._at], "the source has lost its place in the text"
-        after = self._text[self._at + 1 : self._at + 2 + self.max_depth]
-        depth = min(int(self._rng.integers(0, self.max_depth + 1)), max(0, len(after) - 1))
-        truth, wrong = after[:depth], after[depth : depth + 1]
-        self._at += depth + 1
-        self.hoped += depth
-        if self._branching:
-            return self._tree(root, truth, wrong)
-        chain = [root, *truth]
-        while len(chain) <= self.max_depth:
-            chain.append(self._other(wrong if len(chain) == depth + 1 else []))
-        return DraftTree.from_parents(chain, range(-1, len(chain) - 1))
-
-    def _other(self, avoid: Sequence[int]) -> int:
-        token = int(self._rng.integers(0, VOCAB - len(avoid)))
-        return token + any(token >= other for other in avoid)
-
-    def _tree(self, root: int, truth: Sequence[int], wrong: Sequence[int]) -> DraftTree:
-        """Before every node of the true path stand wrong ones, some with children of their own."""
-        tokens, parents, depths = [root], [-1], [0]
-        line = [0]  # the nodes of the true path
-        for level in range(self.max_depth):
-            for _ in range(int(self._rng.integers(1, 3))):
-                wrongs = [n for n in range(len(tokens)) if depths[n] < self.max_depth]
-                wrongs = [n for n in wrongs if n not in line] or line[-1:]
-                beside = line[-1] if level <= len(truth) else int(self._rng.choice(wrongs))
-                right = [*truth, *wrong][depths[beside] :][:1] if beside in line else []
-                tokens.append(self._other(right))
-                parents.append(beside)
-                depths.append(depths[beside] + 1)
-            if level < len(truth):
-                tokens.append(truth[level])
-                parents.append(line[-1])
-                depths.append(level + 1)
-                line.append(len(tokens) - 1)
-        return DraftTree.from_parents(tokens, parents)

@@ -8,8 +8,9 @@ import architectures
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from architectures import TextSource, prompt_of
+from architectures import prompt_of
 from mlx_lm.generate import generate_step
+from text_source import TextSource
 
 from mlx_redrafter.architectures import REFUSED, TREES
 from mlx_redrafter.decoding import DecodingConfig, decode

@@ -9,8 +9,10 @@ from typing import Any
 import architectures
 import mlx.core as mx
 import pytest
-from architectures import VOCAB, TextSource, prompt_of
+from architectures import prompt_of
+from common_config import VOCAB
 from mlx_lm.generate import generate_step
+from text_source import TextSource
 
 from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.chains import ChainSource, StateLayer, chain_of, first_rows

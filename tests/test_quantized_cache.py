@@ -7,8 +7,9 @@ from typing import Any
 import architectures
 import mlx.core as mx
 import pytest
-from architectures import TextSource, prompt_of
+from architectures import prompt_of
 from mlx_lm.generate import generate_step
+from text_source import TextSource
 
 from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.errors import RedrafterError
