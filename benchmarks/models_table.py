@@ -1,0 +1,165 @@
+"""Write docs/models.md: how each of mlx-lm's architectures verifies drafts.
+
+    python benchmarks/models_table.py
+
+A tiny random model of each architecture is made and asked; the prose around the table is here too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import mlx_lm
+from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
+
+import mlx_redrafter  # noqa: F401 - before mlx, for its BLAS
+from mlx_redrafter.architectures import REFUSED
+from mlx_redrafter.target import Target
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "models.md"
+sys.path.insert(0, str(ROOT / "tests"))
+
+import architectures  # noqa: E402
+
+# Modules of mlx-lm's that hold no architecture.
+HELPERS = {
+    "__init__", "activations", "base", "bitlinear_layers", "cache", "gated_delta", "mla",
+    "pipeline", "rope_utils", "ssm", "switch_layers",
+}  # fmt: skip
+# Those that cannot be made here, and why. Nothing is claimed of them.
+UNTRIED = {
+    "bitnet": "would be a chain; mlx-lm has only a Metal kernel for it",
+    "muse_spark": "would be a chain; mlx-lm has only a Metal kernel for it",
+    "olmo": "mlx-lm's module needs the package ai2-olmo",
+    "prism_hadamard_qwen35": "needs a checkpoint packed by its own tool; as qwen3_5, a chain",
+}
+HOW = {
+    "tree": "tree",
+    "chain": "chain",
+    "nothing": "not drafted",
+}
+
+INTRODUCTION = """\
+# Models
+
+Which of mlx-lm's architectures verify drafts, and how. This page is written by
+`python benchmarks/models_table.py`; a test compares the two.
+
+- **tree**: the target checks a whole tree of candidates in one forward. Its layers keep keys and
+  values (full or windowed attention, attention sinks, shared and latent keys and values,
+  mixtures of experts), and masks and positions reach each node.
+- **chain**: the likeliest path only. Its layers carry state that a rejected token would spoil
+  (state spaces, gated delta nets, short convolutions, RWKV, n-gram histories), or it makes masks
+  itself that a tree does not reach (llama4's chunks, minimax_m3_vl's blocks). The drafter's beam
+  search is as wide as asked for, but only its best beam is verified; the planner therefore keeps to
+  width 1.
+- **not drafted**: loading it with a drafter is refused with the reason; without one it decodes
+  plainly.
+
+An architecture that is not listed, and a model file of your own, is verified as a chain if its
+caches are of kinds known here: the rows of a chain are an ordinary piece of text, so nothing more
+is asked of a model than that it is causal. Otherwise it is refused in one sentence that names the
+layer. Vision-language models run as text.
+"""
+
+COST = """\
+## What a chain costs
+
+Before a chain is verified the arrays of recurrent state are noted, which copies nothing. If the
+whole chain is accepted the new state stays, at no cost. If not, the noted arrays come back and the
+modules that changed them run again over the accepted rows, on the inputs that they had: the
+projections and the recurrence of those modules, but no attention, no feed-forward and no logits.
+That is part of the next step's graph, so a step remains one evaluation.
+
+Measured with `python benchmarks/chains.py` on a 2-core AMD EPYC under Linux, no GPU, mlx {mlx},
+float32, random weights, five drafted tokens a step, medians of {repeats}, while other work
+shared the machine: the shares say more than the times. On Apple silicon nothing was measured.
+"Rejected" accepts two of the five, "all accepted" five; both verify six rows.
+
+{table}
+
+The recurrence runs step by step on a CPU; on a GPU mlx-lm has kernels for it.
+
+"""
+
+CACHES = """\
+## Caches
+
+- `kv_bits`, `kv_group_size` and `quantized_kv_start` mean what they mean in mlx-lm, with drafting
+  as without. Where `quantized_kv_start` falls inside a draft, tokens are verified one by one up to
+  it. Models with sliding windows, attention sinks, latent keys and values, or attention that mlx-lm
+  does not compute on quantised keys are refused, as mlx-lm fails on them too.
+- `max_kv_size` is for plain decoding: such a cache overwrites rows that a rejected draft would have
+  to give back. Models that make their own caches ignore it, as in mlx-lm.
+- After an edited history, attention goes on from the first difference (a window from wherever it
+  still has its rows, up to 256 tokens back), recurrent state from the end of one of the last two
+  prompts, and otherwise the prompt is prefilled again.
+"""
+
+
+def modules() -> list[str]:
+    """All of mlx-lm's architecture modules."""
+    folder = Path(mlx_lm.__file__).parent / "models"
+    return sorted({path.stem for path in folder.glob("*.py")} - HELPERS, key=str.lower)
+
+
+def describe(target: Target) -> str:
+    """What its layers keep."""
+    counts: Counter[str] = Counter()
+    for layer in make_prompt_cache(target.model):
+        for part in getattr(layer, "caches", (layer,)):
+            if isinstance(part, ArraysCache) or type(part).__name__ == "LayerCache":
+                counts["recurrent state"] += 1
+            elif isinstance(part, RotatingKVCache):
+                counts["windows"] += 1
+            elif isinstance(part, ChunkedKVCache):
+                counts["chunks"] += 1
+            else:
+                counts["keys and values"] += 1
+    return ", ".join(sorted(counts))
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """(module, how it is verified, remark) for every module."""
+    result = []
+    for name in modules():
+        if name in UNTRIED or name not in architectures.CONFIGS:
+            result.append((name, "not tried", UNTRIED.get(name, "no configuration here")))
+            continue
+        target = Target(architectures.build(name))
+        remark = REFUSED.get(name) or describe(target)
+        result.append((name, HOW[target.verifies], remark))
+    return result
+
+
+def render(cost: str) -> str:
+    """The page, around the section on costs as it was measured."""
+    table = rows()
+    counts = Counter(how for _, how, _ in table)
+    lines = [
+        INTRODUCTION,
+        f"## mlx-lm {mlx_lm.__version__}",
+        "",
+        ", ".join(f"{count} {how}" for how, count in counts.most_common()) + ". The trees",
+        "and chains are tested: greedy text in float32 is the same drafted, plain and from mlx-lm.",
+        "",
+        "| mlx-lm module | drafts are verified as | its layers keep |",
+        "|---|---|---|",
+        *(f"| {name} | {how} | {remark} |" for name, how, remark in table),
+        "",
+        cost + CACHES,
+    ]
+    return "\n".join(lines)
+
+
+def cost_section(page: str) -> str:
+    """The section on costs out of a page: it was measured once, and is not made again here."""
+    start = page.index("## What a chain costs")
+    return page[start : page.index("## Caches")]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(cost_section(PAGE.read_text("utf-8"))), "utf-8")

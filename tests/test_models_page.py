@@ -1,0 +1,27 @@
+"""docs/models.md says what is so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import mlx_lm
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_page_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import models_table
+
+    page = models_table.PAGE.read_text("utf-8")
+    if f"## mlx-lm {mlx_lm.__version__}\n" not in page:
+        pytest.skip("another mlx-lm is installed than the page was written for")
+    written = models_table.render(models_table.cost_section(page))
+    assert page == written, "run python benchmarks/models_table.py"
+    taken = {
+        how: sum(f"| {how} |" in line for line in page.splitlines()) for how in ("tree", "chain")
+    }
+    assert taken["tree"] >= 77
+    assert taken["chain"] >= 19
