@@ -26,6 +26,9 @@ starcoder2 step3p5 talkie telechat3 youtu_llm
 """
 TREES = frozenset(_TREES.split())
 
+# Without caches mlx-lm computes something else: layers that share keys and values make their own.
+TAUGHT_WITH_CACHES = frozenset({"gemma3n"})
+
 # Decoding is plain; the reason goes into a sentence after "the architecture '...'".
 REFUSED = {
     "phi3small": (

@@ -41,6 +41,12 @@ SCALE_FUNCTION = "_get_llama_4_attn_scale"
 ROTARY_METHOD = "_rope"
 
 
+# Rotary modules whose base grows with the length of the text beyond a limit.
+DYNAMIC_ROTARY = "dynamicntkscaling"
+# InternLM 3's adds the number of heads to the length, so the limit may come that much sooner.
+DYNAMIC_MARGIN = 128
+
+
 class Tap:
     """Where a model's inner module leaves the hidden states of the latest call, (1, n, hidden)."""
 
@@ -69,6 +75,21 @@ def embedding_of(inner: nn.Module) -> Any:
             nested = (getattr(module, name, None) for name in ("wte", "word_embeddings"))
             return next((found for found in nested if isinstance(found, nn.Module)), module)
     return None
+
+
+def draft_limit(model: nn.Module) -> int | None:
+    """The length from which rotary positions depend on how many rows are computed at once.
+
+    Plain decoding turns each row by the length of the text up to it; several rows at once would all
+    be turned by the length up to the last. None where the model has no such limit.
+    """
+    modules = (module for _, module in model.named_modules())
+    limits = [
+        int(module.max_position_embeddings) - DYNAMIC_MARGIN
+        for module in modules
+        if DYNAMIC_ROTARY in type(module).__name__.lower()
+    ]
+    return min(limits, default=None)
 
 
 def hook_output(inner: nn.Module) -> Tap:
@@ -105,6 +126,8 @@ def _hooked_call(name: str, module: nn.Module, verification: Verification, recur
     if not any("__call__" in vars(base) for base in type(module).__mro__):
         return None  # a mere container
     base: Any = type(module).__call__
+    if DYNAMIC_ROTARY in kind:
+        return _rotary_call(verification, _dynamic_call(base))
     if ("rope" in kind or "rotary" in kind) and "attention" not in kind:
         return _rotary_call(verification, base)
     used = base.__code__.co_names if isinstance(base, FunctionType) else ()
@@ -158,6 +181,21 @@ def _rotary_call(verification: Verification, base: Any) -> Any:
         rows = x.transpose(2, 1, 0, 3)
         turned: mx.array = base(self, rows, verification.positions(offset), *args, **kwargs)
         return turned.transpose(2, 1, 0, 3)
+
+    return call
+
+
+def _dynamic_call(base: Any) -> Any:
+    """Below the limit such a module turns by its base as it is; a vector of offsets needs that."""
+
+    def call(self: Any, x: mx.array, offset: Any = 0) -> Any:
+        if not isinstance(offset, mx.array) or offset.ndim == 0:
+            return base(self, x, offset)
+        theta = getattr(self, "original_base", None) or self.base
+        scale = getattr(self, "scale", 1.0)
+        return mx.fast.rope(
+            x, self.dims, traditional=self.traditional, base=theta, scale=scale, offset=offset
+        )
 
     return call
 

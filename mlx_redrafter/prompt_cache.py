@@ -102,10 +102,15 @@ class PromptCache:
         layers: One a layer; what the model is given is their ``seam``.
         tokens: The committed tokens; every layer holds exactly these.
         quantization: What is done to the layers as the text grows; None for nothing.
+
+    Args:
+        layers: One a layer.
+        draft_limit: From this length on tokens have to be verified one by one; None for no limit.
     """
 
-    def __init__(self, layers: Sequence[Layer]):
+    def __init__(self, layers: Sequence[Layer], draft_limit: int | None = None):
         self.layers = list(layers)
+        self._draft_limit = draft_limit
         self.quantization: Quantization | None = None
         self.tokens: list[int] = []
 
@@ -136,7 +141,12 @@ class PromptCache:
         return watched
 
     def changes_within(self, depth: int) -> bool:
-        """Whether the next ``depth`` tokens would, one by one, find different kinds of cache."""
+        """Whether the next ``depth`` tokens have to be verified one by one.
+
+        So it is where they would find different kinds of cache, and beyond a limit of the model's.
+        """
+        if self._draft_limit is not None and len(self) + depth >= self._draft_limit:
+            return True
         plan = self.quantization
         return plan is not None and len(self) < plan.start <= len(self) + depth
 

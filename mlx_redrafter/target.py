@@ -25,7 +25,15 @@ from . import architectures
 from .cache import ChunkedTreeCache, PromptCache, TreeCache, Verification
 from .chains import ListLayer, PlainLayer, StateLayer
 from .errors import RedrafterError
-from .hooks import INNER_NAMES, Tap, embedding_of, hook_layers, hook_output, inner_module
+from .hooks import (
+    INNER_NAMES,
+    Tap,
+    draft_limit,
+    embedding_of,
+    hook_layers,
+    hook_output,
+    inner_module,
+)
 from .prompt_cache import Layer
 from .tree import DraftTree
 
@@ -61,6 +69,7 @@ class Target:
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
         self._verification = hook_layers(model, recurrent=recurrent)
         self._tap: Tap = hook_output(inner)
+        self._draft_limit = draft_limit(model)
         self.refusal = self._find_refusal(raw)
         trees = self.architecture in architectures.TREES and not recurrent
         self.verifies = "nothing" if self.refusal else "tree" if trees else "chain"
@@ -97,7 +106,7 @@ class Target:
         for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
             layer = _layer(raw, self._verification)
             layers.append(layer or PlainLayer(self._maker(index, max_kv_size)))
-        return PromptCache(layers)
+        return PromptCache(layers, self._draft_limit)
 
     def _maker(self, index: int, max_kv_size: int | None) -> Any:
         return lambda: make_prompt_cache(self.model, max_kv_size)[index]
@@ -129,7 +138,7 @@ class Target:
         return logits[0], self._hidden()[0]
 
     def teach(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """A causal forward without caches.
+        """A causal forward from an empty context.
 
         Args:
             tokens: int (batch, length).
@@ -137,7 +146,8 @@ class Target:
         Returns:
             Logits (batch, length, vocab_size) and hidden states (batch, length, hidden_size).
         """
-        logits = self.model(tokens)
+        cached = self.architecture in architectures.TAUGHT_WITH_CACHES
+        logits = self.model(tokens, cache=make_prompt_cache(self.model) if cached else None)
         return logits, self._hidden()
 
     def _hidden(self) -> mx.array:

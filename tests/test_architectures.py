@@ -69,6 +69,34 @@ def test_drafted_is_plain_is_mlx_lms(name: str, length: int) -> None:
         prompt = prompt + expected[:-1] + prompt_of(7, seed=1)
 
 
+@pytest.mark.parametrize("name", ["llama", "internlm3"])
+def test_rotary_positions_that_depend_on_the_length(name: str) -> None:
+    """Beyond their limit, which is within this text, tokens are verified one by one."""
+    scaling = {"type": "dynamic", "rope_type": "dynamic", "factor": 4.0}
+    built = architectures.build(name, rope_scaling=scaling, max_position_embeddings=160)
+    model = SpeculativeModel(built)
+    for length in (9, 26, 158):  # the limit is 128 tokens sooner
+        prompt = prompt_of(length)
+        held = model.make_cache()
+        expected = mlx_lms(built, prompt)
+        source = TextSource(prompt + expected, length, branching=True, held=held)
+        drafted = SpeculativeModel(model.target, source)
+        stats = AcceptanceStats()
+        config = DecodingConfig(max_tokens=TOKENS)
+        tokens = [one.token for one in decode(drafted, prompt, config, cache=held, stats=stats)]
+        assert tokens == expected
+        assert (stats.accepted > 0) == (length < 100)
+
+
+def test_teaching_is_what_decoding_sees() -> None:
+    target = shared("gemma3n").target
+    tokens = mx.array([prompt_of(12), prompt_of(12, seed=1)])
+    logits, hidden = target.teach(tokens)
+    assert hidden.shape == (2, 12, target.hidden_size)
+    expected = target.model(tokens[1:], cache=target.make_cache().seams)
+    assert mx.allclose(logits[1:], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_so_many_are_taken() -> None:
     modes = {name: shared(name).target.verifies for name in DRAFTED}
     trees = {name.split(":")[0] for name, mode in modes.items() if mode == "tree"}
