@@ -17,6 +17,7 @@ from mlx_lm.models import llama
 
 from mlx_redrafter.distillation import (
     DistillationConfig,
+    StreamedBatches,
     TokenRow,
     compute_features,
     distillation_loss,
@@ -28,6 +29,7 @@ from mlx_redrafter.distillation import (
     unrolled_logits,
 )
 from mlx_redrafter.distillation.features import CachedBatches, drawn
+from mlx_redrafter.distillation.trainer import Trainer
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.target import Target
 
@@ -358,3 +360,29 @@ def test_batches_are_a_pure_function_of_their_number(target, rows):
     seen = drawn(7, 0, 14, seed=1)
     assert sorted(seen[:7]) == sorted(seen[7:]) == list(range(7))
     np.testing.assert_array_equal(seen[3:12], drawn(7, 3, 9, seed=1))
+
+
+def test_streamed_batches_equal_cached_ones(target, rows):
+    config = replace(TINY, batch_size=2, positions_per_step=64)
+    drafter = make_drafter(target, counts_of(rows), draft_vocab_size=32)
+    streamed = StreamedBatches(target, drafter, rows, config)
+    batch = streamed.batch(1)
+    i, j = drawn(len(rows), 2, 2, config.seed)
+    features = compute_features(target, drafter, [rows[i], rows[j]], config, dtype=np.float32)
+    order = np.random.default_rng((config.seed, 1)).permutation(features.anchors)
+    for one, two in zip(batch, features.batch(np.resize(order, 64), 3), strict=True):
+        np.testing.assert_array_equal(one, two)
+    loss = []
+    train(target, drafter, streamed, config, progress=lambda r: loss.append(r.loss))
+    assert np.isfinite(loss).all()
+
+
+def test_fused_gradients_follow_the_weights(target, rows):
+    features = compute_features(target, make_drafter(target), rows, TINY)
+    losses = []
+    for fuse in (False, True):
+        trainer = Trainer(target, make_drafter(target), TINY, fuse=fuse)
+        batches = CachedBatches(features, TINY)
+        losses.append([trainer.update([batches.batch(i)]) for i in range(4)])
+    assert losses[0][0] != losses[0][1]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

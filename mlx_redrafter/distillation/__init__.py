@@ -18,19 +18,21 @@ from .data import (
     write_jsonl,
 )
 from .evaluation import Agreement, evaluate
-from .features import Batch, Features
+from .features import Batch, BatchSource, Features
 from .loss import distillation_loss, unrolled_logits
 from .regeneration import regenerate
 from .shapes import draft_vocabulary, make_drafter, output_rows
-from .teacher import Teacher, compute_features
+from .teacher import StreamedBatches, Teacher, compute_features
 from .trainer import Progress, train
 
 __all__ = [
     "Agreement",
     "Batch",
+    "BatchSource",
     "DistillationConfig",
     "Features",
     "Progress",
+    "StreamedBatches",
     "Teacher",
     "TokenRow",
     "compute_features",

@@ -82,10 +82,13 @@ def conversation(record: Record) -> list[dict[str, str]]:
 def _chat_row(record: Record, tokenizer: Any) -> TokenRow:
     """Tokens of a conversation with every assistant turn marked, its end-of-turn token included."""
     messages = conversation(record)
+    # A conversation that opens with an answer has no prompt to give it after.
+    turns = [i for i, m in enumerate(messages) if i > 0 and m.get("role") == "assistant"]
+    if not turns:
+        return TokenRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
     dataset = ChatDataset([], tokenizer, mask_prompt=True)
     tokens = np.array(dataset.process({"messages": messages})[0], dtype=np.int32)
     answer = np.zeros(len(tokens), dtype=bool)
-    turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
     ends = np.isin(tokens, sorted(tokenizer.eos_token_ids))
     for i in turns:
         part, start = dataset.process({"messages": messages[: i + 1]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -124,6 +124,13 @@ def drawn(count: int, start: int, number: int, seed: int) -> np.ndarray:
         parts.append(part)
         start, number = start + len(part), number - len(part)
     return np.concatenate(parts)
+
+
+class BatchSource(Protocol):
+    """Where training takes its batches from."""
+
+    def batch(self, index: int) -> Batch:
+        """Batch ``index`` of the run, the same on every call."""
 
 
 class CachedBatches:

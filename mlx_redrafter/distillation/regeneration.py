@@ -34,7 +34,10 @@ def _answers(
 ) -> list[tuple[str, bool]]:
     """(text, whether it was cut off) for each prompt of token ids."""
     generator = BatchGenerator(
-        model, stop_tokens=[[t] for t in sorted(tokenizer.eos_token_ids)], sampler=sampler
+        model,
+        stop_tokens=[[t] for t in sorted(tokenizer.eos_token_ids)],
+        sampler=sampler,
+        completion_batch_size=len(prompts),
     )
     ids = generator.insert([list(p) for p in prompts], [max_tokens] * len(prompts))
     tokens: dict[Any, list[int]] = {i: [] for i in ids}

@@ -12,7 +12,7 @@ from ..drafter import Drafter
 from ..errors import RedrafterError
 from .config import DistillationConfig
 from .data import TokenRow
-from .features import Features
+from .features import Batch, Features, drawn
 
 LENGTH_STEP = 16  # rows are padded to a multiple, so that few shapes occur
 SMALLEST_PROBABILITY = 1e-9  # its logarithm fits float16 with room
@@ -97,6 +97,29 @@ def _restrict(
     return columns, log_probs, rest, inside
 
 
+class _Layout:
+    """Rows laid end to end, and which of their positions are kept where."""
+
+    def __init__(self, rows: Sequence[TokenRow]):
+        self.rows = rows
+        self.lengths = np.array([len(row.tokens) for row in rows])
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.needed = np.concatenate([_needed(row.answer) for row in rows])
+        self.slot = np.where(self.needed, np.cumsum(self.needed) - 1, -1).astype(np.int32)
+
+    def group(self, numbers: np.ndarray) -> tuple[mx.array, mx.array, np.ndarray]:
+        """(padded tokens (B, T), kept positions in B * T, their slots) of these rows."""
+        width = _padded(self.lengths[numbers].max())
+        padded = np.zeros((len(numbers), width), dtype=np.int32)
+        where, into = [], []
+        for line, i in enumerate(numbers):
+            padded[line, : self.lengths[i]] = self.rows[i].tokens
+            places = np.flatnonzero(self.needed[self.starts[i] : self.starts[i + 1]])
+            where.append(line * width + places)
+            into.append(self.slot[self.starts[i] + places])
+        return mx.array(padded), mx.array(np.concatenate(where)), np.concatenate(into)
+
+
 def _kept_arrays(
     count: int, hidden_size: int, top_k: int, head_size: int, dtype: Any
 ) -> dict[str, np.ndarray]:
@@ -108,6 +131,31 @@ def _kept_arrays(
         "best": np.empty(count, dtype=np.int32),
         "inside": np.empty(count, dtype=np.float32),
     }
+
+
+def _look(
+    target: Teacher,
+    tokens: mx.array,
+    where: mx.array,
+    restricted: mx.array | None,
+    top_k: int,
+    temperature: float,
+) -> dict[str, np.ndarray]:
+    """The target's view of the kept positions; ``best`` is a token of the target."""
+    logits, hidden = target.teach(tokens)
+    scores = mx.take(logits.reshape(-1, logits.shape[-1]), where, axis=0).astype(mx.float32)
+    states = mx.take(hidden.reshape(-1, hidden.shape[-1]), where, axis=0).astype(mx.float32)
+    columns, log_probs, rest, inside = _restrict(scores / temperature, restricted, top_k)
+    found = {
+        "hidden": states,
+        "columns": columns,
+        "log_probs": log_probs,
+        "rest": rest,
+        "best": mx.argmax(scores, axis=-1),
+        "inside": inside,
+    }
+    mx.eval(found)
+    return {name: np.array(value) for name, value in found.items()}
 
 
 def compute_features(
@@ -136,40 +184,21 @@ def compute_features(
         RedrafterError: If the hidden states do not fit ``dtype``.
     """
     vocabulary = draft_tokens(drafter)
-    head_size = len(vocabulary)
-    top_k = min(config.top_k, head_size)
+    top_k = min(config.top_k, len(vocabulary))
     to_column = _column_map(vocabulary, target.vocab_size)
     restricted = None if drafter.config.draft_vocab_size is None else mx.array(vocabulary)
-    lengths = np.array([len(row.tokens) for row in rows])
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    needed = np.concatenate([_needed(row.answer) for row in rows])
-    slot = np.where(needed, np.cumsum(needed) - 1, -1).astype(np.int32)
-    kept = _kept_arrays(int(needed.sum()), target.hidden_size, top_k, head_size, dtype)
+    layout = _Layout(rows)
+    count = int(layout.needed.sum())
+    kept = _kept_arrays(count, target.hidden_size, top_k, len(vocabulary), dtype)
     done = 0
-    for group in _batches(lengths, config.batch_tokens, target.vocab_size):
-        width = _padded(lengths[group].max())
-        padded = np.zeros((len(group), width), dtype=np.int32)
-        where, into = [], []
-        for line, i in enumerate(group):
-            padded[line, : lengths[i]] = rows[i].tokens
-            places = np.flatnonzero(needed[starts[i] : starts[i + 1]])
-            where.append(line * width + places)
-            into.append(slot[starts[i] + places])
-        logits, hidden = target.teach(mx.array(padded))
-        chosen, at = mx.array(np.concatenate(where)), np.concatenate(into)
-        scores = mx.take(logits.reshape(-1, logits.shape[-1]), chosen, axis=0)
-        scores = scores.astype(mx.float32)
-        best = mx.argmax(scores, axis=-1)
-        teacher = _restrict(scores / config.temperature, restricted, top_k)
-        states = mx.take(hidden.reshape(-1, hidden.shape[-1]), chosen, axis=0)
-        states = states.astype(mx.float32)
-        mx.eval(best, states, *teacher)
+    for numbers in _batches(layout.lengths, config.batch_tokens, target.vocab_size):
+        padded, where, into = layout.group(numbers)
+        found = _look(target, padded, where, restricted, top_k, config.temperature)
+        found["best"] = to_column[found["best"]]
         with np.errstate(over="ignore"):
-            kept["hidden"][at] = np.array(states)
-        kept["best"][at] = to_column[np.array(best)]
-        for name, value in zip(("columns", "log_probs", "rest", "inside"), teacher, strict=True):
-            kept[name][at] = np.array(value)
-        done += len(group)
+            for name, values in found.items():
+                kept[name][into] = values
+        done += len(numbers)
         if progress is not None:
             progress(done, len(rows))
     if not np.isfinite(kept["hidden"]).all():
@@ -181,8 +210,42 @@ def compute_features(
     return Features(
         tokens=tokens,
         answer=np.concatenate([row.answer for row in rows]),
-        row_end=np.repeat(starts[1:], lengths),
+        row_end=np.repeat(layout.starts[1:], layout.lengths),
         labels=to_column[tokens],
-        slot=slot,
+        slot=layout.slot,
         **kept,
     )
+
+
+class StreamedBatches:
+    """Batches for which the target runs anew each time, where features would not fit in memory.
+
+    Each is drawn from ``config.batch_size`` rows; rows are shuffled anew each epoch.
+
+    Args:
+        target: Frozen; only called.
+        drafter: Gives the draft vocabulary.
+        rows: See ``data.tokenize``.
+        config: The run.
+    """
+
+    def __init__(
+        self,
+        target: Teacher,
+        drafter: Drafter,
+        rows: Sequence[TokenRow],
+        config: DistillationConfig,
+    ):
+        self.target, self.drafter, self.config = target, drafter, config
+        self.rows = [row for row in rows if row.answer[2:].any()]
+        if not self.rows:
+            raise RedrafterError("The data has no answers to learn from: pass more of it.")
+
+    def batch(self, index: int) -> Batch:
+        """Batch ``index`` of the run, the same on every call; anchors repeat if they are few."""
+        config = self.config
+        chosen = drawn(len(self.rows), index * config.batch_size, config.batch_size, config.seed)
+        rows = [self.rows[i] for i in chosen]
+        features = compute_features(self.target, self.drafter, rows, config, dtype=np.float32)
+        anchors = np.random.default_rng((config.seed, index)).permutation(features.anchors)
+        return features.batch(np.resize(anchors, config.positions_per_step), config.unroll)

@@ -20,11 +20,9 @@ from ..errors import RedrafterError
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import DistillationConfig
 from .evaluation import Agreement, evaluate, ranks, summarize
-from .features import Batch, CachedBatches, Features
+from .features import Batch, BatchSource, CachedBatches, Features
 from .loss import distillation_loss
 from .teacher import Teacher
-
-BatchSource = Callable[[int], Batch]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,9 @@ def learning_rate_schedule(config: DistillationConfig) -> Callable[[mx.array], m
 class Trainer:
     """One run's state: the drafter, its optimiser and the steps done."""
 
-    def __init__(self, target: Teacher, drafter: Drafter, config: DistillationConfig):
+    def __init__(
+        self, target: Teacher, drafter: Drafter, config: DistillationConfig, fuse: bool = False
+    ):
         self.target, self.drafter, self.config = target, drafter, config
         self.step = 0
         self.optimizer = optim.AdamW(
@@ -81,6 +81,9 @@ class Trainer:
         self._gradients = value_and_grad(
             drafter, lambda batch, embeddings: distillation_loss(drafter, batch, embeddings, config)
         )
+        if fuse:
+            state = drafter.state  # an output too: value_and_grad writes the weights back
+            self._gradients = mx.compile(self._gradients, inputs=state, outputs=state)
 
     def embed(self, batch: Batch) -> mx.array:
         """The target's embeddings of the batch's tokens, (N, U, H) float32."""
@@ -108,20 +111,26 @@ class Trainer:
         return mean
 
 
-def _check_vocabulary(drafter: Drafter, features: Features) -> None:
+def _batch_source(
+    drafter: Drafter, features: Features | BatchSource, config: DistillationConfig
+) -> BatchSource:
+    if not isinstance(features, Features):
+        return features
     if features.columns.size and int(features.columns.max()) >= drafter.config.head_size:
         raise RedrafterError(
             "The features were computed for another draft vocabulary: "
             "compute them for this drafter."
         )
-    if len(features.anchors) == 0:
+    source = CachedBatches(features, config)
+    if len(source.anchors) == 0:
         raise RedrafterError("The data has no answers to learn from: pass more of it.")
+    return source
 
 
 def train(
     target: Teacher,
     drafter: Drafter,
-    features: Features,
+    features: Features | BatchSource,
     config: DistillationConfig,
     *,
     held_out: Features | None = None,
@@ -137,35 +146,34 @@ def train(
     Args:
         target: For its embeddings.
         drafter: Trained in place, float32.
-        features: Of the training rows, see ``teacher.compute_features``.
+        features: Of the training rows, see ``teacher.compute_features``; or a source of batches
+            such as ``teacher.StreamedBatches``.
         config: The run.
         held_out: Features of rows to measure agreement on.
         checkpoint: File (.safetensors) that is written every ``save_every`` steps and at the end.
         resume: Go on from ``checkpoint`` where it exists, to the bit-identical result.
-        report_every: Steps between reports; the loss is looked at no more often.
+        report_every: Steps between reports.
         evaluate_every: Steps between evaluations on ``held_out``.
         save_every: Steps between checkpoints.
-        progress: Called with each report and at the last step; an exception that it raises ends
-            the run.
+        progress: Called with each report; an exception that it raises ends the run.
 
     Returns:
         The same drafter.
 
     Raises:
         RedrafterError: If the loss or a gradient is no longer finite (the drafter is left as it was
-            before that step), the features do not belong to the drafter, or the checkpoint to the
-            run.
+            before that step), or the features or the checkpoint belong to another drafter or run.
     """
-    _check_vocabulary(drafter, features)
-    trainer = Trainer(target, drafter, config)
+    source = _batch_source(drafter, features, config)
+    # Fused kernels need a compiler on a CPU, which users may lack; a GPU brings its own.
+    trainer = Trainer(target, drafter, config, fuse=mx.default_device().type == mx.gpu)
     if resume and checkpoint is not None and checkpoint.exists():
         trainer.step = load_checkpoint(checkpoint, drafter, trainer.optimizer, config)
-    source = CachedBatches(features, config).batch
     losses: list[float] = []
     began = time.perf_counter()
     while trainer.step < config.steps:
         first = trainer.step * config.accumulate
-        batches = [source(first + i) for i in range(config.accumulate)]
+        batches = [source.batch(first + i) for i in range(config.accumulate)]
         losses.append(trainer.update(batches))
         if math.isnan(losses[-1]):
             raise RedrafterError(_diverged(trainer.step + 1, checkpoint))
