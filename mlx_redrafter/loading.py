@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,7 +31,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.tiktoken", "*.txt
 
 def load(
     path_or_repo: str | Path,
-    drafter: str | Path | None = None,
+    drafter: str | Path | Literal[False] | None = None,
     dtype: mx.Dtype | None = None,
     *,
     adapter_path: str | Path | None = None,
@@ -42,7 +42,7 @@ def load(
         path_or_repo: A directory in mlx-lm's layout, or a Hub repo. With a ``drafter`` directory
             inside it is a bundle.
         drafter: A drafter's directory or Hub repo, instead of the bundle's own. Without either the
-            model has none and decodes plainly.
+            model has none and decodes plainly, as it does where this is False.
         dtype: Precision of unquantised weights. By default as stored; on a CPU float32, because
             mlx multiplies only float32 matrices with BLAS there.
         adapter_path: A directory with a fine-tuned adapter of the target, as mlx-lm's ``load``
@@ -63,10 +63,10 @@ def load(
         what = f"{path_or_repo} with the adapter {adapter}" if adapter else str(path_or_repo)
         raise RedrafterError(f"{what} could not be loaded by mlx-lm: {_one_line(error)}") from error
     _set_dtype(model, dtype)
-    drafter_path = resolve_path(drafter) if drafter is not None else path / DRAFTER_DIRECTORY
+    drafter_path = resolve_path(drafter) if drafter else path / DRAFTER_DIRECTORY
     head: Drafter | None = None
     target = Target(model)
-    if drafter is not None or drafter_path.is_dir():
+    if drafter is not False and (drafter is not None or drafter_path.is_dir()):
         head = load_drafter(drafter_path)
         check_pair(head.config, target, tokenizer)
         _set_dtype(head, dtype)

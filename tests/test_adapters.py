@@ -60,6 +60,11 @@ def test_an_adapter_loads_as_in_mlx_lm(bundle: Path, adapter: Path) -> None:
     assert [one.token for one in drafted] == text
 
 
+def test_a_bundle_may_be_loaded_without_its_drafter(bundle: Path) -> None:
+    assert load(bundle)[0].drafter is not None
+    assert load(bundle, drafter=False)[0].drafter is None
+
+
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapters.safetensors"])
 def test_a_directory_that_is_no_adapter_is_refused(
     bundle: Path, adapter: Path, missing: str
