@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mlx_redrafter import AcceptanceStats, RedrafterError, load, stream_generate
+from mlx_redrafter import AcceptanceStats, Planner, RedrafterError, load, stream_generate
 from mlx_redrafter.generation import encode_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +90,7 @@ def answer(
         beam_width=args.beam_width,
         beam_length=args.beam_length,
         node_budget=args.node_budget,
+        planner=args.planner if engine == "drafted" else None,
     )
 
 
@@ -190,6 +192,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--beam-width", type=int, default=None)
     parser.add_argument("--beam-length", type=int, default=None)
     parser.add_argument("--node-budget", type=int, default=None)
+    parser.add_argument("--planned", action="store_true", help="let the planner choose the shapes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser.parse_args()
 
@@ -215,6 +218,7 @@ def main() -> None:
     args = parse()
     console = Console(stderr=args.json)
     model, tokenizer = load(args.model, drafter=args.drafter)
+    args.planner = Planner.for_model(model) if args.planned else None
     rows = read_prompts(args.prompts or default_prompts(args.model), args.count)
     prompts = [encode_prompt(tokenizer, row) for row in rows]
     report: dict[str, Any] = {"machine": machine(), "model": args.model, "results": {}}
@@ -234,4 +238,5 @@ if __name__ == "__main__":
     try:
         main()
     except RedrafterError as error:
-        raise SystemExit(str(error)) from None
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -8,6 +8,7 @@ before mlx is first imported makes mlx call OpenBLAS. On other systems there is 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -28,11 +29,23 @@ def preload_openblas() -> bool:
         return False
     for name in OPENBLAS_NAMES:
         try:
-            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
+        _leave_a_core(library)
         return True
     return False
+
+
+def _leave_a_core(library: ctypes.CDLL) -> None:
+    """Have OpenBLAS use one thread less than there are cores, and at least one.
+
+    Its threads spin while they wait for the next product. With one on every core they take turns
+    with the thread that builds the next step's graph, and decoding gets slower.
+    """
+    set_threads = getattr(library, "openblas_set_num_threads", None)
+    if set_threads is not None:
+        set_threads(max(1, (os.cpu_count() or 1) - 1))
 
 
 def is_loaded() -> bool:

@@ -137,6 +137,8 @@ def prose_convert_stage(_: argparse.Namespace) -> None:
 
 def prose_drafter_stage(_: argparse.Namespace) -> None:
     """Distil the prose drafter into models/prose/drafter."""
+    from mlx_redrafter.distillation import DistillationConfig
+
     from .bundles import DrafterRecipe, train_drafter
 
     train_drafter(
@@ -144,7 +146,7 @@ def prose_drafter_stage(_: argparse.Namespace) -> None:
         BUILD / "prose-train.jsonl",
         BUILD / "prose-valid.jsonl",
         BUILD / "prose-drafter.safetensors",
-        DrafterRecipe(),
+        DrafterRecipe(config=DistillationConfig(steps=800, learning_rate=2e-3)),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_redrafter import Target, distillation, save_drafter
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.loading import tokenizer_hash
@@ -75,7 +77,6 @@ def train_drafter(
         resume=True,
         progress=progress,
     )
-    save_drafter(bundle / "drafter", drafter)
     agreement = distillation.evaluate(target, drafter, measured, unroll=recipe.config.unroll)
     figures = {
         "config": recipe.config.to_dict(),
@@ -85,4 +86,6 @@ def train_drafter(
         "positions": agreement.positions,
     }
     write_json(checkpoint.with_suffix(".json"), figures)
+    drafter.set_dtype(mx.bfloat16)  # as the target is stored
+    save_drafter(bundle / "drafter", drafter)
     return figures

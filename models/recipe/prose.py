@@ -42,7 +42,7 @@ class ProseSchedule:
     learning_rate: float = 1.5e-3
     warmup: int = 50
     weight_decay: float = 0.1
-    steps: int = 1500
+    steps: int = 300
     check_every: int = 50
     patience: int = 3
     seed: int = 11
