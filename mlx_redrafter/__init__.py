@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .loading import load, load_drafter, save_drafter
     from .model import SpeculativeModel
     from .planner import Planner
+    from .quantized_cache import CacheOptions
     from .sampling import SamplingConfig
     from .statistics import AcceptanceStats
     from .target import Target
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AcceptanceStats",
     "BeamShape",
+    "CacheOptions",
     "DecodedToken",
     "DecodingConfig",
     "DraftSource",
@@ -91,6 +93,7 @@ _HOMES = {
     ),
     ".model": ("SpeculativeModel",),
     ".planner": ("Planner",),
+    ".quantized_cache": ("CacheOptions",),
     ".sampling": ("SamplingConfig",),
     ".statistics": ("AcceptanceStats",),
     ".target": ("Target",),

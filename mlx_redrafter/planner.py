@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -180,9 +180,21 @@ class Planner:
         self._drift = {True: 1.0, False: 1.0}
 
     @classmethod
-    def for_model(cls, model: SpeculativeModel, *, recalibrate: bool = False) -> Planner:
-        """A planner from the stored costs of a model, which are measured where there are none."""
-        costs = load_costs(model, recalibrate=recalibrate)
+    def for_model(
+        cls,
+        model: SpeculativeModel,
+        *,
+        recalibrate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Planner:
+        """A planner from the stored costs of a model, which are measured where there are none.
+
+        Args:
+            model: A model whose drafter is a Drafter.
+            recalibrate: Measure again.
+            progress: Told (measurements done, measurements to do).
+        """
+        costs = load_costs(model, recalibrate=recalibrate, progress=progress)
         if model.target.verifies == "chain":
             return cls(costs, CHAIN_CANDIDATES, CHAIN_PROBES)
         return cls(costs)

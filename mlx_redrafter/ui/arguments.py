@@ -26,6 +26,7 @@ class ChatOptions:
     Attributes:
         model: Directory or Hub repo of the target.
         drafter: Directory or Hub repo of the drafter, None for the bundle's own.
+        adapter: Directory of a fine-tuned adapter of the target, None for none.
         settings: How answers are made, to begin with.
         prompt: One question to answer before leaving, None for a conversation.
         recalibrate: Whether to measure the machine again for the planner.
@@ -34,6 +35,7 @@ class ChatOptions:
 
     model: str
     drafter: str | None
+    adapter: str | None
     settings: ChatSettings
     prompt: str | None
     recalibrate: bool
@@ -80,6 +82,7 @@ def parse_chat_options(arguments: Sequence[str], default_model: Path) -> ChatOpt
     return ChatOptions(
         model=values.model if values.model is not None else str(default_model),
         drafter=values.drafter,
+        adapter=values.adapter_path,
         settings=settings,
         prompt=values.prompt,
         recalibrate=values.recalibrate,
@@ -103,6 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--drafter", metavar="PATH_OR_REPO", help="a drafter other than the bundle's own"
+    )
+    model.add_argument(
+        "--adapter-path", metavar="PATH", help="a fine-tuned adapter of the target (LoRA, DoRA)"
     )
     model.add_argument("--no-draft", action="store_true", help="start with plain decoding")
     _add_answer_flags(parser.add_argument_group("answers"))

@@ -94,7 +94,7 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
         RedrafterError: If that is not possible.
     """
     with front.busy(f"Loading {options.model} ..."):
-        session = load_session(options.model, options.drafter, options.settings)
+        session = load_session(options.model, options.drafter, options.settings, options.adapter)
     import mlx.core as mx
 
     from .. import blas, blas_loaded
@@ -117,7 +117,9 @@ def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
         session.planner = Planner.for_model(session.model, recalibrate=options.recalibrate)
 
 
-def load_session(model: str, drafter: str | None, settings: ChatSettings) -> Session:
+def load_session(
+    model: str, drafter: str | None, settings: ChatSettings, adapter: str | None = None
+) -> Session:
     """A conversation with a model from a path or the Hub.
 
     Raises:
@@ -129,7 +131,7 @@ def load_session(model: str, drafter: str | None, settings: ChatSettings) -> Ses
     from .describe import describe
     from .session import Session
 
-    loaded, tokenizer = load(model, drafter)
+    loaded, tokenizer = load(model, drafter, adapter_path=adapter)
     return Session(loaded, tokenizer, describe(loaded), settings, stream_generate)
 
 

@@ -63,7 +63,6 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
     Raises:
         RedrafterError: If the model has no drafter to plan for.
     """
-    from ..costs import load_costs
     from ..drafter import Drafter
     from ..errors import RedrafterError
     from ..planner import Planner
@@ -79,12 +78,11 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
-        costs = load_costs(
+        return Planner.for_model(
             model,
             recalibrate=recalibrate,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    return Planner(costs)
 
 
 def _decode_samples(model: SpeculativeModel, tokenizer: Any, planner: Planner, options: Any) -> int:
