@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +26,7 @@ from mlx.utils import tree_flatten
 from .beam import BeamSearch, BeamShape, DraftState
 from .blas import is_loaded
 from .cache import PromptCache
+from .decoding import DecodingConfig, decode
 from .drafter import Drafter
 from .files import write_json
 from .model import SpeculativeModel, on_gpu
@@ -35,10 +37,12 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 CONTEXTS = (64, 1024)
 WIDTHS = (1, 2, 4, 8)
 DRAFT_LENGTH = 4
-REPEATS = 5
+REPEATS = 7
+WARM_UP = 2
+PLAIN_TOKENS = 16
 # A forward this much dearer than one token's cannot pay, so larger ones are not measured.
 HOPELESS = 24.0
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,15 @@ class CostModel:
         contexts: Context lengths they were measured at, ascending.
         verify: Seconds of a forward, one row a context, one column a size.
         draft: Seconds a drafted level costs, by beam width.
+        plain: Seconds of a token of plain decoding at each context. Less than a forward over one
+            token, since plain steps overlap with the host's work.
     """
 
     sizes: tuple[int, ...]
     contexts: tuple[int, ...]
     verify: tuple[tuple[float, ...], ...]
     draft: Mapping[int, float]
+    plain: tuple[float, ...]
 
     def verify_seconds(self, tokens: int, context: int) -> float:
         """Seconds of a forward over ``tokens`` tokens behind ``context``, interpolated."""
@@ -73,7 +80,7 @@ class CostModel:
     def step_seconds(self, shape: BeamShape | None, context: int) -> float:
         """Seconds of a step: plain where ``shape`` is None, else drafting and verifying."""
         if shape is None:
-            return self.verify_seconds(1, context)
+            return float(np.interp(context, self.contexts, self.plain))
         return self.draft_seconds(shape) + self.verify_seconds(1 + shape.nodes, context)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +89,7 @@ class CostModel:
             "sizes": list(self.sizes),
             "contexts": list(self.contexts),
             "verify": [list(row) for row in self.verify],
+            "plain": list(self.plain),
             "draft": {str(width): seconds for width, seconds in self.draft.items()},
         }
 
@@ -92,6 +100,7 @@ class CostModel:
             sizes=tuple(value["sizes"]),
             contexts=tuple(value["contexts"]),
             verify=tuple(tuple(row) for row in value["verify"]),
+            plain=tuple(value["plain"]),
             draft={int(width): seconds for width, seconds in value["draft"].items()},
         )
 
@@ -110,6 +119,7 @@ def calibrate(
     contexts = _contexts(model)
     total, done = len(contexts) * len(SIZES) + len(WIDTHS), 0
     rows: list[list[float]] = []
+    plain: list[float] = []
     for context in contexts:
         cache = _filled_cache(model, context)
         row: list[float] = []
@@ -119,6 +129,7 @@ def calibrate(
             done += 1
             report(done, total)
         rows.append(row)
+        plain.append(_time_plain(model, cache))
     draft = {}
     for width in WIDTHS:
         if width <= model.drafter.config.head_size:
@@ -126,7 +137,8 @@ def calibrate(
         done += 1
         report(done, total)
     known = min(len(row) for row in rows)
-    return CostModel(SIZES[:known], contexts, tuple(tuple(row[:known]) for row in rows), draft)
+    verify = tuple(tuple(row[:known]) for row in rows)
+    return CostModel(SIZES[:known], contexts, verify, draft, tuple(plain))
 
 
 def load_costs(
@@ -214,11 +226,11 @@ def _filled_cache(model: SpeculativeModel, context: int) -> PromptCache:
 
 def _median_seconds(call: Callable[[], mx.array]) -> float:
     seconds = []
-    for _ in range(REPEATS + 1):
+    for _ in range(WARM_UP + REPEATS):
         start = time.perf_counter()
         mx.eval(call())
         seconds.append(time.perf_counter() - start)
-    return median(seconds[1:])
+    return median(seconds[WARM_UP:])
 
 
 def _time_verify(model: SpeculativeModel, cache: PromptCache, size: int) -> float:
@@ -230,6 +242,15 @@ def _time_verify(model: SpeculativeModel, cache: PromptCache, size: int) -> floa
         return mx.argmax(logits, axis=-1)
 
     return _median_seconds(forward)
+
+
+def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
+    """Median seconds between tokens of plain decoding, as the loop really runs it."""
+    held = list(cache.tokens)
+    config = DecodingConfig(max_tokens=PLAIN_TOKENS, draft=False)
+    times = [time.perf_counter() for _ in decode(model, [*held, 0], config, cache=cache)]
+    cache.rewind(len(held))
+    return median(after - before for before, after in pairwise(times[1:]))
 
 
 def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> float:

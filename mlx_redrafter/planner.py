@@ -53,9 +53,10 @@ BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)
 PRIOR_WEIGHT = 4.0
 FORGET = 0.998
 REMEMBERED_TREES = 24
-FIRST_PROBES = 3
+FIRST_PROBES = 6
+DRIFT_RATE = 0.05
 REPLAN_STEPS = 24
-PROBE_STEPS = 96
+PROBE_STEPS = 64
 # Drafting has to promise this much before plain decoding is left for it.
 MARGIN = 1.05
 # Share of the time that may go into trying drafts which do not pay.
@@ -240,7 +241,7 @@ class Planner:
         self._steps_to_replan -= 1
         expected = self.costs.step_seconds(shape, context)
         ratio = min(4.0, max(0.25, seconds / expected))
-        self._drift[shape is None] += 0.02 * (ratio - self._drift[shape is None])
+        self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
         if shape is None:
             self._wait_for_trial(tokens)
             return

@@ -175,6 +175,10 @@ class Sampler:
         """
         if self.config.penalties:
             logits = penalise(logits, tree, recent, self.config)
+        if noise is None and logits.dtype == mx.float32:
+            # The log-probabilities' argmax without their exponentials, which are dear on a CPU. In
+            # half precision the subtraction rounds, as mlx-lm's does, so there it is made.
+            return mx.argmax(logits, axis=-1).astype(mx.int32)
         if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
         return mx.argmax(scores(self.config, logits, noise), axis=-1).astype(mx.int32)

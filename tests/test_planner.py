@@ -18,7 +18,8 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 def costs(token_share: float, level: float = 0.05) -> CostModel:
     """Costs in units of a plain step: each further token adds ``token_share``."""
     row = tuple(1.0 + token_share * (size - 1) for size in SIZES)
-    return CostModel(SIZES, (64,), (row,), {1: level, 4: 1.5 * level, 8: 2 * level})
+    draft = {1: level, 4: 1.5 * level, 8: 2 * level}
+    return CostModel(SIZES, (64,), (row,), draft, (1.0,))
 
 
 class Machine:
