@@ -192,10 +192,9 @@ def _gains(
     """What each next token adds to a beam's score, float32 (beams, head_size), all negative."""
     if noise is not None:
         noise = drafter.draft_columns(noise)
-    noisy = scores(sampling, drafter.logits(hidden, state).astype(mx.float32), noise)
-    if noise is not None:
-        noisy = noisy - mx.logsumexp(noisy, axis=-1, keepdims=True)
-    return mx.clip(noisy, FLOOR, CEILING)
+    logits = drafter.logits(hidden, state).astype(mx.float32)
+    noisy = scores(sampling, logits, noise, normalise=False)
+    return mx.clip(noisy - mx.logsumexp(noisy, axis=-1, keepdims=True), FLOOR, CEILING)
 
 
 def _select(

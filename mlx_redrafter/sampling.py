@@ -103,18 +103,26 @@ def noise_rows(seed: int, first: int, count: int, vocab_size: int) -> mx.array:
     return mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))(keys)
 
 
-def scores(config: SamplingConfig, logits: mx.array, noise: mx.array | None) -> mx.array:
+def scores(
+    config: SamplingConfig, logits: mx.array, noise: mx.array | None, *, normalise: bool = True
+) -> mx.array:
     """Log-probabilities, filtered, at temperature, plus noise: their argmax is the choice.
 
     Args:
         config: Temperature and filters.
         logits: (..., vocabulary), after penalties.
         noise: Broadcastable to the logits; None when greedy.
+        normalise: False leaves each row wrong by a constant where that changes no choice. It saves
+            the exponentials over the vocabulary, which are dear on a CPU.
 
     Returns:
         Same shape as logits; -inf where a filter removed the token.
     """
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    # Top-p takes sums of probabilities. In half precision the subtraction rounds, as mlx-lm's does.
+    needed = config.top_p < 1 or logits.dtype != mx.float32
+    logprobs = logits
+    if normalise or needed:
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     if noise is None:
         return logprobs
     if config.top_p < 1:
@@ -175,13 +183,10 @@ class Sampler:
         """
         if self.config.penalties:
             logits = penalise(logits, tree, recent, self.config)
-        if noise is None and logits.dtype == mx.float32:
-            # The log-probabilities' argmax without their exponentials, which are dear on a CPU. In
-            # half precision the subtraction rounds, as mlx-lm's does, so there it is made.
-            return mx.argmax(logits, axis=-1).astype(mx.int32)
         if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
-        return mx.argmax(scores(self.config, logits, noise), axis=-1).astype(mx.int32)
+        chosen = scores(self.config, logits, noise, normalise=False)
+        return mx.argmax(chosen, axis=-1).astype(mx.int32)
 
 
 def penalise(
