@@ -15,6 +15,7 @@ from rich.text import Text
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.files import atomic_path
+from mlx_redrafter.planner import Planner
 from mlx_redrafter.ui import views
 from mlx_redrafter.ui.answer_text import AnswerText
 from mlx_redrafter.ui.baseline import measure_opening
@@ -69,6 +70,7 @@ def main() -> int:
     try:
         session = load_session(options.model, None, ChatSettings())
         if session.model.drafter is not None:
+            session.planner = Planner.for_model(session.model)
             # Once for the caches and the beam search to warm up, as after a minute of chatting.
             for question in questions:
                 list(session.ask(question))
