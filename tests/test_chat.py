@@ -221,16 +221,6 @@ def spawn(home, bundle, *arguments):
     return child
 
 
-def interrupt_line(child):
-    """Ctrl-C at the prompt; again where CPython's readline missed it, as a person would."""
-    for _ in range(6):
-        time.sleep(0.5)  # sendintr knows no delay
-        child.sendintr()
-        if child.expect([PROMPT, pexpect.TIMEOUT], timeout=10) == 0:
-            return
-    pytest.fail("Ctrl-C at the prompt never brought a new one")
-
-
 def test_a_conversation_on_a_terminal(tmp_path, bundle):
     child = spawn(tmp_path, bundle, "--max-tokens", "350")
     child.expect(r"plain decoding [\d,]+ tok/s, measured here over 48 tokens")
@@ -251,7 +241,7 @@ def test_a_conversation_on_a_terminal(tmp_path, bundle):
 
     child.send("half a line")
     child.expect("half a line")
-    interrupt_line(child)
+    child.send("\x15")  # readline's own way to clear a line
     child.sendline("go \\")
     child.expect(r"\. ")
     child.sendline("on")
@@ -268,7 +258,7 @@ def test_a_conversation_on_a_terminal(tmp_path, bundle):
     child.expect(PROMPT)
     child.send("\x1b[A\x1b[A")  # up twice: the line before
     child.expect("nonsense")  # readline draws only what differs
-    interrupt_line(child)
+    child.send("\x15")
     child.sendeof()
     child.expect(pexpect.EOF)
     child.close()
@@ -307,7 +297,9 @@ POCKET = ROOT / "models" / "pocket"
     reason="the pocket bundle is not here",
 )
 def test_the_pocket_answers_and_drafts(tmp_path):
-    done = run(tmp_path, "--prompt", "What does itertools.chain do?", "--json")
+    # A shape of its own: the planner may well decide on plain decoding here.
+    beam = ("--beam-width", "4", "--beam-length", "5")
+    done = run(tmp_path, "--prompt", "What does itertools.chain do?", "--json", *beam)
     assert done.returncode == 0
     values = json.loads(done.stdout.splitlines()[-1])
     assert "chain" in values["text"]
