@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import mlx.nn as nn
 
-# Layers keep keys and values only, masks come from the cache and positions from rotary modules (or
-# a hooked position embedding).
+# Layers keep keys and values only; masks come from the cache and positions from rotary modules, or
+# from what is hooked in their place.
 _TREES = """
 afm7 afmoe apertus bailing_moe cohere cohere2 dbrx deepseek deepseek_v2 deepseek_v3
 deepseek_v32 dots1 ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe gemma gemma2 gemma3
 gemma3_text gemma3n gemma4 gemma4_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt2
 gpt_bigcode gpt_neox gpt_oss gptj granite granitemoe helium hunyuan hunyuan_v1_dense
-internlm2 internlm3 iquestloopcoder kimi_k25 kimi_vl Klear laguna lille-130m llama
-llama4_text longcat_flash mellum mimo mimo_v2_flash minicpm minicpm3 minimax ministral3
-mistral3 mistral4 mixtral muse_glimmer nanbeige nanochat nemotron nemotron-nas olmo2 olmo3
-olmoe openelm phi phi3 phimoe phixtral pixtral plamo plamo3 qwen qwen2 qwen2_moe qwen2_vl
-qwen3 qwen3_moe qwen3_vl qwen3_vl_moe seed_oss smollm3 solar_open spark2_5 stablelm
-starcoder2 step3p5 talkie telechat3 youtu_llm
+internlm2 internlm3 iquestloopcoder kimi_k25 kimi_vl Klear laguna lille-130m llama llama4
+llama4_text longcat_flash mellum mimo mimo_v2_flash minicpm minicpm3 minimax minimax_m3_vl
+ministral3 mistral3 mistral4 mixtral muse_glimmer nanbeige nanochat nemotron nemotron-nas
+olmo2 olmo3 olmoe openelm phi phi3 phimoe phixtral pixtral plamo plamo3 qwen qwen2
+qwen2_moe qwen2_vl qwen3 qwen3_moe qwen3_vl qwen3_vl_moe seed_oss smollm3 solar_open
+spark2_5 stablelm starcoder2 step3p5 talkie telechat3 youtu_llm
 """
 TREES = frozenset(_TREES.split())
 

@@ -43,7 +43,7 @@ class Verification:
         self.tree: DraftTree | None = None
         self.watched: dict[int, Any] = {}
         self._positions: dict[int, mx.array] = {}
-        self._masks: dict[tuple[int, int | None], mx.array] = {}
+        self._masks: dict[tuple[int | None, ...], mx.array] = {}
 
     @contextmanager
     def over(
@@ -94,6 +94,22 @@ class Verification:
         if (prefix, window) not in self._masks:
             self._masks[prefix, window] = self._make_mask(self.tree, prefix, window)
         return self._masks[prefix, window]
+
+    def chunk_mask(self, prefix: int, offset: int, chunk: int) -> mx.array:
+        """Bool (n, prefix + n): as :meth:`mask`, but a node sees only its own chunk of the text.
+
+        Args:
+            prefix: See :meth:`mask`.
+            offset: The root's position.
+            chunk: Positions a chunk.
+        """
+        assert self.tree is not None
+        key = (prefix, offset, chunk)
+        if key not in self._masks:
+            own = self.positions(offset) // chunk
+            rows = mx.concatenate([mx.arange(offset - prefix, offset) // chunk, own])
+            self._masks[key] = self.mask(prefix, None) & (rows[None, :] == own[:, None])
+        return self._masks[key]
 
     @staticmethod
     def _make_mask(tree: DraftTree, prefix: int, window: int | None) -> mx.array:
@@ -261,11 +277,20 @@ class ChunkedTreeCache(TreeCache):
     """Keys and values of a layer that attends within chunks of the text (Llama 4).
 
     The model makes the mask of such a layer itself, from ``start_position``: the position of the
-    first row that it is given.
+    first row that it is given. While a tree is verified its mask comes from here.
     """
 
     def __init__(self, verification: Verification, chunk: int):
         super().__init__(verification, window=chunk + 1)
+        self.chunk = chunk
+
+    def make_mask(
+        self, n: int, window_size: int | None = None, return_array: bool = False
+    ) -> mx.array | str | None:
+        """The attention mask for the ``n`` nodes of a tree; for other rows, what a window sees."""
+        if self._verification.tree is None:
+            return super().make_mask(n, window_size, return_array)
+        return self._verification.chunk_mask(self._prefix(), self.offset, self.chunk)
 
     @property
     def start_position(self) -> int:

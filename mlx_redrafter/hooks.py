@@ -16,6 +16,7 @@ import mlx.nn as nn
 
 from .cache import Verification
 from .chains import recording_call
+from .own_masks import BLOCK_METHOD, SCALED_BY_ROW, block_method, chunked_call, rebound
 
 INNER_NAMES = ("model", "transformer", "backbone", "gpt_neox")
 EMBEDDING_NAMES = (
@@ -37,8 +38,6 @@ EMBEDDING_NAMES = (
 # nanochat's rotary positions, and the query scale of Mistral's models.
 ROTARY_FUNCTION = "apply_rotary_emb"
 SCALE_FUNCTION = "_get_llama_4_attn_scale"
-# A method of the attention module for the same (talkie).
-ROTARY_METHOD = "_rope"
 
 
 # Rotary modules whose base grows with the length of the text beyond a limit.
@@ -111,13 +110,14 @@ def hook_layers(model: nn.Module, *, recurrent: bool) -> Verification:
     for name, module in modules:
         if hasattr(module, "_redrafter_verification"):
             continue
-        method = getattr(type(module), ROTARY_METHOD, None)
+        methods = [one for one in METHODS if hasattr(type(module), one)]
         call = _hooked_call(name, module, verification, recurrent)
-        if call is not None or method is not None:
+        if call is not None or methods:
             module._redrafter_verification = verification
             _set_call(module, "Hooked", call or type(module).__call__)
-        if method is not None:
-            setattr(type(module), ROTARY_METHOD, _rotary_call(verification, method))
+        for method in methods:
+            hooked = METHODS[method](verification, getattr(type(module), method))
+            setattr(type(module), method, hooked)
     return verification
 
 
@@ -131,26 +131,19 @@ def _hooked_call(name: str, module: nn.Module, verification: Verification, recur
     if ("rope" in kind or "rotary" in kind) and "attention" not in kind:
         return _rotary_call(verification, base)
     used = base.__code__.co_names if isinstance(base, FunctionType) else ()
+    if SCALED_BY_ROW in used:
+        return chunked_call(verification, base)
     if ROTARY_FUNCTION in used:
         turn = _rotary_call(verification, _as_method(base.__globals__[ROTARY_FUNCTION]))
-        return _rebound(base, ROTARY_FUNCTION, partial(turn, None))
+        return rebound(base, ROTARY_FUNCTION, partial(turn, None))
     if SCALE_FUNCTION in used:
         scale = _scale_call(verification, base.__globals__[SCALE_FUNCTION])
-        return _rebound(base, SCALE_FUNCTION, scale)
+        return rebound(base, SCALE_FUNCTION, scale)
     if name in ("wpe", "position_embeddings"):
         return _position_call(verification, base)
     if recurrent and "cache" in inspect.signature(base).parameters:
         return recording_call(verification, base)
     return None
-
-
-def _rebound(function: FunctionType, name: str, value: Any) -> FunctionType:
-    """The same function, but one of its module's names means something else in it."""
-    names = {**function.__globals__, name: value}
-    closure, defaults = function.__closure__, function.__defaults__
-    copy = FunctionType(function.__code__, names, function.__name__, defaults, closure)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
 
 
 def _as_method(function: Any) -> Any:
@@ -220,3 +213,7 @@ def _position_call(verification: Verification, base: Any) -> Any:
         return base(self, ids[..., :1] + verification.tree.depths)
 
     return call
+
+
+# Methods that are hooked where a module has them: a rotary one (talkie), and MiniMax M3's blocks.
+METHODS = {"_rope": _rotary_call, BLOCK_METHOD: block_method}
