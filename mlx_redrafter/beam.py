@@ -71,7 +71,7 @@ class DraftState:
         root: The last chosen token, int32 (1,).
         hidden: The target's final hidden state from which the root was chosen, (hidden_size,).
         noise: Gumbel noise of the next positions, row d for the token after depth d,
-            (>= length, vocab_size); None when greedy.
+            (>= length, vocab_size), as far as the draft should follow it; None when greedy.
     """
 
     root: mx.array

@@ -17,10 +17,11 @@ import mlx.core as mx
 
 from .beam import BeamShape, DraftSource, DraftState
 from .cache import PromptCache
+from .coupling import NoiseTrust
 from .errors import RedrafterError
 from .model import SpeculativeModel
 from .quantized_cache import CacheOptions, open_cache
-from .sampling import Sampler, SamplingConfig
+from .sampling import Choices, Sampler, SamplingConfig
 from .statistics import AcceptanceStats
 from .tree import DraftTree, HostTree, accept
 
@@ -136,7 +137,7 @@ class _Flight:
     """A step whose graph is under way: node outputs, not yet read back."""
 
     tree: DraftTree
-    choices: mx.array
+    choices: Choices
     hidden: mx.array
     shape: BeamShape | None
     started: float
@@ -209,6 +210,7 @@ class _Loop:
         self._cache = cache
         self._stats = stats
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
+        self._trust = NoiseTrust()
         self._counted_until = 0.0
         if planner is None:
             self._source(self._next_shape())  # a shape that cannot be drafted is refused here
@@ -288,7 +290,8 @@ class _Loop:
         if source is None or hidden is None or self._cache.changes_within(source.max_depth):
             tree = DraftTree.root_only(root)
         else:
-            tree = source(DraftState(root.astype(mx.int32), hidden, noise))
+            guessed = None if noise is None else noise * self._trust.scale
+            tree = source(DraftState(root.astype(mx.int32), hidden, guessed))
         logits, states = self._target.verify(tree, self._cache)
         recent = self._recent()
         choices = self._sampler.choose(logits, tree, noise, recent)
@@ -307,12 +310,12 @@ class _Loop:
         if not flight.is_plain or shape is not None or last or not self._cache.looks_ahead:
             return None
         self._cache.commit([0], [root])
-        return self._launch(flight.choices, flight.hidden[0], None)
+        return self._launch(flight.choices.tokens, flight.hidden[0], None)
 
     def _follow(self, flight: _Flight, record: StepRecord, shape: BeamShape | None) -> _Flight:
         """Start the step after one that has been read."""
         end = record.path[-1]
-        return self._launch(flight.choices[end : end + 1], flight.hidden[end], shape)
+        return self._launch(flight.choices.tokens[end : end + 1], flight.hidden[end], shape)
 
     def _read(self, flight: _Flight) -> StepRecord:
         """Wait for a step; walk its tree."""
@@ -321,8 +324,12 @@ class _Loop:
             parents=_numbers(flight.tree.parents),
             log_probs=_numbers(flight.tree.log_probs),
         )
-        choices: tuple[int, ...] = _numbers(flight.choices)
-        return StepRecord(tree, choices, tuple(accept(tree.tokens, tree.parents, choices)))
+        choices: tuple[int, ...] = _numbers(flight.choices.tokens)
+        path = tuple(accept(tree.tokens, tree.parents, choices))
+        if flight.choices.swayed is not None:
+            swayed = _numbers(flight.choices.swayed)
+            self._trust.observe([swayed[node] for node in path])
+        return StepRecord(tree, choices, path)
 
     def _cut(self, record: StepRecord, emitted: int) -> tuple[list[int], str | None]:
         """The step's tokens up to the end of the text, and why it ends there, if it does."""

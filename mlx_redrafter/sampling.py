@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
@@ -134,6 +135,19 @@ def scores(
     return logprobs.astype(mx.float32) * (1.0 / config.temperature) + noise
 
 
+class Choices(NamedTuple):
+    """The target's choice after each node of a tree.
+
+    Attributes:
+        tokens: int32 (n,).
+        swayed: Whether the noise made it another than the likeliest token, bool (n,); None when
+            greedy.
+    """
+
+    tokens: mx.array
+    swayed: mx.array | None
+
+
 class Sampler:
     """Turns logits into choices for one text.
 
@@ -172,8 +186,8 @@ class Sampler:
 
     def choose(
         self, logits: mx.array, tree: DraftTree, noise: mx.array | None, recent: Sequence[int]
-    ) -> mx.array:
-        """The target's choice after each node of a tree, int32 (n,).
+    ) -> Choices:
+        """The target's choice after each node of a tree.
 
         Args:
             logits: (n, vocab_size).
@@ -186,7 +200,10 @@ class Sampler:
         if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
         chosen = scores(self.config, logits, noise, normalise=False)
-        return mx.argmax(chosen, axis=-1).astype(mx.int32)
+        tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
+        if noise is None:
+            return Choices(tokens, None)
+        return Choices(tokens, tokens != mx.argmax(logits, axis=-1))
 
 
 def penalise(

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 
 import models
@@ -400,7 +401,7 @@ class Evaluations:
         launch, wait = mx.async_eval, mx.eval
 
         def async_eval(*arrays: Any) -> None:
-            self.launched.append({id(array) for array in arrays})
+            self.launched.append({id(array) for _, array in tree_flatten(list(arrays))})
             self._alive.append(arrays)
             launch(*arrays)
 

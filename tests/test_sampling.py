@@ -191,8 +191,9 @@ def test_greedy_ignores_filters() -> None:
     choice = Sampler(SamplingConfig(top_k=1, top_p=0.1, min_p=1.0), V).choose(
         logits, DraftTree.from_parents([0] * 5, [-1, 0, 0, 0, 0]), None, []
     )
-    assert choice.tolist() == mx.argmax(logits, axis=-1).tolist()
-    assert choice.dtype == mx.int32
+    assert choice.tokens.tolist() == mx.argmax(logits, axis=-1).tolist()
+    assert choice.tokens.dtype == mx.int32
+    assert choice.swayed is None
 
 
 def test_filters_work_row_by_row() -> None:
@@ -303,7 +304,11 @@ def test_a_choice_uses_the_noise_of_its_depth() -> None:
     sampler = Sampler(config, V)
     tree = DraftTree.from_parents([1, 2, 3, 4, 5], [-1, 0, 0, 2, 3])
     logits, noise = logits_of(8), sampler.noise(20, 4)
-    choices = sampler.choose(logits, tree, noise, []).tolist()
+    tokens, swayed = sampler.choose(logits, tree, noise, [])
+    choices = tokens.tolist()
+    assert swayed is not None
+    assert swayed.tolist() == (mx.argmax(logits, axis=-1) != tokens).tolist()
+    assert any(swayed.tolist())
     for node, depth in enumerate([0, 1, 1, 2, 3]):
         alone = scores(config, logits[node], noise_rows(3, 20 + depth, 1, V)[0])
         assert choices[node] == mx.argmax(alone).item()
@@ -315,9 +320,9 @@ def test_one_choice_a_node() -> None:
     logits, noise = logits_of(9, rows=1), sampler.noise(20, 6)
     assert noise is not None
     tree = DraftTree.root_only(mx.array([1]))
-    choices = sampler.choose(logits, tree, noise, [])
+    choices = sampler.choose(logits, tree, noise, []).tokens
     assert choices.shape == (1,)
-    assert choices.tolist() == sampler.choose(logits, tree, noise[:1], []).tolist()
+    assert choices.tolist() == sampler.choose(logits, tree, noise[:1], []).tokens.tolist()
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 4}, {"top_p": 0.8}, {"min_p": 0.15}], ids=str)

@@ -1,0 +1,42 @@
+"""How far a draft follows the noise that the target's choices will be drawn with.
+
+Where the target itself is in doubt, the noise decides its token, and a drafter that adds the same
+noise to its own log-probabilities guesses the outcome. Where the target is sure and only the
+drafter is in doubt, the noise merely leads the draft astray. Which of the two a text is like is
+seen from the target: how often its choice is not its likeliest token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+FORGET = 0.98
+PRIOR_TOKENS = 20.0
+# Before anything is known: ordinary text at temperature 1 has a swayed choice every few tokens.
+PRIOR_SHARE = 0.25
+# The share of swayed choices at which half of the noise is used: a drafter misses by itself about
+# as often.
+HALF = 0.1
+
+
+class NoiseTrust:
+    """The factor for a draft's noise, learnt from the choices as a text goes on.
+
+    It concerns guesses only: whatever the drafter adds, the target's choices stay the same.
+    """
+
+    def __init__(self) -> None:
+        self._swayed = PRIOR_SHARE * PRIOR_TOKENS
+        self._seen = PRIOR_TOKENS
+
+    @property
+    def scale(self) -> float:
+        """Factor from 0 (guess the likeliest token) to 1 (guess the drawn one)."""
+        share = self._swayed / self._seen
+        return share / (share + HALF)
+
+    def observe(self, swayed: Sequence[bool]) -> None:
+        """Learn from a step's tokens: for each, whether noise made it other than the likeliest."""
+        for differs in swayed:
+            self._swayed = FORGET * self._swayed + differs
+            self._seen = FORGET * self._seen + 1
