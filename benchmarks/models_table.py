@@ -31,10 +31,23 @@ HELPERS = {
 }  # fmt: skip
 # Those that cannot be made here, and why. Nothing is claimed of them.
 UNTRIED = {
-    "bitnet": "would be a chain; mlx-lm has only a Metal kernel for it",
-    "muse_spark": "would be a chain; mlx-lm has only a Metal kernel for it",
-    "olmo": "mlx-lm's module needs the package ai2-olmo",
-    "prism_hadamard_qwen35": "needs a checkpoint packed by its own tool; as qwen3_5, a chain",
+    "muse_spark": "would be a chain; mlx-lm has only Metal kernels for it",
+    "olmo": "asks for the package ai2-olmo, and fails in mlx-lm: it adds a mask's name to scores",
+}
+# Tried in a way that the reader should know of.
+REMARKS = {"bitnet": "its Metal kernel written out in mlx operations for the test"}
+# What the state of a chain is, by the modules that keep it.
+STATES = {
+    "state space": "falcon_h1 granitemoehybrid jamba mamba mamba2 nemotron_h plamo2",
+    "gated delta net": "olmo_hybrid prism_hadamard_qwen35 qwen3_5 qwen3_5_moe qwen3_next",
+    "delta attention": "bailing_moe_v3 kimi_k3 kimi_linear",
+    "linear attention": "bailing_hybrid bailing_moe_linear",
+    "gated linear recurrence": "recurrent_gemma",
+    "time mix (RWKV)": "rwkv7",
+    "short convolution": "gear lfm2 lfm2-vl lfm2_moe",
+    "short convolution of keys and values": "baichuan_m1",
+    "n-gram history": "longcat_flash_ngram",
+    "open group of keys that are compressed together": "deepseek_v41",
 }
 HOW = {
     "tree": "tree",
@@ -49,13 +62,12 @@ Which of mlx-lm's architectures verify drafts, and how. This page is written by
 `python benchmarks/models_table.py`; a test compares the two.
 
 - **tree**: the target checks a whole tree of candidates in one forward. Its layers keep keys and
-  values (full or windowed attention, attention sinks, shared and latent keys and values,
-  mixtures of experts), and masks and positions reach each node.
+  values (full, windowed, chunked or block-sparse attention, attention sinks, shared and latent keys
+  and values, mixtures of experts), and masks and positions reach each node.
 - **chain**: the likeliest path only. Its layers carry state that a rejected token would spoil
-  (state spaces, gated delta nets, short convolutions, RWKV, n-gram histories), or it makes masks
-  itself that a tree does not reach (llama4's chunks, minimax_m3_vl's blocks). The drafter's beam
-  search is as wide as asked for, but only its best beam is verified; the planner therefore keeps to
-  width 1.
+  (state spaces, gated delta nets, short convolutions, RWKV, n-gram histories): the state behind one
+  branch is not the state behind another. The drafter's beam search is as wide as asked for, but
+  only its best beam is verified; the planner therefore keeps to width 1.
 - **not drafted**: loading it with a drafter is refused with the reason; without one it decodes
   plainly.
 
@@ -106,13 +118,19 @@ def modules() -> list[str]:
     return sorted({path.stem for path in folder.glob("*.py")} - HELPERS, key=str.lower)
 
 
-def describe(target: Target) -> str:
+def state_of(name: str) -> str:
+    """What the recurrent state of a chain's module is."""
+    kinds = (kind for kind, names in STATES.items() if name in names.split())
+    return next(kinds, "recurrent state")
+
+
+def describe(name: str, target: Target) -> str:
     """What its layers keep."""
     counts: Counter[str] = Counter()
     for layer in make_prompt_cache(target.model):
         for part in getattr(layer, "caches", (layer,)):
             if isinstance(part, ArraysCache) or type(part).__name__ == "LayerCache":
-                counts["recurrent state"] += 1
+                counts[state_of(name)] += 1
             elif isinstance(part, RotatingKVCache):
                 counts["windows"] += 1
             elif isinstance(part, ChunkedKVCache):
@@ -130,7 +148,8 @@ def rows() -> list[tuple[str, str, str]]:
             result.append((name, "not tried", UNTRIED.get(name, "no configuration here")))
             continue
         target = Target(architectures.build(name))
-        remark = REFUSED.get(name) or describe(target)
+        remark = REFUSED.get(name) or describe(name, target)
+        remark += f"; {REMARKS[name]}" if name in REMARKS else ""
         result.append((name, HOW[target.verifies], remark))
     return result
 

@@ -13,7 +13,7 @@ import mlx.nn as nn
 # Layers keep keys and values only; masks come from the cache and positions from rotary modules, or
 # from what is hooked in their place.
 _TREES = """
-afm7 afmoe apertus bailing_moe cohere cohere2 dbrx deepseek deepseek_v2 deepseek_v3
+afm7 afmoe apertus bailing_moe bitnet cohere cohere2 dbrx deepseek deepseek_v2 deepseek_v3
 deepseek_v32 dots1 ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe gemma gemma2 gemma3
 gemma3_text gemma3n gemma4 gemma4_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt2
 gpt_bigcode gpt_neox gpt_oss gptj granite granitemoe helium hunyuan hunyuan_v1_dense

@@ -11,6 +11,7 @@ import importlib
 import io
 from typing import Any
 
+import metal_kernels
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -129,6 +130,19 @@ _MUSE_SPARK = {
 }
 _QWEN3_5 = {"num_hidden_layers": 3, "full_attention_interval": 2, "num_experts": 0}
 _QWEN3_5_MOE = {"num_hidden_layers": 3, "full_attention_interval": 2}
+_HADAMARD = {
+    "tensor_namespace": "mlx-vlm-qwen3_5",
+    "quantization": {"bits": 2, "group_size": 128, "mode": "affine"},
+    "modules": [
+        {
+            "path": f"model.layers.{layer}.mlp.down_proj",
+            "block": 512,
+            "embedding": False,
+            "dtype": "float16",
+        }
+        for layer in range(3)
+    ],
+}
 _KIMI_K3 = {
     "linear_attn_config": _KDA,
     "hidden_act": "situ",
@@ -243,6 +257,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "pixtral": {"text_config": {"model_type": "llama"}},
     "plamo": {"n_shared_head": 2},
+    "prism_hadamard_qwen35": {
+        "text_config": {"model_type": "qwen3_5_text", **_QWEN3_5, "intermediate_size": 512},
+        **_HADAMARD,
+    },
     "qwen": {"kv_channels": 16},
     "qwen2_vl": {"text_config": {"model_type": "qwen2"}},
     "qwen3_5": {"text_config": {"model_type": "qwen3_5_text", **_QWEN3_5}},
@@ -271,6 +289,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def build(name: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
     """A new random model; equal arguments give equal weights. Overrides go into its config."""
     kind = name.split(":")[0]
+    metal_kernels.install()
     with contextlib.redirect_stdout(io.StringIO()):
         module = importlib.import_module(f"mlx_lm.models.{kind}")
     entry = dict(CONFIGS[name])
@@ -289,6 +308,9 @@ def randomise(module: nn.Module, seed: int) -> None:
     rng = np.random.default_rng(seed)
     filled = []
     for name, value in tree_flatten(module.parameters()):
+        if value.dtype == mx.uint8:  # BitNet's packed ternary weights
+            filled.append((name, mx.array(_ternary(rng, value.shape))))
+            continue
         if not mx.issubdtype(value.dtype, mx.floating):
             continue
         noise = rng.standard_normal(value.shape)
@@ -302,6 +324,12 @@ def randomise(module: nn.Module, seed: int) -> None:
         filled.append((name, mx.array(array.astype(np.float32))))
     module.update(tree_unflatten(filled))
     mx.eval(module.parameters())
+
+
+def _ternary(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    parts = rng.integers(0, 3, (4, *shape)).astype(np.uint8)
+    packed: np.ndarray[Any, Any] = parts[0] | parts[1] << 2 | parts[2] << 4 | parts[3] << 6
+    return packed
 
 
 def prompt_of(length: int, seed: int = 0) -> list[int]:
