@@ -84,7 +84,8 @@ Before a chain is verified the arrays of recurrent state are noted, which copies
 whole chain is accepted the new state stays, at no cost. If not, the noted arrays come back and the
 modules that changed them run again over the accepted rows, on the inputs that they had: the
 projections and the recurrence of those modules, but no attention, no feed-forward and no logits.
-That is part of the next step's graph, so a step remains one evaluation.
+That is part of the next step's graph, so a step remains one evaluation. The planner measures it
+along with a model's other costs, and counts it by the chance that a tail is rejected.
 
 Measured with `python benchmarks/chains.py` on a 2-core AMD EPYC under Linux, no GPU, mlx {mlx},
 float32, random weights, five drafted tokens a step, medians of {repeats}, while other work

@@ -42,7 +42,9 @@ WARM_UP = 2
 PLAIN_TOKENS = 16
 # A forward this much dearer than one token's cannot pay, so larger ones are not measured.
 HOPELESS = 24.0
-FORMAT = 2
+# The replay behind a rejected tail is measured on a chain of so many rows, of which so many stay.
+REPLAYED = (6, 3)
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class CostModel:
         draft: Seconds a drafted level costs, by beam width.
         plain: Seconds of a token of plain decoding at each context. Less than a forward over one
             token, since plain steps overlap with the host's work.
+        replay: What it costs to bring recurrent state back behind a rejected tail, as a share of a
+            forward over the rows that stay; 0 where there is none to bring back.
     """
 
     sizes: tuple[int, ...]
@@ -63,6 +67,7 @@ class CostModel:
     verify: tuple[tuple[float, ...], ...]
     draft: Mapping[int, float]
     plain: tuple[float, ...]
+    replay: float = 0.0
 
     def verify_seconds(self, tokens: int, context: int) -> float:
         """Seconds of a forward over ``tokens`` tokens behind ``context``, interpolated."""
@@ -77,11 +82,23 @@ class CostModel:
         level = float(np.interp(shape.width, widths, [self.draft[width] for width in widths]))
         return level * shape.length * max(1.0, shape.width / widths[-1])
 
-    def step_seconds(self, shape: BeamShape | None, context: int) -> float:
-        """Seconds of a step: plain where ``shape`` is None, else drafting and verifying."""
+    def step_seconds(
+        self, shape: BeamShape | None, context: int, *, kept: float = 1.0, rejected: float = 0.0
+    ) -> float:
+        """Seconds of a step: plain where ``shape`` is None, else drafting and verifying.
+
+        Args:
+            shape: What is drafted.
+            context: Tokens before the step.
+            kept: Rows of the step that stay, the root counted.
+            rejected: The chance that not all rows stay, and recurrent state is brought back.
+        """
         if shape is None:
             return float(np.interp(context, self.contexts, self.plain))
-        return self.draft_seconds(shape) + self.verify_seconds(1 + shape.nodes, context)
+        seconds = self.draft_seconds(shape) + self.verify_seconds(1 + shape.nodes, context)
+        if self.replay:
+            seconds += rejected * self.replay * self.verify_seconds(max(1, round(kept)), context)
+        return seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -90,6 +107,7 @@ class CostModel:
             "contexts": list(self.contexts),
             "verify": [list(row) for row in self.verify],
             "plain": list(self.plain),
+            "replay": self.replay,
             "draft": {str(width): seconds for width, seconds in self.draft.items()},
         }
 
@@ -101,6 +119,7 @@ class CostModel:
             contexts=tuple(value["contexts"]),
             verify=tuple(tuple(row) for row in value["verify"]),
             plain=tuple(value["plain"]),
+            replay=float(value["replay"]),
             draft={int(width): seconds for width, seconds in value["draft"].items()},
         )
 
@@ -120,6 +139,7 @@ def calibrate(
     total, done = len(contexts) * len(SIZES) + len(WIDTHS), 0
     rows: list[list[float]] = []
     plain: list[float] = []
+    replay = 0.0
     for context in contexts:
         cache = _filled_cache(model, context)
         row: list[float] = []
@@ -130,6 +150,10 @@ def calibrate(
             report(done, total)
         rows.append(row)
         plain.append(_time_plain(model, cache))
+        if model.target.verifies == "chain" and context == contexts[0]:
+            replay = _time_replay(model, cache) / float(
+                np.interp(REPLAYED[1], SIZES[: len(row)], row)
+            )
     draft = {}
     for width in WIDTHS:
         if width <= model.drafter.config.head_size:
@@ -138,7 +162,7 @@ def calibrate(
         report(done, total)
     known = min(len(row) for row in rows)
     verify = tuple(tuple(row[:known]) for row in rows)
-    return CostModel(SIZES[:known], contexts, verify, draft, tuple(plain))
+    return CostModel(SIZES[:known], contexts, verify, draft, tuple(plain), replay)
 
 
 def load_costs(
@@ -242,6 +266,27 @@ def _time_verify(model: SpeculativeModel, cache: PromptCache, size: int) -> floa
         return mx.argmax(logits, axis=-1)
 
     return _median_seconds(forward)
+
+
+def _time_replay(model: SpeculativeModel, cache: PromptCache) -> float:
+    """Seconds by which a step is longer behind a rejected tail than behind a chain that stayed.
+
+    The two take turns, as the machine drifts.
+    """
+    held, (rows, kept) = len(cache), REPLAYED
+    tree = DraftTree.from_parents([0] * rows, range(-1, rows - 1))
+    differences = []
+    for _ in range(WARM_UP + REPEATS):
+        seconds = []
+        for stay in (rows, kept):
+            mx.eval(model.target.verify(tree, cache)[0])
+            start = time.perf_counter()
+            cache.commit(range(stay), [0] * stay)
+            mx.eval(model.target.verify(tree, cache)[0])
+            seconds.append(time.perf_counter() - start)
+            cache.rewind(held)
+        differences.append(seconds[1] - seconds[0])
+    return max(0.0, median(differences[WARM_UP:]))
 
 
 def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:

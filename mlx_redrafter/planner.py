@@ -222,9 +222,11 @@ class Planner:
         """Every choice with what it promises, plain decoding first."""
         plain = self.costs.step_seconds(None, context) * self._drift[True]
         result = [Forecast(None, 1.0, plain)]
-        for shape, accepted in zip(self._candidates, self._expected(), strict=True):
-            seconds = self.costs.step_seconds(shape, context) * self._drift[False]
-            result.append(Forecast(shape, 1.0 + accepted, seconds))
+        for shape, accepted, whole in zip(self._candidates, *self._expected(), strict=True):
+            seconds = self.costs.step_seconds(
+                shape, context, kept=1.0 + accepted, rejected=1.0 - min(1.0, whole)
+            )
+            result.append(Forecast(shape, 1.0 + accepted, seconds * self._drift[False]))
         return result
 
     def observe(self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int,
@@ -239,7 +241,9 @@ class Planner:
             context: Tokens before it.
         """
         self._steps_to_replan -= 1
-        expected = self.costs.step_seconds(shape, context)
+        # A replay is part of the next step's time, so the two are right on average only.
+        rejected = float(record.accepted < record.drafted)
+        expected = self.costs.step_seconds(shape, context, kept=len(record.path), rejected=rejected)
         ratio = min(4.0, max(0.25, seconds / expected))
         self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
         if shape is None:
@@ -275,16 +279,21 @@ class Planner:
         self._steps_to_replan = REPLAN_STEPS
 
     def _remember(self, tree: HostTree) -> None:
-        """Keep, for each candidate, how many of its nodes fall into each score bin."""
-        counts = np.zeros((len(self._candidates), len(BIN_EDGES) + 1))
+        """Keep, for each candidate, how many of its nodes fall into each score bin.
+
+        A second table counts only its deepest nodes, whose acceptance accepts a chain as a whole.
+        """
+        counts = np.zeros((2, len(self._candidates), len(BIN_EDGES) + 1))
         for row, shape in enumerate(self._candidates):
             for node in subtree(tree, shape):
-                counts[row, _bin(tree.log_probs[node])] += 1
+                counts[0, row, _bin(tree.log_probs[node])] += 1
+                counts[1, row, _bin(tree.log_probs[node])] += tree.depths[node] == shape.length
         self._trees.append(counts)
 
-    def _expected(self) -> list[float]:
-        """Expected accepted tokens of a step, one for each candidate."""
+    def _expected(self) -> tuple[list[float], list[float]]:
+        """For each candidate, a step's accepted tokens and the chance of its whole length."""
         if not self._trees:
-            return [0.0] * len(self._candidates)
-        mean = np.mean(np.stack(self._trees), axis=0)
-        return [float(value) for value in mean @ np.array(self.acceptance.chances)]
+            return [0.0] * len(self._candidates), [0.0] * len(self._candidates)
+        mean = np.mean(np.stack(self._trees), axis=0) @ np.array(self.acceptance.chances)
+        accepted, whole = mean.tolist()
+        return accepted, whole

@@ -16,6 +16,7 @@ from text_source import TextSource
 
 from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.chains import ChainSource, StateLayer, chain_of, first_rows
+from mlx_redrafter.costs import _time_replay, calibrate
 from mlx_redrafter.decoding import DecodedToken, DecodingConfig, decode
 from mlx_redrafter.drafter import Drafter, DrafterConfig
 from mlx_redrafter.model import SpeculativeModel
@@ -277,3 +278,17 @@ def test_memory_does_not_grow_with_the_text() -> None:
     assert isinstance(layer, StateLayer)
     assert len(layer._steps) <= 2
     assert len(layer._prompts) <= 2
+
+
+def test_the_replay_is_measured_and_leaves_the_cache_as_it_was() -> None:
+    """Only what recurs has one; the state stands where it stood before."""
+    model = shared("mamba")
+    prompt = prompt_of(30)
+    held = prefilled(model, prompt)
+    assert _time_replay(model, held) >= 0.0
+    assert_holds(model, held, prompt)
+    config = DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
+    drafter = Drafter(config)
+    architectures.randomise(drafter, 0)
+    attending = SpeculativeModel(architectures.build("llama"), drafter)
+    assert calibrate(attending).replay == 0.0

@@ -9,7 +9,15 @@ import pytest
 from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.costs import CostModel
 from mlx_redrafter.decoding import StepRecord
-from mlx_redrafter.planner import CANDIDATES, PROBES, AcceptanceModel, Planner, subtree
+from mlx_redrafter.planner import (
+    CANDIDATES,
+    CHAIN_CANDIDATES,
+    CHAIN_PROBES,
+    PROBES,
+    AcceptanceModel,
+    Planner,
+    subtree,
+)
 from mlx_redrafter.tree import HostTree, accept
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -71,7 +79,8 @@ def run(planner: Planner, machine: Machine, truth: CostModel, tokens: int) -> tu
     while made < tokens:
         shape = planner.next_shape(made)
         record = PLAIN if shape is None else machine.step(shape)
-        seconds = truth.step_seconds(shape, made)
+        rejected = float(record.accepted < record.drafted)
+        seconds = truth.step_seconds(shape, made, kept=len(record.path), rejected=rejected)
         emitted = record.accepted + 1
         planner.observe(shape, record, seconds, emitted, made)
         spent += seconds
@@ -164,3 +173,28 @@ def test_giving_up_is_told_only_after_a_trial() -> None:
     assert not planner.gave_up
     run(planner, Machine(0.6, 0.1), machine, 200)
     assert planner.gave_up
+
+
+def test_a_replay_makes_long_chains_dearer() -> None:
+    """What a rejected tail costs counts by the chance that there is one, and only for drafts."""
+    free = costs(0.02)
+    dear = replace(free, replay=0.9)
+    shape = BeamShape(1, 5)
+    plain = dear.step_seconds(shape, 0)
+    assert plain == dear.step_seconds(shape, 0, kept=6, rejected=0.0) == free.step_seconds(shape, 0)
+    assert dear.step_seconds(shape, 0, kept=3, rejected=0.5) == pytest.approx(
+        plain + 0.5 * 0.9 * dear.verify_seconds(3, 0)
+    )
+    assert dear.step_seconds(None, 0, rejected=1.0) == free.step_seconds(None, 0)
+    assert CostModel.from_dict(dear.to_dict()) == dear
+    lengths = []
+    for machine in (free, dear):
+        planner = Planner(machine, CHAIN_CANDIDATES, CHAIN_PROBES)
+        text = Machine(confidence=0.75, truth=0.75)
+        run(planner, text, machine, 1500)
+        by_shape = {forecast.shape: forecast for forecast in planner.forecasts(0)}
+        lengths.append(planner.choice.length if planner.choice else 0)
+        short = by_shape[BeamShape(1, 1)].step_seconds
+        extra = machine.replay * 0.25  # the one token is rejected a quarter of the time
+        assert short == pytest.approx(machine.step_seconds(BeamShape(1, 1), 0) + extra, abs=0.1)
+    assert lengths[1] < lengths[0]
