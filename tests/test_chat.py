@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -210,10 +211,15 @@ pexpect = pytest.importorskip("pexpect")
 PROMPT = r"> \x1b\[0m"
 
 
-def spawn(home, bundle, *arguments):
+def ignore_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def spawn(home, bundle, *arguments, prepare=None):
     child = pexpect.spawn(
         CHAT[0], [CHAT[1], "--model", str(bundle), *arguments],
         env=environment(home), encoding="utf-8", dimensions=(30, 100), timeout=60,
+        preexec_fn=prepare,
     )  # fmt: skip
     child.logfile_read = io.StringIO()
     # As a person would: Python can miss a Ctrl-C that comes while readline handles a key.
@@ -221,8 +227,20 @@ def spawn(home, bundle, *arguments):
     return child
 
 
-def test_a_conversation_on_a_terminal(tmp_path, bundle):
-    child = spawn(tmp_path, bundle, "--max-tokens", "350")
+def interrupt_line(child):
+    """Ctrl-C at the prompt; again where CPython's readline missed it, as a person would."""
+    for _ in range(6):
+        time.sleep(0.5)  # sendintr knows no delay
+        child.sendintr()
+        if child.expect([PROMPT, pexpect.TIMEOUT], timeout=10) == 0:
+            return
+    pytest.fail("Ctrl-C at the prompt never brought a new one")
+
+
+# Shells start programs in the background with SIGINT ignored, and theirs inherit that.
+@pytest.mark.parametrize("prepare", [None, ignore_interrupts])
+def test_a_conversation_on_a_terminal(tmp_path, bundle, prepare):
+    child = spawn(tmp_path, bundle, "--max-tokens", "350", prepare=prepare)
     child.expect(r"plain decoding [\d,]+ tok/s, measured here over 48 tokens")
     child.expect("guessed by the drafter")
     child.expect(PROMPT)
@@ -241,7 +259,7 @@ def test_a_conversation_on_a_terminal(tmp_path, bundle):
 
     child.send("half a line")
     child.expect("half a line")
-    child.send("\x15")  # readline's own way to clear a line
+    interrupt_line(child)
     child.sendline("go \\")
     child.expect(r"\. ")
     child.sendline("on")
@@ -258,7 +276,7 @@ def test_a_conversation_on_a_terminal(tmp_path, bundle):
     child.expect(PROMPT)
     child.send("\x1b[A\x1b[A")  # up twice: the line before
     child.expect("nonsense")  # readline draws only what differs
-    child.send("\x15")
+    interrupt_line(child)
     child.sendeof()
     child.expect(pexpect.EOF)
     child.close()

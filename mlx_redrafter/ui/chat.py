@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import RedrafterError
 from .arguments import ChatOptions, parse_chat_options
+from .interrupt import heed, stoppable
 
 if TYPE_CHECKING:
     from .frontend import FrontEnd
@@ -53,6 +54,8 @@ def _forgive(stream: TextIO) -> None:
 
 def _run(options: ChatOptions) -> int:
     front, on_screen = make_front_end(options)
+    if front.attended:
+        heed()
     session = open_session(options, front)
     plan(session, front, options)
     if options.prompt is not None:
@@ -182,8 +185,6 @@ def converse(session: Session, front: FrontEnd, measured: bool) -> None:
 
 def answer_question(session: Session, front: FrontEnd, question: str) -> None:
     """Answer one question, as far as the person lets it go."""
-    from .interrupt import stoppable
-
     before = session.totals.answers
     try:
         with closing(session.ask(question)) as responses, closing(stoppable(responses)) as shown:

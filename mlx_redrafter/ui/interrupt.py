@@ -11,14 +11,33 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def heed() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt even if the program was started with it ignored.
+
+    Shells start what runs in the background so, and it passes from program to program; but whoever
+    sits at a terminal wants to stop an answer, and to leave.
+    """
+    if _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _in_main_thread() -> bool:
+    """Only the main thread may set handlers, and only it gets Ctrl-C."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _listens() -> bool:
+    return _in_main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
 def stoppable(items: Iterable[T]) -> Generator[T, None, None]:
     """Pass ``items`` on until Ctrl-C.
 
     Before the first item, and when pressed twice, Ctrl-C raises KeyboardInterrupt as usual, so that
     a long prompt can be stopped as well.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield from items  # only the main thread may set handlers, and only it gets Ctrl-C
+    if not _listens():
+        yield from items
         return
     begun = requested = False
 
