@@ -217,7 +217,7 @@ def default_prompts(model: str) -> Path:
 def main() -> None:
     args = parse()
     console = Console(stderr=args.json)
-    model, tokenizer = load(args.model, drafter=args.drafter)
+    model, tokenizer = load(args.model, drafter=args.drafter, plan=False)
     args.planner = Planner.for_model(model) if args.planned else None
     rows = read_prompts(args.prompts or default_prompts(args.model), args.count)
     prompts = [encode_prompt(tokenizer, row) for row in rows]

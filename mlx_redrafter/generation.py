@@ -113,7 +113,7 @@ def stream_generate(
         beam_length: Tokens it drafts on a path.
         node_budget: Candidates verified in a step, at most.
         planner: Chooses each step's beam shape, or plain decoding, by what it measured on this
-            machine; not used where a beam argument is given.
+            machine; the model's own by default. Not used where a beam argument is given.
         cache: Caches kept between turns (``model.make_cache()``); only what differs from the tokens
             they hold is prefilled.
         max_kv_size: See :class:`CacheOptions`, as for the next three; not with drafting.
@@ -160,7 +160,7 @@ def stream_generate(
         config,
         cache=cache,
         stats=stats,
-        planner=None if fixed else planner,
+        planner=None if fixed else planner or model.planner,
         progress=prompt_progress_callback,
     )
     return _respond(model, tokenizer, ids, tokens, stats, _stop_strings(stop))

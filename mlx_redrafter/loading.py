@@ -19,6 +19,7 @@ from .drafter import Drafter, DrafterConfig
 from .errors import RedrafterError
 from .files import atomic_path, write_json
 from .model import SpeculativeModel, on_gpu
+from .planner import Planner, PlannerOnDemand
 from .target import Target
 
 DRAFTER_DIRECTORY = "drafter"
@@ -35,6 +36,7 @@ def load(
     dtype: mx.Dtype | None = None,
     *,
     adapter_path: str | Path | None = None,
+    plan: bool = True,
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     """Load a target, its drafter and its tokenizer.
 
@@ -47,6 +49,9 @@ def load(
             mlx multiplies only float32 matrices with BLAS there.
         adapter_path: A directory with a fine-tuned adapter of the target, as mlx-lm's ``load``
             takes it (LoRA, DoRA or full weights).
+        plan: Whether the model gets a planner, which drafts only as far as that pays. It measures
+            the machine for some seconds when the first text is generated, unless it is known from
+            an earlier run. False drafts the default beam shape.
 
     Returns:
         The model, whose ``target.model`` is mlx-lm's, and mlx-lm's tokenizer.
@@ -72,7 +77,10 @@ def load(
         _set_dtype(head, dtype)
     mx.eval(model.parameters(), head.parameters() if head else [])
     name = path.name if Path(path_or_repo).exists() else str(path_or_repo)
-    return SpeculativeModel(target, head, name=name), tokenizer
+    loaded = SpeculativeModel(target, head, name=name)
+    if plan and head is not None:
+        loaded.planner = PlannerOnDemand(lambda: Planner.for_model(loaded))
+    return loaded, tokenizer
 
 
 def resolve_path(path_or_repo: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,6 +16,9 @@ from .drafter import Drafter
 from .errors import RedrafterError
 from .sampling import Sampler, SamplingConfig
 from .target import Target
+
+if TYPE_CHECKING:
+    from .decoding import ShapePlanner
 
 _TIMED_CALLS = 3
 
@@ -32,6 +36,8 @@ class SpeculativeModel:
         target: The Target.
         drafter: As given.
         name: As given.
+        planner: Chooses what to draft where a call names no beam shape; None drafts the default
+            shape. ``load`` sets it.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -46,6 +52,7 @@ class SpeculativeModel:
         self.target = target if isinstance(target, Target) else Target(target)
         self.drafter = drafter
         self.name = name
+        self.planner: ShapePlanner | None = None
         self._searches: dict[tuple[BeamShape, SamplingConfig], BeamSearch] = {}
         if drafter is not None and self.target.refusal is not None:
             raise RedrafterError(

@@ -297,3 +297,36 @@ class Planner:
         mean = np.mean(np.stack(self._trees), axis=0) @ np.array(self.acceptance.chances)
         accepted, whole = mean.tolist()
         return accepted, whole
+
+
+class PlannerOnDemand:
+    """A planner that is made, and the machine measured, when the first text is decoded.
+
+    Args:
+        make: Makes the planner; called once.
+    """
+
+    def __init__(self, make: Callable[[], Planner]):
+        self._make = make
+        self._made: Planner | None = None
+
+    @property
+    def planner(self) -> Planner:
+        """The planner itself."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    @property
+    def costs(self) -> CostModel:
+        """See :class:`Planner`."""
+        return self.planner.costs
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        """See :meth:`Planner.next_shape`."""
+        return self.planner.next_shape(context)
+
+    def observe(self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int,
+                context: int) -> None:  # fmt: skip
+        """See :meth:`Planner.observe`."""
+        self.planner.observe(shape, record, seconds, tokens, context)

@@ -1,3 +1,18 @@
 """Runs before any test module: OpenBLAS has to be loaded before mlx is."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
 import mlx_redrafter  # noqa: F401
+from mlx_redrafter import costs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What is measured of tiny models stays out of the user's cache directory."""
+    directory = tmp_path_factory.mktemp("costs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "cache_directory", lambda: directory)
+        yield directory

@@ -27,6 +27,7 @@ from mlx_redrafter.loading import (
     save_drafter,
     tokenizer_hash,
 )
+from mlx_redrafter.planner import PlannerOnDemand
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,20 @@ def test_a_bundle_loads_and_answers(original: Path) -> None:
     assert model.target.vocab_size == len(tokenizer.get_vocab())
     drafted = generate(model, tokenizer, "the dog", max_tokens=12)
     assert drafted == generate(model, tokenizer, "the dog", max_tokens=12, draft=False)
+
+
+def test_a_bundle_drafts_as_far_as_that_pays(original: Path, measurements: Path) -> None:
+    model, tokenizer = load(original)
+    assert isinstance(model.planner, PlannerOnDemand)
+    before = set(measurements.iterdir())
+    fixed = generate(model, tokenizer, "the dog", max_tokens=6, beam_width=2)
+    plain = generate(model, tokenizer, "the dog", max_tokens=6, draft=False)
+    assert set(measurements.iterdir()) == before, "the machine was measured without need"
+    assert generate(model, tokenizer, "the dog", max_tokens=6) == fixed == plain
+    assert model.planner.planner.costs == model.planner.costs
+    assert list(measurements.iterdir())
+    assert load(original, plan=False)[0].planner is None
+    assert load(original, drafter=False)[0].planner is None
 
 
 def test_mlx_lm_opens_a_bundle(original: Path) -> None:

@@ -73,7 +73,7 @@ def _decode_all(
     path: Path, original: Drafter | None, report: CheckReport, tick: Callable[[], None]
 ) -> CheckReport:
     """Fill in what decoding tells."""
-    model, tokenizer = load(path)
+    model, tokenizer = load(path, plan=False)
     tokens, same, stats = 0, 0, AcceptanceStats()
     texts: list[list[int]] = []
     for prompt in PROMPTS:

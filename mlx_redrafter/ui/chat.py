@@ -134,7 +134,7 @@ def load_session(
     from .describe import describe
     from .session import Session
 
-    loaded, tokenizer = load(model, drafter, adapter_path=adapter)
+    loaded, tokenizer = load(model, drafter, adapter_path=adapter, plan=False)
     return Session(loaded, tokenizer, describe(loaded), settings, stream_generate)
 
 

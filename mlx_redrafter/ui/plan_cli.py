@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        model, tokenizer = load(options.model, drafter=options.drafter)
+        model, tokenizer = load(options.model, drafter=options.drafter, plan=False)
         planner = make_planner(model, console, recalibrate=options.recalibrate)
         context = _decode_samples(model, tokenizer, planner, options)
     except RedrafterError as error:
