@@ -8,7 +8,7 @@ form a tree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -133,17 +133,32 @@ class BeamSearch:
 
     def __call__(self, state: DraftState) -> DraftTree:
         """Search from ``state.root``; the likeliest final beam is laid out right behind it."""
-        arrays = self._search(state.hidden, state.root, state.noise)
-        tokens, parents, depths, log_probs, ancestors = arrays
-        return DraftTree(tokens, parents, depths, log_probs, ancestors, self.shape.length)
+        return self.together([state])[0]
+
+    def together(self, states: Sequence[DraftState]) -> list[DraftTree]:
+        """Search from several roots at once: one tree for each, all with as many nodes."""
+        noises = [state.noise for state in states if state.noise is not None]
+        arrays = self._search(
+            mx.stack([state.hidden for state in states]),
+            mx.stack([state.root for state in states]),
+            mx.stack(noises) if noises else None,
+        )
+        rows = zip(*([array[row] for row in range(len(states))] for array in arrays), strict=True)
+        return [DraftTree(*row, self.shape.length) for row in rows]
 
 
 def _top(scores: mx.array, count: int) -> mx.array:
-    """Indices of the ``count`` largest of (m,), the largest first."""
+    """Indices of the ``count`` largest of each row of (batch, m), the largest first."""
     if count == 1:
-        return mx.argmax(scores, keepdims=True)
-    best = mx.argpartition(-scores, kth=count - 1)[:count]
-    return mx.take(best, mx.argsort(-mx.take(scores, best)))
+        return mx.argmax(scores, axis=-1, keepdims=True)
+    best = mx.argpartition(-scores, kth=count - 1, axis=-1)[:, :count]
+    return _pick(best, mx.argsort(-_pick(scores, best), axis=-1))
+
+
+def _pick(rows: mx.array, index: mx.array) -> mx.array:
+    """Of (batch, m, ...) the entries that ``index`` (batch, k) names: (batch, k, ...)."""
+    index = index.reshape(*index.shape, *[1] * (rows.ndim - 2))
+    return mx.take_along_axis(rows, index, axis=1)
 
 
 def _search(
@@ -155,30 +170,37 @@ def _search(
     root: mx.array,
     noise: mx.array | None,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
-    """Tokens, parents, depths, log-probabilities (n,) and ancestors (n, n); n = 1 + shape.nodes.
+    """The searches from the roots (batch, 1), with hidden (batch, hidden_size) and noise.
 
     Nodes are first numbered as they are opened: the root 0, beam b of depth d
     1 + (d - 1) * width + b.
+
+    Returns:
+        Tokens, parents, depths, log-probabilities (batch, n) and ancestors (batch, n, n);
+        n = 1 + shape.nodes.
     """
     width, opened = shape.width, 1 + shape.width * shape.length
+    batch = root.shape[0]
     itself = mx.eye(opened, dtype=mx.bool_)
-    tokens, totals, lineage = [root], [mx.zeros((1,))], [itself[:1]]
-    state = drafter.initial_state(1).astype(hidden.dtype)
+    tokens, totals = [root], [mx.zeros((batch, 1))]
+    lineage = [mx.broadcast_to(itself[:1], (batch, 1, opened))]
+    state = drafter.initial_state(batch, 1).astype(hidden.dtype)
     for depth in range(shape.length):
         state = drafter.advance(embed(tokens[-1]), state)
-        gain = _gains(drafter, sampling, hidden, state, None if noise is None else noise[depth])
-        candidates = (totals[-1][:, None] + gain).reshape(-1)
+        heard = None if noise is None else noise[:, depth : depth + 1]
+        gain = _gains(drafter, sampling, hidden[:, None], state, heard)
+        candidates = (totals[-1][..., None] + gain).reshape(batch, -1)
         best = _top(candidates, width)
-        beam = best // gain.shape[1]
-        tokens.append(drafter.target_tokens(best % gain.shape[1]))
-        totals.append(mx.take(candidates, best))
+        beam = best // gain.shape[-1]
+        tokens.append(drafter.target_tokens(best % gain.shape[-1]))
+        totals.append(_pick(candidates, best))
         first = 1 + depth * width
-        lineage.append(mx.take(lineage[-1], beam, axis=0) | itself[first : first + width])
-        state = mx.take(state, beam, axis=0)
+        lineage.append(_pick(lineage[-1], beam) | itself[first : first + width])
+        state = _pick(state, beam)
     depths = mx.array([0] + [1 + node // width for node in range(opened - 1)], dtype=mx.int32)
     return _select(
-        shape.nodes, mx.concatenate(tokens), mx.concatenate(totals), depths,
-        mx.concatenate(lineage), width,
+        shape.nodes, mx.concatenate(tokens, axis=1), mx.concatenate(totals, axis=1), depths,
+        mx.concatenate(lineage, axis=1), width,
     )  # fmt: skip
 
 
@@ -189,7 +211,7 @@ def _gains(
     state: mx.array,
     noise: mx.array | None,
 ) -> mx.array:
-    """What each next token adds to a beam's score, float32 (beams, head_size), all negative."""
+    """What each next token adds to a beam's score, float32 (batch, beams, head_size), negative."""
     if noise is not None:
         noise = drafter.draft_columns(noise)
     logits = drafter.logits(hidden, state).astype(mx.float32)
@@ -207,20 +229,19 @@ def _select(
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
     """The root and the ``count`` best nodes; of these the best final beam first, then by score."""
     # The root scores 0 and every child less than its parent, so the best are always a tree.
-    kept = mx.argsort(-totals)[: count + 1]
-    final = lineage[-width:]
-    leader = mx.take(final, mx.argmax(totals[-width:], keepdims=True), axis=0)[0]
+    kept = mx.argsort(-totals, axis=-1)[:, : count + 1]
+    leader = _pick(lineage[:, -width:], mx.argmax(totals[:, -width:], axis=-1, keepdims=True))[:, 0]
     rank = mx.where(leader, 1e6 - depths, totals)
-    order = mx.take(kept, mx.argsort(-mx.take(rank, kept)))
-    ancestors = mx.take(mx.take(lineage, order, axis=0), order, axis=1)
+    order = _pick(kept, mx.argsort(-_pick(rank, kept), axis=-1))
+    ancestors = mx.take_along_axis(_pick(lineage, order), order[:, None, :], axis=2)
     depths = mx.take(depths, order)
     # A parent is the one ancestor that is a level up; no node of depth 0 has any.
-    parent = ancestors & (depths[None, :] == depths[:, None] - 1)
-    parents = mx.where(depths == 0, -1, mx.argmax(parent, axis=1).astype(mx.int32))
+    parent = ancestors & (depths[:, None, :] == depths[..., None] - 1)
+    parents = mx.where(depths == 0, -1, mx.argmax(parent, axis=-1).astype(mx.int32))
     return (
-        mx.take(tokens, order).astype(mx.int32),
+        _pick(tokens, order).astype(mx.int32),
         parents,
         depths,
-        mx.take(totals, order),
+        _pick(totals, order),
         ancestors,
     )
