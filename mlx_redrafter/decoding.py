@@ -133,7 +133,7 @@ class DecodedToken:
 
 
 @dataclass(frozen=True)
-class _Flight:
+class Flight:
     """A step whose graph is under way: node outputs, not yet read back."""
 
     tree: DraftTree
@@ -188,12 +188,16 @@ def decode(
     drafts = config.draft and model.drafter is not None
     cache = open_cache(model.target, cache, config.cache_options, drafts=drafts)
     stats = stats if stats is not None else AcceptanceStats()
-    loop = _Loop(model, config, cache, stats, planner)
+    loop = TextLoop(model, config, cache, stats, planner)
     return loop.run(list(prompt), progress or (lambda _done, _total: None))
 
 
-class _Loop:
-    """The state of one text while it is decoded."""
+class TextLoop:
+    """The state of one text while it is decoded: :meth:`run`, or its steps one by one.
+
+    Attributes:
+        cache: What the text has left in the target so far.
+    """
 
     def __init__(
         self,
@@ -207,13 +211,13 @@ class _Loop:
         self._planner = planner
         self._target = model.target
         self._config = config
-        self._cache = cache
+        self.cache = cache
         self._stats = stats
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
         self._trust = NoiseTrust()
         self._counted_until = 0.0
         if planner is None:
-            self._source(self._next_shape())  # a shape that cannot be drafted is refused here
+            self.source(self.next_shape())  # a shape that cannot be drafted is refused here
 
     def run(
         self, prompt: list[int], progress: Callable[[int, int], None]
@@ -221,19 +225,19 @@ class _Loop:
         """Yield tokens; leave the cache consistent in every case."""
         emitted = 0
         try:
-            self._prefill(prompt, progress)
+            self.prefill(prompt, progress)
             root = prompt[-1]
-            flight = self._launch(mx.array([root]), None, None)
+            flight = self.launch(mx.array([root]), None, None)
             step: StepRecord | None = None
             while True:
-                shape = self._next_shape()
+                shape = self.next_shape()
                 ahead = self._launch_ahead(flight, root, emitted, shape)
-                record = self._read(flight)
-                tokens, finish = self._cut(record, emitted)
+                record = self.read(flight)
+                tokens, finish = self.cut(record, emitted)
                 if ahead is None:
-                    self._commit(record, len(tokens))
+                    self.commit(record, len(tokens))
                 if emitted:
-                    self._count(flight, record, len(tokens))
+                    self.count(flight, record, len(tokens))
                     step = record
                 following = ahead or (None if finish else self._follow(flight, record, shape))
                 for index, token in enumerate(tokens):
@@ -247,31 +251,31 @@ class _Loop:
                 if emitted % CLEAR_CACHE_EVERY < len(tokens):
                     mx.clear_cache()
         finally:
-            self._cache.rewind(min(len(self._cache), len(prompt) + emitted - 1))
+            self.cache.rewind(min(len(self.cache), len(prompt) + emitted - 1))
 
-    def _prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
+    def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
         """Commit all but the prompt's last token, in chunks; no logits are computed."""
         total = len(prompt) - 1
-        done = self._cache.reuse(prompt)
+        done = self.cache.reuse(prompt)
         progress(done, total)
         while done < total:
             chunk = prompt[done : min(done + self._config.prefill_step_size, total)]
-            self._target.prefill(mx.array(chunk), self._cache)
-            mx.eval(self._cache.state)
-            self._cache.extend(chunk)
+            self._target.prefill(mx.array(chunk), self.cache)
+            mx.eval(self.cache.state)
+            self.cache.extend(chunk)
             done += len(chunk)
             mx.clear_cache()
             progress(done, total)
 
-    def _next_shape(self) -> BeamShape | None:
+    def next_shape(self) -> BeamShape | None:
         """What to draft in the next step; None is a plain step."""
         if not self._config.draft or self._model.drafter is None:
             return None
         if self._planner is not None:
-            return self._planner.next_shape(len(self._cache))
+            return self._planner.next_shape(len(self.cache))
         return self._config.beam
 
-    def _source(self, shape: BeamShape | None) -> tuple[DraftSource | None, float]:
+    def source(self, shape: BeamShape | None) -> tuple[DraftSource | None, float]:
         """What drafts that shape, and how long one draft takes."""
         if shape is None:
             return None, 0.0
@@ -281,43 +285,53 @@ class _Loop:
         source = self._model.source(shape, self._config.sampling)
         return source, source.seconds if source else 0.0
 
-    def _launch(self, root: mx.array, hidden: mx.array | None, shape: BeamShape | None) -> _Flight:
+    def launch(self, root: mx.array, hidden: mx.array | None, shape: BeamShape | None) -> Flight:
         """Start a step: draft (where a shape is given), verify, choose."""
         started = time.perf_counter()
-        source, draft_seconds = self._source(shape)
-        noise = self._sampler.noise(len(self._cache) + 1, 1 + (source.max_depth if source else 0))
+        source, draft_seconds = self.source(shape)
+        noise = self.noise(source)
         # Where the kind of cache changes, tokens are verified one by one.
-        if source is None or hidden is None or self._cache.changes_within(source.max_depth):
+        if source is None or hidden is None or self.cache.changes_within(source.max_depth):
             tree = DraftTree.root_only(root)
         else:
-            guessed = None if noise is None else noise * self._trust.scale
-            tree = source(DraftState(root.astype(mx.int32), hidden, guessed))
-        logits, states = self._target.verify(tree, self._cache)
-        recent = self._recent()
-        choices = self._sampler.choose(logits, tree, noise, recent)
+            tree = source(self.state(root, hidden, noise))
+        logits, states = self._target.verify(tree, self.cache)
+        choices = self.choose(logits, tree, noise)
         mx.async_eval(tree.tokens, tree.parents, tree.log_probs, choices)
-        return _Flight(tree, choices, states, shape, started, draft_seconds)
+        return Flight(tree, choices, states, shape, started, draft_seconds)
 
-    def _recent(self) -> list[int]:
+    def noise(self, source: DraftSource | None) -> mx.array | None:
+        """Noise for the tokens after the root and after each depth that the source reaches."""
+        depth = source.max_depth if source else 0
+        return self._sampler.noise(len(self.cache) + 1, 1 + depth)
+
+    def state(self, root: mx.array, hidden: mx.array, noise: mx.array | None) -> DraftState:
+        """What a draft from ``root`` is told."""
+        guessed = None if noise is None else noise * self._trust.scale
+        return DraftState(root.astype(mx.int32), hidden, guessed)
+
+    def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
+        """The target's choices after the nodes of a verified tree."""
         size = self._config.sampling.history_size
-        return self._cache.tokens[-(size - 1) :] if size > 1 else []
+        recent = self.cache.tokens[-(size - 1) :] if size > 1 else []
+        return self._sampler.choose(logits, tree, noise, recent)
 
     def _launch_ahead(
-        self, flight: _Flight, root: int, emitted: int, shape: BeamShape | None
-    ) -> _Flight | None:
+        self, flight: Flight, root: int, emitted: int, shape: BeamShape | None
+    ) -> Flight | None:
         """Start a plain step after a plain one before that one is read, so that the two overlap."""
         last = emitted + 1 == self._config.max_tokens
-        if not flight.is_plain or shape is not None or last or not self._cache.looks_ahead:
+        if not flight.is_plain or shape is not None or last or not self.cache.looks_ahead:
             return None
-        self._cache.commit([0], [root])
-        return self._launch(flight.choices.tokens, flight.hidden[0], None)
+        self.cache.commit([0], [root])
+        return self.launch(flight.choices.tokens, flight.hidden[0], None)
 
-    def _follow(self, flight: _Flight, record: StepRecord, shape: BeamShape | None) -> _Flight:
+    def _follow(self, flight: Flight, record: StepRecord, shape: BeamShape | None) -> Flight:
         """Start the step after one that has been read."""
         end = record.path[-1]
-        return self._launch(flight.choices.tokens[end : end + 1], flight.hidden[end], shape)
+        return self.launch(flight.choices.tokens[end : end + 1], flight.hidden[end], shape)
 
-    def _read(self, flight: _Flight) -> StepRecord:
+    def read(self, flight: Flight) -> StepRecord:
         """Wait for a step; walk its tree."""
         tree = HostTree(
             tokens=_numbers(flight.tree.tokens),
@@ -331,7 +345,7 @@ class _Loop:
             self._trust.observe([swayed[node] for node in path])
         return StepRecord(tree, choices, path)
 
-    def _cut(self, record: StepRecord, emitted: int) -> tuple[list[int], str | None]:
+    def cut(self, record: StepRecord, emitted: int) -> tuple[list[int], str | None]:
         """The step's tokens up to the end of the text, and why it ends there, if it does."""
         tokens = [record.choices[node] for node in record.path]
         limit = self._config.max_tokens
@@ -342,12 +356,13 @@ class _Loop:
                 return tokens[: index + 1], "stop"
         return tokens, "length" if emitted + len(tokens) == limit else None
 
-    def _commit(self, record: StepRecord, emitted: int) -> None:
+    def commit(self, record: StepRecord, emitted: int) -> None:
         """Keep the root and the accepted nodes whose successors became text."""
         path = record.path[:emitted]
-        self._cache.commit(path, [record.tree.tokens[node] for node in path])
+        self.cache.commit(path, [record.tree.tokens[node] for node in path])
 
-    def _count(self, flight: _Flight, record: StepRecord, emitted: int) -> None:
+    def count(self, flight: Flight, record: StepRecord, emitted: int) -> None:
+        """Take note of a step that is over, and of the tokens of text it produced."""
         stats = self._stats
         stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
         stats.evaluations += 1
@@ -358,7 +373,7 @@ class _Loop:
         self._counted_until = now
         stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
         if self._planner is not None:
-            self._planner.observe(flight.shape, record, elapsed, emitted, len(self._cache))
+            self._planner.observe(flight.shape, record, elapsed, emitted, len(self.cache))
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:
