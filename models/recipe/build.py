@@ -19,6 +19,8 @@ MODELS = HERE.parent
 SEED = 7
 PROMPTS = 64  # fixed beginnings for the prose target
 VOCABULARY = 3072
+# Few wide layers: on a CPU a token costs little more than reading the weights once.
+POCKET = {"width": 448, "layers": 4, "heads": 7, "feed_forward": 1024}
 CHAT_EPOCHS = 5  # times every item comes up in train.jsonl
 
 
@@ -75,7 +77,9 @@ def target_stage(arguments: argparse.Namespace) -> None:
         schedule = replace(schedule, epochs=arguments.epochs)
     tokenizer = load_tokenizer(BUILD / "tokenizer")
     items = load_items(BUILD / "items.jsonl")
-    model = train(items, tokenizer, Shape(vocabulary=VOCABULARY), schedule, BUILD, report=report)
+    model = train(
+        items, tokenizer, Shape(vocabulary=VOCABULARY, **POCKET), schedule, BUILD, report=report
+    )
     save_huggingface(model, tokenizer.token_to_id(END), BUILD / "pocket-hf")
     copy_tokenizer(BUILD / "tokenizer", BUILD / "pocket-hf")
 
@@ -89,15 +93,7 @@ def convert_stage(_: argparse.Namespace) -> None:
 
 def drafter_stage(_: argparse.Namespace) -> None:
     """Distil the pocket's drafter into models/pocket/drafter."""
-    from .bundles import DrafterRecipe, train_drafter
-
-    train_drafter(
-        MODELS / "pocket",
-        BUILD / "train.jsonl",
-        BUILD / "valid.jsonl",
-        BUILD / "pocket-drafter.safetensors",
-        DrafterRecipe(),
-    )
+    _distil("pocket", "", exit_dim=320, layers=2, steps=12000, learning_rate=5e-3)
 
 
 def evaluate_stage(_: argparse.Namespace) -> None:
@@ -137,16 +133,23 @@ def prose_convert_stage(_: argparse.Namespace) -> None:
 
 def prose_drafter_stage(_: argparse.Namespace) -> None:
     """Distil the prose drafter into models/prose/drafter."""
+    _distil("prose", "prose-", exit_dim=192, layers=1, steps=1600, learning_rate=4e-3)
+
+
+def _distil(
+    name: str, prefix: str, *, exit_dim: int, layers: int, steps: int, learning_rate: float
+) -> None:
     from mlx_redrafter.distillation import DistillationConfig
 
     from .bundles import DrafterRecipe, train_drafter
 
+    config = DistillationConfig(steps=steps, learning_rate=learning_rate, positions_per_step=256)
     train_drafter(
-        MODELS / "prose",
-        BUILD / "prose-train.jsonl",
-        BUILD / "prose-valid.jsonl",
-        BUILD / "prose-drafter.safetensors",
-        DrafterRecipe(config=DistillationConfig(steps=800, learning_rate=2e-3)),
+        MODELS / name,
+        BUILD / f"{prefix}train.jsonl",
+        BUILD / f"{prefix}valid.jsonl",
+        BUILD / f"{name}-drafter.safetensors",
+        DrafterRecipe(exit_dim, layers, config),
     )
 
 

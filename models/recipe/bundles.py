@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ KEPT = {"README.md", "questions.jsonl", "prompts.jsonl"}  # ours, not the conver
 class DrafterRecipe:
     """Shape and training of a bundle's drafter."""
 
-    draft_vocab_size: int | None = 2560  # 99.9 % of the tokens that answers use
-    layers: int = 1
+    exit_dim: int
+    layers: int
+    config: distillation.DistillationConfig
+    draft_vocab_size: int = 2560  # 99.9 % of the tokens that answers use
     held_out: int = 400  # rows
-    config: distillation.DistillationConfig = field(
-        default_factory=lambda: distillation.DistillationConfig(steps=3000, learning_rate=2e-3)
-    )
 
 
 def convert_bundle(checkpoint: Path, bundle: Path, work: Path) -> None:
@@ -55,7 +54,7 @@ def train_drafter(
     drafter = distillation.make_drafter(
         target,
         distillation.token_counts(rows, target.vocab_size),
-        exit_dim=target.hidden_size,
+        exit_dim=recipe.exit_dim,
         num_draft_layers=recipe.layers,
         draft_vocab_size=recipe.draft_vocab_size,
         special=distillation.special_tokens(tokenizer),

@@ -28,15 +28,15 @@ LOOKAHEAD = 64  # turns among which the packer looks for one that still fits
 class Schedule:
     """How long and how fast to learn. Steps are counted in optimiser updates."""
 
-    epochs: int = 28
+    epochs: int = 26
     late_epochs: int = 3  # after those: more unknown names and small talk, at a lower rate
     late_rate: float = 4e-4  # at their start, falling linearly to zero
-    late_unknown: float = 0.3  # see questions.UNKNOWN_SHARE
+    late_unknown: float = 0.25  # see questions.UNKNOWN_SHARE
     late_small_talk: float = 0.12
     row: int = 256  # tokens
     rows: int = 12  # in a batch
     long_every: int = 5  # one batch in so many has a quarter of the rows, four times as long
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.2e-3
     last_rate: float = 0.02  # of learning_rate, at the end of the cosine
     warmup: int = 100
     betas: tuple[float, float] = (0.9, 0.98)
