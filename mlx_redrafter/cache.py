@@ -17,7 +17,7 @@ from mlx.utils import tree_map
 from mlx_lm.models.base import create_causal_mask
 
 from .prompt_cache import Layer, PromptCache
-from .tree import DraftTree
+from .tree import BatchTree, DraftTree
 
 __all__ = ["ChunkedTreeCache", "Layer", "PromptCache", "TreeCache", "Verification"]
 
@@ -32,7 +32,8 @@ class Verification:
         active: Whether the rows now being computed stay uncommitted.
         replaying: Whether a module is only run again to bring its recurrent state to an earlier
             row; attention layers then keep what they have.
-        tree: The tree under verification; None where rows simply follow one another.
+        tree: The tree under verification, or the trees of a batch; None where the rows of one text
+            simply follow one another.
         watched: By the ``id`` of a cache with recurrent state, what is to be told of the calls
             that change it.
     """
@@ -40,23 +41,29 @@ class Verification:
     def __init__(self) -> None:
         self.active = False
         self.replaying = False
-        self.tree: DraftTree | None = None
+        self.tree: DraftTree | BatchTree | None = None
         self.watched: dict[int, Any] = {}
         self._positions: dict[int, mx.array] = {}
         self._masks: dict[tuple[int | None, ...], mx.array] = {}
 
     @contextmanager
     def over(
-        self, tree: DraftTree, *, branching: bool = True, watched: dict[int, Any] | None = None
+        self,
+        tree: DraftTree | BatchTree,
+        *,
+        branching: bool = True,
+        watched: dict[int, Any] | None = None,
     ) -> Iterator[None]:
         """Verify ``tree`` inside the block: layers write its rows without committing them.
 
         Args:
             tree: What is verified.
-            branching: Whether the rows need the tree's own mask and positions; a chain does not.
+            branching: Whether the rows need the tree's own mask and positions; a chain does not,
+                nor does a root alone.
             watched: See the attribute.
         """
-        self.active, self.tree = True, tree if branching and len(tree) > 1 else None
+        placed = branching and (isinstance(tree, BatchTree) or len(tree) > 1)
+        self.active, self.tree = True, tree if placed else None
         self.watched = watched or {}
         try:
             yield
@@ -75,13 +82,25 @@ class Verification:
             self.replaying = False
 
     def positions(self, offset: int | mx.array) -> mx.array:
-        """Positions of the nodes, int32 (n,), when the root stands at ``offset``."""
+        """Positions of the nodes when the root stands at ``offset``.
+
+        Returns:
+            int32 (n,); for a batch (batch, n), where ``offset`` means the longest text's.
+        """
         assert self.tree is not None
         if not isinstance(offset, int):
-            return self.tree.depths + offset
+            return self.tree.positions(offset)
         if offset not in self._positions:
-            self._positions[offset] = self.tree.depths + offset
+            self._positions[offset] = self.tree.positions(offset)
         return self._positions[offset]
+
+    def batch_mask(self, window: int | None, chunk: int | None) -> mx.array:
+        """:meth:`BatchTree.mask`, made once a forward."""
+        assert isinstance(self.tree, BatchTree)
+        key = (window, chunk)
+        if key not in self._masks:
+            self._masks[key] = self.tree.mask(window, chunk)
+        return self._masks[key]
 
     def mask(self, prefix: int, window: int | None) -> mx.array:
         """Bool (n, prefix + n): the committed prefix, then ancestors and self.
@@ -90,7 +109,7 @@ class Verification:
             prefix: Number of committed rows that the layer hands to attention, the latest ones.
             window: A node sees only the rows less than this many positions back; None: all.
         """
-        assert self.tree is not None
+        assert isinstance(self.tree, DraftTree)
         if (prefix, window) not in self._masks:
             self._masks[prefix, window] = self._make_mask(self.tree, prefix, window)
         return self._masks[prefix, window]
@@ -143,6 +162,11 @@ class TreeCache(Layer):
     def seam(self) -> Any:
         """What the model is given: this object."""
         return self
+
+    @property
+    def start(self) -> int:
+        """Position of the buffer's first row."""
+        return self._start
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
         """Append rows, (1, heads, n, head_dim) each, and return all rows attention may need."""

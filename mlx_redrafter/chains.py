@@ -223,6 +223,11 @@ class ListLayer(Layer):
         self._seam = CacheList(*(part.seam for part in parts))
 
     @property
+    def parts(self) -> list[Layer]:
+        """The caches, in order."""
+        return self._parts
+
+    @property
     def offset(self) -> int:  # type: ignore[override]
         """Number of committed tokens; a part that the model never uses has none."""
         return max(part.offset for part in self._parts)

@@ -166,14 +166,19 @@ def _tapped_call(tap: Tap, base: Any) -> Any:
 
 
 def _rotary_call(verification: Verification, base: Any) -> Any:
-    """Turn (1, heads, n, dim) at one position a node: as a batch of n rows, all of them views."""
+    """Turn (batch, heads, n, dim) at one position a node: one row a node."""
 
     def call(self: Any, x: mx.array, offset: Any = 0, *args: Any, **kwargs: Any) -> Any:
         if verification.tree is None:
             return base(self, x, offset, *args, **kwargs)
-        rows = x.transpose(2, 1, 0, 3)
-        turned: mx.array = base(self, rows, verification.positions(offset), *args, **kwargs)
-        return turned.transpose(2, 1, 0, 3)
+        at = verification.positions(offset)
+        if at.ndim == 1:
+            turned: mx.array = base(self, x.transpose(2, 1, 0, 3), at, *args, **kwargs)
+            return turned.transpose(2, 1, 0, 3)
+        batch, heads, n, dim = x.shape
+        rows = x.transpose(0, 2, 1, 3).reshape(batch * n, heads, 1, dim)
+        turned = base(self, rows, at.reshape(-1), *args, **kwargs)
+        return turned.reshape(batch, n, heads, -1).transpose(0, 2, 1, 3)
 
     return call
 
@@ -194,12 +199,14 @@ def _dynamic_call(base: Any) -> Any:
 
 
 def _scale_call(verification: Verification, base: Any) -> Any:
-    """Llama 4's query scales, (n, 1): by depth where mlx-lm counts rows from ``offset``."""
+    """Llama 4's query scales by depth, (n, 1) or (batch, 1, n, 1); mlx-lm counts rows."""
 
     def call(size: int, offset: Any, *args: Any) -> Any:
         if verification.tree is None:
             return base(size, offset, *args)
-        return base(1, verification.positions(offset), *args).reshape(-1, 1)
+        at = verification.positions(offset)
+        shape = (-1, 1) if at.ndim == 1 else (at.shape[0], 1, -1, 1)
+        return base(1, at.reshape(-1), *args).reshape(shape)
 
     return call
 
@@ -210,7 +217,7 @@ def _position_call(verification: Verification, base: Any) -> Any:
     def call(self: Any, ids: mx.array) -> Any:
         if verification.tree is None:
             return base(self, ids)
-        return base(self, ids[..., :1] + verification.tree.depths)
+        return base(self, ids[..., :1] + verification.positions(0))
 
     return call
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .cache import ChunkedTreeCache, Verification
+from .cache import Verification
 from .tree import DraftTree
 
 # What only Llama 4's attention looks at.
@@ -40,10 +40,11 @@ class _ByDepth:
         return getattr(mx, name)
 
     def arange(self, start: int, *args: Any) -> mx.array:
-        """mx.arange(start, start + n) over n rows."""
+        """mx.arange(start, start + n) over n rows; (batch, n, 1) for a batch."""
         if self._verification.tree is None:
             return mx.arange(start, *args)
-        return self._verification.positions(start)
+        at = self._verification.positions(start)
+        return at if at.ndim == 1 else at[..., None]
 
 
 def chunked_call(verification: Verification, base: FunctionType) -> Any:
@@ -54,7 +55,7 @@ def chunked_call(verification: Verification, base: FunctionType) -> Any:
     scaled = rebound(base, "mx", _ByDepth(verification))
 
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
-        if verification.tree is not None and isinstance(cache, ChunkedTreeCache):
+        if verification.tree is not None and getattr(cache, "chunk", None):
             mask = cache.make_mask(x.shape[1])
         return scaled(self, x, mask, cache)
 
@@ -68,6 +69,7 @@ def block_method(verification: Verification, base: Any) -> Any:
         tree = verification.tree
         if tree is None:
             return base(self, x, mask, offset, cache)
+        assert isinstance(tree, DraftTree), "batches of this architecture are refused"
         keys = self.index_k_proj(x).reshape(*x.shape[:2], 1, self.index_head_dim)
         keys = self.index_rope(self.index_k_norm(keys).transpose(0, 2, 1, 3), offset=offset)
         keys, _ = cache.update_and_fetch(keys, mx.zeros((*keys.shape[:3], 0), keys.dtype))

@@ -8,6 +8,7 @@ state say how to repeat what they did.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +23,7 @@ from mlx_lm.models.cache import (
 )
 
 from . import architectures
+from .batch_cache import BatchCache
 from .cache import ChunkedTreeCache, PromptCache, TreeCache, Verification
 from .chains import ListLayer, PlainLayer, StateLayer
 from .errors import RedrafterError
@@ -35,7 +37,7 @@ from .hooks import (
     inner_module,
 )
 from .prompt_cache import Layer
-from .tree import DraftTree
+from .tree import BatchTree, DraftTree
 
 
 class Target:
@@ -136,6 +138,38 @@ class Target:
         with self._verification.over(tree, branching=branching, watched=watched):
             logits = self.model(tree.tokens[None], cache=cache.seams)
         return logits[0], self._hidden()[0]
+
+    def make_batch_cache(self) -> BatchCache:
+        """Empty caches for several texts at once.
+
+        Raises:
+            RedrafterError: If this model's texts have to be decoded one by one.
+        """
+        kind = self.architecture
+        if self.verifies != "tree" or kind in architectures.UNBATCHED or self._draft_limit:
+            raise RedrafterError(
+                f"Prompts cannot be decoded together with the architecture '{kind}', only where "
+                "each text's rows can be placed by themselves: decode the prompts one by one."
+            )
+        return BatchCache(self.make_cache(), self._verification)
+
+    def verify_batch(
+        self, trees: Sequence[DraftTree], cache: BatchCache
+    ) -> tuple[mx.array, mx.array]:
+        """One forward over a tree for each text of a batch; commits nothing.
+
+        Args:
+            trees: One a text, with equally many nodes.
+            cache: Batch caches of this target.
+
+        Returns:
+            Logits after each node, (batch, n, vocab_size), and final hidden states,
+            (batch, n, hidden_size).
+        """
+        batch = BatchTree.stack(trees, cache.lengths)
+        with self._verification.over(batch):
+            logits = self.model(batch.tokens, cache=cache.seams)
+        return logits, self._hidden()
 
     def teach(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
         """A causal forward from an empty context.
