@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -125,17 +125,19 @@ class CostModel:
 
 
 def calibrate(
-    model: SpeculativeModel, progress: Callable[[int, int], None] | None = None
+    model: SpeculativeModel,
+    progress: Callable[[int, int], None] | None = None,
+    contexts: Sequence[int] | None = None,
 ) -> CostModel:
-    """Measure a model with its drafter on this machine; takes seconds.
+    """Measure a model, and its drafter if it has one, on this machine; takes seconds.
 
     Args:
-        model: A model whose drafter is a Drafter.
+        model: A model; drafting is measured where its drafter is a Drafter.
         progress: Told (measurements done, measurements to do).
+        contexts: Context lengths, ascending; by default the planner's.
     """
-    assert isinstance(model.drafter, Drafter)
     report = progress or (lambda _done, _total: None)
-    contexts = _contexts(model)
+    contexts = _contexts(model) if contexts is None else tuple(contexts)
     total, done = len(contexts) * len(SIZES) + len(WIDTHS), 0
     rows: list[list[float]] = []
     plain: list[float] = []
@@ -156,7 +158,7 @@ def calibrate(
             )
     draft = {}
     for width in WIDTHS:
-        if width <= model.drafter.config.head_size:
+        if isinstance(model.drafter, Drafter) and width <= model.drafter.config.head_size:
             draft[width] = _time_draft(model, model.drafter, width)
         done += 1
         report(done, total)
@@ -242,9 +244,10 @@ def _contexts(model: SpeculativeModel) -> tuple[int, ...]:
 def _filled_cache(model: SpeculativeModel, context: int) -> PromptCache:
     cache = model.make_cache()
     tokens = [token % model.target.vocab_size for token in range(context)]
-    model.target.prefill(mx.array(tokens), cache)
-    mx.eval(cache.state)
-    cache.extend(tokens)
+    if tokens:
+        model.target.prefill(mx.array(tokens), cache)
+        mx.eval(cache.state)
+        cache.extend(tokens)
     return cache
 
 
