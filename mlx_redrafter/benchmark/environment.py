@@ -1,0 +1,178 @@
+"""Where a measurement was made: what anybody needs to judge it, or to repeat it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from .. import __version__, blas_loaded
+from ..blas import is_loaded
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PATIENCE = 10  # seconds that git, sysctl and pmset may take
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The circumstances of a measurement.
+
+    Attributes:
+        command: The command line.
+        date: Local time with its offset, ISO 8601.
+        versions: Of python, mlx, mlx_lm and mlx_redrafter.
+        commit: Of the source tree this package runs from, "-modified" behind it where files differ
+            from it; None outside of a git checkout.
+        system: Operating system and its release.
+        architecture: Of the processor.
+        processor: Its name.
+        cores: Logical cores.
+        memory_bytes: Physical memory, None where it cannot be read.
+        device: Where mlx computes.
+        device_info: What mlx knows about it.
+        blas: What multiplies float32 matrices on the CPU.
+        power_source: Mains or battery, None where it cannot be read.
+    """
+
+    command: str
+    date: str
+    versions: dict[str, str]
+    commit: str | None
+    system: str
+    architecture: str
+    processor: str
+    cores: int | None
+    memory_bytes: int | None
+    device: str
+    device_info: dict[str, Any]
+    blas: str
+    power_source: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def environment(arguments: Sequence[str]) -> Environment:
+    """The circumstances as they are now.
+
+    Args:
+        arguments: The command line behind ``python -m mlx_redrafter.benchmark``.
+    """
+    device = mx.default_device()
+    return Environment(
+        command=shlex.join(["python", "-m", "mlx_redrafter.benchmark", *arguments]),
+        date=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
+        versions={
+            "python": platform.python_version(),
+            "mlx": version("mlx"),
+            "mlx_lm": version("mlx-lm"),
+            "mlx_redrafter": __version__,
+        },
+        commit=commit_of(PACKAGE),
+        system=f"{platform.system()} {platform.release()}",
+        architecture=platform.machine(),
+        processor=processor_name(),
+        cores=os.cpu_count(),
+        memory_bytes=memory_bytes(),
+        device=str(device),
+        device_info=dict(mx.device_info(device)),
+        blas=blas_words(),
+        power_source=power_source(),
+    )
+
+
+def commit_of(package: Path) -> str | None:
+    """The commit of the git checkout that tracks this package, None where there is none."""
+    git = ["git", "-C", str(package)]
+    # A package installed inside of somebody else's checkout is not tracked there.
+    if _output([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:
+        return None
+    commit = _output([*git, "rev-parse", "HEAD"])
+    changes = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", str(package)])
+    return f"{commit}-modified" if commit and changes else commit
+
+
+def processor_name() -> str:
+    """The processor's name as its maker has it."""
+    if platform.system() == "Darwin":
+        return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int | None:
+    """Physical memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def blas_words() -> str:
+    """What multiplies float32 matrices on the CPU."""
+    if platform.system() == "Darwin":
+        return "Accelerate"
+    return "OpenBLAS" if blas_loaded or is_loaded() else "the one in mlx's wheel"
+
+
+def power_source() -> str | None:
+    """Mains or battery, as the system tells it."""
+    if platform.system() == "Darwin":
+        return mac_power(_output(["pmset", "-g", "batt"]) or "")
+    return linux_power(Path("/sys/class/power_supply"))
+
+
+def mac_power(told: str) -> str | None:
+    """The power source in what ``pmset -g batt`` tells: "Now drawing from 'AC Power'", ..."""
+    first = told.splitlines()[0] if told.strip() else ""
+    quoted = first.split("'")
+    return quoted[1] if len(quoted) >= 3 else None
+
+
+def linux_power(supplies: Path) -> str | None:
+    """The power source as Linux's power_supply class has it."""
+    online: list[bool] = []
+    batteries: list[str] = []
+    for supply in sorted(supplies.glob("*")):
+        kind = _line(supply / "type")
+        if kind in ("Mains", "USB"):
+            online.append(_line(supply / "online") == "1")
+        elif kind == "Battery":
+            batteries.append(_line(supply / "status"))
+    if any(online):
+        return "mains"
+    if batteries:
+        return f"battery, {batteries[0].lower()}" if batteries[0] else "battery"
+    return None
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _output(command: list[str]) -> str | None:
+    """What a command prints, None where it is not there or fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

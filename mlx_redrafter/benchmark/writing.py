@@ -1,0 +1,66 @@
+"""Reports as JSON and CSV, written atomically, so that what was there survives an interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import RedrafterError
+from ..files import atomic_path, write_json
+
+
+class Report(Protocol):
+    """Anything with a document and a table."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The measurements as rows with the same keys."""
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys, a header line above them; None is an empty cell."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_report(report: Report, json_path: Path | None, csv_path: Path | None) -> None:
+    """Write a report to the paths that are given.
+
+    Raises:
+        RedrafterError: If one cannot be written.
+    """
+    try:
+        if json_path is not None:
+            write_json(json_path, finite(report.to_dict()))
+        if csv_path is not None:
+            write_csv(csv_path, report.rows())
+    except OSError as error:
+        raise RedrafterError(f"The report cannot be written: {error}.") from error
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Refuse paths that are directories or lie in something that is none, before measuring.
+
+    Raises:
+        RedrafterError: Naming the path.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise RedrafterError(f"{path} is a directory: pass the name of a file.")
+        parent = next(parent for parent in path.absolute().parents if parent.exists())
+        if not parent.is_dir():
+            raise RedrafterError(f"{parent} is a file, so {path} cannot be written in it.")
+
+
+def finite(value: Any) -> Any:
+    """A document without infinities and NaN, which JSON has not; they become None."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
