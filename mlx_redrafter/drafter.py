@@ -6,6 +6,7 @@ Parameter names and config keys are those of Apple's checkpoints
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -31,6 +32,9 @@ class DrafterConfig:
         quantization: mlx-lm's quantisation entry ({"group_size", "bits", ...} and per-layer
             overrides), or None for full precision.
         target: What the drafter was trained for: {"name", "tokenizer_hash"}, empty if unknown.
+        shared_rows: Whether the output rows are the target's own, and so not among the weights.
+        independent_heads: Number of heads, one for each depth, that see the hidden state alone;
+            None for the recurrent head.
     """
 
     hidden_size: int
@@ -41,6 +45,8 @@ class DrafterConfig:
     draft_vocab_size: int | None = None
     quantization: dict[str, Any] | None = None
     target: dict[str, Any] | None = None
+    shared_rows: bool = False
+    independent_heads: int | None = None
     model_type: str = MODEL_TYPE
 
     @classmethod
@@ -66,13 +72,24 @@ class DrafterConfig:
         for name in ("quantization", "target"):
             good = values.get(name) is None or isinstance(values[name], dict)
             _require(values, name, good, "an object, or null")
+        shared = values.get("shared_rows", False)
+        fits = isinstance(shared, bool) and (
+            not shared or values["exit_dim"] == values["hidden_size"]
+        )
+        _require(values, "shared_rows", fits, "false, or true with an exit_dim of hidden_size")
+        heads = values.get("independent_heads")
+        fits = heads is None or (_is_count(heads, 1) and not shared)
+        _require(values, "independent_heads", fits, "at least 1 without shared_rows, or null")
         known = {field.name for field in fields(cls)}
         # Apple's configuration class takes an absent `rnn` for false.
         return cls(**{"rnn": False, **{k: v for k, v in values.items() if k in known}})
 
     def to_dict(self) -> dict[str, Any]:
-        """The config.json entry, without keys that are None."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        """The config.json entry, without keys that are None or say what is usual."""
+        entry = {k: v for k, v in asdict(self).items() if v is not None}
+        if not self.shared_rows:
+            del entry["shared_rows"]
+        return entry
 
     @property
     def has_input_proj(self) -> bool:
@@ -122,19 +139,34 @@ class Drafter(nn.Module):
     def __init__(self, config: DrafterConfig):
         super().__init__()
         self.config = config
-        if config.has_input_proj:
-            self.input_proj = nn.Linear(2 * config.hidden_size, config.exit_dim)
-        self.lm_head = [
-            *(ResidualBlock(config.exit_dim) for _ in range(config.num_draft_layers)),
-            nn.Linear(config.exit_dim, config.head_size, bias=False),
-        ]
-        if config.rnn:
-            self.rnn_u = nn.Linear(config.hidden_size, config.hidden_size)
-            self.rnn_w = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self._rows: Callable[[mx.array], mx.array] | None = None
+        self._build(config)
         if config.draft_vocab_size is not None:
             # Row i of the head proposes target token draft_tokens[i]; sorted, int32, never trained.
             self.draft_tokens = mx.arange(config.draft_vocab_size, dtype=mx.int32)
             self.freeze(keys=["draft_tokens"], recurse=False)
+
+    def _build(self, config: DrafterConfig) -> None:
+        """Make the layers, all but the token map."""
+        if config.has_input_proj:
+            self.input_proj = nn.Linear(2 * config.hidden_size, config.exit_dim)
+        self.lm_head = _head(config)
+        if config.rnn:
+            self.rnn_u = nn.Linear(config.hidden_size, config.hidden_size)
+            self.rnn_w = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether output rows have to be bound before there are logits."""
+        return self.config.shared_rows and self._rows is None
+
+    def bind_rows(self, rows: Callable[[mx.array], mx.array]) -> None:
+        """Use output rows that belong to the target, see ``rows.share_rows``.
+
+        Args:
+            rows: From (..., exit_dim) to (..., head_size). They are no parameter of the drafter.
+        """
+        self._rows = rows
 
     def initial_state(self, *shape: int) -> mx.array:
         """The state before any token: zeros of shape (*shape, hidden_size), float32."""
@@ -168,9 +200,19 @@ class Drafter(nn.Module):
         x = mx.concatenate([mx.broadcast_to(hidden, state.shape), state], axis=-1)
         if self.config.has_input_proj:
             x = self.input_proj(x)
-        for layer in self.lm_head:
+        return self._output(x, self.lm_head)
+
+    def _output(self, x: mx.array, layers: list[nn.Module]) -> mx.array:
+        for layer in layers:
             x = layer(x)
-        return x
+        if not self.config.shared_rows:
+            return x
+        if self._rows is None:
+            raise RedrafterError(
+                "This drafter shares the target's output rows, and none are bound: open it "
+                "together with its target, with mlx_redrafter.load."
+            )
+        return self._rows(x)
 
     def target_tokens(self, columns: mx.array) -> mx.array:
         """Target token ids of head columns, any shape, int32."""
@@ -184,3 +226,44 @@ class Drafter(nn.Module):
         if self.config.draft_vocab_size is None:
             return values
         return mx.take(values, self.draft_tokens, axis=-1)
+
+
+class IndependentHeads(Drafter):
+    """One head for each depth, which sees the target's hidden state and no drafted token.
+
+    The paper's ablation of the recurrence, laid out as Medusa's heads are (arXiv 2401.10774): depth
+    k's logits are ``head_k(h)``. It goes where a Drafter does; its state is a depth, kept in the
+    shape: (..., k) after k tokens. Deeper than it has heads, the last one goes on guessing.
+    """
+
+    def _build(self, config: DrafterConfig) -> None:
+        heads = config.independent_heads or 1
+        self.heads = [_head(config) for _ in range(heads)]
+
+    def initial_state(self, *shape: int) -> mx.array:
+        """Depth 0, shape (*shape, 0)."""
+        return mx.zeros((*shape, 0))
+
+    def advance(self, embeddings: mx.array, state: mx.array) -> mx.array:
+        """One depth further, (..., k) to (..., k + 1); the token is not looked at."""
+        return mx.zeros((*embeddings.shape[:-1], state.shape[-1] + 1), state.dtype)
+
+    def logits(self, hidden: mx.array, state: mx.array) -> mx.array:
+        """Logits of the state's depth, (..., head_size); see ``Drafter.logits``."""
+        depth = min(state.shape[-1], len(self.heads))
+        x = mx.broadcast_to(hidden, (*state.shape[:-1], self.config.hidden_size))
+        return self._output(x, self.heads[depth - 1])
+
+
+def _head(config: DrafterConfig) -> list[nn.Module]:
+    blocks: list[nn.Module] = [
+        ResidualBlock(config.exit_dim) for _ in range(config.num_draft_layers)
+    ]
+    if config.shared_rows:
+        return blocks
+    return [*blocks, nn.Linear(config.exit_dim, config.head_size, bias=False)]
+
+
+def drafter_of(config: DrafterConfig) -> Drafter:
+    """A drafter of the kind that a configuration asks for, its weights arbitrary."""
+    return Drafter(config) if config.independent_heads is None else IndependentHeads(config)

@@ -15,11 +15,12 @@ from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_target
 
-from .drafter import Drafter, DrafterConfig
+from .drafter import Drafter, DrafterConfig, drafter_of
 from .errors import RedrafterError
 from .files import atomic_path, write_json
 from .model import SpeculativeModel, on_gpu
 from .planner import Planner, PlannerOnDemand
+from .rows import share_rows
 from .target import Target
 
 DRAFTER_DIRECTORY = "drafter"
@@ -75,6 +76,8 @@ def load(
         head = load_drafter(drafter_path)
         check_pair(head.config, target, tokenizer)
         _set_dtype(head, dtype)
+        if head.needs_rows:
+            share_rows(head, target)
     mx.eval(model.parameters(), head.parameters() if head else [])
     name = path.name if Path(path_or_repo).exists() else str(path_or_repo)
     loaded = SpeculativeModel(target, head, name=name)
@@ -126,7 +129,7 @@ def load_drafter(directory: str | Path) -> Drafter:
         raise RedrafterError(
             f"{weights_path} cannot be read ({_one_line(error)}): make or fetch it again."
         ) from error
-    drafter = Drafter(config)
+    drafter = drafter_of(config)
     if config.quantization is not None:
         _quantize_like(drafter, config.quantization, weights)
     _check_tensors(drafter, weights, weights_path)

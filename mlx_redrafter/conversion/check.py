@@ -16,6 +16,7 @@ from ..errors import RedrafterError
 from ..generation import encode_prompt, stream_generate
 from ..loading import load
 from ..model import SpeculativeModel
+from ..rows import share_rows
 from ..statistics import AcceptanceStats
 from ..target import Target
 from .report import CheckReport, Progress
@@ -152,6 +153,8 @@ def _agreement(
     up to DEPTHS of them.
     """
     agreed, positions = 0, 0
+    if original.needs_rows:
+        share_rows(original, target)
     for tokens in texts:
         _, hidden = target.teach(mx.array([tokens]))
         embeddings = target.embed(mx.array(tokens))

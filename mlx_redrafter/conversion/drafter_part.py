@@ -13,7 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
-from ..drafter import MODEL_TYPE, Drafter, DrafterConfig
+from ..drafter import MODEL_TYPE, Drafter, DrafterConfig, drafter_of
 from ..errors import RedrafterError
 from ..loading import load_drafter, read_json
 from .options import Options
@@ -128,7 +128,7 @@ def check_drafter(source: DrafterSource, config: DrafterConfig) -> None:
     Raises:
         RedrafterError: Naming the tensor, what was expected and what was found.
     """
-    expected = {k: tuple(v.shape) for k, v in tree_flatten(Drafter(config).parameters())}
+    expected = {k: tuple(v.shape) for k, v in tree_flatten(drafter_of(config).parameters())}
     because = "a head made from its shapes" if source.config is None else _because(config)
     found = {k: info.shape for k, info in source.tensors.items()}
     check_names(expected, found, WHAT, because)
@@ -168,7 +168,7 @@ def build_drafter(source: DrafterSource, config: DrafterConfig) -> Drafter:
             name = stored.removeprefix(source.prefix)
             if stored.startswith(source.prefix) and name in source.tensors:
                 weights.append((name, array.astype(mx.int32) if name == TOKEN_MAP else array))
-    drafter = Drafter(config)
+    drafter = drafter_of(config)
     drafter.load_weights(weights)
     if config.draft_vocab_size is not None:
         _check_token_map(drafter.draft_tokens, config.vocab_size)
