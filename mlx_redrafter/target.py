@@ -171,17 +171,19 @@ class Target:
             logits = self.model(batch.tokens, cache=cache.seams)
         return logits, self._hidden()
 
-    def teach(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """A causal forward from an empty context.
+    def teach(self, tokens: mx.array, cache: list[Any] | None = None) -> tuple[mx.array, mx.array]:
+        """A causal forward from an empty context, or behind mlx-lm's own caches.
 
         Args:
             tokens: int (batch, length).
+            cache: As ``make_prompt_cache`` of mlx-lm makes them; filled.
 
         Returns:
             Logits (batch, length, vocab_size) and hidden states (batch, length, hidden_size).
         """
-        cached = self.architecture in architectures.TAUGHT_WITH_CACHES
-        logits = self.model(tokens, cache=make_prompt_cache(self.model) if cached else None)
+        if cache is None and self.architecture in architectures.TAUGHT_WITH_CACHES:
+            cache = make_prompt_cache(self.model)
+        logits = self.model(tokens, cache=cache)
         return logits, self._hidden()
 
     def _hidden(self) -> mx.array:

@@ -287,25 +287,30 @@ def test_a_resumed_run_is_bit_identical(target, rows, tmp_path, accumulate):
     class Stop(Exception):
         pass
 
+    path, killed = tmp_path / "run.safetensors", tmp_path / "killed.safetensors"
+
     def stop(report):
         if report.step == 4:
+            killed.write_bytes(path.read_bytes())  # what a killed process would leave
             raise Stop
 
-    path = tmp_path / "run.safetensors"
     options = {"checkpoint": path, "save_every": 3, "report_every": 1}
     with pytest.raises(Stop):
         train(target, fresh(), features, config, progress=stop, **options)
-    steps = []
-    resumed = train(
-        target, fresh(), features, config, resume=True,
-        progress=lambda r: steps.append(r.step), **options,
-    )  # fmt: skip
-    assert steps == [4, 5, 6]
-    assert digest(resumed) == digest(whole)
-    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
+    for checkpoint, expected in ((path, [5, 6]), (killed, [4, 5, 6])):
+        steps = []
+        resumed = train(
+            target, fresh(), features, config, resume=True,
+            progress=lambda r, steps=steps: steps.append(r.step),
+            **(options | {"checkpoint": checkpoint}),
+        )  # fmt: skip
+        assert steps == expected
+        assert digest(resumed) == digest(whole)
     other = replace(config, learning_rate=1.0)
     with pytest.raises(RedrafterError, match=r"other settings.*learning_rate"):
         train(target, fresh(), features, other, resume=True, **options)
+    killed.unlink()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
 
 
 def test_a_broken_loss_ends_the_run_and_keeps_the_last_good_state(target, rows, tmp_path):

@@ -61,6 +61,11 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def is_text(record: Record) -> bool:
+    """Whether a record is a plain text, not a conversation."""
+    return "text" in record and "messages" not in record
+
+
 def conversation(record: Record) -> list[dict[str, str]]:
     """The messages of a record of chat messages, of a prompt, or of a prompt and its completion.
 
@@ -82,6 +87,11 @@ def conversation(record: Record) -> list[dict[str, str]]:
 def _chat_row(record: Record, tokenizer: Any) -> TokenRow:
     """Tokens of a conversation with every assistant turn marked, its end-of-turn token included."""
     messages = conversation(record)
+    if not tokenizer.has_chat_template:
+        raise RedrafterError(
+            "The data are chats or prompts, but this model's tokenizer has no chat template: "
+            "pass texts, or the chat version of the model."
+        )
     # A conversation that opens with an answer has no prompt to give it after.
     turns = [i for i, m in enumerate(messages) if i > 0 and m.get("role") == "assistant"]
     if not turns:
@@ -104,8 +114,14 @@ def _chat_row(record: Record, tokenizer: Any) -> TokenRow:
 
 
 def _text_row(record: Record, tokenizer: Any) -> TokenRow:
+    """Tokens of a text; of one that the target continued only what it wrote itself counts."""
+    if not record["text"]:
+        return TokenRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
     tokens = np.array(TextDataset([], tokenizer).process(record)[0], dtype=np.int32)
-    return TokenRow(tokens, np.arange(len(tokens)) > 0)
+    answer = np.arange(len(tokens)) >= max(1, record.get("prompt_tokens", 1))
+    if record.get("truncated"):
+        answer[-1] = False  # the end that was put there
+    return TokenRow(tokens, answer)
 
 
 def tokenize(
@@ -125,8 +141,7 @@ def tokenize(
     """
     rows = []
     for record in records:
-        is_text = "text" in record and "messages" not in record
-        row = _text_row(record, tokenizer) if is_text else _chat_row(record, tokenizer)
+        row = _text_row(record, tokenizer) if is_text(record) else _chat_row(record, tokenizer)
         row = TokenRow(row.tokens[:max_seq_length], row.answer[:max_seq_length])
         # The first draft needs a hidden state and a root before the token it guesses.
         if row.answer[2:].any():

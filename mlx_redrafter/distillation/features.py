@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -43,6 +44,35 @@ class Batch(NamedTuple):
     inside: mx.array
 
 
+class ShardedArray:
+    """Arrays laid end to end along their first axis, of which only rows are read.
+
+    Args:
+        parts: Arrays that differ in their first dimension at most, on disk for example.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self._parts = list(parts)
+        self._starts = np.cumsum([0] + [len(part) for part in parts])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(int(part.nbytes) for part in self._parts)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of these numbers, shape (*rows.shape, ...), in memory."""
+        flat = rows.reshape(-1)
+        found = np.empty((len(flat), *self.shape[1:]), dtype=self.dtype)
+        place = np.searchsorted(self._starts, flat, side="right") - 1
+        for number in np.unique(place):
+            here = place == number
+            found[here] = self._parts[number][flat[here] - self._starts[number]]
+        return found.reshape(*rows.shape, *self.shape[1:])
+
+
 @dataclass(frozen=True, eq=False)
 class Features:
     """All rows laid end to end (T tokens), and the target's view of the positions that matter (M).
@@ -59,6 +89,7 @@ class Features:
         rest: (M,) float32.
         best: (M,) int32.
         inside: (M,) float32.
+        head_size: Columns of the draft head that they were made for.
     """
 
     tokens: np.ndarray
@@ -66,12 +97,13 @@ class Features:
     row_end: np.ndarray
     labels: np.ndarray
     slot: np.ndarray
-    hidden: np.ndarray
-    columns: np.ndarray
-    log_probs: np.ndarray
-    rest: np.ndarray
-    best: np.ndarray
-    inside: np.ndarray
+    hidden: np.ndarray | ShardedArray
+    columns: np.ndarray | ShardedArray
+    log_probs: np.ndarray | ShardedArray
+    rest: np.ndarray | ShardedArray
+    best: np.ndarray | ShardedArray
+    inside: np.ndarray | ShardedArray
+    head_size: int
 
     @property
     def anchors(self) -> np.ndarray:
@@ -82,7 +114,7 @@ class Features:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(int(value.nbytes) for value in vars(self).values())
+        return sum(int(v.nbytes) for v in vars(self).values() if not isinstance(v, int))
 
     def batch(self, anchors: np.ndarray, unroll: int) -> Batch:
         """The batch of these anchors (N,), in their order."""

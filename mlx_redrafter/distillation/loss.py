@@ -30,6 +30,8 @@ def unrolled_logits(drafter: Drafter, hidden: mx.array, embeddings: mx.array) ->
     for k in range(embeddings.shape[1]):
         state = drafter.advance(embeddings[:, k], state)
         states.append(state)
+    if drafter.config.independent_heads is not None:  # whose states differ in shape
+        return mx.stack([drafter.logits(hidden, state) for state in states], axis=1)
     return drafter.logits(hidden[:, None], mx.stack(states, axis=1))
 
 

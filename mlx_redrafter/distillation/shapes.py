@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map_with_path
 
-from ..drafter import Drafter, DrafterConfig
+from ..drafter import Drafter, DrafterConfig, IndependentHeads, drafter_of
 from ..errors import RedrafterError
+from ..rows import output_rows, share_rows
 from .teacher import Teacher
 
 ROW_STEP = 32  # the head's rows come in multiples, which matrix kernels like
@@ -44,45 +43,14 @@ def draft_vocabulary(counts: np.ndarray, size: int, special: Iterable[int] = ())
     return np.sort(order[: min(size, rounded, len(counts))]).astype(np.int32)
 
 
-def output_rows(target: Teacher) -> mx.array | None:
-    """The target's output rows (vocab_size, hidden_size) as float32, dequantised.
-
-    Taken from ``lm_head``, else from the input embedding that stands in for it; None where the
-    model has neither under a known shape.
-    """
-    found: dict[str, Any] = {}
-    for name, module in target.model.named_modules():
-        rows = getattr(module, "weight", None)
-        if rows is None or rows.ndim != 2 or rows.shape[0] != target.vocab_size:
-            continue
-        kind = "lm_head" if name.endswith("lm_head") else ""
-        if not kind and isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
-            kind = "embedding"
-        found.setdefault(kind, module)
-    module = found.get("lm_head", found.get("embedding"))
-    if module is None:
-        return None
-    rows = module.weight
-    if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
-        rows = mx.dequantize(
-            rows,
-            module.scales,
-            module.get("biases"),
-            group_size=module.group_size,
-            bits=module.bits,
-            mode=module.mode,
-        )
-    return rows.astype(mx.float32) if rows.shape[1] == target.hidden_size else None
-
-
 def _initialised(config: DrafterConfig, seed: int) -> Drafter:
     """A drafter whose weights come from a key of their own; blocks start as the identity."""
-    drafter = Drafter(config)
+    drafter = drafter_of(config)
     key = mx.random.key(seed)
 
     def draw(path: str, value: mx.array) -> mx.array:
         nonlocal key
-        in_block = path.startswith("lm_head") and ".linear." in path
+        in_block = ".linear." in path
         if path == "draft_tokens":
             return value
         if value.ndim == 1 or in_block:
@@ -103,6 +71,8 @@ def make_drafter(
     rnn: bool = True,
     draft_vocab_size: int | None = None,
     special: Iterable[int] = (),
+    shared_rows: bool = False,
+    independent_heads: int | None = None,
     name: str = "",
     tokenizer_hash: str = "",
     seed: int = 0,
@@ -118,6 +88,8 @@ def make_drafter(
         rnn: Whether the state is gated.
         draft_vocab_size: Most rows of the head, see ``draft_vocabulary``; None for all tokens.
         special: Token ids that must be in the draft vocabulary.
+        shared_rows: Use the target's own output rows; the head is then as wide as the target.
+        independent_heads: So many heads without recurrence instead, each as wide as the target.
         name: Of the target, recorded in the config.
         tokenizer_hash: Of the target, recorded in the config.
         seed: Of the weights.
@@ -130,20 +102,42 @@ def make_drafter(
         if token_counts is None:
             raise RedrafterError("A draft vocabulary needs token counts: pass those of the data.")
         tokens = draft_vocabulary(token_counts, draft_vocab_size, special)
+    narrow = shared_rows or independent_heads is not None
+    width = exit_dim or (1 if narrow else 2) * target.hidden_size
+    if narrow and width != target.hidden_size:
+        raise RedrafterError(
+            f"exit_dim is {width}, but shared rows and independent heads are as wide as the "
+            f"target's hidden size, {target.hidden_size}: leave exit_dim out."
+        )
     config = DrafterConfig(
         hidden_size=target.hidden_size,
         vocab_size=target.vocab_size,
-        exit_dim=exit_dim or 2 * target.hidden_size,
+        exit_dim=width,
         num_draft_layers=num_draft_layers,
         rnn=rnn,
         draft_vocab_size=None if tokens is None else len(tokens),
+        shared_rows=shared_rows,
+        independent_heads=independent_heads,
         target={"name": name, "tokenizer_hash": tokenizer_hash} if name or tokenizer_hash else None,
     )
     drafter = _initialised(config, seed)
     if tokens is not None:
         drafter.draft_tokens = mx.array(tokens)
-    rows = output_rows(target) if config.exit_dim == target.hidden_size else None
-    if rows is not None:
-        drafter.lm_head[-1].weight = rows if tokens is None else rows[drafter.draft_tokens]
+    _set_rows(drafter, target)
     mx.eval(drafter.parameters())
     return drafter
+
+
+def _set_rows(drafter: Drafter, target: Teacher) -> None:
+    """Share the target's output rows, or start from them where the widths agree."""
+    if drafter.config.shared_rows:
+        share_rows(drafter, target)
+        return
+    rows = output_rows(target) if drafter.config.exit_dim == target.hidden_size else None
+    if rows is None:
+        return
+    if drafter.config.draft_vocab_size is not None:
+        rows = rows[drafter.draft_tokens]
+    heads = drafter.heads if isinstance(drafter, IndependentHeads) else [drafter.lm_head]
+    for head in heads:
+        head[-1].weight = rows

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
 from ..drafter import Drafter
 from ..errors import RedrafterError
@@ -29,8 +30,11 @@ class Teacher(Protocol):
     def embed(self, tokens: mx.array) -> mx.array:
         """Embeddings (..., H) of token ids (...)."""
 
-    def teach(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """(logits (B, T, V), final hidden states (B, T, H)) of a plain causal pass over (B, T)."""
+    def teach(self, tokens: mx.array, cache: list[Any] | None = None) -> tuple[mx.array, mx.array]:
+        """(logits (B, T, V), final hidden states (B, T, H)) of a plain causal pass over (B, T).
+
+        With mlx-lm's caches it goes on behind the tokens that they hold.
+        """
 
 
 def draft_tokens(drafter: Drafter) -> np.ndarray:
@@ -107,7 +111,7 @@ class _Layout:
         self.needed = np.concatenate([_needed(row.answer) for row in rows])
         self.slot = np.where(self.needed, np.cumsum(self.needed) - 1, -1).astype(np.int32)
 
-    def group(self, numbers: np.ndarray) -> tuple[mx.array, mx.array, np.ndarray]:
+    def group(self, numbers: np.ndarray) -> tuple[mx.array, np.ndarray, np.ndarray]:
         """(padded tokens (B, T), kept positions in B * T, their slots) of these rows."""
         width = _padded(self.lengths[numbers].max())
         padded = np.zeros((len(numbers), width), dtype=np.int32)
@@ -117,7 +121,18 @@ class _Layout:
             places = np.flatnonzero(self.needed[self.starts[i] : self.starts[i + 1]])
             where.append(line * width + places)
             into.append(self.slot[self.starts[i] + places])
-        return mx.array(padded), mx.array(np.concatenate(where)), np.concatenate(into)
+        return mx.array(padded), np.concatenate(where), np.concatenate(into)
+
+
+def position_bytes(hidden_size: int, top_k: int, head_size: int, dtype: Any) -> int:
+    """Bytes that one kept position takes."""
+    arrays = _kept_arrays(1, hidden_size, min(top_k, head_size), head_size, dtype)
+    return sum(int(array.nbytes) for array in arrays.values())
+
+
+def kept_positions(rows: Sequence[TokenRow]) -> int:
+    """Positions of which features are kept."""
+    return sum(int(_needed(row.answer).sum()) for row in rows)
 
 
 def _kept_arrays(
@@ -134,15 +149,14 @@ def _kept_arrays(
 
 
 def _look(
-    target: Teacher,
-    tokens: mx.array,
+    logits: mx.array,
+    hidden: mx.array,
     where: mx.array,
     restricted: mx.array | None,
     top_k: int,
     temperature: float,
 ) -> dict[str, np.ndarray]:
-    """The target's view of the kept positions; ``best`` is a token of the target."""
-    logits, hidden = target.teach(tokens)
+    """The target's view of the positions ``where``; ``best`` is a token of the target."""
     scores = mx.take(logits.reshape(-1, logits.shape[-1]), where, axis=0).astype(mx.float32)
     states = mx.take(hidden.reshape(-1, hidden.shape[-1]), where, axis=0).astype(mx.float32)
     columns, log_probs, rest, inside = _restrict(scores / temperature, restricted, top_k)
@@ -156,6 +170,105 @@ def _look(
     }
     mx.eval(found)
     return {name: np.array(value) for name, value in found.items()}
+
+
+def _passes(
+    target: Teacher, padded: mx.array, where: np.ndarray
+) -> Iterator[tuple[mx.array, mx.array, np.ndarray, np.ndarray]]:
+    """(logits, hidden, kept positions in them, which entries of ``where`` those are) of rows.
+
+    Rows whose logits would take more than ``MAX_LOGITS`` elements go in pieces, with caches.
+    """
+    count, width = padded.shape
+    piece = max(LENGTH_STEP, MAX_LOGITS // target.vocab_size // count)
+    if width <= piece:
+        logits, hidden = target.teach(padded)
+        yield logits, hidden, where, np.arange(len(where))
+        return
+    cache = make_prompt_cache(target.model)
+    line, column = where // width, where % width
+    for start in range(0, width, piece):
+        logits, hidden = target.teach(padded[:, start : start + piece], cache)
+        chosen = np.flatnonzero((column >= start) & (column < start + piece))
+        if len(chosen):
+            inner = line[chosen] * logits.shape[1] + column[chosen] - start
+            yield logits, hidden, inner, chosen
+        mx.eval([c.state for c in cache])
+
+
+class Sight:
+    """The target's view of rows, as a drafter with a certain vocabulary is taught it.
+
+    Args:
+        target: Frozen; only called.
+        drafter: Gives the draft vocabulary; only read.
+        config: ``top_k``, ``temperature`` and ``batch_tokens`` are read.
+        dtype: NumPy type in which hidden states are kept.
+    """
+
+    def __init__(self, target: Teacher, drafter: Drafter, config: DistillationConfig, dtype: Any):
+        self.target, self.config, self.dtype = target, config, dtype
+        self.vocabulary = draft_tokens(drafter)
+        self.top_k = min(config.top_k, len(self.vocabulary))
+        self.to_column = _column_map(self.vocabulary, target.vocab_size)
+        full = drafter.config.draft_vocab_size is None
+        self._restricted = None if full else mx.array(self.vocabulary)
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes that one kept position takes."""
+        return position_bytes(self.target.hidden_size, self.top_k, len(self.vocabulary), self.dtype)
+
+    def arrays(
+        self, rows: Sequence[TokenRow], progress: Callable[[int], None] | None = None
+    ) -> dict[str, np.ndarray]:
+        """What is kept of the rows' positions, by the names of ``Features``.
+
+        Args:
+            rows: At least one.
+            progress: Called with the rows done after each forward pass.
+
+        Raises:
+            RedrafterError: If the hidden states do not fit ``dtype``.
+        """
+        layout = _Layout(rows)
+        count, size = int(layout.needed.sum()), len(self.vocabulary)
+        kept = _kept_arrays(count, self.target.hidden_size, self.top_k, size, self.dtype)
+        done = 0
+        for numbers in _batches(layout.lengths, self.config.batch_tokens, self.target.vocab_size):
+            padded, where, into = layout.group(numbers)
+            for logits, hidden, inner, chosen in _passes(self.target, padded, where):
+                found = _look(
+                    logits, hidden, mx.array(inner), self._restricted, self.top_k,
+                    self.config.temperature,
+                )  # fmt: skip
+                found["best"] = self.to_column[found["best"]]
+                with np.errstate(over="ignore"):
+                    for name, values in found.items():
+                        kept[name][into[chosen]] = values
+            done += len(numbers)
+            if progress is not None:
+                progress(done)
+        if not np.isfinite(kept["hidden"]).all():
+            raise RedrafterError(
+                f"The target's hidden states do not fit {np.dtype(self.dtype).name}: "
+                "compute them anew for each step (--features stream), which keeps float32."
+            )
+        return kept
+
+    def features(self, rows: Sequence[TokenRow], kept: dict[str, Any]) -> Features:
+        """Rows and what was kept of them, put together."""
+        layout = _Layout(rows)
+        tokens = np.concatenate([row.tokens for row in rows]).astype(np.int32)
+        return Features(
+            tokens=tokens,
+            answer=np.concatenate([row.answer for row in rows]),
+            row_end=np.repeat(layout.starts[1:], layout.lengths),
+            labels=self.to_column[tokens],
+            slot=layout.slot,
+            head_size=len(self.vocabulary),
+            **kept,
+        )
 
 
 def compute_features(
@@ -183,38 +296,9 @@ def compute_features(
     Raises:
         RedrafterError: If the hidden states do not fit ``dtype``.
     """
-    vocabulary = draft_tokens(drafter)
-    top_k = min(config.top_k, len(vocabulary))
-    to_column = _column_map(vocabulary, target.vocab_size)
-    restricted = None if drafter.config.draft_vocab_size is None else mx.array(vocabulary)
-    layout = _Layout(rows)
-    count = int(layout.needed.sum())
-    kept = _kept_arrays(count, target.hidden_size, top_k, len(vocabulary), dtype)
-    done = 0
-    for numbers in _batches(layout.lengths, config.batch_tokens, target.vocab_size):
-        padded, where, into = layout.group(numbers)
-        found = _look(target, padded, where, restricted, top_k, config.temperature)
-        found["best"] = to_column[found["best"]]
-        with np.errstate(over="ignore"):
-            for name, values in found.items():
-                kept[name][into] = values
-        done += len(numbers)
-        if progress is not None:
-            progress(done, len(rows))
-    if not np.isfinite(kept["hidden"]).all():
-        raise RedrafterError(
-            f"The target's hidden states do not fit {np.dtype(dtype).name}: "
-            "keep the features as float32, or check the target if that fails too."
-        )
-    tokens = np.concatenate([row.tokens for row in rows]).astype(np.int32)
-    return Features(
-        tokens=tokens,
-        answer=np.concatenate([row.answer for row in rows]),
-        row_end=np.repeat(layout.starts[1:], layout.lengths),
-        labels=to_column[tokens],
-        slot=layout.slot,
-        **kept,
-    )
+    sight = Sight(target, drafter, config, dtype)
+    told = None if progress is None else lambda done: progress(done, len(rows))
+    return sight.features(rows, sight.arrays(rows, told))
 
 
 class StreamedBatches:

@@ -1,0 +1,294 @@
+"""What can be asked of a training run: one field serves the function, the flag and the YAML key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import RedrafterError
+
+LOSSES = ("distilled", "hard", "mix")
+FEATURES = ("auto", "memory", "disk", "stream")
+DTYPES = ("bfloat16", "float16", "float32")
+DEFAULT_STEPS = 2000
+
+
+def option(default: Any, group: str, text: str, **more: Any) -> Any:
+    """A field with its group, its help text and further hints for the command line.
+
+    Args:
+        default: Its default.
+        group: Heading under which --help and the documentation list it.
+        text: One line of help.
+        more: ``metavar``, ``choices``, or ``aliases`` (names that mlx_lm.lora gives it).
+    """
+    return field(default=default, metadata={"group": group, "help": text, **more})
+
+
+_MODEL, _DATA, _SHAPE = "model and output", "data", "shape of the drafter"
+_LOSS, _OPTIMISER, _MEMORY = "loss", "optimisation", "memory and disk"
+_EVALUATION, _RUN = "evaluation", "the run"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """All settings of ``train_drafter``; each field's metadata holds its description.
+
+    Raises:
+        RedrafterError: On values that are out of range or do not go together.
+    """
+
+    model: str = option("", _MODEL, "the target: a directory or Hub repo", metavar="PATH_OR_REPO")
+    output: str | None = option(
+        None, _MODEL, "where the drafter goes (default: drafter/ in a local --model)", metavar="DIR"
+    )
+    adapter_path: str | None = option(
+        None, _MODEL, "a fine-tuned adapter of the target (LoRA, DoRA)", metavar="DIR"
+    )
+    dtype: str = option("bfloat16", _MODEL, "type in which the drafter is saved", choices=DTYPES)
+    overwrite: bool = option(
+        False, _MODEL, "replace the drafter in --output, and start an unfinished run anew"
+    )
+
+    data: str = option(
+        "", _DATA, "JSON Lines file, directory with train.jsonl (and valid.jsonl), or dataset on "
+        "the Hub: chats, prompts or texts, as mlx_lm.lora takes them", metavar="DATA",
+    )  # fmt: skip
+    held_out: int = option(
+        64, _DATA, "records to evaluate on, held out where the data brings no valid split"
+    )
+    max_records: int | None = option(None, _DATA, "use only so many records")
+    max_seq_length: int = option(2048, _DATA, "longer rows are cut to so many tokens")
+    regenerate: bool = option(
+        False, _DATA, "let the target answer the prompts itself and learn from that (recommended)"
+    )
+    regenerate_max_tokens: int = option(256, _DATA, "longest answer of the target")
+    regenerate_temperature: float = option(0.0, _DATA, "temperature of the target's answers")
+    regenerate_batch_size: int = option(32, _DATA, "prompts answered side by side")
+    regenerate_prompt_tokens: int = option(16, _DATA, "of a text, how much begins an answer")
+
+    exit_dim: int | None = option(
+        None, _SHAPE, "width of the head (default: twice the target's hidden size, as in the "
+        "paper; the hidden size itself is the compact shape)", metavar="N",
+    )  # fmt: skip
+    num_draft_layers: int = option(2, _SHAPE, "residual blocks before the output rows")
+    rnn: bool = option(True, _SHAPE, "gated recurrence; --no-rnn is the plain sum of embeddings")
+    draft_vocab_size: int | None = option(
+        None, _SHAPE, "output rows for the most frequent tokens of the data only (default: all)"
+    )
+    shared_rows: bool = option(
+        False, _SHAPE, "use the target's own output rows instead of trained ones (compact shape)"
+    )
+    independent: bool = option(
+        False, _SHAPE, "one head per depth over the hidden state alone (Medusa-like), to compare"
+    )
+
+    loss: str = option(
+        "distilled", _LOSS, "fit the target's distributions, the text's own tokens, or a mix",
+        choices=LOSSES,
+    )  # fmt: skip
+    hard_weight: float = option(0.5, _LOSS, "share of the text's own tokens in --loss mix")
+    unroll: int = option(5, _LOSS, "draft steps fitted at each position: the beam length trained")
+    depth_decay: float = option(0.9, _LOSS, "draft step k counts this to the power k - 1")
+    temperature: float = option(1.0, _LOSS, "of the target's distributions in the loss")
+    top_k: int = option(32, _LOSS, "target probabilities kept at each position")
+
+    steps: int | None = option(
+        None, _OPTIMISER, f"optimiser steps (default {DEFAULT_STEPS})", aliases=("iters",)
+    )
+    epochs: float | None = option(None, _OPTIMISER, "passes over the data, instead of --steps")
+    learning_rate: float = option(1e-3, _OPTIMISER, "peak, after a warmup, then cosine decay")
+    warmup: float = option(0.03, _OPTIMISER, "share of the steps spent warming up")
+    weight_decay: float = option(0.01, _OPTIMISER, "of AdamW")
+    positions_per_step: int = option(512, _OPTIMISER, "positions in one forward and backward pass")
+    accumulate: int = option(
+        1, _OPTIMISER, "passes averaged into one step", aliases=("grad_accumulation_steps",)
+    )
+    seed: int = option(0, _OPTIMISER, "of the weights, the order of the data and the answers")
+
+    features: str = option(
+        "auto", _MEMORY, "what the target sees, once for all: kept in memory, kept on disk, or "
+        "computed anew for each step", choices=FEATURES,
+    )  # fmt: skip
+    cache_features: str | None = option(
+        None, _MEMORY, "keep features in this directory (--features disk)", metavar="DIR"
+    )
+    batch_size: int = option(8, _MEMORY, "rows from which a step draws with --features stream")
+    batch_tokens: int = option(4096, _MEMORY, "tokens in one forward pass of the target")
+
+    eval_every: int = option(
+        500, _EVALUATION, "steps between evaluations", aliases=("steps_per_eval",)
+    )
+    eval_prompts: int = option(32, _EVALUATION, "held-out prompts that are decoded")
+    eval_max_tokens: int = option(64, _EVALUATION, "longest answer in an evaluation")
+    eval_temperature: float = option(0.0, _EVALUATION, "sampling temperature in an evaluation")
+    beam_width: int = option(4, _EVALUATION, "beams in an evaluation")
+    beam_length: int = option(5, _EVALUATION, "tokens drafted ahead in an evaluation")
+    patience: int | None = option(
+        None, _EVALUATION, "evaluations without a better one after which the run ends"
+    )
+
+    resume: bool = option(False, _RUN, "go on with an unfinished run")
+    save_every: int = option(200, _RUN, "steps between checkpoints")
+    report_every: int = option(
+        20, _RUN, "steps between lines of the log", aliases=("steps_per_report",)
+    )
+
+    def __post_init__(self) -> None:
+        _check_required(self)
+        _check_ranges(self)
+        _check_combinations(self)
+
+    @property
+    def label_share(self) -> float:
+        """Share of the text's own tokens in the loss, 0 to 1."""
+        return {"distilled": 0.0, "hard": 1.0, "mix": self.hard_weight}[self.loss]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> TrainingOptions:
+        """From names to values, paths among them.
+
+        Raises:
+            RedrafterError: If a name is unknown or a value of the wrong kind.
+        """
+        kinds = {f.name: str(f.type) for f in fields(cls)}
+        given = {}
+        for name, value in values.items():
+            if name not in kinds:
+                raise RedrafterError(_unknown(name, list(kinds)))
+            value = str(value) if isinstance(value, Path) else value
+            given[name] = _of_kind(name, value, kinds[name])
+        return cls(**given)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Settings of a YAML file, the keys being the names of the options (or mlx_lm.lora's).
+
+    Raises:
+        RedrafterError: If it is missing, not YAML, or has an unknown key.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """With 1e-3 read as a number, which plain YAML 1.1 takes for a word."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+    try:
+        text = Path(path).read_text("utf-8")
+        values = yaml.load(text, Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RedrafterError(f"The configuration {path} cannot be read: {reason}") from error
+    if not isinstance(values, dict):
+        raise RedrafterError(f"The configuration {path} holds no settings: write 'name: value'.")
+    names = {f.name: f.name for f in fields(TrainingOptions)}
+    names |= {a: f.name for f in fields(TrainingOptions) for a in f.metadata.get("aliases", ())}
+    found = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            raise RedrafterError(f"{path}: {_unknown(str(key), list(names))}")
+        found[names[name]] = value
+    return found
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean '{close[0]}'?" if close else ": see the list of options."
+    return f"There is no setting '{name}'{hint}"
+
+
+def _of_kind(name: str, value: Any, kind: str) -> Any:
+    """A value as its field wants it; a whole number will do for a float."""
+    if value is None:
+        return _none(name, kind)
+    kind = kind.removesuffix(" | None")
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wanted = {"str": str, "int": int, "float": float, "bool": bool}[kind]
+    if type(value) is not wanted:
+        words = {"str": "a text", "int": "a whole number", "float": "a number"}
+        raise RedrafterError(
+            f"{name} is {value!r}, but has to be {words.get(kind, 'true or false')}."
+        )
+    return value
+
+
+def _none(name: str, kind: str) -> None:
+    if not kind.endswith("None"):
+        raise RedrafterError(f"{name} is empty: give it a value, or leave it out.")
+
+
+def _check_required(options: TrainingOptions) -> None:
+    for name, what in (("model", "the target"), ("data", "what to learn from")):
+        if not getattr(options, name):
+            raise RedrafterError(f"No {name} was given: pass --{name}, {what}.")
+    if options.output is None and not Path(options.model).expanduser().is_dir():
+        raise RedrafterError(
+            f"{options.model} is no local directory that the drafter could go into: pass --output."
+        )
+
+
+_AT_LEAST_ONE = (
+    "held_out", "max_records", "max_seq_length", "regenerate_max_tokens", "regenerate_batch_size",
+    "regenerate_prompt_tokens", "exit_dim", "draft_vocab_size", "unroll", "top_k", "steps",
+    "positions_per_step", "accumulate", "batch_size", "batch_tokens", "eval_every", "eval_prompts",
+    "eval_max_tokens", "beam_width", "beam_length", "patience", "save_every", "report_every",
+)  # fmt: skip
+
+
+def _check_ranges(options: TrainingOptions) -> None:
+    for name in _AT_LEAST_ONE:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise RedrafterError(f"{name} is {value}: at least 1 is needed.")
+    for name in ("num_draft_layers", "seed"):
+        if getattr(options, name) < 0:
+            raise RedrafterError(f"{name} is {getattr(options, name)}: at least 0 is needed.")
+    for name in ("epochs", "learning_rate", "temperature", "depth_decay"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise RedrafterError(f"{name} is {value}: a number above 0 is needed.")
+    for name in ("weight_decay", "regenerate_temperature", "eval_temperature"):
+        if not 0 <= getattr(options, name) < math.inf:
+            raise RedrafterError(
+                f"{name} is {getattr(options, name)}: a number of at least 0 is needed."
+            )
+    for name in ("hard_weight", "warmup"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise RedrafterError(f"{name} is {getattr(options, name)}: 0 to 1 is possible.")
+    for name, choices in (("loss", LOSSES), ("features", FEATURES), ("dtype", DTYPES)):
+        if getattr(options, name) not in choices:
+            raise RedrafterError(
+                f"{name} is '{getattr(options, name)}': choose one of {', '.join(choices)}."
+            )
+
+
+def _check_combinations(options: TrainingOptions) -> None:
+    if options.steps is not None and options.epochs is not None:
+        raise RedrafterError("Both steps and epochs were given: choose one of them.")
+    if options.cache_features is not None and options.features not in ("auto", "disk"):
+        raise RedrafterError(
+            f"cache_features keeps features on disk, but features is '{options.features}': "
+            "leave one of them out."
+        )
+    if options.independent and options.shared_rows:
+        raise RedrafterError(
+            "Independent heads have output rows of their own: leave out shared_rows."
+        )
+    if options.independent and options.exit_dim is not None:
+        raise RedrafterError("Independent heads are as wide as the target: leave out exit_dim.")
+    if options.resume and options.overwrite:
+        raise RedrafterError("resume goes on and overwrite starts anew: choose one of them.")

@@ -1,0 +1,123 @@
+"""From a path or a Hub dataset to records, in the formats of mlx_lm.lora."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RedrafterError
+from .data import Record, read_jsonl
+
+FORMATS = (
+    '{"messages": [...]}, {"prompt": ..., "completion": ...}, {"prompt": ...} or {"text": ...}'
+)
+_KEYS = ("messages", "prompt", "text")
+
+
+def read_data(
+    data: str | Path, *, held_out: int, max_records: int | None = None, seed: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """(training records, held-out records) of a file, a directory or a Hub dataset.
+
+    Args:
+        data: A JSON Lines file; a directory with train.jsonl and, if it has one, valid.jsonl; or
+            the name of a dataset on the Hub with these splits.
+        held_out: Records held out: the first of the valid split, or drawn from the training ones.
+        max_records: Use only so many training records, the first ones.
+        seed: Of the drawing.
+
+    Raises:
+        RedrafterError: If there is nothing of that name, nothing in it, or not in a known format.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        train, valid = _of_directory(path)
+    elif path.is_file():
+        train, valid = read_jsonl(path), []
+    else:
+        train, valid = _of_hub(str(data))
+    train, valid = train[:max_records], valid[:held_out]
+    if not train:
+        raise RedrafterError(f"{data} is empty: write one {FORMATS} a line.")
+    for number, record in enumerate([*train, *valid], 1):
+        _check(record, data, number)
+    return (train, valid) if valid else _split(train, held_out, seed, data)
+
+
+def needs_answers(records: Sequence[Record]) -> bool:
+    """Whether no record has anything that the target would have written."""
+    return not any(
+        "text" in r or "completion" in r
+        or any(m.get("role") == "assistant" for m in r.get("messages", ()))
+        for r in records
+    )  # fmt: skip
+
+
+def _of_directory(path: Path) -> tuple[list[Record], list[Record]]:
+    if not (path / "train.jsonl").is_file():
+        raise RedrafterError(f"{path} has no train.jsonl: put the data there, one object a line.")
+    valid = path / "valid.jsonl"
+    return read_jsonl(path / "train.jsonl"), read_jsonl(valid) if valid.is_file() else []
+
+
+def _of_hub(name: str) -> tuple[list[Record], list[Record]]:
+    """Splits of a dataset on the Hub, read with mlx_lm's own reader."""
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".jsonl"):
+        raise RedrafterError(f"There is no {name}: pass a JSON Lines file or a directory.")
+    try:
+        import datasets
+    except ImportError as error:
+        raise RedrafterError(
+            f"There is no file or directory {name}; to fetch it from the Hugging Face Hub install "
+            "'datasets' (pip install datasets)."
+        ) from error
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # of many kinds, from many libraries
+        reason = " ".join(str(error).split())[:200]
+        raise RedrafterError(
+            f"{name} is no file or directory, and could not be fetched from the Hugging Face Hub "
+            f"({reason}): check the name, or your network."
+        ) from error
+    if "train" not in found:
+        raise RedrafterError(f"The dataset {name} has no split 'train': choose another.")
+    return [dict(row) for row in found["train"]], [dict(row) for row in found.get("valid", [])]
+
+
+def _check(record: Record, data: str | Path, number: int) -> None:
+    """Refuse a record that is in no known format."""
+    if not any(key in record for key in _KEYS):
+        raise RedrafterError(
+            f"{data}, record {number} has the keys {sorted(record)}: write {FORMATS}."
+        )
+    for key in ("prompt", "completion", "text"):
+        if key in record and not isinstance(record[key], str):
+            raise RedrafterError(f"{data}, record {number}: '{key}' has to be a text.")
+    messages = record.get("messages", [])
+    good = isinstance(messages, list) and all(_is_message(m) for m in messages)
+    if not good or ("messages" in record and not messages):
+        raise RedrafterError(
+            f"{data}, record {number}: 'messages' has to be a list of objects with 'role' and "
+            "'content'."
+        )
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and {"role", "content"} <= set(message)
+
+
+def _split(
+    records: list[Record], held_out: int, seed: int, data: str | Path
+) -> tuple[list[Record], list[Record]]:
+    if len(records) < 2:
+        raise RedrafterError(
+            f"{data} has a single record, and one has to be held out to evaluate on: add more."
+        )
+    # Small data keeps most of its records for training.
+    number = min(held_out, max(1, len(records) // 10))
+    drawn = set(np.random.default_rng(seed).permutation(len(records))[:number].tolist())
+    kept = [record for i, record in enumerate(records) if i not in drawn]
+    return kept, [records[i] for i in sorted(drawn)]
