@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .cache import PromptCache
     from .conversion import convert
     from .decoding import DecodedToken, DecodingConfig, StepRecord, decode
+    from .distillation import train_drafter
     from .drafter import Drafter, DrafterConfig
     from .errors import RedrafterError
     from .generation import GenerationResponse, generate, stream_generate
@@ -58,6 +59,7 @@ __all__ = [
     "load_drafter",
     "save_drafter",
     "stream_generate",
+    "train_drafter",
 ]
 
 # mlx-lm takes seconds to import, so the names come when they are first used: a command line's
@@ -76,6 +78,7 @@ _HOMES = {
         "StepRecord",
         "decode",
     ),
+    ".distillation": ("train_drafter",),
     ".drafter": (
         "Drafter",
         "DrafterConfig",

@@ -1,0 +1,8 @@
+"""``python -m mlx_redrafter.train --model M --data D``: a drafter for a model, made here."""
+
+import sys
+
+from .ui.train_cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,483 @@
+"""Training runs from data to a drafter on disk: the function and what it leaves."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from bundles import PROSE, make_bundle
+from mlx.utils import tree_flatten
+from test_distillation import make_rows
+
+from mlx_redrafter import SpeculativeModel, Target, load
+from mlx_redrafter.beam import BeamShape
+from mlx_redrafter.conversion import convert
+from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.distillation import (
+    DistillationConfig,
+    Listener,
+    compute_features,
+    draft_sizes,
+    make_drafter,
+    measure_decoding,
+    prompts_of,
+    train,
+    train_drafter,
+)
+from mlx_redrafter.distillation import run as run_module
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.loading import load_drafter, save_drafter
+from models import build
+
+TINY = {
+    "steps": 8, "unroll": 2, "positions_per_step": 16, "top_k": 8, "exit_dim": 32,
+    "num_draft_layers": 1, "held_out": 2, "eval_prompts": 2, "eval_max_tokens": 6, "eval_every": 4,
+    "beam_width": 2, "beam_length": 2, "save_every": 2, "report_every": 1, "max_seq_length": 64,
+}  # fmt: skip
+
+
+def chats(count: int = 6) -> list[dict]:
+    words = " ".join(PROSE).split()
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": " ".join(words[i : i + 3])},
+                {"role": "assistant", "content": " ".join(words[i + 3 : i + 12])},
+            ]
+        }
+        for i in range(count)
+    ]
+
+
+def write(path: Path, records: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("target") / "tiny", drafter=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
+
+
+class Ears(Listener):
+    """Notes everything; stops a run at a step."""
+
+    def __init__(self, stop: int | None = None):
+        self.notes: list[str] = []
+        self.stages: list[tuple[str, int, int]] = []
+        self.reports = []
+        self._stop = stop
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def stage(self, name, done, total):
+        self.stages.append((name, done, total))
+        if name == "training" and done == self._stop:
+            raise KeyboardInterrupt
+
+    def report(self, progress):
+        self.reports.append(progress)
+
+
+def weights(directory: Path) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):
+    ears = Ears()
+    out = tmp_path / "drafter"
+    report = train_drafter(bundle, data, out, listener=ears, **TINY)
+    model, _ = load(bundle, drafter=out)
+    assert model.drafter.config.exit_dim == 32
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json", "model.safetensors", "training", "training.json",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (out / "training").iterdir()) == ["curves.png", "log.jsonl"]
+    assert (out / "training" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    log = [json.loads(line) for line in (out / "training" / "log.jsonl").open()]
+    assert [entry["step"] for entry in log] == list(range(1, 9))
+    evaluated = {
+        entry["step"]: entry["decoded"]["tokens_per_step"] for entry in log if "decoded" in entry
+    }
+    assert sorted(evaluated) == [4, 8]
+    assert report.decoded.tokens_per_step == max(evaluated.values()) >= 1
+    assert evaluated[report.best_step] == report.decoded.tokens_per_step
+    card = json.loads((out / "training.json").read_text())
+    assert card["figures"]["best_step"] == report.best_step
+    assert card["options"]["steps"] == 8
+    assert card["target"]["tokenizer_sha256"] == model.drafter.config.target["tokenizer_hash"]
+    assert len(card["target"]["weights_sha256"]) == len(card["data_sha256"]) == 64
+    assert "mlx" in card["versions"]
+    assert {name for name, *_ in ears.stages} == {
+        "features of the target",
+        "training",
+        "evaluation",
+    }
+    assert any("million parameters" in note for note in ears.notes)
+
+
+def test_the_drafter_goes_into_a_local_bundle(data, tmp_path):
+    bundle = make_bundle(tmp_path / "m", drafter=False)
+    train_drafter(bundle, data, **(TINY | {"steps": 2}))
+    model, _ = load(bundle)
+    assert model.drafter is not None
+    with pytest.raises(RedrafterError, match=r"holds a finished drafter.*--overwrite"):
+        train_drafter(bundle, data, **TINY)
+    before = weights(bundle / "drafter")
+    train_drafter(bundle, data, overwrite=True, **(TINY | {"steps": 3}))
+    assert weights(bundle / "drafter") != before
+
+
+@pytest.mark.parametrize("features", ["memory", "disk", "stream"])
+def test_an_interrupted_run_goes_on_to_the_same_bits(bundle, data, tmp_path, features):
+    settings = {**TINY, "features": features, "batch_size": 2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_drafter(bundle, data, whole, **settings)
+    for stop in (3, 4, 7):
+        with pytest.raises(KeyboardInterrupt):
+            train_drafter(bundle, data, parts, listener=Ears(stop), resume=stop > 3, **settings)
+    with pytest.raises(RedrafterError, match="unfinished run: pass --resume"):
+        train_drafter(bundle, data, parts, **settings)
+    with pytest.raises(RedrafterError, match=r"other settings \(learning_rate\)"):
+        train_drafter(bundle, data, parts, resume=True, learning_rate=0.5, **settings)
+    train_drafter(bundle, data, parts, resume=True, **settings)
+    assert weights(parts) == weights(whole)
+
+    def logged(out):
+        lines = (out / "training" / "log.jsonl").read_text().splitlines()
+        return [
+            {k: v for k, v in json.loads(x).items() if k != "positions_per_second"} for x in lines
+        ]
+
+    assert logged(parts) == logged(whole)
+
+
+def test_an_interruption_in_an_evaluation_repeats_it(bundle, data, tmp_path):
+    class Stop(Ears):
+        def stage(self, name, done, total):
+            if name == "evaluation":
+                raise KeyboardInterrupt
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_drafter(bundle, data, whole, **TINY)
+    with pytest.raises(KeyboardInterrupt):
+        train_drafter(bundle, data, parts, listener=Stop(), **TINY)
+    ears = Ears()
+    train_drafter(bundle, data, parts, listener=ears, resume=True, **TINY)
+    assert [r.step for r in ears.reports if r.decoded] == [4, 8]
+    assert weights(parts) == weights(whole)
+
+
+def test_features_on_disk_are_announced_checked_and_used_again(bundle, data, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    settings = {**TINY, "steps": 2, "cache_features": cache}
+    ears = Ears()
+    train_drafter(bundle, data, tmp_path / "a", listener=ears, **settings)
+    shards = {p: p.stat().st_mtime_ns for p in cache.glob("*.safetensors")}
+    size = sum(p.stat().st_size for p in shards)
+    assert any("Features take" in note and "are free" in note for note in ears.notes)
+    assert 0 < size < 100_000
+    train_drafter(bundle, data, tmp_path / "b", **settings)
+    assert {p: p.stat().st_mtime_ns for p in cache.glob("*.safetensors")} == shards
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    with pytest.raises(RedrafterError, match="made with another temperature"):
+        train_drafter(bundle, data, tmp_path / "c", temperature=0.5, **settings)
+    train_drafter(bundle, data, tmp_path / "c", temperature=0.5, overwrite=True, **settings)
+    other = make_bundle(tmp_path / "other", drafter=False, seed=5)
+    with pytest.raises(RedrafterError, match="made with another target"):
+        train_drafter(other, data, tmp_path / "d", temperature=0.5, **settings)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(RedrafterError, match=r"features need .* GB .*stream"):
+        train_drafter(
+            bundle, data, tmp_path / "e", **(settings | {"cache_features": tmp_path / "n"})
+        )
+
+
+def test_a_full_disk_ends_with_a_sentence_and_the_last_checkpoint(
+    bundle, data, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    from mlx_redrafter.distillation import loop
+
+    real, calls = loop.save_checkpoint, []
+
+    def full(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments, **keywords)
+
+    monkeypatch.setattr(loop, "save_checkpoint", full)
+    with pytest.raises(RedrafterError, match=r"No space left.*last good checkpoint is of step 2"):
+        train_drafter(bundle, data, out, **TINY)
+    monkeypatch.undo()
+    train_drafter(bundle, data, out, resume=True, **TINY)
+    whole = tmp_path / "whole"
+    train_drafter(bundle, data, whole, **TINY)
+    assert weights(out) == weights(whole)
+
+
+def test_divergence_ends_with_a_sentence_and_keeps_the_best(bundle, data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    kept = []
+
+    def watched(*arguments, **keywords):
+        kept.append(compute_features(*arguments, **keywords))
+        return kept[-1]
+
+    class Spoil(Ears):
+        def stage(self, name, done, total):
+            if name == "training" and done == 5:
+                kept[0].hidden[:] = np.nan
+
+    monkeypatch.setattr(run_module, "compute_features", watched)
+    with pytest.raises(RedrafterError, match=r"diverged at step 6.*step 5.*best drafter.*step 4"):
+        train_drafter(bundle, data, out, listener=Spoil(), **TINY)
+    best = load_drafter(out / "training" / "best")
+    assert all(mx.isfinite(v).all().item() for _, v in tree_flatten(best.parameters()))
+
+
+def test_patience_ends_a_run_early_with_the_best_drafter(bundle, data, tmp_path):
+    settings = {**TINY, "steps": 40, "eval_every": 1, "patience": 2, "learning_rate": 1e-9}
+    report = train_drafter(bundle, data, tmp_path / "out", **settings)
+    assert report.best_step == 1
+    assert report.steps == 3
+
+
+def test_the_target_answers_and_is_not_asked_twice(bundle, tmp_path):
+    prompts = write(tmp_path / "p.jsonl", [{"prompt": w} for w in " ".join(PROSE).split()[:9]])
+    with pytest.raises(RedrafterError, match=r"prompts but no answers.*--regenerate"):
+        train_drafter(bundle, prompts, tmp_path / "out", **TINY)
+    settings = {
+        **TINY, "steps": 2, "regenerate": True, "regenerate_max_tokens": 8,
+        "regenerate_batch_size": 2,
+    }  # fmt: skip
+
+    class Stop(Ears):
+        def stage(self, name, done, total):
+            super().stage(name, done, total)
+            if name == "answers of the target" and done == 5:
+                raise KeyboardInterrupt
+
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    with pytest.raises(KeyboardInterrupt):
+        train_drafter(bundle, prompts, out, listener=Stop(), **settings)
+    answers = out / "training" / "answers.jsonl"
+    assert len(answers.read_text().splitlines()) == 5
+    with answers.open("a") as file:
+        file.write('{"messages": [')  # a line that was cut off
+    ears = Ears()
+    train_drafter(bundle, prompts, out, listener=ears, resume=True, **settings)
+    assert next(done for name, done, _ in ears.stages if name.startswith("answers")) == 4
+    train_drafter(bundle, prompts, whole, **settings)
+    assert answers.read_text() == (whole / "training" / "answers.jsonl").read_text()
+    assert weights(out) == weights(whole)
+    rows = [json.loads(line) for line in answers.open()]
+    assert len(rows) == 9
+    assert all(row["messages"][-1]["role"] == "assistant" for row in rows)
+    other = {**settings, "regenerate_max_tokens": 5}
+    (whole / "model.safetensors").unlink()
+    with pytest.raises(RedrafterError, match=r"answers.*another max_tokens"):
+        train_drafter(bundle, prompts, whole, **other)
+
+
+def test_texts_are_continued_by_the_target(bundle, tmp_path):
+    texts = write(tmp_path / "t.jsonl", [{"text": " ".join(PROSE)[i:]} for i in range(6)])
+    settings = {
+        **TINY, "steps": 2, "regenerate": True, "regenerate_max_tokens": 6,
+        "regenerate_prompt_tokens": 4,
+    }  # fmt: skip
+    train_drafter(bundle, texts, tmp_path / "out", **settings)
+    _, tokenizer = load(bundle, drafter=False)
+    rows = [json.loads(x) for x in (tmp_path / "out" / "training" / "answers.jsonl").open()]
+    begun = {tokenizer.decode(tokenizer.encode(" ".join(PROSE)[i:])[:4]) for i in range(6)}
+    for row in rows:
+        assert row["prompt_tokens"] == 4
+        beginning = next(b for b in begun if row["text"].startswith(b))
+        begun.remove(beginning)
+        assert len(row["text"]) > len(beginning)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "qwen3_next"])
+def test_any_target_is_taught_from_and_left_alone(kind):
+    target = hybrid() if kind == "qwen3_next" else Target(build(kind, intermediate_size=64))
+    if kind == "llama":
+        nn.quantize(target.model, group_size=32, bits=4)
+    before = digest_of(target)
+    rows = make_rows(8, length=30)
+    config = DistillationConfig(
+        unroll=2, steps=60, positions_per_step=64, top_k=16, learning_rate=1e-2, temperature=0.5
+    )
+    drafter = make_drafter(target, exit_dim=target.hidden_size, num_draft_layers=1)
+    features = compute_features(target, drafter, rows, config)
+    prompts = prompts_of(rows, 3)
+    reports = []
+    train(
+        target, drafter, features, config, evaluate_every=30, report_every=10,
+        measure=lambda d: measure_decoding(
+            target, d, prompts, beam=BeamShape(2, 2), max_tokens=12
+        ),
+        progress=reports.append,
+    )  # fmt: skip
+    assert reports[-1].loss < 0.8 * reports[0].loss
+    assert reports[-1].decoded.tokens_per_step >= 1
+    assert digest_of(target) == before
+    model = SpeculativeModel(target, drafter)
+    drafted, plain = (
+        [t.token for t in decode(model, prompts[0], DecodingConfig(max_tokens=8, draft=draft))]
+        for draft in (True, False)
+    )
+    assert drafted == plain
+
+
+def digest_of(target: Target) -> str:
+    from mlx_redrafter.distillation.store import target_hash
+
+    return target_hash(target)
+
+
+def hybrid() -> Target:
+    """A model with recurrent state in one layer and attention in the other."""
+    from mlx_lm.models import qwen3_next
+
+    args = {
+        "model_type": "qwen3_next", "hidden_size": 32, "num_hidden_layers": 2,
+        "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4, "num_experts": 0,
+        "num_experts_per_tok": 0, "decoder_sparse_step": 1, "shared_expert_intermediate_size": 32,
+        "mlp_only_layers": [], "moe_intermediate_size": 32, "rms_norm_eps": 1e-5, "vocab_size": 64,
+        "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "max_position_embeddings": 1000,
+        "head_dim": 8, "full_attention_interval": 2,
+    }  # fmt: skip
+    from models import randomise
+
+    model = qwen3_next.Model(qwen3_next.ModelArgs.from_dict(args))
+    randomise(model, 0)
+    return Target(model)
+
+
+@pytest.mark.parametrize("size", [None, 32])
+@pytest.mark.parametrize("bits", [None, 4])
+def test_shared_rows_are_the_targets_and_are_not_stored(bundle, tmp_path, size, bits):
+    model, _ = load(bundle, drafter=False)
+    target = model.target
+    if bits:
+        nn.quantize(target.model, group_size=32, bits=bits)
+    counts = np.arange(target.vocab_size)
+    drafter = make_drafter(
+        target, counts, num_draft_layers=1, draft_vocab_size=size, shared_rows=True
+    )
+    own = make_drafter(target, counts, exit_dim=32, num_draft_layers=1, draft_vocab_size=size)
+    state = mx.ones((2, 32))
+    np.testing.assert_allclose(
+        drafter.logits(state, state), own.logits(state, state), rtol=1e-4, atol=1e-4
+    )
+    assert not any("lm_head.1" in name for name, _ in tree_flatten(drafter.parameters()))
+    own_sizes, sizes = draft_sizes(target, own), draft_sizes(target, drafter)
+    assert sizes.drafter_bytes < own_sizes.drafter_bytes
+    assert sizes.bytes_per_drafted_token <= own_sizes.bytes_per_drafted_token
+    save_drafter(tmp_path / "d", drafter)
+    alone = load_drafter(tmp_path / "d")
+    assert alone.needs_rows
+    with pytest.raises(RedrafterError, match="none are bound"):
+        alone.logits(state, state)
+
+
+def test_a_run_with_shared_rows_decodes_when_loaded(bundle, data, tmp_path):
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"steps": 2}
+    out = tmp_path / "out"
+    train_drafter(bundle, data, out, shared_rows=True, **settings)
+    model, _ = load(bundle, drafter=out)
+    assert model.drafter.config.shared_rows
+    drafted = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8))]
+    plain = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8, draft=False))]
+    assert drafted == plain
+
+
+def test_independent_heads_see_no_drafted_token_and_decode(bundle, data, tmp_path):
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"beam_length": 4}
+    out = tmp_path / "out"
+    report = train_drafter(bundle, data, out, independent=True, **settings)
+    model, _ = load(bundle, drafter=out)
+    drafter = model.drafter
+    assert drafter.config.independent_heads == 2
+    hidden = mx.ones((1, 32))
+    found = []
+    for token in (3, 4):
+        state = drafter.initial_state(1)
+        logits = []
+        for _ in range(3):
+            state = drafter.advance(model.target.embed(mx.array([token])), state)
+            logits.append(np.array(drafter.logits(hidden, state)))
+        found.append(logits)
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(found[0][0], found[0][1])
+    np.testing.assert_array_equal(found[0][1], found[0][2])  # the last head goes on
+    drafted = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8))]
+    plain = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8, draft=False))]
+    assert drafted == plain
+    heads = sum(v.size for n, v in tree_flatten(drafter.parameters()) if n.startswith("heads.0"))
+    assert report.sizes.drafter_parameters == 2 * heads
+    assert report.sizes.bytes_per_drafted_token == 2 * heads  # two bytes each, one head a depth
+
+
+def test_long_rows_go_through_the_target_in_pieces(monkeypatch):
+    from mlx_redrafter.distillation import teacher
+
+    for kind in ("llama:sliding", "qwen3_next"):
+        target = hybrid() if kind == "qwen3_next" else Target(build(kind))
+        drafter = make_drafter(target)
+        rows = make_rows(3, length=60)
+        config = DistillationConfig(top_k=8)
+        whole = compute_features(target, drafter, rows, config, dtype=np.float32)
+        monkeypatch.setattr(teacher, "MAX_LOGITS", 16 * 64)
+        pieces = compute_features(target, drafter, rows, config, dtype=np.float32)
+        monkeypatch.undo()
+        np.testing.assert_allclose(pieces.hidden, whole.hidden, rtol=2e-3, atol=2e-3)
+        np.testing.assert_array_equal(pieces.best, whole.best)
+
+
+def test_matplotlib_is_missed_with_a_note(bundle, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    ears = Ears()
+    train_drafter(bundle, data, tmp_path / "out", listener=ears, **(TINY | {"steps": 2}))
+    assert any("mlx-redrafter[plot]" in note for note in ears.notes)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["shared_rows", "independent"])
+def test_the_converter_quantises_either_kind(bundle, data, tmp_path, kind):
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"steps": 2, kind: True}
+    train_drafter(bundle, data, tmp_path / "drafter", **settings)
+    quantised = tmp_path / "bundle"
+    shutil.copytree(bundle, quantised)
+    report = convert(
+        drafter=tmp_path / "drafter",
+        mlx_path=quantised,
+        drafter_q_bits=8,
+        q_group_size=32,
+        check=True,
+    )
+    model, _ = load(quantised)
+    assert any("scales" in name for name, _ in tree_flatten(model.drafter.parameters()))
+    assert report.check.passed
+    assert report.check.drafter_agreement > 0.9
