@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +130,15 @@ def stream_generate(
     Raises:
         RedrafterError: If an argument is out of its range, before anything is computed.
     """
-    sampling = SamplingConfig(
+    config = decoding_config(
+        tokenizer,
+        max_tokens=max_tokens,
+        draft=draft,
+        beam_width=beam_width,
+        beam_length=beam_length,
+        node_budget=node_budget,
+        prefill_step_size=prefill_step_size,
+        cache_options=CacheOptions(max_kv_size, kv_bits, kv_group_size, quantized_kv_start),
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -141,15 +150,6 @@ def stream_generate(
         frequency_penalty=frequency_penalty,
         frequency_context_size=frequency_context_size,
         seed=seed,
-    )
-    config = DecodingConfig(
-        max_tokens=max_tokens,
-        sampling=sampling,
-        draft=draft,
-        beam=_beam_shape(beam_width, beam_length, node_budget),
-        eos_token_ids=frozenset(tokenizer.eos_token_ids),
-        prefill_step_size=prefill_step_size,
-        cache_options=CacheOptions(max_kv_size, kv_bits, kv_group_size, quantized_kv_start),
     )
     fixed = any(value is not None for value in (beam_width, beam_length, node_budget))
     ids = encode_prompt(tokenizer, prompt)
@@ -163,7 +163,7 @@ def stream_generate(
         planner=None if fixed else planner or model.planner,
         progress=prompt_progress_callback,
     )
-    return _respond(model, tokenizer, ids, tokens, stats, _stop_strings(stop))
+    return _respond(model, respond(tokenizer, ids, tokens, stats, stop_strings(stop)))
 
 
 def generate(
@@ -221,6 +221,45 @@ def _encode_messages(tokenizer: TokenizerWrapper, messages: Messages) -> list[in
     return list(ids)
 
 
+def decoding_config(
+    tokenizer: TokenizerWrapper,
+    *,
+    max_tokens: int = 256,
+    draft: bool = True,
+    beam_width: int | None = None,
+    beam_length: int | None = None,
+    node_budget: int | None = None,
+    prefill_step_size: int = 2048,
+    cache_options: CacheOptions | None = None,
+    **sampling: Any,
+) -> DecodingConfig:
+    """The options of :func:`stream_generate` that the loop needs, checked.
+
+    Args:
+        tokenizer: Names the tokens that end a text.
+        max_tokens: As there, like those that follow.
+        draft: Likewise.
+        beam_width: Likewise.
+        beam_length: Likewise.
+        node_budget: Likewise.
+        prefill_step_size: Likewise.
+        cache_options: How keys and values are kept.
+        **sampling: The fields of :class:`SamplingConfig`.
+
+    Raises:
+        RedrafterError: If one is out of its range.
+    """
+    return DecodingConfig(
+        max_tokens=max_tokens,
+        sampling=SamplingConfig(**sampling),
+        draft=draft,
+        beam=_beam_shape(beam_width, beam_length, node_budget),
+        eos_token_ids=frozenset(tokenizer.eos_token_ids),
+        prefill_step_size=prefill_step_size,
+        cache_options=cache_options or CacheOptions(),
+    )
+
+
 def _beam_shape(width: int | None, length: int | None, budget: int | None) -> BeamShape:
     default = BeamShape()
     return BeamShape(
@@ -230,7 +269,8 @@ def _beam_shape(width: int | None, length: int | None, budget: int | None) -> Be
     )
 
 
-def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop string or several, checked."""
     strings = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(string, str) and string for string in strings):
         raise RedrafterError("stop has to be a string or strings, none of them empty.")
@@ -273,50 +313,69 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def _respond(
-    model: SpeculativeModel,
+    model: SpeculativeModel, responses: Iterator[GenerationResponse]
+) -> Iterator[GenerationResponse]:
+    with wired(model):
+        yield from responses
+
+
+def wired(model: SpeculativeModel) -> AbstractContextManager[None]:
+    """Keeps a model's weights in the GPU's memory inside the block, as mlx-lm does."""
+    modules = [model.target.model]
+    if isinstance(model.drafter, Drafter):
+        modules.append(model.drafter)
+    limit: AbstractContextManager[None] = wired_limit(modules)
+    return limit
+
+
+def respond(
     tokenizer: TokenizerWrapper,
     prompt: list[int],
     tokens: Iterator[DecodedToken],
     stats: AcceptanceStats,
     stops: tuple[str, ...],
 ) -> Iterator[GenerationResponse]:
-    """Detokenise, watch for stop strings, measure."""
+    """Detokenise, watch for stop strings, measure; one response a token.
+
+    Args:
+        tokenizer: Of the tokens.
+        prompt: What they follow.
+        tokens: A text's; closed at its end.
+        stats: Handed on.
+        stops: Stop strings.
+    """
     detokenizer = tokenizer.detokenizer
     scanner = StopScanner(stops)
-    modules = [model.target.model]
-    if isinstance(model.drafter, Drafter):
-        modules.append(model.drafter)
     started = time.perf_counter()
     prompt_tps = 0.0
-    with wired_limit(modules):
-        try:
-            for count, decoded in enumerate(tokens, start=1):
-                now = time.perf_counter()
-                if count == 1:
-                    prompt_tps, started = len(prompt) / (now - started), now
-                finish = decoded.finish_reason
-                if finish != "stop":
-                    detokenizer.add_token(decoded.token)
-                if finish is not None:
-                    detokenizer.finalize()
-                text, stopped = scanner.feed(detokenizer.last_segment)
-                finish = "stop" if stopped else finish
-                if finish is not None and not stopped:
-                    text += scanner.flush()
-                yield GenerationResponse(
-                    text=text,
-                    token=decoded.token,
-                    from_draft=decoded.from_draft,
-                    finish_reason=finish,
-                    prompt_tokens=len(prompt),
-                    prompt_tps=prompt_tps,
-                    generation_tokens=count,
-                    generation_tps=count / max(time.perf_counter() - started, 1e-9),
-                    peak_memory=mx.get_peak_memory() / 1e9,
-                    stats=stats,
-                    step=decoded.step,
-                )
-                if finish is not None:
-                    return
-        finally:
-            tokens.close()  # type: ignore[attr-defined]
+    try:
+        for count, decoded in enumerate(tokens, start=1):
+            now = time.perf_counter()
+            if count == 1:
+                prompt_tps, started = len(prompt) / (now - started), now
+            finish = decoded.finish_reason
+            if finish != "stop":
+                detokenizer.add_token(decoded.token)
+            if finish is not None:
+                detokenizer.finalize()
+            text, stopped = scanner.feed(detokenizer.last_segment)
+            finish = "stop" if stopped else finish
+            if finish is not None and not stopped:
+                text += scanner.flush()
+            yield GenerationResponse(
+                text=text,
+                token=decoded.token,
+                from_draft=decoded.from_draft,
+                finish_reason=finish,
+                prompt_tokens=len(prompt),
+                prompt_tps=prompt_tps,
+                generation_tokens=count,
+                generation_tps=count / max(time.perf_counter() - started, 1e-9),
+                peak_memory=mx.get_peak_memory() / 1e9,
+                stats=stats,
+                step=decoded.step,
+            )
+            if finish is not None:
+                return
+    finally:
+        tokens.close()  # type: ignore[attr-defined]

@@ -1,0 +1,210 @@
+"""Texts for several prompts at once, with mlx-lm's manners."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from .batching import DEFAULT_BATCH, BatchDecoder
+from .decoding import DecodedToken, ShapePlanner
+from .errors import RedrafterError
+from .generation import (
+    GenerationResponse,
+    Messages,
+    decoding_config,
+    encode_prompt,
+    respond,
+    stop_strings,
+    wired,
+)
+from .model import SpeculativeModel
+from .planner import Planner, PlannerOnDemand
+from .statistics import AcceptanceStats
+
+Prompt = str | Sequence[int] | Messages | mx.array
+
+
+@dataclass(frozen=True)
+class BatchStats:
+    """What a batch took.
+
+    Attributes:
+        prompt_tokens: Tokens of all prompts.
+        generation_tokens: Tokens of all texts, end-of-sequence tokens included.
+        seconds: Wall-clock time, prefill included.
+        generation_tps: Generated tokens per second of it.
+        peak_memory: In GB, since the program started.
+        acceptance: Acceptance statistics of each text; their seconds are those of whole steps,
+            which the texts share.
+    """
+
+    prompt_tokens: int
+    generation_tokens: int
+    seconds: float
+    generation_tps: float
+    peak_memory: float
+    acceptance: tuple[AcceptanceStats, ...]
+
+
+@dataclass(frozen=True)
+class BatchResponse:
+    """All texts of a batch.
+
+    Attributes:
+        texts: One a prompt, in their order.
+        token_ids: Their tokens, without the end-of-sequence token.
+        finish_reasons: "stop" or "length" for each.
+        stats: What it took.
+    """
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    finish_reasons: list[str]
+    stats: BatchStats
+
+
+class _Feed:
+    """The tokens of one text as they come; ends when there are none for now and it is closed."""
+
+    def __init__(self) -> None:
+        self.tokens: deque[DecodedToken] = deque()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> DecodedToken:
+        return self.tokens.popleft()
+
+    def close(self) -> None:
+        """Nothing is held that has to be given back."""
+
+
+def stream_batch_generate(
+    model: SpeculativeModel,
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int | Sequence[int] = 128,
+    batch_size: int = DEFAULT_BATCH,
+    stop: str | Sequence[str] = (),
+    planner: ShapePlanner | None = None,
+    **options: Any,
+) -> Iterator[tuple[int, GenerationResponse]]:
+    """Generate texts for several prompts together, yielding (place of the prompt, response).
+
+    Each text is the one that :func:`stream_generate` gives for its prompt alone, with the same
+    seed: up to rounding, and in float32 equal. Responses of a text are in order; those of different
+    texts come as they are made.
+
+    Args:
+        model: From :func:`mlx_redrafter.load`; its architecture has to verify trees.
+        tokenizer: From the same.
+        prompts: Each text, token ids, or a list of chat messages.
+        max_tokens: Tokens at most, for all or one number a prompt.
+        batch_size: Texts under way at once; further prompts join as others leave.
+        stop: Strings that end a text; they are not part of it.
+        planner: Chooses each step's beam shape for all texts; by default the model's own, with the
+            costs of as many texts. Not used where a beam argument is given.
+        **options: ``draft``, ``beam_width``, ``beam_length``, ``node_budget``,
+            ``prefill_step_size``, and the fields of :class:`SamplingConfig`.
+
+    Raises:
+        RedrafterError: If an argument is out of its range, or the model's texts have to be decoded
+            one by one; before anything is computed.
+    """
+    limits = None if isinstance(max_tokens, int) else list(max_tokens)
+    common = max_tokens if isinstance(max_tokens, int) else 128
+    config = decoding_config(tokenizer, max_tokens=common, **options)
+    stops = stop_strings(stop)
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    shaped = any(options.get(name) is not None for name in _SHAPES)
+    if planner is None:
+        planner = _planner_for(model, min(batch_size, max(1, len(ids))))
+    decoder = BatchDecoder(
+        model,
+        ids,
+        config,
+        max_tokens=limits,
+        batch_size=batch_size,
+        planner=None if shaped else planner,
+    )
+    return _stream(model, tokenizer, ids, decoder, stops)
+
+
+_SHAPES = ("beam_width", "beam_length", "node_budget")
+
+
+def _planner_for(model: SpeculativeModel, batch: int) -> Planner | None:
+    own = model.planner
+    if isinstance(own, PlannerOnDemand):
+        own = own.planner
+    return own.for_batch(batch) if isinstance(own, Planner) else None
+
+
+def _stream(
+    model: SpeculativeModel,
+    tokenizer: TokenizerWrapper,
+    prompts: list[list[int]],
+    decoder: BatchDecoder,
+    stops: tuple[str, ...],
+) -> Iterator[tuple[int, GenerationResponse]]:
+    feeds = [_Feed() for _ in prompts]
+    writers = [
+        respond(tokenizer, prompt, feed, stats, stops)
+        for prompt, feed, stats in zip(prompts, feeds, decoder.stats, strict=True)
+    ]
+    with wired(model), closing(iter(decoder)) as tokens:  # type: ignore[type-var]
+        for index, token in tokens:
+            feeds[index].tokens.append(token)
+            response = next(writers[index])
+            if response.finish_reason is not None:
+                decoder.stop(index)
+            yield index, response
+
+
+def batch_generate(
+    model: SpeculativeModel,
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[Prompt],
+    **options: Any,
+) -> BatchResponse:
+    """All texts of :func:`stream_batch_generate`, which takes the same options.
+
+    Raises:
+        RedrafterError: As there; and if there are no prompts.
+    """
+    if not prompts:
+        raise RedrafterError("There are no prompts: give at least one.")
+    started = time.perf_counter()
+    texts = ["" for _ in prompts]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    last: dict[int, GenerationResponse] = {}
+    for index, response in stream_batch_generate(model, tokenizer, prompts, **options):
+        texts[index] += response.text
+        tokens[index].append(response.token)
+        last[index] = response
+    seconds = time.perf_counter() - started
+    responses = [last[index] for index in range(len(prompts))]
+    made = sum(len(text) for text in tokens)
+    ends = set(tokenizer.eos_token_ids)
+    stats = BatchStats(
+        prompt_tokens=sum(response.prompt_tokens for response in responses),
+        generation_tokens=made,
+        seconds=seconds,
+        generation_tps=made / seconds,
+        peak_memory=mx.get_peak_memory() / 1e9,
+        acceptance=tuple(response.stats for response in responses),
+    )
+    return BatchResponse(
+        texts=texts,
+        token_ids=[text[:-1] if text[-1] in ends else text for text in tokens],
+        finish_reasons=[response.finish_reason or "length" for response in responses],
+        stats=stats,
+    )
