@@ -108,7 +108,6 @@ def test_run_plans_unless_a_shape_is_given(bundle, tmp_path, measurements):
     assert quick("run", bundle, "--limit", 1, "--json", path) == 0
     _, _, drafted = json.loads(path.read_text("utf-8"))["contestants"]
     assert "planner" in drafted["description"]
-    assert drafted["stats"]["drafted"] > 0, "it probes before it decides"
     assert list(measurements.glob("costs-*.json"))
 
 

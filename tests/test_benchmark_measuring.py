@@ -22,10 +22,12 @@ from mlx_redrafter.benchmark.contestants import (
     time_answer,
 )
 from mlx_redrafter.benchmark.measuring import Spread, measure, summarise, turn_order
-from mlx_redrafter.benchmark.precision import load_at
+from mlx_redrafter.benchmark.precision import load_at, other_drafter
 from mlx_redrafter.benchmark.prompts import Prompt
+from mlx_redrafter.drafter import DrafterConfig, drafter_of
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.generation import stream_generate
+from mlx_redrafter.loading import save_drafter
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.statistics import AcceptanceStats
 
@@ -240,6 +242,22 @@ def test_precisions(bundle, precision):
         assert any(hasattr(part, "bits") for _, part in model.drafter.named_modules())
     found = time_answer(Ours(model, shape=BeamShape(1, 2)), IDS, task((model, _), max_tokens=4))
     assert len(found.tokens) == 4
+
+
+@pytest.mark.parametrize("precision", ["stored", "float16", "4bit"])
+@pytest.mark.parametrize("kind", [{"shared_rows": True}, {"independent_heads": 3}])
+def test_other_drafters_draft_for_the_same_target(bundle, tmp_path, kind, precision):
+    model, tokenizer = load_at(str(bundle), None, precision)
+    sizes = {"hidden_size": 32, "exit_dim": 32, "num_draft_layers": 1}
+    config = DrafterConfig(vocab_size=model.target.vocab_size, **sizes, **kind)
+    save_drafter(tmp_path, drafter_of(config))
+    other = other_drafter(model, tokenizer, str(tmp_path), precision)
+    assert other.target is model.target
+    drafted = Ours(other, "drafted", shape=BeamShape(2, 3))
+    found = time_answer(drafted, IDS, task((model, tokenizer)))
+    assert found.stats.drafted == 6 * found.stats.steps
+    if precision == "stored":
+        assert found.tokens == time_answer(Ours(model), IDS, task((model, tokenizer))).tokens
 
 
 def test_a_quantised_model_is_not_quantised_again(bundle, monkeypatch):

@@ -21,7 +21,7 @@ from ..decoding import ShapePlanner
 from ..drafter import Drafter
 from ..errors import RedrafterError
 from ..generation import stream_generate
-from ..loading import check_pair, load, load_drafter, resolve_path
+from ..loading import load
 from ..model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..statistics import AcceptanceStats
@@ -283,20 +283,6 @@ def load_draft_model(name: str, tokenizer: TokenizerWrapper) -> nn.Module:
             f"one of {tokenizer.vocab_size}: pass a smaller model of the same family."
         )
     return model.target.model
-
-
-def other_drafter(
-    model: SpeculativeModel, tokenizer: TokenizerWrapper, name: str
-) -> SpeculativeModel:
-    """The same target with another drafter, such as one of independent heads.
-
-    Raises:
-        RedrafterError: If it cannot be loaded, or was made for another target.
-    """
-    path = resolve_path(name)
-    drafter = load_drafter(path)
-    check_pair(drafter.config, model.target, tokenizer)
-    return SpeculativeModel(model.target, drafter, name=f"{model.name} with {path.name}")
 
 
 def _mlx_lm(model: nn.Module, prompt: Sequence[int], task: Task, **options: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+from pathlib import Path
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -18,6 +19,7 @@ from ..drafter import Drafter
 from ..errors import RedrafterError
 from ..loading import DRAFTER_DIRECTORY, check_pair, load, load_drafter, resolve_path
 from ..model import SpeculativeModel, on_gpu
+from ..rows import share_rows
 from ..target import Target
 from .names import BITS, DTYPES, STORED
 
@@ -72,10 +74,44 @@ def _load_quantised(
         plain, _ = quantize_model(plain, config, GROUP_SIZE, bits)
     target = Target(plain)
     if isinstance(head, Drafter):
-        head = load_drafter(resolve_path(drafter) if drafter else path / DRAFTER_DIRECTORY)
-        check_pair(head.config, target, tokenizer)
-        if not on_gpu():
-            head.set_dtype(mx.float32)
-        quantise_drafter(head, Options(quantize=True, q_bits=bits))
+        directory = resolve_path(drafter) if drafter else path / DRAFTER_DIRECTORY
+        head = _drafter_for(target, tokenizer, directory, f"{bits}bit")
     mx.eval(plain.parameters(), head.parameters() if isinstance(head, Drafter) else [])
     return SpeculativeModel(target, head, name=path.name), tokenizer
+
+
+def other_drafter(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, name: str, precision: str
+) -> SpeculativeModel:
+    """The same target with another drafter, such as one of independent heads.
+
+    Args:
+        model: Loaded at ``precision``; its own drafter is left alone.
+        tokenizer: The target's.
+        name: The other drafter's directory or Hub repo.
+        precision: Of the other drafter.
+
+    Raises:
+        RedrafterError: If it cannot be loaded, or was made for another target.
+    """
+    path = resolve_path(name)
+    drafter = _drafter_for(model.target, tokenizer, path, precision)
+    mx.eval(drafter.parameters())
+    return SpeculativeModel(model.target, drafter, name=f"{model.name} with {path.name}")
+
+
+def _drafter_for(
+    target: Target, tokenizer: TokenizerWrapper, directory: Path, precision: str
+) -> Drafter:
+    """A drafter from disk at a precision, bound to its target; its weights stay lazy."""
+    drafter = load_drafter(directory)
+    check_pair(drafter.config, target, tokenizer)
+    if precision in DTYPES:
+        drafter.set_dtype(getattr(mx, precision))
+    elif not on_gpu() and not is_quantised(drafter.parameters()):
+        drafter.set_dtype(mx.float32)
+    if precision in BITS:
+        quantise_drafter(drafter, Options(quantize=True, q_bits=BITS[precision]))
+    if drafter.needs_rows:
+        share_rows(drafter, target)
+    return drafter

@@ -284,15 +284,15 @@ def _contestants(
         Ours,
         TwoModels,
         load_draft_model,
-        other_drafter,
     )
+    from ..benchmark.precision import other_drafter
 
     options = job.options
     contestants: list[Contestant] = [MlxLm(model), Ours(model)]
     if model.drafter is not None:
         contestants.append(_drafting(job, model, DRAFTED))
     for name in dict.fromkeys(options.other_drafter):
-        other = other_drafter(model, tokenizer, name)
+        other = other_drafter(model, tokenizer, name, options.precision)
         contestants.append(_drafting(job, other, f"{DRAFTED} by {name}"))
     if options.draft_model is not None:
         draft_model = load_draft_model(options.draft_model, tokenizer)
