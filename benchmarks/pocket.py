@@ -72,6 +72,7 @@ def answer(
     """Responses of one engine for one prompt."""
     if engine == "mlx-lm":
         mx.random.seed(args.seed)
+        model.target.take_cores(1)  # as plain decoding here has them
         return mlx_lm_stream(
             model.target.model,
             tokenizer,

@@ -10,7 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import cast
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 INSTALL_HINT = (
@@ -29,23 +33,33 @@ def preload_openblas() -> bool:
         return False
     for name in OPENBLAS_NAMES:
         try:
-            library = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
-        _leave_a_core(library)
         return True
     return False
 
 
-def _leave_a_core(library: ctypes.CDLL) -> None:
-    """Have OpenBLAS use one thread less than there are cores, and at least one.
+def share_cores(*, leave_one: bool) -> None:
+    """Have OpenBLAS use every core from now on, or leave one to other threads; at least one.
 
-    Its threads spin while they wait for the next product. With one on every core they take turns
-    with the thread that builds the next step's graph, and decoding gets slower.
+    Its threads spin while they wait for the next product. Where the host builds the next step's
+    graph meanwhile, they take turns with it on the same core, and everything gets slower. Nothing
+    happens where OpenBLAS is not loaded.
     """
-    set_threads = getattr(library, "openblas_set_num_threads", None)
+    set_threads = _thread_setter()
     if set_threads is not None:
-        set_threads(max(1, (os.cpu_count() or 1) - 1))
+        set_threads(max(1, (os.cpu_count() or 1) - leave_one))
+
+
+@cache
+def _thread_setter() -> Callable[[int], None] | None:
+    if not is_loaded():
+        return None
+    for name in OPENBLAS_NAMES:
+        with suppress(OSError, AttributeError):
+            return cast("Callable[[int], None]", ctypes.CDLL(name).openblas_set_num_threads)
+    return None
 
 
 def is_loaded() -> bool:

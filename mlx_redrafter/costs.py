@@ -100,6 +100,26 @@ class CostModel:
             seconds += rejected * self.replay * self.verify_seconds(max(1, round(kept)), context)
         return seconds
 
+    def for_batch(self, texts: int) -> CostModel:
+        """What steps cost that ``texts`` texts take together.
+
+        A forward then has ``texts`` times the rows, a beam search so many times the beams, and a
+        plain step is a forward over one row of each text. What attention reads of each text's
+        context is counted once, so long contexts cost more than this says.
+        """
+        if texts == 1:
+            return self
+        verify = tuple(
+            tuple(self.verify_seconds(texts * size, context) for size in self.sizes)
+            for context in self.contexts
+        )
+        draft = {
+            width: self.draft_seconds(BeamShape(width * texts, 1)) for width in sorted(self.draft)
+        }
+        return CostModel(
+            self.sizes, self.contexts, verify, draft, tuple(row[0] for row in verify), self.replay
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -303,6 +323,7 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
 
 def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> float:
     shape = BeamShape(width, DRAFT_LENGTH)
+    model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
     embed, sampling = model.target.embed, SamplingConfig()
     search = BeamSearch(drafter, embed, shape, sampling, compiled=on_gpu())
     state = DraftState(

@@ -89,6 +89,7 @@ class SpeculativeModel:
     def _time(self, search: BeamSearch, sampling: SamplingConfig) -> float:
         """Median seconds of a draft on its own, the first call not counted."""
         target = self.target
+        target.take_cores(1 + search.shape.nodes)  # as in a step that drafts
         state = DraftState(
             root=mx.zeros((1,), dtype=mx.int32),
             hidden=mx.zeros((target.hidden_size,), dtype=target.dtype),

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import (
     ArraysCache,
     CacheList,
@@ -24,6 +25,7 @@ from mlx_lm.models.cache import (
 
 from . import architectures
 from .batch_cache import BatchCache
+from .blas import share_cores
 from .cache import ChunkedTreeCache, PromptCache, TreeCache, Verification
 from .chains import ListLayer, PlainLayer, StateLayer
 from .errors import RedrafterError
@@ -38,6 +40,9 @@ from .hooks import (
 )
 from .prompt_cache import Layer
 from .tree import BatchTree, DraftTree
+
+# A model of fewer bytes takes about as long to compute one token as the host to build a graph.
+SMALL_BYTES = 64 << 20
 
 
 class Target:
@@ -67,6 +72,7 @@ class Target:
                 "cannot be read: use mlx_lm.chat."
             )
         self._embedding: Any = embedding
+        self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
         self._verification = hook_layers(model, recurrent=recurrent)
@@ -117,8 +123,17 @@ class Target:
         """The input embeddings of tokens, int (...) to (..., hidden_size)."""
         return self._embedding(tokens)
 
+    def take_cores(self, rows: int) -> None:
+        """Share a CPU's cores for a forward over so many rows.
+
+        Steps of one row overlap with the host's work for the next one. In a small model that takes
+        about as long as the forward itself, so the host gets a core.
+        """
+        share_cores(leave_one=self._is_small and rows == 1)
+
     def prefill(self, tokens: mx.array, cache: PromptCache) -> None:
         """Run committed tokens, int (n,), through the model; only the caches are computed."""
+        self.take_cores(tokens.shape[0])
         cache.begin(tokens.shape[0])
         self.model(tokens[None], cache=cache.seams)
 
@@ -133,6 +148,7 @@ class Target:
         Returns:
             Logits after each node, (n, vocab_size), and final hidden states, (n, hidden_size).
         """
+        self.take_cores(len(tree))
         watched = cache.begin(len(tree))
         branching = self.verifies == "tree"
         with self._verification.over(tree, branching=branching, watched=watched):
@@ -166,6 +182,7 @@ class Target:
             Logits after each node, (batch, n, vocab_size), and final hidden states,
             (batch, n, hidden_size).
         """
+        self.take_cores(len(trees) * len(trees[0]))
         batch = BatchTree.stack(trees, cache.lengths)
         with self._verification.over(batch):
             logits = self.model(batch.tokens, cache=cache.seams)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+import models
 from mlx_redrafter import blas
+from mlx_redrafter.target import Target
 
 LINUX = sys.platform.startswith("linux")
 
@@ -133,3 +135,56 @@ def test_mlx_multiplies_with_openblas(tmp_path: Path) -> None:
 def test_importing_the_package_after_mlx_loads_nothing() -> None:
     program = "import mlx.core, mlx_redrafter\nassert mlx_redrafter.blas_loaded is False\n"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """On a machine of four cores: the numbers of threads that OpenBLAS is told."""
+    told: list[int] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(blas, "_thread_setter", lambda: told.append)
+    return told
+
+
+def test_a_core_is_left_to_the_host_where_it_works_at_the_same_time(threads: list[int]) -> None:
+    blas.share_cores(leave_one=True)
+    blas.share_cores(leave_one=False)
+    assert threads == [3, 4]
+
+
+def test_one_core_is_always_used(threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    blas.share_cores(leave_one=True)
+    assert threads == [1]
+
+
+def test_steps_of_one_row_leave_a_core_in_small_models_only(threads: list[int]) -> None:
+    target = models.shared("llama")
+    small, large = Target(target), Target(target)
+    large._is_small = False
+    threads.clear()
+    for rows in (1, 5):
+        small.take_cores(rows)
+        large.take_cores(rows)
+    assert threads == [3, 4, 4, 4]
+
+
+def test_without_openblas_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "is_loaded", lambda: False)
+    blas._thread_setter.cache_clear()
+    try:
+        assert blas._thread_setter() is None
+        blas.share_cores(leave_one=True)
+    finally:
+        blas._thread_setter.cache_clear()
+
+
+@pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
+def test_openblas_takes_the_number() -> None:
+    if not blas.is_loaded():
+        pytest.skip("mlx was imported before the package")
+    library = ctypes.CDLL(openblas())
+    before = library.openblas_get_num_threads()
+    blas.share_cores(leave_one=True)
+    assert library.openblas_get_num_threads() == max(1, (os.cpu_count() or 1) - 1)
+    library.openblas_set_num_threads(before)

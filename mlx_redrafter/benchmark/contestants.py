@@ -126,11 +126,13 @@ class MlxLm:
     reproducible = False  # mlx-lm draws samples from a sequence of random numbers
 
     def __init__(self, model: SpeculativeModel):
+        self._target = model.target
         self._model = model.target.model
         self.weight_bytes = weight_bytes(self._model)
 
     def tokens(self, prompt: Sequence[int], task: Task) -> Iterator[int]:
         """Answer a prompt, token by token."""
+        self._target.take_cores(1)  # as plain decoding here has them
         return (response.token for response in _mlx_lm(self._model, prompt, task))
 
     def stats(self) -> AcceptanceStats | None:
@@ -161,6 +163,7 @@ class TwoModels:
                 )
         self.name = f"two models, {draft_tokens}"
         self.description = f"mlx_lm.stream_generate, draft_model, num_draft_tokens={draft_tokens}"
+        self._target = model.target
         self._model, self._draft_model = model.target.model, draft_model
         self._draft_tokens = draft_tokens
         self._drafted: list[bool] = []
@@ -170,6 +173,7 @@ class TwoModels:
     def tokens(self, prompt: Sequence[int], task: Task) -> Iterator[int]:
         """Answer a prompt, token by token."""
         self._drafted, self._task = [], task
+        self._target.take_cores(self._draft_tokens + 1)  # as drafted decoding here has them
         options = {"draft_model": self._draft_model, "num_draft_tokens": self._draft_tokens}
         for response in _mlx_lm(self._model, prompt, task, **options):
             self._drafted.append(response.from_draft)

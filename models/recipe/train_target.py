@@ -29,7 +29,7 @@ class Schedule:
     """How long and how fast to learn. Steps are counted in optimiser updates."""
 
     epochs: int = 26
-    late_epochs: int = 3  # after those: more unknown names and small talk, at a lower rate
+    late_epochs: int = 8  # after those: more unknown names and small talk, at a lower rate
     late_rate: float = 4e-4  # at their start, falling linearly to zero
     late_unknown: float = 0.25  # see questions.UNKNOWN_SHARE
     late_small_talk: float = 0.12
