@@ -15,7 +15,7 @@ import mlx_lm
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
 
 import mlx_redrafter  # noqa: F401 - before mlx, for its BLAS
-from mlx_redrafter.architectures import REFUSED
+from mlx_redrafter.architectures import REFUSED, UNBATCHED
 from mlx_redrafter.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +75,9 @@ An architecture that is not listed, and a model file of your own, is verified as
 caches are of kinds known here: the rows of a chain are an ordinary piece of text, so nothing more
 is asked of a model than that it is causal. Otherwise it is refused in one sentence that names the
 layer. Vision-language models run as text.
+
+[Batches](batches.md) of prompts can be decoded with every tree architecture but these, whose
+attention takes no mask of each text's own: {unbatched}.
 """
 
 COST = """\
@@ -160,7 +163,7 @@ def render(cost: str) -> str:
     table = rows()
     counts = Counter(how for _, how, _ in table)
     lines = [
-        INTRODUCTION,
+        INTRODUCTION.format(unbatched=", ".join(sorted(UNBATCHED))),
         f"## mlx-lm {mlx_lm.__version__}",
         "",
         ", ".join(f"{count} {how}" for how, count in counts.most_common()) + ". The trees",

@@ -11,6 +11,13 @@ from .blas import preload_openblas
 blas_loaded: bool = preload_openblas()
 
 if TYPE_CHECKING:
+    from .batch_generation import (
+        BatchResponse,
+        BatchStats,
+        batch_generate,
+        stream_batch_generate,
+    )
+    from .batching import BatchDecoder
     from .beam import BeamShape, DraftSource, DraftState
     from .cache import PromptCache
     from .conversion import convert
@@ -32,6 +39,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcceptanceStats",
+    "BatchDecoder",
+    "BatchResponse",
+    "BatchStats",
     "BeamShape",
     "CacheOptions",
     "DecodedToken",
@@ -51,6 +61,7 @@ __all__ = [
     "StepRecord",
     "Target",
     "accept",
+    "batch_generate",
     "blas_loaded",
     "convert",
     "decode",
@@ -58,6 +69,7 @@ __all__ = [
     "load",
     "load_drafter",
     "save_drafter",
+    "stream_batch_generate",
     "stream_generate",
     "train_drafter",
 ]
@@ -65,6 +77,13 @@ __all__ = [
 # mlx-lm takes seconds to import, so the names come when they are first used: a command line's
 # --help and its complaints about flags need none of them.
 _HOMES = {
+    ".batch_generation": (
+        "BatchResponse",
+        "BatchStats",
+        "batch_generate",
+        "stream_batch_generate",
+    ),
+    ".batching": ("BatchDecoder",),
     ".beam": (
         "BeamShape",
         "DraftSource",

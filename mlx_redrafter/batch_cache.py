@@ -121,8 +121,8 @@ class BatchLayer:
         for name in ("keys", "values"):
             old = getattr(self, name)
             parts = [] if old is None or not kept else [mx.take(old, mx.array(list(kept)), axis=0)]
-            parts += [_placed(layer, getattr(layer, name)) for layer in joined]
-            parts = [part for part in parts if part is not None]
+            placed = (_placed(layer, getattr(layer, name)) for layer in joined)
+            parts += [rows for rows in placed if rows is not None]
             columns = max((part.shape[2] for part in parts), default=0)
             wide = [_widened(part, columns) for part in parts]
             setattr(self, name, mx.concatenate(wide) if wide else None)

@@ -173,8 +173,10 @@ class BatchDecoder:
                 text.loop.state(text.root, text.hidden, noise)
                 for text, noise in zip(texts, noises, strict=True)
             ]
-            together = isinstance(source, BeamSearch)
-            trees = source.together(states) if together else [source(state) for state in states]
+            if isinstance(source, BeamSearch):
+                trees = source.together(states)
+            else:
+                trees = [source(state) for state in states]
         logits, hidden = self._model.target.verify_batch(trees, self._batch)
         flights = []
         for row, (text, tree) in enumerate(zip(texts, trees, strict=True)):

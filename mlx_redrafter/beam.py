@@ -143,8 +143,13 @@ class BeamSearch:
             mx.stack([state.root for state in states]),
             mx.stack(noises) if noises else None,
         )
-        rows = zip(*([array[row] for row in range(len(states))] for array in arrays), strict=True)
-        return [DraftTree(*row, self.shape.length) for row in rows]
+        return [
+            DraftTree(
+                tokens=tokens, parents=parents, depths=depths, log_probs=log_probs,
+                ancestors=ancestors, max_depth=self.shape.length,
+            )
+            for tokens, parents, depths, log_probs, ancestors in zip(*arrays, strict=True)
+        ]  # fmt: skip
 
 
 def _top(scores: mx.array, count: int) -> mx.array:

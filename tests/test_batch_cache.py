@@ -53,7 +53,7 @@ def check_step(
         expected, states = of.verify(draft, held)
         assert mx.allclose(logits[row], expected, rtol=2e-4, atol=2e-4), row
         assert mx.allclose(hidden[row], states, rtol=2e-4, atol=2e-4), row
-        tokens = [draft.tokens.tolist()[node] for node in paths[row]]  # type: ignore[index]
+        tokens = [int(draft.tokens[node].item()) for node in paths[row]]  # type: ignore[arg-type]
         held.commit(paths[row], tokens)
         batch.rows[row].commit(paths[row], tokens)
     batch.commit()

@@ -68,4 +68,4 @@ def test_scores_in_the_order_of_positions() -> None:
     for node in range(9):
         line = [rows[0, 0, node, 3 + one].item() for one in path_to(node)]
         line += [float("-inf")] * (4 - depths[node])
-        assert placed[0, 0, node].tolist() == rows[0, 0, node, :3].tolist() + line
+        assert placed[0, 0, node].tolist() == [*rows[0, 0, node, :3].tolist(), *line]

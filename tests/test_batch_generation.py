@@ -1,0 +1,113 @@
+"""Texts for several prompts: those of each alone, whole characters, stop strings, figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bundles
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper, load
+
+import models
+from mlx_redrafter import batch_generate, stream_batch_generate
+from mlx_redrafter.costs import CostModel
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.generation import generate, stream_generate
+from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.planner import Planner, PlannerOnDemand
+
+PROMPTS = ["Hm?", "A longer one, with more to say.", "x", "Ż and é"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    bundles.make_tokenizer(directory)
+    return load(directory)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: TokenizerWrapper) -> SpeculativeModel:
+    size = len(tokenizer.get_vocab())
+    target = models.build("llama", vocab_size=size)
+    return SpeculativeModel(target, models.build_drafter(vocab_size=size))
+
+
+@pytest.mark.parametrize("draft", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_texts_are_those_of_each_alone(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, temperature: float, draft: bool
+) -> None:
+    options: dict[str, Any] = {"temperature": temperature, "seed": 3, "draft": draft}
+    limits = [20, 9, 1, 14]
+    made = batch_generate(
+        model, tokenizer, PROMPTS, max_tokens=limits, batch_size=3, beam_width=2, **options
+    )
+    alone = [
+        list(stream_generate(model, tokenizer, prompt, max_tokens=limit, **options))
+        for prompt, limit in zip(PROMPTS, limits, strict=True)
+    ]
+    assert made.texts == ["".join(one.text for one in text) for text in alone]
+    assert made.finish_reasons == [text[-1].finish_reason for text in alone]
+    ends = set(tokenizer.eos_token_ids)
+    written = [[one.token for one in text if one.token not in ends] for text in alone]
+    assert made.token_ids == written
+    stats = made.stats
+    assert stats.generation_tokens == sum(len(text) for text in alone)
+    assert stats.prompt_tokens == sum(text[0].prompt_tokens for text in alone)
+    assert stats.generation_tps == pytest.approx(stats.generation_tokens / stats.seconds)
+    drafted = [one.drafted for one in stats.acceptance]
+    assert (sum(drafted) > 0) == draft
+
+
+def test_a_stop_string_ends_its_own_text_only(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    free = batch_generate(model, tokenizer, PROMPTS, max_tokens=24)
+    stop = free.texts[0][4:6]
+    assert stop
+    made = batch_generate(model, tokenizer, PROMPTS, max_tokens=24, stop=stop)
+    expected = [generate(model, tokenizer, one, max_tokens=24, stop=stop) for one in PROMPTS]
+    assert made.texts == expected
+    assert made.texts[0] != free.texts[0]
+    assert made.finish_reasons[0] == "stop"
+
+
+def test_responses_come_as_they_are_made(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    order = [index for index, _ in stream_batch_generate(model, tokenizer, PROMPTS, max_tokens=6)]
+    assert order[:4] == [0, 1, 2, 3]
+    assert sorted(order) != order
+    abandoned = stream_batch_generate(model, tokenizer, PROMPTS, max_tokens=6)
+    next(abandoned)
+    abandoned.close()  # type: ignore[attr-defined]
+
+
+def test_the_models_own_planner_plans_for_the_batch(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = CostModel((1, 8, 64), (64,), ((1.0, 1.1, 1.4),), {1: 0.01, 8: 0.02}, (1.0,))
+    own = Planner(costs)
+    monkeypatch.setattr(model, "planner", PlannerOnDemand(lambda: own))
+    asked: list[int] = []
+    for_batch = own.for_batch
+
+    def noted(texts: int) -> Planner:
+        asked.append(texts)
+        return for_batch(texts)
+
+    monkeypatch.setattr(own, "for_batch", noted)
+    planned = batch_generate(model, tokenizer, PROMPTS, max_tokens=8, batch_size=3)
+    monkeypatch.setattr(model, "planner", None)
+    assert planned.texts == batch_generate(model, tokenizer, PROMPTS, max_tokens=8).texts
+    assert asked == [3]
+
+
+def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
+    with pytest.raises(RedrafterError, match="no prompts"):
+        batch_generate(model, tokenizer, [])
+    with pytest.raises(RedrafterError, match="prompt is empty"):
+        batch_generate(model, tokenizer, ["a", []])
+    with pytest.raises(RedrafterError, match="temperature is -1"):
+        stream_batch_generate(model, tokenizer, ["a"], temperature=-1.0)

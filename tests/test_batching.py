@@ -1,0 +1,237 @@
+"""Prompts decoded together: each text is the one it has alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+import models
+from mlx_redrafter.batching import BatchDecoder
+from mlx_redrafter.beam import BeamShape, DraftState
+from mlx_redrafter.costs import CostModel
+from mlx_redrafter.decoding import DecodedToken, DecodingConfig, StepRecord, decode
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.planner import Planner
+from mlx_redrafter.quantized_cache import CacheOptions
+from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.target import Target
+from mlx_redrafter.tree import DraftTree, HostTree
+from models import prompt_of
+
+PROMPTS = [prompt_of(length, seed=length) for length in (3, 21, 9, 1, 14)]
+GREEDY = DecodingConfig(max_tokens=14)
+SAMPLED = DecodingConfig(
+    max_tokens=14, sampling=SamplingConfig(temperature=0.9, top_p=0.9, top_k=20, seed=5)
+)
+PENALISED = DecodingConfig(
+    max_tokens=14,
+    sampling=SamplingConfig(temperature=0.7, repetition_penalty=1.3, frequency_penalty=0.4, seed=2),
+)
+KINDS = {"greedy": GREEDY, "sampled": SAMPLED, "penalised": PENALISED}
+
+
+class Continuations:
+    """A draft source that knows all texts: what follows the root in any of them, and wrong tokens.
+
+    Args:
+        texts: Prompts with their continuations.
+    """
+
+    seconds = 0.0
+    max_depth = 3
+    nodes = 24
+
+    def __init__(self, texts: Sequence[Sequence[int]]):
+        self._texts = [list(text) for text in texts]
+
+    def __call__(self, state: DraftState) -> DraftTree:
+        root = int(state.root.item())
+        tokens, parents = [root, (root + 1) % models.VOCAB], [-1, 0]
+        for text in self._texts:
+            for at in (place for place, token in enumerate(text) if token == root):
+                self._add(tokens, parents, text[at + 1 : at + 1 + self.max_depth])
+        while len(tokens) <= self.nodes:
+            tokens.append(len(tokens) % models.VOCAB)
+            parents.append(0)
+        return DraftTree.from_parents(tokens[: self.nodes], parents[: self.nodes])
+
+    @staticmethod
+    def _add(tokens: list[int], parents: list[int], path: Sequence[int]) -> None:
+        at = 0
+        for token in path:
+            same = [n for n in range(len(tokens)) if (parents[n], tokens[n]) == (at, token)]
+            if not same:
+                tokens.append(token)
+                parents.append(at)
+                same = [len(tokens) - 1]
+            at = same[0]
+
+
+@cache
+def target(name: str) -> Target:
+    return Target(models.shared(name))
+
+
+def alone(model: SpeculativeModel, prompt: Sequence[int], config: DecodingConfig) -> list[int]:
+    return [one.token for one in decode(model, prompt, replace(config, draft=False))]
+
+
+def collect(decoder: BatchDecoder) -> dict[int, list[DecodedToken]]:
+    texts: dict[int, list[DecodedToken]] = {}
+    for index, token in decoder:
+        texts.setdefault(index, []).append(token)
+    return texts
+
+
+def ids(texts: dict[int, list[DecodedToken]]) -> list[list[int]]:
+    return [[one.token for one in texts[index]] for index in sorted(texts)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_text_is_the_one_it_has_alone(kind: str, size: int) -> None:
+    """Plain and drafted, whatever the batch; the hidden truth is accepted."""
+    config = KINDS[kind]
+    model = SpeculativeModel(target("llama:sliding"))
+    expected = [alone(model, prompt, config) for prompt in PROMPTS]
+    assert ids(collect(BatchDecoder(model, PROMPTS, config, batch_size=size))) == expected
+    texts = [prompt + text for prompt, text in zip(PROMPTS, expected, strict=True)]
+    drafting = SpeculativeModel(model.target, Continuations(texts))
+    decoder = BatchDecoder(drafting, PROMPTS, config, batch_size=size)
+    made = collect(decoder)
+    assert ids(made) == expected
+    assert all(text[-1].finish_reason == "length" for text in made.values())
+    for stats, text in zip(decoder.stats, made.values(), strict=True):
+        assert stats.accepted > 3
+        assert sum(one.from_draft for one in text) == stats.accepted
+        assert stats.steps < config.max_tokens - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3"])
+def test_the_drafters_beam_search_together(name: str, kind: str) -> None:
+    """Drafts are those of a text alone, so statistics are equal as well."""
+    config = replace(KINDS[kind], beam=BeamShape(3, 3, 6))
+    of = target(name)
+    model = SpeculativeModel(of, models.build_drafter(seed=1))
+    decoder = BatchDecoder(model, PROMPTS, config, batch_size=3)
+    made = collect(decoder)
+    for index, prompt in enumerate(PROMPTS):
+        expected = list(decode(model, prompt, config))
+        assert [one.token for one in made[index]] == [one.token for one in expected]
+        trees = [one.step.tree.tokens for one in made[index] if one.step is not None]
+        assert trees == [one.step.tree.tokens for one in expected if one.step is not None]
+
+
+def test_ends_of_texts_and_limits() -> None:
+    model = SpeculativeModel(target("llama"))
+    free = [alone(model, prompt, GREEDY) for prompt in PROMPTS]
+    config = replace(GREEDY, eos_token_ids=frozenset([free[0][4], free[1][0]]))
+    limits = [14, 14, 1, 3, 6]
+    texts = [prompt + text for prompt, text in zip(PROMPTS, free, strict=True)]
+    drafting = SpeculativeModel(model.target, Continuations(texts))
+    decoder = BatchDecoder(drafting, PROMPTS, config, max_tokens=limits, batch_size=2)
+    made = collect(decoder)
+    for index, (prompt, limit) in enumerate(zip(PROMPTS, limits, strict=True)):
+        expected = list(decode(model, prompt, replace(config, max_tokens=limit)))
+        assert [one.token for one in made[index]] == [one.token for one in expected]
+        reasons = [one.finish_reason for one in made[index]]
+        assert reasons == [one.finish_reason for one in expected]
+
+
+def test_a_text_can_be_stopped_and_others_go_on() -> None:
+    model = SpeculativeModel(target("llama"))
+    expected = [alone(model, prompt, GREEDY) for prompt in PROMPTS]
+    decoder = BatchDecoder(model, PROMPTS, GREEDY, batch_size=3)
+    made: dict[int, list[int]] = {}
+    for index, one in decoder:
+        made.setdefault(index, []).append(one.token)
+        if index == 1 and len(made[1]) == 5:
+            decoder.stop(1)
+    assert made[1] == expected[1][:5]
+    assert [made[index] for index in (0, 2, 3, 4)] == [expected[index] for index in (0, 2, 3, 4)]
+
+
+class Fixed:
+    """A planner that goes round its shapes and notes what it was told."""
+
+    def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
+        self.costs = costs
+        self._shapes: Iterator[BeamShape | None] = iter(shapes)
+        self.records: list[StepRecord] = []
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        return next(self._shapes)
+
+    def observe(self, shape: Any, record: StepRecord, *_: Any) -> None:
+        self.records.append(record)
+
+
+COSTS = CostModel((1, 8, 64), (64,), ((1.0, 1.7, 7.3),), {1: 0.05, 4: 0.06, 8: 0.1}, (0.9,))
+
+
+def test_a_planner_shapes_the_steps_of_all_texts() -> None:
+    of = target("llama")
+    model = SpeculativeModel(of, models.build_drafter(seed=1))
+    shapes = [BeamShape(2, 2), None, BeamShape(1, 3)] * 10
+    planner = Fixed(COSTS, shapes)
+    decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, planner=planner)
+    made = collect(decoder)
+    assert ids(made) == [alone(model, prompt, GREEDY) for prompt in PROMPTS[:2]]
+    sizes = [record.drafted for record in planner.records]
+    assert sizes[:6] == [4, 4, 0, 0, 3, 3]
+
+
+def test_costs_of_a_batch() -> None:
+    pair = COSTS.for_batch(2)
+    assert COSTS.for_batch(1) == COSTS
+    assert pair.verify_seconds(4, 64) == pytest.approx(COSTS.verify_seconds(8, 64), rel=0.05)
+    assert pair.step_seconds(None, 64) == COSTS.verify_seconds(2, 64)
+    assert pair.draft_seconds(BeamShape(4, 3)) == pytest.approx(3 * COSTS.draft[8])
+    assert COSTS.for_batch(64).verify_seconds(64, 64) == pytest.approx(64 * 7.3)
+
+
+def test_gains_shrink_as_the_batch_grows() -> None:
+    tree_costs = replace(COSTS, plain=(1.0,))
+    single = Planner(tree_costs)
+    gains = []
+    for texts in (1, 4, 16):
+        planner = single.for_batch(texts)
+        planner._remember(_sure_tree())
+        plain, *drafted = planner.forecasts(0)
+        best = max(one.tokens_per_second for one in drafted)
+        gains.append(best / plain.tokens_per_second)
+    assert gains[0] > gains[1] > gains[2]
+    assert gains[2] < 0.6 * gains[0]
+
+
+def _sure_tree() -> HostTree:
+    chain = tuple(range(8))
+    return HostTree(chain, (-1, *range(7)), tuple(-0.04 * depth for depth in range(8)))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "words"),
+    [
+        ([[1], []], {}, "Prompt 1 is empty"),
+        ([[1], [2, 64]], {}, "Prompt 1 holds ids outside the vocabulary of 64"),
+        ([[1], [2]], {"max_tokens": [3]}, "1 entries for 2 prompts"),
+        ([[1]], {"batch_size": 0}, "batch_size is 0"),
+        ([[1]], {"max_tokens": [0]}, "max_tokens is 0"),
+    ],
+)
+def test_bad_arguments(prompts: Any, options: dict[str, Any], words: str) -> None:
+    model = SpeculativeModel(target("llama"))
+    with pytest.raises(RedrafterError, match=words):
+        BatchDecoder(model, prompts, **options)
+
+
+def test_caches_that_a_batch_has_not() -> None:
+    config = DecodingConfig(cache_options=CacheOptions(kv_bits=8))
+    with pytest.raises(RedrafterError, match="leave kv_bits and max_kv_size out"):
+        BatchDecoder(SpeculativeModel(target("llama")), [[1]], config)
