@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import architectures
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -28,6 +29,8 @@ from mlx_redrafter.distillation import (
     make_drafter,
     measure_decoding,
     prompts_of,
+    regeneration,
+    stored_features,
     train,
     train_drafter,
 )
@@ -481,3 +484,45 @@ def test_the_converter_quantises_either_kind(bundle, data, tmp_path, kind):
     assert any("scales" in name for name, _ in tree_flatten(model.drafter.parameters()))
     assert report.check.passed
     assert report.check.drafter_agreement > 0.9
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "qwen3_next", "llama4"])
+def test_any_target_answers_as_it_decodes(kind):
+    """Side by side with windows and recurrent state, and one by one where mlx-lm has to."""
+    model = hybrid().model if kind == "qwen3_next" else architectures.build(kind)
+    target = Target(model)
+    prompts = [[5, 6, 7, 9], [8, 9, 3], [4] * 12]
+    answers = regeneration._answers(
+        target.model, Plain(), prompts, 12, lambda x: mx.argmax(x, axis=-1), lambda: None
+    )
+    for prompt, (tokens, cut) in zip(prompts, answers, strict=True):
+        config = DecodingConfig(max_tokens=12, draft=False)
+        assert tokens == [t.token for t in decode(SpeculativeModel(target), prompt, config)]
+        assert cut
+
+
+class Plain:
+    """A tokenizer without an end."""
+
+    eos_token_ids: frozenset[int] = frozenset()
+
+
+def test_shards_that_were_cut_off_are_made_again(tmp_path):
+    target = Target(build("llama"))
+    rows = make_rows(12, length=30)
+    drafter = make_drafter(target)
+    config = DistillationConfig(top_k=8)
+    each = {"target_sha256": "x", "shard_bytes": 3000}
+    first = stored_features(tmp_path, target, drafter, rows, config, **each)
+    paths = sorted(tmp_path.glob("*.safetensors"))
+    assert len(paths) > 2
+    paths[1].write_bytes(paths[1].read_bytes()[:-7])
+    paths[2].write_bytes(b"")
+    plans = []
+    again = stored_features(tmp_path, target, drafter, rows, config, announce=plans.append, **each)
+    assert 0 < plans[0].missing_bytes < plans[0].total_bytes
+    memory = compute_features(target, drafter, rows, config)
+    anchors = memory.anchors
+    for one, two in zip(again.batch(anchors, 3), memory.batch(anchors, 3), strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-3, atol=2e-3)
+    assert first.hidden.shape == memory.hidden.shape

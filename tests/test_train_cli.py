@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from bundles import make_bundle
+from mlx.utils import tree_flatten
 from test_train import TINY, chats, weights, write
 
 from mlx_redrafter.distillation.listener import Listener
@@ -212,3 +213,28 @@ def test_the_screen_hears_all_that_a_run_says():
     names = [name for name in vars(Listener) if not name.startswith("_")]
     assert names == ["note", "stage", "report"]
     assert set(names) <= set(vars(train_screen.TrainingScreen))
+
+
+def test_the_documentation_has_every_flag():
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text("utf-8")
+    for option in fields(TrainingOptions):
+        for name in (option.name, *option.metadata.get("aliases", ())):
+            assert f"--{name.replace('_', '-')}" in text, name
+
+
+def test_the_documented_sizes_are_those_of_the_code():
+    import numpy as np
+
+    from mlx_redrafter.distillation.teacher import position_bytes
+    from mlx_redrafter.drafter import DrafterConfig, drafter_of
+
+    hidden, rows = 24, 40
+    for exit_dim, rnn, layers in ((24, True, 1), (48, False, 2)):
+        config = DrafterConfig(hidden, rows, exit_dim, layers, rnn)
+        found = sum(v.size for _, v in tree_flatten(drafter_of(config).parameters()))
+        expected = 2 * hidden * exit_dim + exit_dim if exit_dim != 2 * hidden else 0
+        expected += layers * (exit_dim**2 + exit_dim) + rows * exit_dim
+        expected += 2 * hidden**2 + hidden if rnn else 0
+        assert found == expected
+    assert position_bytes(3072, 32, 16384, np.float16) == 2 * 3072 + 4 * 32 + 12
+    assert position_bytes(3072, 32, 128256, np.float16) == 2 * 3072 + 6 * 32 + 12
