@@ -144,6 +144,9 @@ def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
         stats = last[engine].stats
         result[engine]["stats"] = stats.to_dict()
         result[engine]["evaluations_per_step"] = stats.evaluations / max(1, stats.steps)
+    result["drafted"]["ratio_to_plain"] = statistics.median(
+        runs["drafted"].rate / runs["plain"].rate for runs in repeats
+    )
     pairs = zip(last["plain"].texts, last["drafted"].texts, strict=True)
     result["identical_plain_drafted"] = sum(a == b for a, b in pairs)
     pairs = zip(last["plain"].texts, last["mlx-lm"].texts, strict=True)
