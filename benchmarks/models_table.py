@@ -76,8 +76,8 @@ caches are of kinds known here: the rows of a chain are an ordinary piece of tex
 is asked of a model than that it is causal. Otherwise it is refused in one sentence that names the
 layer. Vision-language models run as text.
 
-[Batches](batches.md) of prompts can be decoded with every tree architecture but these, whose
-attention takes no mask of each text's own: {unbatched}.
+[Batches](batches.md) of prompts can be decoded with every tree architecture but these, where what a
+row looks at is chosen for one text only: {unbatched}.
 """
 
 COST = """\

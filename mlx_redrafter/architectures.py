@@ -29,8 +29,8 @@ TREES = frozenset(_TREES.split())
 # Without caches mlx-lm computes something else: layers that share keys and values make their own.
 TAUGHT_WITH_CACHES = frozenset({"gemma3n"})
 
-# Verified as trees, but one text at a time: attention takes no mask of each text's own.
-UNBATCHED = frozenset({"gemma2", "minimax_m3_vl"})
+# Verified as trees, but one text at a time: blocks of keys are chosen for one text only.
+UNBATCHED = frozenset({"minimax_m3_vl"})
 
 # Decoding is plain; the reason goes into a sentence after "the architecture '...'".
 REFUSED = {

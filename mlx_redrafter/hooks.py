@@ -16,7 +16,15 @@ import mlx.nn as nn
 
 from .cache import Verification
 from .chains import recording_call
-from .own_masks import BLOCK_METHOD, SCALED_BY_ROW, block_method, chunked_call, rebound
+from .own_masks import (
+    BLOCK_METHOD,
+    GROUPED_SCORES,
+    SCALED_BY_ROW,
+    block_method,
+    chunked_call,
+    grouped_call,
+    rebound,
+)
 
 INNER_NAMES = ("model", "transformer", "backbone", "gpt_neox")
 EMBEDDING_NAMES = (
@@ -133,6 +141,8 @@ def _hooked_call(name: str, module: nn.Module, verification: Verification, recur
     used = base.__code__.co_names if isinstance(base, FunctionType) else ()
     if SCALED_BY_ROW in used:
         return chunked_call(verification, base)
+    if GROUPED_SCORES in used:
+        return grouped_call(verification, base)
     if ROTARY_FUNCTION in used:
         turn = _rotary_call(verification, _as_method(base.__globals__[ROTARY_FUNCTION]))
         return rebound(base, ROTARY_FUNCTION, partial(turn, None))

@@ -2,7 +2,8 @@
 verified.
 
 Llama 4 makes its chunk mask from row numbers, and scales queries by them; MiniMax M3 cuts the keys
-into blocks by row and keeps the best of them. In a tree a row's number is not its position.
+into blocks by row and keeps the best of them. In a tree a row's number is not its position. Gemma 2
+takes one mask for all texts, where a batch has one for each.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from .cache import Verification
-from .tree import DraftTree
+from .tree import BatchTree, DraftTree
 
 # What only Llama 4's attention looks at.
 SCALED_BY_ROW = "attn_temperature_tuning"
+# What only Gemma 2's attention looks at.
+GROUPED_SCORES = "attn_logit_softcapping"
 # MiniMax M3's method that narrows the mask to the best blocks of keys.
 BLOCK_METHOD = "_block_mask"
 
@@ -58,6 +61,17 @@ def chunked_call(verification: Verification, base: FunctionType) -> Any:
         if verification.tree is not None and getattr(cache, "chunk", None):
             mask = cache.make_mask(x.shape[1])
         return scaled(self, x, mask, cache)
+
+    return call
+
+
+def grouped_call(verification: Verification, base: Any) -> Any:
+    """Gemma 2's attention: its scores are grouped by key heads, and so must be a batch's mask."""
+
+    def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+        if isinstance(verification.tree, BatchTree) and self.repeats > 1:
+            mask = mask[:, None]
+        return base(self, x, mask, cache)
 
     return call
 

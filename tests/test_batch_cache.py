@@ -15,7 +15,7 @@ from mlx_redrafter.batch_cache import BatchCache
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.prompt_cache import PromptCache
 from mlx_redrafter.target import Target
-from mlx_redrafter.tree import DraftTree
+from mlx_redrafter.tree import BatchTree, DraftTree
 
 BATCHED = [name for name in DRAFTED if name.split(":")[0] in TREES - UNBATCHED]
 # Different trees with equally many nodes, and a path in each.
@@ -75,7 +75,36 @@ def test_together_is_each_alone(name: str) -> None:
     check_step(of, batch, [alone[2], alone[0], joining], list(LATER_PATHS), 9)
 
 
-@pytest.mark.parametrize("name", ["qwen3_next", "minimax_m3_vl", "gemma2", "phi3small"])
+@pytest.mark.parametrize("name", ["qwen3_next", "minimax_m3_vl", "phi3small"])
 def test_what_cannot_be_placed_is_refused(name: str) -> None:
     with pytest.raises(RedrafterError, match=f"'{name}'.* one by one"):
         target(name).make_batch_cache()
+
+
+def test_positions_that_depend_on_the_length_are_refused() -> None:
+    scaling = {"type": "dynamic", "rope_type": "dynamic", "factor": 4.0}
+    built = architectures.build("llama", rope_scaling=scaling, max_position_embeddings=160)
+    with pytest.raises(RedrafterError, match="one by one"):
+        Target(built).make_batch_cache()
+
+
+def test_columns_are_positions() -> None:
+    """Masks of two texts of 2 and 4 tokens, by hand: their own, then ancestors and self."""
+    chain = DraftTree.from_parents([1, 2], [-1, 0])
+    fork = DraftTree.from_parents([1, 2], [-1, 0])
+    batch = BatchTree.stack([chain, fork], [2, 4])
+    assert batch.positions(4).tolist() == [[2, 3], [4, 5]]
+    assert batch.columns[:, 0, :, 0].tolist() == [[2, 3], [4, 5]]
+    drawn = ["".join("x" if seen else "." for seen in row) for row in rows(batch.mask())]
+    assert drawn == ["xxx...", "xxxx..", "xxxxx.", "xxxxxx"]
+    near = ["".join("x" if seen else "." for seen in row) for row in rows(batch.mask(window=2))]
+    assert near == [".xx...", "..xx..", "...xx.", "....xx"]
+    own = ["".join("x" if seen else "." for seen in row) for row in rows(batch.mask(chunk=3))]
+    assert own == ["xxx...", "...x..", "...xx.", "...xxx"]
+    with pytest.raises(ValueError, match="equally many nodes"):
+        BatchTree.stack([chain, DraftTree.from_parents([1], [-1])], [2, 4])
+
+
+def rows(mask: mx.array) -> list[list[bool]]:
+    listed: list[list[bool]] = mask.reshape(-1, mask.shape[-1]).tolist()  # type: ignore[assignment]
+    return listed
