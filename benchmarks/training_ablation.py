@@ -28,11 +28,12 @@ from mlx_redrafter.distillation import (
     Progress,
     answer_file,
     measure_decoding,
-    read_data,
+    read_jsonl,
     train_drafter,
     write_jsonl,
 )
 from mlx_redrafter.distillation.answers import AnswerSettings
+from mlx_redrafter.distillation.disk import changes
 from mlx_redrafter.distillation.store import target_hash
 from mlx_redrafter.files import write_json
 from mlx_redrafter.generation import encode_prompt
@@ -138,9 +139,10 @@ def prepare(subject: Subject, budget: Budget, work: Path) -> None:
                 f"There is no {path.relative_to(ROOT)}: make it with python -m models.recipe "
                 "--stage corpus --stage prose."
             )
-    train, _ = read_data(subject.train, held_out=1)
-    valid, _ = read_data(subject.valid, held_out=1)
-    parts = {"train": _evenly(train, budget.records), "valid": _evenly(valid, HELD_OUT)}
+    parts = {
+        "train": _evenly(read_jsonl(subject.train), budget.records),
+        "valid": _evenly(read_jsonl(subject.valid), HELD_OUT),
+    }
     for name, records in parts.items():
         write_jsonl(work / "corpus" / f"{name}.jsonl", records)
     model, tokenizer = load(subject.model, drafter=False)
@@ -271,6 +273,11 @@ def table(name: str, rows: Sequence[tuple[Row, dict[str, Any]]]) -> str:
 def run(name: str, rows: Sequence[Row], budget: Budget, output: Path, console: Console) -> str:
     """All rows of one target."""
     subject, work = SUBJECTS[name], output / name
+    asked = {"records": budget.records, "steps": budget.steps, "positions": budget.positions}
+    if not (work / "budget.json").is_file():
+        write_json(work / "budget.json", asked)
+    elif changes(work / "budget.json", asked):
+        raise RedrafterError(f"{work} was made with another budget: pass another --output.")
     console.print(f"{name}: data and the target's own answers", highlight=False)
     prepare(subject, budget, work)
     found = []

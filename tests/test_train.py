@@ -35,6 +35,7 @@ from mlx_redrafter.distillation import (
     train_drafter,
 )
 from mlx_redrafter.distillation import run as run_module
+from mlx_redrafter.distillation.disk import writing
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.loading import load_drafter, save_drafter
 from models import build
@@ -126,7 +127,7 @@ def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):
     assert len(card["target"]["weights_sha256"]) == len(card["data_sha256"]) == 64
     assert "mlx" in card["versions"]
     assert {name for name, *_ in ears.stages} == {
-        "features of the target",
+        "target's features",
         "training",
         "evaluation",
     }
@@ -275,7 +276,7 @@ def test_the_target_answers_and_is_not_asked_twice(bundle, tmp_path):
     class Stop(Ears):
         def stage(self, name, done, total):
             super().stage(name, done, total)
-            if name == "answers of the target" and done == 5:
+            if name == "target's answers" and done == 5:
                 raise KeyboardInterrupt
 
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -287,7 +288,7 @@ def test_the_target_answers_and_is_not_asked_twice(bundle, tmp_path):
         file.write('{"messages": [')  # a line that was cut off
     ears = Ears()
     train_drafter(bundle, prompts, out, listener=ears, resume=True, **settings)
-    assert next(done for name, done, _ in ears.stages if name.startswith("answers")) == 4
+    assert next(done for name, done, _ in ears.stages if name == "target's answers") == 4
     train_drafter(bundle, prompts, whole, **settings)
     assert answers.read_text() == (whole / "training" / "answers.jsonl").read_text()
     assert weights(out) == weights(whole)
@@ -526,3 +527,11 @@ def test_shards_that_were_cut_off_are_made_again(tmp_path):
     for one, two in zip(again.batch(anchors, 3), memory.batch(anchors, 3), strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-3, atol=2e-3)
     assert first.hidden.shape == memory.hidden.shape
+
+
+def test_errors_of_writing_are_sentences_and_others_stay_themselves(tmp_path):
+    for error in (OSError(errno.ENOSPC, "No space left"), RuntimeError("[write] Unable to write")):
+        with pytest.raises(RedrafterError, match="could not be written"), writing(tmp_path):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path):
+        raise RuntimeError("[matmul] shapes")

@@ -59,6 +59,7 @@ class RunState:
     Attributes:
         evaluated: Step of the last evaluation.
         best_score: Tokens per step of the best evaluation, 0 before the first.
+        best_chain: Its agreement's chain, which tells equals apart.
         best_step: Its step.
         stale: Evaluations since then.
         losses: Of the steps since the last report.
@@ -66,6 +67,7 @@ class RunState:
 
     evaluated: int = 0
     best_score: float = 0.0
+    best_chain: float = 0.0
     best_step: int = 0
     stale: int = 0
     losses: list[float] = field(default_factory=list)
@@ -296,14 +298,16 @@ class _Loop:
         if held_out is not None:
             agreement = evaluate(trainer.target, trainer.drafter, held_out, unroll=unroll)
         decoded = None if measure is None else measure(trainer.drafter)
-        score = decoded.tokens_per_step if decoded else agreement.chain if agreement else 0.0
-        is_best = score > state.best_score
+        chain = agreement.chain if agreement else 0.0
+        score = decoded.tokens_per_step if decoded else chain
+        is_best = (score, chain) > (state.best_score, state.best_chain)
         if is_best and self._best is not None:
             with writing(self._best):
                 save_drafter(self._best, trainer.drafter)
         state.evaluated = step
         if is_best:
-            state.best_score, state.best_step, state.stale = score, step, 0
+            state.best_score, state.best_chain = score, chain
+            state.best_step, state.stale = step, 0
         elif score:
             state.stale += 1
         batch = self._batches(step - 1)[-1]

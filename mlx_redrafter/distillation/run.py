@@ -134,7 +134,7 @@ def _answered(
         settings,
         target_sha256=run.target_sha256,
         overwrite=options.overwrite,
-        progress=partial(run.listener.stage, "answers of the target"),
+        progress=partial(run.listener.stage, "target's answers"),
     )
     return answers[len(held) :], answers[: len(held)]
 
@@ -201,7 +201,7 @@ def _features(
 ) -> Features | BatchSource:
     if where == "stream":
         return StreamedBatches(run.target, drafter, rows, config)
-    told = partial(run.listener.stage, "features of the target")
+    told = partial(run.listener.stage, "target's features")
     if where == "memory":
         return compute_features(run.target, drafter, rows, config, progress=told)
 
@@ -248,9 +248,11 @@ class _Watch:
         self.run.listener.report(progress)
 
     def best(self) -> dict[str, Any]:
-        """The entry of the evaluation with most tokens per step, the first of equals."""
+        """The entry of the best evaluation, chosen as the loop does."""
         measured = [entry for entry in self.log.entries if "decoded" in entry]
-        return max(measured, key=lambda entry: entry["decoded"]["tokens_per_step"])
+        return max(
+            measured, key=lambda e: (e["decoded"]["tokens_per_step"], e["held_out"]["chain"])
+        )
 
 
 def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:

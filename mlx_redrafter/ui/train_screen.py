@@ -13,7 +13,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -35,9 +34,8 @@ class TrainingScreen(Listener):
         self._console = Console(theme=THEME, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[told]}", style="chat.note"),
             console=self._console,
@@ -89,7 +87,7 @@ class TrainingScreen(Listener):
     def report(self, progress: Report) -> None:
         """Show loss and speed beside the bar; print a line for an evaluation."""
         if TRAINING in self._tasks:
-            told = f"loss {progress.loss:.3f}  {progress.positions_per_second:,.0f} positions/s"
+            told = f"loss {progress.loss:.3f}, {progress.positions_per_second:,.0f} pos/s"
             self._progress.update(self._tasks[TRAINING], told=told)
         if progress.decoded is not None:
             self._console.print(_line(progress), markup=False, soft_wrap=True)

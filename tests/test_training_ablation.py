@@ -1,0 +1,59 @@
+"""The script behind the table of docs/training.md, on a tiny target."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bundles import make_bundle
+from test_train import chats, write
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "training_ablation.py"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("training_ablation", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "training_ablation", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_row_is_trained_once_and_measured(script, tmp_path, monkeypatch, capsys):
+    questions = [{"question": c["messages"][0]["content"]} for c in chats(2)]
+    subject = replace(
+        script.SUBJECTS["pocket"],
+        model=make_bundle(tmp_path / "m", drafter=False),
+        train=write(tmp_path / "train.jsonl", chats(6)),
+        valid=write(tmp_path / "valid.jsonl", chats(3)),
+        prompts=write(tmp_path / "questions.jsonl", questions),
+        draft_vocab_size=64,
+        answer_tokens=8,
+        answer_temperatures=(0.0, 1.0),
+    )
+    monkeypatch.setattr(script, "SUBJECTS", {"tiny": subject})
+    tiny = replace(script.QUICK, steps=2, positions=16, max_tokens=4)
+    monkeypatch.setattr(script, "QUICK", tiny)
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    out = tmp_path / "out"
+    asked = ["--quick", "--output", str(out), "--only", "hard", "--only", "base"]
+    asked += ["--only", "independent", "--only", "full"]
+    assert script.main(asked) == 0
+    table = (out / "tiny" / "table.md").read_text()
+    titles = [row.title for row in script.ROWS if row.name in asked]
+    assert [line.split(" | ")[0][2:] for line in table.splitlines()[2:]] == titles
+    results = json.loads((out / "tiny" / "results.json").read_text())
+    assert all(figures["greedy"]["tokens_per_step"] >= 1 for figures in results.values())
+    own = [json.loads(line) for line in (out / "tiny" / "own" / "train.jsonl").open()]
+    assert [r["messages"][0] for r in own] == [r["messages"][0] for r in chats(6)]
+    monkeypatch.setattr(script, "train_drafter", None)
+    assert script.main(asked) == 0
+    assert (out / "tiny" / "table.md").read_text() == table
+    capsys.readouterr()
+    assert script.main([*asked, "--steps", "3"]) == 2
+    assert "another budget" in capsys.readouterr().err
