@@ -382,11 +382,12 @@ def test_streamed_batches_equal_cached_ones(target, rows):
     assert np.isfinite(loss).all()
 
 
-def test_fused_gradients_follow_the_weights(target, rows):
-    features = compute_features(target, make_drafter(target), rows, TINY)
+@pytest.mark.parametrize("shape", [{}, {"shared_rows": True}, {"independent_heads": 3}])
+def test_fused_gradients_follow_the_weights(target, rows, shape):
+    features = compute_features(target, make_drafter(target, **shape), rows, TINY)
     losses = []
     for fuse in (False, True):
-        trainer = Trainer(target, make_drafter(target), TINY, fuse=fuse)
+        trainer = Trainer(target, make_drafter(target, **shape), TINY, fuse=fuse)
         batches = CachedBatches(features, TINY)
         losses.append([trainer.update([batches.batch(i)]) for i in range(4)])
     assert losses[0][0] != losses[0][1]

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_lm.generate import wired_limit
 
 from ..beam import BeamShape
 from ..drafter import Drafter
@@ -98,11 +99,12 @@ def train_drafter(
     run = _open(options, paths, listener)
     with writing(paths.settings):
         write_json(paths.settings, kept_settings(options))
-    if options.regenerate:
-        records, held = _answered(run, records, held)
-    rows = tokenize(records, run.tokenizer, options.max_seq_length)
-    held_rows = tokenize(held, run.tokenizer, options.max_seq_length)
-    return _fit(run, rows, held_rows)
+    with wired_limit(run.target.model):
+        if options.regenerate:
+            records, held = _answered(run, records, held)
+        rows = tokenize(records, run.tokenizer, options.max_seq_length)
+        held_rows = tokenize(held, run.tokenizer, options.max_seq_length)
+        return _fit(run, rows, held_rows)
 
 
 def _open(options: TrainingOptions, paths: RunPaths, listener: Listener) -> _Setting:

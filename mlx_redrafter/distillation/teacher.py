@@ -247,6 +247,7 @@ class Sight:
                     for name, values in found.items():
                         kept[name][into[chosen]] = values
             done += len(numbers)
+            mx.clear_cache()  # rows differ in length, and buffers of all sizes would pile up
             if progress is not None:
                 progress(done)
         if not np.isfinite(kept["hidden"]).all():

@@ -58,6 +58,7 @@ class TrainingScreen(Listener):
     def stop(self) -> None:
         """End the run where everything is in order next; Ctrl-C asks for it."""
         self.stopping = True
+        self.note("Ending after the step under way; Ctrl-C again does not wait.")
 
     def reached(self) -> str:
         """Where the run stands, for a sentence."""
