@@ -143,13 +143,19 @@ class BeamSearch:
             mx.stack([state.root for state in states]),
             mx.stack(noises) if noises else None,
         )
+        rows = [_rows(array) for array in arrays]
         return [
             DraftTree(
                 tokens=tokens, parents=parents, depths=depths, log_probs=log_probs,
                 ancestors=ancestors, max_depth=self.shape.length,
             )
-            for tokens, parents, depths, log_probs, ancestors in zip(*arrays, strict=True)
+            for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip
+
+
+def _rows(array: mx.array) -> list[mx.array]:
+    """The entries along the first axis; of a single one a view."""
+    return [array.squeeze(0)] if array.shape[0] == 1 else list(array)
 
 
 def _top(scores: mx.array, count: int) -> mx.array:
