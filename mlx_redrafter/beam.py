@@ -190,6 +190,8 @@ def _search(
         Tokens, parents, depths, log-probabilities (batch, n) and ancestors (batch, n, n);
         n = 1 + shape.nodes.
     """
+    if shape.width == 1:
+        return _chain(drafter, embed, shape.nodes, sampling, hidden, root, noise)
     width, opened = shape.width, 1 + shape.width * shape.length
     batch = root.shape[0]
     itself = mx.eye(opened, dtype=mx.bool_)
@@ -213,6 +215,35 @@ def _search(
         shape.nodes, mx.concatenate(tokens, axis=1), mx.concatenate(totals, axis=1), depths,
         mx.concatenate(lineage, axis=1), width,
     )  # fmt: skip
+
+
+def _chain(
+    drafter: Drafter,
+    embed: Callable[[mx.array], mx.array],
+    length: int,
+    sampling: SamplingConfig,
+    hidden: mx.array,
+    root: mx.array,
+    noise: mx.array | None,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
+    """:func:`_search` for a single beam, where nothing has to be sorted: a quarter fewer launches."""
+    batch, n = root.shape[0], 1 + length
+    tokens, totals = [root], [mx.zeros((batch, 1))]
+    state = drafter.initial_state(batch, 1).astype(hidden.dtype)
+    for depth in range(length):
+        state = drafter.advance(embed(tokens[-1]), state)
+        heard = None if noise is None else noise[:, depth : depth + 1]
+        gain = _gains(drafter, sampling, hidden[:, None], state, heard)
+        tokens.append(drafter.target_tokens(mx.argmax(gain, axis=-1)))
+        totals.append(totals[-1] + mx.max(gain, axis=-1))
+    depths = mx.broadcast_to(mx.arange(n, dtype=mx.int32), (batch, n))
+    return (
+        mx.concatenate(tokens, axis=1).astype(mx.int32),
+        depths - 1,
+        depths,
+        mx.concatenate(totals, axis=1),
+        mx.broadcast_to(mx.tri(n, dtype=mx.bool_), (batch, n, n)),
+    )
 
 
 def _gains(
