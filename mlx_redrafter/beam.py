@@ -226,7 +226,7 @@ def _chain(
     root: mx.array,
     noise: mx.array | None,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
-    """:func:`_search` for a single beam, where nothing has to be sorted: a quarter fewer launches."""
+    """:func:`_search` for a single beam: nothing has to be sorted, a quarter fewer launches."""
     batch, n = root.shape[0], 1 + length
     tokens, totals = [root], [mx.zeros((batch, 1))]
     state = drafter.initial_state(batch, 1).astype(hidden.dtype)
