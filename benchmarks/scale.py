@@ -89,7 +89,7 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, default=ROOT / "models/pocket")
     parser.add_argument("--output", type=Path, default=ROOT / "build/pocket-scaled")
-    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--layers", type=int, default=14)
     parser.add_argument("--feed-forward", type=int, default=8192)
     args = parser.parse_args()
     size = scale(args.model, args.output, args.layers, args.feed_forward)
