@@ -8,13 +8,11 @@ before mlx is first imported makes mlx call OpenBLAS. On other systems there is 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 INSTALL_HINT = (
@@ -41,24 +39,30 @@ def preload_openblas() -> bool:
 
 
 def share_cores(*, leave_one: bool) -> None:
-    """Have OpenBLAS use every core from now on, or leave one to other threads; at least one.
+    """Have OpenBLAS use all its threads from now on, or leave a core to others; at least one.
+
+    All are those that it began with: the cores that this process may use, or fewer where the user's
+    OPENBLAS_NUM_THREADS says so.
 
     Its threads spin while they wait for the next product. Where the host builds the next step's
     graph meanwhile, they take turns with it on the same core, and everything gets slower. Nothing
     happens where OpenBLAS is not loaded.
     """
-    set_threads = _thread_setter()
-    if set_threads is not None:
-        set_threads(max(1, (os.cpu_count() or 1) - leave_one))
+    threads = _threads()
+    if threads is not None:
+        set_threads, all_threads = threads
+        set_threads(max(1, all_threads - leave_one))
 
 
 @cache
-def _thread_setter() -> Callable[[int], None] | None:
+def _threads() -> tuple[Callable[[int], None], int] | None:
+    """What sets OpenBLAS's number of threads, and the number that it began with."""
     if not is_loaded():
         return None
     for name in OPENBLAS_NAMES:
         with suppress(OSError, AttributeError):
-            return cast("Callable[[int], None]", ctypes.CDLL(name).openblas_set_num_threads)
+            library = ctypes.CDLL(name)
+            return library.openblas_set_num_threads, int(library.openblas_get_num_threads())
     return None
 
 

@@ -139,10 +139,9 @@ def test_importing_the_package_after_mlx_loads_nothing() -> None:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """On a machine of four cores: the numbers of threads that OpenBLAS is told."""
+    """Where OpenBLAS began with four threads: the numbers that it is told."""
     told: list[int] = []
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(blas, "_thread_setter", lambda: told.append)
+    monkeypatch.setattr(blas, "_threads", lambda: (told.append, 4))
     return told
 
 
@@ -153,7 +152,7 @@ def test_a_core_is_left_to_the_host_where_it_works_at_the_same_time(threads: lis
 
 
 def test_one_core_is_always_used(threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(blas, "_threads", lambda: (threads.append, 1))
     blas.share_cores(leave_one=True)
     assert threads == [1]
 
@@ -171,20 +170,44 @@ def test_steps_of_one_row_leave_a_core_in_small_models_only(threads: list[int]) 
 
 def test_without_openblas_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "is_loaded", lambda: False)
-    blas._thread_setter.cache_clear()
+    assert blas._threads.__wrapped__() is None
+    blas._threads.cache_clear()
     try:
-        assert blas._thread_setter() is None
         blas.share_cores(leave_one=True)
     finally:
-        blas._thread_setter.cache_clear()
+        monkeypatch.undo()
+        blas._threads.cache_clear()
+
+
+SHARING = """
+import ctypes
+import mlx_redrafter
+from mlx_redrafter import blas
+count = ctypes.CDLL({name!r}).openblas_get_num_threads
+began = count()
+told = []
+for leave_one in (True, False):
+    blas.share_cores(leave_one=leave_one)
+    told.append(count())
+assert told == [max(1, began - 1), began], (began, told)
+print(began)
+"""
 
 
 @pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
-def test_openblas_takes_the_number() -> None:
-    if not blas.is_loaded():
-        pytest.skip("mlx was imported before the package")
-    library = ctypes.CDLL(openblas())
-    before = library.openblas_get_num_threads()
-    blas.share_cores(leave_one=True)
-    assert library.openblas_get_num_threads() == max(1, (os.cpu_count() or 1) - 1)
-    library.openblas_set_num_threads(before)
+@pytest.mark.parametrize("asked", ["1", "2", None])
+def test_openblas_keeps_to_the_threads_it_began_with(asked: str | None) -> None:
+    """The user's number, or the cores that the process may use."""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("NUM_THREADS")}
+    if asked is not None:
+        environment["OPENBLAS_NUM_THREADS"] = asked
+    done = subprocess.run(
+        [sys.executable, "-c", SHARING.format(name=openblas())],
+        env=environment,
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    cores = len(os.sched_getaffinity(0))
+    assert 1 <= int(done.stdout) <= min(int(asked or cores), cores)
