@@ -4,7 +4,8 @@
 
 Runs are interleaved: every repeat goes through all batch sizes and engines, in rotating order, and
 medians are shown. Seconds are whole runs over all prompts, prefill included; ratios are between
-the drafted and the plain run of the same repeat and batch size.
+the drafted and the plain run of the same repeat and batch size. Drafted texts are compared with the
+plain ones of the first batch size.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def table(cases: dict[Any, Case], args: Any) -> Table:
     """What was measured."""
     made = Table(title=f"{args.model}, temperature {args.temp:g}")
     for name in ("batch", "plain tok/s", "drafted tok/s", "drafted / plain", "tokens per step",
-                 "texts equal plain alone"):  # fmt: skip
+                 "texts equal plain"):  # fmt: skip
         made.add_column(name, justify="right")
     reference = cases["plain", args.batches[0]].texts
     for batch in args.batches:

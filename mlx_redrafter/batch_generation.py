@@ -25,10 +25,13 @@ from .generation import (
     wired,
 )
 from .model import SpeculativeModel
-from .planner import Planner, PlannerOnDemand
+from .quantized_cache import CacheOptions
 from .statistics import AcceptanceStats
 
 Prompt = str | Sequence[int] | Messages | mx.array
+
+_SHAPES = ("beam_width", "beam_length", "node_budget")
+_CACHE_OPTIONS = ("max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class BatchResponse:
 
 
 class _Feed:
-    """The tokens of one text as they come; ends when there are none for now and it is closed."""
+    """The tokens of one text, each put in just before it is asked for."""
 
     def __init__(self) -> None:
         self.tokens: deque[DecodedToken] = deque()
@@ -110,8 +113,9 @@ def stream_batch_generate(
         max_tokens: Tokens at most, for all or one number a prompt.
         batch_size: Texts under way at once; further prompts join as others leave.
         stop: Strings that end a text; they are not part of it.
-        planner: Chooses each step's beam shape for all texts; by default the model's own, with the
-            costs of as many texts. Not used where a beam argument is given.
+        planner: Chooses each step's beam shape for all texts; by default the model's own. It plans
+            with the costs of as many texts as are under way. Not used where a beam argument is
+            given.
         **options: ``draft``, ``beam_width``, ``beam_length``, ``node_budget``,
             ``prefill_step_size``, and the fields of :class:`SamplingConfig`.
 
@@ -121,31 +125,27 @@ def stream_batch_generate(
     """
     limits = None if isinstance(max_tokens, int) else list(max_tokens)
     common = max_tokens if isinstance(max_tokens, int) else 128
-    config = decoding_config(tokenizer, max_tokens=common, **options)
+    if options.pop("cache", None) is not None:
+        raise RedrafterError(
+            "Prompts that are decoded together keep no cache between turns: leave cache out, or "
+            "decode them one by one."
+        )
+    kept = {name: options.pop(name) for name in _CACHE_OPTIONS if name in options}
+    config = decoding_config(
+        tokenizer, max_tokens=common, cache_options=CacheOptions(**kept), **options
+    )
     stops = stop_strings(stop)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     shaped = any(options.get(name) is not None for name in _SHAPES)
-    if planner is None:
-        planner = _planner_for(model, min(batch_size, max(1, len(ids))))
     decoder = BatchDecoder(
         model,
         ids,
         config,
         max_tokens=limits,
         batch_size=batch_size,
-        planner=None if shaped else planner,
+        planner=None if shaped else planner or model.planner,
     )
     return _stream(model, tokenizer, ids, decoder, stops)
-
-
-_SHAPES = ("beam_width", "beam_length", "node_budget")
-
-
-def _planner_for(model: SpeculativeModel, batch: int) -> Planner | None:
-    own = model.planner
-    if isinstance(own, PlannerOnDemand):
-        own = own.planner
-    return own.for_batch(batch) if isinstance(own, Planner) else None
 
 
 def _stream(
@@ -155,17 +155,20 @@ def _stream(
     decoder: BatchDecoder,
     stops: tuple[str, ...],
 ) -> Iterator[tuple[int, GenerationResponse]]:
-    feeds = [_Feed() for _ in prompts]
-    writers = [
-        respond(tokenizer, prompt, feed, stats, stops)
-        for prompt, feed, stats in zip(prompts, feeds, decoder.stats, strict=True)
-    ]
+    writers: dict[int, tuple[_Feed, Iterator[GenerationResponse]]] = {}
     with wired(model), closing(iter(decoder)) as tokens:  # type: ignore[type-var]
         for index, token in tokens:
-            feeds[index].tokens.append(token)
-            response = next(writers[index])
+            if index not in writers:
+                feed, begun = _Feed(), time.perf_counter() - decoder.prompt_seconds[index]
+                stats = decoder.stats[index]
+                writer = respond(tokenizer, prompts[index], feed, stats, stops, begun)
+                writers[index] = feed, writer
+            feed, writer = writers[index]
+            feed.tokens.append(token)
+            response = next(writer)
             if response.finish_reason is not None:
                 decoder.stop(index)
+                del writers[index]
             yield index, response
 
 

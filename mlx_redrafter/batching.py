@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from .beam import BeamSearch, BeamShape
-from .decoding import DecodedToken, DecodingConfig, Flight, ShapePlanner, StepRecord, TextLoop
+from .decoding import (
+    CLEAR_CACHE_EVERY,
+    DecodedToken,
+    DecodingConfig,
+    Flight,
+    ShapePlanner,
+    StepRecord,
+    TextLoop,
+)
 from .errors import RedrafterError
 from .model import SpeculativeModel
 from .statistics import AcceptanceStats
@@ -55,11 +63,12 @@ class BatchDecoder:
         config: What to do.
         max_tokens: For each prompt, instead of the configuration's.
         batch_size: Texts under way at most.
-        planner: Chooses each step's beam shape for all texts, instead of ``config.beam``; for a
-            planner made for one text see :meth:`Planner.for_batch`.
+        planner: Chooses each step's beam shape for all texts, instead of ``config.beam``; the one
+            that it has for as many texts as are under way.
 
     Attributes:
         stats: Counts of each text. Seconds are those of whole steps, which the texts share.
+        prompt_seconds: For each prompt the time to its first token, 0 before.
 
     Raises:
         RedrafterError: If an argument is out of its range, or the model's texts have to be decoded
@@ -80,12 +89,13 @@ class BatchDecoder:
         _check(model, prompts, config, max_tokens, batch_size)
         limits = max_tokens or [config.max_tokens] * len(prompts)
         self.stats = [AcceptanceStats() for _ in prompts]
+        self.prompt_seconds = [0.0 for _ in prompts]
         self._model = model
         self._configs = [replace(config, max_tokens=limit) for limit in limits]
         self._batch = model.target.make_batch_cache()
         self._prompts = [list(prompt) for prompt in prompts]
         self._size = batch_size
-        self._planner = planner
+        self._planner = planner if config.draft and model.drafter is not None else None
         self._stopped: set[int] = set()
 
     def stop(self, index: int) -> None:
@@ -96,6 +106,7 @@ class BatchDecoder:
         """Yield (place of the prompt, token); a text's last token carries a finish reason."""
         waiting = deque(range(len(self._prompts)))
         texts: list[_Text] = []
+        steps = 0
         while waiting or texts:
             places = [place for place, text in enumerate(texts) if self._goes_on(text)]
             texts = [texts[place] for place in places]
@@ -108,7 +119,10 @@ class BatchDecoder:
             self._compose(places, texts, joining)
             texts = texts + joining
             if texts:
+                steps += 1
                 yield from self._step(texts)
+            if steps % CLEAR_CACHE_EVERY == 0:
+                mx.clear_cache()
 
     def _goes_on(self, text: _Text) -> bool:
         return text.index not in self._stopped
@@ -123,6 +137,7 @@ class BatchDecoder:
 
     def _begin(self, index: int) -> tuple[_Text, DecodedToken]:
         """Prefill a prompt and take its first token, alone."""
+        started = time.perf_counter()
         model, config = self._model, self._configs[index]
         loop = TextLoop(model, config, model.make_cache(), self.stats[index], self._planner)
         loop.prefill(self._prompts[index], lambda _done, _total: None)
@@ -130,23 +145,31 @@ class BatchDecoder:
         record = loop.read(flight)
         tokens, finish = loop.cut(record, 0)
         loop.commit(record, len(tokens))
+        self.prompt_seconds[index] = time.perf_counter() - started
         text = _Text(index, loop, flight.choices.tokens, flight.hidden[0])
         return text, DecodedToken(tokens[0], False, finish, None)
 
     def _step(self, texts: list[_Text]) -> Iterator[tuple[int, DecodedToken]]:
         """One step of all texts."""
-        flights = self._launch(texts, texts[0].loop.next_shape())
+        planner = self._planner and self._planner.for_batch(len(texts))
+        for text in texts:
+            text.loop.planner = planner
+        longest = max(texts, key=lambda text: len(text.loop.cache)).loop
+        context, shape = len(longest.cache), longest.next_shape()
+        flights = self._launch(texts, shape)
         records = [text.loop.read(flight) for text, flight in zip(texts, flights, strict=True)]
-        made = []
+        made, seconds = [], 0.0
         for text, flight, record in zip(texts, flights, records, strict=True):
             tokens, finish = text.loop.cut(record, text.emitted)
             text.loop.commit(record, len(tokens))
-            text.loop.count(flight, record, len(tokens))
+            seconds = text.loop.count(flight, record, len(tokens))
             end = record.path[-1]
             text.root, text.hidden = flight.choices.tokens[end : end + 1], flight.hidden[end]
             text.emitted += len(tokens)
             made.append((tokens, finish))
         self._batch.commit()
+        if planner is not None:
+            planner.observe(shape, records, seconds, context)
         for text, record, (tokens, finish) in zip(texts, records, made, strict=True):
             yield from self._hand_out(text, record, tokens, finish)
 

@@ -78,9 +78,12 @@ class CostModel:
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a beam search; widths in between are interpolated."""
+        return self._level_seconds(shape.width) * shape.length
+
+    def _level_seconds(self, width: int) -> float:
         widths = sorted(self.draft)
-        level = float(np.interp(shape.width, widths, [self.draft[width] for width in widths]))
-        return level * shape.length * max(1.0, shape.width / widths[-1])
+        level = float(np.interp(width, widths, [self.draft[known] for known in widths]))
+        return level * max(1.0, width / widths[-1])
 
     def step_seconds(
         self, shape: BeamShape | None, context: int, *, kept: float = 1.0, rejected: float = 0.0
@@ -113,9 +116,7 @@ class CostModel:
             tuple(self.verify_seconds(texts * size, context) for size in self.sizes)
             for context in self.contexts
         )
-        draft = {
-            width: self.draft_seconds(BeamShape(width * texts, 1)) for width in sorted(self.draft)
-        }
+        draft = {width: self._level_seconds(width * texts) for width in sorted(self.draft)}
         return CostModel(
             self.sizes, self.contexts, verify, draft, tuple(row[0] for row in verify), self.replay
         )

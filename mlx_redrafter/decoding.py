@@ -98,13 +98,16 @@ class ShapePlanner(Protocol):
     def costs(self) -> DraftCosts:
         """What drafts cost."""
 
+    def for_batch(self, texts: int) -> ShapePlanner:
+        """Who plans the steps that so many texts take together; of one text the planner itself."""
+
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape of the next step behind ``context`` tokens; None is a plain step."""
 
     def observe(
-        self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int, context: int
+        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
     ) -> None:
-        """Take note of a step: its shape, outcome, time, tokens of text, and context."""
+        """Take note of a step: its shape, how it went for each text, its time and context."""
 
 
 class DraftCosts(Protocol):
@@ -197,6 +200,7 @@ class TextLoop:
 
     Attributes:
         cache: What the text has left in the target so far.
+        planner: Chooses what to draft; None where nothing is drafted, or always the same.
     """
 
     def __init__(
@@ -208,7 +212,8 @@ class TextLoop:
         planner: ShapePlanner | None,
     ):
         self._model = model
-        self._planner = planner
+        self._drafts = config.draft and model.drafter is not None
+        self.planner = planner if self._drafts else None
         self._target = model.target
         self._config = config
         self.cache = cache
@@ -216,7 +221,7 @@ class TextLoop:
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
         self._trust = NoiseTrust()
         self._counted_until = 0.0
-        if planner is None:
+        if self.planner is None:
             self.source(self.next_shape())  # a shape that cannot be drafted is refused here
 
     def run(
@@ -237,8 +242,9 @@ class TextLoop:
                 if ahead is None:
                     self.commit(record, len(tokens))
                 if emitted:
-                    self.count(flight, record, len(tokens))
-                    step = record
+                    seconds, step = self.count(flight, record, len(tokens)), record
+                    if self.planner is not None:
+                        self.planner.observe(flight.shape, [record], seconds, len(self.cache))
                 following = ahead or (None if finish else self._follow(flight, record, shape))
                 for index, token in enumerate(tokens):
                     emitted += 1
@@ -269,19 +275,19 @@ class TextLoop:
 
     def next_shape(self) -> BeamShape | None:
         """What to draft in the next step; None is a plain step."""
-        if not self._config.draft or self._model.drafter is None:
+        if not self._drafts:
             return None
-        if self._planner is not None:
-            return self._planner.next_shape(len(self.cache))
+        if self.planner is not None:
+            return self.planner.next_shape(len(self.cache))
         return self._config.beam
 
     def source(self, shape: BeamShape | None) -> tuple[DraftSource | None, float]:
         """What drafts that shape, and how long one draft takes."""
         if shape is None:
             return None, 0.0
-        if self._planner is not None:
+        if self.planner is not None:
             source = self._model.source(shape, self._config.sampling, timed=False)
-            return source, self._planner.costs.draft_seconds(shape)
+            return source, self.planner.costs.draft_seconds(shape)
         source = self._model.source(shape, self._config.sampling)
         return source, source.seconds if source else 0.0
 
@@ -292,7 +298,7 @@ class TextLoop:
         noise = self.noise(source)
         # Where the kind of cache changes, tokens are verified one by one.
         if source is None or hidden is None or self.cache.changes_within(source.max_depth):
-            tree = DraftTree.root_only(root)
+            tree, draft_seconds = DraftTree.root_only(root), 0.0
         else:
             tree = source(self.state(root, hidden, noise))
         logits, states = self._target.verify(tree, self.cache)
@@ -361,8 +367,12 @@ class TextLoop:
         path = record.path[:emitted]
         self.cache.commit(path, [record.tree.tokens[node] for node in path])
 
-    def count(self, flight: Flight, record: StepRecord, emitted: int) -> None:
-        """Take note of a step that is over, and of the tokens of text it produced."""
+    def count(self, flight: Flight, record: StepRecord, emitted: int) -> float:
+        """Take note of a step that is over, and of the tokens of text it produced.
+
+        Returns:
+            The seconds it took.
+        """
         stats = self._stats
         stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
         stats.evaluations += 1
@@ -372,8 +382,7 @@ class TextLoop:
         elapsed = now - max(flight.started, self._counted_until)
         self._counted_until = now
         stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
-        if self._planner is not None:
-            self._planner.observe(flight.shape, record, elapsed, emitted, len(self.cache))
+        return elapsed
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

@@ -334,6 +334,7 @@ def respond(
     tokens: Iterator[DecodedToken],
     stats: AcceptanceStats,
     stops: tuple[str, ...],
+    started: float | None = None,
 ) -> Iterator[GenerationResponse]:
     """Detokenise, watch for stop strings, measure; one response a token.
 
@@ -343,10 +344,11 @@ def respond(
         tokens: A text's; closed at its end.
         stats: Handed on.
         stops: Stop strings.
+        started: When its prompt was begun, by ``time.perf_counter``; None for now.
     """
     detokenizer = tokenizer.detokenizer
     scanner = StopScanner(stops)
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     prompt_tps = 0.0
     try:
         for count, decoded in enumerate(tokens, start=1):

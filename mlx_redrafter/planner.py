@@ -8,12 +8,12 @@ is judged by the part of a wide tree that it would have drafted.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ PROBE_STEPS = 64
 MARGIN = 1.05
 # Share of the time that may go into trying drafts which do not pay.
 TRIAL_SHARE = 0.01
-FIRST_TRIAL_TOKENS = 256
+FIRST_TRIAL_STEPS = 256
 
 
 class AcceptanceModel:
@@ -172,13 +172,16 @@ class Planner:
         self.probe = _affordable_probe(costs, probes)
         self._candidates = tuple(candidates)
         self._probes = tuple(probes)
-        self._trees: deque[FloatArray] = deque(maxlen=REMEMBERED_TREES)
+        # Trees tell the same of every batch size, but only to those with the same probe.
+        self._trees_of: dict[BeamShape, deque[FloatArray]] = {}
+        self._trees = self._trees_of.setdefault(self.probe, deque(maxlen=REMEMBERED_TREES))
+        self._for_batches: dict[int, Planner] = {}
         self._probes_left = FIRST_PROBES
         self._choice: BeamShape | None = None
         self._steps_to_replan = 0
         self._steps_to_probe = PROBE_STEPS
-        self._trial_tokens = FIRST_TRIAL_TOKENS
-        self._tokens_to_trial = FIRST_TRIAL_TOKENS
+        self._trial_steps = FIRST_TRIAL_STEPS
+        self._steps_to_trial = FIRST_TRIAL_STEPS
         # Measured over predicted step time, plain and drafted; the machine drifts.
         self._drift = {True: 1.0, False: 1.0}
 
@@ -203,15 +206,22 @@ class Planner:
         return cls(costs)
 
     def for_batch(self, texts: int) -> Planner:
-        """A new planner for as many texts at once, knowing what this one learnt of acceptance.
+        """The planner for steps that so many texts take together; itself for one.
 
-        Every text's tokens count alike, so the shape that makes most tokens a second for one text
-        of the batch makes most for all. Gains shrink as the batch grows: its plain step already
-        reads the weights once for all texts.
+        It shares what is learnt of acceptance, and has costs and times of its own; made once for
+        each number of texts. Every text's tokens count alike, so the shape that makes most tokens
+        a second for one text of the batch makes most for all. Gains shrink as the batch grows: its
+        plain step already reads the weights once for all texts.
         """
-        made = Planner(self.costs.for_batch(texts), self._candidates, self._probes)
-        made.acceptance = copy.deepcopy(self.acceptance)
-        return made
+        if texts == 1:
+            return self
+        if texts not in self._for_batches:
+            made = Planner(self.costs.for_batch(texts), self._candidates, self._probes)
+            made.acceptance = self.acceptance
+            made._trees = self._trees_of.setdefault(made.probe, made._trees)
+            made._probes_left = 0 if made._trees else FIRST_PROBES
+            self._for_batches[texts] = made
+        return self._for_batches[texts]
 
     @property
     def choice(self) -> BeamShape | None:
@@ -242,44 +252,48 @@ class Planner:
             result.append(Forecast(shape, 1.0 + accepted, seconds * self._drift[False]))
         return result
 
-    def observe(self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int,
-                context: int) -> None:  # fmt: skip
+    def observe(
+        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
+    ) -> None:
         """Learn from a step.
 
         Args:
             shape: What :meth:`next_shape` had said.
-            record: How it went.
+            records: How it went for each text.
             seconds: How long it took.
-            tokens: Tokens of text it produced.
             context: Tokens before it.
         """
         self._steps_to_replan -= 1
         # A replay is part of the next step's time, so the two are right on average only.
-        rejected = float(record.accepted < record.drafted)
-        expected = self.costs.step_seconds(shape, context, kept=len(record.path), rejected=rejected)
+        rejected = fmean(record.accepted < record.drafted for record in records)
+        kept = fmean(len(record.path) for record in records)
+        expected = self.costs.step_seconds(shape, context, kept=kept, rejected=rejected)
         ratio = min(4.0, max(0.25, seconds / expected))
         self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
         if shape is None:
-            self._wait_for_trial(tokens)
+            self._wait_for_trial()
             return
-        self.acceptance.observe(record)
+        for record in records:
+            self.acceptance.observe(record)
         if shape == self.probe:
-            self._remember(record.tree)
+            # Where the probe pays, one text's tree a step is enough, and quickly counted.
+            for record in records if self._probes_left > 0 else records[:1]:
+                self._remember(record.tree)
             if self._probes_left > 0:
-                self._probes_left -= 1
+                self._probes_left = max(0, self._probes_left - len(records))
                 self._steps_to_replan = 0
             return
         self._steps_to_probe -= 1
         if self._steps_to_probe <= 0:
             self._probes_left, self._steps_to_probe = 1, PROBE_STEPS
 
-    def _wait_for_trial(self, tokens: int) -> None:
+    def _wait_for_trial(self) -> None:
         """While decoding plainly, draft again now and then, ever more rarely while it fails."""
-        self._tokens_to_trial -= tokens
-        if self._tokens_to_trial <= 0:
+        self._steps_to_trial -= 1
+        if self._steps_to_trial <= 0:
             wasted = self.costs.step_seconds(self.probe, 0) / self.costs.step_seconds(None, 0)
-            self._trial_tokens = max(2 * self._trial_tokens, math.ceil(wasted / TRIAL_SHARE))
-            self._tokens_to_trial = self._trial_tokens
+            self._trial_steps = max(2 * self._trial_steps, math.ceil(wasted / TRIAL_SHARE))
+            self._steps_to_trial = self._trial_steps
             self._probes_left = 1
 
     def _plan(self, context: int) -> None:
@@ -287,7 +301,7 @@ class Planner:
         best = max(drafted, key=lambda forecast: forecast.tokens_per_second)
         pays = best.tokens_per_second > MARGIN * plain.tokens_per_second
         if pays:
-            self._trial_tokens = self._tokens_to_trial = FIRST_TRIAL_TOKENS
+            self._trial_steps = self._steps_to_trial = FIRST_TRIAL_STEPS
         self._choice = best.shape if pays else None
         self._steps_to_replan = REPLAN_STEPS
 
@@ -335,11 +349,16 @@ class PlannerOnDemand:
         """See :class:`Planner`."""
         return self.planner.costs
 
+    def for_batch(self, texts: int) -> Planner:
+        """See :meth:`Planner.for_batch`."""
+        return self.planner.for_batch(texts)
+
     def next_shape(self, context: int) -> BeamShape | None:
         """See :meth:`Planner.next_shape`."""
         return self.planner.next_shape(context)
 
-    def observe(self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int,
-                context: int) -> None:  # fmt: skip
+    def observe(
+        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
+    ) -> None:
         """See :meth:`Planner.observe`."""
-        self.planner.observe(shape, record, seconds, tokens, context)
+        self.planner.observe(shape, records, seconds, context)

@@ -85,12 +85,13 @@ def test_rotary_positions_that_depend_on_the_length(name: str) -> None:
         held = model.make_cache()
         expected = mlx_lms(built, prompt)
         source = TextSource(prompt + expected, length, branching=True, held=held)
+        source.seconds = 1.0
         drafted = SpeculativeModel(model.target, source)
         stats = AcceptanceStats()
         config = DecodingConfig(max_tokens=TOKENS)
         tokens = [one.token for one in decode(drafted, prompt, config, cache=held, stats=stats)]
         assert tokens == expected
-        assert (stats.accepted > 0) == (length < 100)
+        assert (stats.accepted > 0) == (stats.draft_seconds > 0) == (length < 100)
 
 
 def test_teaching_is_what_decoding_sees() -> None:

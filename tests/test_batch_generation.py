@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import bundles
@@ -9,12 +10,15 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 
 import models
-from mlx_redrafter import batch_generate, stream_batch_generate
+from mlx_redrafter import batch_generate, batch_generation, stream_batch_generate
+from mlx_redrafter.batching import BatchDecoder
 from mlx_redrafter.costs import CostModel
+from mlx_redrafter.decoding import DecodedToken
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.generation import generate, stream_generate
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.planner import Planner, PlannerOnDemand
+from mlx_redrafter.prompt_cache import PromptCache
 
 PROMPTS = ["Hm?", "A longer one, with more to say.", "x", "Ż and é"]
 
@@ -99,9 +103,36 @@ def test_the_models_own_planner_plans_for_the_batch(
 
     monkeypatch.setattr(own, "for_batch", noted)
     planned = batch_generate(model, tokenizer, PROMPTS, max_tokens=8, batch_size=3)
-    monkeypatch.setattr(model, "planner", None)
-    assert planned.texts == batch_generate(model, tokenizer, PROMPTS, max_tokens=8).texts
-    assert asked == [3]
+    assert asked[0] == 3
+    assert asked[-1] < 3  # as many as are left
+
+    def unwanted() -> Planner:
+        raise AssertionError("nothing is to be measured")
+
+    monkeypatch.setattr(model, "planner", PlannerOnDemand(unwanted))
+    for options in ({"draft": False}, {"beam_width": 2}):
+        made = batch_generate(model, tokenizer, PROMPTS, max_tokens=8, **options)
+        assert made.texts == planned.texts
+    with pytest.raises(RedrafterError, match="batch_size is 0"):
+        stream_batch_generate(model, tokenizer, PROMPTS, batch_size=0)
+
+
+def test_each_prompts_time_is_its_own(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompt tokens per second are those of the prefill."""
+
+    class Timed(BatchDecoder):
+        def __iter__(self) -> Iterator[tuple[int, DecodedToken]]:
+            for index, token in super().__iter__():
+                assert self.prompt_seconds[index] > 0
+                self.prompt_seconds[index] = 100.0 * (1 + index)
+                yield index, token
+
+    monkeypatch.setattr(batch_generation, "BatchDecoder", Timed)
+    for index, response in stream_batch_generate(model, tokenizer, PROMPTS, max_tokens=2):
+        expected = response.prompt_tokens / (100.0 * (1 + index))
+        assert response.prompt_tps == pytest.approx(expected, rel=0.05)
 
 
 def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
@@ -111,3 +142,19 @@ def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> 
         batch_generate(model, tokenizer, ["a", []])
     with pytest.raises(RedrafterError, match="temperature is -1"):
         stream_batch_generate(model, tokenizer, ["a"], temperature=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kv_bits": 8}, "leave kv_bits and max_kv_size out"),
+        ({"max_kv_size": 64}, "leave kv_bits and max_kv_size out"),
+        ({"kv_bits": 7}, "kv_bits is 7"),
+        ({"cache": PromptCache([])}, "leave cache out"),
+    ],
+)
+def test_caches_that_a_batch_has_not(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        stream_batch_generate(model, tokenizer, ["a"], **options)

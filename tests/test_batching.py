@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import models
+from mlx_redrafter.batch_cache import STEP
 from mlx_redrafter.batching import BatchDecoder
 from mlx_redrafter.beam import BeamShape, DraftState
 from mlx_redrafter.costs import CostModel
@@ -157,19 +158,55 @@ def test_a_text_can_be_stopped_and_others_go_on() -> None:
     assert [made[index] for index in (0, 2, 3, 4)] == [expected[index] for index in (0, 2, 3, 4)]
 
 
+@pytest.mark.parametrize("name", ["llama", "llama:sliding"])
+def test_texts_that_outgrow_their_buffers(name: str) -> None:
+    """One crosses a block of columns while another has hardly begun; then a third joins."""
+    model = SpeculativeModel(target(name))
+    prompts = [prompt_of(length, seed=length) for length in (STEP - 4, 2, 7)]
+    config = replace(GREEDY, max_tokens=16)
+    expected = [alone(model, prompt, config) for prompt in prompts]
+    texts = [prompt + text for prompt, text in zip(prompts, expected, strict=True)]
+    for source in (None, Continuations(texts)):
+        drafting = SpeculativeModel(model.target, source)
+        limits = [16, 9, 16]
+        decoder = BatchDecoder(drafting, prompts, config, max_tokens=limits, batch_size=2)
+        made = ids(collect(decoder))
+        assert made == [text[:limit] for text, limit in zip(expected, limits, strict=True)]
+
+
+def test_a_batch_may_be_abandoned() -> None:
+    """Between any two tokens; the model is as it was."""
+    model = SpeculativeModel(target("llama:sliding"), models.build_drafter(seed=1))
+    expected = alone(model, PROMPTS[1], GREEDY)
+    for count in (1, 4, 9):
+        stream = iter(BatchDecoder(model, PROMPTS, GREEDY, batch_size=3))
+        for _ in range(count):
+            next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        assert [one.token for one in decode(model, PROMPTS[1], GREEDY)] == expected
+
+
 class Fixed:
-    """A planner that goes round its shapes and notes what it was told."""
+    """A planner that goes round its shapes and notes what it was asked and told."""
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
         self.costs = costs
         self._shapes: Iterator[BeamShape | None] = iter(shapes)
-        self.records: list[StepRecord] = []
+        self.texts: list[int] = []
+        self.told: list[tuple[BeamShape | None, list[int], int]] = []
+
+    def for_batch(self, texts: int) -> Fixed:
+        self.texts.append(texts)
+        return self
 
     def next_shape(self, context: int) -> BeamShape | None:
         return next(self._shapes)
 
-    def observe(self, shape: Any, record: StepRecord, *_: Any) -> None:
-        self.records.append(record)
+    def observe(
+        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
+    ) -> None:
+        assert seconds > 0
+        self.told.append((shape, [record.drafted for record in records], context))
 
 
 COSTS = CostModel((1, 8, 64), (64,), ((1.0, 1.7, 7.3),), {1: 0.05, 4: 0.06, 8: 0.1}, (0.9,))
@@ -180,11 +217,19 @@ def test_a_planner_shapes_the_steps_of_all_texts() -> None:
     model = SpeculativeModel(of, models.build_drafter(seed=1))
     shapes = [BeamShape(2, 2), None, BeamShape(1, 3)] * 10
     planner = Fixed(COSTS, shapes)
-    decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, planner=planner)
+    decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, max_tokens=[14, 4], planner=planner)
     made = collect(decoder)
-    assert ids(made) == [alone(model, prompt, GREEDY) for prompt in PROMPTS[:2]]
-    sizes = [record.drafted for record in planner.records]
-    assert sizes[:6] == [4, 4, 0, 0, 3, 3]
+    texts = [alone(model, prompt, GREEDY) for prompt in PROMPTS[:2]]
+    assert ids(made) == [texts[0], texts[1][:4]]
+    assert len(planner.told) == max(stats.steps for stats in decoder.stats)
+    assert planner.told[0] == (shapes[0], [4, 4], 21)
+    assert [shape for shape, _, _ in planner.told] == shapes[: len(planner.told)]
+    assert planner.texts[:2] == [2, 2]
+    assert planner.texts[-1] == 1  # the shorter text has left
+    assert [len(drafted) for _, drafted, _ in planner.told] == planner.texts
+    silent = BatchDecoder(model, PROMPTS[:2], replace(GREEDY, draft=False), planner=planner)
+    assert ids(collect(silent)) == texts
+    assert len(planner.texts) == len(planner.told)
 
 
 def test_costs_of_a_batch() -> None:

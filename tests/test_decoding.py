@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice, pairwise
 from typing import Any
@@ -589,17 +589,21 @@ class Switching:
 
     def __init__(self) -> None:
         self.asked: list[BeamShape | None] = []
-        self.observed: list[tuple[BeamShape | None, int, int]] = []
+        self.observed: list[tuple[BeamShape | None, int]] = []
+
+    def for_batch(self, texts: int) -> Switching:
+        raise AssertionError("no batch here")
 
     def next_shape(self, context: int) -> BeamShape | None:
         self.asked.append(self.shapes[len(self.asked) % len(self.shapes)])
         return self.asked[-1]
 
     def observe(
-        self, shape: BeamShape | None, record: StepRecord, seconds: float, tokens: int, context: int
+        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
     ) -> None:
         assert seconds >= 0
-        self.observed.append((shape, record.drafted, tokens))
+        (record,) = records
+        self.observed.append((shape, record.drafted))
 
 
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
@@ -613,10 +617,23 @@ def test_shapes_may_change_from_step_to_step(sampling: SamplingConfig, max_token
     assert text == plain(PROMPT, max_tokens, sampling)
     assert_consistent(cache, PROMPT + text[:-1])
     assert len(planner.observed) == stats.steps
-    for (shape, drafted, _), asked in zip(planner.observed, planner.asked, strict=False):
+    for (shape, drafted), asked in zip(planner.observed, planner.asked, strict=False):
         assert shape == asked
         assert drafted == (shape.nodes if shape else 0)
-    assert sum(tokens for _, _, tokens in planner.observed) == max_tokens - 1
+    assert stats.tokens == max_tokens - 1
+
+
+def test_a_planner_is_left_alone_where_nothing_is_drafted() -> None:
+    class Unwanted(Switching):
+        def next_shape(self, context: int) -> BeamShape | None:
+            raise AssertionError("nothing is drafted")
+
+        def observe(self, *_: Any) -> None:
+            raise AssertionError("nothing is drafted")
+
+    config = DecodingConfig(6, draft=False)
+    stream = decode(KINDS["beam search"](), PROMPT, config, planner=Unwanted())
+    assert [decoded.token for decoded in stream] == plain(PROMPT, 6, config.sampling)
 
 
 def test_a_planner_may_stop_drafting_amid_accepted_runs() -> None:

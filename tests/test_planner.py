@@ -82,7 +82,7 @@ def run(planner: Planner, machine: Machine, truth: CostModel, tokens: int) -> tu
         rejected = float(record.accepted < record.drafted)
         seconds = truth.step_seconds(shape, made, kept=len(record.path), rejected=rejected)
         emitted = record.accepted + 1
-        planner.observe(shape, record, seconds, emitted, made)
+        planner.observe(shape, [record], seconds, made)
         spent += seconds
         made += emitted
     return spent, made
@@ -173,6 +173,56 @@ def test_giving_up_is_told_only_after_a_trial() -> None:
     assert not planner.gave_up
     run(planner, Machine(0.6, 0.1), machine, 200)
     assert planner.gave_up
+
+
+def run_together(planner: Planner, machine: Machine, truth: CostModel, texts: int) -> None:
+    """300 steps of a batch, by the true costs."""
+    batch, together = truth.for_batch(texts), planner.for_batch(texts)
+    for context in range(300):
+        shape = together.next_shape(context)
+        records = [PLAIN if shape is None else machine.step(shape) for _ in range(texts)]
+        together.observe(shape, records, batch.step_seconds(shape, context), context)
+
+
+def test_a_batch_has_costs_of_its_own_and_shares_what_is_learnt() -> None:
+    """Eight texts together gain nothing here; those left over, alone, do."""
+    machine = costs(0.4)
+    planner = Planner(machine)
+    text = Machine(confidence=0.8, truth=0.8)
+    run_together(planner, text, machine, 8)
+    eight = planner.for_batch(8)
+    assert eight.choice is None
+    assert eight.acceptance is planner.acceptance
+    assert planner.for_batch(1) is planner
+    for texts in (2, 1):
+        run_together(planner, text, machine, texts)
+    assert planner.choice is not None
+    assert planner.for_batch(8) is eight
+
+
+def test_a_step_is_one_observation_however_many_texts() -> None:
+    """Time counts once, trees count each, and the first probes are soon over."""
+    machine = costs(0.02)
+    together = Planner(machine).for_batch(6)
+    expected = together.costs.step_seconds(together.probe, 0)
+    records = [Machine(0.9, 0.9, seed).step(together.probe) for seed in range(6)]
+    together.observe(together.probe, records, 2 * expected, 0)
+    drafted = together.forecasts(0)[1:]
+    fresh = Planner(machine.for_batch(6))
+    fresh.observe(fresh.probe, records[:1], 2 * expected, 0)
+    assert fresh._drift == together._drift
+    assert max(forecast.tokens_per_step for forecast in drafted) > 1
+    assert fresh.next_shape(0) == fresh.probe
+    assert len(together._trees) == 6
+    assert together._probes_left == 0
+
+
+def test_costs_of_very_large_batches() -> None:
+    """A beam for each text, wider together than any one beam may be."""
+    machine = costs(0.02)
+    many = machine.for_batch(400)
+    assert many.draft_seconds(BeamShape(8, 2)) == pytest.approx(400 * machine.draft[8] * 2)
+    assert many.verify_seconds(1, 0) == pytest.approx(400 / 64 * machine.verify_seconds(64, 0))
 
 
 def test_a_replay_makes_long_chains_dearer() -> None:
