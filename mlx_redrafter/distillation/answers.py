@@ -13,7 +13,7 @@ from ..errors import RedrafterError
 from ..files import write_json
 from .data import Record, write_jsonl
 from .disk import changes, writing
-from .regeneration import regenerate
+from .regeneration import check_prompts, regenerate
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,14 @@ def answer_file(
         progress: Called with (records done, records in all), after every token too.
 
     Raises:
-        RedrafterError: If the file holds answers to something else, or cannot be written.
+        RedrafterError: If the file holds answers to something else, or cannot be written, or the
+            chat template refuses a conversation.
     """
     identity = {"target": target_sha256, "data": _hash(records), **asdict(settings)}
     _claim(path, identity, overwrite)
     done = _read(path)
     if len(done) < len(records):
+        check_prompts(records, tokenizer)
         done = done[: len(done) // settings.chunk_size * settings.chunk_size]
     with writing(path):
         write_jsonl(path, done)

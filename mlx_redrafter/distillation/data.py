@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlx_lm.tuner.datasets import ChatDataset, TextDataset
 
 from ..errors import RedrafterError
 from ..files import atomic_path
+from ..loading import tokenizer_hash
 
 Record = dict[str, Any]
 
@@ -62,17 +64,21 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def is_text(record: Record) -> bool:
-    """Whether a record is a plain text, not a conversation."""
-    return "text" in record and "messages" not in record
+    """Whether a record is a plain text, not a conversation; told apart as mlx_lm.lora does."""
+    return "text" in record and "messages" not in record and not _is_completion(record)
 
 
-def conversation(record: Record) -> list[dict[str, str]]:
+def _is_completion(record: Record) -> bool:
+    return "prompt" in record and "completion" in record
+
+
+def conversation(record: Record) -> list[dict[str, Any]]:
     """The messages of a record of chat messages, of a prompt, or of a prompt and its completion.
 
     Raises:
         RedrafterError: If it is none of these.
     """
-    if "messages" in record:
+    if "messages" in record and not _is_completion(record):
         return list(record["messages"])
     if "prompt" in record:
         messages = [{"role": "user", "content": record["prompt"]}]
@@ -84,33 +90,75 @@ def conversation(record: Record) -> list[dict[str, str]]:
     )
 
 
-def _chat_row(record: Record, tokenizer: Any) -> TokenRow:
-    """Tokens of a conversation with every assistant turn marked, its end-of-turn token included."""
-    messages = conversation(record)
+@contextmanager
+def templating(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """Turn what a chat template raises over ``messages`` into one sentence.
+
+    Raises:
+        RedrafterError: If there is no template, or it refuses them.
+    """
     if not tokenizer.has_chat_template:
         raise RedrafterError(
             "The data are chats or prompts, but this model's tokenizer has no chat template: "
             "pass texts, or the chat version of the model."
         )
+    try:
+        yield
+    except Exception as error:  # templates raise errors of their own kinds
+        begins = str(messages[0].get("content"))[:40] if messages else ""
+        roles = ", ".join(str(message.get("role")) for message in messages[:6])
+        raise RedrafterError(
+            f"The model's chat template refuses a conversation of the data ({error}), the one of "
+            f"{roles} that begins {begins!r}: change or remove conversations like it."
+        ) from error
+
+
+def _chat_row(record: Record, tokenizer: Any) -> TokenRow:
+    """Tokens of a conversation with every assistant turn marked, its end-of-turn token included."""
+    messages = conversation(record)
+    with templating(tokenizer, messages):
+        return _templated(record, messages, tokenizer)
+
+
+def _templated(record: Record, messages: list[dict[str, Any]], tokenizer: Any) -> TokenRow:
     # A conversation that opens with an answer has no prompt to give it after.
     turns = [i for i, m in enumerate(messages) if i > 0 and m.get("role") == "assistant"]
     if not turns:
         return TokenRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
-    dataset = ChatDataset([], tokenizer, mask_prompt=True)
-    tokens = np.array(dataset.process({"messages": messages})[0], dtype=np.int32)
+    dataset = ChatDataset([], tokenizer)
+    tools = record.get("tools")
+    tokens = np.array(dataset.process({"messages": messages, "tools": tools})[0], dtype=np.int32)
     answer = np.zeros(len(tokens), dtype=bool)
     ends = np.isin(tokens, sorted(tokenizer.eos_token_ids))
     for i in turns:
-        part, start = dataset.process({"messages": messages[: i + 1]})
+        part, _ = dataset.process({"messages": messages[: i + 1], "tools": tools})
+        prompt = chat_prompt(tokenizer, messages[:i], tools)
         # Some templates rewrite earlier turns; what the target wrote then is not in this text.
         if not np.array_equal(tokens[: len(part)], part):
             continue
+        start = _common(part, prompt)  # others leave out again what they open an answer with
         stops = np.flatnonzero(ends[start : len(part)])
         stop = start + int(stops[0]) + 1 if len(stops) else len(part)
         if record.get("truncated") and i == turns[-1] and len(stops):
             stop -= 1  # the target had more to say: its end here is not its own
         answer[start:stop] = True
     return TokenRow(tokens, answer)
+
+
+def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any) -> list[int]:
+    """Token ids after which the target answers ``messages``."""
+    return list(
+        tokenizer.apply_chat_template(
+            list(messages), tools=tools, add_generation_prompt=True, return_dict=False
+        )
+    )
+
+
+def _common(one: Sequence[int], two: Sequence[int]) -> int:
+    """Length of the beginning that both have."""
+    length = min(len(one), len(two))
+    same = np.equal(one[:length], two[:length])
+    return length if same.all() else int(same.argmin())
 
 
 def _text_row(record: Record, tokenizer: Any) -> TokenRow:
@@ -124,6 +172,58 @@ def _text_row(record: Record, tokenizer: Any) -> TokenRow:
     return TokenRow(tokens, answer)
 
 
+def row_of(record: Record, tokenizer: Any) -> TokenRow:
+    """The row that a record's text gives, of any length, with what is to be learned marked.
+
+    Raises:
+        RedrafterError: If the record is of no known kind, or the chat template refuses it.
+    """
+    return _text_row(record, tokenizer) if is_text(record) else _chat_row(record, tokenizer)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An answer token by token.
+
+    Attributes:
+        tokens: The prompt's and the answer's token ids.
+        prompt_tokens: How many of them are the prompt's.
+    """
+
+    tokens: list[int]
+    prompt_tokens: int
+
+    def row(self) -> TokenRow:
+        """Its row, all of the answer marked."""
+        tokens = np.array(self.tokens, dtype=np.int32)
+        return TokenRow(tokens, np.arange(len(tokens)) >= self.prompt_tokens)
+
+
+def with_turns(record: Record, turns: Sequence[Turn], tokenizer: Any) -> Record:
+    """A record that gives exactly these answers' tokens.
+
+    Its text alone does, unless the chat template drops or rewrites parts of answers, such as the
+    thoughts of a reasoning model, or the model wrote a word in other tokens than the tokenizer. The
+    token ids are then kept beside it, for this tokenizer only.
+    """
+    try:
+        row = row_of(record, tokenizer)
+        answered = sum(len(turn.tokens) - turn.prompt_tokens for turn in turns)
+        if answered == row.answer.sum() and all(_gives(row, turn) for turn in turns):
+            return record
+    except RedrafterError:
+        pass  # a template may refuse what the model wrote; the tokens serve without it
+    kept = [asdict(turn) for turn in turns]
+    return {**record, "token_ids": {"tokenizer": tokenizer_hash(tokenizer), "answers": kept}}
+
+
+def _gives(row: TokenRow, turn: Turn) -> bool:
+    end = len(turn.tokens)
+    return bool(
+        np.array_equal(row.tokens[:end], turn.tokens) and row.answer[turn.prompt_tokens : end].all()
+    )
+
+
 def tokenize(
     records: Iterable[Record], tokenizer: Any, max_seq_length: int = 2048
 ) -> list[TokenRow]:
@@ -132,7 +232,7 @@ def tokenize(
     Args:
         records: {"messages": [...]}, {"prompt", "completion"} or {"text"} objects, as
             ``mlx_lm.lora`` takes them. In conversations the assistant's turns count, in texts
-            everything.
+            everything. The target's own answers may bring their tokens, see ``with_turns``.
         tokenizer: mlx-lm's TokenizerWrapper.
         max_seq_length: Longer rows are cut.
 
@@ -140,12 +240,18 @@ def tokenize(
         RedrafterError: If no row is left.
     """
     rows = []
+    sha256 = tokenizer_hash(tokenizer)
     for record in records:
-        row = _text_row(record, tokenizer) if is_text(record) else _chat_row(record, tokenizer)
-        row = TokenRow(row.tokens[:max_seq_length], row.answer[:max_seq_length])
-        # The first draft needs a hidden state and a root before the token it guesses.
-        if row.answer[2:].any():
-            rows.append(row)
+        kept = record.get("token_ids")
+        if isinstance(kept, dict) and kept.get("tokenizer") == sha256:
+            found = [Turn(**turn).row() for turn in kept["answers"]]
+        else:
+            found = [row_of(record, tokenizer)]
+        for row in found:
+            row = TokenRow(row.tokens[:max_seq_length], row.answer[:max_seq_length])
+            # The first draft needs a hidden state and a root before the token it guesses.
+            if row.answer[2:].any():
+                rows.append(row)
     if not rows:
         raise RedrafterError(
             "The data has no answers to learn from: pass conversations with assistant turns, "
@@ -182,4 +288,8 @@ def token_counts(rows: Sequence[TokenRow], vocab_size: int) -> np.ndarray:
 def special_tokens(tokenizer: Any) -> list[int]:
     """Sorted ids of the tokenizer's special tokens, those that end a turn included."""
     ids = set(tokenizer.all_special_ids) | set(tokenizer.eos_token_ids)
+    # Those without a name of their own, such as Llama 3's for tools, are only in this table.
+    ids |= {
+        i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special
+    }
     return sorted(int(i) for i in ids if i is not None)

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import CacheList, make_prompt_cache
 
-from .data import Record, conversation, is_text
+from .data import Record, Turn, chat_prompt, conversation, is_text, templating, with_turns
 
 Tick = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the target wrote.
+
+    Attributes:
+        tokens: Token ids without the end.
+        end: The token that ended it; None where it was cut off.
+    """
+
+    tokens: list[int]
+    end: int | None
+
+    def after(self, prompt: Sequence[int]) -> Turn:
+        """It and its prompt."""
+        end = [] if self.end is None else [self.end]
+        return Turn([*prompt, *self.tokens, *end], len(prompt))
 
 
 def _sampler(temperature: float, seed: int) -> Callable[[mx.array], mx.array]:
@@ -46,8 +65,8 @@ def _answers(
     max_tokens: int,
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
-) -> list[tuple[list[int], bool]]:
-    """(token ids without the end, whether it was cut off) for each prompt of token ids."""
+) -> list[Answer]:
+    """One for each prompt of at least one token id."""
     if not _batches_well(model):
         return [_answer(model, tokenizer, p, max_tokens, sampler, tick) for p in prompts]
     generator = BatchGenerator(
@@ -58,17 +77,18 @@ def _answers(
     )
     ids = generator.insert([list(p) for p in prompts], [max_tokens] * len(prompts))
     tokens: dict[Any, list[int]] = {i: [] for i in ids}
-    cut: dict[Any, bool] = dict.fromkeys(ids, False)
+    ends: dict[Any, int | None] = dict.fromkeys(ids)
     try:
         while responses := generator.next_generated():
             for response in responses:
-                if response.finish_reason != "stop":
-                    tokens[response.uid].append(response.token)
-                cut[response.uid] = response.finish_reason == "length"
+                if response.finish_reason == "stop":
+                    ends[response.uid] = int(response.token)
+                else:
+                    tokens[response.uid].append(int(response.token))
             tick()
     finally:
         generator.close()
-    return [(tokens[i], cut[i]) for i in ids]
+    return [Answer(tokens[i], ends[i]) for i in ids]
 
 
 def _answer(
@@ -78,15 +98,53 @@ def _answer(
     max_tokens: int,
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
-) -> tuple[list[int], bool]:
+) -> Answer:
     """One answer, for models whose caches cannot be put side by side."""
     tokens: list[int] = []
     for token, _ in generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler):
         tick()
         if token in tokenizer.eos_token_ids:
-            return tokens, False
-        tokens.append(token)
-    return tokens, True
+            return Answer(tokens, int(token))
+        tokens.append(int(token))
+    return Answer(tokens, None)
+
+
+class _Chat:
+    """A conversation that is being answered anew.
+
+    Args:
+        record: Gives all but the assistant's turns.
+        tokenizer: mlx-lm's TokenizerWrapper.
+    """
+
+    def __init__(self, record: Record, tokenizer: Any):
+        self.messages: list[dict[str, Any]] = []
+        self.turns: list[Turn] = []
+        self._tokenizer, self._tools = tokenizer, record.get("tools")
+        self._source = [m for m in conversation(record) if m["role"] != "assistant"]
+        self._cut = False
+
+    def ask(self) -> list[int] | None:
+        """The prompt up to the next question; None where there is no more."""
+        while self._source and not self._cut:
+            self.messages.append(self._source.pop(0))
+            if self.messages[-1]["role"] == "user":
+                with templating(self._tokenizer, self.messages):
+                    return chat_prompt(self._tokenizer, self.messages, self._tools)
+        return None
+
+    def hear(self, prompt: list[int], answer: Answer) -> None:
+        """Take the answer to a prompt; one that was cut off ends the conversation."""
+        text = self._tokenizer.decode(answer.tokens)
+        self.messages.append({"role": "assistant", "content": text})
+        self.turns.append(answer.after(prompt))
+        self._cut = answer.end is None
+
+    def record(self) -> Record:
+        """What was said."""
+        tools = {} if self._tools is None else {"tools": self._tools}
+        cut = {"truncated": True} if self._cut else {}
+        return with_turns({"messages": self.messages, **tools, **cut}, self.turns, self._tokenizer)
 
 
 def _answer_chats(
@@ -98,33 +156,27 @@ def _answer_chats(
     tick: Tick,
 ) -> list[Record]:
     """Answer each user turn of the records in order, each after the target's earlier answers."""
-    sources = [[m for m in conversation(r) if m["role"] != "assistant"] for r in records]
-    chats: list[list[dict[str, str]]] = [[] for _ in records]
-    cut = [False] * len(records)
-    while any(sources):
-        asked = []
-        for i, source in enumerate(sources):
-            while source and not cut[i]:
-                chats[i].append(source.pop(0))
-                if chats[i][-1]["role"] == "user":
-                    asked.append(i)
-                    break
-            if cut[i]:
-                source.clear()
-        prompts = [
-            tokenizer.apply_chat_template(chats[i], add_generation_prompt=True, return_dict=False)
-            for i in asked
-        ]
-        answers = []
-        if prompts:
-            answers = _answers(model, tokenizer, prompts, max_tokens, sampler, tick)
-        for i, (tokens, was_cut) in zip(asked, answers, strict=True):
-            chats[i].append({"role": "assistant", "content": tokenizer.decode(tokens)})
-            cut[i] = was_cut
-    return [
-        {"messages": chat, **({"truncated": True} if was_cut else {})}
-        for chat, was_cut in zip(chats, cut, strict=True)
-    ]
+    chats = [_Chat(record, tokenizer) for record in records]
+    while asked := [(chat, prompt) for chat in chats if (prompt := chat.ask()) is not None]:
+        prompts = [prompt for _, prompt in asked]
+        answers = _answers(model, tokenizer, prompts, max_tokens, sampler, tick)
+        for (chat, prompt), answer in zip(asked, answers, strict=True):
+            chat.hear(prompt, answer)
+    return [chat.record() for chat in chats]
+
+
+def check_prompts(records: Sequence[Record], tokenizer: Any) -> None:
+    """See that the chat template takes all conversations, before hours are spent on answers.
+
+    Raises:
+        RedrafterError: If there is no template, or it refuses one.
+    """
+    placeholder = Answer([], 0)
+    for record in records:
+        if not is_text(record):
+            chat = _Chat(record, tokenizer)
+            while (prompt := chat.ask()) is not None:
+                chat.hear(prompt, placeholder)
 
 
 def _continue_texts(
@@ -136,17 +188,29 @@ def _continue_texts(
     tick: Tick,
     prompt_tokens: int,
 ) -> list[Record]:
-    """Continue the beginning of each text."""
-    prompts = [tokenizer.encode(r["text"])[:prompt_tokens] for r in records]
-    answers = _answers(model, tokenizer, prompts, max_tokens, sampler, tick) if prompts else []
+    """Continue the beginning of each text; an empty one has none and stays."""
+    prompts = {
+        i: tokenizer.encode(record["text"])[:prompt_tokens]
+        for i, record in enumerate(records)
+        if record["text"]
+    }
+    given = [prompt for prompt in prompts.values() if prompt]
+    answers = iter(_answers(model, tokenizer, given, max_tokens, sampler, tick) if given else [])
     return [
-        {
-            "text": tokenizer.decode([*prompt, *tokens]),
-            "prompt_tokens": len(prompt),
-            **({"truncated": True} if was_cut else {}),
-        }
-        for prompt, (tokens, was_cut) in zip(prompts, answers, strict=True)
+        _continued(prompts[i], next(answers), tokenizer) if prompts.get(i) else record
+        for i, record in enumerate(records)
     ]
+
+
+def _continued(prompt: list[int], answer: Answer, tokenizer: Any) -> Record:
+    # Encoding the text puts the mark of its beginning there again.
+    shown = prompt[1:] if prompt[0] == tokenizer.bos_token_id else prompt
+    record: Record = {
+        "text": tokenizer.decode([*shown, *answer.tokens]),
+        "prompt_tokens": len(prompt),
+        **({"truncated": True} if answer.end is None else {}),
+    }
+    return with_turns(record, [answer.after(prompt)], tokenizer)
 
 
 def regenerate(
@@ -182,7 +246,11 @@ def regenerate(
 
     Yields:
         {"messages": [...]}, or {"text", "prompt_tokens"} for a text, for ``records[start:]``, in
-        their order.
+        their order; with the tokens where the text alone would not give them, see
+        ``data.with_turns``.
+
+    Raises:
+        RedrafterError: If the chat template refuses a conversation.
     """
     for first in range(start, len(records), chunk_size):
         sampler = _sampler(temperature, seed * 1_000_003 + first // chunk_size)

@@ -106,7 +106,12 @@ def _check(record: Record, data: str | Path, number: int) -> None:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and {"role", "content"} <= set(message)
+    # A call of a tool may come without content.
+    return (
+        isinstance(message, dict)
+        and "role" in message
+        and bool({"content", "tool_calls"} & set(message))
+    )
 
 
 def _split(
