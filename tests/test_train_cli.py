@@ -238,3 +238,25 @@ def test_the_documented_sizes_are_those_of_the_code():
         assert found == expected
     assert position_bytes(3072, 32, 16384, np.float16) == 2 * 3072 + 4 * 32 + 12
     assert position_bytes(3072, 32, 128256, np.float16) == 2 * 3072 + 6 * 32 + 12
+
+
+def test_a_model_that_is_no_drafter_is_spared(data, tmp_path, capsys):
+    bundle = make_bundle(tmp_path / "m", drafter=False)
+    before = {p: p.read_bytes() for p in bundle.iterdir()}
+    for more in ([], ["--overwrite"], ["--resume"]):
+        told = refusal(capsys, "--model", bundle, "--data", data, "--output", bundle, *more)
+        assert "holds a model that is no drafter (llama)" in told
+    assert {p: p.read_bytes() for p in bundle.iterdir()} == before
+
+
+def test_an_interrupted_overwriting_goes_on_without_it(bundle, data, tmp_path, capsys, monkeypatch):
+    given = ["--model", str(bundle), "--data", str(data), *flags(TINY)]
+    given += ["--output", str(tmp_path / "out")]
+    monkeypatch.setattr(Press, "at", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_screen, "TrainingScreen", Press)
+        assert main([*given, "--overwrite"]) == 130
+    assert (
+        "the same command with --resume instead of --overwrite goes on" in capsys.readouterr().err
+    )
+    assert main([*given, "--resume"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..drafter import Drafter
+from ..drafter import MODEL_TYPE, Drafter
 from ..errors import RedrafterError
 from ..files import write_json
-from ..loading import save_drafter
+from ..loading import CONFIG_FILE, WEIGHTS_FILE, save_drafter
 from .disk import changes, writing
 from .options import TrainingOptions
 
@@ -60,8 +61,9 @@ def kept_settings(options: TrainingOptions) -> dict[str, Any]:
 
 def claim(paths: RunPaths, options: TrainingOptions) -> None:
     """See that nothing is lost that was not meant to be, and that a run goes on as it began."""
+    _spare_models(paths.output)
     unfinished = paths.settings.is_file()
-    finished = (paths.output / "model.safetensors").is_file()
+    finished = (paths.output / WEIGHTS_FILE).is_file()
     if options.overwrite:
         for path in (paths.settings, paths.checkpoint, paths.log):
             path.unlink(missing_ok=True)
@@ -82,6 +84,22 @@ def claim(paths: RunPaths, options: TrainingOptions) -> None:
         raise RedrafterError(
             f"{paths.output} holds a finished drafter: pass --overwrite to replace it, or another "
             "--output."
+        )
+
+
+def _spare_models(output: Path) -> None:
+    """Refuse the directory of a model that is no drafter, such as the target's own."""
+    config = output / CONFIG_FILE
+    if not config.is_file():
+        return
+    try:
+        kind = json.loads(config.read_text("utf-8")).get("model_type", MODEL_TYPE)
+    except (OSError, ValueError, AttributeError):
+        kind = "unknown"
+    if kind != MODEL_TYPE:
+        raise RedrafterError(
+            f"{output} holds a model that is no drafter ({kind}), and its configuration would be "
+            "lost: pass another --output."
         )
 
 

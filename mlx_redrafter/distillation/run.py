@@ -104,6 +104,10 @@ def train_drafter(
             records, held = _answered(run, records, held)
         rows = tokenize(records, run.tokenizer, options.max_seq_length)
         held_rows = tokenize(held, run.tokenizer, options.max_seq_length)
+        listener.note(
+            f"{sum(int(row.answer.sum()) for row in rows):,} tokens of answers to learn from, in "
+            f"{len(rows)} rows of {len(records)} records; {len(held_rows)} rows held out."
+        )
         return _fit(run, rows, held_rows)
 
 
@@ -266,7 +270,8 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     where = _where(run, drafter, rows)
     config = _config(options, rows, where == "stream")
     features = _features(run, drafter, rows, config, where)
-    held_out = compute_features(run.target, drafter, _few(held_rows), config)
+    kept = np.float32 if where == "stream" else np.float16
+    held_out = compute_features(run.target, drafter, _few(held_rows), config, dtype=kept)
     identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
     watch = _Watch(run, _step_of(paths.checkpoint) if options.resume else 0)
     drafter = train(

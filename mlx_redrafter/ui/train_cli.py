@@ -91,10 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = values.pop("config", None)
     from .train_screen import TrainingScreen, show_report
 
-    screen = TrainingScreen()
+    screen, again = TrainingScreen(), "with --resume"
     try:
         given = {**(read_config(config) if config is not None else {}), **values}
         options = TrainingOptions.from_values(given)  # before anything slow is imported
+        again += " instead of --overwrite" if options.overwrite else ""
         from ..distillation.run import train_drafter
 
         with screen, _polite_interrupts(screen):
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(
-            f"{PROGRAM}: interrupted{screen.reached()}; the same command with --resume goes on.\n"
+            f"{PROGRAM}: interrupted{screen.reached()}; the same command {again} goes on.\n"
         )
         return INTERRUPTED
     show_report(report)

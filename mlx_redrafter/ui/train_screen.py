@@ -88,7 +88,7 @@ class TrainingScreen(Listener):
     def report(self, progress: Report) -> None:
         """Show loss and speed beside the bar; print a line for an evaluation."""
         if TRAINING in self._tasks:
-            told = f"loss {progress.loss:.3f}, {progress.positions_per_second:,.0f} pos/s"
+            told = f"loss {progress.loss:.3f}, {progress.positions_per_second:,.0f} tokens/s"
             self._progress.update(self._tasks[TRAINING], told=told)
         if progress.decoded is not None:
             self._console.print(_line(progress), markup=False, soft_wrap=True)
