@@ -7,9 +7,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import mlx.core as mx
 import pytest
+from test_decoding import Evaluations
 
 import models
+from mlx_redrafter import decoding
 from mlx_redrafter.batch_cache import STEP
 from mlx_redrafter.batching import BatchDecoder
 from mlx_redrafter.beam import BeamShape, DraftState
@@ -172,6 +175,29 @@ def test_texts_that_outgrow_their_buffers(name: str) -> None:
         decoder = BatchDecoder(drafting, prompts, config, max_tokens=limits, batch_size=2)
         made = ids(collect(decoder))
         assert made == [text[:limit] for text, limit in zip(expected, limits, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["greedy", "sampled"])
+def test_one_evaluation_a_step_for_all_texts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(KINDS[kind], beam=BeamShape(3, 3))
+    model = SpeculativeModel(target("llama"), models.build_drafter(seed=1))
+    model.source(config.beam, config.sampling)  # its time is taken beforehand
+    decoder = BatchDecoder(model, PROMPTS[:3], config)
+    counted = Evaluations(monkeypatch)
+    read: list[int] = []
+    numbers = decoding._numbers
+
+    def spy(array: mx.array) -> tuple[Any, ...]:
+        read.append(id(array))
+        return numbers(array)
+
+    monkeypatch.setattr(decoding, "_numbers", spy)
+    collect(decoder)
+    steps = max(stats.steps for stats in decoder.stats)
+    assert steps > 2
+    assert len(counted.launched) == 3 + steps  # a prompt's last token, then a step of all
+    assert counted.waits == 3  # prefills
+    assert set(read) <= set().union(*counted.launched)
 
 
 def test_a_batch_may_be_abandoned() -> None:
