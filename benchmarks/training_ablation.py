@@ -2,12 +2,15 @@
 
     python benchmarks/training_ablation.py                    both targets, the whole budget
     python benchmarks/training_ablation.py --quick            both, a small budget
+    python benchmarks/training_ablation.py --steps 1000 --records 1500 --output build/ablation-1000
     python benchmarks/training_ablation.py --target prose --only base --only independent
 
 It needs the corpora that ``python -m models.recipe --stage corpus`` (and ``--stage prose``) leave
 in models/recipe/build. Everything it makes is under --output; what is finished there is not made
-again, so an interrupted run goes on where it was. Every row is one training run that differs from
-the base row in one thing, decoded on the target's fixed held-out prompts.
+again, so an interrupted run goes on where it was, and rows are added with --only one by one. Every
+row is one training run that differs from the base row in one thing, decoded on the target's fixed
+held-out prompts. --steps and --records change what is trained, which is refused where rows of
+another budget are; --prompts and --max-tokens change what is measured, which is then done again.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from mlx_redrafter.distillation.disk import changes
 from mlx_redrafter.distillation.store import target_hash
 from mlx_redrafter.files import write_json
 from mlx_redrafter.generation import encode_prompt
+from mlx_redrafter.ui.arguments import count
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "models" / "recipe" / "build"
@@ -103,17 +107,37 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Budget:
-    """How long everything runs."""
+    """How long everything runs: what is trained, and then what is measured."""
 
     records: int = 4000
     steps: int = 3000
     positions: int = 256
     learning_rate: float = 6e-3
+    eval_prompts: int = 32
     prompts: int = 64
     max_tokens: int = 96
 
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What the drafters of a table have in common."""
+        names = ("records", "steps", "positions", "learning_rate", "eval_prompts")
+        return {name: getattr(self, name) for name in names}
 
-QUICK = Budget(records=400, steps=300, prompts=16, max_tokens=48)
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What is decoded with each of them."""
+        return {"prompts": self.prompts, "max_tokens": self.max_tokens}
+
+
+QUICK = Budget(records=400, steps=300, eval_prompts=16, prompts=16, max_tokens=48)
+
+
+BUDGET_FLAGS = {
+    "records": "records of the corpus to train on",
+    "steps": "optimiser steps of each row",
+    "prompts": "held-out prompts decoded",
+    "max_tokens": "longest answer decoded",
+}
 
 
 class Lines(Listener):
@@ -184,7 +208,7 @@ def train_row(subject: Subject, row: Row, budget: Budget, work: Path, console: C
         "max_seq_length": 512,
         "held_out": HELD_OUT,
         "eval_every": max(1, budget.steps // 5),
-        "eval_prompts": min(32, budget.prompts),
+        "eval_prompts": budget.eval_prompts,
         "unroll": unroll,
         **shape,
         **row.settings,
@@ -206,19 +230,23 @@ def hidden_size(subject: Subject) -> int:
     return int(json.loads((subject.model / "config.json").read_text())["hidden_size"])
 
 
+def known_figures(out: Path, budget: Budget) -> dict[str, Any] | None:
+    """What was measured of a row's drafter already, if it is what is asked for."""
+    found = out / "ablation.json"
+    known: dict[str, Any] = json.loads(found.read_text()) if found.is_file() else {}
+    return known if known.get("asked") == budget.measured else None
+
+
 def measure_row(subject: Subject, out: Path, budget: Budget) -> dict[str, Any]:
     """Decode the held-out prompts with a row's drafter, greedily and at temperature 1."""
-    found = out / "ablation.json"
-    asked = {"prompts": budget.prompts, "max_tokens": budget.max_tokens}
-    if found.is_file():
-        known: dict[str, Any] = json.loads(found.read_text())
-        if known["asked"] == asked:
-            return known
+    known = known_figures(out, budget)
+    if known is not None:
+        return known
     model, tokenizer = load(subject.model, drafter=out)
     prompts = [
         encode_prompt(tokenizer, prompt) for prompt in read_prompts(subject.prompts, budget.prompts)
     ]
-    figures: dict[str, Any] = {"asked": asked}
+    figures: dict[str, Any] = {"asked": budget.measured}
     for name, beam, temperature in (
         ("greedy", BeamShape(4, 5), 0.0),
         ("sampled", BeamShape(4, 5), 1.0),
@@ -235,7 +263,7 @@ def measure_row(subject: Subject, out: Path, budget: Budget) -> dict[str, Any]:
         ).to_dict()
     card = json.loads((out / "training.json").read_text())
     figures["sizes"] = card["figures"]["sizes"]
-    write_json(found, figures)
+    write_json(out / "ablation.json", figures)
     return figures
 
 
@@ -271,21 +299,22 @@ def table(name: str, rows: Sequence[tuple[Row, dict[str, Any]]]) -> str:
 
 
 def run(name: str, rows: Sequence[Row], budget: Budget, output: Path, console: Console) -> str:
-    """All rows of one target."""
+    """The table of one target: ``rows``, and the others that were trained and measured before."""
     subject, work = SUBJECTS[name], output / name
-    asked = {"records": budget.records, "steps": budget.steps, "positions": budget.positions}
     if not (work / "budget.json").is_file():
-        write_json(work / "budget.json", asked)
-    elif changes(work / "budget.json", asked):
-        raise RedrafterError(f"{work} was made with another budget: pass another --output.")
+        write_json(work / "budget.json", budget.trained)
+    elif changed := changes(work / "budget.json", budget.trained):
+        raise RedrafterError(
+            f"{work} was made with another budget ({', '.join(changed)}): pass another --output."
+        )
     console.print(f"{name}: data and the target's own answers", highlight=False)
     prepare(subject, budget, work)
-    found = []
     for row in rows:
         console.print(f"{name}: {row.title}", highlight=False)
-        out = train_row(subject, row, budget, work, console)
-        found.append((row, measure_row(subject, out, budget)))
-        write_json(work / "results.json", {row.name: figures for row, figures in found})
+        measure_row(subject, train_row(subject, row, budget, work, console), budget)
+    known = [(row, known_figures(work / row.name, budget)) for row in ROWS]
+    found = [(row, figures) for row, figures in known if figures is not None]
+    write_json(work / "results.json", {row.name: figures for row, figures in found})
     return table(name, found)
 
 
@@ -295,15 +324,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--target", choices=SUBJECTS, action="append", help="default: all")
     parser.add_argument("--only", choices=[r.name for r in ROWS], action="append", help="rows")
-    parser.add_argument("--quick", action="store_true", help="a small budget")
-    parser.add_argument("--records", type=int, help="records of the corpus")
-    parser.add_argument("--steps", type=int, help="optimiser steps of each row")
-    parser.add_argument("--prompts", type=int, help="held-out prompts decoded")
-    parser.add_argument("--max-tokens", type=int, help="longest answer decoded")
+    parser.add_argument("--quick", action="store_true", help="a small budget to begin with")
+    for name, what in BUDGET_FLAGS.items():
+        text = f"{what}; {getattr(Budget(), name)}, or {getattr(QUICK, name)} with --quick"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=count(1), metavar="N", help=text)
     parser.add_argument("--output", type=Path, help="default: build/ablation[-quick]")
     args = parser.parse_args(arguments)
     base = QUICK if args.quick else Budget()
-    changed = {k: getattr(args, k) for k in ("records", "steps", "prompts", "max_tokens")}
+    changed = {k: getattr(args, k) for k in BUDGET_FLAGS}
     budget = Budget(**{**vars(base), **{k: v for k, v in changed.items() if v is not None}})
     output = args.output or ROOT / "build" / ("ablation-quick" if args.quick else "ablation")
     rows = [row for row in ROWS if not args.only or row.name in args.only]

@@ -52,8 +52,19 @@ def test_each_row_is_trained_once_and_measured(script, tmp_path, monkeypatch, ca
     own = [json.loads(line) for line in (out / "tiny" / "own" / "train.jsonl").open()]
     assert [r["messages"][0] for r in own] == [r["messages"][0] for r in chats(6)]
     monkeypatch.setattr(script, "train_drafter", None)
-    assert script.main(asked) == 0
+    assert script.main([*asked[:3], "--only", "full"]) == 0  # the others stay in the table
     assert (out / "tiny" / "table.md").read_text() == table
     capsys.readouterr()
-    assert script.main([*asked, "--steps", "3"]) == 2
-    assert "another budget" in capsys.readouterr().err
+    for flag in ("--steps", "--records"):
+        assert script.main([*asked, flag, "3"]) == 2
+        assert f"another budget ({flag[2:]})" in capsys.readouterr().err
+    assert (out / "tiny" / "table.md").read_text() == table
+    assert script.main([*asked[:3], "--only", "full", "--prompts", "1", "--max-tokens", "3"]) == 0
+    measured = json.loads((out / "tiny" / "results.json").read_text())
+    assert list(measured) == ["full"]  # measured otherwise, the others would not compare
+    assert measured["full"]["asked"] == {"prompts": 1, "max_tokens": 3}
+    assert measured["full"]["greedy"]["prompts"] == 1
+    for flag in ("--steps", "--records", "--prompts", "--max-tokens"):
+        with pytest.raises(SystemExit):
+            script.main([*asked, flag, "0"])
+        assert "at least 1" in capsys.readouterr().err
