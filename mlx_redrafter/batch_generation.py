@@ -123,6 +123,8 @@ def stream_batch_generate(
         RedrafterError: If an argument is out of its range, or the model's texts have to be decoded
             one by one; before anything is computed.
     """
+    if isinstance(prompts, str):
+        raise RedrafterError("prompts is one text: give a list of prompts, or use generate.")
     limits = None if isinstance(max_tokens, int) else list(max_tokens)
     common = max_tokens if isinstance(max_tokens, int) else 128
     if options.pop("cache", None) is not None:

@@ -112,6 +112,9 @@ class BatchDecoder:
             texts = [texts[place] for place in places]
             joining: list[_Text] = []
             while waiting and len(texts) + len(joining) < self._size:
+                if waiting[0] in self._stopped:
+                    waiting.popleft()
+                    continue
                 text, first = self._begin(waiting.popleft())
                 yield text.index, first
                 if first.finish_reason is None and self._goes_on(text):

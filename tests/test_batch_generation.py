@@ -140,6 +140,8 @@ def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> 
         batch_generate(model, tokenizer, [])
     with pytest.raises(RedrafterError, match="prompt is empty"):
         batch_generate(model, tokenizer, ["a", []])
+    with pytest.raises(RedrafterError, match="give a list of prompts"):
+        batch_generate(model, tokenizer, "one text")
     with pytest.raises(RedrafterError, match="temperature is -1"):
         stream_batch_generate(model, tokenizer, ["a"], temperature=-1.0)
 

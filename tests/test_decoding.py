@@ -392,13 +392,14 @@ def test_prefill_computes_no_logits() -> None:
 
 
 class Evaluations:
-    """Counts evaluations and notes what was evaluated."""
+    """Counts evaluations, and notes what was evaluated and what the loop read back."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.launched: list[set[int]] = []
+        self.read: set[int] = set()
         self.waits = 0
         self._alive: list[Any] = []
-        launch, wait = mx.async_eval, mx.eval
+        launch, wait, numbers = mx.async_eval, mx.eval, decoding._numbers
 
         def async_eval(*arrays: Any) -> None:
             self.launched.append({id(array) for _, array in tree_flatten(list(arrays))})
@@ -409,6 +410,11 @@ class Evaluations:
             self.waits += 1
             wait(*arrays)
 
+        def read(array: mx.array) -> tuple[Any, ...]:
+            self.read.add(id(array))
+            return numbers(array)
+
+        patch.setattr(decoding, "_numbers", read)
         patch.setattr(mx, "async_eval", async_eval)
         patch.setattr(mx, "eval", evaluate)
 
@@ -426,21 +432,13 @@ def test_one_evaluation_a_step(
     cache, stats = model.make_cache(), AcceptanceStats()
     list(decode(model, PROMPT[:-1], DecodingConfig(1), cache=cache))
     counted = Evaluations(monkeypatch)
-    read: list[int] = []
-    numbers = decoding._numbers
-
-    def spy(array: mx.array) -> tuple[Any, ...]:
-        read.append(id(array))
-        return numbers(array)
-
-    monkeypatch.setattr(decoding, "_numbers", spy)
     stream = decode(model, PROMPT, config, cache=cache, stats=stats)
     assert [decoded.token for decoded in stream] == text[:LENGTH]
     # One for the prompt's last token, of which the first token of text comes, then one a step.
     assert len(counted.launched) == 1 + stats.steps == 1 + stats.evaluations
     assert counted.waits == 0
     # What is read back was evaluated with its step; reading evaluates nothing more.
-    assert set(read) <= set().union(*counted.launched)
+    assert counted.read <= set().union(*counted.launched)
     assert stats.tokens == LENGTH - 1
 
 
