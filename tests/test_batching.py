@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from test_decoding import Evaluations
+from decoding_cases import Evaluations
 
 import models
 from mlx_redrafter.batch_cache import STEP
