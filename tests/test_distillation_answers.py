@@ -151,3 +151,19 @@ def test_special_tokens_without_a_name_are_special_too():
     tokenizer.add_tokens([AddedToken("<|call|>", special=True), AddedToken("word", special=False)])
     assert special_tokens(tokenizer) == [0, len(WORDS)]
     assert np.array(tokenizer.encode("<|call|>")).tolist() == [len(WORDS)]
+
+
+def test_texts_of_a_tokenizer_without_an_end_have_none():
+    tokenizer = make_tokenizer()
+    tokenizer._tokenizer.eos_token = None
+    (row,) = tokenize([{"text": "hi there how are"}], tokenizer)
+    assert marked(row) == ["there", "how", "are"]
+
+
+def test_texts_of_nothing_but_spaces_are_left_out(model):
+    tokenizer = make_tokenizer()
+    texts = [{"text": "  "}, {"text": "hi there how are"}]
+    assert len(tokenize(texts, tokenizer)) == 1
+    answered = list(regenerate(model, tokenizer, texts, max_tokens=3, prompt_tokens=2))
+    assert answered[0] == texts[0]
+    assert len(tokenize(answered, tokenizer)) == 1

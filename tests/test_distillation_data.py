@@ -106,6 +106,11 @@ def test_jsonl_round_trip_and_its_errors(tmp_path):
     path.write_text('{"text": "x"}\n\n[1]\n')
     with pytest.raises(RedrafterError, match="line 3"):
         read_jsonl(path)
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a\xe2\x80\xa8b"}\r\n')  # a mark at its beginning
+    assert read_jsonl(path) == [{"text": "a\u2028b"}]
+    path.write_bytes(b"PAR1\xff\xfe")
+    with pytest.raises(RedrafterError, match="not UTF-8 text"):
+        read_jsonl(path)
     with pytest.raises(RedrafterError, match="There is no file"):
         read_jsonl(tmp_path / "none.jsonl")
 

@@ -136,6 +136,12 @@ def test_the_drafter_goes_into_a_local_bundle(data, tmp_path):
     assert weights(bundle / "drafter") != before
 
 
+def logged(directory: Path) -> list[dict]:
+    """The log, but for what a clock told."""
+    lines = (directory / "training" / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "positions_per_second"} for x in lines]
+
+
 @pytest.mark.parametrize("features", ["memory", "disk", "stream"])
 def test_an_interrupted_run_goes_on_to_the_same_bits(bundle, data, tmp_path, features):
     settings = {**TINY, "features": features, "batch_size": 2}
@@ -150,13 +156,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(bundle, data, tmp_path, fea
         train_drafter(bundle, data, parts, resume=True, learning_rate=0.5, **settings)
     train_drafter(bundle, data, parts, resume=True, **settings)
     assert weights(parts) == weights(whole)
-
-    def logged(out):
-        lines = (out / "training" / "log.jsonl").read_text().splitlines()
-        return [
-            {k: v for k, v in json.loads(x).items() if k != "positions_per_second"} for x in lines
-        ]
-
     assert logged(parts) == logged(whole)
 
 
@@ -174,6 +173,30 @@ def test_an_interruption_in_an_evaluation_repeats_it(bundle, data, tmp_path):
     train_drafter(bundle, data, parts, listener=ears, resume=True, **TINY)
     assert [r.step for r in ears.reports if r.decoded] == [4, 8]
     assert weights(parts) == weights(whole)
+
+
+def test_an_interruption_between_an_evaluation_and_its_report_repeats_it(
+    bundle, data, tmp_path, monkeypatch
+):
+    from mlx_redrafter.distillation import loop
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_drafter(bundle, data, whole, **TINY)
+    real, seen = loop.ranks, []
+
+    def pressed(*arguments):
+        seen.append(1)
+        if len(seen) == 4:  # the report of step 4, whose drafter was evaluated
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "ranks", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            train_drafter(bundle, data, parts, **TINY)
+    train_drafter(bundle, data, parts, resume=True, **TINY)
+    assert weights(parts) == weights(whole)
+    assert logged(parts) == logged(whole)
 
 
 def test_features_on_disk_are_announced_checked_and_used_again(bundle, data, tmp_path, monkeypatch):

@@ -72,6 +72,11 @@ def test_yaml_gives_the_settings_and_flags_override_them(tmp_path):
     assert (options.steps, options.accumulate, options.save_every) == (9, 2, 9)
     assert options.learning_rate == pytest.approx(3e-3)
     assert options.rnn is False
+    path.write_text("steps: 9\noverwrite: true\nseed: 4\n")
+    values = vars(build_parser().parse_args(["--epochs", "2", "--resume"]))
+    merged = train_cli._merged(read_config(path), values)
+    assert merged == {**merged, "epochs": 2.0, "resume": True, "seed": 4}
+    assert not {"steps", "overwrite"} & set(merged)
     path.write_text("learning_rat: 1\n")
     with pytest.raises(RedrafterError, match="did you mean 'learning_rate'"):
         read_config(path)

@@ -37,22 +37,28 @@ def read_jsonl(path: Path) -> list[Record]:
     """Records of a JSON Lines file.
 
     Raises:
-        RedrafterError: If the file is missing or a line is not a JSON object.
+        RedrafterError: If the file is missing or unreadable, or a line is not a JSON object.
     """
     if not path.is_file():
         raise RedrafterError(f"There is no file {path}: pass a JSON Lines file.")
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RedrafterError(f"{path} cannot be read ({reason}): pass JSON Lines.") from error
     records = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                record = None
-            if not isinstance(record, dict):
-                raise RedrafterError(f"{path}, line {number} is not a JSON object.")
-            records.append(record)
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict):
+            raise RedrafterError(
+                f"{path}, line {number} is not a JSON object: write one object a line."
+            )
+        records.append(record)
     return records
 
 
@@ -165,9 +171,15 @@ def _text_row(record: Record, tokenizer: Any) -> TokenRow:
     """Tokens of a text; of one that the target continued only what it wrote itself counts."""
     if not record["text"]:
         return TokenRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
-    tokens = np.array(TextDataset([], tokenizer).process(record)[0], dtype=np.int32)
+    has_end = tokenizer.eos_token_id is not None  # the data set's own code takes it for granted
+    dataset = TextDataset([], tokenizer)
+    try:
+        ids = dataset.process(record)[0] if has_end else tokenizer.encode(record["text"])
+    except IndexError:
+        ids = []  # nothing but what the tokenizer leaves out
+    tokens = np.array(ids, dtype=np.int32)
     answer = np.arange(len(tokens)) >= max(1, record.get("prompt_tokens", 1))
-    if record.get("truncated"):
+    if record.get("truncated") and has_end:
         answer[-1] = False  # the end that was put there
     return TokenRow(tokens, answer)
 
@@ -199,13 +211,21 @@ class Turn:
         return TokenRow(tokens, np.arange(len(tokens)) >= self.prompt_tokens)
 
 
-def with_turns(record: Record, turns: Sequence[Turn], tokenizer: Any) -> Record:
+def with_turns(record: Record, turns: Sequence[Turn], tokenizer: Any, sha256: str) -> Record:
     """A record that gives exactly these answers' tokens.
 
     Its text alone does, unless the chat template drops or rewrites parts of answers, such as the
     thoughts of a reasoning model, or the model wrote a word in other tokens than the tokenizer. The
     token ids are then kept beside it, for this tokenizer only.
+
+    Args:
+        record: A conversation or text.
+        turns: The answers in it, in order.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        sha256: Its ``loading.tokenizer_hash``, which takes a while.
     """
+    if not turns:
+        return record
     try:
         row = row_of(record, tokenizer)
         answered = sum(len(turn.tokens) - turn.prompt_tokens for turn in turns)
@@ -214,7 +234,7 @@ def with_turns(record: Record, turns: Sequence[Turn], tokenizer: Any) -> Record:
     except RedrafterError:
         pass  # a template may refuse what the model wrote; the tokens serve without it
     kept = [asdict(turn) for turn in turns]
-    return {**record, "token_ids": {"tokenizer": tokenizer_hash(tokenizer), "answers": kept}}
+    return {**record, "token_ids": {"tokenizer": sha256, "answers": kept}}
 
 
 def _gives(row: TokenRow, turn: Turn) -> bool:

@@ -195,7 +195,8 @@ class _Loop:
         self._best = best
         self._identity = identity
         self._saved = -1
-        self._steady = True  # between steps, where weights and state belong together
+        self._steady = True  # where weights, state and what was reported belong together
+        self._began = time.perf_counter()
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -267,10 +268,11 @@ class _Loop:
         batches = self._batches(self.trainer.step)
         self._steady = False
         loss = self.trainer.update(batches)
+        if not math.isnan(loss):
+            self.state.losses.append(loss)
         self._steady = True
         if math.isnan(loss):
             raise RedrafterError(self._diverged())
-        self.state.losses.append(loss)
         return batches[-1]
 
     def _diverged(self) -> str:
@@ -296,7 +298,10 @@ class _Loop:
         unroll = trainer.config.unroll
         agreement = None
         if held_out is not None:
-            agreement = evaluate(trainer.target, trainer.drafter, held_out, unroll=unroll)
+            chunk = min(512, trainer.config.positions_per_step)  # no larger arrays than a step's
+            agreement = evaluate(
+                trainer.target, trainer.drafter, held_out, unroll=unroll, chunk=chunk
+            )
         decoded = None if measure is None else measure(trainer.drafter)
         chain = agreement.chain if agreement else 0.0
         score = decoded.tokens_per_step if decoded else chain
@@ -304,6 +309,7 @@ class _Loop:
         if is_best and self._best is not None:
             with writing(self._best):
                 save_drafter(self._best, trainer.drafter)
+        self._steady = False  # until it is reported, it is not done
         state.evaluated = step
         if is_best:
             state.best_score, state.best_chain = score, chain
@@ -321,9 +327,11 @@ class _Loop:
         decoded: DecodedFigures | None = None,
         is_best: bool = False,
     ) -> None:
+        self._steady = False
         losses, self.state.losses = self.state.losses, []
         seconds = max(time.perf_counter() - self._began, 1e-9)
         if progress is None:
+            self._steady = True
             self._began = time.perf_counter()
             return
         trainer, config = self.trainer, self.trainer.config
@@ -340,5 +348,6 @@ class _Loop:
             decoded=decoded,
             is_best=is_best,
         )
+        self._steady = True
         progress(report)
         self._began = time.perf_counter()

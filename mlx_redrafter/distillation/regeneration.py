@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import CacheList, make_prompt_cache
 
+from ..loading import tokenizer_hash
 from .data import Record, Turn, chat_prompt, conversation, is_text, templating, with_turns
 
 Tick = Callable[[], object]
@@ -140,11 +141,11 @@ class _Chat:
         self.turns.append(answer.after(prompt))
         self._cut = answer.end is None
 
-    def record(self) -> Record:
-        """What was said."""
+    def record(self) -> tuple[Record, list[Turn]]:
+        """What was said, and the answers in it."""
         tools = {} if self._tools is None else {"tools": self._tools}
         cut = {"truncated": True} if self._cut else {}
-        return with_turns({"messages": self.messages, **tools, **cut}, self.turns, self._tokenizer)
+        return {"messages": self.messages, **tools, **cut}, self.turns
 
 
 def _answer_chats(
@@ -154,7 +155,7 @@ def _answer_chats(
     max_tokens: int,
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
-) -> list[Record]:
+) -> list[tuple[Record, list[Turn]]]:
     """Answer each user turn of the records in order, each after the target's earlier answers."""
     chats = [_Chat(record, tokenizer) for record in records]
     while asked := [(chat, prompt) for chat in chats if (prompt := chat.ask()) is not None]:
@@ -187,7 +188,7 @@ def _continue_texts(
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
     prompt_tokens: int,
-) -> list[Record]:
+) -> list[tuple[Record, list[Turn]]]:
     """Continue the beginning of each text; an empty one has none and stays."""
     prompts = {
         i: tokenizer.encode(record["text"])[:prompt_tokens]
@@ -197,12 +198,12 @@ def _continue_texts(
     given = [prompt for prompt in prompts.values() if prompt]
     answers = iter(_answers(model, tokenizer, given, max_tokens, sampler, tick) if given else [])
     return [
-        _continued(prompts[i], next(answers), tokenizer) if prompts.get(i) else record
+        _continued(prompts[i], next(answers), tokenizer) if prompts.get(i) else (record, [])
         for i, record in enumerate(records)
     ]
 
 
-def _continued(prompt: list[int], answer: Answer, tokenizer: Any) -> Record:
+def _continued(prompt: list[int], answer: Answer, tokenizer: Any) -> tuple[Record, list[Turn]]:
     # Encoding the text puts the mark of its beginning there again.
     shown = prompt[1:] if prompt[0] == tokenizer.bos_token_id else prompt
     record: Record = {
@@ -210,7 +211,7 @@ def _continued(prompt: list[int], answer: Answer, tokenizer: Any) -> Record:
         "prompt_tokens": len(prompt),
         **({"truncated": True} if answer.end is None else {}),
     }
-    return with_turns(record, [answer.after(prompt)], tokenizer)
+    return record, [answer.after(prompt)]
 
 
 def regenerate(
@@ -252,6 +253,7 @@ def regenerate(
     Raises:
         RedrafterError: If the chat template refuses a conversation.
     """
+    sha256 = tokenizer_hash(tokenizer)
     for first in range(start, len(records), chunk_size):
         sampler = _sampler(temperature, seed * 1_000_003 + first // chunk_size)
         chunk = records[first : first + chunk_size]
@@ -261,5 +263,6 @@ def regenerate(
         continued = iter(_continue_texts(*rest, texts, max_tokens, sampler, tick, prompt_tokens))
         answered = iter(_answer_chats(*rest, chats, max_tokens, sampler, tick))
         for record in chunk:
-            yield next(continued if is_text(record) else answered)
+            new, turns = next(continued if is_text(record) else answered)
+            yield with_turns(new, turns, tokenizer, sha256)
         mx.clear_cache()

@@ -89,6 +89,7 @@ def train_drafter(
     given = options.output or Path(options.model).expanduser() / DRAFTER_DIRECTORY
     paths = RunPaths(Path(given).expanduser())
     claim(paths, options)
+    mx.reset_peak_memory()
     records, held = read_data(
         options.data, held_out=options.held_out, max_records=options.max_records, seed=options.seed
     )

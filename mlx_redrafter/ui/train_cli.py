@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     screen, again = TrainingScreen(), "with --resume"
     try:
-        given = {**(read_config(config) if config is not None else {}), **values}
+        given = _merged(read_config(config) if config is not None else {}, values)
         options = TrainingOptions.from_values(given)  # before anything slow is imported
         again += " instead of --overwrite" if options.overwrite else ""
         from ..distillation.run import train_drafter
@@ -110,6 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     show_report(report)
     return 0
+
+
+def _merged(config: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings of which flags take the place, of their opposites too."""
+    for one, other in (("steps", "epochs"), ("resume", "overwrite")):
+        for here, there in ((one, other), (other, one)):
+            if here in flags and there not in flags:
+                config = {name: value for name, value in config.items() if name != there}
+    return {**config, **flags}
 
 
 @contextmanager
