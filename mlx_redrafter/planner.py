@@ -236,6 +236,8 @@ class Planner:
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape for the next step behind ``context`` tokens; None is a plain step."""
         if self._probes_left > 0:
+            # Counted when handed out: the loop asks again before it has read the step.
+            self._probes_left -= 1
             return self.probe
         if self._steps_to_replan <= 0:
             self._plan(context)
@@ -276,11 +278,12 @@ class Planner:
         for record in records:
             self.acceptance.observe(record)
         if shape == self.probe:
+            on_trial = self._choice != self.probe
             # Where the probe pays, one text's tree a step is enough, and quickly counted.
-            for record in records if self._probes_left > 0 else records[:1]:
+            for record in records if on_trial else records[:1]:
                 self._remember(record.tree)
-            if self._probes_left > 0:
-                self._probes_left = max(0, self._probes_left - len(records))
+            if on_trial:
+                self._probes_left = max(0, self._probes_left - len(records) + 1)
                 self._steps_to_replan = 0
             return
         self._steps_to_probe -= 1

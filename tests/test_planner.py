@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -13,6 +14,7 @@ from mlx_redrafter.planner import (
     CANDIDATES,
     CHAIN_CANDIDATES,
     CHAIN_PROBES,
+    FIRST_PROBES,
     PROBES,
     AcceptanceModel,
     Planner,
@@ -205,6 +207,7 @@ def test_a_step_is_one_observation_however_many_texts() -> None:
     machine = costs(0.02)
     together = Planner(machine).for_batch(6)
     expected = together.costs.step_seconds(together.probe, 0)
+    assert together.next_shape(0) == together.probe
     records = [Machine(0.9, 0.9, seed).step(together.probe) for seed in range(6)]
     together.observe(together.probe, records, 2 * expected, 0)
     drafted = together.forecasts(0)[1:]
@@ -215,6 +218,24 @@ def test_a_step_is_one_observation_however_many_texts() -> None:
     assert fresh.next_shape(0) == fresh.probe
     assert len(together._trees) == 6
     assert together._probes_left == 0
+
+
+def test_a_trial_is_one_step_though_the_next_is_asked_for_before_it_is_read() -> None:
+    """As the loop does it: a shape is chosen, then the step before is read."""
+    machine = costs(1.0)
+    planner = Planner(machine)
+    text = Machine(0.6, 0.1)
+    shape, drafted = planner.next_shape(0), []
+    for context in range(1500):
+        record = PLAIN if shape is None else text.step(shape)
+        drafted.append(shape is not None)
+        following = planner.next_shape(context)
+        planner.observe(shape, [record], machine.step_seconds(shape, context), context)
+        shape = following
+    assert sum(drafted[:10]) == FIRST_PROBES
+    later = drafted[10:]
+    assert any(later)
+    assert not any(a and b for a, b in pairwise(later))
 
 
 def test_costs_of_very_large_batches() -> None:
