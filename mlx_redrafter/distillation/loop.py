@@ -316,7 +316,7 @@ class _Loop:
             state.best_step, state.stale = step, 0
         elif score:
             state.stale += 1
-        batch = self._batches(step - 1)[-1]
+        batch = self._source.batch(step * trainer.config.accumulate - 1)
         self._report(batch, progress, agreement, decoded, is_best)
 
     def _report(

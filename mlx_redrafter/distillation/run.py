@@ -235,12 +235,8 @@ def _features(
 
 def _few(rows: Sequence[TokenRow]) -> list[TokenRow]:
     """The first rows, as many as are measured."""
-    chosen: list[TokenRow] = []
-    for row in rows:
-        if chosen and kept_positions([*chosen, row]) > MEASURED_POSITIONS:
-            break
-        chosen.append(row)
-    return chosen
+    totals = np.cumsum([kept_positions([row]) for row in rows])
+    return list(rows[: max(1, int((totals <= MEASURED_POSITIONS).sum()))])
 
 
 class _Watch:
