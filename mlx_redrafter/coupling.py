@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 FORGET = 0.98
-PRIOR_TOKENS = 20.0
+PRIOR_TOKENS = 8.0
 # Before anything is known: ordinary text at temperature 1 has a swayed choice every few tokens.
 PRIOR_SHARE = 0.25
 # The share of swayed choices at which half of the noise is used: a drafter misses by itself about
