@@ -265,10 +265,8 @@ def _contexts(model: SpeculativeModel) -> tuple[int, ...]:
 def _filled_cache(model: SpeculativeModel, context: int) -> PromptCache:
     cache = model.make_cache()
     tokens = [token % model.target.vocab_size for token in range(context)]
-    if tokens:
-        model.target.prefill(mx.array(tokens), cache)
-        mx.eval(cache.state)
-        cache.extend(tokens)
+    for _ in model.target.fill(tokens, cache):
+        pass
     return cache
 
 

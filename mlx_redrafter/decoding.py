@@ -23,6 +23,7 @@ from .model import SpeculativeModel
 from .quantized_cache import CacheOptions, open_cache
 from .sampling import Choices, Sampler, SamplingConfig
 from .statistics import AcceptanceStats
+from .target import PREFILL_STEP
 from .tree import DraftTree, HostTree, accept
 
 CLEAR_CACHE_EVERY = 256
@@ -47,7 +48,7 @@ class DecodingConfig:
     draft: bool = True
     beam: BeamShape = field(default_factory=BeamShape)
     eos_token_ids: frozenset[int] = frozenset()
-    prefill_step_size: int = 2048
+    prefill_step_size: int = PREFILL_STEP
     cache_options: CacheOptions = field(default_factory=CacheOptions)
 
     def __post_init__(self) -> None:
@@ -262,16 +263,11 @@ class TextLoop:
     def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
         """Commit all but the prompt's last token, in chunks; no logits are computed."""
         total = len(prompt) - 1
-        done = self.cache.reuse(prompt)
-        progress(done, total)
-        while done < total:
-            chunk = prompt[done : min(done + self._config.prefill_step_size, total)]
-            self._target.prefill(mx.array(chunk), self.cache)
-            mx.eval(self.cache.state)
-            self.cache.extend(chunk)
-            done += len(chunk)
-            mx.clear_cache()
-            progress(done, total)
+        held = self.cache.reuse(prompt)
+        progress(held, total)
+        step_size = self._config.prefill_step_size
+        for done in self._target.fill(prompt[held:total], self.cache, step_size):
+            progress(held + done, total)
 
     def next_shape(self) -> BeamShape | None:
         """What to draft in the next step; None is a plain step."""

@@ -8,7 +8,7 @@ state say how to repeat what they did.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -43,6 +43,8 @@ from .tree import BatchTree, DraftTree
 
 # A model of fewer bytes takes about as long to compute one token as the host to build a graph.
 SMALL_BYTES = 64 << 20
+# Tokens of a prompt that are run at once: attention may need memory for each against all before it.
+PREFILL_STEP = 2048
 
 
 class Target:
@@ -136,6 +138,24 @@ class Target:
         self.take_cores(tokens.shape[0])
         cache.begin(tokens.shape[0])
         self.model(tokens[None], cache=cache.seams)
+
+    def fill(
+        self, tokens: Sequence[int], cache: PromptCache, step_size: int = PREFILL_STEP
+    ) -> Iterator[int]:
+        """Run tokens through the model in pieces of ``step_size``, and commit each.
+
+        Yields:
+            How many are done, after each piece.
+        """
+        done = 0
+        while done < len(tokens):
+            piece = list(tokens[done : done + step_size])
+            self.prefill(mx.array(piece), cache)
+            mx.eval(cache.state)
+            cache.extend(piece)
+            done += len(piece)
+            mx.clear_cache()
+            yield done
 
     def verify(self, tree: DraftTree, cache: PromptCache) -> tuple[mx.array, mx.array]:
         """One forward over a tree behind the committed tokens; commits nothing.

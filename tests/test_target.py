@@ -9,9 +9,10 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import models
 from mlx_redrafter.cache import PromptCache
+from mlx_redrafter.costs import _filled_cache
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.target import Target
+from mlx_redrafter.target import PREFILL_STEP, Target
 from mlx_redrafter.tree import DraftTree, HostTree
 
 TOLERANCE = 1e-4
@@ -249,6 +250,28 @@ def test_sizes_and_precision() -> None:
     assert (target.vocab_size, target.hidden_size) == (80, 16)
     assert target.dtype == mx.float32
     assert target.refusal is None
+
+
+def test_long_contexts_are_filled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention over thousands of tokens at once would need memory for all pairs."""
+    target = Target(models.build("llama"))
+    sizes: list[int] = []
+    prefill = target.prefill
+
+    def noted(tokens: mx.array, cache: PromptCache) -> None:
+        sizes.append(tokens.shape[0])
+        prefill(tokens, cache)
+
+    monkeypatch.setattr(target, "prefill", noted)
+    cache = target.make_cache()
+    assert list(target.fill(PROMPT[:11], cache, 4)) == [4, 8, 11]
+    assert sizes == [4, 4, 3]
+    assert cache.tokens == PROMPT[:11]
+    sizes.clear()
+    assert list(target.fill([], cache)) == []
+    held = _filled_cache(SpeculativeModel(target), PREFILL_STEP + 5)
+    assert sizes == [PREFILL_STEP, 5]
+    assert len(held) == PREFILL_STEP + 5
 
 
 def test_a_module_that_is_no_language_model_is_refused() -> None:

@@ -135,10 +135,8 @@ def decision(
     """
     cache = model.make_cache()
     *before, root = context
-    if before:
-        model.target.prefill(mx.array(before), cache)
-        mx.eval(cache.state)
-        cache.extend(before)
+    for _ in model.target.fill(before, cache):
+        pass
     logits, _ = model.target.verify(DraftTree.root_only(mx.array([root])), cache)
     row = logits[0].astype(mx.float32)
     if sampling.temperature > 0:
