@@ -205,6 +205,22 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(
     assert weights(parts) == weights(whole)
 
 
+def test_an_overwriting_that_cannot_begin_costs_nothing(
+    bundle, data, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    given = ["--model", str(bundle), *flags(TINY), "--output", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_screen, "TrainingScreen", Press)
+        assert main([*given, "--data", str(data)]) == 130
+    capsys.readouterr()
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert "There is no ./none.jsonl" in refusal(
+        capsys, *given, "--data", "./none.jsonl", "--overwrite"
+    )
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
 def test_a_second_ctrl_c_does_not_wait():
     screen = train_screen.TrainingScreen()
     with train_cli._polite_interrupts(screen):

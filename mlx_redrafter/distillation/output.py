@@ -65,15 +65,13 @@ def claim(paths: RunPaths, options: TrainingOptions) -> None:
     unfinished = paths.settings.is_file()
     finished = (paths.output / WEIGHTS_FILE).is_file()
     if options.overwrite:
-        for path in (paths.settings, paths.checkpoint, paths.log):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(paths.best, ignore_errors=True)
-    elif unfinished and not options.resume:
+        return
+    if unfinished and not options.resume:
         raise RedrafterError(
             f"{paths.output} has an unfinished run: pass --resume to go on with it, or --overwrite "
             "to start anew."
         )
-    elif unfinished:
+    if unfinished:
         changed = changes(paths.settings, kept_settings(options))
         if changed:
             raise RedrafterError(
@@ -85,6 +83,20 @@ def claim(paths: RunPaths, options: TrainingOptions) -> None:
             f"{paths.output} holds a finished drafter: pass --overwrite to replace it, or another "
             "--output."
         )
+
+
+def begin(paths: RunPaths, options: TrainingOptions) -> None:
+    """Note that a run is under way; nothing of an overwritten one is left but what serves again.
+
+    Raises:
+        RedrafterError: If it cannot be written.
+    """
+    if options.overwrite:
+        for path in (paths.settings, paths.checkpoint, paths.log):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(paths.best, ignore_errors=True)
+    with writing(paths.settings):
+        write_json(paths.settings, kept_settings(options))
 
 
 def _spare_models(output: Path) -> None:

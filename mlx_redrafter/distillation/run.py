@@ -16,7 +16,6 @@ from mlx_lm.generate import wired_limit
 from ..beam import BeamShape
 from ..drafter import Drafter
 from ..errors import RedrafterError
-from ..files import write_json
 from ..loading import DRAFTER_DIRECTORY, load, tokenizer_hash
 from ..model import SpeculativeModel
 from ..target import Target
@@ -24,13 +23,13 @@ from .answers import AnswerSettings, answer_file
 from .config import DistillationConfig
 from .data import Record, TokenRow, special_tokens, token_counts, tokenize
 from .decoded import DecodedFigures, measure_decoding, prompts_of
-from .disk import DiskError, writing
+from .disk import DiskError
 from .evaluation import Agreement
 from .features import BatchSource, Features
 from .listener import Listener
 from .loop import Progress, train
 from .options import DEFAULT_STEPS, TrainingOptions
-from .output import RunPaths, claim, finish, kept_settings
+from .output import RunPaths, begin, claim, finish
 from .report import RunLog, TrainingReport, plot_curves
 from .shapes import make_drafter
 from .sizes import DraftSizes, draft_sizes
@@ -98,8 +97,7 @@ def train_drafter(
             f"{options.data} has prompts but no answers: let the target answer with --regenerate."
         )
     run = _open(options, paths, listener)
-    with writing(paths.settings):
-        write_json(paths.settings, kept_settings(options))
+    begin(paths, options)
     with wired_limit(run.target.model):
         if options.regenerate:
             records, held = _answered(run, records, held)
