@@ -61,7 +61,7 @@ class TrainingOptions:
     held_out: int = option(
         64, _DATA, "records to evaluate on, held out where the data brings no valid split"
     )
-    max_records: int | None = option(None, _DATA, "use only so many records")
+    max_records: int | None = option(None, _DATA, "use only the first so many records")
     max_seq_length: int = option(2048, _DATA, "longer rows are cut to so many tokens")
     regenerate: bool = option(
         False, _DATA, "let the target answer the prompts itself and learn from that (recommended)"
@@ -69,7 +69,7 @@ class TrainingOptions:
     regenerate_max_tokens: int = option(256, _DATA, "longest answer of the target")
     regenerate_temperature: float = option(0.0, _DATA, "temperature of the target's answers")
     regenerate_batch_size: int = option(32, _DATA, "prompts answered side by side")
-    regenerate_prompt_tokens: int = option(16, _DATA, "of a text, how much begins an answer")
+    regenerate_prompt_tokens: int = option(16, _DATA, "of a text, how many tokens begin it")
 
     exit_dim: int | None = option(
         None, _SHAPE, "width of the head (default: twice the target's hidden size, as in the "
@@ -94,8 +94,10 @@ class TrainingOptions:
     hard_weight: float = option(0.5, _LOSS, "share of the text's own tokens in --loss mix")
     unroll: int = option(5, _LOSS, "draft steps fitted at each position: the beam length trained")
     depth_decay: float = option(0.9, _LOSS, "draft step k counts this to the power k - 1")
-    temperature: float = option(1.0, _LOSS, "of the target's distributions in the loss")
-    top_k: int = option(32, _LOSS, "target probabilities kept at each position")
+    temperature: float = option(1.0, _LOSS, "softens (above 1) or sharpens what the target teaches")
+    top_k: int = option(
+        32, _LOSS, "target probabilities kept at each position; the rest is fitted as one sum"
+    )
 
     steps: int | None = option(
         None, _OPTIMISER, f"optimiser steps (default {DEFAULT_STEPS})", aliases=("iters",)
@@ -117,7 +119,9 @@ class TrainingOptions:
     cache_features: str | None = option(
         None, _MEMORY, "keep features in this directory (--features disk)", metavar="DIR"
     )
-    batch_size: int = option(8, _MEMORY, "rows from which a step draws with --features stream")
+    batch_size: int = option(
+        8, _MEMORY, "rows from which a step draws its positions with --features stream"
+    )
     batch_tokens: int = option(4096, _MEMORY, "tokens in one forward pass of the target")
 
     eval_every: int = option(

@@ -59,7 +59,7 @@ def _add_flag(group: argparse._ArgumentGroup, option: Field[Any]) -> None:
         dest=option.name,
         type=readers[kind],
         choices=hints.get("choices"),
-        metavar=hints.get("metavar") or (None if hints.get("choices") else "N"),
+        metavar=hints.get("metavar") or {"int": "N", "float": "X"}.get(kind),
         help=text,
     )
 
