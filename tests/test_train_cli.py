@@ -115,6 +115,10 @@ def test_slips_are_told_in_one_sentence_before_anything_is_loaded(bundle, data, 
     assert "shared_rows" in refusal(capsys, *given, "--independent", "--shared-rows")
     assert "cannot be read" in refusal(capsys, "--config", tmp_path / "none.yaml")
     assert "learning_rate is -1.0" in refusal(capsys, *given, "--learning-rate", -1)
+    assert "beam length is 500" in refusal(capsys, *given, "--beam-length", 500)
+    assert "beam width is 5000" in refusal(capsys, *given, "--beam-width", 5000)
+    assert "seed is" in refusal(capsys, *given, "--seed", 2**63)
+    assert not (tmp_path / "o").exists()
     loaded = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "mlx_redrafter.train", "--help"],
         capture_output=True, text=True, check=True,

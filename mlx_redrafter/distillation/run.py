@@ -18,6 +18,7 @@ from ..drafter import Drafter
 from ..errors import RedrafterError
 from ..loading import DRAFTER_DIRECTORY, load, tokenizer_hash
 from ..model import SpeculativeModel
+from ..sampling import SamplingConfig
 from ..target import Target
 from .answers import AnswerSettings, answer_file
 from .config import DistillationConfig
@@ -84,6 +85,9 @@ def train_drafter(
     """
     values = {"model": model, "data": data, "output": output, **settings}
     options = TrainingOptions.from_values(values)
+    # What evaluations would refuse is refused before hours are spent.
+    BeamShape(options.beam_width, options.beam_length)
+    SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
     listener = listener or Listener()
     given = options.output or Path(options.model).expanduser() / DRAFTER_DIRECTORY
     paths = RunPaths(Path(given).expanduser())
