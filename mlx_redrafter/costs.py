@@ -44,7 +44,7 @@ PLAIN_TOKENS = 16
 HOPELESS = 24.0
 # The replay behind a rejected tail is measured on a chain of so many rows, of which so many stay.
 REPLAYED = (6, 3)
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -330,4 +330,4 @@ def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> float:
         hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),
         noise=None,
     )
-    return _median_seconds(lambda: search(state).ancestors) / shape.length
+    return _median_seconds(lambda: search(state).log_probs) / shape.length

@@ -262,6 +262,7 @@ class TextLoop:
 
     def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
         """Commit all but the prompt's last token, in chunks; no logits are computed."""
+        self._target.take_cores(len(prompt) if self._drafts else 1)
         total = len(prompt) - 1
         held = self.cache.reuse(prompt)
         progress(held, total)

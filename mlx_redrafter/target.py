@@ -129,13 +129,13 @@ class Target:
         """Share a CPU's cores for a forward over so many rows.
 
         Steps of one row overlap with the host's work for the next one. In a small model that takes
-        about as long as the forward itself, so the host gets a core.
+        about as long as the forward itself, so the host gets a core. A text without drafts leaves it
+        from its prompt on: a thread spins for some tokens' time before it sleeps.
         """
         share_cores(leave_one=self._is_small and rows == 1)
 
     def prefill(self, tokens: mx.array, cache: PromptCache) -> None:
         """Run committed tokens, int (n,), through the model; only the caches are computed."""
-        self.take_cores(tokens.shape[0])
         cache.begin(tokens.shape[0])
         self.model(tokens[None], cache=cache.seams)
 
