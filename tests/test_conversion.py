@@ -447,7 +447,7 @@ def test_check_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def load_nothing(path: Path) -> None:
+    def load_nothing(path: Path, **_options: object) -> None:
         raise RedrafterError("this target cannot run.")
 
     monkeypatch.setattr("mlx_redrafter.conversion.check.load", load_nothing)
