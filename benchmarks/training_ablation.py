@@ -5,8 +5,8 @@
     python benchmarks/training_ablation.py --steps 1000 --records 1500 --output build/ablation-1000
     python benchmarks/training_ablation.py --target prose --only base --only independent
 
-It needs the corpora that ``python -m models.recipe --stage corpus`` (and ``--stage prose``) leave
-in models/recipe/build. Everything it makes is under --output; what is finished there is not made
+It needs the corpora that ``python -m models.recipe --stage corpus`` leaves in
+models/recipe/build. Everything it makes is under --output; what is finished there is not made
 again, so an interrupted run goes on where it was, and rows are added with --only one by one. Every
 row is one training run that differs from the base row in one thing, decoded on the target's fixed
 held-out prompts. --steps and --records change what is trained, which is refused where rows of
@@ -63,8 +63,8 @@ class Subject:
 SUBJECTS = {
     "pocket": Subject(
         ROOT / "models" / "pocket",
-        BUILD / "train.jsonl",
-        BUILD / "valid.jsonl",
+        BUILD / "pocket" / "train.jsonl",
+        BUILD / "pocket" / "valid.jsonl",
         ROOT / "models" / "pocket" / "questions.jsonl",
         draft_vocab_size=2048,
         answer_temperatures=(0.0,),
@@ -72,8 +72,8 @@ SUBJECTS = {
     ),
     "prose": Subject(
         ROOT / "models" / "prose",
-        BUILD / "prose-train.jsonl",
-        BUILD / "prose-valid.jsonl",
+        BUILD / "prose" / "train.jsonl",
+        BUILD / "prose" / "valid.jsonl",
         ROOT / "models" / "prose" / "prompts.jsonl",
         draft_vocab_size=2048,
         answer_temperatures=(0.0, 1.0),
@@ -161,7 +161,7 @@ def prepare(subject: Subject, budget: Budget, work: Path) -> None:
         if not path.is_file():
             raise RedrafterError(
                 f"There is no {path.relative_to(ROOT)}: make it with python -m models.recipe "
-                "--stage corpus --stage prose."
+                "--stage corpus."
             )
     parts = {
         "train": _evenly(read_jsonl(subject.train), budget.records),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 import json
 import shutil
 import sys
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from bundles import PROSE, make_bundle
@@ -27,7 +30,7 @@ from mlx_redrafter.distillation import (
 from mlx_redrafter.distillation import run as run_module
 from mlx_redrafter.distillation.disk import writing
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.loading import load_drafter
+from mlx_redrafter.loading import load_drafter, save_drafter
 from models import build
 
 TINY = {
@@ -381,3 +384,51 @@ def test_errors_of_writing_are_sentences_and_others_stay_themselves(tmp_path):
             raise error
     with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path):
         raise RuntimeError("[matmul] shapes")
+
+
+def test_a_run_goes_on_from_a_drafter_that_exists(bundle, data, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_drafter(bundle, data, first, dtype="float32", **TINY)
+    shape = ("exit_dim", "num_draft_layers")
+    settings = {k: v for k, v in TINY.items() if k not in shape}
+    gentle = {**settings, "start_from": first, "learning_rate": 1e-12, "weight_decay": 0.0}
+    train_drafter(bundle, data, second, dtype="float32", **gentle)
+    begun, ended = load_drafter(first), load_drafter(second)
+    assert ended.config == begun.config  # the run's own settings give no shape
+    for name, value in tree_flatten(begun.parameters()):
+        assert mx.allclose(value, dict(tree_flatten(ended.parameters()))[name], atol=1e-6), name
+    card = json.loads((second / "training.json").read_text())
+    sha256 = hashlib.sha256((first / "model.safetensors").read_bytes()).hexdigest()
+    assert card["started_from"] == {"weights_sha256": sha256}
+    assert card["options"]["start_from"] == str(first)
+
+
+def test_what_cannot_be_gone_on_from_is_refused(bundle, data, tmp_path):
+    settings = {k: v for k, v in TINY.items() if k not in ("exit_dim", "num_draft_layers")}
+    with pytest.raises(RedrafterError, match=r"own shape: leave out exit_dim"):
+        train_drafter(bundle, data, tmp_path / "a", start_from="d", exit_dim=32, **settings)
+    with pytest.raises(RedrafterError, match=r"is not a drafter's directory"):
+        train_drafter(bundle, data, tmp_path / "b", start_from=tmp_path, **settings)
+    other = make_bundle(tmp_path / "other", seed=5)
+    config = json.loads((other / "drafter" / "config.json").read_text())
+    config["target"] = {"name": "another", "tokenizer_hash": "another"}
+    (other / "drafter" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RedrafterError, match=r"another vocabulary"):
+        train_drafter(bundle, data, tmp_path / "c", start_from=other / "drafter", **settings)
+    heads = tmp_path / "heads"
+    train_drafter(bundle, data, heads, independent=True, **settings)
+    with pytest.raises(RedrafterError, match=r"2 independent heads: pass --unroll 2 or less"):
+        train_drafter(bundle, data, tmp_path / "d", start_from=heads, **settings | {"unroll": 3})
+
+
+def test_a_quantised_drafter_is_not_gone_on_from(bundle, data, tmp_path):
+    first, small = tmp_path / "first", tmp_path / "small"
+    train_drafter(bundle, data, first, **TINY)
+    drafter = load_drafter(first)
+    nn.quantize(drafter, group_size=32, bits=8)
+    packing = {"group_size": 32, "bits": 8}
+    drafter.config = dataclasses.replace(drafter.config, quantization=packing)
+    save_drafter(small, drafter)
+    settings = {k: v for k, v in TINY.items() if k not in ("exit_dim", "num_draft_layers")}
+    with pytest.raises(RedrafterError, match=r"quantised drafter, which cannot be trained"):
+        train_drafter(bundle, data, tmp_path / "out", start_from=small, **settings)

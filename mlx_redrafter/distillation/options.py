@@ -71,6 +71,10 @@ class TrainingOptions:
     regenerate_batch_size: int = option(32, _DATA, "prompts answered side by side")
     regenerate_prompt_tokens: int = option(16, _DATA, "of a text, how many tokens begin it")
 
+    start_from: str | None = option(
+        None, _SHAPE, "go on from this drafter, in its shape, instead of a new one: for the model "
+        "quantised or fine-tuned since, or with other data", metavar="DIR_OR_REPO",
+    )  # fmt: skip
     exit_dim: int | None = option(
         None, _SHAPE, "width of the head (default: twice the target's hidden size, as in the "
         "paper; the hidden size itself is the compact shape)", metavar="N",
@@ -294,5 +298,12 @@ def _check_combinations(options: TrainingOptions) -> None:
         )
     if options.independent and options.exit_dim is not None:
         raise RedrafterError("Independent heads are as wide as the target: leave out exit_dim.")
+    if options.start_from is not None:
+        for other in fields(TrainingOptions):
+            of_shape = other.metadata["group"] == _SHAPE and other.name != "start_from"
+            if of_shape and getattr(options, other.name) != other.default:
+                raise RedrafterError(
+                    f"start_from brings its drafter's own shape: leave out {other.name}."
+                )
     if options.resume and options.overwrite:
         raise RedrafterError("resume goes on and overwrite starts anew: choose one of them.")

@@ -18,6 +18,8 @@ from ..loading import CONFIG_FILE, WEIGHTS_FILE, save_drafter
 from .disk import changes, writing
 from .options import TrainingOptions
 
+CARD_FILE = "training.json"  # beside a drafter: what it was made of
+
 # What may differ when a run goes on; what these name is compared by its contents.
 _FREE = {"resume", "overwrite", "model", "output", "cache_features", "adapter_path"}
 
@@ -134,7 +136,7 @@ def finish(paths: RunPaths, drafter: Drafter, card: dict[str, Any]) -> None:
     }
     with writing(paths.output, f"the trained drafter is in {paths.best}"):
         save_drafter(paths.output, drafter)
-        write_json(paths.output / "training.json", {**card, "versions": versions})
+        write_json(paths.output / CARD_FILE, {**card, "versions": versions})
     for path in (paths.settings, paths.checkpoint):
         path.unlink(missing_ok=True)
     shutil.rmtree(paths.best, ignore_errors=True)

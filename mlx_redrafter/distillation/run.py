@@ -35,6 +35,7 @@ from .report import RunLog, TrainingReport, plot_curves
 from .shapes import make_drafter
 from .sizes import DraftSizes, draft_sizes
 from .sources import needs_answers, read_data
+from .starting import drafter_to_go_on_from, weights_hash
 from .store import StorePlan, rows_hash, stored_features, target_hash
 from .teacher import Sight, StreamedBatches, compute_features, kept_positions
 
@@ -150,6 +151,10 @@ def _answered(
 
 def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
     options, target = run.options, run.target
+    if options.start_from is not None:
+        return drafter_to_go_on_from(
+            options.start_from, target, run.tokenizer, unroll=options.unroll, name=run.model.name
+        )
     return make_drafter(
         target,
         token_counts(rows, target.vocab_size),
@@ -315,7 +320,9 @@ def _card(
     report: TrainingReport,
 ) -> dict[str, Any]:
     """What the drafter was made of."""
+    start = run.options.start_from
     return {
+        "started_from": None if start is None else {"weights_sha256": weights_hash(start)},
         "target": {
             "name": run.model.name,
             "architecture": run.target.architecture,

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .corpus import build_items, load_items, save_items
-from .files import write_jsonl
+from .files import read_jsonl, write_jsonl
+from .prose_corpus import build_prose, prompts_of
 from .questions import Asker, held_out_questions, training_conversations
 
 HERE = Path(__file__).resolve().parent
@@ -21,21 +22,35 @@ PROMPTS = 64  # fixed beginnings for the prose target
 VOCABULARY = 3072
 # Few wide layers: on a CPU a token costs little more than reading the weights once.
 POCKET = {"width": 448, "layers": 4, "heads": 7, "feed_forward": 1024}
-CHAT_EPOCHS = 5  # times every item comes up in train.jsonl
+CHAT_EPOCHS = 5  # times every item comes up in pocket/train.jsonl
+OWN_ANSWERS = 3200  # conversations of the corpus that the target answers itself
+# Of the drafters' training: the step size, and decoding of a chain as the planner prefers it here.
+EVALUATED = {
+    "positions_per_step": 256,
+    "held_out": 400,
+    "eval_every": 1000,
+    "eval_prompts": 64,
+    "beam_width": 1,
+    "beam_length": 7,
+}
 
 
 def corpus_stage(_: argparse.Namespace) -> None:
-    """Read the docstrings; write items.jsonl, train.jsonl, valid.jsonl and the fixed questions."""
+    """Read the docstrings; write every training and held-out text, and the fixed questions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated names warn when they are looked at
         items = build_items()
+        train, valid = build_prose()
+    write_jsonl(BUILD / "prose" / "train.jsonl", ({"text": text} for text in train))
+    write_jsonl(BUILD / "prose" / "valid.jsonl", ({"text": text} for text in valid))
+    write_jsonl(MODELS / "prose" / "prompts.jsonl", prompts_of(valid, PROMPTS, SEED))
     save_items(items, BUILD / "items.jsonl")
     chats = training_conversations(items, CHAT_EPOCHS, SEED)
-    write_jsonl(BUILD / "train.jsonl", ({"messages": chat} for chat in chats))
+    write_jsonl(BUILD / "pocket" / "train.jsonl", ({"messages": chat} for chat in chats))
     rows = held_out_questions(items, SEED)
     write_jsonl(BUILD / "held-out.jsonl", rows)
     write_jsonl(
-        BUILD / "valid.jsonl",
+        BUILD / "pocket" / "valid.jsonl",
         (
             {
                 "messages": [
@@ -92,8 +107,43 @@ def convert_stage(_: argparse.Namespace) -> None:
 
 
 def drafter_stage(_: argparse.Namespace) -> None:
-    """Distil the pocket's drafter into models/pocket/drafter."""
-    _distil("pocket", "", exit_dim=320, layers=2, steps=12000, learning_rate=5e-3)
+    """Distil the pocket's drafter from the corpus."""
+    from .bundles import train_bundle_drafter
+
+    train_bundle_drafter(
+        MODELS / "pocket",
+        BUILD / "pocket",
+        BUILD / "pocket-drafter",
+        exit_dim=320,
+        num_draft_layers=2,
+        draft_vocab_size=2560,  # 99.9 % of the tokens that answers use
+        steps=12000,
+        learning_rate=5e-3,
+        **EVALUATED,
+    )
+
+
+def own_stage(_: argparse.Namespace) -> None:
+    """Go on with the pocket's drafter on the target's own answers, beside the corpus."""
+    from .bundles import own_answers, relative, train_bundle_drafter
+
+    corpus = read_jsonl(BUILD / "pocket" / "train.jsonl")
+    asked = corpus[:: len(corpus) // OWN_ANSWERS][:OWN_ANSWERS]
+    own = own_answers(MODELS / "pocket", asked, BUILD / "pocket-own" / "answers.jsonl")
+    write_jsonl(BUILD / "pocket-own" / "train.jsonl", [*corpus, *own])
+    held_out = read_jsonl(BUILD / "pocket" / "valid.jsonl")
+    write_jsonl(BUILD / "pocket-own" / "valid.jsonl", held_out)
+    train_bundle_drafter(
+        MODELS / "pocket",
+        BUILD / "pocket-own",
+        BUILD / "pocket-drafter-own",
+        start_from=relative(BUILD / "pocket-drafter"),
+        unroll=6,
+        depth_decay=0.95,
+        steps=9000,
+        learning_rate=2.5e-3,
+        **EVALUATED,
+    )
 
 
 def evaluate_stage(_: argparse.Namespace) -> None:
@@ -104,20 +154,18 @@ def evaluate_stage(_: argparse.Namespace) -> None:
 
 
 def prose_stage(arguments: argparse.Namespace) -> None:
-    """Fit the prose target; write its texts and the fixed prompts."""
+    """Fit the prose target."""
     import torch
 
-    from .prose import ProseSchedule, build_prose, prompts_of, train_prose
+    from .prose import ProseSchedule, train_prose
     from .target import save_huggingface
     from .tokenizer import END, copy_tokenizer, load_tokenizer
 
     torch.set_num_threads(arguments.threads)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        train, valid = build_prose()
-    write_jsonl(BUILD / "prose-train.jsonl", ({"text": text} for text in train))
-    write_jsonl(BUILD / "prose-valid.jsonl", ({"text": text} for text in valid))
-    write_jsonl(MODELS / "prose" / "prompts.jsonl", prompts_of(valid, PROMPTS, SEED))
+    train, valid = (
+        [row["text"] for row in read_jsonl(BUILD / "prose" / f"{part}.jsonl")]
+        for part in ("train", "valid")
+    )
     tokenizer = load_tokenizer(BUILD / "tokenizer")
     model = train_prose(train, valid, tokenizer, ProseSchedule(), BUILD, report=report)
     save_huggingface(model, tokenizer.token_to_id(END), BUILD / "prose-hf")
@@ -133,23 +181,18 @@ def prose_convert_stage(_: argparse.Namespace) -> None:
 
 def prose_drafter_stage(_: argparse.Namespace) -> None:
     """Distil the prose drafter into models/prose/drafter."""
-    _distil("prose", "prose-", exit_dim=192, layers=1, steps=1600, learning_rate=4e-3)
+    from .bundles import train_bundle_drafter
 
-
-def _distil(
-    name: str, prefix: str, *, exit_dim: int, layers: int, steps: int, learning_rate: float
-) -> None:
-    from mlx_redrafter.distillation import DistillationConfig
-
-    from .bundles import DrafterRecipe, train_drafter
-
-    config = DistillationConfig(steps=steps, learning_rate=learning_rate, positions_per_step=256)
-    train_drafter(
-        MODELS / name,
-        BUILD / f"{prefix}train.jsonl",
-        BUILD / f"{prefix}valid.jsonl",
-        BUILD / f"{name}-drafter.safetensors",
-        DrafterRecipe(exit_dim, layers, config),
+    train_bundle_drafter(
+        MODELS / "prose",
+        BUILD / "prose",
+        BUILD / "prose-drafter",
+        exit_dim=192,
+        num_draft_layers=1,
+        draft_vocab_size=2560,
+        steps=1600,
+        learning_rate=4e-3,
+        **EVALUATED,
     )
 
 
@@ -164,6 +207,7 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "target": target_stage,
     "convert": convert_stage,
     "drafter": drafter_stage,
+    "own-answers": own_stage,
     "evaluate": evaluate_stage,
     "prose": prose_stage,
     "prose-convert": prose_convert_stage,

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
-from mlx_redrafter import Target, distillation, save_drafter
+from mlx_redrafter import load
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.loading import tokenizer_hash
+from mlx_redrafter.distillation import Listener, Progress, answer_file, train_drafter
+from mlx_redrafter.distillation.answers import AnswerSettings
+from mlx_redrafter.distillation.output import CARD_FILE
+from mlx_redrafter.distillation.store import target_hash
+from mlx_redrafter.loading import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE
 
-from .evaluate import load_float32
-from .files import read_jsonl, replace_file, write_json
+from .files import replace_file
 
 KEPT = {"README.md", "questions.jsonl", "prompts.jsonl"}  # ours, not the conversion's
-
-
-@dataclass(frozen=True)
-class DrafterRecipe:
-    """Shape and training of a bundle's drafter."""
-
-    exit_dim: int
-    layers: int
-    config: distillation.DistillationConfig
-    draft_vocab_size: int = 2560  # 99.9 % of the tokens that answers use
-    held_out: int = 400  # rows
 
 
 def convert_bundle(checkpoint: Path, bundle: Path, work: Path) -> None:
@@ -43,48 +33,55 @@ def convert_bundle(checkpoint: Path, bundle: Path, work: Path) -> None:
                 shutil.copyfile(source, temporary)
 
 
-def train_drafter(
-    bundle: Path, train: Path, valid: Path, checkpoint: Path, recipe: DrafterRecipe
-) -> dict[str, Any]:
-    """Distil a drafter from the bundle's target, save it in the bundle; returns its figures."""
-    model, tokenizer = load_float32(bundle)
-    target = Target(model)
-    rows = distillation.tokenize(read_jsonl(train), tokenizer)
-    held_out = distillation.tokenize(read_jsonl(valid)[: recipe.held_out], tokenizer)
-    drafter = distillation.make_drafter(
-        target,
-        distillation.token_counts(rows, target.vocab_size),
-        exit_dim=recipe.exit_dim,
-        num_draft_layers=recipe.layers,
-        draft_vocab_size=recipe.draft_vocab_size,
-        special=distillation.special_tokens(tokenizer),
-        name=bundle.name,
-        tokenizer_hash=tokenizer_hash(tokenizer),
-        seed=recipe.config.seed,
-    )
-    measured = distillation.compute_features(target, drafter, held_out, recipe.config)
+def train_bundle_drafter(bundle: Path, data: Path, work: Path, **settings: Any) -> None:
+    """Train the bundle's drafter in ``work``, or go on with an interrupted run, and copy it.
 
-    def progress(report: distillation.Progress) -> None:
-        print(f"drafter step {report.step}/{report.steps} loss {report.loss:.3f}", flush=True)
+    Where ``work`` holds a finished drafter it is only copied.
+    """
+    if not (work / WEIGHTS_FILE).is_file():
+        train_drafter(
+            relative(bundle),
+            relative(data),
+            relative(work),
+            listener=Told(),
+            resume=True,
+            **settings,
+        )
+    for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE):
+        with replace_file(bundle / DRAFTER_DIRECTORY / name) as temporary:
+            shutil.copyfile(work / name, temporary)
 
-    distillation.train(
-        target,
-        drafter,
-        distillation.compute_features(target, drafter, rows, recipe.config),
-        recipe.config,
-        checkpoint=checkpoint,
-        resume=True,
-        progress=progress,
+
+def relative(path: Path) -> Path:
+    """As seen from the working directory: drafters record where they come from."""
+    return Path(os.path.relpath(path))
+
+
+class Told(Listener):
+    """Prints a line for each evaluation."""
+
+    def note(self, text: str) -> None:
+        """Print what is worth knowing."""
+        print(text, flush=True)
+
+    def report(self, progress: Progress) -> None:
+        """Print how far the drafter has come."""
+        if progress.decoded is not None:
+            tokens = f"{progress.decoded.tokens_per_step:.2f} tokens per step"
+            print(f"drafter step {progress.step}: loss {progress.loss:.3f}, {tokens}", flush=True)
+
+
+def own_answers(bundle: Path, chats: list[Any], output: Path) -> list[Any]:
+    """The target's own answers to the questions of ``chats``, drawn at temperature 1.
+
+    Answers that are in ``output`` already are not made again.
+    """
+    model, tokenizer = load(bundle, drafter=False)
+    return answer_file(
+        output,
+        model.target.model,
+        tokenizer,
+        chats,
+        AnswerSettings(max_tokens=160, temperature=1.0, chunk_size=64),
+        target_sha256=target_hash(model.target),
     )
-    agreement = distillation.evaluate(target, drafter, measured, unroll=recipe.config.unroll)
-    figures = {
-        "config": recipe.config.to_dict(),
-        "top1_by_depth": agreement.top1,
-        "top5_by_depth": agreement.top5,
-        "chain_tokens_per_step": agreement.chain,
-        "positions": agreement.positions,
-    }
-    write_json(checkpoint.with_suffix(".json"), figures)
-    drafter.set_dtype(mx.bfloat16)  # as the target is stored
-    save_drafter(bundle / "drafter", drafter)
-    return figures

@@ -6,31 +6,21 @@ that its samples keep the entropy of real text; measurements of sampling need su
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
-import random
-import re
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .corpus import paragraphs, plain, strip_signature
 from .files import write_json
-from .sources import MODULES
 from .target import Shape, Target
 from .tokenizer import END
 
 SHAPE = Shape(width=192, layers=4, heads=3, feed_forward=512)
-HELD_OUT_SHARE = 8  # one document in so many is held out
-MIN_WORDS = 8  # of a paragraph
 
 
 @dataclass(frozen=True)
@@ -46,63 +36,6 @@ class ProseSchedule:
     check_every: int = 50
     patience: int = 3
     seed: int = 11
-
-
-def documents() -> Iterator[tuple[str, str]]:
-    """(name, docstring) of every module, and of its public functions, classes and their methods."""
-    seen: set[int] = set()
-
-    def once(name: str, thing: Any) -> Iterator[tuple[str, str]]:
-        doc = getattr(thing, "__doc__", None)
-        if isinstance(doc, str) and zlib.crc32(doc.encode()) not in seen:
-            seen.add(zlib.crc32(doc.encode()))
-            yield name, doc
-
-    for module_name in MODULES:
-        module = importlib.import_module(module_name)
-        yield from once(module_name, module)
-        for name, thing in sorted(vars(module).items()):
-            if name.startswith("_") or inspect.ismodule(thing):
-                continue
-            if inspect.isclass(thing) or inspect.isroutine(thing):
-                yield from once(f"{module_name}.{name}", thing)
-            if inspect.isclass(thing):
-                for part, member in sorted(vars(thing).items()):
-                    if not part.startswith("_"):
-                        yield from once(f"{module_name}.{name}.{part}", member)
-
-
-def prose_of(doc: str) -> list[str]:
-    """Paragraphs of running text: whole sentences, no code, tables or lists."""
-    found = []
-    for block in paragraphs(strip_signature(doc)):
-        text = plain(block)
-        words = re.findall(r"[A-Za-z]{2,}", text)
-        code = len(re.findall(r"[=<>{}\[\]_|\\*+/]", text))
-        running = text.isascii() and text[-1] in ".!?" and "---" not in text
-        if running and len(words) >= MIN_WORDS and code * 8 < len(words):
-            found.append(text)
-    return found
-
-
-def build_prose() -> tuple[list[str], list[str]]:
-    """(training, held-out) texts, one for each document; equal paragraphs are kept once."""
-    seen: set[str] = set()
-    parts: tuple[list[str], list[str]] = ([], [])
-    for name, doc in documents():
-        fresh = [text for text in prose_of(doc) if text not in seen]
-        seen.update(fresh)
-        if fresh:
-            held_out = zlib.crc32(name.encode()) % HELD_OUT_SHARE == 0
-            parts[held_out].append("\n".join(fresh))
-    return parts
-
-
-def prompts_of(texts: list[str], count: int, seed: int) -> list[dict[str, str]]:
-    """Beginnings of held-out texts: their first eight words."""
-    long = [text for text in texts if len(text.split()) >= 30]
-    chosen = random.Random(seed).sample(long, min(count, len(long)))
-    return [{"prompt": " ".join(text.split()[:8])} for text in chosen]
 
 
 def token_stream(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
