@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: dict[str, Any] = vars(build_parser().parse_args(arguments))
     try:
         with ProgressScreen() as screen:
-            report = convert(**options, progress=screen.update)
+            report = convert(**options, progress=screen.move)
     except RedrafterError as error:
         sys.stderr.write(f"convert.py: {error}\n")
         return 2

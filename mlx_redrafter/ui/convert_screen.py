@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ..conversion import CheckReport, ConversionReport, PartReport
+from .bars import StageBars
 from .theme import THEME
 
 EXAMPLES = (
@@ -64,36 +57,17 @@ def explain() -> None:
     _console().print(Panel(Group(*parts), title="convert.py", border_style="chat.border"))
 
 
-class ProgressScreen:
+class ProgressScreen(StageBars):
     """Progress bars, one a stage; a context manager around the work."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            console=_console(),
         )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> ProgressScreen:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        """Move a stage's bar, adding it the first time."""
-        if stage not in self._tasks:
-            self._progress.start()  # not before there is a bar, or an empty line would be shown
-            self._tasks[stage] = self._progress.add_task(stage, total=max(total, 1))
-        self._progress.update(self._tasks[stage], completed=done, total=max(total, 1))
+        super().__init__(_console(), *columns)
 
 
 def show_report(report: ConversionReport) -> None:

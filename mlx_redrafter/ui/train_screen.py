@@ -3,57 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..distillation.listener import Listener
+from .bars import StageBars
 from .theme import THEME
 
 if TYPE_CHECKING:
-    from ..distillation.loop import Progress as Report
+    from ..distillation.loop import Progress
     from ..distillation.report import TrainingReport
 
 TRAINING = "training"
 
 
-class TrainingScreen(Listener):
+class TrainingScreen(Listener, StageBars):
     """Hears how a run goes, see ``distillation.Listener``; a context manager around the work."""
 
     def __init__(self) -> None:
         self._console = Console(theme=THEME, highlight=False)
-        self._progress = Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[told]}", style="chat.note"),
-            console=self._console,
         )
-        self._tasks: dict[str, TaskID] = {}
+        StageBars.__init__(self, self._console, *columns, told="")
         self._step = self._steps = 0
         self.stopping = False
-
-    def __enter__(self) -> TrainingScreen:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def stop(self) -> None:
         """End the run where everything is in order next; Ctrl-C asks for it."""
@@ -76,26 +57,19 @@ class TrainingScreen(Listener):
         """Move a part's bar, adding it the first time."""
         if name == TRAINING:
             self._step, self._steps = done, total
-        if name not in self._tasks:
-            self._progress.start()  # not before there is a bar, or an empty line would be shown
-            self._tasks[name] = self._progress.add_task(name, total=max(total, 1), told="")
-        task = self._tasks[name]
-        if done < self._progress.tasks[task].completed:
-            self._progress.reset(task)  # an evaluation begins anew each time
-        self._progress.update(task, completed=done, total=max(total, 1))
+        self.move(name, done, total)
         self._obey()
 
-    def report(self, progress: Report) -> None:
+    def report(self, progress: Progress) -> None:
         """Show loss and speed beside the bar; print a line for an evaluation."""
-        if TRAINING in self._tasks:
-            told = f"loss {progress.loss:.3f}, {progress.positions_per_second:,.0f} tokens/s"
-            self._progress.update(self._tasks[TRAINING], told=told)
+        told = f"loss {progress.loss:.3f}, {progress.positions_per_second:,.0f} tokens/s"
+        self.tell(TRAINING, told=told)
         if progress.decoded is not None:
             self._console.print(_line(progress), markup=False, soft_wrap=True)
         self._obey()
 
 
-def _line(progress: Report) -> str:
+def _line(progress: Progress) -> str:
     decoded, held_out = progress.decoded, progress.held_out
     assert decoded is not None
     parts = [

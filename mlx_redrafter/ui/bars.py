@@ -1,0 +1,53 @@
+"""Progress bars that come when a stage begins: training, conversion."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, TaskID
+
+Bars = TypeVar("Bars", bound="StageBars")
+
+
+class StageBars:
+    """One bar a stage; a context manager around the work.
+
+    Args:
+        console: Where they are drawn.
+        columns: Rich's columns of a bar.
+        fields: First values of the columns' own fields.
+    """
+
+    def __init__(self, console: Console, *columns: ProgressColumn, **fields: Any):
+        self._bars = Progress(*columns, console=console)
+        self._fields = fields
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self: Bars) -> Bars:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def move(self, stage: str, done: int, total: int) -> None:
+        """Move a stage's bar, adding it the first time."""
+        total = max(total, 1)
+        if stage not in self._tasks:
+            self._bars.start()  # not before there is a bar, or an empty line would be shown
+            self._tasks[stage] = self._bars.add_task(stage, total=total, **self._fields)
+        task = self._tasks[stage]
+        if done < self._bars.tasks[task].completed:
+            self._bars.reset(task)  # a stage that begins anew, such as an evaluation
+        self._bars.update(task, completed=done, total=total)
+
+    def tell(self, stage: str, **fields: Any) -> None:
+        """Set fields of a stage's bar, where it has one."""
+        if stage in self._tasks:
+            self._bars.update(self._tasks[stage], **fields)
