@@ -11,21 +11,20 @@ plain ones of the first batch size.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx_lm
 from pocket import ROOT, read_prompts
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from mlx_redrafter import AcceptanceStats, BatchResponse, RedrafterError, batch_generate, load
+from mlx_redrafter.benchmark.environment import environment
+from mlx_redrafter.ui.benchmark_view import circumstances
 
 ENGINES = ("plain", "drafted")
 
@@ -124,11 +123,7 @@ def main() -> None:
         sys.exit(2)
     console = Console()
     console.print(table(cases, args))
-    console.print(
-        f"{platform.platform()}, {mx.default_device()}, mlx {mx.__version__}, "
-        f"mlx-lm {mlx_lm.__version__}, {len(prompts)} prompts, {args.repeats} repeats",
-        markup=False, highlight=False,
-    )  # fmt: skip
+    console.print(circumstances(environment(sys.argv[1:], "python benchmarks/batches.py")))
 
 
 if __name__ == "__main__":

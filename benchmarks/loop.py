@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -21,16 +22,17 @@ from typing import Any
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from pocket import machine
 from rich.console import Console
 from rich.table import Table
 
 from mlx_redrafter import SpeculativeModel, load
 from mlx_redrafter.beam import BeamShape, DraftSource, DraftState
+from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.prompt_cache import PromptCache
 from mlx_redrafter.sampling import Sampler, SamplingConfig
 from mlx_redrafter.tree import DraftTree
+from mlx_redrafter.ui.benchmark_view import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 64
@@ -128,6 +130,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    where = environment(sys.argv[1:], "python benchmarks/loop.py")
     model, _ = load(args.model, plan=False)
     shape = BeamShape(args.beam_width, args.beam_length, args.node_budget)
     kinds: dict[str, tuple[BeamShape | None, float]] = {
@@ -145,9 +148,10 @@ def main() -> None:
     }
     if args.json:
         shown = {name: {**asdict(step), "overhead": step.overhead} for name, step in steps.items()}
-        print(json.dumps({"machine": machine(), "steps": shown, "memory": memory}))
+        print(json.dumps({"environment": where.to_dict(), "steps": shown, "memory": memory}))
         return
     show(steps, memory)
+    Console().print(circumstances(where))
 
 
 def show(steps: dict[str, Step], memory: dict[str, int]) -> None:

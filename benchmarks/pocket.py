@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -21,9 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx_redrafter  # isort: skip  (loads OpenBLAS before mlx)
 import mlx.core as mx
-import mlx_lm
 from mlx_lm.generate import stream_generate as mlx_lm_stream
 from mlx_lm.sample_utils import make_sampler
 from rich.console import Console
@@ -31,7 +28,10 @@ from rich.progress import track
 from rich.table import Table
 
 from mlx_redrafter import AcceptanceStats, Planner, RedrafterError, load, stream_generate
+from mlx_redrafter.benchmark.environment import environment
+from mlx_redrafter.benchmark.prompts import own_prompts
 from mlx_redrafter.generation import encode_prompt
+from mlx_redrafter.ui.benchmark_view import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("mlx-lm", "plain", "drafted")
@@ -201,31 +201,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def machine() -> dict[str, str]:
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {mx.default_device()}",
-        "python": platform.python_version(),
-        "mlx": mx.__version__,
-        "mlx_lm": mlx_lm.__version__,
-        "openblas": str(mlx_redrafter.blas_loaded),
-    }
-
-
-def default_prompts(model: str) -> Path:
-    for name in ("questions.jsonl", "prompts.jsonl"):
-        if (Path(model) / name).is_file():
-            return Path(model) / name
-    raise RedrafterError(f"{model} has no questions.jsonl: pass --prompts FILE.")
-
-
 def main() -> None:
     args = parse()
     console = Console(stderr=args.json)
     model, tokenizer = load(args.model, drafter=args.drafter, plan=False)
     args.planner = Planner.for_model(model) if args.planned else None
-    rows = read_prompts(args.prompts or default_prompts(args.model), args.count)
+    rows = read_prompts(args.prompts or own_prompts(Path(args.model)), args.count)
     prompts = [encode_prompt(tokenizer, row) for row in rows]
-    report: dict[str, Any] = {"machine": machine(), "model": args.model, "results": {}}
+    where = environment(sys.argv[1:], "python benchmarks/pocket.py")
+    report: dict[str, Any] = {"environment": where.to_dict(), "model": args.model, "results": {}}
     for temperature in args.temps:
         result = summarise(measure(model, tokenizer, prompts, args, temperature))
         report["results"][f"{temperature:g}"] = result
@@ -233,7 +217,7 @@ def main() -> None:
         if temperature == 0:
             same += f", {result['identical_plain_mlx_lm']}/{result['prompts']} plain = mlx-lm"
         console.print(table(f"{model.name}, temperature {temperature:g}; {same}", result))
-    console.print(" ".join(f"{key} {value};" for key, value in report["machine"].items()))
+    console.print(circumstances(where))
     if args.json:
         print(json.dumps(report))
 

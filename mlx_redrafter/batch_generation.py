@@ -20,6 +20,7 @@ from .generation import (
     Messages,
     decoding_config,
     encode_prompt,
+    planner_of,
     respond,
     stop_strings,
     wired,
@@ -138,14 +139,13 @@ def stream_batch_generate(
     )
     stops = stop_strings(stop)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    shaped = any(options.get(name) is not None for name in _SHAPES)
     decoder = BatchDecoder(
         model,
         ids,
         config,
         max_tokens=limits,
         batch_size=batch_size,
-        planner=None if shaped else planner or model.planner,
+        planner=planner_of(model, planner, map(options.get, _SHAPES)),
     )
     return _stream(model, tokenizer, ids, decoder, stops)
 

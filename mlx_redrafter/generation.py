@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +151,6 @@ def stream_generate(
         frequency_context_size=frequency_context_size,
         seed=seed,
     )
-    fixed = any(value is not None for value in (beam_width, beam_length, node_budget))
     ids = encode_prompt(tokenizer, prompt)
     stats = AcceptanceStats()
     tokens = decode(
@@ -160,7 +159,7 @@ def stream_generate(
         config,
         cache=cache,
         stats=stats,
-        planner=None if fixed else planner or model.planner,
+        planner=planner_of(model, planner, (beam_width, beam_length, node_budget)),
         progress=prompt_progress_callback,
     )
     return _respond(model, respond(tokenizer, ids, tokens, stats, stop_strings(stop)))
@@ -267,6 +266,13 @@ def _beam_shape(width: int | None, length: int | None, budget: int | None) -> Be
         length=default.length if length is None else length,
         node_budget=default.node_budget if budget is None else budget,
     )
+
+
+def planner_of(
+    model: SpeculativeModel, planner: ShapePlanner | None, shape: Iterable[int | None]
+) -> ShapePlanner | None:
+    """The planner that was given, or the model's own; None where part of a shape was given."""
+    return None if any(part is not None for part in shape) else planner or model.planner
 
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:

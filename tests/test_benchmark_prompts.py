@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from bundles import make_tokenizer
@@ -107,6 +108,10 @@ def test_a_missing_or_binary_file_is_told(tmp_path):
 def test_a_bundle_brings_its_prompts_or_says_so(tmp_path):
     with pytest.raises(RedrafterError, match="--prompts"):
         own_prompts(tmp_path)
+    with pytest.raises(RedrafterError, match=r"no model directory .*nowhere: check --model"):
+        own_prompts(tmp_path / "nowhere")
+    with pytest.raises(RedrafterError, match="owner/repo brings no"):
+        own_prompts(Path("owner/repo"))
     path = write(tmp_path / "prompts.jsonl", {"prompt": "p"})
     assert own_prompts(tmp_path) == path
 

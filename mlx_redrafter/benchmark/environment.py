@@ -18,6 +18,7 @@ import mlx.core as mx
 from .. import __version__, blas_loaded
 from ..blas import is_loaded
 
+PROGRAM = "python -m mlx_redrafter.benchmark"
 PACKAGE = Path(__file__).resolve().parents[1]
 PATIENCE = 10  # seconds that git, sysctl and pmset may take
 
@@ -62,15 +63,16 @@ class Environment:
         return asdict(self)
 
 
-def environment(arguments: Sequence[str]) -> Environment:
+def environment(arguments: Sequence[str], program: str = PROGRAM) -> Environment:
     """The circumstances as they are now.
 
     Args:
-        arguments: The command line behind ``python -m mlx_redrafter.benchmark``.
+        arguments: The command line behind ``program``.
+        program: How it is run.
     """
     device = mx.default_device()
     return Environment(
-        command=shlex.join(["python", "-m", "mlx_redrafter.benchmark", *arguments]),
+        command=f"{program} {shlex.join(arguments)}".rstrip(),
         date=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
         versions={
             "python": platform.python_version(),

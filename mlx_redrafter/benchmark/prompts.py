@@ -86,11 +86,13 @@ def own_prompts(model: Path) -> Path:
     """The prompts file that a bundle brings along.
 
     Raises:
-        RedrafterError: If it brings none.
+        RedrafterError: If it brings none, or a path leads nowhere.
     """
+    if not model.expanduser().is_dir() and len(model.parts) != 2:  # two parts may be a Hub repo's
+        raise RedrafterError(f"There is no model directory {model}: check --model.")
     for name in OWN_FILES:
-        if (model / name).is_file():
-            return model / name
+        if (model.expanduser() / name).is_file():
+            return model.expanduser() / name
     raise RedrafterError(f"{model} brings no {OWN_FILES[0]} along: pass --prompts FILE.")
 
 
