@@ -190,6 +190,8 @@ def _search(
         Tokens, parents, depths, log-probabilities (batch, n) and ancestors (batch, n, n);
         n = 1 + shape.nodes.
     """
+    if noise is not None:
+        noise = drafter.draft_columns(noise)
     if shape.width == 1:
         return _chain(drafter, embed, shape.nodes, sampling, hidden, root, noise)
     width, opened = shape.width, 1 + shape.width * shape.length
@@ -201,7 +203,8 @@ def _search(
     for depth in range(shape.length):
         state = drafter.advance(embed(tokens[-1]), state)
         heard = None if noise is None else noise[:, depth : depth + 1]
-        gain = _gains(drafter, sampling, hidden[:, None], state, heard)
+        noisy = _noisy(drafter, sampling, hidden[:, None], state, heard)
+        gain = _normalised(noisy, noisy)
         candidates = (totals[-1][..., None] + gain).reshape(batch, -1)
         best = _top(candidates, width)
         beam = best // gain.shape[-1]
@@ -229,13 +232,15 @@ def _chain(
     """:func:`_search` for a single beam: nothing has to be sorted, a quarter fewer launches."""
     batch, n = root.shape[0], 1 + length
     tokens, totals = [root], [mx.zeros((batch, 1))]
-    state = drafter.initial_state(batch, 1).astype(hidden.dtype)
+    state = drafter.initial_state(batch).astype(hidden.dtype)
     for depth in range(length):
-        state = drafter.advance(embed(tokens[-1]), state)
-        heard = None if noise is None else noise[:, depth : depth + 1]
-        gain = _gains(drafter, sampling, hidden[:, None], state, heard)
-        tokens.append(drafter.target_tokens(mx.argmax(gain, axis=-1)))
-        totals.append(totals[-1] + mx.max(gain, axis=-1))
+        state = drafter.advance(embed(tokens[-1][:, 0]), state)
+        heard = None if noise is None else noise[:, depth]
+        noisy = _noisy(drafter, sampling, hidden, state, heard)
+        best = mx.argmax(noisy, axis=-1, keepdims=True)
+        gain = _normalised(mx.take_along_axis(noisy, best, axis=-1), noisy)
+        tokens.append(drafter.target_tokens(best))
+        totals.append(totals[-1] + gain)
     depths = mx.broadcast_to(mx.arange(n, dtype=mx.int32), (batch, n))
     return (
         mx.concatenate(tokens, axis=1).astype(mx.int32),
@@ -246,19 +251,21 @@ def _chain(
     )
 
 
-def _gains(
+def _noisy(
     drafter: Drafter,
     sampling: SamplingConfig,
     hidden: mx.array,
     state: mx.array,
     noise: mx.array | None,
 ) -> mx.array:
-    """What each next token adds to a beam's score, float32 (batch, beams, head_size), negative."""
-    if noise is not None:
-        noise = drafter.draft_columns(noise)
+    """Each next token's score but for a constant, float32 (..., head_size)."""
     logits = drafter.logits(hidden, state).astype(mx.float32)
-    noisy = scores(sampling, logits, noise, normalise=False)
-    return mx.clip(noisy - mx.logsumexp(noisy, axis=-1, keepdims=True), FLOOR, CEILING)
+    return scores(sampling, logits, noise, normalise=False)
+
+
+def _normalised(values: mx.array, noisy: mx.array) -> mx.array:
+    """What tokens of those scores add to a beam's, negative; ``noisy`` are the scores of all."""
+    return mx.clip(values - mx.logsumexp(noisy, axis=-1, keepdims=True), FLOOR, CEILING)
 
 
 def _select(
