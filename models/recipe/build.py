@@ -129,7 +129,8 @@ def own_stage(_: argparse.Namespace) -> None:
 
     corpus = read_jsonl(BUILD / "pocket" / "train.jsonl")
     asked = corpus[:: len(corpus) // OWN_ANSWERS][:OWN_ANSWERS]
-    own = own_answers(MODELS / "pocket", asked, BUILD / "pocket-own" / "answers.jsonl")
+    answers = BUILD / "pocket-own" / "answers.jsonl"
+    own = own_answers(MODELS / "pocket", asked, answers, temperature=1.0, max_tokens=160)
     write_jsonl(BUILD / "pocket-own" / "train.jsonl", [*corpus, *own])
     held_out = read_jsonl(BUILD / "pocket" / "valid.jsonl")
     write_jsonl(BUILD / "pocket-own" / "valid.jsonl", held_out)
@@ -180,18 +181,27 @@ def prose_convert_stage(_: argparse.Namespace) -> None:
 
 
 def prose_drafter_stage(_: argparse.Namespace) -> None:
-    """Distil the prose drafter into models/prose/drafter."""
-    from .bundles import train_bundle_drafter
+    """Distil the prose drafter from the target's own texts, likeliest and drawn ones."""
+    from .bundles import own_answers, train_bundle_drafter
 
+    for part in ("train", "valid"):
+        texts = read_jsonl(BUILD / "prose" / f"{part}.jsonl")
+        own = []
+        for temperature in (0.0, 1.0):
+            answers = BUILD / "prose-own" / f"{part}-answers-{temperature:g}.jsonl"
+            own += own_answers(
+                MODELS / "prose", texts, answers, temperature=temperature, max_tokens=96
+            )
+        write_jsonl(BUILD / "prose-own" / f"{part}.jsonl", own)
     train_bundle_drafter(
         MODELS / "prose",
-        BUILD / "prose",
+        BUILD / "prose-own",
         BUILD / "prose-drafter",
         exit_dim=192,
         num_draft_layers=1,
         draft_vocab_size=2560,
-        steps=1600,
-        learning_rate=4e-3,
+        steps=4000,
+        learning_rate=5e-3,
         **EVALUATED,
     )
 

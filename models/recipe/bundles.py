@@ -71,17 +71,16 @@ class Told(Listener):
             print(f"drafter step {progress.step}: loss {progress.loss:.3f}, {tokens}", flush=True)
 
 
-def own_answers(bundle: Path, chats: list[Any], output: Path) -> list[Any]:
-    """The target's own answers to the questions of ``chats``, drawn at temperature 1.
+def own_answers(
+    bundle: Path, records: list[Any], output: Path, *, temperature: float, max_tokens: int
+) -> list[Any]:
+    """The target's own answers to the questions, or to the beginnings of the texts, in records.
 
     Answers that are in ``output`` already are not made again.
     """
     model, tokenizer = load(bundle, drafter=False)
+    settings = AnswerSettings(max_tokens=max_tokens, temperature=temperature, chunk_size=64)
+    sha256 = target_hash(model.target)
     return answer_file(
-        output,
-        model.target.model,
-        tokenizer,
-        chats,
-        AnswerSettings(max_tokens=160, temperature=1.0, chunk_size=64),
-        target_sha256=target_hash(model.target),
+        output, model.target.model, tokenizer, records, settings, target_sha256=sha256
     )
