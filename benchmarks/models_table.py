@@ -1,18 +1,21 @@
-"""Write docs/models.md: how each of mlx-lm's architectures verifies drafts.
+"""How each of mlx-lm's architectures verifies drafts: the page docs/models.md.
 
-    python benchmarks/models_table.py
+    python benchmarks/models_table.py             print it
+    python benchmarks/models_table.py --write     write it
 
 A tiny random model of each architecture is made and asked; the prose around the table is here too.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
 import mlx_lm
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
+from rich.console import Console
 
 import mlx_redrafter  # noqa: F401 - before mlx, for its BLAS
 from mlx_redrafter.architectures import REFUSED, UNBATCHED
@@ -59,7 +62,7 @@ INTRODUCTION = """\
 # Models
 
 Which of mlx-lm's architectures verify drafts, and how. This page is written by
-`python benchmarks/models_table.py`; a test compares the two.
+`python benchmarks/models_table.py --write`; a test compares the two.
 
 - **tree**: the target checks a whole tree of candidates in one forward. Its layers keep keys and
   values (full, windowed, chunked or block-sparse attention, attention sinks, shared and latent keys
@@ -184,5 +187,19 @@ def cost_section(page: str) -> str:
     return page[start : page.index("## Caches")]
 
 
+def main() -> None:
+    """Print or write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write docs/models.md")
+    write = parser.parse_args().write
+    page = render(cost_section(PAGE.read_text("utf-8")))
+    if write:
+        PAGE.write_text(page, "utf-8")
+    else:
+        Console().out(page, highlight=False)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(render(cost_section(PAGE.read_text("utf-8"))), "utf-8")
+    main()

@@ -24,6 +24,7 @@ from mlx_redrafter.benchmark.contestants import (
 from mlx_redrafter.benchmark.measuring import Spread, measure, summarise, turn_order
 from mlx_redrafter.benchmark.precision import load_at, other_drafter
 from mlx_redrafter.benchmark.prompts import Prompt
+from mlx_redrafter.conversion import convert
 from mlx_redrafter.drafter import DrafterConfig, drafter_of
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.generation import stream_generate
@@ -260,8 +261,10 @@ def test_other_drafters_draft_for_the_same_target(bundle, tmp_path, kind, precis
         assert found.tokens == time_answer(Ours(model), IDS, task((model, tokenizer))).tokens
 
 
-def test_a_quantised_model_is_not_quantised_again(bundle, monkeypatch):
-    quantised = load_at(str(bundle), None, "8bit")
-    monkeypatch.setattr("mlx_redrafter.benchmark.precision.load", lambda *_: quantised)
+@pytest.mark.parametrize("precision", ["4bit", "float16"])
+def test_a_quantised_model_is_measured_as_it_is(bundle, tmp_path, precision):
+    quantised = tmp_path / "quantised"
+    convert(hf_path=bundle, mlx_path=quantised, quantize=True, q_group_size=32)
     with pytest.raises(RedrafterError, match="quantised already"):
-        load_at(str(bundle), None, "4bit")
+        load_at(str(quantised), None, precision)
+    load_at(str(quantised), None, "stored")

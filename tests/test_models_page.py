@@ -19,7 +19,7 @@ def test_the_page_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     if f"## mlx-lm {mlx_lm.__version__}\n" not in page:
         pytest.skip("another mlx-lm is installed than the page was written for")
     written = models_table.render(models_table.cost_section(page))
-    assert page == written, "run python benchmarks/models_table.py"
+    assert page == written, "run python benchmarks/models_table.py --write"
     taken = {
         how: sum(f"| {how} |" in line for line in page.splitlines()) for how in ("tree", "chain")
     }

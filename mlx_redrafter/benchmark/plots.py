@@ -159,8 +159,7 @@ def _figure_class() -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise RedrafterError(
-            "Pictures need matplotlib: install it with pip install 'mlx-redrafter[plot]', or pass "
-            "--no-plots."
+            "Pictures need matplotlib: run pip install matplotlib, or pass --no-plots."
         ) from error
     return Figure
 

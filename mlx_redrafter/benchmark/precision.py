@@ -17,7 +17,15 @@ from ..conversion.drafter_part import quantise_drafter
 from ..conversion.options import Options
 from ..drafter import Drafter
 from ..errors import RedrafterError
-from ..loading import DRAFTER_DIRECTORY, check_pair, load, load_drafter, resolve_path
+from ..loading import (
+    CONFIG_FILE,
+    DRAFTER_DIRECTORY,
+    check_pair,
+    load,
+    load_drafter,
+    read_json,
+    resolve_path,
+)
 from ..model import SpeculativeModel, on_gpu
 from ..rows import share_rows
 from ..target import Target
@@ -38,13 +46,31 @@ def load_at(
             quantised here and now as ``convert.py -q`` does it.
 
     Raises:
-        RedrafterError: If something is missing, or a quantised model is to be quantised again.
+        RedrafterError: If something is missing, or a quantised model is asked for at another
+            precision than its own.
     """
+    check_precision(model, precision)
     if precision == STORED:
         return load(model, drafter)
     if precision in DTYPES:
         return load(model, drafter, dtype=getattr(mx, precision))
     return _load_quantised(model, drafter, BITS[precision])
+
+
+def check_precision(model: str, precision: str) -> None:
+    """Refuse another precision than the stored one for a model that is quantised.
+
+    Raises:
+        RedrafterError: So, or if the model's configuration cannot be read.
+    """
+    if precision == STORED:
+        return
+    config = read_json(resolve_path(model) / CONFIG_FILE, "a model directory")
+    if "quantization" in config or "quantization_config" in config:
+        raise RedrafterError(
+            f"{model} is quantised already, and at {precision} it would be another model: ask for "
+            f"the precision '{STORED}', or pass the unquantised model."
+        )
 
 
 def is_quantised(parameters: object) -> bool:
@@ -56,14 +82,9 @@ def _load_quantised(
     name: str, drafter: str | None, bits: int
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     checked, tokenizer = load(name, drafter)  # everything that can be wrong is told here
-    model, head = checked.target.model, checked.drafter
-    if is_quantised(model.parameters()):
-        raise RedrafterError(
-            f"{name} is quantised already, and quantising it again would measure another model: "
-            f"ask for the precision '{STORED}', or pass the unquantised model."
-        )
+    head = checked.drafter
     # Loaded anew: the layers of a target that is in use cannot be exchanged under it.
-    del checked, model
+    del checked
     gc.collect()
     mx.clear_cache()
     path = resolve_path(name)

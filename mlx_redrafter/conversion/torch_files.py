@@ -131,7 +131,7 @@ def _safetensors_writer() -> Any:
     except ImportError:
         raise RedrafterError(
             "Reading .bin, .pt and .pth files needs PyTorch, which is not installed: "
-            "run pip install 'mlx-redrafter[torch]', or pass a safetensors checkpoint."
+            "run pip install torch, or pass a safetensors checkpoint."
         ) from None
     return save_file
 

@@ -115,9 +115,7 @@ def plot_curves(entries: list[dict[str, Any]], path: Path) -> None:
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise RedrafterError(
-            "Curves need matplotlib: pip install 'mlx-redrafter[plot]'."
-        ) from error
+        raise RedrafterError("Curves need matplotlib: pip install matplotlib.") from error
     figure = matplotlib.figure.Figure(figsize=(13, 4), layout="constrained")
     loss, worth, depth = figure.subplots(1, 3)
     loss.plot([e["step"] for e in entries], [e["loss"] for e in entries])

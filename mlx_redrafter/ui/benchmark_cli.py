@@ -195,10 +195,12 @@ def _points(
     job: _Job, grid: Grid, conversations: list[Conversation]
 ) -> Generator[Point, None, None]:
     """Every point of the grid; a precision is loaded when it is its turn."""
-    from ..benchmark.precision import load_at
+    from ..benchmark.precision import check_precision, load_at
     from ..benchmark.sweep import check_shapes, sweep_shapes
 
     options, shapes, done = job.options, grid.shapes, 0
+    for precision in grid.precisions:  # before hours are spent
+        check_precision(options.model, precision)
     for precision in grid.precisions:
         model, tokenizer = load_at(options.model, options.drafter, precision)
         check_shapes(model, shapes)
