@@ -14,9 +14,9 @@ FORGET = 0.98
 PRIOR_TOKENS = 8.0
 # Before anything is known: ordinary text at temperature 1 has a swayed choice every few tokens.
 PRIOR_SHARE = 0.25
-# The share of swayed choices at which half of the noise is used: a drafter misses by itself about
-# as often.
-HALF = 0.1
+# The share of swayed choices at which half of the noise is used. Above it noise is what decides
+# most tokens that are in doubt at all, below it the drafter's own misses are.
+HALF = 0.25
 
 
 class NoiseTrust:
@@ -33,7 +33,7 @@ class NoiseTrust:
     def scale(self) -> float:
         """Factor from 0 (guess the likeliest token) to 1 (guess the drawn one)."""
         share = self._swayed / self._seen
-        return share / (share + HALF)
+        return share**2 / (share**2 + HALF**2)
 
     def observe(self, swayed: Sequence[bool]) -> None:
         """Learn from a step's tokens: for each, whether noise made it other than the likeliest."""

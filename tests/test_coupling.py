@@ -22,12 +22,12 @@ def test_noise_is_dropped_where_it_decides_nothing() -> None:
 def test_noise_is_followed_where_it_decides() -> None:
     trust = NoiseTrust()
     trust.observe([True, False] * 200)
-    assert trust.scale == pytest.approx(0.5 / (0.5 + HALF), abs=0.02)
+    assert trust.scale == pytest.approx(0.5**2 / (0.5**2 + HALF**2), abs=0.02)
 
 
 def test_it_starts_in_between_and_forgets() -> None:
     trust = NoiseTrust()
-    assert trust.scale == pytest.approx(PRIOR_SHARE / (PRIOR_SHARE + HALF))
+    assert trust.scale == pytest.approx(PRIOR_SHARE**2 / (PRIOR_SHARE**2 + HALF**2))
     trust.observe([True] * 500)
     trust.observe([False] * 500)
     assert trust.scale < 0.05
