@@ -14,9 +14,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
+from mlx_redrafter.benchmark.precision import load_at
 from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.loading import load
+from mlx_redrafter.ui import benchmark_cli, plan_cli
 
 LORA = {"rank": 4, "scale": 20.0, "dropout": 0.0}
 
@@ -84,3 +86,32 @@ def test_an_adapter_of_another_model_is_refused_in_one_sentence(
     with pytest.raises(RedrafterError, match="with the adapter") as caught:
         load(bundle, adapter_path=adapter)
     assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_measured_at_any_precision_but_quantised_anew(
+    bundle: Path, adapter: Path
+) -> None:
+    tokens = mx.array([[3, 4, 5, 6]])
+    expected = load(bundle, adapter_path=adapter)[0].target.model(tokens)
+    measured = load_at(str(bundle), None, "float32", str(adapter))[0]
+    assert mx.array_equal(measured.target.model(tokens), expected)
+    with pytest.raises(RedrafterError, match=r"not quantised for 4bit: fuse"):
+        load_at(str(bundle), None, "4bit", str(adapter))
+
+
+def test_commands_take_an_adapter(bundle: Path, adapter: Path, capsys, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    flags = ["--adapter-path", str(adapter), "--max-tokens", "4", "--repeats", "1"]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the cat\n", "utf-8")
+    rest = ["--prompts", str(prompts), "--json", str(report), "--no-plots"]
+    assert benchmark_cli.main(["run", "--model", str(bundle), *flags, *rest]) == 0
+    assert json.loads(report.read_text())["settings"]["adapter_path"] == str(adapter)
+    (adapter / "adapters.safetensors").unlink()
+    for call in (
+        lambda: benchmark_cli.main(["run", "--model", str(bundle), *flags, *rest]),
+        lambda: plan_cli.main([str(bundle), "--adapter-path", str(adapter)]),
+    ):
+        capsys.readouterr()
+        assert call() == 2
+        assert "has no adapters.safetensors" in capsys.readouterr().err

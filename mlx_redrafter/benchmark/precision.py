@@ -35,7 +35,7 @@ GROUP_SIZE = 64
 
 
 def load_at(
-    model: str, drafter: str | None, precision: str
+    model: str, drafter: str | None, precision: str, adapter: str | None = None
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     """Load a target and its drafter at a precision.
 
@@ -44,16 +44,22 @@ def load_at(
         drafter: A drafter other than the bundle's own.
         precision: "stored" as :func:`mlx_redrafter.load` has it; a dtype; or "8bit" and "4bit",
             quantised here and now as ``convert.py -q`` does it.
+        adapter: A fine-tuned adapter of the target.
 
     Raises:
-        RedrafterError: If something is missing, or a quantised model is asked for at another
-            precision than its own.
+        RedrafterError: If something is missing, an adapter is to be quantised with its target, or
+            a quantised model is asked for at another precision than its own.
     """
     check_precision(model, precision)
     if precision == STORED:
-        return load(model, drafter)
+        return load(model, drafter, adapter_path=adapter)
     if precision in DTYPES:
-        return load(model, drafter, dtype=getattr(mx, precision))
+        return load(model, drafter, dtype=getattr(mx, precision), adapter_path=adapter)
+    if adapter is not None:
+        raise RedrafterError(
+            f"A model with an adapter is not quantised for {precision}: fuse the two with "
+            "mlx_lm.fuse and pass the result."
+        )
     return _load_quantised(model, drafter, BITS[precision])
 
 

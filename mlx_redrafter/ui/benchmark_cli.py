@@ -133,7 +133,9 @@ def _run(job: _Job) -> int:
     job.check()
     file, conversations = _conversations(options)
     environment = job.environment()
-    model, tokenizer = load_at(options.model, options.drafter, options.precision)
+    model, tokenizer = load_at(
+        options.model, options.drafter, options.precision, options.adapter_path
+    )
     task = _task(tokenizer, options, options.temp)
     contestants = _contestants(job, model, tokenizer)
     prompts = _prompts(job, conversations, model, task)
@@ -202,7 +204,7 @@ def _points(
     for precision in grid.precisions:  # before hours are spent
         check_precision(options.model, precision)
     for precision in grid.precisions:
-        model, tokenizer = load_at(options.model, options.drafter, precision)
+        model, tokenizer = load_at(options.model, options.drafter, precision, options.adapter_path)
         check_shapes(model, shapes)
         for temperature in grid.temperatures:
             task = _task(tokenizer, options, temperature)
@@ -224,7 +226,7 @@ def _cost(job: _Job) -> int:
     options = job.options
     job.check()
     environment = job.environment()
-    model, _ = load_at(options.model, options.drafter, options.precision)
+    model, _ = load_at(options.model, options.drafter, options.precision, options.adapter_path)
     contexts = fitting_contexts(model, options.contexts, beyond=options.beyond_limit)
     settings = _settings(options, None, None)
     with job.progress("measuring") as progress:

@@ -73,6 +73,9 @@ def _add_model_flags(parser: argparse.ArgumentParser, *, several: bool) -> None:
     group.add_argument(
         "--drafter", metavar="PATH_OR_REPO", help="a drafter other than the bundle's own"
     )
+    group.add_argument(
+        "--adapter-path", metavar="PATH", help="a fine-tuned adapter of the target (LoRA, DoRA)"
+    )
     words = "stored (on a CPU in float32), a dtype, or quantised here and now"
     if several:
         group.add_argument(

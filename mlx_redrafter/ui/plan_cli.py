@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", help="a bundle: directory or Hub repo")
     parser.add_argument("--drafter", help="a drafter other than the bundle's own")
+    parser.add_argument(
+        "--adapter-path", metavar="PATH", help="a fine-tuned adapter of the target (LoRA, DoRA)"
+    )
     parser.add_argument("--prompt", action="append", help="sample to draft on; may be repeated")
     parser.add_argument("--tokens", type=count(8), default=192, help="length of each sample's text")
     parser.add_argument("--temp", type=float, default=0.0, help="sampling temperature")
@@ -45,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     console = Console()
     try:
-        model, tokenizer = load(options.model, drafter=options.drafter, plan=False)
+        model, tokenizer = load(
+            options.model, options.drafter, adapter_path=options.adapter_path, plan=False
+        )
         planner = make_planner(model, console, recalibrate=options.recalibrate)
         context = _decode_samples(model, tokenizer, planner, options)
     except RedrafterError as error:
