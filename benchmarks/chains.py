@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
 from models_table import COST, PAGE, architectures, render
 from rich.console import Console
 
-import mlx_redrafter  # noqa: F401 - before mlx, for its BLAS
 from mlx_redrafter.prompt_cache import PromptCache
 from mlx_redrafter.target import Target
 from mlx_redrafter.tree import DraftTree

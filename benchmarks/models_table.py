@@ -13,11 +13,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx_lm
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
 from rich.console import Console
 
-import mlx_redrafter  # noqa: F401 - before mlx, for its BLAS
 from mlx_redrafter.architectures import REFUSED, UNBATCHED
 from mlx_redrafter.target import Target
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
 from mlx_lm.generate import stream_generate as mlx_lm_stream
 from mlx_lm.sample_utils import make_sampler

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import ctypes
 import os
 import re
@@ -15,6 +16,7 @@ from mlx_redrafter import blas
 from mlx_redrafter.target import Target
 
 LINUX = sys.platform.startswith("linux")
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def openblas() -> str | None:
@@ -180,6 +182,7 @@ def test_without_openblas_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 SHARING = """
+import ast
 import ctypes
 import mlx_redrafter
 from mlx_redrafter import blas
@@ -211,3 +214,18 @@ def test_openblas_keeps_to_the_threads_it_began_with(asked: str | None) -> None:
     )
     cores = len(os.sched_getaffinity(0))
     assert 1 <= int(done.stdout) <= min(int(asked or cores), cores)
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_load_the_blas_before_mlx(script: Path) -> None:
+    """Else they would measure the one in mlx's wheel without saying so."""
+    names = [
+        alias.name if isinstance(node, ast.Import) else node.module
+        for node in ast.parse(script.read_text("utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    roots = [(name or "").split(".")[0] for name in names]
+    local = {path.stem for path in BENCHMARKS.glob("*.py")}  # which are held to the same
+    first = next(root for root in roots if root in {"mlx", "mlx_lm", "mlx_redrafter"} | local)
+    assert first not in {"mlx", "mlx_lm"}
