@@ -1,6 +1,6 @@
 """Planned against plain decoding where drafting helps, and where it can only hurt.
 
-    python benchmarks/never_slower.py [--repeats 3] [--count 16] [--json]
+    python benchmarks/never_slower.py [--repeats 3] [--count 16] [--only NAME] [--json]
 
 Each case is a run of benchmarks/pocket.py --planned in a process of its own: the bundles as they
 are, a drafter of random weights, the BLAS in mlx's own wheel (n tokens cost n times one), and
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--count", type=int, default=16, help="prompts")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", action="append", metavar="NAME", help="cases with this in them")
     args = parser.parse_args()
     console = Console(stderr=args.json)
     table = Table(title="planned over plain", title_justify="left")
@@ -107,8 +108,11 @@ def main() -> None:
     report = {}
     with tempfile.TemporaryDirectory() as work:
         for case in cases(Path(work)):
+            if args.only and not any(name in case.name for name in args.only):
+                continue
             with console.status(case.name):
                 report[case.name] = run(case, args)
+            console.print(f"{case.name}: {report[case.name]}", markup=False, highlight=False)
             for temperature, row in report[case.name].items():
                 table.add_row(
                     case.name, temperature, f"{row['ratio']:.2f}", f"{row['tokens_per_step']:.2f}",

@@ -29,6 +29,7 @@ from .cache import PromptCache
 from .decoding import DecodingConfig, decode
 from .drafter import Drafter
 from .files import write_json
+from .limits import context_limit
 from .model import SpeculativeModel, on_gpu
 from .sampling import SamplingConfig
 from .tree import DraftTree
@@ -44,7 +45,7 @@ PLAIN_TOKENS = 16
 HOPELESS = 24.0
 # The replay behind a rejected tail is measured on a chain of so many rows, of which so many stay.
 REPLAYED = (6, 3)
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def calibrate(
         contexts: Context lengths, ascending; by default the planner's.
     """
     report = progress or (lambda _done, _total: None)
-    contexts = _contexts(model) if contexts is None else tuple(contexts)
+    contexts = contexts_of(model) if contexts is None else tuple(contexts)
     total, done = len(contexts) * len(SIZES) + len(WIDTHS), 0
     rows: list[list[float]] = []
     plain: list[float] = []
@@ -184,8 +185,15 @@ def calibrate(
         done += 1
         report(done, total)
     known = min(len(row) for row in rows)
-    verify = tuple(tuple(row[:known]) for row in rows)
+    verify = tuple(sensible(row[:known]) for row in rows)
+    # A plain step overlaps with the host's work, so it costs no more than a forward by itself.
+    plain = [min(alone, row[0]) for alone, row in zip(plain, verify, strict=True)]
     return CostModel(SIZES[:known], contexts, verify, draft, tuple(plain), replay)
+
+
+def sensible(seconds: Sequence[float]) -> tuple[float, ...]:
+    """Times of ever larger forwards without what other programs added: never above a larger's."""
+    return tuple(np.minimum.accumulate(np.array(seconds)[::-1])[::-1].tolist())
 
 
 def load_costs(
@@ -255,9 +263,9 @@ def _read(path: Path) -> CostModel | None:
         return None  # measured again
 
 
-def _contexts(model: SpeculativeModel) -> tuple[int, ...]:
-    args = getattr(model.target.model, "args", None)
-    limit = getattr(args, "max_position_embeddings", None) or max(CONTEXTS) + max(SIZES)
+def contexts_of(model: SpeculativeModel) -> tuple[int, ...]:
+    """The context lengths that a model is measured at: all that it was made for."""
+    limit = context_limit(model.target.model) or max(CONTEXTS) + max(SIZES)
     fitting = [context for context in CONTEXTS if context + max(SIZES) <= limit]
     return tuple(fitting or (max(1, limit - max(SIZES)),))
 

@@ -239,6 +239,8 @@ class TextLoop:
                 shape = self.next_shape()
                 ahead = self._launch_ahead(flight, root, emitted, shape)
                 record = self.read(flight)
+                if not emitted:
+                    self._counted_until = time.perf_counter()  # until here it was the prompt's time
                 tokens, finish = self.cut(record, emitted)
                 if ahead is None:
                     self.commit(record, len(tokens))
@@ -274,9 +276,10 @@ class TextLoop:
         """What to draft in the next step; None is a plain step."""
         if not self._drafts:
             return None
-        if self.planner is not None:
-            return self.planner.next_shape(len(self.cache))
-        return self._config.beam
+        if self.planner is None:
+            return self._config.beam
+        shape = self.planner.next_shape(len(self.cache))
+        return None if shape and self.cache.changes_within(shape.length) else shape
 
     def source(self, shape: BeamShape | None) -> tuple[DraftSource | None, float]:
         """What drafts that shape, and how long one draft takes."""
@@ -301,7 +304,8 @@ class TextLoop:
         logits, states = self._target.verify(tree, self.cache)
         choices = self.choose(logits, tree, noise)
         mx.async_eval(tree.tokens, tree.parents, tree.log_probs, choices)
-        return Flight(tree, choices, states, shape, started, draft_seconds)
+        drafted = None if len(tree) == 1 else shape
+        return Flight(tree, choices, states, drafted, started, draft_seconds)
 
     def noise(self, source: DraftSource | None) -> mx.array | None:
         """Noise for the tokens after the root and after each depth that the source reaches."""

@@ -72,7 +72,9 @@ def load(
     drafter_path = resolve_path(drafter) if drafter else path / DRAFTER_DIRECTORY
     head: Drafter | None = None
     target = Target(model)
-    if drafter is not False and (drafter is not None or drafter_path.is_dir()):
+    # A directory that only holds the files of an unfinished training run is no drafter yet.
+    found = any((drafter_path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+    if drafter is not False and (drafter is not None or found):
         head = load_drafter(drafter_path)
         check_pair(head.config, target, tokenizer)
         _set_dtype(head, dtype)

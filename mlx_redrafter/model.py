@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .decoding import ShapePlanner
 
 _TIMED_CALLS = 3
+_KEPT_SEARCHES = 64  # of shapes and ways of sampling; each may be a compiled graph
 
 
 class SpeculativeModel:
@@ -53,7 +55,7 @@ class SpeculativeModel:
         self.drafter = drafter
         self.name = name
         self.planner: ShapePlanner | None = None
-        self._searches: dict[tuple[BeamShape, SamplingConfig], BeamSearch] = {}
+        self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
         if drafter is not None and self.target.refusal is not None:
             raise RedrafterError(
                 f"No drafting with this model: {self.target.refusal}; load it without a drafter."
@@ -70,21 +72,29 @@ class SpeculativeModel:
     ) -> DraftSource | None:
         """What proposes candidates: a beam search, the source given, or None.
 
-        The search for a shape is made the first time it is asked for, and then also warmed up and
-        timed, unless ``timed`` is False.
+        The search for a shape is made the first time it is asked for, and warmed up and timed the
+        first time ``timed`` is true. Those used lately are kept.
         """
         chain = self.target.verifies == "chain"
         if not isinstance(self.drafter, Drafter):
             return ChainSource(self.drafter) if chain and self.drafter else self.drafter
         if chain:
             shape = replace(shape, node_budget=None)
-        key = shape, replace(sampling, seed=0)
+        search = self._search(self.drafter, shape, sampling)
+        if timed and not search.seconds:
+            search.seconds = self._time(search, sampling)
+        return ChainSource(search) if chain else search
+
+    def _search(self, drafter: Drafter, shape: BeamShape, sampling: SamplingConfig) -> BeamSearch:
+        # What else there is to sampling, a search does not look at.
+        key = shape, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
         if key not in self._searches:
-            search = BeamSearch(self.drafter, self.target.embed, shape, sampling, compiled=on_gpu())
-            if timed:
-                search.seconds = self._time(search, sampling)
-            self._searches[key] = search
-        return ChainSource(self._searches[key]) if chain else self._searches[key]
+            embed = self.target.embed
+            self._searches[key] = BeamSearch(drafter, embed, shape, sampling, compiled=on_gpu())
+            if len(self._searches) > _KEPT_SEARCHES:
+                self._searches.popitem(last=False)
+        self._searches.move_to_end(key)
+        return self._searches[key]
 
     def _time(self, search: BeamSearch, sampling: SamplingConfig) -> float:
         """Median seconds of a draft on its own, the first call not counted."""

@@ -57,7 +57,8 @@ REMEMBERED_TREES = 24
 FIRST_PROBES = 6
 DRIFT_RATE = 0.05
 REPLAN_STEPS = 24
-PROBE_STEPS = 64
+# Steps between probes where drafting pays: twice as many each time the choice stays the same.
+PROBE_STEPS = (64, 512)
 # Drafting has to promise this much before plain decoding is left for it.
 MARGIN = 1.05
 # Share of the time that may go into trying drafts which do not pay.
@@ -177,9 +178,13 @@ class Planner:
         self._trees = self._trees_of.setdefault(self.probe, deque(maxlen=REMEMBERED_TREES))
         self._for_batches: dict[int, Planner] = {}
         self._probes_left = FIRST_PROBES
+        # The loop asks for a step before it has read the one before, and may never take it.
+        self._probes_out = 0
+        self._asked: BeamShape | None = None
         self._choice: BeamShape | None = None
         self._steps_to_replan = 0
-        self._steps_to_probe = PROBE_STEPS
+        self._probe_gap = self._steps_to_probe = PROBE_STEPS[0]
+        self._probed: BeamShape | None = None
         self._trial_steps = FIRST_TRIAL_STEPS
         self._steps_to_trial = FIRST_TRIAL_STEPS
         # Measured over predicted step time, plain and drafted; the machine drifts.
@@ -235,13 +240,14 @@ class Planner:
 
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape for the next step behind ``context`` tokens; None is a plain step."""
-        if self._probes_left > 0:
-            # Counted when handed out: the loop asks again before it has read the step.
-            self._probes_left -= 1
-            return self.probe
-        if self._steps_to_replan <= 0:
-            self._plan(context)
-        return self._choice
+        if self._probes_left > self._probes_out:
+            self._probes_out += 1
+            self._asked = self.probe
+        else:
+            if self._steps_to_replan <= 0:
+                self._plan(context)
+            self._asked = self._choice
+        return self._asked
 
     def forecasts(self, context: int) -> list[Forecast]:
         """Every choice with what it promises, plain decoding first."""
@@ -266,6 +272,9 @@ class Planner:
             context: Tokens before it.
         """
         self._steps_to_replan -= 1
+        self._probes_left -= self._probes_left > 0 and shape == self.probe
+        # Of those handed out, all but the last asked for were taken by now, or never will be.
+        self._probes_out = int(self._probes_left > 0 and self._asked == self.probe)
         # A replay is part of the next step's time, so the two are right on average only.
         rejected = fmean(record.accepted < record.drafted for record in records)
         kept = fmean(len(record.path) for record in records)
@@ -288,7 +297,15 @@ class Planner:
             return
         self._steps_to_probe -= 1
         if self._steps_to_probe <= 0:
-            self._probes_left, self._steps_to_probe = 1, PROBE_STEPS
+            self._schedule_probe()
+
+    def _schedule_probe(self) -> None:
+        """Look again at what other shapes would yield, more rarely while that changes nothing."""
+        first, longest = PROBE_STEPS
+        same = self._choice == self._probed
+        self._probe_gap = min(2 * self._probe_gap, longest) if same else first
+        self._probes_left, self._steps_to_probe = 1, self._probe_gap
+        self._probed = self._choice
 
     def _wait_for_trial(self) -> None:
         """While decoding plainly, draft again now and then, ever more rarely while it fails."""

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ import pytest
 from bundles import make_bundle
 
 from mlx_redrafter import load
-from mlx_redrafter.benchmark import plots
+from mlx_redrafter.benchmark import plots, precision
 from mlx_redrafter.benchmark.curve import fitting_contexts
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.ui import benchmark_cli
@@ -167,6 +168,23 @@ def test_sweep_writes_tables_and_pictures(bundle, tmp_path, capsys):
     assert "Best:" in capsys.readouterr().out
 
 
+def test_sweep_holds_one_model_at_a_time(bundle, tmp_path, monkeypatch):
+    load_at, seen = precision.load_at, []
+
+    def watched(*arguments):
+        alive = sum(one() is not None for one in seen)
+        loaded = load_at(*arguments)
+        seen.append(weakref.ref(loaded[0].target.model))
+        assert alive == 0, "a model of another precision is still there"
+        return loaded
+
+    monkeypatch.setattr(precision, "load_at", watched)
+    grid = ("--beam-width", 1, "--beam-length", 1, "--temp", 0, "--limit", 1)
+    kinds = ("--precision", "float32", "bfloat16", "4bit")
+    assert quick("sweep", bundle, *grid, *kinds, "--json", tmp_path / "s.json") == 0
+    assert len(seen) == 3
+
+
 def test_sweep_keeps_what_it_has_when_interrupted(bundle, tmp_path, monkeypatch, capsys):
     from mlx_redrafter.benchmark import sweep
 
@@ -216,6 +234,9 @@ def test_contexts_that_do_not_fit(bundle):
     with pytest.raises(RedrafterError, match="--beyond-limit"):
         fitting_contexts(model, [337])
     assert fitting_contexts(model, [1000], beyond=True) == (1000,)
+    model.target.model.args.max_position_embeddings = 40
+    with pytest.raises(RedrafterError, match=r"made for 40 tokens.*--beyond-limit"):
+        fitting_contexts(model, None)
 
 
 def refuse(capsys, command, *arguments):

@@ -144,3 +144,19 @@ def test_without_the_chat_template_everything_is_text(tokenizer):
     prompts = prepare([talk], tokenizer, lambda _ids: " reply", chat=False)
     texts = [tokenizer.decode(list(prompt.tokens)) for prompt in prompts]
     assert texts == ["one", "one reply\n\ntwo"]
+
+
+def test_line_ends_inside_of_json_and_byte_order_marks(tmp_path):
+    path = tmp_path / "q.jsonl"
+    row = json.dumps({"question": "a\u2028b\x85c"}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n{row}\n".encode())
+    assert [c.opening for c in read_conversations(path)] == [(user("a\u2028b\x85c"),)] * 2
+
+
+def test_a_json_array_is_refused_and_text_in_brackets_is_not(tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps([{"question": "q"}]), "utf-8")
+    with pytest.raises(RedrafterError, match="JSON array: write one object a line"):
+        read_conversations(path)
+    path.write_text("[sic] what is this?\n", "utf-8")
+    assert read_conversations(path)[0].opening == (user("[sic] what is this?"),)

@@ -28,11 +28,20 @@ from mlx_lm.generate import generate_step
 
 import models
 from mlx_redrafter import cache as cache_module
+from mlx_redrafter import decoding
 from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.cache import TreeCache
-from mlx_redrafter.decoding import DecodedToken, DecodingConfig, StepRecord, decode
+from mlx_redrafter.decoding import (
+    DecodedToken,
+    DecodingConfig,
+    Flight,
+    StepRecord,
+    TextLoop,
+    decode,
+)
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.quantized_cache import CacheOptions
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.statistics import AcceptanceStats
 from mlx_redrafter.tree import HostTree
@@ -381,3 +390,64 @@ def test_a_drafter_of_another_size_is_refused(what: str, sizes: tuple[int, int])
 def test_decode_yields_lazily() -> None:
     stream: Iterator[DecodedToken] = decode(plain_model(), PROMPT, config_of(-1))
     assert [decoded.token for decoded in islice(stream, 3)] == TEXT[:3]
+
+
+def test_the_prompts_time_is_not_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain steps start before the one ahead of them is read, the prompt's own forward too."""
+    now = [0.0]
+    monkeypatch.setattr(decoding.time, "perf_counter", lambda: now[0])
+    read = TextLoop.read
+
+    def slowly(loop: TextLoop, flight: Flight) -> StepRecord:
+        now[0] += 50.0 if flight.started == 0 and now[0] == 0 else 1.0
+        return read(loop, flight)
+
+    monkeypatch.setattr(TextLoop, "read", slowly)
+
+    class Plain(Switching):
+        shapes = (None,)
+        seconds: list[float] = []  # noqa: RUF012
+
+        def observe(self, shape: Any, records: Any, seconds: float, context: int) -> None:
+            self.seconds.append(seconds)
+
+    planner = Plain()
+    list(decode(KINDS["beam search"](), PROMPT, DecodingConfig(6), planner=planner))
+    assert planner.seconds == [1.0] * 5
+
+
+def test_steps_that_have_to_be_plain_are_called_so() -> None:
+    """Where keys and values are about to be quantised a step checks one token at a time."""
+    model = SpeculativeModel(models.build("llama", head_dim=32), models.build_drafter())
+
+    class Eager(Switching):
+        shapes = (BeamShape(1, 5),)
+
+    planner = Eager()
+    options = CacheOptions(kv_bits=4, kv_group_size=32, quantized_kv_start=len(PROMPT) + 6)
+    config = DecodingConfig(24, cache_options=options)
+    list(decode(model, PROMPT, config, planner=planner))
+    assert all(drafted == (shape.nodes if shape else 0) for shape, drafted in planner.observed)
+    assert {shape for shape, _ in planner.observed} == {None, BeamShape(1, 5)}
+
+
+def test_a_search_is_timed_when_that_is_first_asked_for() -> None:
+    model = KINDS["beam search"]()
+    shape = BeamShape(2, 2)
+    untimed = model.source(shape, SamplingConfig(), timed=False)
+    assert untimed is not None
+    assert untimed.seconds == 0
+    timed = model.source(shape, SamplingConfig())
+    assert timed is untimed
+    assert timed.seconds > 0
+
+
+def test_searches_of_old_settings_are_dropped() -> None:
+    model, shape = KINDS["beam search"](), BeamShape(1, 1)
+    first = model.source(shape, SamplingConfig(temperature=0.5), timed=False)
+    other = SamplingConfig(temperature=0.5, seed=3, repetition_penalty=1.1)
+    assert model.source(shape, other, timed=False) is first
+    for step in range(200):
+        model.source(shape, SamplingConfig(temperature=1 + step), timed=False)
+        assert model.source(shape, SamplingConfig(temperature=0.5), timed=False) is first
+    assert len(model._searches) <= 64

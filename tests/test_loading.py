@@ -109,6 +109,18 @@ def test_without_a_drafter_decoding_is_plain(tmp_path: Path) -> None:
     assert generate(model, tokenizer, "the dog", max_tokens=3)
 
 
+def test_a_training_run_that_is_not_finished_is_no_drafter(tmp_path: Path) -> None:
+    bare = bundles.make_bundle(tmp_path / "bare", drafter=False)
+    (bare / "drafter" / "training").mkdir(parents=True)
+    (bare / "drafter" / "training" / "run.json").write_text("{}", "utf-8")
+    assert load(bare)[0].drafter is None
+    with pytest.raises(RedrafterError, match=r"has no config\.json"):
+        load(bare, drafter=bare / "drafter")
+    (bare / "drafter" / "config.json").write_text("{}", "utf-8")
+    with pytest.raises(RedrafterError, match="hidden_size"):
+        load(bare)
+
+
 def test_a_drafter_from_elsewhere(tmp_path: Path, original: Path) -> None:
     bare = bundles.make_bundle(tmp_path / "bare", drafter=False)
     model, _ = load(bare, drafter=original / "drafter")

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.costs import CostModel
+from mlx_redrafter.costs import CostModel, sensible
 from mlx_redrafter.decoding import StepRecord
 from mlx_redrafter.planner import (
     CANDIDATES,
@@ -236,6 +236,42 @@ def test_a_trial_is_one_step_though_the_next_is_asked_for_before_it_is_read() ->
     later = drafted[10:]
     assert any(later)
     assert not any(a and b for a, b in pairwise(later))
+
+
+def converse(planner: Planner, machine: CostModel, text: Machine, steps: int) -> int:
+    """One text as the loop decodes it; returns how many steps were probes."""
+    shape, probes = planner.next_shape(0), 0
+    for context in range(steps):
+        following = planner.next_shape(context)
+        record = PLAIN if shape is None else text.step(shape)
+        planner.observe(shape, [record], machine.step_seconds(shape, context), context)
+        probes += shape == planner.probe
+        shape = following
+    return probes
+
+
+def test_probes_that_are_never_drafted_are_not_used_up() -> None:
+    """The loop asks before it knows that a text ends; answers of one token draft nothing."""
+    machine = costs(0.02)
+    planner = Planner(machine)
+    for _ in range(50):
+        planner.next_shape(10)
+    assert not planner.gave_up
+    assert converse(planner, machine, Machine(0.9, 0.9), 20) == FIRST_PROBES
+    assert planner.choice is not None
+
+
+def test_probes_become_rare_while_they_change_nothing() -> None:
+    machine = costs(0.02)
+    planner = Planner(machine)
+    converse(planner, machine, Machine(0.95, 0.95), 200)
+    assert planner.choice not in (None, planner.probe)
+    assert converse(planner, machine, Machine(0.95, 0.95, 1), 4000) < 16
+
+
+def test_measured_times_never_fall_with_more_tokens() -> None:
+    """A program that ran beside a measurement makes it longer, never shorter."""
+    assert sensible([2.0, 4.5, 4.6, 3.9, 5.0]) == (2.0, 3.9, 3.9, 3.9, 5.0)
 
 
 def test_costs_of_very_large_batches() -> None:

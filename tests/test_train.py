@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import sys
+from itertools import count
 from pathlib import Path
 
 import mlx.core as mx
@@ -27,6 +28,7 @@ from mlx_redrafter.distillation import (
     stored_features,
     train_drafter,
 )
+from mlx_redrafter.distillation import loop as loop_module
 from mlx_redrafter.distillation import run as run_module
 from mlx_redrafter.distillation.disk import writing
 from mlx_redrafter.errors import RedrafterError
@@ -432,3 +434,28 @@ def test_a_quantised_drafter_is_not_gone_on_from(bundle, data, tmp_path):
     settings = {k: v for k, v in TINY.items() if k not in ("exit_dim", "num_draft_layers")}
     with pytest.raises(RedrafterError, match=r"quantised drafter, which cannot be trained"):
         train_drafter(bundle, data, tmp_path / "out", start_from=small, **settings)
+
+
+def test_wrong_data_leaves_no_unfinished_run(bundle, tmp_path):
+    directory = tmp_path / "data"
+    write(directory / "train.jsonl", chats())
+    write(directory / "valid.jsonl", [{"messages": [{"role": "user", "content": "the cat"}]}])
+    out = tmp_path / "out"
+    with pytest.raises(RedrafterError, match="held-out part of the data has no answers"):
+        train_drafter(bundle, directory, out, **TINY)
+    write(directory / "valid.jsonl", chats(2))
+    train_drafter(bundle, directory, out, **TINY)
+    assert (out / "model.safetensors").is_file()
+
+
+def test_the_speed_is_that_of_the_steps(bundle, data, tmp_path, monkeypatch):
+    """Neither evaluations nor an interruption count."""
+    ticks = count(0.0, 1.0)
+    monkeypatch.setattr(loop_module.time, "perf_counter", lambda: next(ticks))
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train_drafter(bundle, data, out, listener=Ears(stop=3), **TINY | {"report_every": 2})
+    train_drafter(bundle, data, out, resume=True, **TINY | {"report_every": 2})
+    log = [json.loads(line) for line in (out / "training" / "log.jsonl").open()]
+    assert [entry["step"] for entry in log] == [2, 4, 6, 8]
+    assert {entry["positions_per_second"] for entry in log} == {16.0}

@@ -8,12 +8,12 @@ from typing import Any
 
 from ..costs import SIZES, CostModel, calibrate
 from ..errors import RedrafterError
+from ..limits import context_limit
 from ..model import SpeculativeModel
 from .environment import Environment
 
 FORMAT = 1
 CONTEXTS = (0, 1024, 8192)
-LIMIT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,6 @@ class CostCurve:
         ]
 
 
-def context_limit(model: SpeculativeModel) -> int | None:
-    """Longest context the model was made for, None where its configuration does not say."""
-    arguments: Any = getattr(model.target.model, "args", None)
-    for holder in (arguments, getattr(arguments, "text_config", None)):
-        for key in LIMIT_KEYS:
-            value = holder.get(key) if isinstance(holder, dict) else getattr(holder, key, None)
-            if isinstance(value, int) and value > 0:
-                return value
-    return None
-
-
 def fitting_contexts(
     model: SpeculativeModel, asked: Sequence[int] | None, *, beyond: bool = False
 ) -> tuple[int, ...]:
@@ -82,10 +71,16 @@ def fitting_contexts(
     Raises:
         RedrafterError: If an asked one does not fit.
     """
-    limit = context_limit(model)
+    limit = context_limit(model.target.model)
     room = None if limit is None or beyond else limit - max(SIZES)
     if asked is None:
-        return tuple(context for context in CONTEXTS if room is None or context <= room)
+        found = tuple(context for context in CONTEXTS if room is None or context <= room)
+        if not found:
+            raise RedrafterError(
+                f"This model was made for {limit} tokens, fewer than {max(SIZES)} at once: pass "
+                "--beyond-limit to time it all the same."
+            )
+        return found
     for context in asked:
         if room is not None and context > room:
             raise RedrafterError(

@@ -84,6 +84,12 @@ def is_quantised(parameters: object) -> bool:
     return any(name.endswith("scales") for name, _ in tree_flatten(parameters))
 
 
+def release_memory() -> None:
+    """Give back what models that are no longer used have taken."""
+    gc.collect()
+    mx.clear_cache()
+
+
 def _load_quantised(
     name: str, drafter: str | None, bits: int
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
@@ -91,8 +97,7 @@ def _load_quantised(
     head = checked.drafter
     # Loaded anew: the layers of a target that is in use cannot be exchanged under it.
     del checked
-    gc.collect()
-    mx.clear_cache()
+    release_memory()
     path = resolve_path(name)
     plain, _, config = load_target(str(path), lazy=True, return_config=True)
     if not on_gpu():

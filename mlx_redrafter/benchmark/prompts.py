@@ -69,10 +69,12 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
         RedrafterError: If there is no such file, nothing in it, or a line that is not understood.
     """
     try:
-        text = path.expanduser().read_text("utf-8")
+        text = path.expanduser().read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RedrafterError(f"{path} cannot be read ({reason}): check --prompts.") from error
+    if path.suffix != ".jsonl" and _is_json_array(text):
+        raise RedrafterError(f"{path} is a JSON array: write one object a line (JSON Lines).")
     lines = path.suffix == ".jsonl" or text.lstrip().startswith("{")
     found = list(_json_lines(path, text) if lines else _paragraphs(text))
     if not found:
@@ -106,7 +108,8 @@ def _paragraphs(text: str) -> Iterator[Conversation]:
 
 
 def _json_lines(path: Path, text: str) -> Iterator[Conversation]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Other line ends may stand inside of JSON strings.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -140,6 +143,15 @@ def _asked(messages: list[Message]) -> list[Message]:
     """Messages without the answers at their end, which are the model's to give."""
     last = max((i for i, m in enumerate(messages) if m["role"] != "assistant"), default=-1)
     return messages[: last + 1] or messages
+
+
+def _is_json_array(text: str) -> bool:
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        return isinstance(json.loads(text), list)
+    except ValueError:
+        return False
 
 
 def _is_text(value: object) -> bool:

@@ -245,7 +245,11 @@ def _gives(row: TokenRow, turn: Turn) -> bool:
 
 
 def tokenize(
-    records: Iterable[Record], tokenizer: Any, max_seq_length: int = 2048
+    records: Iterable[Record],
+    tokenizer: Any,
+    max_seq_length: int = 2048,
+    *,
+    name: str = "The data",
 ) -> list[TokenRow]:
     """Rows of at most ``max_seq_length`` tokens; those with nothing to learn are left out.
 
@@ -255,6 +259,7 @@ def tokenize(
             everything. The target's own answers may bring their tokens, see ``with_turns``.
         tokenizer: mlx-lm's TokenizerWrapper.
         max_seq_length: Longer rows are cut.
+        name: What to call the records in an error.
 
     Raises:
         RedrafterError: If no row is left.
@@ -274,7 +279,7 @@ def tokenize(
                 rows.append(row)
     if not rows:
         raise RedrafterError(
-            "The data has no answers to learn from: pass conversations with assistant turns, "
+            f"{name} has no answers to learn from: pass conversations with assistant turns, "
             "texts, or let the target answer the prompts first."
         )
     return rows

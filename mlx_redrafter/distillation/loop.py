@@ -34,7 +34,7 @@ class Progress:
         steps: Of how many.
         loss: Mean loss since the last report, nats.
         learning_rate: Of the last step.
-        positions_per_second: Anchors trained on since the last report, by wall clock.
+        positions_per_second: Anchors trained on since the last report over the steps' own time.
         batch: Agreement on the last training batch.
         held_out: Agreement on held-out rows, if they were measured now.
         decoded: Figures of real decoding, if they were measured now.
@@ -196,7 +196,8 @@ class _Loop:
         self._identity = identity
         self._saved = -1
         self._steady = True  # where weights, state and what was reported belong together
-        self._began = time.perf_counter()
+        # Of the steps since the last report that this process made.
+        self._seconds, self._steps = 0.0, 0
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -229,7 +230,6 @@ class _Loop:
     ) -> None:
         """Steps, reports, evaluations and checkpoints until the end or an exception."""
         steps = self.trainer.config.steps
-        self._began = time.perf_counter()
         try:
             while True:
                 self._evaluate(held_out, measure, progress)
@@ -265,12 +265,15 @@ class _Loop:
         return [self._source.batch(step * accumulate + i) for i in range(accumulate)]
 
     def _step(self) -> Batch:
+        began = time.perf_counter()
         batches = self._batches(self.trainer.step)
         self._steady = False
         loss = self.trainer.update(batches)
         if not math.isnan(loss):
             self.state.losses.append(loss)
         self._steady = True
+        self._seconds += time.perf_counter() - began
+        self._steps += 1
         if math.isnan(loss):
             raise RedrafterError(self._diverged())
         return batches[-1]
@@ -329,14 +332,14 @@ class _Loop:
     ) -> None:
         self._steady = False
         losses, self.state.losses = self.state.losses, []
-        seconds = max(time.perf_counter() - self._began, 1e-9)
+        seconds, made = max(self._seconds, 1e-9), self._steps
+        self._seconds, self._steps = 0.0, 0
         if progress is None:
             self._steady = True
-            self._began = time.perf_counter()
             return
         trainer, config = self.trainer, self.trainer.config
         rank = np.array(ranks(trainer.drafter, batch, trainer.embed(batch)))
-        positions = len(losses) * config.accumulate * config.positions_per_step
+        positions = made * config.accumulate * config.positions_per_step
         report = Progress(
             step=trainer.step,
             steps=config.steps,
@@ -350,4 +353,3 @@ class _Loop:
         )
         self._steady = True
         progress(report)
-        self._began = time.perf_counter()

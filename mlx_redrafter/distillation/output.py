@@ -101,6 +101,12 @@ def begin(paths: RunPaths, options: TrainingOptions) -> None:
         write_json(paths.settings, kept_settings(options))
 
 
+def forget_unbegun(paths: RunPaths) -> None:
+    """After an error: a run without a checkpoint leaves nothing to go on with but its answers."""
+    if not paths.checkpoint.is_file():
+        paths.settings.unlink(missing_ok=True)
+
+
 def _spare_models(output: Path) -> None:
     """Refuse the directory of a model that is no drafter, such as the target's own."""
     config = output / CONFIG_FILE

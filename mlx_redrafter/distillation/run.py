@@ -30,7 +30,7 @@ from .features import BatchSource, Features
 from .listener import Listener
 from .loop import Progress, train
 from .options import DEFAULT_STEPS, TrainingOptions
-from .output import RunPaths, begin, claim, finish
+from .output import RunPaths, begin, claim, finish, forget_unbegun
 from .report import RunLog, TrainingReport, plot_curves
 from .shapes import make_drafter
 from .sizes import DraftSizes, draft_sizes
@@ -103,16 +103,12 @@ def train_drafter(
         )
     run = _open(options, paths, listener)
     begin(paths, options)
-    with wired_limit(run.target.model):
-        if options.regenerate:
-            records, held = _answered(run, records, held)
-        rows = tokenize(records, run.tokenizer, options.max_seq_length)
-        held_rows = tokenize(held, run.tokenizer, options.max_seq_length)
-        listener.note(
-            f"{sum(int(row.answer.sum()) for row in rows):,} tokens of answers to learn from, in "
-            f"{len(rows)} rows of {len(records)} records; {len(held_rows)} rows held out."
-        )
-        return _fit(run, rows, held_rows)
+    try:
+        with wired_limit(run.target.model):
+            return _fit(run, *_rows(run, records, held))
+    except RedrafterError:
+        forget_unbegun(paths)  # so that the corrected command is not told of an unfinished run
+        raise
 
 
 def _open(options: TrainingOptions, paths: RunPaths, listener: Listener) -> _Setting:
@@ -147,6 +143,22 @@ def _answered(
         progress=partial(run.listener.stage, "target's answers"),
     )
     return answers[len(held) :], answers[: len(held)]
+
+
+def _rows(
+    run: _Setting, records: list[Record], held: list[Record]
+) -> tuple[list[TokenRow], list[TokenRow]]:
+    """What is learned from and what is evaluated on, in tokens."""
+    if run.options.regenerate:
+        records, held = _answered(run, records, held)
+    length = run.options.max_seq_length
+    rows = tokenize(records, run.tokenizer, length)
+    held_rows = tokenize(held, run.tokenizer, length, name="The held-out part of the data")
+    run.listener.note(
+        f"{sum(int(row.answer.sum()) for row in rows):,} tokens of answers to learn from, in "
+        f"{len(rows)} rows of {len(records)} records; {len(held_rows)} rows held out."
+    )
+    return rows, held_rows
 
 
 def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:

@@ -197,23 +197,34 @@ def _points(
     job: _Job, grid: Grid, conversations: list[Conversation]
 ) -> Generator[Point, None, None]:
     """Every point of the grid; a precision is loaded when it is its turn."""
-    from ..benchmark.precision import check_precision, load_at
+    from ..benchmark.precision import check_precision, release_memory
+
+    for precision in grid.precisions:  # before hours are spent
+        check_precision(job.options.model, precision)
+    for index, precision in enumerate(grid.precisions):
+        yield from _points_at(job, grid, conversations, precision, index)
+        release_memory()  # two models may be more than the machine holds
+
+
+def _points_at(
+    job: _Job, grid: Grid, conversations: list[Conversation], precision: str, index: int
+) -> Generator[Point, None, None]:
+    """The points of one precision, the ``index``-th; its model lives no longer than this."""
+    from ..benchmark.precision import load_at
     from ..benchmark.sweep import check_shapes, sweep_shapes
 
-    options, shapes, done = job.options, grid.shapes, 0
-    for precision in grid.precisions:  # before hours are spent
-        check_precision(options.model, precision)
-    for precision in grid.precisions:
-        model, tokenizer = load_at(options.model, options.drafter, precision, options.adapter_path)
-        check_shapes(model, shapes)
-        for temperature in grid.temperatures:
-            task = _task(tokenizer, options, temperature)
-            prompts = _prompts(job, conversations, model, task)
-            with job.progress(f"{precision}, temperature {temperature:g}") as progress:
-                for point in sweep_shapes(model, precision, prompts, task, shapes, options.repeats):
-                    done += 1
-                    progress(done, len(grid))
-                    yield point
+    options, shapes = job.options, grid.shapes
+    done = index * len(grid) // len(grid.precisions)
+    model, tokenizer = load_at(options.model, options.drafter, precision, options.adapter_path)
+    check_shapes(model, shapes)
+    for temperature in grid.temperatures:
+        task = _task(tokenizer, options, temperature)
+        prompts = _prompts(job, conversations, model, task)
+        with job.progress(f"{precision}, temperature {temperature:g}") as progress:
+            for point in sweep_shapes(model, precision, prompts, task, shapes, options.repeats):
+                done += 1
+                progress(done, len(grid))
+                yield point
 
 
 def _cost(job: _Job) -> int:

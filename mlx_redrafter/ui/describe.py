@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..beam import BeamShape
 from ..drafter import Drafter
+from ..limits import context_limit
 from ..model import SpeculativeModel
 from .session import ModelFacts
-
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
 def describe(model: SpeculativeModel) -> ModelFacts:
@@ -75,14 +72,3 @@ def precision_words(module: nn.Module) -> str:
             name = str(array.dtype).removeprefix("mlx.core.")
             sizes[name] = sizes.get(name, 0) + int(array.size)
     return max(sizes, key=lambda name: sizes[name], default="no weights")
-
-
-def context_limit(model: nn.Module) -> int | None:
-    """Longest context in tokens as the model's configuration has it, None if it has none."""
-    arguments: Any = getattr(model, "args", None)
-    for holder in (arguments, getattr(arguments, "text_config", None)):
-        for key in CONTEXT_KEYS:
-            value = holder.get(key) if isinstance(holder, dict) else getattr(holder, key, None)
-            if isinstance(value, int) and value > 0:
-                return value
-    return None
