@@ -99,6 +99,10 @@ class ShapePlanner(Protocol):
     def costs(self) -> DraftCosts:
         """What drafts cost."""
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether drafts do not pay, so that steps are plain for now."""
+
     def for_batch(self, texts: int) -> ShapePlanner:
         """Who plans the steps that so many texts take together; of one text the planner itself."""
 
@@ -264,7 +268,8 @@ class TextLoop:
 
     def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
         """Commit all but the prompt's last token, in chunks; no logits are computed."""
-        self._target.take_cores(len(prompt) if self._drafts else 1)
+        plain = not self._drafts or (self.planner is not None and self.planner.gave_up)
+        self._target.take_cores(1 if plain else len(prompt))
         total = len(prompt) - 1
         held = self.cache.reuse(prompt)
         progress(held, total)
@@ -379,8 +384,9 @@ class TextLoop:
         stats.evaluations += 1
         stats.draft_seconds += flight.draft_seconds
         # A plain step starts before the one ahead of it is read; only what follows that is its own.
+        # What the planner and the reader of the text take is part of the step after.
         now = time.perf_counter()
-        elapsed = now - max(flight.started, self._counted_until)
+        elapsed = now - (self._counted_until or flight.started)
         self._counted_until = now
         stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
         return elapsed

@@ -369,6 +369,11 @@ class PlannerOnDemand:
         """See :class:`Planner`."""
         return self.planner.costs
 
+    @property
+    def gave_up(self) -> bool:
+        """See :class:`Planner`; False before anything was measured."""
+        return self._made is not None and self._made.gave_up
+
     def for_batch(self, texts: int) -> Planner:
         """See :meth:`Planner.for_batch`."""
         return self.planner.for_batch(texts)

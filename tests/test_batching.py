@@ -208,6 +208,8 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
+    gave_up = False
+
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
         self.costs = costs
         self._shapes: Iterator[BeamShape | None] = iter(shapes)

@@ -265,6 +265,7 @@ def test_draft_false_does_not_draft() -> None:
 class Switching:
     """A planner that changes its mind at every step: plain, and several shapes."""
 
+    gave_up = False
     shapes = (
         None,
         BeamShape(2, 3),
@@ -451,3 +452,16 @@ def test_searches_of_old_settings_are_dropped() -> None:
         model.source(shape, SamplingConfig(temperature=1 + step), timed=False)
         assert model.source(shape, SamplingConfig(temperature=0.5), timed=False) is first
     assert len(model._searches) <= 64
+
+
+@pytest.mark.parametrize(("gave_up", "rows"), [(False, len(PROMPT)), (True, 1)])
+def test_where_drafts_do_not_pay_a_core_is_left_from_the_prompt_on(
+    gave_up: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of the BLAS that was woken for the prompt would spin beside the first steps."""
+    model, planner = KINDS["beam search"](), Switching()
+    planner.gave_up = gave_up
+    asked: list[int] = []
+    monkeypatch.setattr(model.target, "take_cores", asked.append)
+    list(decode(model, PROMPT, DecodingConfig(4), planner=planner))
+    assert asked[0] == rows
