@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,10 @@ WIDTHS = (1, 2, 4, 8)
 DRAFT_LENGTH = 4
 REPEATS = 7
 WARM_UP = 2
+# Seconds that one measurement may take, where two calls do not take longer, and that filling a
+# further context may take: slow machines are measured more coarsely, not for minutes.
+BUDGET = 0.5
+PATIENCE = 10.0
 PLAIN_TOKENS = 16
 # A forward this much dearer than one token's cannot pay, so larger ones are not measured.
 HOPELESS = 24.0
@@ -156,15 +161,19 @@ def calibrate(
     Args:
         model: A model; drafting is measured where its drafter is a Drafter.
         progress: Told (measurements done, measurements to do).
-        contexts: Context lengths, ascending; by default the planner's.
+        contexts: Context lengths, ascending; by default the planner's, as far as they are quickly
+            filled.
     """
     report = progress or (lambda _done, _total: None)
+    patience = PATIENCE if contexts is None else math.inf
     contexts = contexts_of(model) if contexts is None else tuple(contexts)
     total, done = len(contexts) * len(SIZES) + len(WIDTHS), 0
     rows: list[list[float]] = []
     plain: list[float] = []
     replay = 0.0
     for context in contexts:
+        if rows and rows[0][-1] / SIZES[len(rows[0]) - 1] * context > patience:
+            break
         cache = _filled_cache(model, context)
         row: list[float] = []
         for size in SIZES:
@@ -178,7 +187,7 @@ def calibrate(
             replay = _time_replay(model, cache) / float(
                 np.interp(REPLAYED[1], SIZES[: len(row)], row)
             )
-    draft = {}
+    done, draft = total - len(WIDTHS), {}
     for width in WIDTHS:
         if isinstance(model.drafter, Drafter) and width <= model.drafter.config.head_size:
             draft[width] = _time_draft(model, model.drafter, width)
@@ -188,7 +197,7 @@ def calibrate(
     verify = tuple(sensible(row[:known]) for row in rows)
     # A plain step overlaps with the host's work, so it costs no more than a forward by itself.
     plain = [min(alone, row[0]) for alone, row in zip(plain, verify, strict=True)]
-    return CostModel(SIZES[:known], contexts, verify, draft, tuple(plain), replay)
+    return CostModel(SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay)
 
 
 def sensible(seconds: Sequence[float]) -> tuple[float, ...]:
@@ -279,12 +288,12 @@ def _filled_cache(model: SpeculativeModel, context: int) -> PromptCache:
 
 
 def _median_seconds(call: Callable[[], mx.array]) -> float:
-    seconds = []
-    for _ in range(WARM_UP + REPEATS):
+    seconds: list[float] = []
+    while len(seconds) < 2 or (len(seconds) < WARM_UP + REPEATS and sum(seconds) < BUDGET):
         start = time.perf_counter()
         mx.eval(call())
         seconds.append(time.perf_counter() - start)
-    return median(seconds[WARM_UP:])
+    return median(seconds[min(WARM_UP, len(seconds) - 1) :])
 
 
 def _time_verify(model: SpeculativeModel, cache: PromptCache, size: int) -> float:
