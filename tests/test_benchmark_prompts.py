@@ -110,6 +110,8 @@ def test_a_bundle_brings_its_prompts_or_says_so(tmp_path):
         own_prompts(tmp_path)
     with pytest.raises(RedrafterError, match=r"no model directory .*nowhere: check --model"):
         own_prompts(tmp_path / "nowhere")
+    with pytest.raises(RedrafterError, match="no model directory /nowhere: check --model"):
+        own_prompts(Path("/nowhere"))
     with pytest.raises(RedrafterError, match="owner/repo brings no"):
         own_prompts(Path("owner/repo"))
     path = write(tmp_path / "prompts.jsonl", {"prompt": "p"})

@@ -90,7 +90,9 @@ def own_prompts(model: Path) -> Path:
     Raises:
         RedrafterError: If it brings none, or a path leads nowhere.
     """
-    if not model.expanduser().is_dir() and len(model.parts) != 2:  # two parts may be a Hub repo's
+    text = str(model)
+    may_be_repo = text.count("/") == 1 and not text.startswith(("/", ".", "~"))
+    if not model.expanduser().is_dir() and not may_be_repo:
         raise RedrafterError(f"There is no model directory {model}: check --model.")
     for name in OWN_FILES:
         if (model.expanduser() / name).is_file():
