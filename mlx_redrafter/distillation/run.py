@@ -289,6 +289,8 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     kept = np.float32 if where == "stream" else np.float16
     held_out = compute_features(run.target, drafter, _few(held_rows), config, dtype=kept)
     identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
+    if options.start_from is not None:  # now, not after hours in which the file may go
+        identity["started_from"] = weights_hash(options.start_from)
     watch = _Watch(run, _step_of(paths.checkpoint) if options.resume else 0)
     drafter = train(
         run.target,
@@ -332,9 +334,9 @@ def _card(
     report: TrainingReport,
 ) -> dict[str, Any]:
     """What the drafter was made of."""
-    start = run.options.start_from
+    start = identity.get("started_from")
     return {
-        "started_from": None if start is None else {"weights_sha256": weights_hash(start)},
+        "started_from": None if start is None else {"weights_sha256": start},
         "target": {
             "name": run.model.name,
             "architecture": run.target.architecture,
