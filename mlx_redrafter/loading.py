@@ -98,7 +98,7 @@ def resolve_path(path_or_repo: str | Path) -> Path:
     if path.exists():
         return path
     text = str(path_or_repo)
-    if text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if not may_be_repo(text):
         raise RedrafterError(
             f"There is no {text} here, and it is not a Hub repo (owner/name) either: "
             "check the path."
@@ -110,6 +110,11 @@ def resolve_path(path_or_repo: str | Path) -> Path:
             f"{text} is no local directory and could not be fetched from the Hugging Face Hub "
             f"({_one_line(error)}): check the name, or your network."
         ) from error
+
+
+def may_be_repo(name: str) -> bool:
+    """Whether a name has the form of a Hub repo's: owner/name."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def load_drafter(directory: str | Path) -> Drafter:

@@ -12,6 +12,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
 from ..generation import encode_prompt
+from ..loading import may_be_repo
 
 OWN_FILES = ("questions.jsonl", "prompts.jsonl")
 KEYS = '"turns", "messages", "question", "prompt" or "text"'
@@ -90,9 +91,7 @@ def own_prompts(model: Path) -> Path:
     Raises:
         RedrafterError: If it brings none, or a path leads nowhere.
     """
-    text = str(model)
-    may_be_repo = text.count("/") == 1 and not text.startswith(("/", ".", "~"))
-    if not model.expanduser().is_dir() and not may_be_repo:
+    if not model.expanduser().is_dir() and not may_be_repo(str(model)):
         raise RedrafterError(f"There is no model directory {model}: check --model.")
     for name in OWN_FILES:
         if (model.expanduser() / name).is_file():
