@@ -102,6 +102,7 @@ ROWS = (
     Row("sum", "base, rnn false", settings={"rnn": False}),
     Row("independent", "base, independent heads", settings={"independent": True}),
     Row("full", "base, full draft vocabulary", reduced=False),
+    Row("lookback", "base, lookback 4", settings={"lookback": 4}),
 )
 
 

@@ -72,11 +72,13 @@ class DraftState:
         hidden: The target's final hidden state from which the root was chosen, (hidden_size,).
         noise: Gumbel noise of the next positions, row d for the token after depth d,
             (>= length, vocab_size), as far as the draft should follow it; None when greedy.
+        text: The tokens before the root.
     """
 
     root: mx.array
     hidden: mx.array
     noise: mx.array | None
+    text: Sequence[int] = ()
 
 
 class DraftSource(Protocol):
@@ -123,6 +125,7 @@ class BeamSearch:
             )
         self.shape = shape
         self.seconds = 0.0
+        self._lookback = drafter.config.lookback
         search = partial(_search, drafter, embed, shape, sampling)
         self._search = mx.compile(search) if compiled else search
 
@@ -142,6 +145,9 @@ class BeamSearch:
             mx.stack([state.hidden for state in states]),
             mx.stack([state.root for state in states]),
             mx.stack(noises) if noises else None,
+            mx.array([last_tokens(state.text, self._lookback) for state in states])
+            if self._lookback
+            else None,
         )
         rows = [_rows(array) for array in arrays]
         return [
@@ -151,6 +157,12 @@ class BeamSearch:
             )
             for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip
+
+
+def last_tokens(text: Sequence[int], count: int) -> list[int]:
+    """The last ``count`` tokens, with -1 for each that there is not, which stand first."""
+    found = list(text[-count:])
+    return [-1] * (count - len(found)) + found
 
 
 def _rows(array: mx.array) -> list[mx.array]:
@@ -180,9 +192,11 @@ def _search(
     hidden: mx.array,
     root: mx.array,
     noise: mx.array | None,
+    before: mx.array | None,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
     """The searches from the roots (batch, 1), with hidden (batch, hidden_size) and noise.
 
+    ``before`` are the tokens before the root, (batch, lookback), -1 where there is none.
     Nodes are first numbered as they are opened: the root 0, beam b of depth d
     1 + (d - 1) * width + b.
 
@@ -192,14 +206,15 @@ def _search(
     """
     if noise is not None:
         noise = drafter.draft_columns(noise)
+    state = _first_state(drafter, embed, before, hidden)
     if shape.width == 1:
-        return _chain(drafter, embed, shape.nodes, sampling, hidden, root, noise)
+        return _chain(drafter, embed, shape.nodes, sampling, hidden, root, noise, state)
     width, opened = shape.width, 1 + shape.width * shape.length
     batch = root.shape[0]
     itself = mx.eye(opened, dtype=mx.bool_)
     tokens, totals = [root], [mx.zeros((batch, 1))]
     lineage = [mx.broadcast_to(itself[:1], (batch, 1, opened))]
-    state = drafter.initial_state(batch, 1).astype(hidden.dtype)
+    state = state[:, None]
     for depth in range(shape.length):
         state = drafter.advance(embed(tokens[-1]), state)
         heard = None if noise is None else noise[:, depth : depth + 1]
@@ -228,11 +243,11 @@ def _chain(
     hidden: mx.array,
     root: mx.array,
     noise: mx.array | None,
+    state: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
     """:func:`_search` for a single beam: nothing has to be sorted, a quarter fewer launches."""
     batch, n = root.shape[0], 1 + length
     tokens, totals = [root], [mx.zeros((batch, 1))]
-    state = drafter.initial_state(batch).astype(hidden.dtype)
     for depth in range(length):
         state = drafter.advance(embed(tokens[-1][:, 0]), state)
         heard = None if noise is None else noise[:, depth]
@@ -249,6 +264,20 @@ def _chain(
         mx.concatenate(totals, axis=1),
         mx.broadcast_to(mx.tri(n, dtype=mx.bool_), (batch, n, n)),
     )
+
+
+def _first_state(
+    drafter: Drafter,
+    embed: Callable[[mx.array], mx.array],
+    before: mx.array | None,
+    hidden: mx.array,
+) -> mx.array:
+    """The state of each search when it comes to its root, (batch, state size)."""
+    if before is None:
+        state = drafter.initial_state(len(hidden))
+    else:
+        state = drafter.read(embed(mx.maximum(before, 0)), before >= 0)
+    return state.astype(hidden.dtype)
 
 
 def _noisy(

@@ -320,7 +320,7 @@ class TextLoop:
     def state(self, root: mx.array, hidden: mx.array, noise: mx.array | None) -> DraftState:
         """What a draft from ``root`` is told."""
         guessed = None if noise is None else noise * self._trust.scale
-        return DraftState(root.astype(mx.int32), hidden, guessed)
+        return DraftState(root.astype(mx.int32), hidden, guessed, self.cache.tokens)
 
     def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
         """The target's choices after the nodes of a verified tree."""

@@ -35,6 +35,8 @@ class DrafterConfig:
         shared_rows: Whether the output rows are the target's own, and so not among the weights.
         independent_heads: Number of heads, one for each depth, that see the hidden state alone;
             None for the recurrent head.
+        lookback: Tokens before the root that the state has read when it comes to the root; 0 is the
+            paper's head, which begins with the root.
     """
 
     hidden_size: int
@@ -47,6 +49,7 @@ class DrafterConfig:
     target: dict[str, Any] | None = None
     shared_rows: bool = False
     independent_heads: int | None = None
+    lookback: int = 0
     model_type: str = MODEL_TYPE
 
     @classmethod
@@ -80,6 +83,9 @@ class DrafterConfig:
         heads = values.get("independent_heads")
         fits = heads is None or (_is_count(heads, 1) and not shared)
         _require(values, "independent_heads", fits, "at least 1 without shared_rows, or null")
+        lookback = values.get("lookback", 0)
+        fits = _is_count(lookback, 0) and (lookback == 0 or heads is None)
+        _require(values, "lookback", fits, "at least 0, and 0 with independent_heads")
         known = {field.name for field in fields(cls)}
         # Apple's configuration class takes an absent `rnn` for false.
         return cls(**{"rnn": False, **{k: v for k, v in values.items() if k in known}})
@@ -87,8 +93,9 @@ class DrafterConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config.json entry, without keys that are None or say what is usual."""
         entry = {k: v for k, v in asdict(self).items() if v is not None}
-        if not self.shared_rows:
-            del entry["shared_rows"]
+        for name in ("shared_rows", "lookback"):
+            if not entry[name]:
+                del entry[name]
         return entry
 
     @property
@@ -130,8 +137,10 @@ class Drafter(nn.Module):
 
     With h the target's final hidden state at the last verified position and e the target's token
     embedding, the state after the tokens x_1 (the root), x_2, ... is
-    ``s_t = silu(W e(x_t) + U s_{t-1} + b)`` from ``s_0 = 0`` (or ``s_t = e(x_t) + s_{t-1}`` where
-    ``rnn`` is false), and the next token's logits are ``head([h ; s_t])``.
+    ``s_t = silu(W e(x_t) + U s_{t-1} + b)`` (or ``s_t = e(x_t) + s_{t-1}`` where ``rnn`` is false),
+    and the next token's logits are ``head([h ; s_t])``. The paper's head starts from ``s_0 = 0``;
+    with a ``lookback`` s_0 is the state after the so many tokens before the root, read from zero
+    in the same way, and the first guess knows as much of the text as the later ones.
 
     The embedding is the target's and is passed in as vectors; the drafter owns no copy.
     """
@@ -182,9 +191,31 @@ class Drafter(nn.Module):
         Returns:
             States after them, same shape.
         """
+        return self._next(self._inputs(embeddings), state)
+
+    def _inputs(self, embeddings: mx.array) -> mx.array:
+        return self.rnn_w(embeddings) if self.config.rnn else embeddings
+
+    def _next(self, inputs: mx.array, state: mx.array) -> mx.array:
         if not self.config.rnn:
-            return embeddings + state
-        return nn.silu(self.rnn_w(embeddings) + self.rnn_u(state))
+            return inputs + state
+        return nn.silu(inputs + self.rnn_u(state))
+
+    def read(self, embeddings: mx.array, known: mx.array) -> mx.array:
+        """The state after the tokens that stand before the root.
+
+        Args:
+            embeddings: Target embeddings of the tokens, oldest first, (N, lookback, hidden_size).
+            known: bool (N, lookback), false where the text had not begun yet.
+
+        Returns:
+            (N, hidden_size); zeros where nothing is known.
+        """
+        inputs = self._inputs(embeddings)  # of all tokens at once: only the states follow in turn
+        state = self.initial_state(len(embeddings)).astype(embeddings.dtype)
+        for place in range(embeddings.shape[1]):
+            state = mx.where(known[:, place, None], self._next(inputs[:, place], state), state)
+        return state
 
     def logits(self, hidden: mx.array, state: mx.array) -> mx.array:
         """Unnormalised log-probabilities of the token that follows each state.

@@ -171,6 +171,7 @@ def build_drafter(
     num_draft_layers: int = 1,
     rnn: bool = True,
     draft_vocab_size: int | None = None,
+    lookback: int = 0,
     seed: int = 0,
 ) -> Drafter:
     """A new random drafter; with a small head its tokens are spread over the vocabulary."""
@@ -182,6 +183,7 @@ def build_drafter(
             num_draft_layers=num_draft_layers,
             rnn=rnn,
             draft_vocab_size=draft_vocab_size,
+            lookback=lookback,
         )
     )
     randomise(drafter, seed)
@@ -197,7 +199,8 @@ class ScriptedSource:
     """A draft source that hides the true continuation among wrong branches.
 
     It knows the text that the target is going to write, and where in it the root stands from its
-    own earlier trees. It evaluates the root, to see that it has not lost its place.
+    own earlier trees. It evaluates the root, to see that it has not lost its place, and sees that
+    it is told the text before it.
 
     Args:
         text: Prompt and continuation.
@@ -237,6 +240,7 @@ class ScriptedSource:
     def __call__(self, state: DraftState) -> DraftTree:
         root = int(state.root.item())
         assert root == self._text[self._at], "the source has lost its place in the text"
+        assert list(state.text) == self._text[: self._at]
         depth = self.max_depth if self._full else int(self._rng.integers(0, self.max_depth + 1))
         depth = min(depth, max(0, len(self._text) - self._at - 2))
         while not self._full and depth and self._rng.random() < self._wrong:

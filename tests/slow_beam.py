@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -81,6 +82,7 @@ def slow_search(
     hidden: np.ndarray,
     root: int,
     noise: np.ndarray | None,
+    text: Sequence[int] = (),
 ) -> list[Node]:
     """Every node the search opens, the root first, then depth by depth from the likeliest on."""
     columns = (
@@ -89,7 +91,10 @@ def slow_search(
         else np.array(drafter.draft_tokens)
     )
     nodes = [Node(root, -1, 0, 0.0)]
-    beams = [(0, np.zeros(len(hidden)))]
+    state = np.zeros(len(hidden))
+    for token in text[max(0, len(text) - drafter.config.lookback) :]:
+        state = slow_advance(drafter, embeddings[token], state)
+    beams = [(0, state)]
     for depth in range(shape.length):
         candidates = []
         for node, state in beams:

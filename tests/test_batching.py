@@ -120,7 +120,7 @@ def test_the_drafters_beam_search_together(name: str, kind: str) -> None:
     """Drafts are those of a text alone, so statistics are equal as well."""
     config = replace(KINDS[kind], beam=BeamShape(3, 3, 6))
     of = target(name)
-    model = SpeculativeModel(of, models.build_drafter(seed=1))
+    model = SpeculativeModel(of, models.build_drafter(seed=1, lookback=4))
     decoder = BatchDecoder(model, PROMPTS, config, batch_size=3)
     made = collect(decoder)
     for index, prompt in enumerate(PROMPTS):

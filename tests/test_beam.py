@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -33,6 +34,7 @@ def search(
     *,
     seed: int = 0,
     root: int = 3,
+    text: Sequence[int] = (),
 ) -> tuple[DraftTree, list[Node], list[int]]:
     """The tree found, and what the slow search finds: nodes and the order to lay them out in."""
     # Flatter, so that no filter leaves fewer tokens than beams: the rest would tie.
@@ -45,7 +47,7 @@ def search(
         if sampling.temperature
         else None
     )
-    state = DraftState(mx.array([root]), mx.array(hidden), noise)
+    state = DraftState(mx.array([root]), mx.array(hidden), noise, text)
     tree = BeamSearch(drafter, target.embed, shape, sampling)(state)
     nodes = slow_search(
         drafter,
@@ -55,6 +57,7 @@ def search(
         hidden.astype(np.float64),
         root,
         None if noise is None else np.array(noise),
+        text,
     )
     return tree, nodes, slow_layout(nodes, shape)
 
@@ -111,6 +114,33 @@ def test_search_equals_the_slow_one(kind: str, sampling: SamplingConfig) -> None
         assert len(tree) == 1 + shape.nodes
         assert tree.max_depth == shape.length
         assert_same(tree, nodes, order)
+
+
+@pytest.mark.parametrize("shape", [BeamShape(1, 4), BeamShape(4, 3)], ids=str)
+@pytest.mark.parametrize("rnn", [True, False])
+@pytest.mark.parametrize("text", [[], [7], [5, 9, 7], [11, 2, 5, 9, 7]], ids=len)
+def test_a_search_that_looks_back_equals_the_slow_one(
+    text: list[int], rnn: bool, shape: BeamShape
+) -> None:
+    drafter = models.build_drafter(lookback=3, rnn=rnn)
+    tree, nodes, order = search(drafter, shape, SamplingConfig(), text=text)
+    assert_same(tree, nodes, order)
+
+
+def test_roots_behind_texts_of_different_length_are_searched_together() -> None:
+    drafter = models.build_drafter(lookback=3)
+    embed = Target(models.shared("llama")).embed
+    beam = BeamSearch(drafter, embed, BeamShape(1, 4), SamplingConfig())
+    hidden = mx.random.normal((3, models.HIDDEN), key=mx.random.key(4))
+    states = [
+        DraftState(mx.array([3]), hidden[row], None, text)
+        for row, text in enumerate(([], [5, 9], [1, 2, 5, 9, 7]))
+    ]
+    for state, tree in zip(states, beam.together(states), strict=True):
+        assert tree.tokens.tolist() == beam(state).tokens.tolist()
+    same = [DraftState(mx.array([3]), hidden[0], None, text) for text in ([4, 9, 7], [9, 9, 9, 7])]
+    found = [np.array(tree.log_probs) for tree in beam.together(same)]
+    assert not np.allclose(found[0], found[1])
 
 
 @pytest.mark.parametrize("shape", BUDGETED, ids=lambda shape: str(shape.node_budget))

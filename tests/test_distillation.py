@@ -102,6 +102,8 @@ def slow_loss(target, drafter, rows, anchors, config) -> float:
         row, p = rows[r], int(anchor - starts[r])
         logits, hidden = target.teach(mx.array(row.tokens)[None])
         state = mx.zeros(HIDDEN)
+        for earlier in range(max(0, p + 1 - drafter.config.lookback), p + 1):
+            state = drafter.advance(target.embed(mx.array(row.tokens[earlier])), state)
         for k in range(1, config.unroll + 1):
             guessed = p + 1 + k
             if guessed >= len(row.tokens):
@@ -126,17 +128,19 @@ def slow_loss(target, drafter, rows, anchors, config) -> float:
 
 
 @pytest.mark.parametrize(
-    ("size", "temperature", "hard"), [(None, 1.0, 0.0), (32, 0.7, 0.0), (32, 1.0, 1.0)]
+    ("size", "temperature", "hard", "lookback"),
+    [(None, 1.0, 0.0, 0), (32, 0.7, 0.0, 0), (32, 1.0, 1.0, 0), (None, 1.0, 0.0, 4)],
 )
-def test_loss_equals_the_slow_definition(target, rows, size, temperature, hard):
+def test_loss_equals_the_slow_definition(target, rows, size, temperature, hard, lookback):
     config = replace(TINY, top_k=VOCAB, temperature=temperature, hard_weight=hard)
     drafter = make_drafter(
-        target, counts_of(rows), exit_dim=HIDDEN, num_draft_layers=1, draft_vocab_size=size
-    )
+        target, counts_of(rows), exit_dim=HIDDEN, num_draft_layers=1, draft_vocab_size=size,
+        lookback=lookback,
+    )  # fmt: skip
     features = compute_features(target, drafter, rows, config, dtype=np.float32)
     anchors = features.anchors
-    batch = features.batch(anchors, config.unroll)
-    fast = distillation_loss(drafter, batch, target.embed(batch.tokens), config).item()
+    batch = features.batch(anchors, config.unroll, lookback)
+    fast = distillation_loss(drafter, batch, target.embed(batch.fed), config).item()
     assert fast == pytest.approx(slow_loss(target, drafter, rows, anchors, config), rel=2e-3)
 
 
@@ -163,6 +167,21 @@ def test_windows_end_with_their_row_and_skip_what_is_no_answer(target, rows):
     middle = end // 2  # marked as no answer
     assert middle - 2 not in anchors
     assert np.array(features.batch(np.array([middle - 3]), 3).weights)[0, 1] == 0
+
+
+def test_what_is_looked_back_on_begins_with_the_row(target, rows):
+    features = compute_features(target, make_drafter(target), rows, TINY)
+    start, other = len(rows[0].tokens), len(rows[0].tokens) + len(rows[1].tokens)
+    for p in (start, start + 1, start + 5):  # in the second row
+        batch = features.batch(np.array([p]), 3, lookback=4)
+        held = features.tokens[max(start, p - 3) : p + 1].tolist()
+        assert batch.before[0].tolist() == [-1] * (4 - len(held)) + held
+        assert batch.fed[0].tolist()[4:] == features.tokens[p + 1 : p + 4].tolist()
+    assert other > start + 8
+    assert features.batch(np.array([0]), 3, lookback=2).before.tolist() == [
+        [-1, int(features.tokens[0])]
+    ]
+    assert features.batch(np.array([0]), 3).before.shape == (1, 0)
 
 
 def test_top_k_with_its_rest_bounds_the_full_divergence_from_below(target, rows):
@@ -369,26 +388,28 @@ def test_batches_are_a_pure_function_of_their_number(target, rows):
 
 def test_streamed_batches_equal_cached_ones(target, rows):
     config = replace(TINY, batch_size=2, positions_per_step=64)
-    drafter = make_drafter(target, counts_of(rows), draft_vocab_size=32)
+    drafter = make_drafter(target, counts_of(rows), draft_vocab_size=32, lookback=2)
     streamed = StreamedBatches(target, drafter, rows, config)
     batch = streamed.batch(1)
     i, j = drawn(len(rows), 2, 2, config.seed)
     features = compute_features(target, drafter, [rows[i], rows[j]], config, dtype=np.float32)
     order = np.random.default_rng((config.seed, 1)).permutation(features.anchors)
-    for one, two in zip(batch, features.batch(np.resize(order, 64), 3), strict=True):
+    for one, two in zip(batch, features.batch(np.resize(order, 64), 3, 2), strict=True):
         np.testing.assert_array_equal(one, two)
     loss = []
     train(target, drafter, streamed, config, progress=lambda r: loss.append(r.loss))
     assert np.isfinite(loss).all()
 
 
-@pytest.mark.parametrize("shape", [{}, {"shared_rows": True}, {"independent_heads": 3}])
+@pytest.mark.parametrize(
+    "shape", [{}, {"shared_rows": True}, {"independent_heads": 3}, {"lookback": 4}]
+)
 def test_fused_gradients_follow_the_weights(target, rows, shape):
     features = compute_features(target, make_drafter(target, **shape), rows, TINY)
     losses = []
     for fuse in (False, True):
         trainer = Trainer(target, make_drafter(target, **shape), TINY, fuse=fuse)
-        batches = CachedBatches(features, TINY)
+        batches = CachedBatches(features, TINY, shape.get("lookback", 0))
         losses.append([trainer.update([batches.batch(i)]) for i in range(4)])
     assert losses[0][0] != losses[0][1]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

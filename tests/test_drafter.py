@@ -66,6 +66,23 @@ def test_config_round_trip() -> None:
     assert None not in DrafterConfig.from_dict(APPLE).to_dict().values()
 
 
+def test_the_paper_s_head_looks_no_token_back() -> None:
+    assert DrafterConfig.from_dict(APPLE).lookback == 0
+    assert "lookback" not in DrafterConfig.from_dict(APPLE).to_dict()
+    assert DrafterConfig.from_dict({**APPLE, "lookback": 4}).to_dict()["lookback"] == 4
+
+
+@pytest.mark.parametrize("more", [{"lookback": -1}, {"lookback": 1.5}, {"lookback": None}])
+def test_bad_lookbacks_are_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(RedrafterError, match="lookback"):
+        DrafterConfig.from_dict({**APPLE, **more})
+
+
+def test_independent_heads_look_no_token_back() -> None:
+    with pytest.raises(RedrafterError, match="lookback=2"):
+        DrafterConfig.from_dict({**APPLE, "independent_heads": 3, "lookback": 2})
+
+
 @pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "exit_dim", "num_draft_layers"])
 @pytest.mark.parametrize("value", [None, "8", -1, 2.5, True])
 def test_bad_sizes_are_refused(key: str, value: Any) -> None:
@@ -113,6 +130,19 @@ def test_plain_state_is_a_sum() -> None:
     state = drafter.advance(e, drafter.initial_state(3))
     assert mx.array_equal(state, e)
     assert mx.array_equal(drafter.advance(e, state), e + e)
+
+
+@pytest.mark.parametrize("rnn", [True, False])
+def test_reading_is_advancing_over_what_is_known(rnn: bool) -> None:
+    drafter = models.build_drafter(rnn=rnn, lookback=4)
+    e = mx.random.normal((5, 4, models.HIDDEN), key=mx.random.key(2))
+    known = mx.array([[place >= 4 - row for place in range(4)] for row in range(5)])
+    found = drafter.read(e, known)
+    for row in range(5):
+        state = drafter.initial_state(1)
+        for place in range(4 - row, 4):
+            state = drafter.advance(e[row : row + 1, place], state)
+        np.testing.assert_allclose(np.array(found[row]), np.array(state[0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("exit_dim", [2 * models.HIDDEN, 24])

@@ -197,6 +197,7 @@ def test_recurrent_drafter(name: str) -> None:
         rnn=st.booleans(),
         draft_vocab_size=st.sampled_from([None, 20]),
         exit_dim=st.sampled_from([2 * models.HIDDEN, 24]),
+        lookback=st.sampled_from([0, 3, 40]),
     )
     def check(
         sampling: SamplingConfig,
@@ -207,10 +208,12 @@ def test_recurrent_drafter(name: str) -> None:
         rnn: bool,
         draft_vocab_size: int | None,
         exit_dim: int,
+        lookback: int,
     ) -> None:
         drafter = models.build_drafter(
-            rnn=rnn, draft_vocab_size=draft_vocab_size, exit_dim=exit_dim, seed=seed
-        )
+            rnn=rnn, draft_vocab_size=draft_vocab_size, exit_dim=exit_dim, lookback=lookback,
+            seed=seed,
+        )  # fmt: skip
         prompt = models.prompt_of(12, seed=seed)
         plain = plain_text(model, prompt, 16, sampling)
         config = DecodingConfig(16, sampling, beam=BeamShape(width, length, budget))

@@ -405,6 +405,26 @@ def test_a_run_goes_on_from_a_drafter_that_exists(bundle, data, tmp_path):
     assert card["options"]["start_from"] == str(first)
 
 
+def test_a_drafter_learns_to_look_back(bundle, data, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_drafter(bundle, data, first, **TINY)
+    settings = {k: v for k, v in TINY.items() if k not in ("exit_dim", "num_draft_layers")}
+    train_drafter(bundle, data, second, start_from=first, lookback=3, **settings)
+    assert load_drafter(first).config.lookback == 0
+    assert load_drafter(second).config.lookback == 3
+    third = tmp_path / "third"
+    train_drafter(bundle, data, third, start_from=second, **settings)
+    assert load_drafter(third).config.lookback == 3
+    with pytest.raises(RedrafterError, match=r"read no tokens: leave out lookback"):
+        train_drafter(bundle, data, tmp_path / "a", independent=True, lookback=3, **settings)
+    with pytest.raises(RedrafterError, match=r"lookback is -1: at least 0 is needed"):
+        train_drafter(bundle, data, tmp_path / "b", lookback=-1, **TINY)
+    heads = tmp_path / "heads"
+    train_drafter(bundle, data, heads, independent=True, **settings)
+    with pytest.raises(RedrafterError, match=r"has independent heads, which read no tokens"):
+        train_drafter(bundle, data, tmp_path / "c", start_from=heads, lookback=3, **settings)
+
+
 def test_what_cannot_be_gone_on_from_is_refused(bundle, data, tmp_path):
     settings = {k: v for k, v in TINY.items() if k not in ("exit_dim", "num_draft_layers")}
     with pytest.raises(RedrafterError, match=r"own shape: leave out exit_dim"):

@@ -37,7 +37,7 @@ def ranks(drafter: Drafter, batch: Batch, embeddings: mx.array) -> mx.array:
 
     head_size where the head lacks that token.
     """
-    logits = unrolled_logits(drafter, batch.hidden, embeddings)
+    logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
     chosen = mx.take_along_axis(logits, mx.maximum(batch.best, 0)[..., None], axis=-1)
     above = (logits > chosen).sum(-1).astype(mx.int32)
     return mx.where(batch.best >= 0, above, logits.shape[-1])
@@ -82,8 +82,8 @@ def evaluate(
     anchors = np.random.default_rng(seed).permutation(features.anchors)[:positions]
     rank, counted = [], []
     for start in range(0, len(anchors), chunk):
-        batch = features.batch(anchors[start : start + chunk], unroll)
-        rank.append(np.array(ranks(drafter, batch, target.embed(batch.tokens).astype(mx.float32))))
+        batch = features.batch(anchors[start : start + chunk], unroll, drafter.config.lookback)
+        rank.append(np.array(ranks(drafter, batch, target.embed(batch.fed).astype(mx.float32))))
         counted.append(np.array(batch.weights) > 0)
     if not rank:
         return summarize(np.zeros((0, unroll)), np.zeros((0, unroll), dtype=bool))

@@ -22,6 +22,7 @@ class Batch(NamedTuple):
 
     Attributes:
         hidden: (N, H) float32.
+        before: (N, lookback) int32, the tokens up to x_p, -1 where the row had not begun.
         tokens: (N, U) int32 target token ids.
         columns: (N, U, K) int32 head columns of the teacher's likeliest draft tokens.
         log_probs: (N, U, K) float32, the teacher's log-probabilities of them, renormalised over
@@ -34,6 +35,7 @@ class Batch(NamedTuple):
     """
 
     hidden: mx.array
+    before: mx.array
     tokens: mx.array
     columns: mx.array
     log_probs: mx.array
@@ -42,6 +44,11 @@ class Batch(NamedTuple):
     labels: mx.array
     weights: mx.array
     inside: mx.array
+
+    @property
+    def fed(self) -> mx.array:
+        """All tokens that the drafter reads, (N, lookback + U); any token where there is none."""
+        return mx.concatenate([mx.maximum(self.before, 0), self.tokens], axis=1)
 
 
 class ShardedArray:
@@ -116,9 +123,11 @@ class Features:
         """Bytes of all arrays."""
         return sum(int(v.nbytes) for v in vars(self).values() if not isinstance(v, int))
 
-    def batch(self, anchors: np.ndarray, unroll: int) -> Batch:
+    def batch(self, anchors: np.ndarray, unroll: int, lookback: int = 0) -> Batch:
         """The batch of these anchors (N,), in their order."""
         p = anchors[:, None]
+        earlier = p + np.arange(1 - lookback, 1)[None, :]
+        same_row = (earlier >= 0) & (self.row_end[np.maximum(earlier, 0)] == self.row_end[p])
         steps = np.arange(1, unroll + 1)[None, :]
         last = len(self.tokens) - 1
         guessed = np.minimum(p + 1 + steps, last)
@@ -127,6 +136,7 @@ class Features:
         slot = np.where(counts, self.slot[np.minimum(p + steps, last)], 0)
         arrays = (
             self.hidden[self.slot[anchors]].astype(np.float32),
+            np.where(same_row, self.tokens[np.maximum(earlier, 0)], -1).astype(np.int32),
             self.tokens[np.minimum(p + steps, last)],
             self.columns[slot].astype(np.int32),
             self.log_probs[slot].astype(np.float32),
@@ -166,10 +176,16 @@ class BatchSource(Protocol):
 
 
 class CachedBatches:
-    """Batches from features of the whole data set: anchors of all rows, mixed."""
+    """Batches from features of the whole data set: anchors of all rows, mixed.
 
-    def __init__(self, features: Features, config: DistillationConfig):
-        self.features, self.config = features, config
+    Args:
+        features: The target's view of the rows.
+        config: The run.
+        lookback: The drafter's.
+    """
+
+    def __init__(self, features: Features, config: DistillationConfig, lookback: int = 0):
+        self.features, self.config, self.lookback = features, config, lookback
         self.anchors = features.anchors
 
     @property
@@ -181,4 +197,4 @@ class CachedBatches:
         """Batch ``index`` of the run, the same on every call."""
         n = self.config.positions_per_step
         chosen = drawn(len(self.anchors), index * n, n, self.config.seed)
-        return self.features.batch(self.anchors[chosen], self.config.unroll)
+        return self.features.batch(self.anchors[chosen], self.config.unroll, self.lookback)

@@ -165,7 +165,7 @@ def _batch_source(
             "The features were computed for another draft vocabulary: "
             "compute them for this drafter."
         )
-    source = CachedBatches(features, config)
+    source = CachedBatches(features, config, drafter.config.lookback)
     if len(source.anchors) == 0:
         raise RedrafterError("The data has no answers to learn from: pass more of it.")
     return source

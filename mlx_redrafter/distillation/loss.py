@@ -13,21 +13,30 @@ from .features import Batch
 SMALLEST = 1e-6  # probabilities below it are not told apart; float32 sums to 1 only this well
 
 
-def unrolled_logits(drafter: Drafter, hidden: mx.array, embeddings: mx.array) -> mx.array:
+def unrolled_logits(
+    drafter: Drafter, hidden: mx.array, embeddings: mx.array, before: mx.array | None = None
+) -> mx.array:
     """Draft logits of every step, fed with the actual text.
 
     Args:
         drafter: The draft head.
         hidden: Target's final hidden states at the anchors, (N, H).
-        embeddings: Target's embeddings of the U tokens after each anchor, (N, U, H).
+        embeddings: Target's embeddings of the tokens of ``before`` and of the U tokens after each
+            anchor, (N, lookback + U, H).
+        before: Tokens that stand before those, (N, lookback), -1 where there is none; None is a
+            lookback of 0.
 
     Returns:
         (N, U, head_size); entry k-1 guesses the token after x_{p+k}, from states
         s_k = advance(e(x_{p+k}), s_{k-1}).
     """
-    state = drafter.initial_state(embeddings.shape[0])
+    lookback = 0 if before is None else before.shape[1]
+    if before is None or not lookback:
+        state = drafter.initial_state(embeddings.shape[0])
+    else:
+        state = drafter.read(embeddings[:, :lookback], before >= 0)
     states = []
-    for k in range(embeddings.shape[1]):
+    for k in range(lookback, embeddings.shape[1]):
         state = drafter.advance(embeddings[:, k], state)
         states.append(state)
     if drafter.config.independent_heads is not None:  # whose states differ in shape
@@ -109,11 +118,11 @@ def distillation_loss(
     Args:
         drafter: The draft head.
         batch: N anchors with U steps each.
-        embeddings: Target's embeddings of ``batch.tokens``, (N, U, H) float32.
+        embeddings: Target's embeddings of ``batch.fed``, (N, lookback + U, H) float32.
         config: ``hard_weight`` and ``depth_decay`` are read.
     """
     columns, probs, rest, weight = _targets(batch, config.hard_weight)
-    logits = unrolled_logits(drafter, batch.hidden, embeddings)
+    logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
     cross_entropy, _ = _soft_loss(logits, columns, probs, rest)
     divergence = cross_entropy - _entropy(probs, rest)
     decay = config.depth_decay ** mx.arange(batch.tokens.shape[1])

@@ -87,6 +87,10 @@ class TrainingOptions:
     shared_rows: bool = option(
         False, _SHAPE, "use the target's own output rows instead of trained ones (compact shape)"
     )
+    lookback: int | None = option(
+        None, _SHAPE, "tokens before the last one that the drafter's state reads first (default: 0 "
+        "as in the paper, or what --start-from has)", metavar="N",
+    )  # fmt: skip
     independent: bool = option(
         False, _SHAPE, "one head per depth over the hidden state alone (Medusa-like), to compare"
     )
@@ -262,8 +266,8 @@ def _check_ranges(options: TrainingOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise RedrafterError(f"{name} is {value}: at least 1 is needed.")
-    for name in ("num_draft_layers", "seed"):
-        if getattr(options, name) < 0:
+    for name in ("num_draft_layers", "seed", "lookback"):
+        if (getattr(options, name) or 0) < 0:
             raise RedrafterError(f"{name} is {getattr(options, name)}: at least 0 is needed.")
     for name in ("epochs", "learning_rate", "temperature", "depth_decay"):
         value = getattr(options, name)
@@ -296,11 +300,14 @@ def _check_combinations(options: TrainingOptions) -> None:
         raise RedrafterError(
             "Independent heads have output rows of their own: leave out shared_rows."
         )
+    if options.independent and options.lookback:
+        raise RedrafterError("Independent heads read no tokens: leave out lookback.")
     if options.independent and options.exit_dim is not None:
         raise RedrafterError("Independent heads are as wide as the target: leave out exit_dim.")
     if options.start_from is not None:
         for other in fields(TrainingOptions):
-            of_shape = other.metadata["group"] == _SHAPE and other.name != "start_from"
+            free = other.name in ("start_from", "lookback")  # which no weight depends on
+            of_shape = other.metadata["group"] == _SHAPE and not free
             if of_shape and getattr(options, other.name) != other.default:
                 raise RedrafterError(
                     f"start_from brings its drafter's own shape: leave out {other.name}."

@@ -165,8 +165,9 @@ def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
     options, target = run.options, run.target
     if options.start_from is not None:
         return drafter_to_go_on_from(
-            options.start_from, target, run.tokenizer, unroll=options.unroll, name=run.model.name
-        )
+            options.start_from, target, run.tokenizer, unroll=options.unroll,
+            lookback=options.lookback, name=run.model.name,
+        )  # fmt: skip
     return make_drafter(
         target,
         token_counts(rows, target.vocab_size),
@@ -177,6 +178,7 @@ def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
         special=special_tokens(run.tokenizer),
         shared_rows=options.shared_rows,
         independent_heads=options.unroll if options.independent else None,
+        lookback=options.lookback or 0,
         name=run.model.name,
         tokenizer_hash=tokenizer_hash(run.tokenizer),
         seed=options.seed,

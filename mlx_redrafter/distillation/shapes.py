@@ -73,6 +73,7 @@ def make_drafter(
     special: Iterable[int] = (),
     shared_rows: bool = False,
     independent_heads: int | None = None,
+    lookback: int = 0,
     name: str = "",
     tokenizer_hash: str = "",
     seed: int = 0,
@@ -90,6 +91,7 @@ def make_drafter(
         special: Token ids that must be in the draft vocabulary.
         shared_rows: Use the target's own output rows; the head is then as wide as the target.
         independent_heads: So many heads without recurrence instead, each as wide as the target.
+        lookback: Tokens before the root that the state reads first.
         name: Of the target, recorded in the config.
         tokenizer_hash: Of the target, recorded in the config.
         seed: Of the weights.
@@ -118,6 +120,7 @@ def make_drafter(
         draft_vocab_size=None if tokens is None else len(tokens),
         shared_rows=shared_rows,
         independent_heads=independent_heads,
+        lookback=lookback,
         target={"name": name, "tokenizer_hash": tokenizer_hash} if name or tokenizer_hash else None,
     )
     drafter = _initialised(config, seed)

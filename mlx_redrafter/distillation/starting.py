@@ -17,7 +17,13 @@ from ..target import Target
 
 
 def drafter_to_go_on_from(
-    path_or_repo: str, target: Target, tokenizer: Any, *, unroll: int, name: str
+    path_or_repo: str,
+    target: Target,
+    tokenizer: Any,
+    *,
+    unroll: int,
+    lookback: int | None = None,
+    name: str,
 ) -> Drafter:
     """Load a drafter's weights, float32, to be trained on for ``target``.
 
@@ -26,6 +32,7 @@ def drafter_to_go_on_from(
         target: What it is to draft for.
         tokenizer: The target's.
         unroll: Draft steps that will be fitted.
+        lookback: Tokens that its state is to read before the root from now on; None leaves it.
         name: Of the target, recorded in the drafter's config.
 
     Raises:
@@ -44,8 +51,13 @@ def drafter_to_go_on_from(
         raise RedrafterError(
             f"{path_or_repo} has {heads} independent heads: pass --unroll {heads} or less."
         )
+    if heads is not None and lookback:
+        raise RedrafterError(
+            f"{path_or_repo} has independent heads, which read no tokens: leave out lookback."
+        )
     made_for = {"name": name, "tokenizer_hash": tokenizer_hash(tokenizer)}
-    drafter.config = replace(drafter.config, target=made_for)
+    lookback = drafter.config.lookback if lookback is None else lookback
+    drafter.config = replace(drafter.config, target=made_for, lookback=lookback)
     drafter.set_dtype(mx.float32)
     if drafter.needs_rows:
         share_rows(drafter, target)

@@ -333,4 +333,5 @@ class StreamedBatches:
         rows = [self.rows[i] for i in chosen]
         features = compute_features(self.target, self.drafter, rows, config, dtype=np.float32)
         anchors = np.random.default_rng((config.seed, index)).permutation(features.anchors)
-        return features.batch(np.resize(anchors, config.positions_per_step), config.unroll)
+        anchors = np.resize(anchors, config.positions_per_step)
+        return features.batch(anchors, config.unroll, self.drafter.config.lookback)

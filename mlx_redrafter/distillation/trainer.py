@@ -56,8 +56,8 @@ class Trainer:
             self._gradients = mx.compile(self._gradients, inputs=state, outputs=state)
 
     def embed(self, batch: Batch) -> mx.array:
-        """The target's embeddings of the batch's tokens, (N, U, H) float32."""
-        return self.target.embed(batch.tokens).astype(mx.float32)
+        """The target's embeddings of what the drafter reads, (N, lookback + U, H) float32."""
+        return self.target.embed(batch.fed).astype(mx.float32)
 
     def update(self, batches: list[Batch]) -> float:
         """One optimiser step over ``batches``; returns their mean loss.
