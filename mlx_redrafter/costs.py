@@ -38,7 +38,7 @@ from .tree import DraftTree
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 CONTEXTS = (64, 1024)
 WIDTHS = (1, 2, 4, 8)
-DRAFT_LENGTH = 4
+DRAFT_LENGTH = 8
 REPEATS = 7
 WARM_UP = 2
 # Seconds that one measurement may take, where two calls do not take longer, and that filling a
@@ -50,7 +50,7 @@ PLAIN_TOKENS = 16
 HOPELESS = 24.0
 # The replay behind a rejected tail is measured on a chain of so many rows, of which so many stay.
 REPLAYED = (6, 3)
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,8 @@ def cache_directory() -> Path:
 def machine(model: SpeculativeModel) -> dict[str, Any]:
     """What the costs depend on: machine, device, mlx, model, precision."""
     parameters = tree_flatten(model.target.model.parameters())
-    head = tree_flatten(model.drafter.parameters()) if isinstance(model.drafter, Drafter) else []
+    drafter = model.drafter if isinstance(model.drafter, Drafter) else None
+    head = tree_flatten(drafter.parameters()) if drafter else []
     return {
         "machine": f"{platform.system()} {platform.machine()} {platform.processor()}",
         "device": str(mx.default_device()),
@@ -249,6 +250,7 @@ def machine(model: SpeculativeModel) -> dict[str, Any]:
         "model": model.name,
         "target": _shapes(parameters),
         "drafter": _shapes(head),
+        "lookback": drafter.config.lookback if drafter else 0,
     }
 
 

@@ -34,6 +34,8 @@ CANDIDATES = (
     BeamShape(1, 4),
     BeamShape(1, 5),
     BeamShape(1, 7),
+    BeamShape(1, 9),
+    BeamShape(1, 12),
     BeamShape(2, 4, 5),
     BeamShape(2, 5, 7),
     BeamShape(3, 5, 9),
@@ -43,11 +45,19 @@ CANDIDATES = (
     BeamShape(4, 7, 23),
 )
 # Shapes to judge the candidates by: the first covers them all, later ones cost less where checking
-# a token costs as much as writing one.
-PROBES = (BeamShape(4, 7), BeamShape(3, 5), BeamShape(2, 4), BeamShape(1, 4), BeamShape(1, 2))
+# a token costs as much as writing one. What a budget leaves out of the long ones are their least
+# likely nodes, which hardly count.
+PROBES = (
+    BeamShape(4, 12, 32),
+    BeamShape(2, 12, 20),
+    BeamShape(3, 5),
+    BeamShape(2, 4),
+    BeamShape(1, 4),
+    BeamShape(1, 2),
+)
 # Where a target verifies chains, only one path is ever checked: width buys nothing there.
 CHAIN_CANDIDATES = tuple(shape for shape in CANDIDATES if shape.width == 1)
-CHAIN_PROBES = (BeamShape(1, 7), BeamShape(1, 4), BeamShape(1, 2))
+CHAIN_PROBES = (BeamShape(1, 12), BeamShape(1, 7), BeamShape(1, 4), BeamShape(1, 2))
 PROBE_PRICE = 6.0  # plain steps that a probe may cost
 
 BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)

@@ -150,6 +150,14 @@ def test_candidates_fit_into_the_probe() -> None:
     for shape in CANDIDATES:
         assert shape.width <= PROBES[0].width
         assert shape.length <= PROBES[0].length
+        assert shape.nodes <= PROBES[0].nodes
+
+
+def test_long_chains_are_found_where_they_pay() -> None:
+    machine = costs(0.03, level=0.005)
+    planner = Planner(machine)
+    run(planner, Machine(0.98, 0.98), machine, 1500)
+    assert planner.choice == BeamShape(1, 12)
 
 
 def test_subtree_keeps_parents_and_budgets() -> None:
@@ -284,7 +292,7 @@ def test_costs_of_very_large_batches() -> None:
 
 def test_a_replay_makes_long_chains_dearer() -> None:
     """What a rejected tail costs counts by the chance that there is one, and only for drafts."""
-    free = costs(0.02)
+    free = costs(0.1)
     dear = replace(free, replay=0.9)
     shape = BeamShape(1, 5)
     plain = dear.step_seconds(shape, 0)
@@ -304,4 +312,13 @@ def test_a_replay_makes_long_chains_dearer() -> None:
         short = by_shape[BeamShape(1, 1)].step_seconds
         extra = machine.replay * 0.25  # the one token is rejected a quarter of the time
         assert short == pytest.approx(machine.step_seconds(BeamShape(1, 1), 0) + extra, abs=0.1)
+        added = [
+            by_shape[shape].step_seconds / planner._drift[False] - machine.step_seconds(shape, 0)
+            for shape in CHAIN_CANDIDATES
+        ]
+        if machine.replay:
+            assert all(b >= a for a, b in pairwise(added))  # rows that stay are whole numbers
+            assert added[-1] > 2 * added[0]
+        else:
+            assert added == pytest.approx([0.0] * len(added))
     assert lengths[1] < lengths[0]

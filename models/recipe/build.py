@@ -22,6 +22,8 @@ PROMPTS = 64  # fixed beginnings for the prose target
 VOCABULARY = 3072
 # Few wide layers: on a CPU a token costs little more than reading the weights once.
 POCKET = {"width": 448, "layers": 4, "heads": 7, "feed_forward": 1024}
+# A second model to draft with, of the drafter's size: what benchmarks compare the drafter with.
+DRAFT_MODEL = {"width": 160, "layers": 4, "heads": 5, "feed_forward": 384}
 CHAT_EPOCHS = 5  # times every item comes up in pocket/train.jsonl
 OWN_ANSWERS = 3200  # conversations of the corpus that the target answers itself
 # Of the drafters' training: the step size, and decoding of a chain as the planner prefers it here.
@@ -79,6 +81,25 @@ def tokenizer_stage(_: argparse.Namespace) -> None:
 
 def target_stage(arguments: argparse.Namespace) -> None:
     """Train the pocket target, or go on with an interrupted run."""
+    train_chat_model(arguments, POCKET, BUILD, BUILD / "pocket-hf")
+
+
+def draft_model_stage(arguments: argparse.Namespace) -> None:
+    """Train a second, small model in the same way, for benchmarks of two models."""
+    from mlx_redrafter.conversion import convert
+
+    work = BUILD / "draft-model"
+    train_chat_model(arguments, DRAFT_MODEL, work / "run", work / "hf")
+    convert(hf_path=work / "hf", mlx_path=work / "mlx", dtype="bfloat16", overwrite=True)
+
+
+def train_chat_model(
+    arguments: argparse.Namespace, sizes: dict[str, int], work: Path, output: Path
+) -> None:
+    """Train a model of those sizes on the pocket's corpus into ``output``, Hugging Face's layout.
+
+    ``work`` keeps what an interrupted run goes on from.
+    """
     import torch
 
     from .target import Shape, save_huggingface
@@ -92,11 +113,12 @@ def target_stage(arguments: argparse.Namespace) -> None:
         schedule = replace(schedule, epochs=arguments.epochs)
     tokenizer = load_tokenizer(BUILD / "tokenizer")
     items = load_items(BUILD / "items.jsonl")
+    work.mkdir(parents=True, exist_ok=True)
     model = train(
-        items, tokenizer, Shape(vocabulary=VOCABULARY, **POCKET), schedule, BUILD, report=report
+        items, tokenizer, Shape(vocabulary=VOCABULARY, **sizes), schedule, work, report=report
     )
-    save_huggingface(model, tokenizer.token_to_id(END), BUILD / "pocket-hf")
-    copy_tokenizer(BUILD / "tokenizer", BUILD / "pocket-hf")
+    save_huggingface(model, tokenizer.token_to_id(END), output)
+    copy_tokenizer(BUILD / "tokenizer", output)
 
 
 def convert_stage(_: argparse.Namespace) -> None:
@@ -144,6 +166,24 @@ def own_stage(_: argparse.Namespace) -> None:
         steps=9000,
         learning_rate=2.5e-3,
         **EVALUATED,
+    )
+
+
+def lookback_stage(_: argparse.Namespace) -> None:
+    """Go on once more, for longer chains, with a state that reads the tokens before the root."""
+    from .bundles import relative, train_bundle_drafter
+
+    train_bundle_drafter(
+        MODELS / "pocket",
+        BUILD / "pocket-own",
+        BUILD / "pocket-drafter-lookback",
+        start_from=relative(BUILD / "pocket-drafter-own"),
+        lookback=4,
+        unroll=12,
+        depth_decay=0.97,
+        steps=5000,
+        learning_rate=2.5e-3,
+        **EVALUATED | {"beam_length": 12},
     )
 
 
@@ -218,7 +258,9 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "convert": convert_stage,
     "drafter": drafter_stage,
     "own-answers": own_stage,
+    "lookback": lookback_stage,
     "evaluate": evaluate_stage,
+    "draft-model": draft_model_stage,
     "prose": prose_stage,
     "prose-convert": prose_convert_stage,
     "prose-drafter": prose_drafter_stage,
