@@ -317,7 +317,7 @@ def test_a_replay_makes_long_chains_dearer() -> None:
             for shape in CHAIN_CANDIDATES
         ]
         if machine.replay:
-            assert all(b >= a for a, b in pairwise(added))  # rows that stay are whole numbers
+            assert all(b > a - 1e-9 for a, b in pairwise(added))  # rows that stay are whole
             assert added[-1] > 2 * added[0]
         else:
             assert added == pytest.approx([0.0] * len(added))
