@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,10 +78,10 @@ class CostModel:
 
     def verify_seconds(self, tokens: int, context: int) -> float:
         """Seconds of a forward over ``tokens`` tokens behind ``context``, interpolated."""
-        columns = [float(np.interp(tokens, self.sizes, row)) for row in self.verify]
+        columns = [_between(tokens, self.sizes, row) for row in self.verify]
         if tokens > self.sizes[-1]:
             columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
-        return float(np.interp(context, self.contexts, columns))
+        return _between(context, self.contexts, columns)
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a beam search; widths in between are interpolated."""
@@ -88,7 +89,7 @@ class CostModel:
 
     def _level_seconds(self, width: int) -> float:
         widths = sorted(self.draft)
-        level = float(np.interp(width, widths, [self.draft[known] for known in widths]))
+        level = _between(width, widths, [self.draft[known] for known in widths])
         return level * max(1.0, width / widths[-1])
 
     def step_seconds(
@@ -103,7 +104,7 @@ class CostModel:
             rejected: The chance that not all rows stay, and recurrent state is brought back.
         """
         if shape is None:
-            return float(np.interp(context, self.contexts, self.plain))
+            return _between(context, self.contexts, self.plain)
         seconds = self.draft_seconds(shape) + self.verify_seconds(1 + shape.nodes, context)
         if self.replay:
             seconds += rejected * self.replay * self.verify_seconds(max(1, round(kept)), context)
@@ -151,6 +152,20 @@ class CostModel:
         )
 
 
+def _between(x: float, known: Sequence[float], values: Sequence[float]) -> float:
+    """A value interpolated at x; outside of what is known the nearest.
+
+    As numpy's interp, which takes several times as long for a single number, and is asked for at
+    every step.
+    """
+    right = bisect_right(known, x)
+    if right in (0, len(known)):
+        return values[min(right, len(known) - 1)]
+    low, high = known[right - 1], known[right]
+    share = (x - low) / (high - low)
+    return values[right - 1] + share * (values[right] - values[right - 1])
+
+
 def calibrate(
     model: SpeculativeModel,
     progress: Callable[[int, int], None] | None = None,
@@ -184,9 +199,7 @@ def calibrate(
         rows.append(row)
         plain.append(_time_plain(model, cache))
         if model.target.verifies == "chain" and context == contexts[0]:
-            replay = _time_replay(model, cache) / float(
-                np.interp(REPLAYED[1], SIZES[: len(row)], row)
-            )
+            replay = _time_replay(model, cache) / _between(REPLAYED[1], SIZES[: len(row)], row)
     done, draft = total - len(WIDTHS), {}
     for width in WIDTHS:
         if isinstance(model.drafter, Drafter) and width <= model.drafter.config.head_size:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +66,8 @@ REMEMBERED_TREES = 24
 FIRST_PROBES = 6
 DRIFT_RATE = 0.05
 REPLAN_STEPS = 24
+# While decoding plainly, where only a trial brings news.
+REPLAN_PLAIN_STEPS = 256
 # Steps between probes where drafting pays: twice as many each time the choice stays the same.
 PROBE_STEPS = (64, 512)
 # Drafting has to promise this much before plain decoding is left for it.
@@ -286,8 +287,8 @@ class Planner:
         # Of those handed out, all but the last asked for were taken by now, or never will be.
         self._probes_out = int(self._probes_left > 0 and self._asked == self.probe)
         # A replay is part of the next step's time, so the two are right on average only.
-        rejected = fmean(record.accepted < record.drafted for record in records)
-        kept = fmean(len(record.path) for record in records)
+        rejected = sum(record.accepted < record.drafted for record in records) / len(records)
+        kept = sum(len(record.path) for record in records) / len(records)
         expected = self.costs.step_seconds(shape, context, kept=kept, rejected=rejected)
         ratio = min(4.0, max(0.25, seconds / expected))
         self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
@@ -333,7 +334,7 @@ class Planner:
         if pays:
             self._trial_steps = self._steps_to_trial = FIRST_TRIAL_STEPS
         self._choice = best.shape if pays else None
-        self._steps_to_replan = REPLAN_STEPS
+        self._steps_to_replan = REPLAN_STEPS if pays else REPLAN_PLAIN_STEPS
 
     def _remember(self, tree: HostTree) -> None:
         """Keep, for each candidate, how many of its nodes fall into each score bin.
