@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from itertools import pairwise
 
 import mlx_redrafter  # noqa: F401  (loads OpenBLAS before mlx)
 
@@ -399,6 +400,20 @@ def test_streamed_batches_equal_cached_ones(target, rows):
     loss = []
     train(target, drafter, streamed, config, progress=lambda r: loss.append(r.loss))
     assert np.isfinite(loss).all()
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_a_hundredth(target, rows):
+    config = replace(TINY, steps=40, warmup=0.25, learning_rate=1e-2)
+    drafter = make_drafter(target)
+    trainer = Trainer(target, drafter, config)
+    batches = CachedBatches(compute_features(target, drafter, rows, config), config)
+    rates = []
+    for index in range(config.steps):
+        trainer.update([batches.batch(index)])
+        rates.append(trainer.optimizer.learning_rate.item())
+    np.testing.assert_allclose(rates[:10], [1e-3 * step for step in range(1, 11)], rtol=1e-3)
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    assert 1e-4 < rates[-1] < 1.5e-4
 
 
 @pytest.mark.parametrize(

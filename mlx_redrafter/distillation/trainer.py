@@ -25,6 +25,7 @@ def learning_rate_schedule(config: DistillationConfig) -> Callable[[mx.array], m
     peak = config.learning_rate
 
     def schedule(step: mx.array) -> mx.array:
+        step = step.astype(mx.float32)  # the optimiser counts in unsigned numbers
         rising = (step + 1) / warmup
         done = mx.clip((step - warmup) / rest, 0, 1)
         falling = 0.01 + 0.99 * 0.5 * (1 + mx.cos(math.pi * done))

@@ -108,7 +108,7 @@ def train_chat_model(
 
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)  # tiny values of late training are slow on CPUs
-    schedule = replace(Schedule(), compile=not arguments.no_compile)
+    schedule = replace(Schedule(), compile=not arguments.no_compile, bfloat16=not arguments.float32)
     if arguments.epochs:
         schedule = replace(schedule, epochs=arguments.epochs)
     tokenizer = load_tokenizer(BUILD / "tokenizer")
@@ -279,6 +279,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     parser.add_argument("--epochs", type=int, help="epochs of the target (another schedule)")
     parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
+    parser.add_argument(
+        "--float32", action="store_true", help="for processors without bfloat16 of their own"
+    )
     arguments = parser.parse_args(argv)
     for name, stage in STAGES.items():
         if not arguments.stage or name in arguments.stage:

@@ -44,6 +44,7 @@ class Schedule:
     seed: int = 7
     save_every: float = 180.0  # seconds
     compile: bool = True  # needs a C++ compiler; about a tenth faster
+    bfloat16: bool = True  # autocast; many times slower on processors that cannot do it themselves
 
 
 Encoded = tuple[list[int], list[bool]]
@@ -186,7 +187,7 @@ def train(
     ):
         for group in optimiser.param_groups:
             group["lr"] = rate(schedule, progress, at["step"])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=schedule.bfloat16):
             loss = model.loss(tokens, counted)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
