@@ -245,23 +245,23 @@ def _chain(
     noise: mx.array | None,
     state: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
-    """:func:`_search` for a single beam: nothing has to be sorted, a quarter fewer launches."""
+    """:func:`_search` for a single beam: nothing has to be sorted, and no level waits for scores."""
     batch, n = root.shape[0], 1 + length
-    tokens, totals = [root], [mx.zeros((batch, 1))]
+    tokens, levels = [root], []
     for depth in range(length):
         state = drafter.advance(embed(tokens[-1][:, 0]), state)
         heard = None if noise is None else noise[:, depth]
         noisy = _noisy(drafter, sampling, hidden, state, heard)
-        best = mx.argmax(noisy, axis=-1, keepdims=True)
-        gain = _normalised(mx.take_along_axis(noisy, best, axis=-1), noisy)
-        tokens.append(drafter.target_tokens(best))
-        totals.append(totals[-1] + gain)
+        tokens.append(drafter.target_tokens(mx.argmax(noisy, axis=-1, keepdims=True)))
+        levels.append(noisy)
+    noisy = mx.stack(levels, axis=1)
+    gains = _normalised(mx.max(noisy, axis=-1, keepdims=True), noisy).squeeze(-1)
     depths = mx.broadcast_to(mx.arange(n, dtype=mx.int32), (batch, n))
     return (
         mx.concatenate(tokens, axis=1).astype(mx.int32),
         depths - 1,
         depths,
-        mx.concatenate(totals, axis=1),
+        mx.concatenate([mx.zeros((batch, 1)), mx.cumsum(gains, axis=1)], axis=1),
         mx.broadcast_to(mx.tri(n, dtype=mx.bool_), (batch, n, n)),
     )
 
