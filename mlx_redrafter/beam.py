@@ -245,7 +245,7 @@ def _chain(
     noise: mx.array | None,
     state: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
-    """:func:`_search` for a single beam: nothing has to be sorted, and no level waits for scores."""
+    """:func:`_search` for a single beam: nothing is sorted, and scores wait to the end."""
     batch, n = root.shape[0], 1 + length
     tokens, levels = [root], []
     for depth in range(length):

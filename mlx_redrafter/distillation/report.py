@@ -99,6 +99,7 @@ def entry_of(progress: Progress) -> dict[str, Any]:
         entry["held_out"] = asdict(progress.held_out)
     if progress.decoded is not None:
         entry["decoded"] = progress.decoded.to_dict()
+        entry["is_best"] = progress.is_best
     return entry
 
 

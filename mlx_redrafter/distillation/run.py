@@ -24,20 +24,19 @@ from .answers import AnswerSettings, answer_file
 from .config import DistillationConfig
 from .data import Record, TokenRow, special_tokens, token_counts, tokenize
 from .decoded import DecodedFigures, measure_decoding, prompts_of
-from .disk import DiskError
-from .evaluation import Agreement
 from .features import BatchSource, Features
 from .listener import Listener
-from .loop import Progress, train
+from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
 from .output import RunPaths, begin, claim, finish, forget_unbegun
-from .report import RunLog, TrainingReport, plot_curves
+from .report import TrainingReport
 from .shapes import make_drafter
 from .sizes import DraftSizes, draft_sizes
 from .sources import needs_answers, read_data
 from .starting import drafter_to_go_on_from, weights_hash
 from .store import StorePlan, rows_hash, stored_features, target_hash
 from .teacher import Sight, StreamedBatches, compute_features, kept_positions
+from .watch import Watch, step_of
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
 MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
@@ -260,25 +259,6 @@ def _few(rows: Sequence[TokenRow]) -> list[TokenRow]:
     return list(rows[: max(1, int((totals <= MEASURED_POSITIONS).sum()))])
 
 
-class _Watch:
-    """Keeps the log and the best figures, and passes reports on."""
-
-    def __init__(self, run: _Setting, start: int):
-        self.log = RunLog(run.paths.log, start)
-        self.run = run
-
-    def __call__(self, progress: Progress) -> None:
-        self.log.add(progress)
-        self.run.listener.report(progress)
-
-    def best(self) -> dict[str, Any]:
-        """The entry of the best evaluation, chosen as the loop does."""
-        measured = [entry for entry in self.log.entries if "decoded" in entry]
-        return max(
-            measured, key=lambda e: (e["decoded"]["tokens_per_step"], e["held_out"]["chain"])
-        )
-
-
 def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
     """Make the drafter, train it, write it."""
     options, paths, listener = run.options, run.paths, run.listener
@@ -293,7 +273,7 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
     if options.start_from is not None:  # now, not after hours in which the file may go
         identity["started_from"] = weights_hash(options.start_from)
-    watch = _Watch(run, _step_of(paths.checkpoint) if options.resume else 0)
+    watch = Watch(paths, listener, step_of(paths.checkpoint) if options.resume else 0)
     drafter = train(
         run.target,
         drafter,
@@ -312,20 +292,11 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
         progress=watch,
         after_step=partial(listener.stage, "training"),
     )
-    report = _report(run, watch, sizes)
-    _draw(run, watch)
+    report = watch.report(sizes)
+    watch.draw()
     drafter.set_dtype(getattr(mx, options.dtype))
     finish(paths, drafter, _card(run, drafter, config, identity, report))
     return report
-
-
-def _draw(run: _Setting, watch: _Watch) -> None:
-    try:
-        plot_curves(watch.log.entries, run.paths.work / "curves.png")
-    except DiskError:
-        raise
-    except RedrafterError as error:
-        run.listener.note(str(error))  # matplotlib is an extra
 
 
 def _card(
@@ -382,31 +353,3 @@ def _measure(run: _Setting, prompts: list[list[int]]) -> Any:
         )
 
     return measure
-
-
-def _step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint, 0 without one."""
-    if not checkpoint.is_file():
-        return 0
-    try:
-        loaded: Any = mx.load(str(checkpoint), return_metadata=True)
-        return int(loaded[1]["step"])
-    except (RuntimeError, KeyError, ValueError):
-        return 0  # reported where it is loaded
-
-
-def _report(run: _Setting, watch: _Watch, sizes: DraftSizes) -> TrainingReport:
-    best = watch.best()
-    decoded, held_out = dict(best["decoded"]), dict(best["held_out"])
-    decoded["acceptance_by_depth"] = tuple(decoded["acceptance_by_depth"])
-    for name in ("top1", "top5"):
-        held_out[name] = tuple(held_out[name])
-    return TrainingReport(
-        output=run.paths.output,
-        steps=watch.log.entries[-1]["step"],
-        best_step=best["step"],
-        decoded=DecodedFigures(**decoded),
-        held_out=Agreement(**held_out),
-        sizes=sizes,
-        peak_memory=mx.get_peak_memory() / 1e9,
-    )
