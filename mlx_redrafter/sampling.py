@@ -20,7 +20,7 @@ from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 from .errors import RedrafterError
 from .tree import DraftTree
 
-NOISE_BLOCK = 16
+NOISE_BLOCK = 8
 
 
 @dataclass(frozen=True)
