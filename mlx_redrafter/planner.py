@@ -1,9 +1,8 @@
 """Choosing the beam shape that pays best on this machine, or plain decoding where none does.
 
 What a step costs is known from :mod:`costs`; what it yields is estimated from the trees that were
-verified lately. A node of cumulative score c is accepted with a chance that is learnt for bins of c
-as the text goes on, from the prior exp(c), which is what the drafter itself claims. A smaller shape
-is judged by the part of a wide tree that it would have drafted.
+verified lately, with the chances of :mod:`acceptance`. A smaller shape is judged by the part of a
+wide tree that it would have drafted.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
 from .beam import BeamShape
 from .costs import CostModel, load_costs
 from .decoding import StepRecord
@@ -49,6 +48,8 @@ CANDIDATES = (
 PROBES = (
     BeamShape(4, 12, 32),
     BeamShape(2, 12, 20),
+    BeamShape(4, 7),
+    BeamShape(1, 7),
     BeamShape(3, 5),
     BeamShape(2, 4),
     BeamShape(1, 4),
@@ -59,9 +60,6 @@ CHAIN_CANDIDATES = tuple(shape for shape in CANDIDATES if shape.width == 1)
 CHAIN_PROBES = (BeamShape(1, 12), BeamShape(1, 7), BeamShape(1, 4), BeamShape(1, 2))
 PROBE_PRICE = 6.0  # plain steps that a probe may cost
 
-BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)
-PRIOR_WEIGHT = 4.0
-FORGET = 0.998
 REMEMBERED_TREES = 24
 FIRST_PROBES = 6
 DRIFT_RATE = 0.05
@@ -75,68 +73,6 @@ MARGIN = 1.05
 # Share of the time that may go into trying drafts which do not pay.
 TRIAL_SHARE = 0.01
 FIRST_TRIAL_STEPS = 256
-
-
-class AcceptanceModel:
-    """Chance that a node is accepted, by its cumulative score; learnt with a short memory."""
-
-    def __init__(self) -> None:
-        centres = [-0.02, *((a + b) / 2 for a, b in pairwise(BIN_EDGES))]
-        centres.append(2 * BIN_EDGES[-1])
-        self._hits = [PRIOR_WEIGHT * math.exp(centre) for centre in centres]
-        self._seen = [PRIOR_WEIGHT] * len(centres)
-
-    @property
-    def chances(self) -> list[float]:
-        """Chance of acceptance for each bin of cumulative scores."""
-        return [hits / seen for hits, seen in zip(self._hits, self._seen, strict=True)]
-
-    def observe(self, record: StepRecord) -> None:
-        """Learn from one verified tree."""
-        accepted = set(record.path)
-        for index in range(len(self._seen)):
-            self._hits[index] *= FORGET
-            self._seen[index] *= FORGET
-        for node in range(1, len(record.tree.tokens)):
-            index = _bin(record.tree.log_probs[node])
-            self._seen[index] += 1
-            self._hits[index] += node in accepted
-
-    def table(self) -> list[tuple[float, float, float]]:
-        """(upper edge of the score, chance, weight of the evidence) for each bin."""
-        edges = (0.0, *BIN_EDGES)
-        return [
-            (edge, hits / seen, seen)
-            for edge, hits, seen in zip(edges, self._hits, self._seen, strict=True)
-        ]
-
-
-def _bin(score: float) -> int:
-    return sum(score < edge for edge in BIN_EDGES)
-
-
-def subtree(tree: HostTree, shape: BeamShape) -> list[int]:
-    """The nodes of a wide tree that a narrower search would have drafted, the root left out.
-
-    Args:
-        tree: A tree drafted with a shape at least as wide and as long.
-        shape: The narrower shape.
-
-    Returns:
-        Node indices: the ``width`` best of each depth whose parents are in, up to ``length``, and
-        of those the ``node_budget`` best.
-    """
-    kept = {0}
-    for depth in range(1, shape.length + 1):
-        level = [
-            node
-            for node, at in enumerate(tree.depths)
-            if at == depth and tree.parents[node] in kept
-        ]
-        level.sort(key=lambda node: -tree.log_probs[node])
-        kept.update(level[: shape.width])
-    nodes = sorted(kept - {0}, key=lambda node: (-tree.log_probs[node], tree.depths[node]))
-    return nodes[: shape.nodes]
 
 
 @dataclass(frozen=True)
@@ -337,15 +273,16 @@ class Planner:
         self._steps_to_replan = REPLAN_STEPS if pays else REPLAN_PLAIN_STEPS
 
     def _remember(self, tree: HostTree) -> None:
-        """Keep, for each candidate, how many of its nodes fall into each score bin.
+        """Keep, for each candidate, how many of its nodes are of each kind.
 
         A second table counts only its deepest nodes, whose acceptance accepts a chain as a whole.
         """
-        counts = np.zeros((2, len(self._candidates), len(BIN_EDGES) + 1))
+        kinds = kinds_of(tree)
+        counts = np.zeros((2, len(self._candidates), KINDS))
         for row, shape in enumerate(self._candidates):
             for node in subtree(tree, shape):
-                counts[0, row, _bin(tree.log_probs[node])] += 1
-                counts[1, row, _bin(tree.log_probs[node])] += tree.depths[node] == shape.length
+                counts[0, row, kinds[node]] += 1
+                counts[1, row, kinds[node]] += tree.depths[node] == shape.length
         self._trees.append(counts)
 
     def _expected(self) -> tuple[list[float], list[float]]:

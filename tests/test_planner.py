@@ -16,9 +16,7 @@ from mlx_redrafter.planner import (
     CHAIN_PROBES,
     FIRST_PROBES,
     PROBES,
-    AcceptanceModel,
     Planner,
-    subtree,
 )
 from mlx_redrafter.tree import HostTree, accept
 
@@ -158,23 +156,6 @@ def test_long_chains_are_found_where_they_pay() -> None:
     planner = Planner(machine)
     run(planner, Machine(0.98, 0.98), machine, 1500)
     assert planner.choice == BeamShape(1, 12)
-
-
-def test_subtree_keeps_parents_and_budgets() -> None:
-    tree = HostTree((0, 1, 2, 3, 4), (-1, 0, 0, 1, 2), (0.0, -0.1, -0.5, -0.6, -0.7))
-    assert subtree(tree, BeamShape(1, 2)) == [1, 3]
-    assert subtree(tree, BeamShape(2, 1)) == [1, 2]
-    assert subtree(tree, BeamShape(2, 2, 3)) == [1, 2, 3]
-
-
-def test_acceptance_starts_from_the_drafters_word_and_learns() -> None:
-    model = AcceptanceModel()
-    assert model.chances[0] > 0.95
-    assert model.chances[-1] < 0.01
-    tree = HostTree((0, 1), (-1, 0), (0.0, -0.01))
-    for _ in range(50):
-        model.observe(StepRecord(tree, (2, 2), (0,)))
-    assert model.chances[0] < 0.15
 
 
 def test_giving_up_is_told_only_after_a_trial() -> None:
