@@ -8,6 +8,7 @@ before mlx is first imported makes mlx call OpenBLAS. On other systems there is 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -52,6 +53,16 @@ def share_cores(*, leave_one: bool) -> None:
     if threads is not None:
         set_threads, all_threads = threads
         set_threads(max(1, all_threads - leave_one))
+
+
+def usable_cores() -> int:
+    """Cores that mlx may use on a CPU: OpenBLAS's threads, or those open to this process."""
+    threads = _threads()
+    if threads is not None:
+        return threads[1]
+    if sys.platform.startswith("linux"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

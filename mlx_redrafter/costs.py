@@ -26,12 +26,13 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .beam import BeamSearch, BeamShape, DraftState
-from .blas import is_loaded
+from .blas import is_loaded, usable_cores
 from .cache import PromptCache
 from .decoding import DecodingConfig, decode
 from .drafter import Drafter
 from .files import write_json
 from .limits import context_limit
+from .machine import processor_name
 from .model import SpeculativeModel, on_gpu
 from .sampling import SamplingConfig
 from .tree import DraftTree
@@ -39,7 +40,8 @@ from .tree import DraftTree
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 CONTEXTS = (64, 1024)
 WIDTHS = (1, 2, 4, 8)
-DRAFT_LENGTH = 8
+# Drafts are timed at two lengths: what a level costs, and what a draft costs before the first.
+DRAFT_LENGTHS = (2, 8)
 REPEATS = 7
 WARM_UP = 2
 # Seconds that one measurement may take, where two calls do not take longer, and that filling a
@@ -51,7 +53,7 @@ PLAIN_TOKENS = 16
 HOPELESS = 24.0
 # The replay behind a rejected tail is measured on a chain of so many rows, of which so many stay.
 REPLAYED = (6, 3)
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class CostModel:
         draft: Seconds a drafted level costs, by beam width.
         plain: Seconds of a token of plain decoding at each context. Less than a forward over one
             token, since plain steps overlap with the host's work.
+        draft_start: Seconds that a draft costs before its first level, such as reading the tokens
+            before the root.
         replay: What it costs to bring recurrent state back behind a rejected tail, as a share of a
             forward over the rows that stay; 0 where there is none to bring back.
     """
@@ -75,6 +79,7 @@ class CostModel:
     draft: Mapping[int, float]
     plain: tuple[float, ...]
     replay: float = 0.0
+    draft_start: float = 0.0
 
     def verify_seconds(self, tokens: int, context: int) -> float:
         """Seconds of a forward over ``tokens`` tokens behind ``context``, interpolated."""
@@ -85,7 +90,7 @@ class CostModel:
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a beam search; widths in between are interpolated."""
-        return self._level_seconds(shape.width) * shape.length
+        return self.draft_start + self._level_seconds(shape.width) * shape.length
 
     def _level_seconds(self, width: int) -> float:
         widths = sorted(self.draft)
@@ -124,8 +129,9 @@ class CostModel:
             for context in self.contexts
         )
         draft = {width: self._level_seconds(width * texts) for width in sorted(self.draft)}
+        plain = tuple(row[0] for row in verify)
         return CostModel(
-            self.sizes, self.contexts, verify, draft, tuple(row[0] for row in verify), self.replay
+            self.sizes, self.contexts, verify, draft, plain, self.replay, self.draft_start
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,6 +142,7 @@ class CostModel:
             "verify": [list(row) for row in self.verify],
             "plain": list(self.plain),
             "replay": self.replay,
+            "draft_start": self.draft_start,
             "draft": {str(width): seconds for width, seconds in self.draft.items()},
         }
 
@@ -148,6 +155,7 @@ class CostModel:
             verify=tuple(tuple(row) for row in value["verify"]),
             plain=tuple(value["plain"]),
             replay=float(value["replay"]),
+            draft_start=float(value["draft_start"]),
             draft={int(width): seconds for width, seconds in value["draft"].items()},
         )
 
@@ -200,17 +208,21 @@ def calibrate(
         plain.append(_time_plain(model, cache))
         if model.target.verifies == "chain" and context == contexts[0]:
             replay = _time_replay(model, cache) / _between(REPLAYED[1], SIZES[: len(row)], row)
-    done, draft = total - len(WIDTHS), {}
+    done, draft, starts = total - len(WIDTHS), {}, [0.0]
     for width in WIDTHS:
         if isinstance(model.drafter, Drafter) and width <= model.drafter.config.head_size:
-            draft[width] = _time_draft(model, model.drafter, width)
+            start, draft[width] = _time_draft(model, model.drafter, width)
+            starts.append(start)
         done += 1
         report(done, total)
     known = min(len(row) for row in rows)
     verify = tuple(sensible(row[:known]) for row in rows)
     # A plain step overlaps with the host's work, so it costs no more than a forward by itself.
     plain = [min(alone, row[0]) for alone, row in zip(plain, verify, strict=True)]
-    return CostModel(SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay)
+    return CostModel(
+        SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay,
+        median(starts[1:] or starts),
+    )  # fmt: skip
 
 
 def sensible(seconds: Sequence[float]) -> tuple[float, ...]:
@@ -255,7 +267,8 @@ def machine(model: SpeculativeModel) -> dict[str, Any]:
     drafter = model.drafter if isinstance(model.drafter, Drafter) else None
     head = tree_flatten(drafter.parameters()) if drafter else []
     return {
-        "machine": f"{platform.system()} {platform.machine()} {platform.processor()}",
+        "machine": f"{platform.system()} {platform.machine()} {processor_name()}",
+        "cores": usable_cores(),
         "device": str(mx.default_device()),
         "device_info": str(mx.device_info().get("device_name", "")),
         "mlx": version("mlx"),
@@ -352,8 +365,16 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
     return median(after - before for before, after in pairwise(times[1:]))
 
 
-def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> float:
-    shape = BeamShape(width, DRAFT_LENGTH)
+def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> tuple[float, float]:
+    """Seconds of a draft before its first level, and of each level."""
+    short, long = (_time_search(model, drafter, BeamShape(width, n)) for n in DRAFT_LENGTHS)
+    first, last = DRAFT_LENGTHS
+    # Another program's time in one of the two must not make levels free, or drafts.
+    level = min(max((long - short) / (last - first), 0.5 * long / last), long / last)
+    return long - last * level, level
+
+
+def _time_search(model: SpeculativeModel, drafter: Drafter, shape: BeamShape) -> float:
     model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
     embed, sampling = model.target.embed, SamplingConfig()
     search = BeamSearch(drafter, embed, shape, sampling, compiled=on_gpu())
@@ -362,4 +383,4 @@ def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> float:
         hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),
         noise=None,
     )
-    return _median_seconds(lambda: search(state).log_probs) / shape.length
+    return _median_seconds(lambda: search(state).log_probs)

@@ -87,6 +87,7 @@ class Target:
         logits, hidden = self.verify(probe, self.make_cache())  # shapes only; nothing is evaluated
         self.vocab_size = int(logits.shape[-1])
         self.hidden_size = int(hidden.shape[-1])
+        self.take_cores(2)  # what is not a text's plain step has them all, training for one
 
     @property
     def dtype(self) -> mx.Dtype:

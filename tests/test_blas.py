@@ -151,6 +151,13 @@ def test_a_core_is_left_to_the_host_where_it_works_at_the_same_time(threads: lis
     blas.share_cores(leave_one=True)
     blas.share_cores(leave_one=False)
     assert threads == [3, 4]
+    assert blas.usable_cores() == 4
+
+
+def test_a_target_that_was_opened_has_all_cores(threads: list[int]) -> None:
+    """Training begins from there, and takes no plain steps that would give it one back."""
+    Target(models.shared("llama"))
+    assert threads[-1] == 4
 
 
 def test_one_core_is_always_used(threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

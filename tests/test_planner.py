@@ -263,6 +263,14 @@ def test_measured_times_never_fall_with_more_tokens() -> None:
     assert sensible([2.0, 4.5, 4.6, 3.9, 5.0]) == (2.0, 3.9, 3.9, 3.9, 5.0)
 
 
+def test_what_comes_before_the_first_level_is_paid_once_a_draft() -> None:
+    machine = replace(costs(0.0, level=0.1), draft_start=0.5)
+    assert machine.draft_seconds(BeamShape(1, 1)) == pytest.approx(0.6)
+    assert machine.draft_seconds(BeamShape(1, 12)) == pytest.approx(1.7)
+    assert machine.for_batch(2).draft_start == 0.5
+    assert CostModel.from_dict(machine.to_dict()) == machine
+
+
 def test_costs_of_very_large_batches() -> None:
     """A beam for each text, wider together than any one beam may be."""
     machine = costs(0.02)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -17,10 +16,10 @@ import mlx.core as mx
 
 from .. import __version__, blas_loaded
 from ..blas import is_loaded
+from ..machine import output_of, processor_name
 
 PROGRAM = "python -m mlx_redrafter.benchmark"
 PACKAGE = Path(__file__).resolve().parents[1]
-PATIENCE = 10  # seconds that git, sysctl and pmset may take
 
 
 @dataclass(frozen=True)
@@ -97,23 +96,11 @@ def commit_of(package: Path) -> str | None:
     """The commit of the git checkout that tracks this package, None where there is none."""
     git = ["git", "-C", str(package)]
     # A package installed inside of somebody else's checkout is not tracked there.
-    if _output([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:
+    if output_of([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:
         return None
-    commit = _output([*git, "rev-parse", "HEAD"])
-    changes = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", str(package)])
+    commit = output_of([*git, "rev-parse", "HEAD"])
+    changes = output_of([*git, "status", "--porcelain", "--untracked-files=no", "--", str(package)])
     return f"{commit}-modified" if commit and changes else commit
-
-
-def processor_name() -> str:
-    """The processor's name as its maker has it."""
-    if platform.system() == "Darwin":
-        return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def memory_bytes() -> int | None:
@@ -134,7 +121,7 @@ def blas_words() -> str:
 def power_source() -> str | None:
     """Mains or battery, as the system tells it."""
     if platform.system() == "Darwin":
-        return mac_power(_output(["pmset", "-g", "batt"]) or "")
+        return mac_power(output_of(["pmset", "-g", "batt"]) or "")
     return linux_power(Path("/sys/class/power_supply"))
 
 
@@ -167,14 +154,3 @@ def _line(path: Path) -> str:
         return path.read_text("utf-8").strip()
     except OSError:
         return ""
-
-
-def _output(command: list[str]) -> str | None:
-    """What a command prints, None where it is not there or fails."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -40,6 +40,8 @@ def cost_table(costs: CostModel) -> Table:
         table.add_row(str(size), *cells, f"{costs.verify[0][column] / costs.verify[0][0]:.2f}")
     words = ", ".join(f"{1000 * s:.2f} ms at width {w}" for w, s in sorted(costs.draft.items()))
     table.caption = f"a drafted level costs {words}"
+    if costs.draft_start:
+        table.caption += f"; a draft, {1000 * costs.draft_start:.2f} ms before the first level"
     table.caption_justify = "left"
     return table
 
