@@ -123,6 +123,21 @@ def test_templates_that_refuse_are_told_in_a_sentence(model, tmp_path):
         assert not path.exists()
 
 
+def test_answers_under_another_template_are_not_used_again(model, tmp_path):
+    path, settings = tmp_path / "answers.jsonl", AnswerSettings(max_tokens=2, chunk_size=1)
+
+    def answers(template):
+        tokenizer = make_tokenizer(template)
+        return answer_file(
+            path, model, tokenizer, [chat("hi")], settings, target_sha256="x"
+        )  # fmt: skip
+
+    made = answers(TEMPLATE)
+    assert answers(TEMPLATE) == made
+    with pytest.raises(RedrafterError, match="were made with another template"):
+        answers(OPENING)
+
+
 def test_tools_reach_the_template():
     tokenizer = make_tokenizer("{% if tools %}{{ 'yes yes ' }}{% endif %}" + TEMPLATE)
     (row,) = tokenize([chat("hi", "fine") | {"tools": [{"name": "x"}]}], tokenizer)

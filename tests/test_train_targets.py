@@ -104,6 +104,23 @@ def hybrid() -> Target:
     return Target(model)
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+def test_shares_are_those_of_one_precision(bundle, bits):
+    """On a CPU targets are opened in float32, whatever their drafter is saved in."""
+    model, _ = load(bundle, drafter=False)
+    target = model.target
+    if bits:
+        nn.quantize(target.model, group_size=32, bits=bits)
+    drafter = make_drafter(target, num_draft_layers=1)
+    opened = draft_sizes(target, drafter, mx.bfloat16)
+    target.model.set_dtype(mx.bfloat16)
+    assert draft_sizes(target, drafter, mx.bfloat16) == opened
+    wide = draft_sizes(target, drafter, mx.float32)
+    assert wide.bytes_per_drafted_token == 2 * opened.bytes_per_drafted_token
+    if not bits:
+        assert wide.share == opened.share
+
+
 @pytest.mark.parametrize("size", [None, 32])
 @pytest.mark.parametrize("bits", [None, 4])
 def test_shared_rows_are_the_targets_and_are_not_stored(bundle, tmp_path, size, bits):

@@ -65,7 +65,12 @@ def answer_file(
         RedrafterError: If the file holds answers to something else, or cannot be written, or the
             chat template refuses a conversation.
     """
-    identity = {"target": target_sha256, "data": _hash(records), **asdict(settings)}
+    identity = {
+        "target": target_sha256,
+        "template": _hash(getattr(tokenizer, "chat_template", None)),
+        "data": _hash(list(records)),
+        **asdict(settings),
+    }
     _claim(path, identity, overwrite)
     done = _read(path)
     if len(done) < len(records):
@@ -89,8 +94,8 @@ def answer_file(
     return done
 
 
-def _hash(records: Sequence[Record]) -> str:
-    text = json.dumps(list(records), ensure_ascii=False, sort_keys=True)
+def _hash(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 

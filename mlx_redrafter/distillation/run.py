@@ -271,6 +271,7 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     kept = np.float32 if where == "stream" else np.float16
     held_out = compute_features(run.target, drafter, _few(held_rows), config, dtype=kept)
     identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
+    identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
     if options.start_from is not None:  # now, not after hours in which the file may go
         identity["started_from"] = weights_hash(options.start_from)
     watch = Watch(paths, listener, step_of(paths.checkpoint) if options.resume else 0)

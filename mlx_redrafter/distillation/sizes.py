@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,8 +26,9 @@ class DraftSizes:
         bytes_per_drafted_token: Weights read to advance all beams by one token, shared output rows
             included.
         target_parameters: Numbers in the target.
-        target_bytes_per_token: Weights that the target reads for one token: all but an input
-            embedding of its own, of which it reads a row. Experts are counted whole.
+        target_bytes_per_token: Weights that the target reads for one token, in the drafter's
+            precision where they are not quantised: all but an input embedding of its own, of which
+            it reads a row. Experts are counted whole.
     """
 
     drafter_parameters: int
@@ -46,11 +48,19 @@ class DraftSizes:
 
 
 def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None) -> DraftSizes:
-    """Sizes of a drafter, saved in ``dtype`` (as it is by default), and of its target."""
+    """Sizes of a drafter and its target.
+
+    Args:
+        target: The target.
+        drafter: The draft head.
+        dtype: Of all weights that are not packed; None takes them as they are. Both are counted
+            alike, since on a CPU a target is opened in float32 whatever it is stored in.
+    """
 
     def own_bytes(value: mx.array) -> int:
-        floating = dtype is not None and mx.issubdtype(value.dtype, mx.floating)
-        return value.size * dtype.size if floating and dtype is not None else value.nbytes
+        if dtype is None or not mx.issubdtype(value.dtype, mx.floating):
+            return value.nbytes
+        return value.size * dtype.size
 
     flat = dict(tree_flatten(drafter.parameters()))
     stored = sum(own_bytes(value) for value in flat.values())
@@ -59,22 +69,26 @@ def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None
     read //= drafter.config.independent_heads or 1
     if drafter.config.shared_rows:
         module = output_module(target)
-        rows = sum(v.nbytes for _, v in tree_flatten(module.parameters())) if module else 0
+        rows = _bytes(module, own_bytes) if module else 0
         read += rows * drafter.config.head_size // target.vocab_size
     return DraftSizes(
         drafter_parameters=sum(value.size for value in counted.values()),
         drafter_bytes=stored,
         bytes_per_drafted_token=read,
         target_parameters=get_total_parameters(target.model),
-        target_bytes_per_token=_target_bytes(target),
+        target_bytes_per_token=_target_bytes(target, own_bytes),
     )
 
 
-def _target_bytes(target: Teacher) -> int:
-    total = sum(value.nbytes for _, value in tree_flatten(target.model.parameters()))
+def _bytes(module: Any, own_bytes: Callable[[mx.array], int]) -> int:
+    return sum(own_bytes(value) for _, value in tree_flatten(module.parameters()))
+
+
+def _target_bytes(target: Teacher, own_bytes: Callable[[mx.array], int]) -> int:
+    total = _bytes(target.model, own_bytes)
     output = output_module(target)
     for _, module in target.model.named_modules():
         is_embedding = isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
         if is_embedding and module is not output and output is not None:
-            total -= sum(value.nbytes for _, value in tree_flatten(module.parameters()))
+            total -= _bytes(module, own_bytes)
     return total

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .corpus import build_items, load_items, save_items
 from .files import read_jsonl, write_jsonl
-from .prose_corpus import build_prose, prompts_of
+from .prose_corpus import build_prose, prompt_of, texts_to_ask
 from .questions import Asker, held_out_questions, training_conversations
 
 HERE = Path(__file__).resolve().parent
@@ -44,13 +44,20 @@ def corpus_stage(_: argparse.Namespace) -> None:
         items = build_items()
         train, valid = build_prose()
     write_jsonl(BUILD / "prose" / "train.jsonl", ({"text": text} for text in train))
-    write_jsonl(BUILD / "prose" / "valid.jsonl", ({"text": text} for text in valid))
-    write_jsonl(MODELS / "prose" / "prompts.jsonl", prompts_of(valid, PROMPTS, SEED))
+    asked = texts_to_ask(valid, PROMPTS, SEED)
+    write_jsonl(MODELS / "prose" / "prompts.jsonl", map(prompt_of, asked))
+    # What benchmarks ask has no part in choosing a drafter.
+    write_jsonl(
+        BUILD / "prose" / "valid.jsonl", ({"text": text} for text in valid if text not in asked)
+    )
     save_items(items, BUILD / "items.jsonl")
     chats = training_conversations(items, CHAT_EPOCHS, SEED)
     write_jsonl(BUILD / "pocket" / "train.jsonl", ({"messages": chat} for chat in chats))
     rows = held_out_questions(items, SEED)
     write_jsonl(BUILD / "held-out.jsonl", rows)
+    keep = {"template": 130, "phrasing": 40, "unknown": 40}
+    fixed = [row for kind, n in keep.items() for row in [r for r in rows if r["set"] == kind][:n]]
+    write_jsonl(MODELS / "pocket" / "questions.jsonl", fixed)
     write_jsonl(
         BUILD / "pocket" / "valid.jsonl",
         (
@@ -61,11 +68,9 @@ def corpus_stage(_: argparse.Namespace) -> None:
                 ]
             }
             for row in rows
+            if row not in fixed
         ),
     )
-    keep = {"template": 130, "phrasing": 40, "unknown": 40}
-    fixed = [row for kind, n in keep.items() for row in [r for r in rows if r["set"] == kind][:n]]
-    write_jsonl(MODELS / "pocket" / "questions.jsonl", fixed)
     print(f"{len(items)} items, {len(chats)} training chats, {len(rows)} held-out questions")
 
 

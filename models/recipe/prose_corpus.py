@@ -67,8 +67,12 @@ def build_prose() -> tuple[list[str], list[str]]:
     return parts
 
 
-def prompts_of(texts: list[str], count: int, seed: int) -> list[dict[str, str]]:
-    """Beginnings of held-out texts: their first eight words."""
+def texts_to_ask(texts: list[str], count: int, seed: int) -> list[str]:
+    """Held-out texts that are long enough to ask for their continuation."""
     long = [text for text in texts if len(text.split()) >= 30]
-    chosen = random.Random(seed).sample(long, min(count, len(long)))
-    return [{"prompt": " ".join(text.split()[:8])} for text in chosen]
+    return random.Random(seed).sample(long, min(count, len(long)))
+
+
+def prompt_of(text: str) -> dict[str, str]:
+    """The beginning of a text: its first eight words."""
+    return {"prompt": " ".join(text.split()[:8])}
