@@ -252,15 +252,19 @@ class TextLoop:
                     seconds, step = self.count(flight, record, len(tokens)), record
                     if self.planner is not None:
                         self.planner.observe(flight.shape, [record], seconds, len(self.cache))
-                following = ahead or (None if finish else self._follow(flight, record, shape))
+                # The next step begins before tokens are handed out, so that reading them overlaps
+                # with it. A CPU may hold up its beginning, for which the first token does not wait.
+                following = ahead
+                if emitted and not ahead and not finish:
+                    following = self._follow(flight, record, shape)
                 for index, token in enumerate(tokens):
                     emitted += 1
                     last = index == len(tokens) - 1
                     drafted = index < record.accepted
                     yield DecodedToken(token, drafted, finish if last else None, step)
-                if finish or following is None:
+                if finish:
                     return
-                root, flight = tokens[-1], following
+                root, flight = tokens[-1], following or self._follow(flight, record, shape)
                 if emitted % CLEAR_CACHE_EVERY < len(tokens):
                     mx.clear_cache()
         finally:

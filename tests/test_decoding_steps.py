@@ -247,6 +247,16 @@ def test_records_add_up(kind: str) -> None:
         assert stats.tokens_per_step == 1.0
 
 
+def test_the_first_token_does_not_wait_for_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluations = Evaluations(monkeypatch)
+    tokens = decode(drafting_model(), PROMPT, config_of())
+    next(tokens)
+    assert len(evaluations.launched) == 1
+    next(tokens)  # from here on the step behind is under way while a step's tokens are read
+    assert len(evaluations.launched) == 3
+    tokens.close()
+
+
 def test_stats_go_on_from_text_to_text() -> None:
     stats = AcceptanceStats()
     list(decode(plain_model(), PROMPT, config_of(5), stats=stats))
