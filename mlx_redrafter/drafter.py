@@ -209,8 +209,10 @@ class Drafter(nn.Module):
             known: bool (N, lookback), false where the text had not begun yet.
 
         Returns:
-            (N, hidden_size); zeros where nothing is known.
+            (N, hidden_size); zeros where nothing is known. With a lookback of 0 the initial state.
         """
+        if not self.config.lookback:
+            return self.initial_state(len(embeddings))
         inputs = self._inputs(embeddings)  # of all tokens at once: only the states follow in turn
         state = self.initial_state(len(embeddings)).astype(embeddings.dtype)
         for place in range(embeddings.shape[1]):

@@ -168,12 +168,8 @@ def _choices(head: Drafter, hidden: mx.array, embeddings: mx.array) -> mx.array:
     """Likeliest tokens, (positions x depths,), from hidden and embeddings (length, hidden_size)."""
     found = []
     roots = max(len(hidden) - DEPTHS, 1)
-    lookback = head.config.lookback
-    if lookback:
-        before = mx.arange(roots)[:, None] + mx.arange(1 - lookback, 1)
-        state = head.read(embeddings[mx.maximum(before, 0)], before >= 0)
-    else:
-        state = head.initial_state(roots)
+    before = mx.arange(roots)[:, None] + mx.arange(1 - head.config.lookback, 1)
+    state = head.read(embeddings[mx.maximum(before, 0)], before >= 0)
     for depth in range(1, min(DEPTHS, len(hidden) - 1) + 1):
         state = head.advance(embeddings[depth : depth + roots], state)
         found.append(mx.argmax(head.logits(hidden[:roots], state), axis=-1))

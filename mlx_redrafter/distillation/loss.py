@@ -30,11 +30,10 @@ def unrolled_logits(
         (N, U, head_size); entry k-1 guesses the token after x_{p+k}, from states
         s_k = advance(e(x_{p+k}), s_{k-1}).
     """
-    lookback = 0 if before is None else before.shape[1]
-    if before is None or not lookback:
-        state = drafter.initial_state(embeddings.shape[0])
-    else:
-        state = drafter.read(embeddings[:, :lookback], before >= 0)
+    if before is None:
+        before = mx.zeros((len(embeddings), 0), dtype=mx.int32)
+    lookback = before.shape[1]
+    state = drafter.read(embeddings[:, :lookback], before >= 0)
     states = []
     for k in range(lookback, embeddings.shape[1]):
         state = drafter.advance(embeddings[:, k], state)
