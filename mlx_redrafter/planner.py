@@ -181,9 +181,15 @@ class Planner:
         return self._choice
 
     @property
+    def undecided(self) -> bool:
+        """Whether there is no choice yet, or a new one is being tried for."""
+        pending = self._probes_left > 0 or self._steps_to_replan <= 0
+        return self._choice is None and pending
+
+    @property
     def gave_up(self) -> bool:
         """Whether drafts were tried, did not pay, and decoding is plain for now."""
-        return self._choice is None and len(self._trees) > 0 and self._probes_left == 0
+        return self._choice is None and len(self._trees) > 0 and not self.undecided
 
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape for the next step behind ``context`` tokens; None is a plain step."""

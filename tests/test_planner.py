@@ -19,6 +19,7 @@ from mlx_redrafter.planner import (
     Planner,
 )
 from mlx_redrafter.tree import HostTree, accept
+from mlx_redrafter.ui.plan_view import verdict
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -162,8 +163,26 @@ def test_giving_up_is_told_only_after_a_trial() -> None:
     machine = costs(1.0)
     planner = Planner(machine)
     assert not planner.gave_up
+    assert planner.undecided
     run(planner, Machine(0.6, 0.1), machine, 200)
     assert planner.gave_up
+    assert not planner.undecided
+
+
+def test_a_plan_that_is_not_made_yet_is_called_so() -> None:
+    """A short answer may end before the first drafts are judged."""
+    machine = costs(0.02)
+    planner = Planner(machine)
+    text = Machine(0.95, 0.95)
+    for steps in range(1, FIRST_PROBES - 1):
+        converse(planner, machine, text, 1)
+        assert planner._probes_left == FIRST_PROBES - steps
+        assert planner.undecided
+        assert not planner.gave_up
+        assert "nothing is chosen yet" in verdict(planner, 64).plain
+    converse(planner, machine, text, 3)
+    assert not planner.undecided
+    assert "Drafting pays here" in verdict(planner, 64).plain
 
 
 def run_together(planner: Planner, machine: Machine, truth: CostModel, texts: int) -> None:

@@ -74,6 +74,11 @@ def verdict(planner: Planner, context: int) -> Text:
     gain = best.tokens_per_second / plain.tokens_per_second
     if planner.choice is not None:
         return Text(f"Drafting pays here: the best shape promises {gain:.2f} × plain decoding.")
+    if planner.undecided:
+        return Text(
+            "Drafts are still being tried, so nothing is chosen yet: so far the best shape "
+            f"({shape_words(best.shape)}) promises {gain:.2f} × plain decoding."
+        )
     several = planner.costs.verify_seconds(4, context) / planner.costs.verify_seconds(1, context)
     return Text(
         f"Drafting does not pay here, so decoding is plain: checking 4 tokens costs {several:.1f} "
