@@ -17,47 +17,52 @@ import numpy.typing as npt
 
 from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
 from .beam import BeamShape
-from .costs import CostModel, load_costs
+from .costs import CostModel
 from .decoding import StepRecord
 from .model import SpeculativeModel
+from .stored_costs import load_costs
 from .tree import HostTree
 
 FloatArray = npt.NDArray[np.float64]
 
-# The shapes to choose from, few, so that each is compiled and warmed up once.
+# The shapes to choose from, few, so that each is compiled and warmed up once. With the root each
+# makes as many rows as were timed (2, 3, 4, 6, 8, 12, 16, 24): what other numbers of rows cost is
+# not known, and it need not lie in between.
 CANDIDATES = (
     BeamShape(1, 1),
     BeamShape(1, 2),
     BeamShape(1, 3),
-    BeamShape(1, 4),
     BeamShape(1, 5),
     BeamShape(1, 7),
-    BeamShape(1, 9),
-    BeamShape(1, 12),
+    BeamShape(1, 11),
+    BeamShape(1, 15),
+    BeamShape(2, 2, 3),
     BeamShape(2, 4, 5),
     BeamShape(2, 5, 7),
-    BeamShape(3, 5, 9),
-    BeamShape(3, 7, 11),
-    BeamShape(4, 5, 12),
-    BeamShape(4, 6, 16),
+    BeamShape(3, 5, 11),
+    BeamShape(2, 11, 15),
+    BeamShape(3, 7, 15),
+    BeamShape(4, 5, 15),
+    BeamShape(3, 11, 23),
     BeamShape(4, 7, 23),
 )
 # Shapes to judge the candidates by: the first covers them all, later ones cost less where checking
 # a token costs as much as writing one. What a budget leaves out of the long ones are their least
 # likely nodes, which hardly count.
 PROBES = (
-    BeamShape(4, 12, 32),
-    BeamShape(2, 12, 20),
-    BeamShape(4, 7),
+    BeamShape(4, 15, 31),
+    BeamShape(2, 15, 23),
+    BeamShape(4, 7, 23),
+    BeamShape(1, 15),
+    BeamShape(3, 5, 11),
     BeamShape(1, 7),
-    BeamShape(3, 5),
-    BeamShape(2, 4),
-    BeamShape(1, 4),
+    BeamShape(2, 4, 5),
+    BeamShape(1, 3),
     BeamShape(1, 2),
 )
 # Where a target verifies chains, only one path is ever checked: width buys nothing there.
 CHAIN_CANDIDATES = tuple(shape for shape in CANDIDATES if shape.width == 1)
-CHAIN_PROBES = (BeamShape(1, 12), BeamShape(1, 7), BeamShape(1, 4), BeamShape(1, 2))
+CHAIN_PROBES = tuple(shape for shape in PROBES if shape.width == 1)
 PROBE_PRICE = 6.0  # plain steps that a probe may cost
 
 REMEMBERED_TREES = 24

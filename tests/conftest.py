@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mlx_redrafter  # noqa: F401
-from mlx_redrafter import costs
+from mlx_redrafter import stored_costs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,5 +14,5 @@ def measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What is measured of tiny models stays out of the user's cache directory."""
     directory = tmp_path_factory.mktemp("costs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "cache_directory", lambda: directory)
+        patch.setattr(stored_costs, "cache_directory", lambda: directory)
         yield directory

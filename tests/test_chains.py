@@ -15,8 +15,8 @@ from mlx_lm.generate import generate_step
 from text_source import TextSource
 
 from mlx_redrafter.beam import BeamShape
+from mlx_redrafter.calibration import _time_replay, calibrate
 from mlx_redrafter.chains import ChainSource, StateLayer, chain_of, first_rows
-from mlx_redrafter.costs import _time_replay, calibrate
 from mlx_redrafter.decoding import DecodedToken, DecodingConfig, decode
 from mlx_redrafter.drafter import Drafter, DrafterConfig
 from mlx_redrafter.model import SpeculativeModel

@@ -7,8 +7,8 @@ from typing import Any
 import architectures
 import pytest
 
-from mlx_redrafter import costs
-from mlx_redrafter.costs import SIZES, contexts_of
+from mlx_redrafter import calibration
+from mlx_redrafter.calibration import SIZES, contexts_of
 from mlx_redrafter.limits import context_limit
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.prompt_cache import PromptCache
@@ -39,9 +39,31 @@ def test_a_slow_machine_is_measured_coarsely(monkeypatch: pytest.MonkeyPatch) ->
         return verify(tree, cache)
 
     monkeypatch.setattr(model.target, "verify", slowly)
-    monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
-    measured = costs.calibrate(model)
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    measured = calibration.calibrate(model)
     assert measured.contexts == (64,)
     assert measured.sizes[-1] == 24  # that much dearer than one token's
     assert all(calls.count(size) == 2 for size in measured.sizes[1:])
     assert measured.verify_seconds(8, 64) == pytest.approx(2.4)
+
+
+def test_what_another_program_takes_for_a_while_is_not_in_the_costs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sizes take turns: a busy while is in a few rounds of each. Twelve rows may be the dearest."""
+    now, calls = [0.0], []
+    model = SpeculativeModel(architectures.build("llama"))
+    model.target.model.args.max_position_embeddings = 200
+    verify = model.target.verify
+    true = {size: 0.001 * (5 if size == 12 else 2 + 0.01 * size) for size in SIZES}
+
+    def at_times(tree: DraftTree, cache: PromptCache) -> Any:
+        calls.append(len(tree))
+        busy = 40 < len(calls) < 70
+        now[0] += true[len(tree)] * (4 if busy else 1)
+        return verify(tree, cache)
+
+    monkeypatch.setattr(model.target, "verify", at_times)
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    measured = calibration.calibrate(model)
+    assert measured.verify[0] == pytest.approx(tuple(true.values()))

@@ -9,7 +9,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import models
 from mlx_redrafter.cache import PromptCache
-from mlx_redrafter.costs import _filled_cache
+from mlx_redrafter.calibration import _filled_cache
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.target import PREFILL_STEP, Target

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..costs import SIZES, CostModel, calibrate
+from ..calibration import SIZES, calibrate
+from ..costs import CostModel
 from ..errors import RedrafterError
 from ..limits import context_limit
 from ..model import SpeculativeModel
