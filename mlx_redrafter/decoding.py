@@ -27,6 +27,9 @@ from .target import PREFILL_STEP
 from .tree import DraftTree, HostTree, accept
 
 CLEAR_CACHE_EVERY = 256
+# A prompt leaves the hidden state to draft from, but its last layer has to be finished for it, over
+# all rows of the last piece. Up to so many rows that costs a fraction of the step it saves.
+FIRST_DRAFT_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,8 @@ class DecodedToken:
         token: Its id.
         from_draft: Whether the drafter had guessed it.
         finish_reason: "stop" for an end-of-sequence token, "length" for the last of max_tokens.
-        step: The step that produced it; None for the first token, which the prompt's own forward
-            produced.
+        step: The step that produced it; None for a first token that the prompt's own forward
+            produced, with nothing drafted.
     """
 
     token: int
@@ -235,23 +238,20 @@ class TextLoop:
         """Yield tokens; leave the cache consistent in every case."""
         emitted = 0
         try:
-            self.prefill(prompt, progress)
-            root = prompt[-1]
-            flight = self.launch(mx.array([root]), None, None)
+            flight, root = self.begin(prompt, progress), prompt[-1]
             step: StepRecord | None = None
             while True:
                 shape = self.next_shape()
                 ahead = self._launch_ahead(flight, root, emitted, shape)
                 record = self.read(flight)
-                if not emitted:
-                    self._counted_until = time.perf_counter()  # until here it was the prompt's time
                 tokens, finish = self.cut(record, emitted)
                 if ahead is None:
                     self.commit(record, len(tokens))
-                if emitted:
-                    seconds, step = self.count(flight, record, len(tokens)), record
-                    if self.planner is not None:
-                        self.planner.observe(flight.shape, [record], seconds, len(self.cache))
+                if emitted or not flight.is_plain:
+                    self.note(flight, record, len(tokens))
+                    step = record
+                else:
+                    self._counted_until = time.perf_counter()  # until here it was the prompt's time
                 # The next step begins before tokens are handed out, so that reading them overlaps
                 # with it. A CPU may hold up its beginning, for which the first token does not wait.
                 following = ahead
@@ -270,16 +270,30 @@ class TextLoop:
         finally:
             self.cache.rewind(min(len(self.cache), len(prompt) + emitted - 1))
 
-    def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
-        """Commit all but the prompt's last token, in chunks; no logits are computed."""
+    def begin(self, prompt: list[int], progress: Callable[[int, int], None]) -> Flight:
+        """Prefill, and start the forward of the prompt's last token, with a draft where it can."""
+        hidden = self.prefill(prompt, progress)
+        shape = None if hidden is None else self.next_shape()
+        return self.launch(mx.array(prompt[-1:]), hidden, shape)
+
+    def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> mx.array | None:
+        """Commit all but the prompt's last token, in chunks; no logits are computed.
+
+        Returns:
+            The hidden state behind the last of them, from which the prompt's last token can be
+            drafted upon; None where it is not known, or not to be had cheaply.
+        """
         plain = not self._drafts or (self.planner is not None and self.planner.gave_up)
         self._target.take_cores(1 if plain else len(prompt))
         total = len(prompt) - 1
         held = self.cache.reuse(prompt)
         progress(held, total)
         step_size = self._config.prefill_step_size
-        for done in self._target.fill(prompt[held:total], self.cache, step_size):
+        last: mx.array | None = None
+        for done, hidden in self._target.fill(prompt[held:total], self.cache, step_size):
+            last = hidden[-1] if self._drafts and len(hidden) <= FIRST_DRAFT_ROWS else None
             progress(held + done, total)
+        return last
 
     def next_shape(self) -> BeamShape | None:
         """What to draft in the next step; None is a plain step."""
@@ -376,6 +390,12 @@ class TextLoop:
         """Keep the root and the accepted nodes whose successors became text."""
         path = record.path[:emitted]
         self.cache.commit(path, [record.tree.tokens[node] for node in path])
+
+    def note(self, flight: Flight, record: StepRecord, emitted: int) -> None:
+        """Count a step that is over, and let the planner learn from it."""
+        seconds = self.count(flight, record, emitted)
+        if self.planner is not None:
+            self.planner.observe(flight.shape, [record], seconds, len(self.cache))
 
     def count(self, flight: Flight, record: StepRecord, emitted: int) -> float:
         """Take note of a step that is over, and of the tokens of text it produced.

@@ -43,9 +43,7 @@ def drafting_model(
     prompt: list[int] = PROMPT, text: list[int] = TEXT, *, depth: int = 4, **options: Any
 ) -> SpeculativeModel:
     """Every step accepts ``depth`` tokens that hide among wrong branches."""
-    source = models.ScriptedSource(
-        prompt + text, len(prompt), full=True, max_depth=depth, **options
-    )
+    source = models.ScriptedSource(prompt + text, full=True, max_depth=depth, **options)
     return SpeculativeModel(models.shared(ARCHITECTURE), source)
 
 

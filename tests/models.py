@@ -198,13 +198,11 @@ def build_drafter(
 class ScriptedSource:
     """A draft source that hides the true continuation among wrong branches.
 
-    It knows the text that the target is going to write, and where in it the root stands from its
-    own earlier trees. It evaluates the root, to see that it has not lost its place, and sees that
-    it is told the text before it.
+    It knows the text that the target is going to write, and where in it the root stands from the
+    text that it is told. It evaluates the root, to see that it is the one that belongs there.
 
     Args:
         text: Prompt and continuation.
-        start: Index in ``text`` of the first root it will be asked about.
         seed: Names the shapes of the trees.
         max_depth: No node is deeper.
         wrong: Chance that a node on the true path is left out, so that acceptance ends there.
@@ -218,7 +216,6 @@ class ScriptedSource:
     def __init__(
         self,
         text: Sequence[int],
-        start: int,
         *,
         seed: int = 0,
         max_depth: int = 4,
@@ -229,7 +226,6 @@ class ScriptedSource:
     ):
         self.max_depth = max_depth
         self._text = list(text)
-        self._at = start
         self._rng = np.random.default_rng(seed)
         self._wrong = wrong
         self._siblings = siblings
@@ -238,15 +234,14 @@ class ScriptedSource:
         self.expected: list[int] = []  # accepted drafted tokens of each step, no cut considered
 
     def __call__(self, state: DraftState) -> DraftTree:
-        root = int(state.root.item())
-        assert root == self._text[self._at], "the source has lost its place in the text"
-        assert list(state.text) == self._text[: self._at]
+        root, at = int(state.root.item()), len(state.text)
+        assert [*state.text, root] == self._text[: at + 1]
         depth = self.max_depth if self._full else int(self._rng.integers(0, self.max_depth + 1))
-        depth = min(depth, max(0, len(self._text) - self._at - 2))
+        depth = min(depth, max(0, len(self._text) - at - 2))
         while not self._full and depth and self._rng.random() < self._wrong:
             depth -= 1
-        truth = self._text[self._at + 1 : self._at + 1 + depth]
-        after = self._text[self._at + 1 + depth : self._at + 2 + depth]
+        truth = self._text[at + 1 : at + 1 + depth]
+        after = self._text[at + 1 + depth : at + 2 + depth]
         tree = random_tree(
             self._rng,
             root,
@@ -257,7 +252,6 @@ class ScriptedSource:
             vocab_size=self._vocab_size,
         )
         self.expected.append(depth)
-        self._at += depth + 1
         return tree
 
 

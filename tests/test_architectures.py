@@ -49,7 +49,7 @@ def ours(
     branching = model.target.verifies == "tree"
     source = None
     if text is not None:
-        source = TextSource(prompt + text, len(prompt), branching=branching, seed=seed)
+        source = TextSource(prompt + text, branching=branching, seed=seed)
     drafted = SpeculativeModel(model.target, source)
     stats = AcceptanceStats()
     config = DecodingConfig(max_tokens=TOKENS)
@@ -84,7 +84,7 @@ def test_rotary_positions_that_depend_on_the_length(name: str) -> None:
         prompt = prompt_of(length)
         held = model.make_cache()
         expected = mlx_lms(built, prompt)
-        source = TextSource(prompt + expected, length, branching=True, held=held)
+        source = TextSource(prompt + expected, branching=True)
         source.seconds = 1.0
         drafted = SpeculativeModel(model.target, source)
         stats = AcceptanceStats()
@@ -123,7 +123,7 @@ def test_refused_models_decode_plainly(name: str) -> None:
     assert f"'{name}'" in refusal
     assert "attention layers" in refusal
     with pytest.raises(RedrafterError, match="load it without a drafter"):
-        SpeculativeModel(model.target, TextSource([1], 0, branching=True))
+        SpeculativeModel(model.target, TextSource([1], branching=True))
     prompt = prompt_of(21)
     expected = mlx_lms(model.target.model, prompt)
     assert ours(model, prompt, None, model.make_cache(), 0)[0] == expected

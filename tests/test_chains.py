@@ -104,7 +104,7 @@ def test_abandonment_anywhere_keeps_what_was_handed_out(name: str) -> None:
     text = mlx_lms(model, prompt)
     for seen in range(1, 9):
         held = model.make_cache()
-        source = TextSource(prompt + text, len(prompt), branching=False, seed=seen)
+        source = TextSource(prompt + text, branching=False, seed=seen)
         drafted = SpeculativeModel(model.target, source)
         tokens = decode(drafted, prompt, DecodingConfig(max_tokens=10), cache=held)
         got = [next(tokens).token for _ in range(seen)]
@@ -131,7 +131,7 @@ def test_a_cut_in_the_middle_of_accepted_tokens() -> None:
     text = mlx_lms(model, prompt)
     for eos in text[:7]:
         held = model.make_cache()
-        source = TextSource(prompt + text, len(prompt), branching=False, seed=3)
+        source = TextSource(prompt + text, branching=False, seed=3)
         config = DecodingConfig(max_tokens=10, eos_token_ids=frozenset([eos]))
         drafted = SpeculativeModel(model.target, source)
         got = [one.token for one in decode(drafted, prompt, config, cache=held)]

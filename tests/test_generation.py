@@ -71,7 +71,7 @@ class Oracle(models.ScriptedSource):
 
     def __init__(self, tokenizer: TokenizerWrapper, text: str = TEXT, depth: int = 5):
         line = [*tokenizer.encode(PROMPT + text), tokenizer.eos_token_id, 1, 2, 3, 4, 5, 6, 7]
-        super().__init__(line, 1, full=True, max_depth=depth, vocab_size=300)
+        super().__init__(line, full=True, max_depth=depth, vocab_size=300)
 
 
 def writing(tokenizer: TokenizerWrapper, kind: str) -> SpeculativeModel:

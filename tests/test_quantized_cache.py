@@ -48,7 +48,7 @@ def ours(
     source = None
     if text is not None:
         branching = model.target.verifies == "tree"
-        source = TextSource(prompt + text, len(prompt), branching=branching, held=cache)
+        source = TextSource(prompt + text, branching=branching)
     config = DecodingConfig(max_tokens=TOKENS, cache_options=CacheOptions(**options))
     drafted = SpeculativeModel(model.target, source)
     return [one.token for one in decode(drafted, prompt, config, cache=cache)]

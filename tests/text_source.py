@@ -8,7 +8,6 @@ import numpy as np
 from common_config import VOCAB
 
 from mlx_redrafter.beam import DraftState
-from mlx_redrafter.prompt_cache import PromptCache
 from mlx_redrafter.tree import DraftTree
 
 
@@ -17,40 +16,25 @@ class TextSource:
 
     Args:
         text: Prompt and continuation.
-        start: Index in ``text`` of the first root it is asked about.
         branching: Propose trees; otherwise chains that go wrong somewhere.
         seed: Names the shapes.
-        held: The cache that is decoded with, where steps may come that the source is not asked in.
     """
 
     seconds = 0.0
     max_depth = 4
 
-    def __init__(
-        self,
-        text: Sequence[int],
-        start: int,
-        *,
-        branching: bool,
-        seed: int = 0,
-        held: PromptCache | None = None,
-    ):
-        self._held = held
+    def __init__(self, text: Sequence[int], *, branching: bool, seed: int = 0):
         self._text = list(text)
-        self._at = start
         self._branching = branching
         self._rng = np.random.default_rng(seed)
         self.hoped = 0  # drafted tokens that should have been accepted
 
     def __call__(self, state: DraftState) -> DraftTree:
-        root = int(state.root.item())
-        if self._held is not None:
-            self._at = len(self._held)
-        assert root == self._text[self._at], "the source has lost its place in the text"
-        after = self._text[self._at + 1 : self._at + 2 + self.max_depth]
+        root, at = int(state.root.item()), len(state.text)
+        assert [*state.text, root] == self._text[: at + 1]
+        after = self._text[at + 1 : at + 2 + self.max_depth]
         depth = min(int(self._rng.integers(0, self.max_depth + 1)), max(0, len(after) - 1))
         truth, wrong = after[:depth], after[depth : depth + 1]
-        self._at += depth + 1
         self.hoped += depth
         if self._branching:
             return self._tree(root, truth, wrong)

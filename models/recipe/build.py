@@ -192,6 +192,33 @@ def lookback_stage(_: argparse.Namespace) -> None:
     )
 
 
+def long_chains_stage(_: argparse.Namespace) -> None:
+    """Go on a last time, for chains of fifteen, with all conversations answered by the target."""
+    from .bundles import own_answers, relative, train_bundle_drafter
+
+    corpus = read_jsonl(BUILD / "pocket" / "train.jsonl")
+    asked = range(0, len(corpus), len(corpus) // OWN_ANSWERS)[:OWN_ANSWERS]
+    others = [chat for index, chat in enumerate(corpus) if index not in asked]
+    answers = BUILD / "pocket-more" / "answers.jsonl"
+    more = own_answers(MODELS / "pocket", others, answers, temperature=1.0, max_tokens=160)
+    known = read_jsonl(BUILD / "pocket-own" / "train.jsonl")
+    write_jsonl(BUILD / "pocket-more" / "train.jsonl", [*known, *more])
+    held_out = read_jsonl(BUILD / "pocket" / "valid.jsonl")
+    write_jsonl(BUILD / "pocket-more" / "valid.jsonl", held_out)
+    train_bundle_drafter(
+        MODELS / "pocket",
+        BUILD / "pocket-more",
+        BUILD / "pocket-drafter-long",
+        start_from=relative(BUILD / "pocket-drafter-lookback"),
+        lookback=4,
+        unroll=15,
+        depth_decay=0.98,
+        steps=5000,
+        learning_rate=2.5e-3,
+        **EVALUATED | {"beam_length": 15},
+    )
+
+
 def evaluate_stage(_: argparse.Namespace) -> None:
     """Measure the pocket target on held-out questions."""
     from .evaluate import evaluate
@@ -264,6 +291,7 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "drafter": drafter_stage,
     "own-answers": own_stage,
     "lookback": lookback_stage,
+    "long-chains": long_chains_stage,
     "evaluate": evaluate_stage,
     "draft-model": draft_model_stage,
     "prose": prose_stage,
