@@ -57,6 +57,16 @@ class AcceptanceStats:
         return self.tokens / self.steps if self.steps else 0.0
 
     @property
+    def seconds(self) -> float:
+        """Time of all steps, drafting included."""
+        return self.draft_seconds + self.verify_seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of text over the time of the steps that produced them; 0 before the first step."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
     def acceptance_by_depth(self) -> list[float]:
         """Share of the trials at depth 1, 2, ... in which a candidate there was accepted."""
         pairs = zip(self.accepted_by_depth, self.trials_by_depth, strict=True)

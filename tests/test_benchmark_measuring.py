@@ -121,6 +121,14 @@ def test_speeds_are_sums_and_ratios_belong_to_a_repeat():
     assert b.to_dict()["stats"]["acceptance_by_depth"] == [1.0, 0.0]
 
 
+def test_the_speed_behind_the_prompt_is_the_steps_own_where_they_are_timed():
+    """A first step that drafts hands out several tokens at once."""
+    stats = AcceptanceStats(steps=2, tokens=10, draft_seconds=0.5, verify_seconds=1.5)
+    rounds = [{"a": [answer(10, 4.0, first=3.0, stats=stats)]}]
+    (a,) = summarise([Fake("a", [])], rounds)
+    assert a.decode_tokens_per_second.median == pytest.approx(5.0)
+
+
 def test_an_answer_is_the_contestants_tokens_with_its_times(loaded):
     model, tokenizer = loaded
     expected = [r.token for r in stream_generate(model, tokenizer, IDS, max_tokens=12, draft=False)]

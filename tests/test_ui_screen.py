@@ -117,7 +117,7 @@ def test_the_summary_counts_what_was_drafted():
     session = make_session()
     list(session.ask("q"))
     text = summary(session.last, 2.0)
-    assert text == "5 tokens · 160 tok/s · 2.00× plain · 2.00 tokens/step · 5 of them drafted"
+    assert text == "5 tokens · 200 tok/s · 2.00× plain · 2.00 tokens/step · 5 of them drafted"
     session.settings = ChatSettings(draft=False)
     list(session.ask("q"))
     assert summary(session.last, 1.0) == "5 tokens · 80 tok/s · plain decoding"

@@ -26,15 +26,6 @@ StreamFunction = Callable[..., "Iterator[GenerationResponse]"]
 ENOUGH_TOKENS = 16
 
 
-def rate(response: GenerationResponse) -> float:
-    """Tokens per second after the first, which the prompt's forward made; 0 before there are two.
-
-    ``generation_tps`` counts the first token too, as mlx-lm does; over few tokens that flatters.
-    """
-    tokens = response.generation_tokens
-    return response.generation_tps * (tokens - 1) / tokens if tokens > 1 else 0.0
-
-
 @dataclass(frozen=True)
 class ModelFacts:
     """What the screen says about the model.
@@ -104,8 +95,12 @@ class Answer:
 
     @property
     def tps(self) -> float:
-        """Tokens per second after the first, which is the prompt's; 0 before there are two."""
-        return rate(self.final) if self.final else 0.0
+        """Tokens per second of its steps.
+
+        ``generation_tps`` counts the prompt's own token too, as mlx-lm does; over few tokens that
+        flatters.
+        """
+        return self.stats.tokens_per_second
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, speeds and the text, ready for JSON."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from .session import Answer, Baseline, Session, rate
+from .session import Answer, Baseline, Session
 
 if TYPE_CHECKING:
     from ..generation import GenerationResponse
@@ -45,7 +45,8 @@ class Reading:
 
 def read(session: Session, response: GenerationResponse) -> Reading:
     """The figures after a response."""
-    stats, tps = response.stats, rate(response)
+    stats = response.stats
+    tps = stats.tokens_per_second
     return Reading(
         tps=tps,
         speedup=session.speedup(tps),
