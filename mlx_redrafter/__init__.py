@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .beam import BeamShape, DraftSource, DraftState
     from .cache import PromptCache
     from .conversion import convert
-    from .decoding import DecodedToken, DecodingConfig, StepRecord, decode
+    from .decoding import DecodingConfig, decode
     from .distillation import train_drafter
     from .drafter import Drafter, DrafterConfig
     from .errors import RedrafterError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .quantized_cache import CacheOptions
     from .sampling import SamplingConfig
     from .statistics import AcceptanceStats
+    from .steps import DecodedToken, StepRecord
     from .target import Target
     from .tree import DraftTree, HostTree, accept
 
@@ -93,9 +94,7 @@ _HOMES = {
     ".cache": ("PromptCache",),
     ".conversion": ("convert",),
     ".decoding": (
-        "DecodedToken",
         "DecodingConfig",
-        "StepRecord",
         "decode",
     ),
     ".distillation": ("train_drafter",),
@@ -119,6 +118,10 @@ _HOMES = {
     ".quantized_cache": ("CacheOptions",),
     ".sampling": ("SamplingConfig",),
     ".statistics": ("AcceptanceStats",),
+    ".steps": (
+        "DecodedToken",
+        "StepRecord",
+    ),
     ".target": ("Target",),
     ".tree": (
         "DraftTree",

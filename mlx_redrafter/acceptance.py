@@ -11,7 +11,7 @@ import math
 from itertools import pairwise
 
 from .beam import BeamShape
-from .decoding import StepRecord
+from .steps import StepRecord
 from .tree import HostTree
 
 BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)

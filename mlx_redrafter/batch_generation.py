@@ -13,7 +13,6 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .batching import DEFAULT_BATCH, BatchDecoder
-from .decoding import DecodedToken, ShapePlanner
 from .errors import RedrafterError
 from .generation import (
     GenerationResponse,
@@ -28,6 +27,7 @@ from .generation import (
 from .model import SpeculativeModel
 from .quantized_cache import CacheOptions
 from .statistics import AcceptanceStats
+from .steps import DecodedToken, ShapePlanner
 
 Prompt = str | Sequence[int] | Messages | mx.array
 

@@ -15,18 +15,11 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from .beam import BeamSearch, BeamShape
-from .decoding import (
-    CLEAR_CACHE_EVERY,
-    DecodedToken,
-    DecodingConfig,
-    Flight,
-    ShapePlanner,
-    StepRecord,
-    TextLoop,
-)
+from .decoding import CLEAR_CACHE_EVERY, DecodingConfig, TextLoop
 from .errors import RedrafterError
 from .model import SpeculativeModel
 from .statistics import AcceptanceStats
+from .steps import DecodedToken, Flight, ShapePlanner, StepRecord
 from .tree import DraftTree
 
 DEFAULT_BATCH = 8

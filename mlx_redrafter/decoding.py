@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -23,6 +23,7 @@ from .model import SpeculativeModel
 from .quantized_cache import CacheOptions, open_cache
 from .sampling import Choices, Sampler, SamplingConfig
 from .statistics import AcceptanceStats
+from .steps import DecodedToken, Flight, ShapePlanner, StepRecord
 from .target import PREFILL_STEP
 from .tree import DraftTree, HostTree, accept
 
@@ -68,96 +69,6 @@ class DecodingConfig:
             raise RedrafterError(
                 f"prefill_step_size is {self.prefill_step_size}, but has to be 1 or more."
             )
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One step as it went, for those who want to look at it.
-
-    Attributes:
-        tree: What was verified.
-        choices: The target's choice after each node.
-        path: The accepted nodes, the root (0) first.
-    """
-
-    tree: HostTree
-    choices: tuple[int, ...]
-    path: tuple[int, ...]
-
-    @property
-    def drafted(self) -> int:
-        """Candidates verified."""
-        return len(self.tree.tokens) - 1
-
-    @property
-    def accepted(self) -> int:
-        """Candidates on the accepted path."""
-        return len(self.path) - 1
-
-
-class ShapePlanner(Protocol):
-    """Chooses what to draft, step by step, and learns from how it went."""
-
-    @property
-    def costs(self) -> DraftCosts:
-        """What drafts cost."""
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether drafts do not pay, so that steps are plain for now."""
-
-    def for_batch(self, texts: int) -> ShapePlanner:
-        """Who plans the steps that so many texts take together; of one text the planner itself."""
-
-    def next_shape(self, context: int) -> BeamShape | None:
-        """The shape of the next step behind ``context`` tokens; None is a plain step."""
-
-    def observe(
-        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
-    ) -> None:
-        """Take note of a step: its shape, how it went for each text, its time and context."""
-
-
-class DraftCosts(Protocol):
-    """What drafts cost."""
-
-    def draft_seconds(self, shape: BeamShape) -> float:
-        """Seconds of a draft of that shape."""
-
-
-@dataclass(frozen=True)
-class DecodedToken:
-    """One token of text.
-
-    Attributes:
-        token: Its id.
-        from_draft: Whether the drafter had guessed it.
-        finish_reason: "stop" for an end-of-sequence token, "length" for the last of max_tokens.
-        step: The step that produced it; None for a first token that the prompt's own forward
-            produced, with nothing drafted.
-    """
-
-    token: int
-    from_draft: bool
-    finish_reason: str | None
-    step: StepRecord | None
-
-
-@dataclass(frozen=True)
-class Flight:
-    """A step whose graph is under way: node outputs, not yet read back."""
-
-    tree: DraftTree
-    choices: Choices
-    hidden: mx.array
-    shape: BeamShape | None
-    started: float
-    draft_seconds: float
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the outcome is known before it is read: nothing drafted, the root accepted."""
-        return len(self.tree) == 1
 
 
 def decode(

@@ -14,13 +14,14 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .beam import BeamShape
 from .cache import PromptCache
-from .decoding import DecodedToken, DecodingConfig, ShapePlanner, StepRecord, decode
+from .decoding import DecodingConfig, decode
 from .drafter import Drafter
 from .errors import RedrafterError
 from .model import SpeculativeModel
 from .quantized_cache import CacheOptions
 from .sampling import SamplingConfig
 from .statistics import AcceptanceStats
+from .steps import DecodedToken, ShapePlanner, StepRecord
 
 Messages = Sequence[dict[str, Any]]
 

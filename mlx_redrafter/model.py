@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,10 +16,8 @@ from .chains import ChainSource
 from .drafter import Drafter
 from .errors import RedrafterError
 from .sampling import Sampler, SamplingConfig
+from .steps import ShapePlanner
 from .target import Target
-
-if TYPE_CHECKING:
-    from .decoding import ShapePlanner
 
 _TIMED_CALLS = 3
 _KEPT_SEARCHES = 64  # of shapes and ways of sampling; each may be a compiled graph

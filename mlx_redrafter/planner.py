@@ -18,8 +18,8 @@ import numpy.typing as npt
 from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
 from .beam import BeamShape
 from .costs import CostModel
-from .decoding import StepRecord
 from .model import SpeculativeModel
+from .steps import StepRecord
 from .stored_costs import load_costs
 from .tree import HostTree
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mlx_redrafter.decoding import StepRecord
 from mlx_redrafter.generation import GenerationResponse
 from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.steps import StepRecord
 from mlx_redrafter.tree import HostTree
 from mlx_redrafter.ui.session import ModelFacts, Session
 from mlx_redrafter.ui.settings import ChatSettings

@@ -7,7 +7,7 @@ import pytest
 
 from mlx_redrafter.acceptance import BINS, KINDS, AcceptanceModel, kinds_of, subtree
 from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.decoding import StepRecord
+from mlx_redrafter.steps import StepRecord
 from mlx_redrafter.tree import HostTree
 
 

@@ -13,12 +13,12 @@ import models
 from mlx_redrafter import batch_generate, batch_generation, stream_batch_generate
 from mlx_redrafter.batching import BatchDecoder
 from mlx_redrafter.costs import CostModel
-from mlx_redrafter.decoding import DecodedToken
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.generation import generate, stream_generate
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.planner import Planner, PlannerOnDemand
 from mlx_redrafter.prompt_cache import PromptCache
+from mlx_redrafter.steps import DecodedToken
 
 PROMPTS = ["Hm?", "A longer one, with more to say.", "x", "Ż and é"]
 

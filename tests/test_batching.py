@@ -15,12 +15,13 @@ from mlx_redrafter.batch_cache import STEP
 from mlx_redrafter.batching import BatchDecoder
 from mlx_redrafter.beam import BeamShape, DraftState
 from mlx_redrafter.costs import CostModel
-from mlx_redrafter.decoding import DecodedToken, DecodingConfig, StepRecord, decode
+from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.planner import Planner
 from mlx_redrafter.quantized_cache import CacheOptions
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.steps import DecodedToken, StepRecord
 from mlx_redrafter.target import Target
 from mlx_redrafter.tree import DraftTree, HostTree
 from models import prompt_of

@@ -17,12 +17,13 @@ from text_source import TextSource
 from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.calibration import _time_replay, calibrate
 from mlx_redrafter.chains import ChainSource, StateLayer, chain_of, first_rows
-from mlx_redrafter.decoding import DecodedToken, DecodingConfig, decode
+from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.drafter import Drafter, DrafterConfig
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.planner import CHAIN_CANDIDATES, CHAIN_PROBES
 from mlx_redrafter.prompt_cache import PromptCache
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.steps import DecodedToken
 from mlx_redrafter.tree import DraftTree
 
 # Every kind of state: SSM, gated delta, short convolution, RWKV, a state beside keys and values in

@@ -31,19 +31,13 @@ from mlx_redrafter import cache as cache_module
 from mlx_redrafter import decoding
 from mlx_redrafter.beam import BeamShape, DraftState
 from mlx_redrafter.cache import TreeCache
-from mlx_redrafter.decoding import (
-    DecodedToken,
-    DecodingConfig,
-    Flight,
-    StepRecord,
-    TextLoop,
-    decode,
-)
+from mlx_redrafter.decoding import DecodingConfig, TextLoop, decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.quantized_cache import CacheOptions
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.steps import DecodedToken, Flight, StepRecord
 from mlx_redrafter.tree import DraftTree, HostTree
 
 # Prefill

@@ -17,7 +17,6 @@ from mlx_lm.models.llama import Model, ModelArgs
 from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 
 import models
-from mlx_redrafter.decoding import DecodedToken, StepRecord
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.generation import (
     GenerationResponse,
@@ -29,6 +28,7 @@ from mlx_redrafter.generation import (
 )
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.steps import DecodedToken, StepRecord
 from mlx_redrafter.tree import HostTree
 
 # Every byte of it is its own token, and none occurs twice, so a chain of tokens can write it.

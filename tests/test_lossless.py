@@ -16,10 +16,11 @@ import models
 from mlx_redrafter import cache as cache_module
 from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.cache import TreeCache
-from mlx_redrafter.decoding import DecodedToken, DecodingConfig, decode
+from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.steps import DecodedToken
 
 NAMES = ("llama", "llama:sliding", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "deepseek_v2")
 OTHERS = ("qwen2", "phi3", "phi3:longrope", "cohere2", "olmo2", "mixtral", "qwen3_moe")

@@ -10,7 +10,6 @@ import pytest
 from mlx_redrafter import calibration
 from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.costs import CostModel
-from mlx_redrafter.decoding import StepRecord
 from mlx_redrafter.planner import (
     CANDIDATES,
     CHAIN_CANDIDATES,
@@ -19,6 +18,7 @@ from mlx_redrafter.planner import (
     PROBES,
     Planner,
 )
+from mlx_redrafter.steps import StepRecord
 from mlx_redrafter.tree import HostTree, accept
 from mlx_redrafter.ui.plan_view import verdict
 

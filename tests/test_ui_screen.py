@@ -120,7 +120,7 @@ def test_the_summary_counts_what_was_drafted():
     assert text == "5 tokens · 200 tok/s · 2.00× plain · 2.00 tokens/step · 5 of them drafted"
     session.settings = ChatSettings(draft=False)
     list(session.ask("q"))
-    assert summary(session.last, 1.0) == "5 tokens · 80 tok/s · plain decoding"
+    assert summary(session.last, 1.0) == "5 tokens · 100 tok/s · plain decoding"
 
 
 def test_a_model_without_a_drafter_claims_nothing():

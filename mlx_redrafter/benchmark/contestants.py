@@ -17,7 +17,6 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..beam import BeamShape
-from ..decoding import ShapePlanner
 from ..drafter import Drafter
 from ..errors import RedrafterError
 from ..generation import stream_generate
@@ -25,6 +24,7 @@ from ..loading import load
 from ..model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..statistics import AcceptanceStats
+from ..steps import ShapePlanner
 
 MLX_LM = "mlx-lm"
 PLAIN = "plain"

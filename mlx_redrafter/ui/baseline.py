@@ -8,9 +8,10 @@ from contextlib import closing
 from typing import cast
 
 from ..cache import PromptCache
-from ..decoding import DecodedToken, DecodingConfig, decode
+from ..decoding import DecodingConfig, decode
 from ..model import SpeculativeModel
 from ..sampling import SamplingConfig
+from ..steps import DecodedToken
 from .session import Baseline, Session
 
 TOKENS = 48

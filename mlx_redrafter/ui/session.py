@@ -14,10 +14,10 @@ from .settings import ChatSettings
 
 if TYPE_CHECKING:
     from ..cache import PromptCache
-    from ..decoding import StepRecord
     from ..generation import GenerationResponse
     from ..model import SpeculativeModel
     from ..planner import Planner
+    from ..steps import StepRecord
 
 Message = dict[str, str]
 # What ``stream_generate`` looks like from here.

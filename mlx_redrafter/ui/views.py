@@ -18,7 +18,7 @@ from .status import baseline_words, times
 from .theme import LEGEND
 
 if TYPE_CHECKING:
-    from ..decoding import StepRecord
+    from ..steps import StepRecord
 
 BAR_WIDTH = 24
 EIGHTHS = " ▏▎▍▌▋▊▉"
