@@ -4,8 +4,9 @@
 
 Extra layers whose output projections are zero, and extra feed-forward columns whose down-projection
 is zero, change no output, but cost what they would cost in a model of that size. So the drafter's
-real acceptance can be timed at a realistic ratio of target to drafter. The result is a stand-in for
-timing and nothing else; wherever its numbers are shown, say so.
+real acceptance can be timed at a realistic ratio of target to drafter. ``--drafter-exit`` does the
+same to the drafter: its added columns feed nothing that it had. The result is a stand-in for timing
+and nothing else; wherever its numbers are shown, say so.
 """
 
 from __future__ import annotations
@@ -55,6 +56,33 @@ def add_layer(weights: dict[str, mx.array], layer: int, key: mx.array) -> None:
         weights[f"model.layers.{layer}.{path.removeprefix(prefix)}"] = value
 
 
+def widen_drafter(source: Path, output: Path, wide: int) -> int:
+    """Write a drafter with an ``exit_dim`` of ``wide`` that proposes the same; return its size."""
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    old = config["exit_dim"]
+    if "quantization" in config or wide < old or 2 * config["hidden_size"] in (old, wide):
+        raise SystemExit(
+            f"--drafter-exit widens an unquantised drafter with a projection to its {old} columns, "
+            f"to more than these and not to {2 * config['hidden_size']}."
+        )
+    weights = dict(mx.load(str(source / "model.safetensors")))
+    key = mx.random.key(1)
+    for path, value in weights.items():
+        rows = wide - old if value.shape[0] == old and path.startswith(("input", "lm")) else 0
+        if path.startswith("lm_head") and value.ndim == 2:
+            unused = mx.zeros((value.shape[0], wide - old), dtype=value.dtype)
+            value = mx.concatenate([value, unused], axis=1)
+        if rows:
+            key, part = mx.random.split(key)
+            added = noise(part, (rows, *value.shape[1:]), value.dtype)
+            value = mx.concatenate([value, added], axis=0)
+        weights[path] = value
+    mx.save_safetensors(str(output / "model.safetensors"), weights, metadata={"format": "mlx"})
+    text = json.dumps(config | {"exit_dim": wide}, indent=2) + "\n"
+    (output / "config.json").write_text(text, "utf-8")
+    return sum(value.size for value in weights.values())
+
+
 def scale(source: Path, output: Path, layers: int, feed_forward: int) -> int:
     """Write the larger bundle; return its number of parameters."""
     config = json.loads((source / "config.json").read_text("utf-8"))
@@ -91,9 +119,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "build/pocket-scaled")
     parser.add_argument("--layers", type=int, default=14)
     parser.add_argument("--feed-forward", type=int, default=8192)
+    parser.add_argument("--drafter-exit", type=int, help="columns of the drafter, too")
     args = parser.parse_args()
     size = scale(args.model, args.output, args.layers, args.feed_forward)
     print(f"{args.output}: {size / 1e6:.0f} M parameters, the same function as {args.model}")
+    if args.drafter_exit is not None:
+        own = widen_drafter(args.model / "drafter", args.output / "drafter", args.drafter_exit)
+        print(f"its drafter: {own / 1e6:.1f} M parameters, {own / size:.1%} of the target's")
 
 
 if __name__ == "__main__":
