@@ -64,6 +64,9 @@ class Fake:
     def stats(self):
         return None
 
+    def at_once(self):
+        return 1
+
 
 def prompts(*firsts):
     return [Prompt(f"prompt {first}", "", 1, (first,)) for first in firsts]
@@ -99,8 +102,8 @@ def test_spread_has_quartiles():
     assert Spread.of([1.0, 2.0, 3.0, 4.0, 10.0]) == Spread(3, 2, 4, 1, 10, 5)
 
 
-def answer(tokens, seconds, first=0.5, memory=10, stats=None):
-    return Answer(tuple(range(tokens)), seconds, first, memory, stats)
+def answer(tokens, seconds, first=0.5, memory=10, stats=None, at_once=1):
+    return Answer(tuple(range(tokens)), seconds, first, memory, stats, at_once)
 
 
 def test_speeds_are_sums_and_ratios_belong_to_a_repeat():
@@ -121,12 +124,10 @@ def test_speeds_are_sums_and_ratios_belong_to_a_repeat():
     assert b.to_dict()["stats"]["acceptance_by_depth"] == [1.0, 0.0]
 
 
-def test_the_speed_behind_the_prompt_is_the_steps_own_where_they_are_timed():
-    """A first step that drafts hands out several tokens at once."""
-    stats = AcceptanceStats(steps=2, tokens=10, draft_seconds=0.5, verify_seconds=1.5)
-    rounds = [{"a": [answer(10, 4.0, first=3.0, stats=stats)]}]
-    (a,) = summarise([Fake("a", [])], rounds)
-    assert a.decode_tokens_per_second.median == pytest.approx(5.0)
+def test_what_comes_with_the_first_token_is_not_counted_behind_it():
+    """A first step that drafts hands out several tokens at once, whose time was before them."""
+    (a,) = summarise([Fake("a", [])], [{"a": [answer(10, 4.0, first=3.0, at_once=6)]}])
+    assert a.decode_tokens_per_second.median == pytest.approx(4.0)
 
 
 def test_an_answer_is_the_contestants_tokens_with_its_times(loaded):
@@ -153,6 +154,9 @@ def test_plain_drafted_mlx_lm_and_two_models_write_the_same(loaded, bundle):
     assert answers[2].stats.drafted == 6 * answers[2].stats.steps
     # The draft model is the target itself: every step takes all three tokens and adds one.
     assert answers[3].stats.tokens_per_step == 4
+    assert [found.at_once for found in (*answers[:2], answers[3])] == [1, 1, 4]
+    *_, first = stream_generate(model, tokenizer, IDS, max_tokens=1, beam_width=2, beam_length=3)
+    assert answers[2].at_once == min(12, 1 + first.step.accepted)
     assert contestants[3].weight_bytes == 2 * contestants[1].weight_bytes
     assert contestants[2].weight_bytes > contestants[1].weight_bytes
 

@@ -56,6 +56,7 @@ class Answer:
         first_token_seconds: To the first token.
         memory_bytes: Most that was held during the answer above what was held before it.
         stats: Steps and acceptance; None where there are none.
+        at_once: Tokens that the first token's own forward produced, the first one counted.
     """
 
     tokens: tuple[int, ...]
@@ -63,6 +64,7 @@ class Answer:
     first_token_seconds: float
     memory_bytes: int
     stats: AcceptanceStats | None
+    at_once: int = 1
 
 
 class Contestant(Protocol):
@@ -90,6 +92,9 @@ class Contestant(Protocol):
     def stats(self) -> AcceptanceStats | None:
         """Of the last answer, None where there are none."""
 
+    def at_once(self) -> int:
+        """Tokens of the last answer that came of the same forward as its first, that one too."""
+
 
 def time_answer(contestant: Contestant, prompt: Sequence[int], task: Task) -> Answer:
     """Have a prompt answered from an empty cache, and take the time."""
@@ -106,7 +111,8 @@ def time_answer(contestant: Contestant, prompt: Sequence[int], task: Task) -> An
         tokens.append(token)
     seconds = time.perf_counter() - start
     extra = max(0, mx.get_peak_memory() - held)
-    return Answer(tuple(tokens), seconds, first, extra, contestant.stats())
+    stats, at_once = contestant.stats(), contestant.at_once()
+    return Answer(tuple(tokens), seconds, first, extra, stats, at_once)
 
 
 def weight_bytes(*modules: nn.Module) -> int:
@@ -138,6 +144,10 @@ class MlxLm:
     def stats(self) -> AcceptanceStats | None:
         """None: nothing is drafted."""
         return None
+
+    def at_once(self) -> int:
+        """One: nothing is drafted."""
+        return 1
 
 
 class TwoModels:
@@ -185,6 +195,11 @@ class TwoModels:
             return None
         return stats_of_drafted(self._drafted, self._draft_tokens, self._task.max_tokens)
 
+    def at_once(self) -> int:
+        """The tokens of its first step."""
+        own = next((i for i, drafted in enumerate(self._drafted, 1) if not drafted), None)
+        return own or len(self._drafted)
+
 
 class Ours:
     """Decoding of this package, plain or drafted.
@@ -211,6 +226,7 @@ class Ours:
         self._drafts = shape is not None or planner is not None
         self._model = model
         self._stats: AcceptanceStats | None = None
+        self._at_once = 0
         head = [model.drafter] if self._drafts and isinstance(model.drafter, Drafter) else []
         self.weight_bytes = weight_bytes(model.target.model, *head)
 
@@ -243,13 +259,20 @@ class Ours:
             node_budget=shape.node_budget if shape else None,
             planner=self._planner,
         )
-        for response in responses:
+        first, self._at_once = None, 0
+        for count, response in enumerate(responses, start=1):
             self._stats = response.stats
+            first = response.step if count == 1 else first
+            self._at_once += count == 1 or (first is not None and response.step is first)
             yield response.token
 
     def stats(self) -> AcceptanceStats | None:
         """Of the last answer."""
         return self._stats
+
+    def at_once(self) -> int:
+        """The tokens of its first step, or the prompt's own."""
+        return self._at_once
 
 
 def stats_of_drafted(drafted: Sequence[bool], size: int, max_tokens: int) -> AcceptanceStats:

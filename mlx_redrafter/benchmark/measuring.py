@@ -60,8 +60,8 @@ class Result:
         description: The contestant's.
         tokens: In the answers of one repeat.
         tokens_per_second: Tokens over whole seconds of a repeat, prefill included.
-        decode_tokens_per_second: Likewise, of the steps alone; where there are none to time, from
-            each answer's first token on.
+        decode_tokens_per_second: Likewise, behind the forward of each answer's first token, which
+            may have made several.
         first_token_seconds: Over all answers.
         ratios: Tokens per second over another contestant's in the same repeat, by its name.
         memory_bytes: Its weights, and the most that any of its answers held beside them.
@@ -191,13 +191,6 @@ def speed(answers: Sequence[Answer]) -> float:
 
 
 def decode_speed(answers: Sequence[Answer]) -> float:
-    """Tokens per second behind the prompt; 0 where no answer has a second token."""
-    tokens, seconds = 0, 0.0
-    for answer in answers:
-        if answer.stats is not None and answer.stats.seconds:
-            tokens += answer.stats.tokens
-            seconds += answer.stats.seconds
-        else:
-            tokens += len(answer.tokens) - 1
-            seconds += answer.seconds - answer.first_token_seconds
-    return tokens / max(seconds, 1e-9)
+    """Tokens per second behind each answer's first forward; 0 where there are no others."""
+    seconds = sum(answer.seconds - answer.first_token_seconds for answer in answers)
+    return sum(len(answer.tokens) - answer.at_once for answer in answers) / max(seconds, 1e-9)
