@@ -58,17 +58,23 @@ def add_layer(weights: dict[str, mx.array], layer: int, key: mx.array) -> None:
 
 def widen_drafter(source: Path, output: Path, wide: int) -> int:
     """Write a drafter with an ``exit_dim`` of ``wide`` that proposes the same; return its size."""
+    if not source.is_dir():
+        raise SystemExit(f"--drafter-exit widens a bundle's drafter, and there is no {source}.")
     config = json.loads((source / "config.json").read_text("utf-8"))
     old = config["exit_dim"]
-    if "quantization" in config or wide < old or 2 * config["hidden_size"] in (old, wide):
+    unusual = {"quantization", "shared_rows", "independent_heads"} & config.keys()
+    if unusual or wide < old or 2 * config["hidden_size"] in (old, wide):
         raise SystemExit(
-            f"--drafter-exit widens an unquantised drafter with a projection to its {old} columns, "
-            f"to more than these and not to {2 * config['hidden_size']}."
+            f"--drafter-exit widens an unquantised drafter with output rows of its own and "
+            f"a projection to its {old} columns, to more than these and not to "
+            f"{2 * config['hidden_size']}."
         )
     weights = dict(mx.load(str(source / "model.safetensors")))
     key = mx.random.key(1)
     for path, value in weights.items():
-        rows = wide - old if value.shape[0] == old and path.startswith(("input", "lm")) else 0
+        outputs = path == f"lm_head.{config['num_draft_layers']}.weight"
+        inner = path.startswith(("input_proj", "lm_head")) and not outputs
+        rows = wide - old if inner else 0
         if path.startswith("lm_head") and value.ndim == 2:
             unused = mx.zeros((value.shape[0], wide - old), dtype=value.dtype)
             value = mx.concatenate([value, unused], axis=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -41,7 +41,7 @@ class _Text:
     loop: TextLoop
     root: mx.array
     hidden: mx.array
-    emitted: int
+    emitted: int = 1
 
 
 class BatchDecoder:
@@ -108,8 +108,9 @@ class BatchDecoder:
                 if waiting[0] in self._stopped:
                     waiting.popleft()
                     continue
-                text = yield from self._begin(waiting.popleft())
-                if self._goes_on(text):
+                text, first = self._begin(waiting.popleft())
+                yield text.index, first
+                if first.finish_reason is None and self._goes_on(text):
                     joining.append(text)
             self._compose(places, texts, joining)
             texts = texts + joining
@@ -130,23 +131,19 @@ class BatchDecoder:
         for text, row in zip([*texts, *joining], self._batch.rows, strict=True):
             text.loop.cache = row
 
-    def _begin(self, index: int) -> Generator[tuple[int, DecodedToken], None, _Text]:
-        """Prefill a prompt and take its first tokens, alone."""
+    def _begin(self, index: int) -> tuple[_Text, DecodedToken]:
+        """Prefill a prompt and take its first token, alone."""
         started = time.perf_counter()
         model, config = self._model, self._configs[index]
         loop = TextLoop(model, config, model.make_cache(), self.stats[index], self._planner)
-        flight = loop.begin(self._prompts[index], lambda _done, _total: None)
+        loop.prefill(self._prompts[index], lambda _done, _total: None)
+        flight = loop.launch(mx.array(self._prompts[index][-1:]), None, None)
         record = loop.read(flight)
         tokens, finish = loop.cut(record, 0)
         loop.commit(record, len(tokens))
-        if not flight.is_plain:
-            loop.note(flight, record, len(tokens))
         self.prompt_seconds[index] = time.perf_counter() - started
-        end = record.path[-1]
-        root = flight.choices.tokens[end : end + 1]
-        text = _Text(index, loop, root, flight.hidden[end], len(tokens))
-        yield from self._hand_out(text, None if flight.is_plain else record, tokens, finish)
-        return text
+        text = _Text(index, loop, flight.choices.tokens, flight.hidden[0])
+        return text, DecodedToken(tokens[0], False, finish, None)
 
     def _step(self, texts: list[_Text]) -> Iterator[tuple[int, DecodedToken]]:
         """One step of all texts."""
@@ -161,7 +158,8 @@ class BatchDecoder:
         for text, flight, record in zip(texts, flights, records, strict=True):
             tokens, finish = text.loop.cut(record, text.emitted)
             text.loop.commit(record, len(tokens))
-            seconds = text.loop.count(flight, record, len(tokens))
+            # Between steps there may be other prompts' prefills.
+            seconds = text.loop.count(flight, record, len(tokens), since=flight.started)
             end = record.path[-1]
             text.root, text.hidden = flight.choices.tokens[end : end + 1], flight.hidden[end]
             text.emitted += len(tokens)
@@ -173,14 +171,13 @@ class BatchDecoder:
             yield from self._hand_out(text, record, tokens, finish)
 
     def _hand_out(
-        self, text: _Text, step: StepRecord | None, tokens: list[int], finish: str | None
+        self, text: _Text, record: StepRecord, tokens: list[int], finish: str | None
     ) -> Iterator[tuple[int, DecodedToken]]:
-        accepted = step.accepted if step else 0
         for place, token in enumerate(tokens, start=1):
             if not self._goes_on(text):
                 return
             reason = finish if place == len(tokens) else None
-            yield text.index, DecodedToken(token, place <= accepted, reason, step)
+            yield text.index, DecodedToken(token, place <= record.accepted, reason, record)
         if finish is not None:
             self.stop(text.index)
 

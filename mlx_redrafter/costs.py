@@ -80,7 +80,8 @@ class CostModel:
 
         A forward then has ``texts`` times the rows, a beam search so many times the beams, and a
         plain step is a forward over one row of each text. What attention reads of each text's
-        context is counted once, so long contexts cost more than this says.
+        context is counted once, so long contexts cost more than this says; and the rows of several
+        texts were seldom timed, so what they cost is interpolated.
         """
         if texts == 1:
             return self

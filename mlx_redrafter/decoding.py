@@ -28,9 +28,6 @@ from .target import PREFILL_STEP
 from .tree import DraftTree, HostTree, accept
 
 CLEAR_CACHE_EVERY = 256
-# A prompt leaves the hidden state to draft from, but its last layer has to be finished for it, over
-# all rows of the last piece. Up to so many rows that costs a fraction of the step it saves.
-FIRST_DRAFT_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -149,20 +146,23 @@ class TextLoop:
         """Yield tokens; leave the cache consistent in every case."""
         emitted = 0
         try:
-            flight, root = self.begin(prompt, progress), prompt[-1]
+            self.prefill(prompt, progress)
+            root = prompt[-1]
+            flight = self.launch(mx.array([root]), None, None)
             step: StepRecord | None = None
             while True:
                 shape = self.next_shape()
                 ahead = self._launch_ahead(flight, root, emitted, shape)
                 record = self.read(flight)
+                if not emitted:
+                    self._counted_until = time.perf_counter()  # until here it was the prompt's time
                 tokens, finish = self.cut(record, emitted)
                 if ahead is None:
                     self.commit(record, len(tokens))
-                if emitted or not flight.is_plain:
-                    self.note(flight, record, len(tokens))
-                    step = record
-                else:
-                    self._counted_until = time.perf_counter()  # until here it was the prompt's time
+                if emitted:
+                    seconds, step = self.count(flight, record, len(tokens)), record
+                    if self.planner is not None:
+                        self.planner.observe(flight.shape, [record], seconds, len(self.cache))
                 # The next step begins before tokens are handed out, so that reading them overlaps
                 # with it. A CPU may hold up its beginning, for which the first token does not wait.
                 following = ahead
@@ -181,30 +181,16 @@ class TextLoop:
         finally:
             self.cache.rewind(min(len(self.cache), len(prompt) + emitted - 1))
 
-    def begin(self, prompt: list[int], progress: Callable[[int, int], None]) -> Flight:
-        """Prefill, and start the forward of the prompt's last token, with a draft where it can."""
-        hidden = self.prefill(prompt, progress)
-        shape = None if hidden is None else self.next_shape()
-        return self.launch(mx.array(prompt[-1:]), hidden, shape)
-
-    def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> mx.array | None:
-        """Commit all but the prompt's last token, in chunks; no logits are computed.
-
-        Returns:
-            The hidden state behind the last of them, from which the prompt's last token can be
-            drafted upon; None where it is not known, or not to be had cheaply.
-        """
+    def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
+        """Commit all but the prompt's last token, in chunks; no logits are computed."""
         plain = not self._drafts or (self.planner is not None and self.planner.gave_up)
         self._target.take_cores(1 if plain else len(prompt))
         total = len(prompt) - 1
         held = self.cache.reuse(prompt)
         progress(held, total)
         step_size = self._config.prefill_step_size
-        last: mx.array | None = None
-        for done, hidden in self._target.fill(prompt[held:total], self.cache, step_size):
-            last = hidden[-1] if self._drafts and len(hidden) <= FIRST_DRAFT_ROWS else None
+        for done in self._target.fill(prompt[held:total], self.cache, step_size):
             progress(held + done, total)
-        return last
 
     def next_shape(self) -> BeamShape | None:
         """What to draft in the next step; None is a plain step."""
@@ -302,14 +288,16 @@ class TextLoop:
         path = record.path[:emitted]
         self.cache.commit(path, [record.tree.tokens[node] for node in path])
 
-    def note(self, flight: Flight, record: StepRecord, emitted: int) -> None:
-        """Count a step that is over, and let the planner learn from it."""
-        seconds = self.count(flight, record, emitted)
-        if self.planner is not None:
-            self.planner.observe(flight.shape, [record], seconds, len(self.cache))
-
-    def count(self, flight: Flight, record: StepRecord, emitted: int) -> float:
+    def count(
+        self, flight: Flight, record: StepRecord, emitted: int, since: float | None = None
+    ) -> float:
         """Take note of a step that is over, and of the tokens of text it produced.
+
+        Args:
+            flight: The step.
+            record: How it went.
+            emitted: Tokens of text.
+            since: When its time began; None where the one before it was counted.
 
         Returns:
             The seconds it took.
@@ -321,7 +309,8 @@ class TextLoop:
         # A plain step starts before the one ahead of it is read; only what follows that is its own.
         # What the planner and the reader of the text take is part of the step after.
         now = time.perf_counter()
-        elapsed = now - (self._counted_until or flight.started)
+        begun = self._counted_until or flight.started
+        elapsed = now - (begun if since is None else since)
         self._counted_until = now
         stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
         return elapsed

@@ -38,8 +38,7 @@ class GenerationResponse:
         prompt_tokens: Length of the prompt.
         prompt_tps: Prompt tokens per second, counting those already in the cache.
         generation_tokens: Tokens so far.
-        generation_tps: Tokens per second since the first; where that one's step drafted, since that
-            step began.
+        generation_tps: Tokens per second since the first.
         peak_memory: In GB, since the program started.
         stats: The acceptance statistics so far; goes on counting, ``snapshot()`` keeps a copy.
         step: The step that produced the token; None for the first.
@@ -360,10 +359,9 @@ def respond(
     prompt_tps = 0.0
     try:
         for count, decoded in enumerate(tokens, start=1):
+            now = time.perf_counter()
             if count == 1:
-                # A first step that drafted is no longer the prompt's time.
-                begun = time.perf_counter() - (stats.seconds if decoded.step else 0.0)
-                prompt_tps, started = len(prompt) / max(begun - started, 1e-9), begun
+                prompt_tps, started = len(prompt) / (now - started), now
             finish = decoded.finish_reason
             if finish != "stop":
                 detokenizer.add_token(decoded.token)

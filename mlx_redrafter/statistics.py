@@ -17,10 +17,9 @@ def _add(counts: list[int], index: int, amount: int = 1) -> None:
 class AcceptanceStats:
     """Counts over the steps of one text, or of several after :meth:`merge`.
 
-    A step is one target forward after the prompt. The forward of the prompt's last token is one
-    where drafts were verified in it; where none were, the text's first token belongs to no step.
-    The token that the target adds at the end of each step was not drafted and never counts as
-    accepted.
+    A step is one target forward after the prompt's own; the first token of a text comes from the
+    prompt's forward and belongs to no step. The token that the target adds at the end of each step
+    was not drafted and never counts as accepted.
 
     Attributes:
         steps: Target forwards.

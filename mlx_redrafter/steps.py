@@ -63,8 +63,8 @@ class DecodedToken:
         token: Its id.
         from_draft: Whether the drafter had guessed it.
         finish_reason: "stop" for an end-of-sequence token, "length" for the last of max_tokens.
-        step: The step that produced it; None for a first token that the prompt's own forward
-            produced, with nothing drafted.
+        step: The step that produced it; None for the first token, which the prompt's own forward
+            produced.
     """
 
     token: int

@@ -135,35 +135,28 @@ class Target:
         """
         share_cores(leave_one=self._is_small and rows == 1)
 
-    def prefill(self, tokens: mx.array, cache: PromptCache) -> mx.array:
-        """Run committed tokens, int (n,), through the model.
-
-        Returns:
-            Final hidden states, (n, hidden_size). Nothing is evaluated, and they are no part of the
-            cache: who does not use them does not have the last layer's outputs computed.
-        """
+    def prefill(self, tokens: mx.array, cache: PromptCache) -> None:
+        """Run committed tokens, int (n,), through the model; only the caches are computed."""
         cache.begin(tokens.shape[0])
         self.model(tokens[None], cache=cache.seams)
-        return self._hidden()[0]
 
     def fill(
         self, tokens: Sequence[int], cache: PromptCache, step_size: int = PREFILL_STEP
-    ) -> Iterator[tuple[int, mx.array]]:
+    ) -> Iterator[int]:
         """Run tokens through the model in pieces of ``step_size``, and commit each.
 
         Yields:
-            After each piece how many are done, and the piece's final hidden states as
-            :meth:`prefill` returns them.
+            How many are done, after each piece.
         """
         done = 0
         while done < len(tokens):
             piece = list(tokens[done : done + step_size])
-            hidden = self.prefill(mx.array(piece), cache)
+            self.prefill(mx.array(piece), cache)
             mx.eval(cache.state)
             cache.extend(piece)
             done += len(piece)
             mx.clear_cache()
-            yield done, hidden
+            yield done
 
     def verify(self, tree: DraftTree, cache: PromptCache) -> tuple[mx.array, mx.array]:
         """One forward over a tree behind the committed tokens; commits nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,13 +16,13 @@ from mlx_redrafter.batch_cache import STEP
 from mlx_redrafter.batching import BatchDecoder
 from mlx_redrafter.beam import BeamShape, DraftState
 from mlx_redrafter.costs import CostModel
-from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.decoding import DecodingConfig, TextLoop, decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.planner import Planner
 from mlx_redrafter.quantized_cache import CacheOptions
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.steps import DecodedToken, StepRecord
+from mlx_redrafter.steps import DecodedToken, Flight, StepRecord
 from mlx_redrafter.target import Target
 from mlx_redrafter.tree import DraftTree, HostTree
 from models import prompt_of
@@ -186,15 +187,36 @@ def test_one_evaluation_a_step_for_all_texts(kind: str, monkeypatch: pytest.Monk
     model.source(config.beam, config.sampling)  # its time is taken beforehand
     decoder = BatchDecoder(model, PROMPTS[:3], config)
     counted = Evaluations(monkeypatch)
-    made = collect(decoder)
-    together = [
-        stats.steps - (tokens[0].step is not None)
-        for tokens, stats in zip(made.values(), decoder.stats, strict=True)
-    ]
-    assert max(together) > 2
-    assert len(counted.launched) == 3 + max(together)  # a prompt's last token, then a step of all
+    collect(decoder)
+    steps = max(stats.steps for stats in decoder.stats)
+    assert steps > 2
+    assert len(counted.launched) == 3 + steps  # a prompt's last token, then a step of all
     assert counted.waits == 3  # prefills
     assert counted.read <= set().union(*counted.launched)
+
+
+def test_a_steps_time_is_not_other_prompts_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third prompt joins while the others are under way, and is prefilled between two steps."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    prefill, launch = TextLoop.prefill, BatchDecoder._launch
+
+    def slowly(*arguments: Any) -> None:
+        now[0] += 100.0
+        prefill(*arguments)
+
+    def in_a_second(*arguments: Any) -> list[Flight]:
+        flights = launch(*arguments)
+        now[0] += 1.0
+        return flights
+
+    monkeypatch.setattr(TextLoop, "prefill", slowly)
+    monkeypatch.setattr(BatchDecoder, "_launch", in_a_second)
+    limits = [12, 4, 12]
+    model = SpeculativeModel(target("llama"))
+    decoder = BatchDecoder(model, PROMPTS[:3], GREEDY, max_tokens=limits, batch_size=2)
+    collect(decoder)
+    assert [stats.seconds for stats in decoder.stats] == [stats.steps for stats in decoder.stats]
 
 
 def test_a_batch_may_be_abandoned() -> None:
@@ -240,26 +262,21 @@ COSTS = CostModel((1, 8, 64), (64,), ((1.0, 1.7, 7.3),), {1: 0.05, 4: 0.06, 8: 0
 def test_a_planner_shapes_the_steps_of_all_texts() -> None:
     of = target("llama")
     model = SpeculativeModel(of, models.build_drafter(seed=1))
-    shapes = [BeamShape(1, 1), BeamShape(1, 2), *[BeamShape(2, 2), None, BeamShape(1, 3)] * 10]
+    shapes = [BeamShape(2, 2), None, BeamShape(1, 3)] * 10
     planner = Fixed(COSTS, shapes)
     decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, max_tokens=[14, 4], planner=planner)
     made = collect(decoder)
     texts = [alone(model, prompt, GREEDY) for prompt in PROMPTS[:2]]
     assert ids(made) == [texts[0], texts[1][:4]]
-    # One drafts in its prompt's last forward, the other, and then both together.
-    assert len(planner.told) == 1 + max(stats.steps for stats in decoder.stats)
-    assert [told[:2] for told in planner.told[:3]] == [
-        (shapes[0], [1]),
-        (shapes[1], [2]),
-        (shapes[2], [4, 4]),
-    ]
+    assert len(planner.told) == max(stats.steps for stats in decoder.stats)
+    assert planner.told[0] == (shapes[0], [4, 4], 21)
     assert [shape for shape, _, _ in planner.told] == shapes[: len(planner.told)]
     assert planner.texts[:2] == [2, 2]
     assert planner.texts[-1] == 1  # the shorter text has left
-    assert [len(drafted) for _, drafted, _ in planner.told[2:]] == planner.texts
+    assert [len(drafted) for _, drafted, _ in planner.told] == planner.texts
     silent = BatchDecoder(model, PROMPTS[:2], replace(GREEDY, draft=False), planner=planner)
     assert ids(collect(silent)) == texts
-    assert len(planner.texts) == len(planner.told) - 2
+    assert len(planner.texts) == len(planner.told)
 
 
 def test_costs_of_a_batch() -> None:

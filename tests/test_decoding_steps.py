@@ -29,7 +29,7 @@ from mlx_lm.generate import generate_step
 import models
 from mlx_redrafter import cache as cache_module
 from mlx_redrafter import decoding
-from mlx_redrafter.beam import BeamShape, DraftState
+from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.cache import TreeCache
 from mlx_redrafter.decoding import DecodingConfig, TextLoop, decode
 from mlx_redrafter.errors import RedrafterError
@@ -38,7 +38,7 @@ from mlx_redrafter.quantized_cache import CacheOptions
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.statistics import AcceptanceStats
 from mlx_redrafter.steps import DecodedToken, Flight, StepRecord
-from mlx_redrafter.tree import DraftTree, HostTree
+from mlx_redrafter.tree import HostTree
 
 # Prefill
 
@@ -66,43 +66,6 @@ def test_the_prompt_is_cut_as_mlx_lm_does(
     assert ours == sizes[: len(ours)]
     assert sum(ours) == length
     assert ours[-1] == 1
-
-
-class Rows(models.ScriptedSource):
-    """Notes where it was asked."""
-
-    def __init__(self, text: list[int]):
-        super().__init__(text, full=True)
-        self.asked: list[int] = []
-
-    def __call__(self, state: DraftState) -> DraftTree:
-        self.asked.append(len(state.text))
-        return super().__call__(state)
-
-
-@pytest.mark.parametrize("length", [1, 2, 9, 40, 70])
-@pytest.mark.parametrize("chunk", [8, 2048])
-def test_the_forward_of_the_prompts_last_token_drafts(length: int, chunk: int) -> None:
-    """Where a short piece was computed before it, whose last hidden state there is to draft from.
-
-    That state takes the last layer's outputs of the whole piece, which plain decoding leaves out.
-    """
-    prompt = models.prompt_of(length)
-    text = plain(prompt, 24, SamplingConfig())
-    source, stats = Rows(prompt + text), AcceptanceStats()
-    model = SpeculativeModel(models.shared(ARCHITECTURE), source)
-    cache, config = model.make_cache(), DecodingConfig(16, prefill_step_size=chunk)
-    decoded = list(decode(model, prompt, config, cache=cache, stats=stats))
-    assert [token.token for token in decoded] == text[:16]
-    early = 1 <= length - 1 <= decoding.FIRST_DRAFT_ROWS or (length > 1 and chunk == 8)
-    assert source.asked[0] == length - (1 if early else 0)
-    assert (decoded[0].step is not None) == early
-    assert stats.tokens == 16 - (not early)
-    assert stats.steps == len(source.asked)
-    cache.rewind(length - 1)  # nothing is computed for the same prompt again, and so nothing known
-    again = list(decode(model, prompt, config, cache=cache))
-    assert [token.token for token in again] == text[:16]
-    assert again[0].step is None
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 10, 2048])
@@ -248,14 +211,11 @@ def test_caches_grow_in_blocks_and_windows_stay_bounded(
 def test_records_add_up(kind: str) -> None:
     stats = AcceptanceStats()
     decoded = list(decode(KINDS[kind](), PROMPT, config_of(), stats=stats))
-    before = PROMPT[-1]
-    if kind == "plain":  # its first token is the prompt's own
-        first = decoded.pop(0)
-        assert first.step is None
-        assert not first.from_draft
-        before = first.token
+    assert decoded[0].step is None
+    assert not decoded[0].from_draft
+    before = decoded[0].token
     steps: list[list[DecodedToken]] = []
-    for token in decoded:
+    for token in decoded[1:]:
         if not steps or steps[-1][0].step is not token.step:
             steps.append([])
         steps[-1].append(token)
@@ -272,7 +232,7 @@ def test_records_add_up(kind: str) -> None:
         before = tokens[-1].token
     assert stats.drafted == sum(tokens[0].step.drafted for tokens in steps if tokens[0].step)
     assert stats.accepted == sum(token.from_draft for token in decoded)
-    assert stats.tokens == len(decoded)
+    assert stats.tokens == len(decoded) - 1
     assert sum(stats.histogram) == stats.steps
     assert sum(n * count for n, count in enumerate(stats.histogram)) == stats.accepted
     if kind == "drafted":
@@ -283,10 +243,9 @@ def test_records_add_up(kind: str) -> None:
 
 def test_the_first_token_does_not_wait_for_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluations = Evaluations(monkeypatch)
-    tokens = decode(drafting_model(depth=4), PROMPT, config_of())
-    for _ in range(5):
-        next(tokens)
-        assert len(evaluations.launched) == 1
+    tokens = decode(drafting_model(), PROMPT, config_of())
+    next(tokens)
+    assert len(evaluations.launched) == 1
     next(tokens)  # from here on the step behind is under way while a step's tokens are read
     assert len(evaluations.launched) == 3
     tokens.close()
@@ -358,10 +317,10 @@ def test_shapes_may_change_from_step_to_step(sampling: SamplingConfig, max_token
     assert text == plain(PROMPT, max_tokens, sampling)
     assert_consistent(cache, PROMPT + text[:-1])
     assert len(planner.observed) == stats.steps
-    for (shape, drafted), asked in zip(planner.observed, planner.asked[1:], strict=False):
+    for (shape, drafted), asked in zip(planner.observed, planner.asked, strict=False):
         assert shape == asked
         assert drafted == (shape.nodes if shape else 0)
-    assert stats.tokens == max_tokens - 1  # nothing was asked for in the prompt's own forward
+    assert stats.tokens == max_tokens - 1
 
 
 def test_a_planner_is_left_alone_where_nothing_is_drafted() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -23,13 +22,10 @@ from mlx_redrafter.generation import (
     StopScanner,
     encode_prompt,
     generate,
-    respond,
     stream_generate,
 )
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.steps import DecodedToken, StepRecord
-from mlx_redrafter.tree import HostTree
 
 # Every byte of it is its own token, and none occurs twice, so a chain of tokens can write it.
 TEXT = "Hm: 漢😀é_Żx=7!"
@@ -418,34 +414,6 @@ def test_response_fields(tokenizer: TokenizerWrapper) -> None:
     assert stats.accepted == sum(response.from_draft for response in responses)
     assert stats.tokens == len(responses) - 1
     assert stats.tokens_per_step > 4
-
-
-@pytest.mark.parametrize("early", [False, True])
-def test_a_first_step_that_drafts_is_not_the_prompts_time(
-    early: bool, tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its tokens count for the speed of generation, so its time has to as well."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    stats = AcceptanceStats()
-    step = StepRecord(HostTree((1, 2), (-1, 0), (0.0, -0.1)), (2, 3), (0, 1))
-
-    def decoded() -> Iterator[DecodedToken]:
-        now[0] += 3.0  # the prompt
-        for number in range(2):
-            now[0] += 1.0
-            drafted = early or number > 0
-            if drafted:
-                stats.record([1], 1, 2)
-                stats.verify_seconds += 1.0
-            for place in range(2 if drafted else 1):
-                ends = "length" if number == place == 1 else None
-                yield DecodedToken(40 + place, place == 0, ends, step if drafted else None)
-
-    *_, last = respond(tokenizer, [1] * 12, decoded(), stats, ())
-    assert last.prompt_tps == pytest.approx(12 / (3 if early else 4))
-    assert last.generation_tps == pytest.approx(4 / 2 if early else 3 / 1)
-    assert stats.tokens_per_second == 2.0
 
 
 def test_from_draft_only_when_drafted(tokenizer: TokenizerWrapper) -> None:

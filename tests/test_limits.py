@@ -47,6 +47,28 @@ def test_a_slow_machine_is_measured_coarsely(monkeypatch: pytest.MonkeyPatch) ->
     assert measured.verify_seconds(8, 64) == pytest.approx(2.4)
 
 
+@pytest.mark.parametrize("stalled", [2, 3, 4, 8, 20])
+def test_one_stall_is_no_reason_to_stop_measuring(
+    stalled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Larger forwards are left out where they are hopeless, not where one call took long."""
+    now, calls = [0.0], []
+    model = SpeculativeModel(architectures.build("llama"))
+    model.target.model.args.max_position_embeddings = 200
+    verify = model.target.verify
+
+    def at_times(tree: DraftTree, cache: PromptCache) -> Any:
+        calls.append(len(tree))
+        now[0] += 0.002 + (0.060 if len(calls) == stalled else 0.0)
+        return verify(tree, cache)
+
+    monkeypatch.setattr(model.target, "verify", at_times)
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    measured = calibration.calibrate(model)
+    assert measured.sizes == SIZES
+    assert measured.verify[0] == pytest.approx((0.002,) * len(SIZES))
+
+
 def test_what_another_program_takes_for_a_while_is_not_in_the_costs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -264,7 +264,7 @@ def test_long_contexts_are_filled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(target, "prefill", noted)
     cache = target.make_cache()
-    assert [done for done, _ in target.fill(PROMPT[:11], cache, 4)] == [4, 8, 11]
+    assert list(target.fill(PROMPT[:11], cache, 4)) == [4, 8, 11]
     assert sizes == [4, 4, 3]
     assert cache.tokens == PROMPT[:11]
     sizes.clear()

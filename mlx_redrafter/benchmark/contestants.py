@@ -226,7 +226,6 @@ class Ours:
         self._drafts = shape is not None or planner is not None
         self._model = model
         self._stats: AcceptanceStats | None = None
-        self._at_once = 0
         head = [model.drafter] if self._drafts and isinstance(model.drafter, Drafter) else []
         self.weight_bytes = weight_bytes(model.target.model, *head)
 
@@ -259,11 +258,8 @@ class Ours:
             node_budget=shape.node_budget if shape else None,
             planner=self._planner,
         )
-        first, self._at_once = None, 0
-        for count, response in enumerate(responses, start=1):
+        for response in responses:
             self._stats = response.stats
-            first = response.step if count == 1 else first
-            self._at_once += count == 1 or (first is not None and response.step is first)
             yield response.token
 
     def stats(self) -> AcceptanceStats | None:
@@ -271,8 +267,8 @@ class Ours:
         return self._stats
 
     def at_once(self) -> int:
-        """The tokens of its first step, or the prompt's own."""
-        return self._at_once
+        """One: the prompt's own forward drafts nothing."""
+        return 1
 
 
 def stats_of_drafted(drafted: Sequence[bool], size: int, max_tokens: int) -> AcceptanceStats:
