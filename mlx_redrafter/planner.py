@@ -40,7 +40,7 @@ CANDIDATES = (
     BeamShape(2, 4, 5),
     BeamShape(2, 5, 7),
     BeamShape(3, 5, 11),
-    BeamShape(2, 11, 15),
+    BeamShape(2, 15, 15),
     BeamShape(3, 7, 15),
     BeamShape(4, 5, 15),
     BeamShape(3, 11, 23),
