@@ -67,7 +67,7 @@ PROBE_PRICE = 6.0  # plain steps that a probe may cost
 
 REMEMBERED_TREES = 24
 FIRST_PROBES = 6
-DRIFT_RATE = 0.05
+DRIFT_RATE = 0.15
 REPLAN_STEPS = 24
 # While decoding plainly, where only a trial brings news.
 REPLAN_PLAIN_STEPS = 256
