@@ -63,7 +63,7 @@ def widen_drafter(source: Path, output: Path, wide: int) -> int:
     config = json.loads((source / "config.json").read_text("utf-8"))
     old = config["exit_dim"]
     unusual = {"quantization", "shared_rows", "independent_heads"} & config.keys()
-    if unusual or wide < old or 2 * config["hidden_size"] in (old, wide):
+    if unusual or wide <= old or 2 * config["hidden_size"] in (old, wide):
         raise SystemExit(
             f"--drafter-exit widens an unquantised drafter with output rows of its own and "
             f"a projection to its {old} columns, to more than these and not to "
@@ -74,13 +74,12 @@ def widen_drafter(source: Path, output: Path, wide: int) -> int:
     for path, value in weights.items():
         outputs = path == f"lm_head.{config['num_draft_layers']}.weight"
         inner = path.startswith(("input_proj", "lm_head")) and not outputs
-        rows = wide - old if inner else 0
         if path.startswith("lm_head") and value.ndim == 2:
             unused = mx.zeros((value.shape[0], wide - old), dtype=value.dtype)
             value = mx.concatenate([value, unused], axis=1)
-        if rows:
+        if inner:
             key, part = mx.random.split(key)
-            added = noise(part, (rows, *value.shape[1:]), value.dtype)
+            added = noise(part, (wide - old, *value.shape[1:]), value.dtype)
             value = mx.concatenate([value, added], axis=0)
         weights[path] = value
     mx.save_safetensors(str(output / "model.safetensors"), weights, metadata={"format": "mlx"})

@@ -159,7 +159,7 @@ class BatchDecoder:
             tokens, finish = text.loop.cut(record, text.emitted)
             text.loop.commit(record, len(tokens))
             # Between steps there may be other prompts' prefills.
-            seconds = text.loop.count(flight, record, len(tokens), since=flight.started)
+            seconds = text.loop.count(flight, record, len(tokens), flight.started)
             end = record.path[-1]
             text.root, text.hidden = flight.choices.tokens[end : end + 1], flight.hidden[end]
             text.emitted += len(tokens)

@@ -120,19 +120,7 @@ def _time_forwards(
         cache: Committed tokens before the forwards.
         note: Told of measurements done, ``ROUNDS`` for each size.
     """
-    calls = [_forward(model, cache, size) for size in SIZES]
-    taken: list[list[float]] = []
-    for call in calls:
-        # The shorter of two calls: neither a first call's work nor another program's is a reason.
-        if not taken or min(taken[-1]) < HOPELESS * min(taken[0]):
-            taken.append([_seconds(call) for _ in range(2)])
-        note(2)
-    for _ in range(2, ROUNDS):
-        for call, seconds in zip(calls, taken, strict=False):
-            if sum(seconds) < BUDGET:
-                seconds.append(_seconds(call))
-        note(len(SIZES))
-    return [_settled(seconds) for seconds in taken]
+    return _in_turns([_forward(model, cache, size) for size in SIZES], note)
 
 
 def _forward(model: SpeculativeModel, cache: PromptCache, size: int) -> Callable[[], mx.array]:
@@ -147,11 +135,22 @@ def _forward(model: SpeculativeModel, cache: PromptCache, size: int) -> Callable
     return forward
 
 
-def _median_seconds(call: Callable[[], mx.array]) -> float:
-    seconds: list[float] = []
-    while len(seconds) < 2 or (len(seconds) < ROUNDS and sum(seconds) < BUDGET):
-        seconds.append(_seconds(call))
-    return _settled(seconds)
+def _in_turns(
+    calls: Sequence[Callable[[], mx.array]], note: Callable[[int], None] = lambda _done: None
+) -> list[float]:
+    """Median seconds of each call, the cheapest first; those behind a hopeless one are left out."""
+    taken: list[list[float]] = []
+    for call in calls:
+        # The shorter of two calls: neither a first call's work nor another program's is a reason.
+        if not taken or min(taken[-1]) < HOPELESS * min(taken[0]):
+            taken.append([_seconds(call) for _ in range(2)])
+        note(2)
+    for _ in range(2, ROUNDS):
+        for call, seconds in zip(calls, taken, strict=False):
+            if sum(seconds) < BUDGET:
+                seconds.append(_seconds(call))
+        note(len(calls))
+    return [_settled(seconds) for seconds in taken]
 
 
 def _seconds(call: Callable[[], mx.array]) -> float:
@@ -173,7 +172,7 @@ def _time_replay(model: SpeculativeModel, cache: PromptCache) -> float:
     held, (rows, kept) = len(cache), REPLAYED
     tree = DraftTree.from_parents([0] * rows, range(-1, rows - 1))
     differences = []
-    for _ in range(WARM_UP + REPEATS):
+    for _ in range(ROUNDS):
         seconds = []
         for stay in (rows, kept):
             mx.eval(model.target.verify(tree, cache)[0])
@@ -213,4 +212,5 @@ def _time_search(model: SpeculativeModel, drafter: Drafter, shape: BeamShape) ->
         hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),
         noise=None,
     )
-    return _median_seconds(lambda: search(state).log_probs)
+    (seconds,) = _in_turns([lambda: search(state).log_probs])
+    return seconds

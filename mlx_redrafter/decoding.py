@@ -136,7 +136,6 @@ class TextLoop:
         self._stats = stats
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
         self._trust = NoiseTrust()
-        self._counted_until = 0.0
         if self.planner is None:
             self.source(self.next_shape())  # a shape that cannot be drafted is refused here
 
@@ -150,17 +149,21 @@ class TextLoop:
             root = prompt[-1]
             flight = self.launch(mx.array([root]), None, None)
             step: StepRecord | None = None
+            counted = 0.0  # up to when time was counted
             while True:
                 shape = self.next_shape()
                 ahead = self._launch_ahead(flight, root, emitted, shape)
                 record = self.read(flight)
                 if not emitted:
-                    self._counted_until = time.perf_counter()  # until here it was the prompt's time
+                    counted = time.perf_counter()  # until here it was the prompt's time
                 tokens, finish = self.cut(record, emitted)
                 if ahead is None:
                     self.commit(record, len(tokens))
                 if emitted:
-                    seconds, step = self.count(flight, record, len(tokens)), record
+                    # A plain step starts before the one ahead of it is read; only what follows that
+                    # is its own. What planner and reader take is part of the step after.
+                    seconds = self.count(flight, record, len(tokens), counted)
+                    counted, step = counted + seconds, record
                     if self.planner is not None:
                         self.planner.observe(flight.shape, [record], seconds, len(self.cache))
                 # The next step begins before tokens are handed out, so that reading them overlaps
@@ -288,16 +291,14 @@ class TextLoop:
         path = record.path[:emitted]
         self.cache.commit(path, [record.tree.tokens[node] for node in path])
 
-    def count(
-        self, flight: Flight, record: StepRecord, emitted: int, since: float | None = None
-    ) -> float:
+    def count(self, flight: Flight, record: StepRecord, emitted: int, since: float) -> float:
         """Take note of a step that is over, and of the tokens of text it produced.
 
         Args:
             flight: The step.
             record: How it went.
             emitted: Tokens of text.
-            since: When its time began; None where the one before it was counted.
+            since: When its time began.
 
         Returns:
             The seconds it took.
@@ -306,12 +307,7 @@ class TextLoop:
         stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
         stats.evaluations += 1
         stats.draft_seconds += flight.draft_seconds
-        # A plain step starts before the one ahead of it is read; only what follows that is its own.
-        # What the planner and the reader of the text take is part of the step after.
-        now = time.perf_counter()
-        begun = self._counted_until or flight.started
-        elapsed = now - (begun if since is None else since)
-        self._counted_until = now
+        elapsed = time.perf_counter() - since
         stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
         return elapsed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import architectures
@@ -9,6 +10,7 @@ import pytest
 
 from mlx_redrafter import calibration
 from mlx_redrafter.calibration import SIZES, contexts_of
+from mlx_redrafter.costs import CostModel
 from mlx_redrafter.limits import context_limit
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.prompt_cache import PromptCache
@@ -26,21 +28,34 @@ def test_the_limit_has_several_names(name: str, key: str) -> None:
     assert context + max(SIZES) <= 200
 
 
-def test_a_slow_machine_is_measured_coarsely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two calls of each forward, no context that takes long to fill, nothing hopeless."""
+def calibrated(
+    monkeypatch: pytest.MonkeyPatch, limit: int, seconds: Callable[[int, int], float]
+) -> tuple[CostModel, list[int]]:
+    """What is measured, and the sizes of all forwards, where time is theirs alone.
+
+    Args:
+        monkeypatch: Of the test.
+        limit: The model's longest text.
+        seconds: Of a forward, from how many there were and its size.
+    """
     now, calls = [0.0], []
     model = SpeculativeModel(architectures.build("llama"))
-    model.target.model.args.max_position_embeddings = 4096
+    model.target.model.args.max_position_embeddings = limit
     verify = model.target.verify
 
-    def slowly(tree: DraftTree, cache: PromptCache) -> Any:
-        now[0] += 0.3 * len(tree)
+    def timed(tree: DraftTree, cache: PromptCache) -> Any:
         calls.append(len(tree))
+        now[0] += seconds(len(calls), len(tree))
         return verify(tree, cache)
 
-    monkeypatch.setattr(model.target, "verify", slowly)
+    monkeypatch.setattr(model.target, "verify", timed)
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
-    measured = calibration.calibrate(model)
+    return calibration.calibrate(model), calls
+
+
+def test_a_slow_machine_is_measured_coarsely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls of each forward, no context that takes long to fill, nothing hopeless."""
+    measured, calls = calibrated(monkeypatch, 4096, lambda _, size: 0.3 * size)
     assert measured.contexts == (64,)
     assert measured.sizes[-1] == 24  # that much dearer than one token's
     assert all(calls.count(size) == 2 for size in measured.sizes[1:])
@@ -52,19 +67,9 @@ def test_one_stall_is_no_reason_to_stop_measuring(
     stalled: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Larger forwards are left out where they are hopeless, not where one call took long."""
-    now, calls = [0.0], []
-    model = SpeculativeModel(architectures.build("llama"))
-    model.target.model.args.max_position_embeddings = 200
-    verify = model.target.verify
-
-    def at_times(tree: DraftTree, cache: PromptCache) -> Any:
-        calls.append(len(tree))
-        now[0] += 0.002 + (0.060 if len(calls) == stalled else 0.0)
-        return verify(tree, cache)
-
-    monkeypatch.setattr(model.target, "verify", at_times)
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
-    measured = calibration.calibrate(model)
+    measured, _ = calibrated(
+        monkeypatch, 200, lambda call, _: 0.002 + (0.060 if call == stalled else 0.0)
+    )
     assert measured.sizes == SIZES
     assert measured.verify[0] == pytest.approx((0.002,) * len(SIZES))
 
@@ -73,19 +78,8 @@ def test_what_another_program_takes_for_a_while_is_not_in_the_costs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Sizes take turns: a busy while is in a few rounds of each. Twelve rows may be the dearest."""
-    now, calls = [0.0], []
-    model = SpeculativeModel(architectures.build("llama"))
-    model.target.model.args.max_position_embeddings = 200
-    verify = model.target.verify
     true = {size: 0.001 * (5 if size == 12 else 2 + 0.01 * size) for size in SIZES}
-
-    def at_times(tree: DraftTree, cache: PromptCache) -> Any:
-        calls.append(len(tree))
-        busy = 40 < len(calls) < 70
-        now[0] += true[len(tree)] * (4 if busy else 1)
-        return verify(tree, cache)
-
-    monkeypatch.setattr(model.target, "verify", at_times)
-    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
-    measured = calibration.calibrate(model)
+    measured, _ = calibrated(
+        monkeypatch, 200, lambda call, size: true[size] * (4 if 40 < call < 70 else 1)
+    )
     assert measured.verify[0] == pytest.approx(tuple(true.values()))

@@ -1,27 +1,21 @@
 """benchmarks/scale.py: larger weights, the same function."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import mlx.core as mx
 import pytest
+from scripts import load_script
 
 from mlx_redrafter import load, load_drafter
 
-ROOT = Path(__file__).resolve().parent.parent
-POCKET = ROOT / "models" / "pocket"
+POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
 
 
-@pytest.fixture(scope="module")
-def scale() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale", ROOT / "benchmarks" / "scale.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def scale(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_script("scale", monkeypatch)
 
 
 def test_a_scaled_target_says_what_the_small_one_says(scale: ModuleType, tmp_path: Path) -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from bundles import make_bundle
+from scripts import load_script
 from test_train import chats, write
-
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "training_ablation.py"
 
 
 @pytest.fixture
 def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("training_ablation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "training_ablation", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("training_ablation", monkeypatch)
 
 
 def test_each_row_is_trained_once_and_measured(script, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .corpus import build_items, load_items, save_items
 from .files import read_jsonl, write_jsonl
@@ -150,17 +151,28 @@ def drafter_stage(_: argparse.Namespace) -> None:
     )
 
 
+def own_questions(corpus: list[Any]) -> range:
+    """Which conversations the stage of own answers has the target answer, evenly spread."""
+    return range(0, len(corpus), len(corpus) // OWN_ANSWERS)[:OWN_ANSWERS]
+
+
+def add_own_answers(known: list[Any], asked: list[Any], data: Path) -> None:
+    """Write training data: what is known, and what the target draws at temperature 1 when asked."""
+    from .bundles import own_answers
+
+    answers = data / "answers.jsonl"
+    own = own_answers(MODELS / "pocket", asked, answers, temperature=1.0, max_tokens=160)
+    write_jsonl(data / "train.jsonl", [*known, *own])
+    write_jsonl(data / "valid.jsonl", read_jsonl(BUILD / "pocket" / "valid.jsonl"))
+
+
 def own_stage(_: argparse.Namespace) -> None:
     """Go on with the pocket's drafter on the target's own answers, beside the corpus."""
-    from .bundles import own_answers, relative, train_bundle_drafter
+    from .bundles import relative, train_bundle_drafter
 
     corpus = read_jsonl(BUILD / "pocket" / "train.jsonl")
-    asked = corpus[:: len(corpus) // OWN_ANSWERS][:OWN_ANSWERS]
-    answers = BUILD / "pocket-own" / "answers.jsonl"
-    own = own_answers(MODELS / "pocket", asked, answers, temperature=1.0, max_tokens=160)
-    write_jsonl(BUILD / "pocket-own" / "train.jsonl", [*corpus, *own])
-    held_out = read_jsonl(BUILD / "pocket" / "valid.jsonl")
-    write_jsonl(BUILD / "pocket-own" / "valid.jsonl", held_out)
+    asked = [corpus[index] for index in own_questions(corpus)]
+    add_own_answers(corpus, asked, BUILD / "pocket-own")
     train_bundle_drafter(
         MODELS / "pocket",
         BUILD / "pocket-own",
@@ -194,17 +206,13 @@ def lookback_stage(_: argparse.Namespace) -> None:
 
 def long_chains_stage(_: argparse.Namespace) -> None:
     """Go on a last time, for chains of fifteen, with all conversations answered by the target."""
-    from .bundles import own_answers, relative, train_bundle_drafter
+    from .bundles import relative, train_bundle_drafter
 
     corpus = read_jsonl(BUILD / "pocket" / "train.jsonl")
-    asked = range(0, len(corpus), len(corpus) // OWN_ANSWERS)[:OWN_ANSWERS]
+    asked = own_questions(corpus)
     others = [chat for index, chat in enumerate(corpus) if index not in asked]
-    answers = BUILD / "pocket-more" / "answers.jsonl"
-    more = own_answers(MODELS / "pocket", others, answers, temperature=1.0, max_tokens=160)
     known = read_jsonl(BUILD / "pocket-own" / "train.jsonl")
-    write_jsonl(BUILD / "pocket-more" / "train.jsonl", [*known, *more])
-    held_out = read_jsonl(BUILD / "pocket" / "valid.jsonl")
-    write_jsonl(BUILD / "pocket-more" / "valid.jsonl", held_out)
+    add_own_answers(known, others, BUILD / "pocket-more")
     train_bundle_drafter(
         MODELS / "pocket",
         BUILD / "pocket-more",
