@@ -151,7 +151,8 @@ class TextLoop:
             step: StepRecord | None = None
             counted = 0.0  # up to when time was counted
             while True:
-                shape = self.next_shape()
+                # Asked for as late as can be: only behind a plain step may the next one overlap.
+                shape = self.next_shape() if flight.is_plain else None
                 ahead = self._launch_ahead(flight, root, emitted, shape)
                 record = self.read(flight)
                 if not emitted:
@@ -166,6 +167,8 @@ class TextLoop:
                     counted, step = counted + seconds, record
                     if self.planner is not None:
                         self.planner.observe(flight.shape, [record], seconds, len(self.cache))
+                if not flight.is_plain and not finish:
+                    shape = self.next_shape()
                 # The next step begins before tokens are handed out, so that reading them overlaps
                 # with it. A CPU may hold up its beginning, for which the first token does not wait.
                 following = ahead
@@ -186,6 +189,8 @@ class TextLoop:
 
     def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
         """Commit all but the prompt's last token, in chunks; no logits are computed."""
+        if self.planner is not None:
+            self.planner.begin()
         plain = not self._drafts or (self.planner is not None and self.planner.gave_up)
         self._target.take_cores(1 if plain else len(prompt))
         total = len(prompt) - 1

@@ -2,7 +2,8 @@
 
 What a step costs is known from :mod:`costs`; what it yields is estimated from the trees that were
 verified lately, with the chances of :mod:`acceptance`. A smaller shape is judged by the part of a
-wide tree that it would have drafted.
+wide tree that it would have drafted. Where the chosen shape fails for a while, :mod:`pauses` has
+its say.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
 from .beam import BeamShape
 from .costs import CostModel
 from .model import SpeculativeModel
+from .pauses import Pauses
 from .steps import StepRecord
 from .stored_costs import load_costs
 from .tree import HostTree
@@ -130,9 +132,7 @@ class Planner:
         self._trees = self._trees_of.setdefault(self.probe, deque(maxlen=REMEMBERED_TREES))
         self._for_batches: dict[int, Planner] = {}
         self._probes_left = FIRST_PROBES
-        # The loop asks for a step before it has read the one before, and may never take it.
-        self._probes_out = 0
-        self._asked: BeamShape | None = None
+        self._pauses = Pauses()
         self._choice: BeamShape | None = None
         self._steps_to_replan = 0
         self._probe_gap = self._steps_to_probe = PROBE_STEPS[0]
@@ -196,16 +196,23 @@ class Planner:
         """Whether drafts were tried, did not pay, and decoding is plain for now."""
         return self._choice is None and len(self._trees) > 0 and not self.undecided
 
+    def begin(self) -> None:
+        """A text begins."""
+        for planner in (self, *self._for_batches.values()):
+            planner._pauses.begin()
+
     def next_shape(self, context: int) -> BeamShape | None:
-        """The shape for the next step behind ``context`` tokens; None is a plain step."""
-        if self._probes_left > self._probes_out:
-            self._probes_out += 1
-            self._asked = self.probe
-        else:
-            if self._steps_to_replan <= 0:
-                self._plan(context)
-            self._asked = self._choice
-        return self._asked
+        """The shape for the next step behind ``context`` tokens; None is a plain step.
+
+        It may be asked for while a plain step is under way, and need not be taken.
+        """
+        if self._probes_left > 0:
+            return self.probe
+        if self._steps_to_replan <= 0:
+            self._plan(context)
+        if self._choice is not None and self._pauses.take():
+            return None
+        return self._choice
 
     def forecasts(self, context: int) -> list[Forecast]:
         """Every choice with what it promises, plain decoding first."""
@@ -231,8 +238,6 @@ class Planner:
         """
         self._steps_to_replan -= 1
         self._probes_left -= self._probes_left > 0 and shape == self.probe
-        # Of those handed out, all but the last asked for were taken by now, or never will be.
-        self._probes_out = int(self._probes_left > 0 and self._asked == self.probe)
         # A replay is part of the next step's time, so the two are right on average only.
         rejected = sum(record.accepted < record.drafted for record in records) / len(records)
         kept = sum(len(record.path) for record in records) / len(records)
@@ -240,7 +245,8 @@ class Planner:
         ratio = min(4.0, max(0.25, seconds / expected))
         self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
         if shape is None:
-            self._wait_for_trial()
+            if self._choice is None:  # and not merely a pause
+                self._wait_for_trial()
             return
         for record in records:
             self.acceptance.observe(record)
@@ -253,6 +259,8 @@ class Planner:
                 self._probes_left = max(0, self._probes_left - len(records) + 1)
                 self._steps_to_replan = 0
             return
+        plain = self.costs.step_seconds(None, context) * self._drift[True]
+        self._pauses.drafted(expected * self._drift[False] / plain, kept)
         self._steps_to_probe -= 1
         if self._steps_to_probe <= 0:
             self._schedule_probe()
@@ -336,6 +344,11 @@ class PlannerOnDemand:
     def for_batch(self, texts: int) -> Planner:
         """See :meth:`Planner.for_batch`."""
         return self.planner.for_batch(texts)
+
+    def begin(self) -> None:
+        """See :meth:`Planner.begin`."""
+        if self._made is not None:
+            self._made.begin()
 
     def next_shape(self, context: int) -> BeamShape | None:
         """See :meth:`Planner.next_shape`."""

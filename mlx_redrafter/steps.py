@@ -87,8 +87,15 @@ class ShapePlanner(Protocol):
     def for_batch(self, texts: int) -> ShapePlanner:
         """Who plans the steps that so many texts take together; of one text the planner itself."""
 
+    def begin(self) -> None:
+        """A text begins."""
+
     def next_shape(self, context: int) -> BeamShape | None:
-        """The shape of the next step behind ``context`` tokens; None is a plain step."""
+        """The shape of the next step behind ``context`` tokens; None is a plain step.
+
+        Asked for after a step has been observed; behind a plain step before that, and not taken
+        where the text turns out to end.
+        """
 
     def observe(
         self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int

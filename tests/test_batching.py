@@ -240,11 +240,15 @@ class Fixed:
         self.costs = costs
         self._shapes: Iterator[BeamShape | None] = iter(shapes)
         self.texts: list[int] = []
+        self.begun = 0
         self.told: list[tuple[BeamShape | None, list[int], int]] = []
 
     def for_batch(self, texts: int) -> Fixed:
         self.texts.append(texts)
         return self
+
+    def begin(self) -> None:
+        self.begun += 1
 
     def next_shape(self, context: int) -> BeamShape | None:
         return next(self._shapes)

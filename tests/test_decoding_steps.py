@@ -294,6 +294,9 @@ class Switching:
     def for_batch(self, texts: int) -> Switching:
         raise AssertionError("no batch here")
 
+    def begin(self) -> None:
+        assert not self.asked
+
     def next_shape(self, context: int) -> BeamShape | None:
         self.asked.append(self.shapes[len(self.asked) % len(self.shapes)])
         return self.asked[-1]

@@ -456,6 +456,9 @@ def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrappe
     class Refusing:
         gave_up = False
 
+        def begin(self) -> None:
+            pass
+
         def next_shape(self, context: int) -> None:
             raise AssertionError("asked")
 

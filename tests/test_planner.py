@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -229,18 +230,26 @@ def test_a_step_is_one_observation_however_many_texts() -> None:
     assert together._probes_left == 0
 
 
-def test_a_trial_is_one_step_though_the_next_is_asked_for_before_it_is_read() -> None:
-    """As the loop does it: a shape is chosen, then the step before is read."""
+def decoded(
+    planner: Planner, machine: CostModel, text: Machine, steps: int
+) -> Iterator[BeamShape | None]:
+    """A text's shapes as the loop takes them: behind a plain step asked for before it is read."""
+    planner.begin()
+    shape = planner.next_shape(0)
+    for context in range(steps):
+        record = PLAIN if shape is None else text.step(shape)
+        following = planner.next_shape(context) if shape is None else None
+        planner.observe(shape, [record], machine.step_seconds(shape, context), context)
+        yield shape
+        shape = planner.next_shape(context) if shape is not None else following
+
+
+def test_a_trial_is_one_step() -> None:
     machine = costs(1.0)
     planner = Planner(machine)
     text = Machine(0.6, 0.1)
-    shape, drafted = planner.next_shape(0), []
-    for context in range(1500):
-        record = PLAIN if shape is None else text.step(shape)
-        drafted.append(shape is not None)
-        following = planner.next_shape(context)
-        planner.observe(shape, [record], machine.step_seconds(shape, context), context)
-        shape = following
+    steps = list(decoded(planner, machine, text, 1500))
+    drafted = [shape is not None for shape in steps]
     assert sum(drafted[:10]) == FIRST_PROBES
     later = drafted[10:]
     assert any(later)
@@ -249,14 +258,7 @@ def test_a_trial_is_one_step_though_the_next_is_asked_for_before_it_is_read() ->
 
 def converse(planner: Planner, machine: CostModel, text: Machine, steps: int) -> int:
     """One text as the loop decodes it; returns how many steps were probes."""
-    shape, probes = planner.next_shape(0), 0
-    for context in range(steps):
-        following = planner.next_shape(context)
-        record = PLAIN if shape is None else text.step(shape)
-        planner.observe(shape, [record], machine.step_seconds(shape, context), context)
-        probes += shape == planner.probe
-        shape = following
-    return probes
+    return sum(shape == planner.probe for shape in decoded(planner, machine, text, steps))
 
 
 def test_probes_that_are_never_drafted_are_not_used_up() -> None:
@@ -276,6 +278,54 @@ def test_probes_become_rare_while_they_change_nothing() -> None:
     converse(planner, machine, Machine(0.95, 0.95), 200)
     assert planner.choice not in (None, planner.probe)
     assert converse(planner, machine, Machine(0.95, 0.95, 1), 4000) < 16
+
+
+def stretches(planner: Planner, machine: CostModel, lengths: int) -> tuple[float, int, int]:
+    """Texts whose first half the drafter knows and whose second it does not.
+
+    Returns:
+        (time, tokens, drafts in the second halves)
+    """
+    known, unknown = Machine(0.95, 0.97), Machine(0.95, 0.05, 1)
+    spent, made, failing = 0.0, 0, 0
+    for _ in range(40):
+        planner.begin()
+        written = 0
+        while written < lengths:
+            hard = written >= lengths // 2
+            shape = planner.next_shape(written)
+            record = PLAIN if shape is None else (unknown if hard else known).step(shape)
+            seconds = machine.step_seconds(shape, written)
+            planner.observe(shape, [record], seconds, written)
+            written += len(record.path)
+            spent, failing = spent + seconds, failing + (hard and shape is not None)
+        made += written
+    return spent, made, failing
+
+
+def test_drafts_pause_where_a_text_is_unlike_the_rest() -> None:
+    """The choice stands, since drafts pay on the whole, but hard places go plain for a while."""
+    machine = costs(0.08, level=0.005)
+    spent, made, failing = stretches(Planner(machine), machine, 80)
+    eager = Planner(machine)
+    eager._pauses.take = lambda: False  # type: ignore[method-assign]
+    slow, slow_made, slow_failing = stretches(eager, machine, 80)
+    assert failing < slow_failing / 3
+    assert made / spent > 1.25 * slow_made / slow
+
+
+def test_a_pause_is_not_taken_for_giving_up() -> None:
+    machine = costs(0.08, level=0.005)
+    planner = Planner(machine)
+    converse(planner, machine, Machine(0.95, 0.97), 60)
+    assert planner.choice is not None
+    drafted = list(decoded(planner, machine, Machine(0.95, 0.0), 12))
+    assert None in drafted
+    assert planner.choice is not None
+    assert not planner.gave_up
+    assert planner._trial_steps == planner._steps_to_trial  # none of its steps count towards one
+    planner.begin()
+    assert planner.next_shape(0) is not None
 
 
 def test_rows_that_come_in_blocks_are_filled() -> None:
@@ -322,12 +372,13 @@ def test_a_replay_makes_long_chains_dearer() -> None:
     assert dear.step_seconds(None, 0, rejected=1.0) == free.step_seconds(None, 0)
     assert CostModel.from_dict(dear.to_dict()) == dear
     lengths = []
+    planner = Planner(free, CHAIN_CANDIDATES, CHAIN_PROBES)
+    run(planner, Machine(confidence=0.75, truth=0.75), free, 1500)
     for machine in (free, dear):
-        planner = Planner(machine, CHAIN_CANDIDATES, CHAIN_PROBES)
-        text = Machine(confidence=0.75, truth=0.75)
-        run(planner, text, machine, 1500)
+        planner.costs = machine
         by_shape = {forecast.shape: forecast for forecast in planner.forecasts(0)}
-        lengths.append(planner.choice.length if planner.choice else 0)
+        best = max(by_shape.values(), key=lambda forecast: forecast.tokens_per_second).shape
+        lengths.append(best.length if best else 0)
         short = by_shape[BeamShape(1, 1)].step_seconds
         extra = machine.replay * 0.25  # the one token is rejected a quarter of the time
         assert short == pytest.approx(machine.step_seconds(BeamShape(1, 1), 0) + extra, abs=0.1)
