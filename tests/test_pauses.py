@@ -41,10 +41,10 @@ def test_pauses_double_up_to_the_longest() -> None:
     pauses, lengths = Pauses(), []
     until_paused(pauses, 2.0)
     lengths.append(1 + plain_steps(pauses))
-    for _ in range(6):
+    for _ in range(7):
         pauses.drafted(2.0, 1.0)
         lengths.append(plain_steps(pauses))
-    assert lengths == [4, 8, 16, 32, 64, 64, 64]
+    assert lengths == [2, 4, 8, 16, 32, 64, 64, 64]
     assert lengths[0] == FIRST_PAUSE
     assert max(lengths) == LONGEST_PAUSE
 
