@@ -26,7 +26,6 @@ POCKET = {"width": 448, "layers": 4, "heads": 7, "feed_forward": 1024}
 # A second model to draft with, of the drafter's size: what benchmarks compare the drafter with.
 DRAFT_MODEL = {"width": 160, "layers": 4, "heads": 5, "feed_forward": 384}
 CHAT_EPOCHS = 5  # times every item comes up in pocket/train.jsonl
-FRESH_EPOCHS = 2  # times every item comes up in the questions that a warmer target answers
 OWN_ANSWERS = 3200  # conversations of the corpus that the target answers itself
 # Of the drafters' training: the step size, and decoding of a chain as the planner prefers it here.
 EVALUATED = {
@@ -228,40 +227,6 @@ def long_chains_stage(_: argparse.Namespace) -> None:
     )
 
 
-def drawn_stage(_: argparse.Namespace) -> None:
-    """Go on once more on drawn answers alone, to fresh questions from a warmer target too."""
-    from .bundles import own_answers, relative, train_bundle_drafter
-
-    items = load_items(BUILD / "items.jsonl")
-    chats = training_conversations(items, FRESH_EPOCHS, SEED + 1)
-    fresh = [{"messages": chat} for chat in chats]
-    data = BUILD / "pocket-drawn"
-    # At temperature 1 one token in forty is another than the likeliest; what follows such a token
-    # is what the drafter knows least.
-    warm = own_answers(
-        MODELS / "pocket", fresh, data / "answers.jsonl", temperature=1.3, max_tokens=160
-    )
-    drawn = [
-        answer
-        for part in ("pocket-own", "pocket-more")
-        for answer in read_jsonl(BUILD / part / "answers.jsonl")
-    ]
-    write_jsonl(data / "train.jsonl", [*drawn, *warm])
-    write_jsonl(data / "valid.jsonl", read_jsonl(BUILD / "pocket" / "valid.jsonl"))
-    train_bundle_drafter(
-        MODELS / "pocket",
-        data,
-        BUILD / "pocket-drafter-drawn",
-        start_from=relative(BUILD / "pocket-drafter-long"),
-        lookback=4,
-        unroll=15,
-        depth_decay=0.98,
-        steps=3000,
-        learning_rate=2e-3,
-        **EVALUATED | {"beam_length": 15},
-    )
-
-
 def evaluate_stage(_: argparse.Namespace) -> None:
     """Measure the pocket target on held-out questions."""
     from .evaluate import evaluate
@@ -335,7 +300,6 @@ STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "own-answers": own_stage,
     "lookback": lookback_stage,
     "long-chains": long_chains_stage,
-    "drawn": drawn_stage,
     "evaluate": evaluate_stage,
     "draft-model": draft_model_stage,
     "prose": prose_stage,
