@@ -23,6 +23,7 @@ class AcceptanceStats:
 
     Attributes:
         steps: Target forwards.
+        plain_steps: Those of them in which nothing was drafted.
         drafted: Candidate nodes verified.
         accepted: Drafted tokens that became text.
         tokens: Tokens of text that steps produced: accepted plus the target's own.
@@ -38,6 +39,7 @@ class AcceptanceStats:
     """
 
     steps: int = 0
+    plain_steps: int = 0
     drafted: int = 0
     accepted: int = 0
     tokens: int = 0
@@ -81,6 +83,7 @@ class AcceptanceStats:
                 the end of the text came first.
         """
         self.steps += 1
+        self.plain_steps += not depths
         self.drafted += len(depths)
         self.accepted += accepted
         self.tokens += emitted
@@ -95,9 +98,8 @@ class AcceptanceStats:
 
     def merge(self, other: AcceptanceStats) -> None:
         """Add the counts of another text."""
-        for name in ("steps", "drafted", "accepted", "tokens", "evaluations"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("draft_seconds", "verify_seconds"):
+        counts = ("steps", "plain_steps", "drafted", "accepted", "tokens", "evaluations")
+        for name in (*counts, "draft_seconds", "verify_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("trials_by_depth", "accepted_by_depth", "histogram"):
             for index, amount in enumerate(getattr(other, name)):
@@ -112,6 +114,7 @@ class AcceptanceStats:
         """Counts and rates, ready for JSON."""
         return {
             "steps": self.steps,
+            "plain_steps": self.plain_steps,
             "tokens_per_step": self.tokens_per_step,
             "drafted": self.drafted,
             "accepted": self.accepted,

@@ -39,6 +39,8 @@ def test_plain_steps_have_no_trials() -> None:
     stats = AcceptanceStats()
     stats.record([], accepted=0, emitted=1)
     assert (stats.drafted, stats.trials_by_depth, stats.histogram) == (0, [], [1])
+    stats.record([1], accepted=0, emitted=1)
+    assert (stats.steps, stats.plain_steps) == (2, 1)
 
 
 def test_a_step_cut_off_is_no_trial_below_the_cut() -> None:
@@ -93,7 +95,7 @@ def test_dictionary_goes_through_json() -> None:
     values = json.loads(json.dumps(stats.to_dict()))
     assert values["tokens_per_step"] == 2.0
     assert values["acceptance_by_depth"] == [1.0, 0.0]
-    for name in ("steps", "drafted", "accepted", "tokens", "histogram", "evaluations"):
+    for name in ("steps", "plain_steps", "drafted", "accepted", "tokens", "histogram"):
         assert values[name] == getattr(stats, name)
     values["histogram"].append(9)
     assert stats.histogram == [0, 1]

@@ -92,6 +92,8 @@ def session_stats(session: Session) -> RenderableType:
         table.add_row("plain tokens/s", f"{session.baseline.tps:,.1f}")
     if drafting.steps:
         table.add_row("steps", f"{drafting.steps:,}")
+        if 0 < drafting.plain_steps < drafting.steps:
+            table.add_row("of these without a draft", f"{drafting.plain_steps:,}")
         table.add_row("tokens per step", f"{drafting.tokens_per_step:.2f}")
         table.add_row("drafted", f"{drafting.drafted:,}")
         table.add_row("accepted", f"{drafting.accepted:,}")
