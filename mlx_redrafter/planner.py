@@ -216,14 +216,17 @@ class Planner:
 
     def forecasts(self, context: int) -> list[Forecast]:
         """Every choice with what it promises, plain decoding first."""
-        plain = self.costs.step_seconds(None, context) * self._drift[True]
-        result = [Forecast(None, 1.0, plain)]
+        result = [Forecast(None, 1.0, self._plain_seconds(context))]
         for shape, accepted, whole in zip(self._candidates, *self._expected(), strict=True):
             seconds = self.costs.step_seconds(
                 shape, context, kept=1.0 + accepted, rejected=1.0 - min(1.0, whole)
             )
             result.append(Forecast(shape, 1.0 + accepted, seconds * self._drift[False]))
         return result
+
+    def _plain_seconds(self, context: int) -> float:
+        """What a plain step takes, by the stored costs and what was measured since."""
+        return self.costs.step_seconds(None, context) * self._drift[True]
 
     def observe(
         self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
@@ -259,8 +262,8 @@ class Planner:
                 self._probes_left = max(0, self._probes_left - len(records) + 1)
                 self._steps_to_replan = 0
             return
-        plain = self.costs.step_seconds(None, context) * self._drift[True]
-        self._pauses.drafted(expected * self._drift[False] / plain, kept)
+        cost = expected * self._drift[False] / self._plain_seconds(context)
+        self._pauses.drafted(cost, kept)
         self._steps_to_probe -= 1
         if self._steps_to_probe <= 0:
             self._schedule_probe()

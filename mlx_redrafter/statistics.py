@@ -23,7 +23,6 @@ class AcceptanceStats:
 
     Attributes:
         steps: Target forwards.
-        plain_steps: Those of them in which nothing was drafted.
         drafted: Candidate nodes verified.
         accepted: Drafted tokens that became text.
         tokens: Tokens of text that steps produced: accepted plus the target's own.
@@ -39,7 +38,6 @@ class AcceptanceStats:
     """
 
     steps: int = 0
-    plain_steps: int = 0
     drafted: int = 0
     accepted: int = 0
     tokens: int = 0
@@ -51,6 +49,11 @@ class AcceptanceStats:
     evaluations: int = 0
     last_drafted: int = 0
     last_accepted: int = 0
+
+    @property
+    def plain_steps(self) -> int:
+        """Steps in which nothing was drafted: a draft has a candidate at depth 1."""
+        return self.steps - sum(self.trials_by_depth[:1])
 
     @property
     def tokens_per_step(self) -> float:
@@ -83,7 +86,6 @@ class AcceptanceStats:
                 the end of the text came first.
         """
         self.steps += 1
-        self.plain_steps += not depths
         self.drafted += len(depths)
         self.accepted += accepted
         self.tokens += emitted
@@ -98,8 +100,9 @@ class AcceptanceStats:
 
     def merge(self, other: AcceptanceStats) -> None:
         """Add the counts of another text."""
-        counts = ("steps", "plain_steps", "drafted", "accepted", "tokens", "evaluations")
-        for name in (*counts, "draft_seconds", "verify_seconds"):
+        for name in ("steps", "drafted", "accepted", "tokens", "evaluations"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("draft_seconds", "verify_seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("trials_by_depth", "accepted_by_depth", "histogram"):
             for index, amount in enumerate(getattr(other, name)):

@@ -1,7 +1,5 @@
 """When drafts pause within a text."""
 
-from collections.abc import Callable
-
 import pytest
 
 from mlx_redrafter.pauses import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, Pauses
@@ -89,14 +87,8 @@ def test_what_a_text_of_failures_may_lose(cost: float, length: int) -> None:
         else:
             pauses.drafted(cost, 1.0)
             spent += cost
-    pauses_taken = _count(lambda n: FIRST_PAUSE * 2**n, length)
-    assert spent - length <= ALLOWED_LOSS + (cost - 1) * (1 + pauses_taken)
-
-
-def _count(pause: Callable[[int], int], length: int) -> int:
-    """Pauses that fit into so many steps."""
-    taken, steps = 0, 0
-    while steps < length:
-        steps += min(pause(taken), LONGEST_PAUSE)
+    taken = paused = 0
+    while paused < length:  # pauses that fit into so many steps
+        paused += min(FIRST_PAUSE * 2**taken, LONGEST_PAUSE)
         taken += 1
-    return taken
+    assert spent - length <= ALLOWED_LOSS + (cost - 1) * (1 + taken)
