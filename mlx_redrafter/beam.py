@@ -73,12 +73,15 @@ class DraftState:
         noise: Gumbel noise of the next positions, row d for the token after depth d,
             (>= length, vocab_size), as far as the draft should follow it; None when greedy.
         text: The tokens before the root.
+        before: The last of these as the drafter reads them, int32 (lookback,), -1 where there is
+            none: in place of ``text`` where they are known on the device only.
     """
 
     root: mx.array
     hidden: mx.array
     noise: mx.array | None
     text: Sequence[int] = ()
+    before: mx.array | None = None
 
 
 class DraftSource(Protocol):
@@ -125,7 +128,7 @@ class BeamSearch:
             )
         self.shape = shape
         self.seconds = 0.0
-        self._lookback = drafter.config.lookback
+        self.lookback = drafter.config.lookback
         search = partial(_search, drafter, embed, shape, sampling)
         self._search = mx.compile(search) if compiled else search
 
@@ -145,9 +148,7 @@ class BeamSearch:
             mx.stack([state.hidden for state in states]),
             mx.stack([state.root for state in states]),
             mx.stack(noises) if noises else None,
-            mx.array([last_tokens(state.text, self._lookback) for state in states])
-            if self._lookback
-            else None,
+            mx.stack([self._before(state) for state in states]) if self.lookback else None,
         )
         rows = [_rows(array) for array in arrays]
         return [
@@ -157,6 +158,11 @@ class BeamSearch:
             )
             for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip
+
+    def _before(self, state: DraftState) -> mx.array:
+        if state.before is not None:
+            return state.before
+        return mx.array(last_tokens(state.text, self.lookback), dtype=mx.int32)
 
 
 def last_tokens(text: Sequence[int], count: int) -> list[int]:

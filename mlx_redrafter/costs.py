@@ -58,19 +58,27 @@ class CostModel:
         return level * max(1.0, width / widths[-1])
 
     def step_seconds(
-        self, shape: BeamShape | None, context: int, *, kept: float = 1.0, rejected: float = 0.0
+        self,
+        shape: BeamShape | None,
+        context: int,
+        *,
+        nodes: int | None = None,
+        kept: float = 1.0,
+        rejected: float = 0.0,
     ) -> float:
         """Seconds of a step: plain where ``shape`` is None, else drafting and verifying.
 
         Args:
             shape: What is drafted.
             context: Tokens before the step.
+            nodes: Candidates that are verified, where that is not all of the shape's.
             kept: Rows of the step that stay, the root counted.
             rejected: The chance that not all rows stay, and recurrent state is brought back.
         """
         if shape is None:
             return between(context, self.contexts, self.plain)
-        seconds = self.draft_seconds(shape) + self.verify_seconds(1 + shape.nodes, context)
+        rows = 1 + (shape.nodes if nodes is None else nodes)
+        seconds = self.draft_seconds(shape) + self.verify_seconds(rows, context)
         if self.replay:
             seconds += rejected * self.replay * self.verify_seconds(max(1, round(kept)), context)
         return seconds

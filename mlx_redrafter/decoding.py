@@ -15,9 +15,11 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from .beam import BeamShape, DraftSource, DraftState
+from .ahead import AheadDraft, state_behind
+from .beam import BeamSearch, BeamShape, DraftSource, DraftState
 from .cache import PromptCache
 from .coupling import NoiseTrust
+from .drafter import Drafter
 from .errors import RedrafterError
 from .model import SpeculativeModel
 from .quantized_cache import CacheOptions, open_cache
@@ -136,6 +138,9 @@ class TextLoop:
         self._stats = stats
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
         self._trust = NoiseTrust()
+        # A chain is picked from a tree by its scores; and other sources want to see the text.
+        trees = model.target.verifies == "tree"
+        self._may_draft_ahead = trees and isinstance(model.drafter, Drafter)
         if self.planner is None:
             self.source(self.next_shape())  # a shape that cannot be drafted is refused here
 
@@ -152,7 +157,7 @@ class TextLoop:
             counted = 0.0  # up to when time was counted
             while True:
                 # Asked for as late as can be: only behind a plain step may the next one overlap.
-                shape = self.next_shape() if flight.is_plain else None
+                shape = self._shape_behind(flight) if flight.is_plain else None
                 ahead = self._launch_ahead(flight, root, emitted, shape)
                 record = self.read(flight)
                 if not emitted:
@@ -168,7 +173,7 @@ class TextLoop:
                     if self.planner is not None:
                         self.planner.observe(flight.shape, [record], seconds, len(self.cache))
                 if not flight.is_plain and not finish:
-                    shape = self.next_shape()
+                    shape = self._shape_behind(flight)
                 # The next step begins before tokens are handed out, so that reading them overlaps
                 # with it. A CPU may hold up its beginning, for which the first token does not wait.
                 following = ahead
@@ -219,31 +224,77 @@ class TextLoop:
         source = self._model.source(shape, self._config.sampling)
         return source, source.seconds if source else 0.0
 
-    def launch(self, root: mx.array, hidden: mx.array | None, shape: BeamShape | None) -> Flight:
-        """Start a step: draft (where a shape is given), verify, choose."""
+    def _shape_behind(self, flight: Flight) -> BeamShape | None:
+        """What to draft in the step behind one, which may have been decided with it."""
+        return flight.ahead.shape if flight.ahead else self.next_shape()
+
+    def launch(
+        self,
+        root: mx.array,
+        hidden: mx.array | None,
+        shape: BeamShape | None,
+        draft: DraftTree | None = None,
+        *,
+        alone: bool = True,
+    ) -> Flight:
+        """Start a step: draft (where a shape is given and no draft), verify, choose.
+
+        Args:
+            root: The last chosen token, int (1,).
+            hidden: The hidden state it was chosen from; None behind a prompt, where nothing is
+                drafted.
+            shape: What to draft, or was drafted; None is a plain step.
+            draft: What to verify of a draft that was made ahead.
+            alone: Whether the step behind it is this text's own, and may be drafted ahead.
+        """
         started = time.perf_counter()
         source, draft_seconds = self.source(shape)
-        noise = self.noise(source)
+        ahead = self._plan_ahead() if alone else None
+        search = self._search(ahead.shape) if ahead else None
+        noise = self.noise(source, search)
         # Where the kind of cache changes, tokens are verified one by one.
         if source is None or hidden is None or self.cache.changes_within(source.max_depth):
-            tree, draft_seconds = DraftTree.root_only(root), 0.0
+            tree, draft_seconds, shape = DraftTree.root_only(root), 0.0, None
         else:
-            tree = source(self.state(root, hidden, noise))
+            tree = draft or source(self.state(root, hidden, noise))
+            shape = shape if draft or len(tree) > 1 else None
         logits, states = self._target.verify(tree, self.cache)
         choices = self.choose(logits, tree, noise)
-        mx.async_eval(tree.tokens, tree.parents, tree.log_probs, choices)
-        drafted = None if len(tree) == 1 else shape
-        return Flight(tree, choices, states, drafted, started, draft_seconds)
+        if ahead and search:
+            guessed, text = self._trusted(noise), self.cache.tokens
+            behind = state_behind(tree, choices.tokens, states, guessed, text, search)
+            ahead = AheadDraft(ahead.shape, search(behind))
+        drafts = [tree, ahead.tree] if ahead and ahead.tree else [tree]
+        mx.async_eval([[one.tokens, one.parents, one.log_probs] for one in drafts], choices)
+        return Flight(tree, choices, states, shape, started, draft_seconds, ahead)
 
-    def noise(self, source: DraftSource | None) -> mx.array | None:
-        """Noise for the tokens after the root and after each depth that the source reaches."""
-        depth = source.max_depth if source else 0
+    def _plan_ahead(self) -> AheadDraft | None:
+        """What the step behind the one to be launched drafts, if it is to be drafted with it."""
+        if self.planner is None or not self._may_draft_ahead or not self.planner.drafts_ahead:
+            return None
+        return AheadDraft(self.next_shape(), None)
+
+    def _search(self, shape: BeamShape | None) -> BeamSearch | None:
+        search = self.source(shape)[0]
+        return search if isinstance(search, BeamSearch) else None
+
+    def noise(
+        self, source: DraftSource | None, search: BeamSearch | None = None
+    ) -> mx.array | None:
+        """Noise for the tokens after the root and after each depth that the source reaches.
+
+        And for those that a search ahead guesses behind them.
+        """
+        depth = (source.max_depth if source else 0) + (search.max_depth if search else 0)
         return self._sampler.noise(len(self.cache) + 1, 1 + depth)
+
+    def _trusted(self, noise: mx.array | None) -> mx.array | None:
+        """Noise as far as a draft follows it."""
+        return None if noise is None else noise * self._trust.scale
 
     def state(self, root: mx.array, hidden: mx.array, noise: mx.array | None) -> DraftState:
         """What a draft from ``root`` is told."""
-        guessed = None if noise is None else noise * self._trust.scale
-        return DraftState(root.astype(mx.int32), hidden, guessed, self.cache.tokens)
+        return DraftState(root.astype(mx.int32), hidden, self._trusted(noise), self.cache.tokens)
 
     def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
         """The target's choices after the nodes of a verified tree."""
@@ -264,15 +315,22 @@ class TextLoop:
     def _follow(self, flight: Flight, record: StepRecord, shape: BeamShape | None) -> Flight:
         """Start the step after one that has been read."""
         end = record.path[-1]
-        return self.launch(flight.choices.tokens[end : end + 1], flight.hidden[end], shape)
+        root, hidden = flight.choices.tokens[end : end + 1], flight.hidden[end]
+        draft = self._worth(flight.ahead) if flight.ahead else None
+        return self.launch(root, hidden, shape, draft)
+
+    def _worth(self, ahead: AheadDraft) -> DraftTree | None:
+        """What is worth verifying of a draft that was made ahead."""
+        if ahead.tree is None:
+            return None
+        assert self.planner is not None
+        assert ahead.shape is not None
+        drafted = _host_tree(ahead.tree)
+        return ahead.tree.first(self.planner.worth(ahead.shape, drafted, len(self.cache)))
 
     def read(self, flight: Flight) -> StepRecord:
         """Wait for a step; walk its tree."""
-        tree = HostTree(
-            tokens=_numbers(flight.tree.tokens),
-            parents=_numbers(flight.tree.parents),
-            log_probs=_numbers(flight.tree.log_probs),
-        )
+        tree = _host_tree(flight.tree)
         choices: tuple[int, ...] = _numbers(flight.choices.tokens)
         path = tuple(accept(tree.tokens, tree.parents, choices))
         if flight.choices.swayed is not None:
@@ -315,6 +373,15 @@ class TextLoop:
         elapsed = time.perf_counter() - since
         stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
         return elapsed
+
+
+def _host_tree(tree: DraftTree) -> HostTree:
+    """A tree's numbers; waits for them."""
+    return HostTree(
+        tokens=_numbers(tree.tokens),
+        parents=_numbers(tree.parents),
+        log_probs=_numbers(tree.log_probs),
+    )
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from .pauses import Pauses
 from .steps import StepRecord
 from .stored_costs import load_costs
 from .tree import HostTree
+from .worth import nodes_worth
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -77,6 +78,9 @@ REPLAN_PLAIN_STEPS = 256
 PROBE_STEPS = (64, 512)
 # Drafting has to promise this much before plain decoding is left for it.
 MARGIN = 1.05
+# A draft is made ahead where it costs at most so much of a plain step.
+CHEAP_DRAFT = 0.25
+RATE_FORGET = 0.995
 # Share of the time that may go into trying drafts which do not pay.
 TRIAL_SHARE = 0.01
 FIRST_TRIAL_STEPS = 256
@@ -141,6 +145,7 @@ class Planner:
         self._steps_to_trial = FIRST_TRIAL_STEPS
         # Measured over predicted step time, plain and drafted; the machine drifts.
         self._drift = {True: 1.0, False: 1.0}
+        self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
 
     @classmethod
     def for_model(
@@ -214,6 +219,39 @@ class Planner:
             return None
         return self._choice
 
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether drafts cost so little that one is made before it is known whether it is wanted.
+
+        Behind a text's last step it is not; but a draft that was made with the step before it can
+        be read, and only what is worth it verified, at no evaluation more.
+        """
+        draft = self.costs.draft_seconds(self._choice or self.probe)
+        return draft <= CHEAP_DRAFT * self.costs.step_seconds(None, 0)
+
+    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        """How many nodes of a draft to verify, from the first on.
+
+        All of a draft that is to tell what other shapes would yield; else as many as promise more
+        tokens than decoding makes in the time they take.
+        """
+        drafted = len(tree.tokens) - 1
+        if self._taken == 0 or (shape == self.probe and self._probes_left > 0):
+            return drafted
+        chance = self.acceptance.chances
+        chances = [chance[kind] for kind in kinds_of(tree)[1:]]
+        counts = [size - 1 for size in self.costs.sizes if size - 1 < drafted] + [drafted]
+        drift = self._drift[False]
+        count = nodes_worth(
+            chances,
+            counts,
+            lambda rows: drift * self.costs.verify_seconds(rows, context),
+            self._made / self._taken,
+        )
+        if shape == self.probe and count < drafted:
+            self._remember(tree)  # what is verified whole is remembered when it is observed
+        return count
+
     def forecasts(self, context: int) -> list[Forecast]:
         """Every choice with what it promises, plain decoding first."""
         result = [Forecast(None, 1.0, self._plain_seconds(context))]
@@ -244,7 +282,12 @@ class Planner:
         # A replay is part of the next step's time, so the two are right on average only.
         rejected = sum(record.accepted < record.drafted for record in records) / len(records)
         kept = sum(len(record.path) for record in records) / len(records)
-        expected = self.costs.step_seconds(shape, context, kept=kept, rejected=rejected)
+        nodes = max(record.drafted for record in records)
+        expected = self.costs.step_seconds(
+            shape, context, nodes=nodes, kept=kept, rejected=rejected
+        )
+        self._made = RATE_FORGET * self._made + kept
+        self._taken = RATE_FORGET * self._taken + seconds
         ratio = min(4.0, max(0.25, seconds / expected))
         self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
         if shape is None:
@@ -253,7 +296,7 @@ class Planner:
             return
         for record in records:
             self.acceptance.observe(record)
-        if shape == self.probe:
+        if shape == self.probe and nodes == shape.nodes:
             on_trial = self._choice != self.probe
             # Where the probe pays, one text's tree a step is enough, and quickly counted.
             for record in records if on_trial else records[:1]:
@@ -352,6 +395,15 @@ class PlannerOnDemand:
         """See :meth:`Planner.begin`."""
         if self._made is not None:
             self._made.begin()
+
+    @property
+    def drafts_ahead(self) -> bool:
+        """See :class:`Planner`."""
+        return self.planner.drafts_ahead
+
+    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        """See :meth:`Planner.worth`."""
+        return self.planner.worth(shape, tree, context)
 
     def next_shape(self, context: int) -> BeamShape | None:
         """See :meth:`Planner.next_shape`."""

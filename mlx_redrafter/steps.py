@@ -8,6 +8,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from .ahead import AheadDraft
 from .beam import BeamShape
 from .sampling import Choices
 from .tree import DraftTree, HostTree
@@ -15,7 +16,17 @@ from .tree import DraftTree, HostTree
 
 @dataclass(frozen=True)
 class Flight:
-    """A step whose graph is under way: node outputs, not yet read back."""
+    """A step whose graph is under way: node outputs, not yet read back.
+
+    Attributes:
+        tree: What is verified.
+        choices: The target's choices after its nodes.
+        hidden: The final hidden states at its nodes, (n, hidden_size).
+        shape: What was drafted, of which ``tree`` may be a part; None is a plain step.
+        started: When it was launched.
+        draft_seconds: What its draft takes, measured alone.
+        ahead: The next step's draft, where that is made in this step's graph.
+    """
 
     tree: DraftTree
     choices: Choices
@@ -23,6 +34,7 @@ class Flight:
     shape: BeamShape | None
     started: float
     draft_seconds: float
+    ahead: AheadDraft | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -90,12 +102,19 @@ class ShapePlanner(Protocol):
     def begin(self) -> None:
         """A text begins."""
 
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether drafts are to be made in the graph of the step before them."""
+
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape of the next step behind ``context`` tokens; None is a plain step.
 
-        Asked for after a step has been observed; behind a plain step before that, and not taken
-        where the text turns out to end.
+        Asked for after a step has been observed; before that behind a plain step, and where it
+        drafts ahead. Not taken where the text turns out to end.
         """
+
+    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        """How many of a draft's nodes to verify, from the first on; asked where it drafts ahead."""
 
     def observe(
         self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int

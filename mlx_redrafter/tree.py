@@ -118,6 +118,20 @@ class DraftTree:
             max_depth=0,
         )
 
+    def first(self, nodes: int) -> DraftTree:
+        """The root and the first ``nodes`` others, none of which stands before its parent."""
+        n = 1 + nodes
+        if n == len(self):
+            return self
+        return DraftTree(
+            tokens=self.tokens[:n],
+            parents=self.parents[:n],
+            depths=self.depths[:n],
+            log_probs=self.log_probs[:n],
+            ancestors=self.ancestors[:n, :n],
+            max_depth=min(self.max_depth, nodes),
+        )
+
     def positions(self, offset: int | mx.array) -> mx.array:
         """Positions of the nodes, int32 (n,), when the root stands at ``offset``."""
         return self.depths + offset

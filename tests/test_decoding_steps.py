@@ -287,6 +287,8 @@ class Switching:
         def draft_seconds(shape: BeamShape) -> float:
             return 0.0
 
+    drafts_ahead = False
+
     def __init__(self) -> None:
         self.asked: list[BeamShape | None] = []
         self.observed: list[tuple[BeamShape | None, int]] = []

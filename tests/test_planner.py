@@ -392,3 +392,44 @@ def test_a_replay_makes_long_chains_dearer() -> None:
         else:
             assert added == pytest.approx([0.0] * len(added))
     assert lengths[1] < lengths[0]
+
+
+def score_tree(*log_probs: float) -> HostTree:
+    """A chain with these cumulative scores."""
+    n = 1 + len(log_probs)
+    return HostTree((0,) * n, tuple(range(-1, n - 1)), (0.0, *log_probs))
+
+
+def settled(token_share: float = 0.1, level: float = 0.005) -> Planner:
+    """A planner that has chosen, and whose machine the drafter knows well."""
+    planner = Planner(costs(token_share, level))
+    run(planner, Machine(0.9, 0.9), planner.costs, 400)
+    assert planner.choice is not None
+    return planner
+
+
+def test_cheap_drafts_are_made_ahead() -> None:
+    assert settled(level=0.005).drafts_ahead
+    assert not settled(level=0.1).drafts_ahead
+
+
+def test_of_a_doubtful_draft_less_is_verified() -> None:
+    planner = settled()
+    shape = BeamShape(1, 7)
+    sure = planner.worth(shape, score_tree(*(-0.01 * n for n in range(1, 8))), 0)
+    doubtful = planner.worth(shape, score_tree(-0.01, -0.02, *(-6.0 - n for n in range(5))), 0)
+    hopeless = planner.worth(shape, score_tree(*(-7.0 - n for n in range(7))), 0)
+    assert hopeless < doubtful < sure == 7
+    assert {1 + hopeless, 1 + doubtful} <= set(SIZES)
+
+
+def test_a_probe_is_verified_whole() -> None:
+    planner = Planner(costs(0.1, 0.005))
+    hopeless = score_tree(*(-7.0 - n for n in range(31)))
+    assert planner.next_shape(0) == planner.probe
+    assert planner.worth(planner.probe, hopeless, 0) == 31
+    planner.observe(planner.probe, [Machine(0.9, 0.9).step(planner.probe)], 1.0, 0)
+    assert planner.worth(planner.probe, hopeless, 0) == 31
+    # One that was drafted after the last that was needed is a draft like any other.
+    planner = settled()
+    assert planner.worth(planner.probe, hopeless, 0) < 31
