@@ -137,7 +137,7 @@ class BatchDecoder:
         model, config = self._model, self._configs[index]
         loop = TextLoop(model, config, model.make_cache(), self.stats[index], self._planner)
         loop.prefill(self._prompts[index], lambda _done, _total: None)
-        flight = loop.launch(mx.array(self._prompts[index][-1:]), None, None, alone=False)
+        flight = loop.launch(mx.array(self._prompts[index][-1:]), None, None, goes_on=False)
         record = loop.read(flight)
         tokens, finish = loop.cut(record, 0)
         loop.commit(record, len(tokens))

@@ -235,7 +235,7 @@ class TextLoop:
         shape: BeamShape | None,
         draft: DraftTree | None = None,
         *,
-        alone: bool = True,
+        goes_on: bool = True,
     ) -> Flight:
         """Start a step: draft (where a shape is given and no draft), verify, choose.
 
@@ -245,11 +245,11 @@ class TextLoop:
                 drafted.
             shape: What to draft, or was drafted; None is a plain step.
             draft: What to verify of a draft that was made ahead.
-            alone: Whether the step behind it is this text's own, and may be drafted ahead.
+            goes_on: Whether there is likely to be a step behind it, which may be drafted ahead.
         """
         started = time.perf_counter()
         source, draft_seconds = self.source(shape)
-        ahead = self._plan_ahead() if alone else None
+        ahead = self._plan_ahead() if goes_on else None
         search = self._search(ahead.shape) if ahead else None
         noise = self.noise(source, search)
         # Where the kind of cache changes, tokens are verified one by one.
@@ -316,17 +316,16 @@ class TextLoop:
         """Start the step after one that has been read."""
         end = record.path[-1]
         root, hidden = flight.choices.tokens[end : end + 1], flight.hidden[end]
-        draft = self._worth(flight.ahead) if flight.ahead else None
-        return self.launch(root, hidden, shape, draft)
-
-    def _worth(self, ahead: AheadDraft) -> DraftTree | None:
-        """What is worth verifying of a draft that was made ahead."""
-        if ahead.tree is None:
-            return None
+        ahead = flight.ahead
+        if ahead is None or ahead.tree is None:
+            return self.launch(root, hidden, shape)
         assert self.planner is not None
         assert ahead.shape is not None
         drafted = _host_tree(ahead.tree)
-        return ahead.tree.first(self.planner.worth(ahead.shape, drafted, len(self.cache)))
+        count = self.planner.worth(ahead.shape, drafted, len(self.cache))
+        # A draft that ends the text is mostly right, and then another behind it would be in vain.
+        ends = not self._config.eos_token_ids.isdisjoint(drafted.tokens[: 1 + count])
+        return self.launch(root, hidden, shape, ahead.tree.first(count), goes_on=not ends)
 
     def read(self, flight: Flight) -> StepRecord:
         """Wait for a step; walk its tree."""

@@ -19,7 +19,8 @@ from .drafter import Drafter, DrafterConfig, drafter_of
 from .errors import RedrafterError
 from .files import atomic_path, write_json
 from .model import SpeculativeModel, on_gpu
-from .planner import Planner, PlannerOnDemand
+from .planner import Planner
+from .planner_on_demand import PlannerOnDemand
 from .rows import share_rows
 from .target import Target
 

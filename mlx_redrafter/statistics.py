@@ -52,7 +52,7 @@ class AcceptanceStats:
 
     @property
     def plain_steps(self) -> int:
-        """Steps in which nothing was drafted: a draft has a candidate at depth 1."""
+        """Steps that verified no candidate: plain ones, and those whose draft was not worth it."""
         return self.steps - sum(self.trials_by_depth[:1])
 
     @property

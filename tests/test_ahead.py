@@ -169,3 +169,26 @@ def test_drafts_ahead_are_accepted_as_others_are(temperature: float) -> None:
     # What is known of the noise is a step older, so samples may be guessed a little differently.
     assert abs(steps["ahead"][1] - steps["not"][1]) <= (1 if temperature else 0)
     assert steps["not"][1] < len(steps["not"][0]) / 2
+
+
+def test_nothing_is_drafted_behind_a_draft_that_ends_the_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, tokenizer = load(POCKET, plan=False)
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What does np.clip do?"}])
+    drafted = []
+    search = BeamSearch.__call__
+
+    def counted(self: BeamSearch, state: DraftState) -> DraftTree:
+        drafted.append(state)
+        return search(self, state)
+
+    monkeypatch.setattr(BeamSearch, "__call__", counted)
+    ends = frozenset(tokenizer.eos_token_ids)
+    stats, planner = AcceptanceStats(), Ahead([BeamShape(1, 15)], [15])
+    config = DecodingConfig(100, eos_token_ids=ends)
+    text = list(decode(model, prompt, config, stats=stats, planner=planner))
+    assert text[-1].from_draft
+    assert text[-1].finish_reason == "stop"
+    # One with the prompt, and one with every step but the last.
+    assert len(drafted) == stats.steps

@@ -16,7 +16,8 @@ from mlx_redrafter.costs import CostModel
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.generation import generate, stream_generate
 from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.planner import Planner, PlannerOnDemand
+from mlx_redrafter.planner import Planner
+from mlx_redrafter.planner_on_demand import PlannerOnDemand
 from mlx_redrafter.prompt_cache import PromptCache
 from mlx_redrafter.steps import DecodedToken
 

@@ -27,7 +27,7 @@ from mlx_redrafter.loading import (
     save_drafter,
     tokenizer_hash,
 )
-from mlx_redrafter.planner import PlannerOnDemand
+from mlx_redrafter.planner_on_demand import PlannerOnDemand
 
 
 @pytest.fixture(scope="module")

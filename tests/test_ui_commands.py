@@ -102,7 +102,7 @@ def test_stats_show_counts_and_the_histogram():
     (shown,) = run("/stats", session).shown
     for words in ("tokens per step", "2.00", "accepted at each depth", "100%", "not measured yet"):
         assert words in shown
-    assert "without a draft" not in shown
+    assert "checked no draft" not in shown
 
 
 def test_stats_tell_of_steps_without_a_draft():
@@ -111,7 +111,7 @@ def test_stats_tell_of_steps_without_a_draft():
     drafting = session.totals.drafting
     drafting.record([], accepted=0, emitted=1)
     (shown,) = run("/stats", session).shown
-    assert re.search(r"of these without a draft +1\b", shown)
+    assert re.search(r"of these that checked no draft +1\b", shown)
     assert re.search(rf"\bsteps +{drafting.steps}\b", shown)
 
 

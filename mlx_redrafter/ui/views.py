@@ -93,7 +93,7 @@ def session_stats(session: Session) -> RenderableType:
     if drafting.steps:
         table.add_row("steps", f"{drafting.steps:,}")
         if 0 < drafting.plain_steps < drafting.steps:
-            table.add_row("of these without a draft", f"{drafting.plain_steps:,}")
+            table.add_row("of these that checked no draft", f"{drafting.plain_steps:,}")
         table.add_row("tokens per step", f"{drafting.tokens_per_step:.2f}")
         table.add_row("drafted", f"{drafting.drafted:,}")
         table.add_row("accepted", f"{drafting.accepted:,}")
