@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .beam import BeamSearch, BeamShape, DraftState, last_tokens
+from .coupling import NoiseTrust
+from .sampling import Choices
 from .tree import DraftTree
 
 
@@ -45,31 +47,35 @@ def path_end(tree: DraftTree, choices: mx.array) -> mx.array:
 
 def state_behind(
     tree: DraftTree,
-    choices: mx.array,
+    choices: Choices,
     hidden: mx.array,
     noise: mx.array | None,
     text: Sequence[int],
     search: BeamSearch,
+    trust: NoiseTrust,
 ) -> DraftState:
     """What a draft is told that starts where the verified tree's accepted path ends.
 
     Args:
         tree: What is being verified.
-        choices: The target's choice after each node, int32 (n,).
+        choices: The target's choices after the nodes.
         hidden: Its final hidden state at each node, (n, hidden_size).
-        noise: Row d for the token after depth d of the tree, and further rows for the draft, as
-            far as that should follow it; None when greedy.
+        noise: Row d for the token after depth d of the tree, and further rows for the draft;
+            None when greedy.
         text: The tokens before the tree's root.
         search: What is to draft.
+        trust: How far drafts follow the noise, before this step's choices.
     """
-    end = path_end(tree, choices)
+    end = path_end(tree, choices.tokens)
     depth = mx.take(tree.depths, end)
-    if noise is not None:
+    if noise is not None and choices.swayed is not None:
+        age = mx.where(mx.take(tree.ancestors, end, axis=0), depth - tree.depths, -1)
         noise = mx.take(noise, depth + 1 + mx.arange(search.max_depth), axis=0)
+        noise = noise * trust.scale_behind(choices.swayed, age)
     before = None
     if lookback := search.lookback:
         line = mx.take(tree.path_tokens(), end, axis=0)
         line = mx.concatenate([mx.array(last_tokens(text, lookback), dtype=mx.int32), line])
         before = mx.take(line, depth + 1 + mx.arange(lookback))
-    root = mx.take(choices, end[None])
+    root = mx.take(choices.tokens, end[None])
     return DraftState(root, mx.take(hidden, end, axis=0), noise, before=before)

@@ -9,6 +9,9 @@ seen from the target: how often its choice is not its likeliest token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
 
 FORGET = 0.98
 PRIOR_TOKENS = 8.0
@@ -17,6 +20,10 @@ PRIOR_SHARE = 0.25
 # The share of swayed choices at which half of the noise is used. Above it noise is what decides
 # most tokens that are in doubt at all, below it the drafter's own misses are.
 HALF = 0.25
+
+
+def _scale(share: Any) -> Any:
+    return share**2 / (share**2 + HALF**2)
 
 
 class NoiseTrust:
@@ -32,8 +39,20 @@ class NoiseTrust:
     @property
     def scale(self) -> float:
         """Factor from 0 (guess the likeliest token) to 1 (guess the drawn one)."""
-        share = self._swayed / self._seen
-        return share**2 / (share**2 + HALF**2)
+        return float(_scale(self._swayed / self._seen))
+
+    def scale_behind(self, swayed: mx.array, age: mx.array) -> mx.array:
+        """The factor after a step's tokens that are not read yet, float32 ().
+
+        Args:
+            swayed: For each node whether noise made its choice other than the likeliest, bool (n,).
+            age: How many tokens before the last of the path each choice is, int (n,); negative
+                off the path.
+        """
+        weight = mx.where(age >= 0, mx.power(FORGET, mx.maximum(age, 0)), 0.0)
+        past = mx.power(FORGET, mx.max(age) + 1)
+        seen = self._seen * past + weight.sum()
+        return _scale((self._swayed * past + (weight * swayed).sum()) / seen)
 
     def observe(self, swayed: Sequence[bool]) -> None:
         """Learn from a step's tokens: for each, whether noise made it other than the likeliest."""

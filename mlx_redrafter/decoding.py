@@ -261,8 +261,8 @@ class TextLoop:
         logits, states = self._target.verify(tree, self.cache)
         choices = self.choose(logits, tree, noise)
         if ahead and search:
-            guessed, text = self._trusted(noise), self.cache.tokens
-            behind = state_behind(tree, choices.tokens, states, guessed, text, search)
+            text, trust = self.cache.tokens, self._trust
+            behind = state_behind(tree, choices, states, noise, text, search, trust)
             ahead = AheadDraft(ahead.shape, search(behind))
         drafts = [tree, ahead.tree] if ahead and ahead.tree else [tree]
         mx.async_eval([[one.tokens, one.parents, one.log_probs] for one in drafts], choices)
