@@ -145,10 +145,12 @@ def paused_time(accepted: Sequence[int], price: float) -> float:
     """Time of an answer in plain steps, with the pauses that decoding makes."""
     pauses, place, time = Pauses(), 0, 0.0
     while place < len(accepted):
-        made, cost = (1, 1.0) if pauses.take() else (accepted[place] + 1, price)
-        if cost > 1.0:
-            pauses.drafted(cost, made)
-        place, time = place + made, time + cost
+        if pauses.take():
+            place, time = place + 1, time + 1.0
+            continue
+        made = accepted[place] + 1
+        pauses.drafted(price, made)
+        place, time = place + made, time + price
     return time
 
 
@@ -179,13 +181,7 @@ def first_guesses(answers: Sequence[Places]) -> Table:
 
 def chains(answers: Sequence[Places], length: int, price: float) -> Table:
     """Tokens per step of chains, and the speed that follows."""
-    headings = (
-        "drafts",
-        "tokens per step",
-        "× plain",
-        "paused, × plain",
-        "with foresight, × plain",
-    )
+    headings = ("drafts", "tokens per step", "speed", "with pauses", "with foresight")
     table = _table(
         f"Chains of {length}; speeds over plain, a drafted step taking {price:g} plain ones",
         headings,

@@ -288,13 +288,10 @@ class TextLoop:
         depth = (source.max_depth if source else 0) + (search.max_depth if search else 0)
         return self._sampler.noise(len(self.cache) + 1, 1 + depth)
 
-    def _trusted(self, noise: mx.array | None) -> mx.array | None:
-        """Noise as far as a draft follows it."""
-        return None if noise is None else noise * self._trust.scale
-
     def state(self, root: mx.array, hidden: mx.array, noise: mx.array | None) -> DraftState:
         """What a draft from ``root`` is told."""
-        return DraftState(root.astype(mx.int32), hidden, self._trusted(noise), self.cache.tokens)
+        guessed = None if noise is None else noise * self._trust.scale
+        return DraftState(root.astype(mx.int32), hidden, guessed, self.cache.tokens)
 
     def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
         """The target's choices after the nodes of a verified tree."""

@@ -16,6 +16,8 @@ from mlx_redrafter.cache import PromptCache
 from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.tree import HostTree
 
 ARCHITECTURE = "llama:sliding"
 PROMPT = models.prompt_of(11)
@@ -75,6 +77,43 @@ def assert_goes_on(cache: PromptCache, held: list[int], new: list[int]) -> None:
     )
     assert [decoded.token for decoded in warm] == plain(prompt, 8)
     assert told[0] == (len(held), len(prompt) - 1)
+
+
+class ScriptedPlanner:
+    """What planners of a single text have in common whose steps a test lays down."""
+
+    gave_up = False
+    drafts_ahead = False
+
+    class costs:
+        """Nothing costs anything."""
+
+        @staticmethod
+        def draft_seconds(shape: BeamShape) -> float:
+            return 0.0
+
+    def for_batch(self, texts: int) -> Any:
+        raise AssertionError("no batch here")
+
+    def begin(self) -> None:
+        pass
+
+    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        raise AssertionError("nothing is drafted ahead")
+
+
+def assert_planned_as_plain(
+    planner: Any, max_tokens: int, sampling: SamplingConfig
+) -> AcceptanceStats:
+    """A planned text, and what it leaves in the cache, are the plain loop's."""
+    model = KINDS["beam search"]()
+    cache, stats = model.make_cache(), AcceptanceStats()
+    config = DecodingConfig(max_tokens, sampling)
+    stream = decode(model, PROMPT, config, cache=cache, stats=stats, planner=planner)
+    text = [decoded.token for decoded in stream]
+    assert text == plain(PROMPT, max_tokens, sampling)
+    assert_consistent(cache, PROMPT + text[:-1])
+    return stats
 
 
 class Evaluations:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from decoding_cases import KINDS, PROMPT, SAMPLED, Evaluations, assert_consistent, plain
+from decoding_cases import (
+    KINDS,
+    PROMPT,
+    SAMPLED,
+    Evaluations,
+    ScriptedPlanner,
+    assert_consistent,
+    assert_planned_as_plain,
+)
 
 import models
 from mlx_redrafter import load
@@ -79,27 +87,15 @@ def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[i
         assert mx.allclose(one.log_probs, other.log_probs, atol=1e-5)
 
 
-class Ahead:
+class Ahead(ScriptedPlanner):
     """A planner that drafts ahead, and verifies as much of each draft as it is told to."""
 
     drafts_ahead = True
-    gave_up = False
-
-    class costs:
-        @staticmethod
-        def draft_seconds(shape: BeamShape) -> float:
-            return 0.0
 
     def __init__(self, shapes: Sequence[BeamShape | None], counts: Sequence[int]):
         self._shapes, self._counts = shapes, counts
         self.asked = self.trimmed = 0
         self.verified: list[int] = []
-
-    def for_batch(self, texts: int) -> Ahead:
-        raise AssertionError("no batch here")
-
-    def begin(self) -> None:
-        pass
 
     def next_shape(self, context: int) -> BeamShape | None:
         self.asked += 1
@@ -127,13 +123,8 @@ WIDE, CHAIN = BeamShape(3, 4, 7), BeamShape(1, 4)
 def test_texts_are_plain_s(
     sampling: SamplingConfig, max_tokens: int, shapes: list[BeamShape | None]
 ) -> None:
-    model, planner = KINDS["beam search"](), Ahead(shapes, [7, 0, 2, 1])
-    cache, stats = model.make_cache(), AcceptanceStats()
-    config = DecodingConfig(max_tokens, sampling)
-    stream = decode(model, PROMPT, config, cache=cache, stats=stats, planner=planner)
-    text = [decoded.token for decoded in stream]
-    assert text == plain(PROMPT, max_tokens, sampling)
-    assert_consistent(cache, PROMPT + text[:-1])
+    planner = Ahead(shapes, [7, 0, 2, 1])
+    stats = assert_planned_as_plain(planner, max_tokens, sampling)
     assert len(planner.verified) == stats.steps
     assert stats.drafted == sum(planner.verified)
 

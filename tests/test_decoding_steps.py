@@ -18,7 +18,9 @@ from decoding_cases import (
     SAMPLED,
     TEXT,
     Evaluations,
+    ScriptedPlanner,
     assert_consistent,
+    assert_planned_as_plain,
     config_of,
     drafting_model,
     plain,
@@ -266,10 +268,9 @@ def test_draft_false_does_not_draft() -> None:
     assert not any(token.from_draft for token in decoded)
 
 
-class Switching:
+class Switching(ScriptedPlanner):
     """A planner that changes its mind at every step: plain, and several shapes."""
 
-    gave_up = False
     shapes = (
         None,
         BeamShape(2, 3),
@@ -280,21 +281,9 @@ class Switching:
         BeamShape(5, 4, 6),
     )
 
-    class costs:
-        """Nothing costs anything."""
-
-        @staticmethod
-        def draft_seconds(shape: BeamShape) -> float:
-            return 0.0
-
-    drafts_ahead = False
-
     def __init__(self) -> None:
         self.asked: list[BeamShape | None] = []
         self.observed: list[tuple[BeamShape | None, int]] = []
-
-    def for_batch(self, texts: int) -> Switching:
-        raise AssertionError("no batch here")
 
     def begin(self) -> None:
         assert not self.asked
@@ -314,13 +303,8 @@ class Switching:
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("max_tokens", [1, 2, 17, 30])
 def test_shapes_may_change_from_step_to_step(sampling: SamplingConfig, max_tokens: int) -> None:
-    model, planner = KINDS["beam search"](), Switching()
-    cache, stats = model.make_cache(), AcceptanceStats()
-    config = DecodingConfig(max_tokens, sampling)
-    stream = decode(model, PROMPT, config, cache=cache, stats=stats, planner=planner)
-    text = [decoded.token for decoded in stream]
-    assert text == plain(PROMPT, max_tokens, sampling)
-    assert_consistent(cache, PROMPT + text[:-1])
+    planner = Switching()
+    stats = assert_planned_as_plain(planner, max_tokens, sampling)
     assert len(planner.observed) == stats.steps
     for (shape, drafted), asked in zip(planner.observed, planner.asked, strict=False):
         assert shape == asked
