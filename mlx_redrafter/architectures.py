@@ -32,6 +32,9 @@ TAUGHT_WITH_CACHES = frozenset({"gemma3n"})
 # Verified as trees, but one text at a time: blocks of keys are chosen for one text only.
 UNBATCHED = frozenset({"minimax_m3_vl"})
 
+# Attention counts the rows that it is given, so it may not be given more than are seen.
+COUNTS_ROWS = frozenset({"afm7", "minimax_m3_vl"})
+
 # Decoding is plain; the reason goes into a sentence after "the architecture '...'".
 REFUSED = {
     "phi3small": (

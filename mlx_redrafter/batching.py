@@ -202,10 +202,7 @@ class BatchDecoder:
         for row, (text, tree) in enumerate(zip(texts, trees, strict=True)):
             choices = text.loop.choose(logits[row], tree, noises[row])
             flights.append(Flight(tree, choices, hidden[row], shape, started, draft_seconds))
-        mx.async_eval(
-            [(one.tree.tokens, one.tree.parents, one.tree.log_probs) for one in flights],
-            [[a for a in one.choices if a is not None] for one in flights],
-        )
+        mx.async_eval([flight.read_back for flight in flights])
         return flights
 
 

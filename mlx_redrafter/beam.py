@@ -108,8 +108,7 @@ class BeamSearch:
         shape: How far and how wide.
         sampling: Temperature and filters of the target's choices; with them, and the noise, the
             search guesses the token that the target is about to draw.
-        compiled: Whether to fuse the search's small operations. Good on a GPU, where each is a
-            launch; on a CPU mlx would call a C++ compiler for seconds to save microseconds.
+        compiled: Whether to fuse the search's small operations, see ``device.fuses_drafts``.
     """
 
     def __init__(

@@ -23,6 +23,8 @@ __all__ = ["ChunkedTreeCache", "Layer", "PromptCache", "TreeCache", "Verificatio
 
 # Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
 REWIND_MARGIN = 256
+# With few lengths, attention is given at least so many rows.
+FEWEST_ROWS = 256
 
 
 class Verification:
@@ -36,6 +38,8 @@ class Verification:
             simply follow one another.
         watched: By the ``id`` of a cache with recurrent state, what is to be told of the calls
             that change it.
+        few_lengths: Whether layers hand attention more rows than a tree needs, so that their number
+            seldom changes; the mask hides what is too many.
     """
 
     def __init__(self) -> None:
@@ -43,8 +47,14 @@ class Verification:
         self.replaying = False
         self.tree: DraftTree | BatchTree | None = None
         self.watched: dict[int, Any] = {}
+        self.few_lengths = False
         self._positions: dict[int, mx.array] = {}
         self._masks: dict[tuple[int | None, ...], mx.array] = {}
+
+    def length_for(self, rows: int) -> int:
+        """How many rows attention is given where a tree needs ``rows``: with few lengths, a power
+        of two."""
+        return max(FEWEST_ROWS, 1 << (rows - 1).bit_length()) if self.few_lengths else rows
 
     @contextmanager
     def over(
@@ -102,17 +112,22 @@ class Verification:
             self._masks[key] = self.tree.mask(window, chunk)
         return self._masks[key]
 
-    def mask(self, prefix: int, window: int | None) -> mx.array:
-        """Bool (n, prefix + n): the committed prefix, then ancestors and self.
+    def mask(self, prefix: int, window: int | None, length: int | None = None) -> mx.array:
+        """Bool (n, length): the committed prefix, then ancestors and self, then nothing.
 
         Args:
             prefix: Number of committed rows that the layer hands to attention, the latest ones.
             window: A node sees only the rows less than this many positions back; None: all.
+            length: Rows that attention is given; None: prefix + n.
         """
         assert isinstance(self.tree, DraftTree)
-        if (prefix, window) not in self._masks:
-            self._masks[prefix, window] = self._make_mask(self.tree, prefix, window)
-        return self._masks[prefix, window]
+        key = (prefix, window, length)
+        if key not in self._masks:
+            mask = self._make_mask(self.tree, prefix, window)
+            if length is not None and length > mask.shape[1]:
+                mask = mx.pad(mask, [(0, 0), (0, length - mask.shape[1])])
+            self._masks[key] = mask
+        return self._masks[key]
 
     def chunk_mask(self, prefix: int, offset: int, chunk: int) -> mx.array:
         """Bool (n, prefix + n): as :meth:`mask`, but a node sees only its own chunk of the text.
@@ -170,15 +185,15 @@ class TreeCache(Layer):
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
         """Append rows, (1, heads, n, head_dim) each, and return all rows attention may need."""
-        n = _leaves(keys)[0].shape[2]
+        n = keys.shape[2] if isinstance(keys, mx.array) else keys[0].shape[2]
+        prefix = self._prefix()
+        length = self._length(n)
+        if not self._verification.replaying:
+            self._reserve(keys, values, length - prefix)
         row = self.offset - self._start
-        self._fetched = row - self._prefix(), row + n
+        self._fetched = row - prefix, row - prefix + length
         if self._verification.replaying:
             return self.keys_and_values()
-        self._reserve(keys, values, n)
-        # The buffer may have moved.
-        row = self.offset - self._start
-        self._fetched = row - self._prefix(), row + n
         self._write(row, row + n, keys, values)
         if not self._verification.active:
             self.offset += n
@@ -193,6 +208,10 @@ class TreeCache(Layer):
         return cut
 
     def _write(self, row: int, end: int, keys: Any, values: Any) -> None:
+        if isinstance(keys, mx.array):
+            self.keys[..., row:end, :] = keys
+            self.values[..., row:end, :] = values
+            return
         held, new = [self.keys, self.values], [keys, values]
         for buffer, rows in zip(_leaves(held), _leaves(new), strict=True):
             buffer[..., row:end, :] = rows
@@ -201,28 +220,31 @@ class TreeCache(Layer):
         """How many committed rows the next rows can see."""
         return self.offset if self.window is None else min(self.offset, self.window - 1)
 
+    def _length(self, n: int) -> int:
+        """How many rows attention is given with the next ``n``."""
+        rows = self._prefix() + n
+        return rows if self._verification.tree is None else self._verification.length_for(rows)
+
     def _reserve(self, keys: Any, values: Any, rows: int) -> None:
         """Make room behind the committed rows for ``rows`` like those given."""
         used = self.offset - self._start
         needed = used + rows
         if self.keys is None:
-            blank: list[Any] = tree_map(lambda x: self._blank(x, needed), [keys, values])
+            blank: list[Any] = tree_map(lambda x: _blank(x, self._steps(needed)), [keys, values])
             self.keys, self.values = blank
         elif needed > _leaves(self.keys)[0].shape[2]:
             kept = used if self.window is None else min(used, self.window - 1 + REWIND_MARGIN)
             self._start = self.offset - kept
-            lo, room = used - kept, kept + rows
-            moved = tree_map(lambda x: self._moved(x, lo, used, room), [self.keys, self.values])
+            spare = self._steps(rows)
+            if self.window is None:  # full steps in all: mlx's attention on CUDA wants them
+                spare = self._steps(kept + spare) - kept
+            held = [self.keys, self.values]
+            moved = tree_map(lambda x: _moved(x, used - kept, used, spare), held)
             self.keys, self.values = moved
 
-    def _blank(self, like: mx.array, rows: int) -> mx.array:
-        rows = -(-rows // self.step) * self.step
-        return mx.zeros((*like.shape[:2], rows, like.shape[3]), dtype=like.dtype)
-
-    def _moved(self, old: mx.array, lo: int, hi: int, room: int) -> mx.array:
-        """Rows lo..hi of ``old`` at the head of a buffer with at least ``room`` rows."""
-        spare = self._blank(old, room - (hi - lo))
-        return mx.concatenate([old[..., lo:hi, :], spare], axis=2)
+    def _steps(self, rows: int) -> int:
+        """So many rows, or more to make full steps."""
+        return -(-rows // self.step) * self.step
 
     def make_mask(
         self, n: int, window_size: int | None = None, return_array: bool = False
@@ -234,7 +256,7 @@ class TreeCache(Layer):
             window = min(window, self.window)
         prefix = self._prefix()
         if self._verification.tree is not None:
-            return self._verification.mask(prefix, window)
+            return self._verification.mask(prefix, window, self._length(n))
         beyond = window is not None and prefix + n > window
         if beyond or (return_array and n > 1):
             return create_causal_mask(n, prefix, window_size=window)
@@ -290,6 +312,15 @@ class TreeCache(Layer):
         return True
 
 
+def _blank(like: mx.array, rows: int) -> mx.array:
+    return mx.zeros((*like.shape[:2], rows, like.shape[3]), dtype=like.dtype)
+
+
+def _moved(old: mx.array, lo: int, hi: int, spare: int) -> mx.array:
+    """Rows lo..hi of ``old`` at the head of a buffer with ``spare`` rows more."""
+    return mx.concatenate([old[..., lo:hi, :], _blank(old, spare)], axis=2)
+
+
 def _leaves(buffers: Any) -> list[mx.array]:
     """The arrays of a buffer: one, or those of a quantised one."""
     if isinstance(buffers, mx.array):
@@ -315,6 +346,10 @@ class ChunkedTreeCache(TreeCache):
         if self._verification.tree is None:
             return super().make_mask(n, window_size, return_array)
         return self._verification.chunk_mask(self._prefix(), self.offset, self.chunk)
+
+    def _length(self, n: int) -> int:
+        """As many rows as are seen: the model makes masks of its own for them."""
+        return self._prefix() + n
 
     @property
     def start_position(self) -> int:

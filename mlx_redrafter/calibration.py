@@ -18,9 +18,10 @@ from .beam import BeamSearch, BeamShape, DraftState
 from .cache import PromptCache
 from .costs import CostModel, between
 from .decoding import DecodingConfig, decode
+from .device import fuses_drafts
 from .drafter import Drafter
 from .limits import context_limit
-from .model import SpeculativeModel, on_gpu
+from .model import SpeculativeModel
 from .sampling import SamplingConfig
 from .tree import DraftTree
 
@@ -206,7 +207,7 @@ def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> tuple[
 def _time_search(model: SpeculativeModel, drafter: Drafter, shape: BeamShape) -> float:
     model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
     embed, sampling = model.target.embed, SamplingConfig()
-    search = BeamSearch(drafter, embed, shape, sampling, compiled=on_gpu())
+    search = BeamSearch(drafter, embed, shape, sampling, compiled=fuses_drafts())
     state = DraftState(
         root=mx.zeros((1,), dtype=mx.int32),
         hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),

@@ -264,9 +264,9 @@ class TextLoop:
             text, trust = self.cache.tokens, self._trust
             behind = state_behind(tree, choices, states, noise, text, search, trust)
             ahead = AheadDraft(ahead.shape, search(behind))
-        drafts = [tree, ahead.tree] if ahead and ahead.tree else [tree]
-        mx.async_eval([[one.tokens, one.parents, one.log_probs] for one in drafts], choices)
-        return Flight(tree, choices, states, shape, started, draft_seconds, ahead)
+        flight = Flight(tree, choices, states, shape, started, draft_seconds, ahead)
+        mx.async_eval(flight.read_back)
+        return flight
 
     def _plan_ahead(self) -> AheadDraft | None:
         """What the step behind the one to be launched drafts, if it is to be drafted with it."""
@@ -373,6 +373,8 @@ class TextLoop:
 
 def _host_tree(tree: DraftTree) -> HostTree:
     """A tree's numbers; waits for them."""
+    if len(tree) == 1:
+        return HostTree(_numbers(tree.tokens), (-1,), (0.0,))
     return HostTree(
         tokens=_numbers(tree.tokens),
         parents=_numbers(tree.parents),

@@ -15,10 +15,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_target
 
+from .device import on_gpu
 from .drafter import Drafter, DrafterConfig, drafter_of
 from .errors import RedrafterError
 from .files import atomic_path, write_json
-from .model import SpeculativeModel, on_gpu
+from .model import SpeculativeModel
 from .planner import Planner
 from .planner_on_demand import PlannerOnDemand
 from .rows import share_rows

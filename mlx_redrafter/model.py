@@ -13,6 +13,7 @@ import mlx.nn as nn
 from .beam import BeamSearch, BeamShape, DraftSource, DraftState
 from .cache import PromptCache
 from .chains import ChainSource
+from .device import fuses_drafts
 from .drafter import Drafter
 from .errors import RedrafterError
 from .sampling import Sampler, SamplingConfig
@@ -88,7 +89,9 @@ class SpeculativeModel:
         key = shape, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
         if key not in self._searches:
             embed = self.target.embed
-            self._searches[key] = BeamSearch(drafter, embed, shape, sampling, compiled=on_gpu())
+            self._searches[key] = BeamSearch(
+                drafter, embed, shape, sampling, compiled=fuses_drafts()
+            )
             if len(self._searches) > _KEPT_SEARCHES:
                 self._searches.popitem(last=False)
         self._searches.move_to_end(key)
@@ -109,11 +112,6 @@ class SpeculativeModel:
             mx.eval(search(state).log_probs)
             seconds.append(time.perf_counter() - start)
         return sorted(seconds[1:])[_TIMED_CALLS // 2]
-
-
-def on_gpu() -> bool:
-    """Whether mlx computes on a GPU by default."""
-    return mx.default_device().type == mx.DeviceType.gpu
 
 
 def check_sizes(drafter: Drafter, target: Target) -> None:

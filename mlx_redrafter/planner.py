@@ -145,6 +145,7 @@ class Planner:
         self._steps_to_trial = FIRST_TRIAL_STEPS
         # Measured over predicted step time, plain and drafted; the machine drifts.
         self._drift = {True: 1.0, False: 1.0}
+        self._timed: set[tuple[BeamShape | None, int]] = set()  # kinds of step that were taken
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
 
     @classmethod
@@ -286,10 +287,13 @@ class Planner:
         expected = self.costs.step_seconds(
             shape, context, nodes=nodes, kept=kept, rejected=rejected
         )
-        self._made = RATE_FORGET * self._made + kept
-        self._taken = RATE_FORGET * self._taken + seconds
-        ratio = min(4.0, max(0.25, seconds / expected))
-        self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
+        # The first step of a kind may have taken a GPU's compiler with it, once and for all.
+        if (shape, nodes) in self._timed:
+            self._made = RATE_FORGET * self._made + kept
+            self._taken = RATE_FORGET * self._taken + seconds
+            ratio = min(4.0, max(0.25, seconds / expected))
+            self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
+        self._timed.add((shape, nodes))
         if shape is None:
             if self._choice is None:  # and not merely a pause
                 self._wait_for_trial()

@@ -41,6 +41,15 @@ class Flight:
         """Whether the outcome is known before it is read: nothing drafted, the root accepted."""
         return len(self.tree) == 1
 
+    @property
+    def read_back(self) -> list[mx.array]:
+        """What the host reads when the step is over; of a root alone only its token is unknown."""
+        arrays = [self.tree.tokens, *(array for array in self.choices if array is not None)]
+        for tree in (self.tree, self.ahead.tree if self.ahead else None):
+            if tree is not None and len(tree) > 1:
+                arrays += [tree.tokens, tree.parents, tree.log_probs]
+        return arrays
+
 
 @dataclass(frozen=True)
 class StepRecord:

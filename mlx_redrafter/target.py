@@ -28,6 +28,7 @@ from .batch_cache import BatchCache
 from .blas import share_cores
 from .cache import ChunkedTreeCache, PromptCache, TreeCache, Verification
 from .chains import ListLayer, PlainLayer, StateLayer
+from .device import plans_attention
 from .errors import RedrafterError
 from .hooks import (
     INNER_NAMES,
@@ -78,6 +79,8 @@ class Target:
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
         self._verification = hook_layers(model, recurrent=recurrent)
+        counts_rows = self.architecture in architectures.COUNTS_ROWS
+        self._verification.few_lengths = plans_attention() and not counts_rows
         self._tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
         self.refusal = self._find_refusal(raw)
@@ -174,7 +177,7 @@ class Target:
         branching = self.verifies == "tree"
         with self._verification.over(tree, branching=branching, watched=watched):
             logits = self.model(tree.tokens[None], cache=cache.seams)
-        return logits[0], self._hidden()[0]
+        return logits.squeeze(0), self._hidden().squeeze(0)
 
     def make_batch_cache(self) -> BatchCache:
         """Empty caches for several texts at once.

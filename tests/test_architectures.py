@@ -12,7 +12,7 @@ from architectures import prompt_of
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.architectures import REFUSED, TREES
+from mlx_redrafter.architectures import COUNTS_ROWS, REFUSED, TREES
 from mlx_redrafter.chains import ListLayer, StateLayer
 from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.errors import RedrafterError
@@ -26,6 +26,7 @@ TOKENS = 10
 METAL = ("muse_spark",)
 HERE = [name for name in architectures.CONFIGS if name not in METAL]
 DRAFTED = [name for name in HERE if name not in REFUSED]
+FEW_LENGTHS = [name for name in DRAFTED if name in TREES and name not in COUNTS_ROWS]
 
 
 @cache
@@ -72,6 +73,20 @@ def test_drafted_is_plain_is_mlx_lms(name: str, length: int) -> None:
         assert tokens == expected
         assert hoped - TextSource.max_depth <= stats.accepted <= hoped
         prompt = prompt + expected[:-1] + prompt_of(7, seed=1)
+
+
+@pytest.mark.parametrize("name", FEW_LENGTHS)
+def test_drafted_is_plain_where_attention_is_given_too_many_rows(name: str) -> None:
+    target = shared(name).target
+    prompt = prompt_of(37)
+    expected, _, _ = ours(shared(name), prompt, None, target.make_cache(), 0)
+    target._verification.few_lengths = True
+    try:
+        tokens, stats, hoped = ours(shared(name), prompt, expected, target.make_cache(), 0)
+    finally:
+        target._verification.few_lengths = False
+    assert tokens == expected
+    assert hoped - TextSource.max_depth <= stats.accepted <= hoped
 
 
 @pytest.mark.parametrize("name", ["llama", "internlm3"])

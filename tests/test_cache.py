@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_redrafter import cache as cache_module
-from mlx_redrafter.cache import REWIND_MARGIN, PromptCache, TreeCache, Verification
+from mlx_redrafter.cache import (
+    REWIND_MARGIN,
+    ChunkedTreeCache,
+    PromptCache,
+    TreeCache,
+    Verification,
+)
 from mlx_redrafter.tree import DraftTree
 
 HEADS, DIMS = 2, 3
@@ -222,6 +228,32 @@ def test_masks_of_trees() -> None:
             )
         ]
     assert cache.make_mask(1) is None
+
+
+def test_few_lengths() -> None:
+    """Attention is given so many rows that their number seldom changes; none too many is seen."""
+    tree = DraftTree.from_parents([0, 0], [-1, 0])
+    for window in (None, 3):
+        cache, verification = new(window)
+        verification.few_lengths = True
+        put(cache, range(5))
+        seen = 5 if window is None else 2
+        with verification.over(tree):
+            assert mask(cache, 2)[0] == [True] * seen + [True, False] + [False] * (254 - seen)
+            assert put(cache, [8, 9])[: seen + 2] == [*range(5), 8, 9][-seen - 2 :]
+            assert cache.keys_and_values()[0].shape[2] == 256
+        with verification.over(DraftTree.root_only(mx.array([1]))):
+            assert len(put(cache, [7])) == seen + 1
+    cache, verification = new()
+    verification.few_lengths = True
+    put(cache, range(511))
+    with verification.over(tree):
+        assert put(cache, [8, 9])[:514] == [*range(511), 8, 9, 0]
+        assert cache.keys_and_values()[0].shape[2] == len(mask(cache, 2)[0]) == 1024
+    chunked = ChunkedTreeCache(verification, 4)
+    with verification.over(tree):
+        put(chunked, [8, 9])
+        assert chunked.keys_and_values()[0].shape[2] == len(mask(chunked, 2)[0]) == 2
 
 
 def test_a_window_given_for_a_layer_that_keeps_everything() -> None:

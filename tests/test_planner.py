@@ -140,6 +140,16 @@ def test_measured_time_corrects_the_stored_costs() -> None:
     assert planner.choice is None
 
 
+def test_the_first_step_of_a_kind_is_not_timed() -> None:
+    """It may have waited for a compiler."""
+    planner = Planner(costs(0.1))
+    before = planner.forecasts(0)[0].step_seconds
+    planner.observe(None, [PLAIN], 1000.0, 0)
+    assert planner.forecasts(0)[0].step_seconds == before
+    planner.observe(None, [PLAIN], 1000.0, 0)
+    assert planner.forecasts(0)[0].step_seconds > before
+
+
 def test_plain_decoding_leads_the_forecasts() -> None:
     forecasts = Planner(costs(0.1)).forecasts(100)
     assert forecasts[0].shape is None

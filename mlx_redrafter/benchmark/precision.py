@@ -15,6 +15,7 @@ from mlx_lm.utils import quantize_model
 
 from ..conversion.drafter_part import quantise_drafter
 from ..conversion.options import Options
+from ..device import on_gpu
 from ..drafter import Drafter
 from ..errors import RedrafterError
 from ..loading import (
@@ -26,7 +27,7 @@ from ..loading import (
     read_json,
     resolve_path,
 )
-from ..model import SpeculativeModel, on_gpu
+from ..model import SpeculativeModel
 from ..rows import share_rows
 from ..target import Target
 from .names import BITS, DTYPES, STORED

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..device import on_gpu
 from ..drafter import Drafter
 from ..errors import RedrafterError
 from ..loading import load_drafter, save_drafter
@@ -186,8 +187,7 @@ class _Loop:
         identity: dict[str, Any],
     ):
         # Fused kernels need a compiler on a CPU, which users may lack; a GPU brings its own.
-        fuse = mx.default_device().type == mx.gpu
-        self.trainer = Trainer(target, drafter, config, fuse=fuse)
+        self.trainer = Trainer(target, drafter, config, fuse=on_gpu())
         self.state = RunState()
         self._source = source
         self._schedule = schedule

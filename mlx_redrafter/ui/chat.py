@@ -98,12 +98,10 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
     """
     with front.busy(f"Loading {options.model} ..."):
         session = load_session(options.model, options.drafter, options.settings, options.adapter)
-    import mlx.core as mx
-
     from .. import blas, blas_loaded
+    from ..device import on_gpu
 
-    on_cpu = mx.default_device().type == mx.DeviceType.cpu
-    if sys.platform.startswith("linux") and on_cpu and not blas_loaded:
+    if sys.platform.startswith("linux") and not on_gpu() and not blas_loaded:
         front.complain(blas.INSTALL_HINT)
     return session
 

@@ -7,6 +7,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..beam import BeamShape
+from ..device import on_gpu
 from ..drafter import Drafter
 from ..limits import context_limit
 from ..model import SpeculativeModel
@@ -56,7 +57,7 @@ def drafter_words(drafter: object) -> str | None:
 def device_words() -> str:
     """The device MLX computes on."""
     device = mx.default_device()
-    kind = "GPU" if device.type == mx.DeviceType.gpu else "CPU"
+    kind = "GPU" if on_gpu() else "CPU"
     name = mx.device_info(device).get("device_name", "")
     return f"{kind} ({name})" if name else kind
 

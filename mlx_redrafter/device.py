@@ -1,0 +1,28 @@
+"""What mlx computes on by default, and what is worth doing there."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+
+def on_gpu() -> bool:
+    """Whether it is a GPU."""
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
+def fuses_drafts() -> bool:
+    """Whether fusing a draft's small operations pays: where each is a launch, on Metal.
+
+    On a CPU mlx would call a C++ compiler for seconds to save microseconds. On CUDA a fused draft
+    takes a quarter less time, but mlx compiles it for tens of seconds, every shape anew.
+    """
+    return on_gpu() and mx.metal.is_available()
+
+
+def plans_attention() -> bool:
+    """Whether attention over several rows is planned anew for each number of rows it is given.
+
+    So it is on CUDA, where mlx leaves half precision to cuDNN: a plan takes tens of milliseconds,
+    and a text that grows would need one a step.
+    """
+    return on_gpu() and mx.cuda.is_available()
