@@ -23,8 +23,6 @@ __all__ = ["ChunkedTreeCache", "Layer", "PromptCache", "TreeCache", "Verificatio
 
 # Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
 REWIND_MARGIN = 256
-# With few lengths, attention is given at least so many rows.
-FEWEST_ROWS = 256
 
 
 class Verification:
@@ -38,7 +36,7 @@ class Verification:
             simply follow one another.
         watched: By the ``id`` of a cache with recurrent state, what is to be told of the calls
             that change it.
-        few_lengths: Whether layers hand attention more rows than a tree needs, so that their number
+        pads_keys: Whether a layer hands attention more rows than a tree needs, so that their number
             seldom changes; the mask hides what is too many.
     """
 
@@ -47,14 +45,20 @@ class Verification:
         self.replaying = False
         self.tree: DraftTree | BatchTree | None = None
         self.watched: dict[int, Any] = {}
-        self.few_lengths = False
+        self.pads_keys = False
         self._positions: dict[int, mx.array] = {}
         self._masks: dict[tuple[int | None, ...], mx.array] = {}
 
-    def length_for(self, rows: int) -> int:
-        """How many rows attention is given where a tree needs ``rows``: with few lengths, a power
-        of two."""
-        return max(FEWEST_ROWS, 1 << (rows - 1).bit_length()) if self.few_lengths else rows
+    def padded(self, rows: int) -> int:
+        """How many rows attention is given where a tree needs ``rows``.
+
+        Padded they are a multiple of a buffer's step, and of an eighth of the next power of two: at
+        most a quarter more in a long text, and four different numbers before it has doubled.
+        """
+        if not self.pads_keys:
+            return rows
+        grain = max(TreeCache.step, (1 << (rows - 1).bit_length()) // 8)
+        return -(-rows // grain) * grain
 
     @contextmanager
     def over(
@@ -123,26 +127,25 @@ class Verification:
         assert isinstance(self.tree, DraftTree)
         key = (prefix, window, length)
         if key not in self._masks:
-            mask = self._make_mask(self.tree, prefix, window)
-            if length is not None and length > mask.shape[1]:
-                mask = mx.pad(mask, [(0, 0), (0, length - mask.shape[1])])
-            self._masks[key] = mask
+            self._masks[key] = _widened(self._make_mask(self.tree, prefix, window), length)
         return self._masks[key]
 
-    def chunk_mask(self, prefix: int, offset: int, chunk: int) -> mx.array:
-        """Bool (n, prefix + n): as :meth:`mask`, but a node sees only its own chunk of the text.
+    def chunk_mask(self, prefix: int, offset: int, chunk: int, length: int) -> mx.array:
+        """Bool (n, length): as :meth:`mask`, but a node sees only its own chunk of the text.
 
         Args:
             prefix: See :meth:`mask`.
             offset: The root's position.
             chunk: Positions a chunk.
+            length: See :meth:`mask`.
         """
         assert self.tree is not None
-        key = (prefix, offset, chunk)
+        key = (prefix, offset, chunk, length)
         if key not in self._masks:
             own = self.positions(offset) // chunk
             rows = mx.concatenate([mx.arange(offset - prefix, offset) // chunk, own])
-            self._masks[key] = self.mask(prefix, None) & (rows[None, :] == own[:, None])
+            mask = self.mask(prefix, None) & (rows[None, :] == own[:, None])
+            self._masks[key] = _widened(mask, length)
         return self._masks[key]
 
     @staticmethod
@@ -223,28 +226,33 @@ class TreeCache(Layer):
     def _length(self, n: int) -> int:
         """How many rows attention is given with the next ``n``."""
         rows = self._prefix() + n
-        return rows if self._verification.tree is None else self._verification.length_for(rows)
+        return rows if self._verification.tree is None else self._verification.padded(rows)
 
     def _reserve(self, keys: Any, values: Any, rows: int) -> None:
         """Make room behind the committed rows for ``rows`` like those given."""
         used = self.offset - self._start
-        needed = used + rows
         if self.keys is None:
-            blank: list[Any] = tree_map(lambda x: _blank(x, self._steps(needed)), [keys, values])
+            room = self._room(used, rows)
+            blank: list[Any] = tree_map(lambda x: _blank(x, room), [keys, values])
             self.keys, self.values = blank
-        elif needed > _leaves(self.keys)[0].shape[2]:
+        elif used + rows > _leaves(self.keys)[0].shape[2]:
             kept = used if self.window is None else min(used, self.window - 1 + REWIND_MARGIN)
             self._start = self.offset - kept
-            spare = self._steps(rows)
-            if self.window is None:  # full steps in all: mlx's attention on CUDA wants them
-                spare = self._steps(kept + spare) - kept
-            held = [self.keys, self.values]
-            moved = tree_map(lambda x: _moved(x, used - kept, used, spare), held)
+            lo, room, held = used - kept, self._room(kept, rows), [self.keys, self.values]
+            moved = tree_map(lambda x: _moved(x, lo, used, room), held)
             self.keys, self.values = moved
 
-    def _steps(self, rows: int) -> int:
-        """So many rows, or more to make full steps."""
-        return -(-rows // self.step) * self.step
+    def _room(self, kept: int, rows: int) -> int:
+        """Rows of a buffer for those kept and so many more.
+
+        A full window's needs a step of room to spare, or it would move with every row. On CUDA mlx
+        takes a buffer of full steps for one of mlx-lm's, and gives a single row all of it from the
+        first one on; a window begins further on, so its buffer has a row too many for that.
+        """
+        if self.window is None:
+            return -(-(kept + rows) // self.step) * self.step
+        room = kept - (-rows // self.step) * self.step
+        return room + (self._verification.pads_keys and room % self.step == 0)
 
     def make_mask(
         self, n: int, window_size: int | None = None, return_array: bool = False
@@ -316,9 +324,15 @@ def _blank(like: mx.array, rows: int) -> mx.array:
     return mx.zeros((*like.shape[:2], rows, like.shape[3]), dtype=like.dtype)
 
 
-def _moved(old: mx.array, lo: int, hi: int, spare: int) -> mx.array:
-    """Rows lo..hi of ``old`` at the head of a buffer with ``spare`` rows more."""
-    return mx.concatenate([old[..., lo:hi, :], _blank(old, spare)], axis=2)
+def _moved(old: mx.array, lo: int, hi: int, room: int) -> mx.array:
+    """Rows lo..hi of ``old`` at the head of a buffer of ``room`` rows."""
+    return mx.concatenate([old[..., lo:hi, :], _blank(old, room - (hi - lo))], axis=2)
+
+
+def _widened(mask: mx.array, length: int | None) -> mx.array:
+    """A mask with columns that hide as many further rows as make ``length``."""
+    more = 0 if length is None else length - mask.shape[1]
+    return mx.pad(mask, [(0, 0), (0, more)]) if more else mask
 
 
 def _leaves(buffers: Any) -> list[mx.array]:
@@ -345,11 +359,8 @@ class ChunkedTreeCache(TreeCache):
         """The attention mask for the ``n`` nodes of a tree; for other rows, what a window sees."""
         if self._verification.tree is None:
             return super().make_mask(n, window_size, return_array)
-        return self._verification.chunk_mask(self._prefix(), self.offset, self.chunk)
-
-    def _length(self, n: int) -> int:
-        """As many rows as are seen: the model makes masks of its own for them."""
-        return self._prefix() + n
+        prefix, length = self._prefix(), self._length(n)
+        return self._verification.chunk_mask(prefix, self.offset, self.chunk, length)
 
     @property
     def start_position(self) -> int:

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 
 def on_gpu() -> bool:
-    """Whether it is a GPU."""
+    """Whether mlx computes on a GPU."""
     return mx.default_device().type == mx.DeviceType.gpu
 
 
@@ -19,10 +19,10 @@ def fuses_drafts() -> bool:
     return on_gpu() and mx.metal.is_available()
 
 
-def plans_attention() -> bool:
-    """Whether attention over several rows is planned anew for each number of rows it is given.
+def plans_attention(dtype: mx.Dtype) -> bool:
+    """Whether attention of this precision is planned anew for each number of rows it is given.
 
-    So it is on CUDA, where mlx leaves half precision to cuDNN: a plan takes tens of milliseconds,
-    and a text that grows would need one a step.
+    So it is on CUDA, where mlx leaves half precision over several rows to cuDNN: a plan takes tens
+    of milliseconds, and a text that grows would need one a step.
     """
-    return on_gpu() and mx.cuda.is_available()
+    return on_gpu() and mx.cuda.is_available() and dtype in (mx.float16, mx.bfloat16)

@@ -145,7 +145,8 @@ class Planner:
         self._steps_to_trial = FIRST_TRIAL_STEPS
         # Measured over predicted step time, plain and drafted; the machine drifts.
         self._drift = {True: 1.0, False: 1.0}
-        self._timed: set[tuple[BeamShape | None, int]] = set()  # kinds of step that were taken
+        self._asked: BeamShape | None = None  # what was last said to be drafted
+        self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
 
     @classmethod
@@ -212,6 +213,10 @@ class Planner:
 
         It may be asked for while a plain step is under way, and need not be taken.
         """
+        self._asked = self._next_shape(context)
+        return self._asked
+
+    def _next_shape(self, context: int) -> BeamShape | None:
         if self._probes_left > 0:
             return self.probe
         if self._steps_to_replan <= 0:
@@ -287,13 +292,15 @@ class Planner:
         expected = self.costs.step_seconds(
             shape, context, nodes=nodes, kept=kept, rejected=rejected
         )
-        # The first step of a kind may have taken a GPU's compiler with it, once and for all.
-        if (shape, nodes) in self._timed:
+        # The first step of a kind may have waited for a GPU's compiler, for its own draft's sake or
+        # for that of the draft it makes ahead.
+        kind = (shape, nodes, self._asked)
+        if kind in self._timed:
             self._made = RATE_FORGET * self._made + kept
             self._taken = RATE_FORGET * self._taken + seconds
             ratio = min(4.0, max(0.25, seconds / expected))
             self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
-        self._timed.add((shape, nodes))
+        self._timed.add(kind)
         if shape is None:
             if self._choice is None:  # and not merely a pause
                 self._wait_for_trial()

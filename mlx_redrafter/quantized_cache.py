@@ -90,6 +90,10 @@ class QuantizedTreeCache(TreeCache):
         """Append rows, (1, heads, n, head_dim) each; return all as (packed, scales, biases)."""
         return super().update_and_fetch(self._pack(keys), self._pack(values))
 
+    def _length(self, n: int) -> int:
+        """As many rows as are seen: quantised ones are not cuDNN's."""
+        return self._prefix() + n
+
     def unquantized(self) -> Layer:
         """An empty layer that is not quantised."""
         return TreeCache(self._verification)

@@ -80,7 +80,7 @@ class Target:
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
         self._verification = hook_layers(model, recurrent=recurrent)
         counts_rows = self.architecture in architectures.COUNTS_ROWS
-        self._verification.few_lengths = plans_attention() and not counts_rows
+        self._verification.pads_keys = plans_attention(self.dtype) and not counts_rows
         self._tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
         self.refusal = self._find_refusal(raw)

@@ -230,12 +230,12 @@ def test_masks_of_trees() -> None:
     assert cache.make_mask(1) is None
 
 
-def test_few_lengths() -> None:
+def test_padded_keys() -> None:
     """Attention is given so many rows that their number seldom changes; none too many is seen."""
     tree = DraftTree.from_parents([0, 0], [-1, 0])
     for window in (None, 3):
         cache, verification = new(window)
-        verification.few_lengths = True
+        verification.pads_keys = True
         put(cache, range(5))
         seen = 5 if window is None else 2
         with verification.over(tree):
@@ -244,16 +244,35 @@ def test_few_lengths() -> None:
             assert cache.keys_and_values()[0].shape[2] == 256
         with verification.over(DraftTree.root_only(mx.array([1]))):
             assert len(put(cache, [7])) == seen + 1
-    cache, verification = new()
-    verification.few_lengths = True
-    put(cache, range(511))
-    with verification.over(tree):
-        assert put(cache, [8, 9])[:514] == [*range(511), 8, 9, 0]
-        assert cache.keys_and_values()[0].shape[2] == len(mask(cache, 2)[0]) == 1024
-    chunked = ChunkedTreeCache(verification, 4)
-    with verification.over(tree):
-        put(chunked, [8, 9])
-        assert chunked.keys_and_values()[0].shape[2] == len(mask(chunked, 2)[0]) == 2
+
+
+def test_padded_keys_of_a_long_text() -> None:
+    tree = DraftTree.from_parents([0, 0], [-1, 0])
+    verification = Verification()
+    verification.pads_keys = True
+    whole, windowed, chunked = (
+        TreeCache(verification), TreeCache(verification, 257), ChunkedTreeCache(verification, 300)
+    )  # fmt: skip
+    for cache, before in ((whole, 0), (windowed, 256), (chunked, 300)):
+        for value in range(0, 4100, 2):
+            with verification.over(tree):
+                seen = min(value, before or value)
+                rows, shown = put(cache, [value, value + 1]), mask(cache, 2)[0]
+                assert rows[: seen + 2] == list(range(value - seen, value + 2))
+                assert len(rows) == len(shown)
+                assert sum(shown[seen + 1 :]) == 0
+                assert len(rows) % 256 == 0
+                assert len(rows) < 1.25 * (seen + 2) + 256
+            cache.commit([0, 1])
+        assert (cache.keys.shape[2] % 256 == 0) == (cache is whole)
+
+
+def test_a_padded_length_stays_for_long() -> None:
+    verification = Verification()
+    verification.pads_keys = True
+    lengths = [verification.padded(rows) for rows in range(1, 32769)]
+    assert len(set(lengths)) == 8 + 4 * 4  # of 256 up to 2,048, then four a doubling
+    assert all(length >= rows for rows, length in enumerate(lengths, 1))
 
 
 def test_a_window_given_for_a_layer_that_keeps_everything() -> None:
