@@ -58,7 +58,7 @@ class Verification:
         if not self.pads_keys:
             return rows
         grain = max(TreeCache.step, (1 << (rows - 1).bit_length()) // 8)
-        return -(-rows // grain) * grain
+        return _whole(rows, grain)
 
     @contextmanager
     def over(
@@ -188,7 +188,7 @@ class TreeCache(Layer):
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
         """Append rows, (1, heads, n, head_dim) each, and return all rows attention may need."""
-        n = keys.shape[2] if isinstance(keys, mx.array) else keys[0].shape[2]
+        n = _leaves(keys)[0].shape[2]
         prefix = self._prefix()
         length = self._length(n)
         if not self._verification.replaying:
@@ -250,8 +250,8 @@ class TreeCache(Layer):
         first one on; a window begins further on, so its buffer has a row too many for that.
         """
         if self.window is None:
-            return -(-(kept + rows) // self.step) * self.step
-        room = kept - (-rows // self.step) * self.step
+            return _whole(kept + rows, self.step)
+        room = kept + _whole(rows, self.step)
         return room + (self._verification.pads_keys and room % self.step == 0)
 
     def make_mask(
@@ -318,6 +318,11 @@ class TreeCache(Layer):
     def is_trimmable(self) -> bool:
         """mlx-lm's question; rows can always be taken back, up to the margin for windows."""
         return True
+
+
+def _whole(rows: int, grain: int) -> int:
+    """So many rows, or more to make a multiple of ``grain``."""
+    return -(-rows // grain) * grain
 
 
 def _blank(like: mx.array, rows: int) -> mx.array:

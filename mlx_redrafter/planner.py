@@ -146,6 +146,7 @@ class Planner:
         # Measured over predicted step time, plain and drafted; the machine drifts.
         self._drift = {True: 1.0, False: 1.0}
         self._asked: BeamShape | None = None  # what was last said to be drafted
+        # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
 

@@ -44,10 +44,11 @@ class Flight:
     @property
     def read_back(self) -> list[mx.array]:
         """What the host reads when the step is over; of a root alone only its token is unknown."""
-        arrays = [self.tree.tokens, *(array for array in self.choices if array is not None)]
+        arrays = [array for array in self.choices if array is not None]
         for tree in (self.tree, self.ahead.tree if self.ahead else None):
-            if tree is not None and len(tree) > 1:
-                arrays += [tree.tokens, tree.parents, tree.log_probs]
+            if tree is not None:
+                known = len(tree) == 1
+                arrays += [tree.tokens] if known else [tree.tokens, tree.parents, tree.log_probs]
         return arrays
 
 
