@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from .drafter import Drafter
 from .errors import RedrafterError
+from .prepared import PreparedDrafter
 from .sampling import SamplingConfig, scores
 from .tree import DraftTree
 
@@ -103,7 +104,7 @@ class BeamSearch:
     """The drafter's beam search for one shape, as a DraftSource.
 
     Args:
-        drafter: The draft head.
+        prepared: The draft head.
         embed: The target's input embedding, int (...) to (..., hidden_size).
         shape: How far and how wide.
         sampling: Temperature and filters of the target's choices; with them, and the noise, the
@@ -113,22 +114,23 @@ class BeamSearch:
 
     def __init__(
         self,
-        drafter: Drafter,
+        prepared: PreparedDrafter,
         embed: Callable[[mx.array], mx.array],
         shape: BeamShape,
         sampling: SamplingConfig,
         *,
         compiled: bool = False,
     ):
-        if shape.width > drafter.config.head_size:
+        config = prepared.drafter.config
+        if shape.width > config.head_size:
             raise RedrafterError(
                 f"beam width is {shape.width}, but the drafter knows only "
-                f"{drafter.config.head_size} tokens: choose a smaller width."
+                f"{config.head_size} tokens: choose a smaller width."
             )
         self.shape = shape
         self.seconds = 0.0
-        self.lookback = drafter.config.lookback
-        search = partial(_search, drafter, embed, shape, sampling)
+        self.lookback = config.lookback
+        search = partial(_search, prepared, embed, shape, sampling)
         self._search = mx.compile(search) if compiled else search
 
     @property
@@ -190,7 +192,7 @@ def _pick(rows: mx.array, index: mx.array) -> mx.array:
 
 
 def _search(
-    drafter: Drafter,
+    prepared: PreparedDrafter,
     embed: Callable[[mx.array], mx.array],
     shape: BeamShape,
     sampling: SamplingConfig,
@@ -209,11 +211,12 @@ def _search(
         Tokens, parents, depths, log-probabilities (batch, n) and ancestors (batch, n, n);
         n = 1 + shape.nodes.
     """
+    drafter, seen = prepared.drafter, prepared.see(hidden)
     if noise is not None:
         noise = drafter.draft_columns(noise)
     state = _first_state(drafter, embed, before, hidden)
     if shape.width == 1:
-        return _chain(drafter, embed, shape.nodes, sampling, hidden, root, noise, state)
+        return _chain(prepared, embed, shape.nodes, sampling, seen, root, noise, state)
     width, opened = shape.width, 1 + shape.width * shape.length
     batch = root.shape[0]
     itself = mx.eye(opened, dtype=mx.bool_)
@@ -223,7 +226,7 @@ def _search(
     for depth in range(shape.length):
         state = drafter.advance(embed(tokens[-1]), state)
         heard = None if noise is None else noise[:, depth : depth + 1]
-        noisy = _noisy(drafter, sampling, hidden[:, None], state, heard)
+        noisy = _noisy(prepared, sampling, seen[:, None], state, heard)
         gain = _normalised(noisy, noisy)
         candidates = (totals[-1][..., None] + gain).reshape(batch, -1)
         best = _top(candidates, width)
@@ -241,22 +244,23 @@ def _search(
 
 
 def _chain(
-    drafter: Drafter,
+    prepared: PreparedDrafter,
     embed: Callable[[mx.array], mx.array],
     length: int,
     sampling: SamplingConfig,
-    hidden: mx.array,
+    seen: mx.array,
     root: mx.array,
     noise: mx.array | None,
     state: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
     """:func:`_search` for a single beam: nothing is sorted, and scores wait to the end."""
+    drafter = prepared.drafter
     batch, n = root.shape[0], 1 + length
     tokens, levels = [root], []
     for depth in range(length):
         state = drafter.advance(embed(tokens[-1][:, 0]), state)
         heard = None if noise is None else noise[:, depth]
-        noisy = _noisy(drafter, sampling, hidden, state, heard)
+        noisy = _noisy(prepared, sampling, seen, state, heard)
         tokens.append(drafter.target_tokens(mx.argmax(noisy, axis=-1, keepdims=True)))
         levels.append(noisy)
     noisy = mx.stack(levels, axis=1)
@@ -286,14 +290,14 @@ def _first_state(
 
 
 def _noisy(
-    drafter: Drafter,
+    prepared: PreparedDrafter,
     sampling: SamplingConfig,
-    hidden: mx.array,
+    seen: mx.array,
     state: mx.array,
     noise: mx.array | None,
 ) -> mx.array:
     """Each next token's score but for a constant, float32 (..., head_size)."""
-    logits = drafter.logits(hidden, state).astype(mx.float32)
+    logits = prepared.logits(seen, state).astype(mx.float32)
     return scores(sampling, logits, noise, normalise=False)
 
 

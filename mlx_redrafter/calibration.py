@@ -19,9 +19,9 @@ from .cache import PromptCache
 from .costs import CostModel, between
 from .decoding import DecodingConfig, decode
 from .device import fuses_drafts
-from .drafter import Drafter
 from .limits import context_limit
 from .model import SpeculativeModel
+from .prepared import PreparedDrafter
 from .sampling import SamplingConfig
 from .tree import DraftTree
 
@@ -81,9 +81,10 @@ def calibrate(
             replay = _time_replay(model, cache) / between(REPLAYED[1], SIZES[: len(row)], row)
     draft, starts = {}, [0.0]
     done = total - len(WIDTHS)
+    drafter = model.prepared
     for width in WIDTHS:
-        if isinstance(model.drafter, Drafter) and width <= model.drafter.config.head_size:
-            start, draft[width] = _time_draft(model, model.drafter, width)
+        if drafter is not None and width <= drafter.drafter.config.head_size:
+            start, draft[width] = _time_draft(model, drafter, width)
             starts.append(start)
         note(1)
     known = min(len(row) for row in rows)
@@ -195,7 +196,9 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
     return median(after - before for before, after in pairwise(times[1:]))
 
 
-def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> tuple[float, float]:
+def _time_draft(
+    model: SpeculativeModel, drafter: PreparedDrafter, width: int
+) -> tuple[float, float]:
     """Seconds of a draft before its first level, and of each level."""
     short, long = (_time_search(model, drafter, BeamShape(width, n)) for n in DRAFT_LENGTHS)
     first, last = DRAFT_LENGTHS
@@ -204,7 +207,7 @@ def _time_draft(model: SpeculativeModel, drafter: Drafter, width: int) -> tuple[
     return long - last * level, level
 
 
-def _time_search(model: SpeculativeModel, drafter: Drafter, shape: BeamShape) -> float:
+def _time_search(model: SpeculativeModel, drafter: PreparedDrafter, shape: BeamShape) -> float:
     model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
     embed, sampling = model.target.embed, SamplingConfig()
     search = BeamSearch(drafter, embed, shape, sampling, compiled=fuses_drafts())

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import mlx.core as mx
+
+from .blas import is_loaded
+
+# Products that OpenBLAS takes as they are; before larger ones it lays the matrix out anew.
+SMALL_PRODUCT = 1_000_000
 
 
 def on_gpu() -> bool:
@@ -26,3 +33,18 @@ def plans_attention(dtype: mx.Dtype) -> bool:
     of milliseconds, and a text that grows would need one a step.
     """
     return on_gpu() and mx.cuda.is_available() and dtype in (mx.float16, mx.bfloat16)
+
+
+def takes_columns(matrix: mx.array) -> bool:
+    """Whether this matrix is multiplied by a column faster than a row by its transpose.
+
+    OpenBLAS has kernels for small products that spare it laying out the matrix, but those for a
+    transpose only up to a fraction of the size.
+    """
+    small = matrix.dtype == mx.float32 and matrix.size <= SMALL_PRODUCT
+    return small and not on_gpu() and _has_openblas()
+
+
+@cache
+def _has_openblas() -> bool:
+    return is_loaded()

@@ -16,6 +16,7 @@ from .chains import ChainSource
 from .device import fuses_drafts
 from .drafter import Drafter
 from .errors import RedrafterError
+from .prepared import PreparedDrafter
 from .sampling import Sampler, SamplingConfig
 from .steps import ShapePlanner
 from .target import Target
@@ -36,6 +37,7 @@ class SpeculativeModel:
     Attributes:
         target: The Target.
         drafter: As given.
+        prepared: The drafter laid out for drafts; None where it is not a Drafter.
         name: As given.
         planner: Chooses what to draft where a call names no beam shape; None drafts the default
             shape. ``load`` sets it.
@@ -59,8 +61,10 @@ class SpeculativeModel:
             raise RedrafterError(
                 f"No drafting with this model: {self.target.refusal}; load it without a drafter."
             )
+        self.prepared: PreparedDrafter | None = None
         if isinstance(drafter, Drafter):
             check_sizes(drafter, self.target)
+            self.prepared = PreparedDrafter(drafter)
 
     def make_cache(self) -> PromptCache:
         """Empty caches for one conversation."""
@@ -75,22 +79,25 @@ class SpeculativeModel:
         first time ``timed`` is true. Those used lately are kept.
         """
         chain = self.target.verifies == "chain"
-        if not isinstance(self.drafter, Drafter):
+        if self.prepared is None:
+            assert not isinstance(self.drafter, Drafter)
             return ChainSource(self.drafter) if chain and self.drafter else self.drafter
         if chain:
             shape = replace(shape, node_budget=None)
-        search = self._search(self.drafter, shape, sampling)
+        search = self._search(self.prepared, shape, sampling)
         if timed and not search.seconds:
             search.seconds = self._time(search, sampling)
         return ChainSource(search) if chain else search
 
-    def _search(self, drafter: Drafter, shape: BeamShape, sampling: SamplingConfig) -> BeamSearch:
+    def _search(
+        self, prepared: PreparedDrafter, shape: BeamShape, sampling: SamplingConfig
+    ) -> BeamSearch:
         # What else there is to sampling, a search does not look at.
         key = shape, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
         if key not in self._searches:
             embed = self.target.embed
             self._searches[key] = BeamSearch(
-                drafter, embed, shape, sampling, compiled=fuses_drafts()
+                prepared, embed, shape, sampling, compiled=fuses_drafts()
             )
             if len(self._searches) > _KEPT_SEARCHES:
                 self._searches.popitem(last=False)

@@ -51,12 +51,14 @@ CANDIDATES = (
 )
 # Shapes to judge the candidates by: the first covers them all, later ones cost less where checking
 # a token costs as much as writing one. What a budget leaves out of the long ones are their least
-# likely nodes, which hardly count.
+# likely nodes, which hardly count. Nothing is learnt of shapes longer than the probe, so width is
+# given up first: it hardly pays where the draft is the dear part of a step.
 PROBES = (
     BeamShape(4, 15, 31),
     BeamShape(2, 15, 23),
-    BeamShape(4, 7, 23),
+    BeamShape(2, 15, 15),
     BeamShape(1, 15),
+    BeamShape(4, 7, 23),
     BeamShape(3, 5, 11),
     BeamShape(1, 7),
     BeamShape(2, 4, 5),
@@ -66,7 +68,7 @@ PROBES = (
 # Where a target verifies chains, only one path is ever checked: width buys nothing there.
 CHAIN_CANDIDATES = tuple(shape for shape in CANDIDATES if shape.width == 1)
 CHAIN_PROBES = tuple(shape for shape in PROBES if shape.width == 1)
-PROBE_PRICE = 6.0  # plain steps that a probe may cost
+PROBE_PRICE = 7.0  # plain steps that a probe may cost
 
 REMEMBERED_TREES = 24
 FIRST_PROBES = 6

@@ -22,7 +22,7 @@ from .files import write_json
 from .machine import processor_name
 from .model import SpeculativeModel
 
-FORMAT = 8
+FORMAT = 9
 
 
 def load_costs(

@@ -25,6 +25,7 @@ from mlx_redrafter.beam import BeamSearch, BeamShape, DraftState
 from mlx_redrafter.coupling import NoiseTrust
 from mlx_redrafter.decoding import DecodingConfig, decode
 from mlx_redrafter.generation import encode_prompt
+from mlx_redrafter.prepared import PreparedDrafter
 from mlx_redrafter.sampling import Choices, SamplingConfig
 from mlx_redrafter.statistics import AcceptanceStats
 from mlx_redrafter.steps import StepRecord
@@ -60,7 +61,7 @@ def test_the_path_ends_where_the_host_says(seed: int) -> None:
 def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[int]) -> None:
     drafter = models.build_drafter(lookback=lookback, seed=4)
     embed = Target(models.shared("llama")).embed
-    search = BeamSearch(drafter, embed, BeamShape(2, 3), SamplingConfig(1.0))
+    search = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(2, 3), SamplingConfig(1.0))
     tokens, parents = [7, 5, 6, 9, 8], [-1, 0, 1, 0, 2]
     tree = DraftTree.from_parents(tokens, parents)
     hidden = mx.random.normal((5, models.HIDDEN), key=mx.random.key(0))

@@ -22,6 +22,7 @@ import models
 from mlx_redrafter.beam import MAX_LENGTH, BeamSearch, BeamShape, DraftState
 from mlx_redrafter.drafter import Drafter, DrafterConfig
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.prepared import PreparedDrafter
 from mlx_redrafter.sampling import SamplingConfig, noise_rows
 from mlx_redrafter.target import Target
 from mlx_redrafter.tree import DraftTree
@@ -48,7 +49,7 @@ def search(
         else None
     )
     state = DraftState(mx.array([root]), mx.array(hidden), noise, text)
-    tree = BeamSearch(drafter, target.embed, shape, sampling)(state)
+    tree = BeamSearch(PreparedDrafter(drafter), target.embed, shape, sampling)(state)
     nodes = slow_search(
         drafter,
         np.array(target.model.model.embed_tokens.weight),
@@ -130,7 +131,7 @@ def test_a_search_that_looks_back_equals_the_slow_one(
 def test_roots_behind_texts_of_different_length_are_searched_together() -> None:
     drafter = models.build_drafter(lookback=3)
     embed = Target(models.shared("llama")).embed
-    beam = BeamSearch(drafter, embed, BeamShape(1, 4), SamplingConfig())
+    beam = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(1, 4), SamplingConfig())
     hidden = mx.random.normal((3, models.HIDDEN), key=mx.random.key(4))
     states = [
         DraftState(mx.array([3]), hidden[row], None, text)
@@ -220,7 +221,7 @@ def test_every_search_gives_a_tree(
         noise=noise_rows(seed, 3, shape.length, models.VOCAB) if sampling.temperature else None,
     )
     embed = Target(models.shared("llama")).embed
-    assert_is_a_tree(BeamSearch(drafter, embed, shape, sampling)(state), shape)
+    assert_is_a_tree(BeamSearch(PreparedDrafter(drafter), embed, shape, sampling)(state), shape)
 
 
 def test_a_deep_search_stays_a_tree() -> None:
@@ -232,7 +233,9 @@ def test_a_deep_search_stays_a_tree() -> None:
         mx.array([1]), mx.random.normal((models.HIDDEN,), key=mx.random.key(1)), None
     )
     embed = Target(models.shared("llama")).embed
-    assert_is_a_tree(BeamSearch(drafter, embed, shape, SamplingConfig())(state), shape)
+    assert_is_a_tree(
+        BeamSearch(PreparedDrafter(drafter), embed, shape, SamplingConfig())(state), shape
+    )
 
 
 def test_the_best_final_beam_is_laid_out_first() -> None:
@@ -269,7 +272,7 @@ def test_with_the_same_noise_the_search_guesses_what_will_be_drawn() -> None:
 def test_nothing_is_evaluated_in_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = models.build_drafter()
     embed = Target(models.shared("llama")).embed
-    beam = BeamSearch(drafter, embed, BeamShape(), SamplingConfig())
+    beam = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(), SamplingConfig())
 
     def refuse(*args: object) -> None:
         raise AssertionError("evaluated")
@@ -305,9 +308,9 @@ def test_too_long_a_beam_is_refused() -> None:
 def test_beams_wider_than_the_head_are_refused() -> None:
     drafter = models.build_drafter(draft_vocab_size=8)
     embed = Target(models.shared("llama")).embed
-    BeamSearch(drafter, embed, BeamShape(width=8), SamplingConfig())
+    BeamSearch(PreparedDrafter(drafter), embed, BeamShape(width=8), SamplingConfig())
     with pytest.raises(RedrafterError, match="knows only 8 tokens"):
-        BeamSearch(drafter, embed, BeamShape(width=9), SamplingConfig())
+        BeamSearch(PreparedDrafter(drafter), embed, BeamShape(width=9), SamplingConfig())
 
 
 def test_a_compiled_search_drafts_the_same_tree() -> None:
@@ -320,7 +323,7 @@ def test_a_compiled_search_drafts_the_same_tree() -> None:
     )
     trees = [
         BeamSearch(
-            drafter,
+            PreparedDrafter(drafter),
             lambda tokens: mx.take(embedding, tokens, axis=0),
             BeamShape(3, 3, 7),
             SamplingConfig(temperature=0.8),

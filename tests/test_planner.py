@@ -109,6 +109,17 @@ def test_cheap_tokens_and_a_good_drafter_draft_far() -> None:
     assert made / spent > 3
 
 
+@pytest.mark.parametrize("dearer", [1.0, 1.1, 1.2, 1.3, 1.4])
+def test_a_good_drafter_drafts_far_where_the_draft_is_the_dear_part(dearer: float) -> None:
+    """As beside a model of a few megabytes."""
+    row = tuple(dearer * (1.3 + 0.05 * (size - 1)) for size in SIZES)
+    draft = {1: 0.12 * dearer, 2: 0.22 * dearer, 4: 0.26 * dearer, 8: 0.33 * dearer}
+    machine = CostModel(SIZES, (64,), (row,), draft, (1.0,))
+    planner = Planner(machine)
+    run(planner, Machine(0.99, 0.99), machine, 2000)
+    assert planner.choice == BeamShape(1, 15)
+
+
 def test_a_token_that_costs_a_step_leaves_plain() -> None:
     machine = costs(1.0)
     planner = Planner(machine)
