@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -121,6 +122,18 @@ def _require(values: dict[str, Any], name: str, good: bool, wanted: str) -> None
         )
 
 
+# Each of these is one launch, and where a launch is dear a draft is made of little else.
+@partial(mx.compile, shapeless=True)
+def _silu_of_sum(x: mx.array, y: mx.array) -> mx.array:
+    total = x + y
+    return total * mx.sigmoid(total)
+
+
+@partial(mx.compile, shapeless=True)
+def _plus_silu(x: mx.array, y: mx.array) -> mx.array:
+    return x + y * mx.sigmoid(y)
+
+
 class ResidualBlock(nn.Module):
     """x + silu(linear(x)), shape (..., exit_dim) to the same."""
 
@@ -130,7 +143,7 @@ class ResidualBlock(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Apply the block to x, shape (..., exit_dim)."""
-        return x + nn.silu(self.linear(x))
+        return _plus_silu(x, self.linear(x))
 
 
 class OutputRows(nn.Linear):
@@ -211,7 +224,7 @@ class Drafter(nn.Module):
     def _next(self, inputs: mx.array, state: mx.array) -> mx.array:
         if not self.config.rnn:
             return inputs + state
-        return nn.silu(inputs + self.rnn_u(state))
+        return _silu_of_sum(inputs, self.rnn_u(state))
 
     def read(self, embeddings: mx.array, known: mx.array) -> mx.array:
         """The state after the tokens that stand before the root.
