@@ -152,7 +152,7 @@ class OutputRows(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
         """Multiply x; a single row as a column where that is faster."""
         if x.size == x.shape[-1] and takes_columns(self.weight):
-            product: mx.array = self.weight @ x.reshape(-1)
+            product: mx.array = self.weight @ x.reshape(-1, 1)
             return product.reshape(*x.shape[:-1], -1)
         return super().__call__(x)
 

@@ -1,16 +1,21 @@
-"""A drafter laid out for drafts: what is the same at every level is computed once a draft.
+"""A drafter laid out for drafts: what is the same at every level is made once a draft, or once.
 
-The head's first matrix takes [h ; s], and h, the target's hidden state, stays the same for a whole
-draft. So its product with h is taken once, and a level multiplies s by the other half only.
+A draft is hundreds of small operations, and beside a small model the host's work for each of them
+counts. The head's first matrix takes [h ; s], and h, the target's hidden state, stays the same for
+a whole draft: its product with h is taken once, and a level multiplies s by the other half only.
+And a matrix that is multiplied from the right is transposed here, not at every level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 from .drafter import Drafter
 
@@ -21,17 +26,15 @@ Projection = Callable[[mx.array, mx.array], mx.array]
 class PreparedDrafter:
     """A drafter whose weights are final, as drafts use it.
 
-    Heads without an input projection are used as they are.
-
     Args:
-        drafter: The draft head; half of its input projection is copied.
+        drafter: The draft head; half of its input projection, if it has one, is copied.
 
     Attributes:
-        drafter: As given.
+        drafter: The same head on the same weights, for everything but its logits.
     """
 
     def __init__(self, drafter: Drafter):
-        self.drafter = drafter
+        self.drafter: Drafter = _bound(drafter)
         projects = drafter.config.has_input_proj and drafter.config.independent_heads is None
         self._project = _state_projection(drafter.input_proj) if projects else None
 
@@ -39,10 +42,11 @@ class PreparedDrafter:
         """What a hidden state contributes to every level of a draft.
 
         Args:
-            hidden: Target's final hidden state at the last verified position, (..., hidden_size).
+            hidden: Target's final hidden state at the last verified position,
+                (..., n, hidden_size).
 
         Returns:
-            For :meth:`logits`; (..., exit_dim), or ``hidden`` itself.
+            For :meth:`logits`; (..., n, exit_dim), or ``hidden`` itself.
         """
         if self._project is None:
             return hidden
@@ -55,25 +59,54 @@ class PreparedDrafter:
 
         Args:
             seen: What it contributes, broadcastable to state but for the last axis.
-            state: Recurrent state, shape (..., hidden_size).
+            state: Recurrent state, shape (..., n, hidden_size).
 
         Returns:
-            Shape (..., head_size).
+            Shape (..., n, head_size).
         """
         if self._project is None:
             return self.drafter.logits(seen, state)
         return self.drafter.output(self._project(seen, state))
 
 
+class BoundLinear:
+    """What a layer computes for (..., n, in), its matrix transposed beforehand."""
+
+    def __init__(self, layer: nn.Linear):
+        self._matrix: mx.array = layer.weight.T
+        self._bias: mx.array | None = layer.bias[None] if "bias" in layer else None
+        mx.eval(self._matrix, self._bias)  # views; and now, not as a part of some draft's graph
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(..., n, in) to (..., n, out)."""
+        if self._bias is None:
+            return x @ self._matrix
+        return mx.addmm(self._bias, x, self._matrix)
+
+
+def _bound(module: Any) -> Any:
+    """A module on the same weights, its full-precision layers bound; anything else as it is."""
+    if type(module) is nn.Linear:
+        return BoundLinear(module)
+    if not isinstance(module, nn.Module):
+        return module
+    result = copy(module)
+    for name, child in module.children().items():
+        result[name] = tree_map(_bound, child, is_leaf=lambda part: isinstance(part, nn.Module))
+    return result
+
+
 def _state_projection(layer: nn.Module) -> Projection | None:
     """What multiplies states by the second half of a projection; None where it cannot be halved."""
     if type(layer) is nn.Linear:
-        return partial(_project, _second_half(layer.weight))
+        half = _second_half(layer.weight).T
+        mx.eval(half)
+        return partial(_project, half)
     # Numbers that share a scale have to lie in one half.
     if type(layer) is nn.QuantizedLinear and layer.scales.shape[1] % 2 == 0:
         biases = None if layer.biases is None else _second_half(layer.biases)
-        half = _second_half(layer.weight), _second_half(layer.scales), biases
-        return partial(_project_quantized, layer, half)
+        parts = _second_half(layer.weight), _second_half(layer.scales), biases
+        return partial(_project_quantized, layer, parts)
     return None
 
 
@@ -83,8 +116,8 @@ def _second_half(matrix: mx.array) -> mx.array:
     return half
 
 
-def _project(weight: mx.array, seen: mx.array, state: mx.array) -> mx.array:
-    return mx.addmm(seen, state, weight.T)
+def _project(matrix: mx.array, seen: mx.array, state: mx.array) -> mx.array:
+    return mx.addmm(seen, state, matrix)
 
 
 def _project_quantized(
