@@ -20,8 +20,9 @@ def on_gpu() -> bool:
 def fuses_drafts() -> bool:
     """Whether fusing a draft's small operations pays: where each is a launch, on Metal.
 
-    On a CPU mlx would call a C++ compiler for seconds to save microseconds. On CUDA a fused draft
-    takes a quarter less time, but mlx compiles it for tens of seconds, every shape anew.
+    On a CPU mlx would call a C++ compiler for seconds after every restart, to save a tenth of a
+    draft. On CUDA a fused draft takes a quarter less time, but mlx compiles it for tens of seconds,
+    every shape anew.
     """
     return on_gpu() and mx.metal.is_available()
 
