@@ -81,10 +81,10 @@ def calibrate(
             replay = _time_replay(model, cache) / between(REPLAYED[1], SIZES[: len(row)], row)
     draft, starts = {}, [0.0]
     done = total - len(WIDTHS)
-    drafter = model.prepared
+    prepared = model.prepared
     for width in WIDTHS:
-        if drafter is not None and width <= drafter.drafter.config.head_size:
-            start, draft[width] = _time_draft(model, drafter, width)
+        if prepared is not None and width <= prepared.drafter.config.head_size:
+            start, draft[width] = _time_draft(model, prepared, width)
             starts.append(start)
         note(1)
     known = min(len(row) for row in rows)
@@ -197,20 +197,20 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
 
 
 def _time_draft(
-    model: SpeculativeModel, drafter: PreparedDrafter, width: int
+    model: SpeculativeModel, prepared: PreparedDrafter, width: int
 ) -> tuple[float, float]:
     """Seconds of a draft before its first level, and of each level."""
-    short, long = (_time_search(model, drafter, BeamShape(width, n)) for n in DRAFT_LENGTHS)
+    short, long = (_time_search(model, prepared, BeamShape(width, n)) for n in DRAFT_LENGTHS)
     first, last = DRAFT_LENGTHS
     # Another program's time in one of the two must not make levels free, or drafts.
     level = min(max((long - short) / (last - first), 0.5 * long / last), long / last)
     return long - last * level, level
 
 
-def _time_search(model: SpeculativeModel, drafter: PreparedDrafter, shape: BeamShape) -> float:
+def _time_search(model: SpeculativeModel, prepared: PreparedDrafter, shape: BeamShape) -> float:
     model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
     embed, sampling = model.target.embed, SamplingConfig()
-    search = BeamSearch(drafter, embed, shape, sampling, compiled=fuses_drafts())
+    search = BeamSearch(prepared, embed, shape, sampling, compiled=fuses_drafts())
     state = DraftState(
         root=mx.zeros((1,), dtype=mx.int32),
         hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),

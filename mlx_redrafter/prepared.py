@@ -35,8 +35,8 @@ class PreparedDrafter:
 
     def __init__(self, drafter: Drafter):
         self.drafter: Drafter = _bound(drafter)
-        projects = drafter.config.has_input_proj and drafter.config.independent_heads is None
-        self._project = _state_projection(drafter.input_proj) if projects else None
+        has_projection = "input_proj" in drafter
+        self._project = _state_projection(drafter.input_proj) if has_projection else None
 
     def see(self, hidden: mx.array) -> mx.array:
         """What a hidden state contributes to every level of a draft.
@@ -99,21 +99,20 @@ def _bound(module: Any) -> Any:
 def _state_projection(layer: nn.Module) -> Projection | None:
     """What multiplies states by the second half of a projection; None where it cannot be halved."""
     if type(layer) is nn.Linear:
-        half = _second_half(layer.weight).T
-        mx.eval(half)
-        return partial(_project, half)
+        matrix = _second_half(layer.weight).T
+        mx.eval(matrix)  # now, and not as a part of some draft's graph
+        return partial(_project, matrix)
     # Numbers that share a scale have to lie in one half.
     if type(layer) is nn.QuantizedLinear and layer.scales.shape[1] % 2 == 0:
         biases = None if layer.biases is None else _second_half(layer.biases)
         parts = _second_half(layer.weight), _second_half(layer.scales), biases
+        mx.eval(parts)
         return partial(_project_quantized, layer, parts)
     return None
 
 
 def _second_half(matrix: mx.array) -> mx.array:
-    half = mx.contiguous(matrix[:, matrix.shape[1] // 2 :])
-    mx.eval(half)  # now, and not as a part of some draft's graph
-    return half
+    return mx.contiguous(matrix[:, matrix.shape[1] // 2 :])
 
 
 def _project(matrix: mx.array, seen: mx.array, state: mx.array) -> mx.array:
