@@ -24,7 +24,7 @@ from rich.table import Table
 
 from mlx_redrafter import AcceptanceStats, BatchResponse, RedrafterError, batch_generate, load
 from mlx_redrafter.benchmark.environment import environment
-from mlx_redrafter.ui.benchmark_view import circumstances
+from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
 ENGINES = ("plain", "drafted")
 

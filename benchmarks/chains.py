@@ -20,8 +20,8 @@ import mlx.core as mx
 from models_table import COST, PAGE, architectures, render
 from rich.console import Console
 
-from mlx_redrafter.prompt_cache import PromptCache
-from mlx_redrafter.target import Target
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
 
 ROWS, KEPT, PROMPT = 6, 3, 64

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.text import Text
 
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.files import atomic_path
-from mlx_redrafter.planner import Planner
-from mlx_redrafter.ui import views
-from mlx_redrafter.ui.answer_text import AnswerText
-from mlx_redrafter.ui.baseline import measure_opening
-from mlx_redrafter.ui.chat import POCKET, load_session
-from mlx_redrafter.ui.session import Session
-from mlx_redrafter.ui.settings import ChatSettings
-from mlx_redrafter.ui.status import read, status_line, summary
+from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.system.files import atomic_path
+from mlx_redrafter.ui.chat import views
+from mlx_redrafter.ui.chat.answer_text import AnswerText
+from mlx_redrafter.ui.chat.baseline import measure_opening
+from mlx_redrafter.ui.chat.main import POCKET, load_session
+from mlx_redrafter.ui.chat.session import Session
+from mlx_redrafter.ui.chat.settings import ChatSettings
+from mlx_redrafter.ui.chat.status import read, status_line, summary
 from mlx_redrafter.ui.theme import PROMPT, THEME
 
 WIDTH = 96

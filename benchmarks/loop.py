@@ -26,13 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_redrafter import SpeculativeModel, load
-from mlx_redrafter.beam import BeamShape, DraftSource, DraftState
 from mlx_redrafter.benchmark.environment import environment
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.prompt_cache import PromptCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftSource, DraftState
+from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.sampling import Sampler, SamplingConfig
 from mlx_redrafter.tree import DraftTree
-from mlx_redrafter.ui.benchmark_view import circumstances
+from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 64

@@ -31,15 +31,16 @@ from rich.progress import track
 from rich.table import Table
 
 from mlx_redrafter import load
-from mlx_redrafter.beam import BeamShape, DraftState
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.benchmark.prompts import own_prompts, prepare, read_conversations
-from mlx_redrafter.coupling import NoiseTrust
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.pauses import Pauses
+from mlx_redrafter.drafting.noise_scale import NoiseTrust
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftState
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.planning.backoff import Pauses
 from mlx_redrafter.sampling import Sampler, SamplingConfig
-from mlx_redrafter.ui.benchmark_view import circumstances
+from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent
 TOGETHER = 32  # drafts at once

@@ -18,8 +18,8 @@ import mlx_lm
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
 from rich.console import Console
 
-from mlx_redrafter.architectures import REFUSED, UNBATCHED
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.architectures import REFUSED, UNBATCHED
+from mlx_redrafter.target.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "models.md"

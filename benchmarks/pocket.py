@@ -31,8 +31,8 @@ from rich.table import Table
 from mlx_redrafter import AcceptanceStats, Planner, RedrafterError, load, stream_generate
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.benchmark.prompts import own_prompts
-from mlx_redrafter.generation import encode_prompt
-from mlx_redrafter.ui.benchmark_view import circumstances
+from mlx_redrafter.text.prompts import encode_prompt
+from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("mlx-lm", "plain", "drafted")

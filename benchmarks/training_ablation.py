@@ -26,7 +26,9 @@ from typing import Any
 from rich.console import Console
 
 from mlx_redrafter import BeamShape, Drafter, RedrafterError, load
-from mlx_redrafter.distillation import (
+from mlx_redrafter.system.files import write_json
+from mlx_redrafter.text.prompts import encode_prompt
+from mlx_redrafter.training import (
     Listener,
     Progress,
     answer_file,
@@ -35,12 +37,10 @@ from mlx_redrafter.distillation import (
     train_drafter,
     write_jsonl,
 )
-from mlx_redrafter.distillation.answers import AnswerSettings
-from mlx_redrafter.distillation.disk import changes
-from mlx_redrafter.distillation.store import target_hash
-from mlx_redrafter.files import write_json
-from mlx_redrafter.generation import encode_prompt
-from mlx_redrafter.ui.arguments import count
+from mlx_redrafter.training.answers import AnswerSettings
+from mlx_redrafter.training.disk import changes
+from mlx_redrafter.training.store import target_hash
+from mlx_redrafter.ui.parsing import count
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "models" / "recipe" / "build"

@@ -10,13 +10,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 import models
-from mlx_redrafter import decoding
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.cache import PromptCache
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
 from mlx_redrafter.tree import HostTree
 
 ARCHITECTURE = "llama:sliding"

@@ -12,8 +12,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_redrafter.beam import DraftState
-from mlx_redrafter.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.source import DraftState
 from mlx_redrafter.tree import DraftTree
 
 VOCAB = 64

@@ -20,16 +20,18 @@ from decoding_cases import (
 
 import models
 from mlx_redrafter import load
-from mlx_redrafter.ahead import path_end, state_behind
-from mlx_redrafter.beam import BeamSearch, BeamShape, DraftState
-from mlx_redrafter.coupling import NoiseTrust
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.generation import encode_prompt
-from mlx_redrafter.prepared import PreparedDrafter
+from mlx_redrafter.drafting.beam_search import BeamSearch
+from mlx_redrafter.drafting.next_draft import path_end, state_behind
+from mlx_redrafter.drafting.noise_scale import NoiseTrust
+from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftState
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.sampling import Choices, SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.steps import StepRecord
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
+from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.tree import DraftTree, HostTree, accept
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"

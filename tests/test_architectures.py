@@ -12,14 +12,15 @@ from architectures import prompt_of
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.architectures import COUNTS_ROWS, REFUSED, TREES
-from mlx_redrafter.chains import ListLayer, StateLayer
-from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.cache.composite import ListLayer
+from mlx_redrafter.cache.prompt_cache import Layer, PromptCache
+from mlx_redrafter.cache.recurrent import StateLayer
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.prompt_cache import Layer, PromptCache
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.architectures import COUNTS_ROWS, REFUSED, TREES
+from mlx_redrafter.target.target import Target
 
 TOKENS = 10
 # Written for Metal only: its module cannot run on a CPU.

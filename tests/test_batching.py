@@ -12,18 +12,19 @@ import pytest
 from decoding_cases import Evaluations
 
 import models
-from mlx_redrafter.batch_cache import STEP
-from mlx_redrafter.batching import BatchDecoder
-from mlx_redrafter.beam import BeamShape, DraftState
-from mlx_redrafter.costs import CostModel
-from mlx_redrafter.decoding import DecodingConfig, TextLoop, decode
+from mlx_redrafter.cache.batch import STEP
+from mlx_redrafter.cache.quantized import CacheOptions
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftState
+from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.step import DecodedToken, Flight, StepRecord
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.planner import Planner
-from mlx_redrafter.quantized_cache import CacheOptions
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.steps import DecodedToken, Flight, StepRecord
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree, HostTree
 from models import prompt_of
 

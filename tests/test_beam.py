@@ -19,12 +19,14 @@ from slow_beam import (
 )
 
 import models
-from mlx_redrafter.beam import MAX_LENGTH, BeamSearch, BeamShape, DraftState
-from mlx_redrafter.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.beam_search import BeamSearch
+from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.shape import MAX_LENGTH, BeamShape
+from mlx_redrafter.drafting.source import DraftState
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.prepared import PreparedDrafter
 from mlx_redrafter.sampling import SamplingConfig, noise_rows
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import models
-from mlx_redrafter import blas
-from mlx_redrafter.target import Target
+from mlx_redrafter.system import blas
+from mlx_redrafter.target.target import Target
 
 LINUX = sys.platform.startswith("linux")
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

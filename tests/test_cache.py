@@ -8,14 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_redrafter import cache as cache_module
-from mlx_redrafter.cache import (
-    REWIND_MARGIN,
-    ChunkedTreeCache,
-    PromptCache,
-    TreeCache,
-    Verification,
-)
+from mlx_redrafter.cache import attention as cache_module
+from mlx_redrafter.cache.attention import REWIND_MARGIN, ChunkedTreeCache, TreeCache
+from mlx_redrafter.cache.forward_context import Verification
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.tree import DraftTree
 
 HEADS, DIMS = 2, 3

@@ -3,10 +3,11 @@
 import mlx.core as mx
 import pytest
 
-from mlx_redrafter.beam import BeamShape, DraftState
-from mlx_redrafter.coupling import HALF, PRIOR_SHARE, NoiseTrust
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.drafting.noise_scale import HALF, PRIOR_SHARE, NoiseTrust
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftState
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig, noise_rows
 from mlx_redrafter.tree import DraftTree
 from models import build

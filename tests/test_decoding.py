@@ -22,12 +22,13 @@ from decoding_cases import (
 )
 
 import models
-from mlx_redrafter import decoding
-from mlx_redrafter.cache import PromptCache, TreeCache
-from mlx_redrafter.decoding import decode
+from mlx_redrafter.cache.attention import TreeCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import Sampler
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
 
 # Ends
 

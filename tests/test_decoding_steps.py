@@ -29,17 +29,17 @@ from decoding_cases import (
 from mlx_lm.generate import generate_step
 
 import models
-from mlx_redrafter import cache as cache_module
-from mlx_redrafter import decoding
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.cache import TreeCache
-from mlx_redrafter.decoding import DecodingConfig, TextLoop, decode
+from mlx_redrafter.cache import attention as cache_module
+from mlx_redrafter.cache.attention import TreeCache
+from mlx_redrafter.cache.quantized import CacheOptions
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import DecodedToken, Flight, StepRecord
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.quantized_cache import CacheOptions
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.steps import DecodedToken, Flight, StepRecord
 from mlx_redrafter.tree import HostTree
 
 # Prefill

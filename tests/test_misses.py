@@ -7,10 +7,10 @@ import pytest
 from scripts import load_script
 
 from mlx_redrafter import load
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.generation import encode_prompt
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.text.prompts import encode_prompt
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
 LENGTH = 5

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_redrafter.pauses import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, Pauses
+from mlx_redrafter.planning.backoff import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, Pauses
 
 
 def plain_steps(pauses: Pauses) -> int:

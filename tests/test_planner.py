@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from mlx_redrafter import calibration
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.costs import CostModel
-from mlx_redrafter.planner import (
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.planning import calibration
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.planner import (
     CANDIDATES,
     CHAIN_CANDIDATES,
     CHAIN_PROBES,
@@ -19,9 +20,8 @@ from mlx_redrafter.planner import (
     PROBES,
     Planner,
 )
-from mlx_redrafter.steps import StepRecord
 from mlx_redrafter.tree import HostTree, accept
-from mlx_redrafter.ui.plan_view import verdict
+from mlx_redrafter.ui.cli.plan_view import verdict
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 

@@ -9,11 +9,11 @@ import mlx.nn as nn
 import pytest
 
 import models
-from mlx_redrafter import device
-from mlx_redrafter.drafter import DrafterConfig, OutputRows, drafter_of
-from mlx_redrafter.prepared import PreparedDrafter
-from mlx_redrafter.rows import share_rows
-from mlx_redrafter.target import Target
+from mlx_redrafter.drafting.drafter import DrafterConfig, OutputRows, drafter_of
+from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.shared_head import share_rows
+from mlx_redrafter.system import device
+from mlx_redrafter.target.target import Target
 
 EXIT = 24
 KINDS: dict[str, dict[str, Any]] = {

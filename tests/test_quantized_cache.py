@@ -11,11 +11,11 @@ from architectures import prompt_of
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.cache.quantized import CacheOptions, QuantizedTreeCache
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.prompt_cache import PromptCache
-from mlx_redrafter.quantized_cache import CacheOptions, QuantizedTreeCache
 
 TOKENS = 16
 # Heads of 32, the smallest group: the table's sizes do not allow it.

@@ -8,11 +8,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 import models
-from mlx_redrafter.cache import PromptCache
-from mlx_redrafter.calibration import _filled_cache
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.target import PREFILL_STEP, Target
+from mlx_redrafter.planning.calibration import _filled_cache
+from mlx_redrafter.target.target import PREFILL_STEP, Target
 from mlx_redrafter.tree import DraftTree, HostTree
 
 TOLERANCE = 1e-4

@@ -20,7 +20,9 @@ from mlx.utils import tree_flatten
 from test_distillation import make_rows
 
 from mlx_redrafter import Target, load
-from mlx_redrafter.distillation import (
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.training import (
     DistillationConfig,
     Listener,
     compute_features,
@@ -28,11 +30,9 @@ from mlx_redrafter.distillation import (
     stored_features,
     train_drafter,
 )
-from mlx_redrafter.distillation import loop as loop_module
-from mlx_redrafter.distillation import run as run_module
-from mlx_redrafter.distillation.disk import writing
-from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.loading import load_drafter, save_drafter
+from mlx_redrafter.training import loop as loop_module
+from mlx_redrafter.training import run as run_module
+from mlx_redrafter.training.disk import writing
 from models import build
 
 TINY = {
@@ -183,7 +183,7 @@ def test_an_interruption_in_an_evaluation_repeats_it(bundle, data, tmp_path):
 def test_an_interruption_between_an_evaluation_and_its_report_repeats_it(
     bundle, data, tmp_path, monkeypatch
 ):
-    from mlx_redrafter.distillation import loop
+    from mlx_redrafter.training import loop
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_drafter(bundle, data, whole, **TINY)
@@ -248,7 +248,7 @@ def test_a_full_disk_ends_with_a_sentence_and_the_last_checkpoint(
     bundle, data, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    from mlx_redrafter.distillation import loop
+    from mlx_redrafter.training import loop
 
     real, calls = loop.save_checkpoint, []
 

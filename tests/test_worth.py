@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mlx_redrafter.worth import nodes_worth
+from mlx_redrafter.planning.num_nodes import nodes_worth
 
 COUNTS = (0, 1, 2, 3)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from common_config import VOCAB
 
-from mlx_redrafter.beam import DraftState
+from mlx_redrafter.drafting.source import DraftState
 from mlx_redrafter.tree import DraftTree
 
 
