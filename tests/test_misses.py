@@ -1,4 +1,4 @@
-"""benchmarks/misses.py: drafts from every place of an answer."""
+"""experiments/misses.py: drafts from every place of an answer."""
 
 from pathlib import Path
 from types import ModuleType

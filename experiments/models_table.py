@@ -1,7 +1,7 @@
 """How each of mlx-lm's architectures verifies drafts: the page docs/models.md.
 
-    python benchmarks/models_table.py             print it
-    python benchmarks/models_table.py --write     write it
+    python experiments/models_table.py             print it
+    python experiments/models_table.py --write     write it
 
 A tiny random model of each architecture is made and asked; the prose around the table is here too.
 """
@@ -62,7 +62,7 @@ INTRODUCTION = """\
 # Models
 
 Which of mlx-lm's architectures verify drafts, and how. This page is written by
-`python benchmarks/models_table.py --write`; a test compares the two.
+`python experiments/models_table.py --write`; a test compares the two.
 
 - **tree**: the target checks a whole tree of candidates in one forward. Its layers keep keys and
   values (full, windowed, chunked or block-sparse attention, attention sinks, shared and latent keys
@@ -93,7 +93,7 @@ projections and the recurrence of those modules, but no attention, no feed-forwa
 That is part of the next step's graph, so a step remains one evaluation. The planner measures it
 along with a model's other costs, and counts it by the chance that a tail is rejected.
 
-Measured with `python benchmarks/chains.py` on a 2-core AMD EPYC under Linux, no GPU, mlx {mlx},
+Measured with `python experiments/chains.py` on a 2-core AMD EPYC under Linux, no GPU, mlx {mlx},
 float32, random weights, five drafted tokens a step, medians of {repeats}, while other work
 shared the machine: the shares say more than the times. On Apple silicon nothing was measured.
 "Rejected" accepts two of the five, "all accepted" five; both verify six rows.

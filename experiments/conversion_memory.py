@@ -1,6 +1,6 @@
 """Measure the peak memory of convert.py on a random Llama checkpoint and a drafter for it.
 
-    python benchmarks/conversion_memory.py --layers 24 --layout safetensors -- -q
+    python experiments/conversion_memory.py --layers 24 --layout safetensors -- -q
 
 What stands behind ``--`` goes to convert.py. Needs PyTorch (the torch extra). The checkpoint is
 written to a temporary directory, in bfloat16, four shards for safetensors and two for bin.

@@ -1,7 +1,7 @@
 """mlx-lm, plain and drafted decoding side by side, on the same weights in one process.
 
-    python benchmarks/pocket.py                 the pocket model on held-out questions
-    python benchmarks/pocket.py --model models/prose --prompts models/prose/prompts.jsonl
+    python experiments/pocket.py                 the pocket model on held-out questions
+    python experiments/pocket.py --model models/prose --prompts models/prose/prompts.jsonl
 
 Runs are interleaved: each prompt goes through all engines before the next, in rotating order, and
 every repeat yields its own ratios, of which medians are shown. Seconds are whole answers, prompt
@@ -209,7 +209,7 @@ def main() -> None:
     args.planner = Planner.for_model(model) if args.planned else None
     rows = read_prompts(args.prompts or own_prompts(Path(args.model)), args.count)
     prompts = [encode_prompt(tokenizer, row) for row in rows]
-    where = environment(sys.argv[1:], "python benchmarks/pocket.py")
+    where = environment(sys.argv[1:], "python experiments/pocket.py")
     report: dict[str, Any] = {"environment": where.to_dict(), "model": args.model, "results": {}}
     for temperature in args.temps:
         result = summarise(measure(model, tokenizer, prompts, args, temperature))

@@ -1,6 +1,6 @@
 """Measure what rolling recurrent state back costs, and write it into docs/models.md.
 
-    python benchmarks/chains.py [--repeats N] [--write]
+    python experiments/chains.py [--repeats N] [--write]
 
 Each figure is the median time of a step: verify a chain of six rows and read its choices, behind a
 step of which all six rows were accepted, or three.

@@ -1,8 +1,8 @@
 """Planned against plain decoding where drafting helps, and where it can only hurt.
 
-    python benchmarks/never_slower.py [--repeats 3] [--count 16] [--only NAME] [--json]
+    python experiments/never_slower.py [--repeats 3] [--count 16] [--only NAME] [--json]
 
-Each case is a run of benchmarks/pocket.py --planned in a process of its own: the bundles as they
+Each case is a run of experiments/pocket.py --planned in a process of its own: the bundles as they
 are, a drafter of random weights, the BLAS in mlx's own wheel (n tokens cost n times one), and
 weights in 4 bits (likewise on a CPU). Shown is planned over plain speed, the median of the repeats.
 """
@@ -75,7 +75,7 @@ def cases(work: Path) -> Iterator[Case]:
 
 def run(case: Case, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Planned over plain speed, and tokens per step, for each temperature."""
-    script = str(ROOT / "benchmarks" / "pocket.py")
+    script = str(ROOT / "experiments" / "pocket.py")
     command = [sys.executable, *([] if case.openblas else ["-c", WITHOUT_OPENBLAS]), script]
     flags = ["--planned", "--json", "--model", str(case.bundle), "--prompts", str(case.prompts)]
     flags += ["--count", str(args.count), "--repeats", str(args.repeats), "--max-tokens", "96"]

@@ -1,6 +1,6 @@
 """Where drafts miss, and what that leaves to gain at a temperature: a draft from every place.
 
-    python benchmarks/misses.py [--model models/pocket] [--prompts FILE] [--temp 0 1] [--limit N]
+    python experiments/misses.py [--model models/pocket] [--prompts FILE] [--temp 0 1] [--limit N]
 
 The model answers each prompt plainly. Then a single beam is drafted behind every token of the
 answer, from the state that decoding would have there, and compared with what the answer goes on
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=15, help="of the chains")
     parser.add_argument("--price", type=float, default=2.0, help="of a drafted step in plain ones")
     args = parser.parse_args()
-    where = environment(sys.argv[1:], "python benchmarks/misses.py")
+    where = environment(sys.argv[1:], "python experiments/misses.py")
     model, tokenizer = load(str(args.model), plan=False)
     eos = set(tokenizer.eos_token_ids)
     asked = read_conversations(args.prompts or own_prompts(args.model), args.limit)

@@ -1,9 +1,9 @@
 """What each part of the training is worth: the table of docs/training.md.
 
-    python benchmarks/training_ablation.py                    both targets, the whole budget
-    python benchmarks/training_ablation.py --quick            both, a small budget
-    python benchmarks/training_ablation.py --steps 1000 --records 1500 --output build/ablation-1000
-    python benchmarks/training_ablation.py --target prose --only base --only independent
+    python experiments/training_ablation.py                    both targets, the whole budget
+    python experiments/training_ablation.py --quick            both, a small budget
+    python experiments/training_ablation.py --steps 1000 --records 1500 --output build/ablation-1000
+    python experiments/training_ablation.py --target prose --only base --only independent
 
 It needs the corpora that ``python -m models.recipe --stage corpus`` leaves in
 models/recipe/build. Everything it makes is under --output; what is finished there is not made

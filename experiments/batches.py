@@ -1,6 +1,6 @@
 """Batches of prompts: tokens a second in all, drafted and plain, as the batch grows.
 
-    python benchmarks/batches.py [--model models/pocket] [--batches 1 2 4 8]
+    python experiments/batches.py [--model models/pocket] [--batches 1 2 4 8]
 
 Runs are interleaved: every repeat goes through all batch sizes and engines, in rotating order, and
 medians are shown. Seconds are whole runs over all prompts, prefill included; ratios are between
@@ -123,7 +123,7 @@ def main() -> None:
         sys.exit(2)
     console = Console()
     console.print(table(cases, args))
-    console.print(circumstances(environment(sys.argv[1:], "python benchmarks/batches.py")))
+    console.print(circumstances(environment(sys.argv[1:], "python experiments/batches.py")))
 
 
 if __name__ == "__main__":

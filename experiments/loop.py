@@ -1,6 +1,6 @@
 """What a step costs beyond the target's own forward.
 
-    python benchmarks/loop.py [--model PATH] [--beam-width 4 --beam-length 5] [--json]
+    python experiments/loop.py [--model PATH] [--beam-width 4 --beam-length 5] [--json]
 
 For plain and for drafted steps: primitives in the step's graph (each is a launch on a GPU), time to
 build the graph and to commit (the host's), time of drafting and of the whole evaluation (the
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    where = environment(sys.argv[1:], "python benchmarks/loop.py")
+    where = environment(sys.argv[1:], "python experiments/loop.py")
     model, _ = load(args.model, plan=False)
     shape = BeamShape(args.beam_width, args.beam_length, args.node_budget)
     kinds: dict[str, tuple[BeamShape | None, float]] = {

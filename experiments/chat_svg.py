@@ -1,6 +1,6 @@
 """Draw the README's picture of the chat: a real question, answered and measured in this run.
 
-python benchmarks/chat_svg.py [--model PATH_OR_REPO] [--question TEXT] [--output docs/chat.svg]
+python experiments/chat_svg.py [--model PATH_OR_REPO] [--question TEXT] [--output docs/chat.svg]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make a larger target with the same function out of a smaller Llama bundle.
 
-    python benchmarks/scale.py --model models/pocket --output build/pocket-scaled
+    python experiments/scale.py --model models/pocket --output build/pocket-scaled
 
 Extra layers whose output projections are zero, and extra feed-forward columns whose down-projection
 is zero, change no output, but cost what they would cost in a model of that size. So the drafter's
