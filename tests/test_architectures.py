@@ -12,9 +12,9 @@ from architectures import prompt_of
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.cache.composite import ListLayer
-from mlx_redrafter.cache.prompt_cache import Layer, PromptCache
-from mlx_redrafter.cache.recurrent import StateLayer
+from mlx_redrafter.cache.composite import CacheGroup
+from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
+from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.statistics import AcceptanceStats
@@ -35,8 +35,8 @@ def shared(name: str) -> SpeculativeModel:
     return SpeculativeModel(architectures.build(name))
 
 
-def parts(layer: Layer) -> list[Layer]:
-    return list(layer._parts) if isinstance(layer, ListLayer) else [layer]
+def parts(layer: LayerCache) -> list[LayerCache]:
+    return list(layer._parts) if isinstance(layer, CacheGroup) else [layer]
 
 
 def mlx_lms(model: nn.Module, prompt: list[int]) -> list[int]:
@@ -128,7 +128,7 @@ def test_so_many_are_taken() -> None:
     assert len(chains) >= 19
     for name in chains:  # nothing is a chain that only keeps keys and values
         kept = [part for layer in shared(name).make_cache().layers for part in parts(layer)]
-        assert any(isinstance(part, StateLayer) for part in kept), name
+        assert any(isinstance(part, RecurrentCache) for part in kept), name
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

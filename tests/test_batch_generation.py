@@ -99,11 +99,11 @@ def test_the_models_own_planner_plans_for_the_batch(
     asked: list[int] = []
     for_batch = own.for_batch
 
-    def noted(texts: int) -> Planner:
+    def snapshot(texts: int) -> Planner:
         asked.append(texts)
         return for_batch(texts)
 
-    monkeypatch.setattr(own, "for_batch", noted)
+    monkeypatch.setattr(own, "for_batch", snapshot)
     planned = batch_generate(model, tokenizer, PROMPTS, max_tokens=8, batch_size=3)
     assert asked[0] == 3
     assert asked[-1] < 3  # as many as are left

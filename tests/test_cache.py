@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_redrafter.cache import attention as cache_module
-from mlx_redrafter.cache.attention import REWIND_MARGIN, ChunkedTreeCache, TreeCache
+from mlx_redrafter.cache.attention import REWIND_MARGIN, ChunkedTreeKVCache, TreeKVCache
 from mlx_redrafter.cache.forward_context import Verification
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.tree import DraftTree
@@ -23,7 +23,7 @@ def rows(values: Sequence[float]) -> mx.array:
     return mx.broadcast_to(column, (1, HEADS, len(values), DIMS))
 
 
-def put(cache: TreeCache, values: Sequence[float]) -> list[float]:
+def put(cache: TreeKVCache, values: Sequence[float]) -> list[float]:
     """Write rows; return those that attention gets."""
     keys, fetched = cache.update_and_fetch(rows(values), rows([-value for value in values]))
     assert mx.array_equal(keys, -fetched)
@@ -31,9 +31,9 @@ def put(cache: TreeCache, values: Sequence[float]) -> list[float]:
     return keys[0, 0, :, 0].tolist()
 
 
-def new(window: int | None = None) -> tuple[TreeCache, Verification]:
+def new(window: int | None = None) -> tuple[TreeKVCache, Verification]:
     verification = Verification()
-    return TreeCache(verification, window), verification
+    return TreeKVCache(verification, window), verification
 
 
 def test_committed_rows_come_back_in_order() -> None:
@@ -109,7 +109,7 @@ def test_a_windows_buffer_stays_bounded() -> None:
 def test_any_sequence_of_operations(data: st.DataObject, window: int | None) -> None:
     """Appending, verifying, committing and rewinding against a list of the rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TreeCache, "step", 4)
+        patch.setattr(TreeKVCache, "step", 4)
         patch.setattr(cache_module, "REWIND_MARGIN", 5)
         cache, verification = new(window)
         held: list[float] = []
@@ -153,7 +153,7 @@ def test_can_rewind(window: int | None, length: int, can: bool) -> None:
 
 
 def test_a_window_cannot_go_back_to_what_it_forgot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TreeCache, "step", 8)
+    monkeypatch.setattr(TreeKVCache, "step", 8)
     monkeypatch.setattr(cache_module, "REWIND_MARGIN", 4)
     cache, _ = new(window=4)
     for value in range(30):
@@ -166,7 +166,7 @@ def test_a_window_cannot_go_back_to_what_it_forgot(monkeypatch: pytest.MonkeyPat
     assert put(cache, [99]) == [*range(first - 3, first), 99]
 
 
-def mask(cache: TreeCache, n: int, **options: bool) -> list[list[bool]]:
+def mask(cache: TreeKVCache, n: int, **options: bool) -> list[list[bool]]:
     made = cache.make_mask(n, **options)
     assert isinstance(made, mx.array)
     return np.array(made).astype(bool).tolist()
@@ -247,7 +247,7 @@ def test_padded_keys_of_a_long_text() -> None:
     verification = Verification()
     verification.pads_keys = True
     whole, windowed, chunked = (
-        TreeCache(verification), TreeCache(verification, 257), ChunkedTreeCache(verification, 300)
+        TreeKVCache(verification), TreeKVCache(verification, 257), ChunkedTreeKVCache(verification, 300)
     )  # fmt: skip
     for cache, before in ((whole, 0), (windowed, 256), (chunked, 300)):
         for value in range(0, 4100, 2):
@@ -303,7 +303,7 @@ def test_a_lone_root_needs_no_mask() -> None:
 
 def prompt_cache(tokens: list[int], window: int | None = None) -> PromptCache:
     verification = Verification()
-    cache = PromptCache([TreeCache(verification), TreeCache(verification, window)])
+    cache = PromptCache([TreeKVCache(verification), TreeKVCache(verification, window)])
     for layer in cache.layers:
         put(layer, tokens)
     cache.extend(tokens)
@@ -331,7 +331,7 @@ def test_reuse_goes_back_to_the_first_difference(
 
 
 def test_reuse_starts_over_where_a_window_has_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TreeCache, "step", 8)
+    monkeypatch.setattr(TreeKVCache, "step", 8)
     monkeypatch.setattr(cache_module, "REWIND_MARGIN", 4)
     cache = prompt_cache([1], window=4)
     for token in range(2, 40):

@@ -15,7 +15,7 @@ from mlx_lm.generate import generate_step
 from text_source import TextSource
 
 from mlx_redrafter.cache.prompt_cache import PromptCache
-from mlx_redrafter.cache.recurrent import StateLayer, first_rows
+from mlx_redrafter.cache.recurrent import RecurrentCache, first_rows
 from mlx_redrafter.drafting.chain import ChainSource, chain_of
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.drafting.shape import BeamShape
@@ -200,7 +200,7 @@ def test_only_the_outermost_module_is_run_again() -> None:
     held = prefilled(model, prompt_of(19))
     mx.eval(model.target.verify(chain(prompt_of(5)), held)[0], held.state)
     held.commit([0, 1], prompt_of(5)[:2])
-    states = [layer for layer in held.layers if isinstance(layer, StateLayer)]
+    states = [layer for layer in held.layers if isinstance(layer, RecurrentCache)]
     assert states
     for layer in states:
         calls = layer._steps[-1].calls
@@ -277,7 +277,7 @@ def test_memory_does_not_grow_with_the_text() -> None:
     list(decode(model, prompt_of(9), DecodingConfig(max_tokens=60), cache=held))
     assert held.nbytes == before > 0
     layer = held.layers[0]
-    assert isinstance(layer, StateLayer)
+    assert isinstance(layer, RecurrentCache)
     assert len(layer._steps) <= 2
     assert len(layer._prompts) <= 2
 

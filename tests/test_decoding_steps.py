@@ -30,7 +30,7 @@ from mlx_lm.generate import generate_step
 
 import models
 from mlx_redrafter.cache import attention as cache_module
-from mlx_redrafter.cache.attention import TreeCache
+from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine import decode as decoding
@@ -186,7 +186,7 @@ def test_caches_grow_in_blocks_and_windows_stay_bounded(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block, margin, tree = 32, 24, 13  # no tree of the scripted source has more rows
-    monkeypatch.setattr(TreeCache, "step", block)
+    monkeypatch.setattr(TreeKVCache, "step", block)
     monkeypatch.setattr(cache_module, "REWIND_MARGIN", margin)
     prompt = models.prompt_of(30)
     text = plain(prompt, 130, SamplingConfig())

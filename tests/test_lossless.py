@@ -14,7 +14,7 @@ from mlx_lm.sample_utils import make_logits_processors
 
 import models
 from mlx_redrafter.cache import attention as cache_module
-from mlx_redrafter.cache.attention import TreeCache
+from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -258,7 +258,7 @@ def test_windows_whose_buffers_are_compacted(
     name: str, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small blocks and a small margin: the window's buffer is moved every few steps."""
-    monkeypatch.setattr(TreeCache, "step", 16)
+    monkeypatch.setattr(TreeKVCache, "step", 16)
     monkeypatch.setattr(cache_module, "REWIND_MARGIN", 8)
     sampling = SamplingConfig(temperature, seed=11)
     prompt = models.prompt_of(4 * models.WINDOW)

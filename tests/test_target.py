@@ -258,11 +258,11 @@ def test_long_contexts_are_filled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     sizes: list[int] = []
     prefill = target.prefill
 
-    def noted(tokens: mx.array, cache: PromptCache) -> None:
+    def snapshot(tokens: mx.array, cache: PromptCache) -> None:
         sizes.append(tokens.shape[0])
         prefill(tokens, cache)
 
-    monkeypatch.setattr(target, "prefill", noted)
+    monkeypatch.setattr(target, "prefill", snapshot)
     cache = target.make_cache()
     assert list(target.fill(PROMPT[:11], cache, 4)) == [4, 8, 11]
     assert sizes == [4, 4, 3]

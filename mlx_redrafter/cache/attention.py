@@ -1,6 +1,6 @@
 """Key/value caches that a draft tree can be verified in, and the record of what they hold.
 
-A TreeCache speaks mlx-lm's cache protocol (``offset``, ``update_and_fetch``, ``make_mask``), so
+A TreeKVCache speaks mlx-lm's cache protocol (``offset``, ``update_and_fetch``, ``make_mask``), so
 mlx-lm's models use it unchanged. While a tree is verified its rows are written behind the committed
 ones without advancing ``offset``; committing keeps the rows of the accepted path, and a tree that
 is never committed is simply overwritten.
@@ -16,13 +16,13 @@ from mlx.utils import tree_map
 from mlx_lm.models.base import create_causal_mask
 
 from .forward_context import BUFFER_STEP, Verification, round_up
-from .prompt_cache import Layer
+from .prompt_cache import LayerCache
 
 # Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
 REWIND_MARGIN = 256
 
 
-class TreeCache(Layer):
+class TreeKVCache(LayerCache):
     """Keys and values of one attention layer, shape (1, heads, rows, head_dim) each.
 
     Rows stand in the order of their positions. A layer with a sliding window keeps the window and a
@@ -41,7 +41,7 @@ class TreeCache(Layer):
         self._verification = verification
 
     @property
-    def seam(self) -> Any:
+    def mlx_cache(self) -> Any:
         """What the model is given: this object."""
         return self
 
@@ -200,7 +200,7 @@ def _leaves(buffers: Any) -> list[mx.array]:
     return [leaf for buffer in buffers for leaf in _leaves(buffer)]
 
 
-class ChunkedTreeCache(TreeCache):
+class ChunkedTreeKVCache(TreeKVCache):
     """Keys and values of a layer that attends within chunks of the text (Llama 4).
 
     The model makes the mask of such a layer itself, from ``start_position``: the position of the

@@ -15,15 +15,15 @@ from mlx_lm.models.cache import CacheList
 
 from ..errors import RedrafterError
 from ..tree import BatchTree
-from .attention import ChunkedTreeCache, TreeCache
-from .composite import ListLayer
+from .attention import ChunkedTreeKVCache, TreeKVCache
+from .composite import CacheGroup
 from .forward_context import Verification
-from .prompt_cache import Layer, PromptCache
+from .prompt_cache import LayerCache, PromptCache
 
 STEP = 256
 
 
-class BatchRow(PromptCache):
+class BatchSequence(PromptCache):
     """One text of a batch: its tokens. Its rows are the batch's.
 
     Attributes:
@@ -41,7 +41,7 @@ class BatchRow(PromptCache):
         self.path = list(path)
 
 
-class BatchLayer:
+class BatchKVCache:
     """Keys and values of one attention layer, (batch, heads, columns, head_dim) each.
 
     It speaks mlx-lm's cache protocol to the model. A window is kept as a mask only.
@@ -105,7 +105,7 @@ class BatchLayer:
         assert n == len(self._tree)
         window = window_size or self.window
         if window and self.window:
-            window = min(window, self.window)  # see TreeCache.make_mask
+            window = min(window, self.window)  # see TreeKVCache.make_mask
         return self._verification.batch_mask(None if self.chunk else window, self.chunk)
 
     def move(self, source: mx.array, columns: mx.array) -> None:
@@ -117,7 +117,7 @@ class BatchLayer:
             rows = mx.take_along_axis(buffer, source, axis=2)
             setattr(self, name, mx.put_along_axis(buffer, columns, rows, axis=2))
 
-    def compose(self, kept: Sequence[int], joined: Sequence[TreeCache]) -> None:
+    def compose(self, kept: Sequence[int], joined: Sequence[TreeKVCache]) -> None:
         """Keep the texts ``kept``, in that order, and put others behind them."""
         for name in ("keys", "values"):
             old = getattr(self, name)
@@ -151,7 +151,7 @@ def _widened(buffer: mx.array, columns: int) -> mx.array:
     return mx.concatenate([buffer, blank], axis=2)
 
 
-def _placed(layer: TreeCache, buffer: Any) -> mx.array | None:
+def _placed(layer: TreeKVCache, buffer: Any) -> mx.array | None:
     """A text's committed rows at the columns of their positions."""
     if buffer is None:
         return None
@@ -179,20 +179,20 @@ class BatchCache:
     """
 
     def __init__(self, like: PromptCache, verification: Verification):
-        self.rows: list[BatchRow] = []
-        self._layers: list[BatchLayer] = []
-        self.seams = [self._seam(layer, verification) for layer in like.layers]
+        self.rows: list[BatchSequence] = []
+        self._layers: list[BatchKVCache] = []
+        self.seams = [self._mlx_cache(layer, verification) for layer in like.layers]
 
-    def _seam(self, layer: Layer, verification: Verification) -> Any:
-        if isinstance(layer, ListLayer):
-            return CacheList(*(self._seam(part, verification) for part in layer.parts))
-        if type(layer) not in (TreeCache, ChunkedTreeCache):
+    def _mlx_cache(self, layer: LayerCache, verification: Verification) -> Any:
+        if isinstance(layer, CacheGroup):
+            return CacheList(*(self._mlx_cache(part, verification) for part in layer.parts))
+        if type(layer) not in (TreeKVCache, ChunkedTreeKVCache):
             raise RedrafterError(
                 f"A batch cannot hold a layer that keeps a {type(layer).__name__}: decode the "
                 "prompts one by one."
             )
-        assert isinstance(layer, TreeCache)
-        made = BatchLayer(verification, layer.window, getattr(layer, "chunk", None))
+        assert isinstance(layer, TreeKVCache)
+        made = BatchKVCache(verification, layer.window, getattr(layer, "chunk", None))
         self._layers.append(made)
         return made
 
@@ -216,7 +216,10 @@ class BatchCache:
         parts = [[p for layer in one.layers for p in _tree_caches(layer)] for one in joined]
         for index, layer in enumerate(self._layers):
             layer.compose(kept, [part[index] for part in parts])
-        self.rows = [*(self.rows[place] for place in kept), *(BatchRow(c.tokens) for c in joined)]
+        self.rows = [
+            *(self.rows[place] for place in kept),
+            *(BatchSequence(c.tokens) for c in joined),
+        ]
 
     def commit(self) -> None:
         """Keep the rows of the paths that the texts have just committed."""
@@ -233,8 +236,8 @@ class BatchCache:
             layer.move(source, columns)
 
 
-def _tree_caches(layer: Layer) -> list[TreeCache]:
-    if isinstance(layer, ListLayer):
+def _tree_caches(layer: LayerCache) -> list[TreeKVCache]:
+    if isinstance(layer, CacheGroup):
         return [found for part in layer.parts for found in _tree_caches(part)]
-    assert isinstance(layer, TreeCache)
+    assert isinstance(layer, TreeKVCache)
     return [layer]

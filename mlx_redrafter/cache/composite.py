@@ -7,19 +7,19 @@ from typing import Any
 
 from mlx_lm.models.cache import CacheList
 
-from .prompt_cache import Layer
-from .recurrent import StateLayer
+from .prompt_cache import LayerCache
+from .recurrent import RecurrentCache
 
 
-class ListLayer(Layer):
+class CacheGroup(LayerCache):
     """A layer with several caches, mlx-lm's CacheList."""
 
-    def __init__(self, parts: Sequence[Layer]):
+    def __init__(self, parts: Sequence[LayerCache]):
         self._parts = list(parts)
-        self._seam = CacheList(*(part.seam for part in parts))
+        self._mlx_cache = CacheList(*(part.mlx_cache for part in parts))
 
     @property
-    def parts(self) -> list[Layer]:
+    def parts(self) -> list[LayerCache]:
         """The caches, in order."""
         return self._parts
 
@@ -29,31 +29,31 @@ class ListLayer(Layer):
         return max(part.offset for part in self._parts)
 
     @property
-    def seam(self) -> Any:
+    def mlx_cache(self) -> Any:
         """mlx-lm's CacheList of the parts."""
-        return self._seam
+        return self._mlx_cache
 
     def watch(self, watched: dict[int, Any]) -> None:
         """A module may be given a part, or the list."""
         for part in self._parts:
             part.watch(watched)
-        states = [part for part in self._parts if isinstance(part, StateLayer)]
+        states = [part for part in self._parts if isinstance(part, RecurrentCache)]
         if states:
-            watched[id(self._seam)] = states[0]
+            watched[id(self._mlx_cache)] = states[0]
 
     def begin(self, rows: int) -> None:
         """Tell the parts."""
         for part in self._parts:
             part.begin(rows)
 
-    def extended(self, rows: int) -> None:
+    def commit_all(self, rows: int) -> None:
         """Tell the parts."""
         for part in self._parts:
-            part.extended(rows)
+            part.commit_all(rows)
 
     def commit(self, path: Sequence[int]) -> None:
         """Tell the parts, recurrent ones first: a replay wants the others as they were."""
-        for part in sorted(self._parts, key=lambda part: not isinstance(part, StateLayer)):
+        for part in sorted(self._parts, key=lambda part: not isinstance(part, RecurrentCache)):
             part.commit(path)
 
     def can_rewind(self, length: int) -> bool:
@@ -69,8 +69,8 @@ class ListLayer(Layer):
 
         Their rows behind ``offset`` stay where they are, so they can go forward again.
         """
-        states = [part for part in self._parts if isinstance(part, StateLayer)]
-        others = [part for part in self._parts if not isinstance(part, StateLayer)]
+        states = [part for part in self._parts if isinstance(part, RecurrentCache)]
+        others = [part for part in self._parts if not isinstance(part, RecurrentCache)]
         for part in states:
             start = part.replay_start(length)
             for other in others:
@@ -90,7 +90,7 @@ class ListLayer(Layer):
         return [part.state for part in self._parts]
 
 
-class PlainLayer(Layer):
+class OpaqueCache(LayerCache):
     """A cache of mlx-lm's of which nothing is assumed: good for plain decoding only.
 
     Args:
@@ -104,12 +104,12 @@ class PlainLayer(Layer):
         self._rows = 0
 
     @property
-    def seam(self) -> Any:
+    def mlx_cache(self) -> Any:
         """mlx-lm's cache."""
         return self._raw
 
     @property
-    def looks_ahead(self) -> bool:
+    def can_discard(self) -> bool:
         """A row too many may not come out again."""
         return False
 
@@ -117,15 +117,15 @@ class PlainLayer(Layer):
         """Count the rows."""
         self._rows += rows
 
-    def extended(self, rows: int) -> None:
+    def commit_all(self, rows: int) -> None:
         """Count the rows as committed."""
-        self._settle(rows)
+        self._advance(rows)
 
     def commit(self, path: Sequence[int]) -> None:
         """Count the rows as committed; there can be no others."""
-        self._settle(len(path))
+        self._advance(len(path))
 
-    def _settle(self, rows: int) -> None:
+    def _advance(self, rows: int) -> None:
         self.offset += rows
         self._rows -= rows
 

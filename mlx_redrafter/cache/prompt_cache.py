@@ -11,10 +11,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 
-class Layer(ABC):
+class LayerCache(ABC):
     """One entry of a model's cache list, seen from outside the model.
 
-    A forward is announced by ``begin``; its rows are then either noted as committed (``extended``,
+    A forward is announced by ``begin``; its rows are then either noted as committed (``commit_all``,
     or ``commit`` after a verification) or forgotten by the next ``begin`` or ``rewind``.
 
     Attributes:
@@ -25,13 +25,13 @@ class Layer(ABC):
 
     @property
     @abstractmethod
-    def seam(self) -> Any:
+    def mlx_cache(self) -> Any:
         """The object that the model is given as this layer's cache."""
 
     def begin(self, rows: int) -> None:  # noqa: B027 - most layers need not know
         """A forward over ``rows`` rows follows; rows not committed by now are forgotten."""
 
-    def extended(self, rows: int) -> None:  # noqa: B027
+    def commit_all(self, rows: int) -> None:  # noqa: B027
         """The forward that was begun is committed as a whole: a piece of a prompt."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Layer(ABC):
         """The arrays to evaluate."""
 
     @property
-    def looks_ahead(self) -> bool:
+    def can_discard(self) -> bool:
         """Whether a row that is never committed can be forgotten without forgetting more."""
         return True
 
@@ -73,7 +73,7 @@ class Layer(ABC):
     def watch(self, watched: dict[int, Any]) -> None:  # noqa: B027
         """Add the caches whose changes this layer has to be told of, by ``id``."""
 
-    def unquantized(self) -> Layer:
+    def unquantized(self) -> LayerCache:
         """What stands in this place when everything was forgotten."""
         return self
 
@@ -89,7 +89,7 @@ class Quantization:
         start: The first forward from this position finds a quantised cache.
     """
 
-    convert: Callable[[Layer, int, int], Layer | None]
+    convert: Callable[[LayerCache, int, int], LayerCache | None]
     bits: int
     group_size: int
     start: int
@@ -99,7 +99,7 @@ class PromptCache:
     """The caches of all layers and the tokens they hold.
 
     Attributes:
-        layers: One a layer; what the model is given is their ``seam``.
+        layers: One a layer; what the model is given is their ``mlx_cache``.
         tokens: The committed tokens; every layer holds exactly these.
         quantization: What is done to the layers as the text grows; None for nothing.
 
@@ -108,7 +108,7 @@ class PromptCache:
         draft_limit: From this length on tokens have to be verified one by one; None for no limit.
     """
 
-    def __init__(self, layers: Sequence[Layer], draft_limit: int | None = None):
+    def __init__(self, layers: Sequence[LayerCache], draft_limit: int | None = None):
         self.layers = list(layers)
         self._draft_limit = draft_limit
         self.quantization: Quantization | None = None
@@ -120,12 +120,12 @@ class PromptCache:
     @property
     def seams(self) -> list[Any]:
         """The cache list as mlx-lm's models take it."""
-        return [layer.seam for layer in self.layers]
+        return [layer.mlx_cache for layer in self.layers]
 
     @property
-    def looks_ahead(self) -> bool:
+    def can_discard(self) -> bool:
         """Whether a step may be started that might never be committed."""
-        return all(layer.looks_ahead for layer in self.layers)
+        return all(layer.can_discard for layer in self.layers)
 
     def begin(self, rows: int) -> dict[int, Any]:
         """Announce a forward over ``rows`` rows; returns the caches to be watched in it."""
@@ -171,7 +171,7 @@ class PromptCache:
     def extend(self, tokens: Sequence[int]) -> None:
         """Note that the layers' latest rows are those of ``tokens``."""
         for layer in self.layers:
-            layer.extended(len(tokens))
+            layer.commit_all(len(tokens))
         self.tokens.extend(tokens)
 
     def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:

@@ -9,8 +9,8 @@ import mlx.core as mx
 
 from ..errors import RedrafterError
 from ..tree import DraftTree
-from .attention import TreeCache
-from .prompt_cache import Layer, PromptCache, Quantization
+from .attention import TreeKVCache
+from .prompt_cache import LayerCache, PromptCache, Quantization
 
 if TYPE_CHECKING:
     from ..target.target import Target
@@ -62,8 +62,8 @@ class CacheOptions:
         return Quantization(quantized, self.kv_bits, self.kv_group_size, start)
 
 
-class QuantizedTreeCache(TreeCache):
-    """A TreeCache whose buffers hold packed numbers, scales and biases.
+class QuantizedTreeKVCache(TreeKVCache):
+    """A TreeKVCache whose buffers hold packed numbers, scales and biases.
 
     Args:
         plain: The layer so far; its rows are quantised.
@@ -75,7 +75,7 @@ class QuantizedTreeCache(TreeCache):
         group_size: As given.
     """
 
-    def __init__(self, plain: TreeCache, bits: int, group_size: int):
+    def __init__(self, plain: TreeKVCache, bits: int, group_size: int):
         super().__init__(plain._verification)
         self.bits = bits
         self.group_size = group_size
@@ -94,16 +94,16 @@ class QuantizedTreeCache(TreeCache):
         """As many rows as are seen: quantised ones are not cuDNN's."""
         return self._prefix() + n
 
-    def unquantized(self) -> Layer:
+    def unquantized(self) -> LayerCache:
         """An empty layer that is not quantised."""
-        return TreeCache(self._verification)
+        return TreeKVCache(self._verification)
 
 
-def quantized(layer: Layer, bits: int, group_size: int) -> Layer | None:
+def quantized(layer: LayerCache, bits: int, group_size: int) -> LayerCache | None:
     """The same rows in a quantised cache; None where mlx-lm keeps the layer as it is."""
-    if type(layer) is not TreeCache:
+    if type(layer) is not TreeKVCache:
         return None
-    return QuantizedTreeCache(layer, bits, group_size)
+    return QuantizedTreeKVCache(layer, bits, group_size)
 
 
 def open_cache(
@@ -121,7 +121,7 @@ def open_cache(
         RedrafterError: If the options do not fit the model, or a draft.
     """
     cache = cache if cache is not None else target.make_cache(options.max_kv_size)
-    if drafts and not cache.looks_ahead:
+    if drafts and not cache.can_discard:
         raise RedrafterError(
             "A cache bounded by max_kv_size overwrites rows that a rejected draft would have to "
             "give back: leave max_kv_size out, or decode without drafting."
@@ -136,8 +136,8 @@ def open_cache(
 def _check(target: Target, cache: PromptCache, quantization: Quantization) -> None:
     """Refuse what mlx-lm could not do either, before anything is computed."""
     for index, layer in enumerate(cache.layers):
-        window = layer.window if isinstance(layer, TreeCache) else None
-        if not cache.looks_ahead or (window and type(layer) is TreeCache):
+        window = layer.window if isinstance(layer, TreeKVCache) else None
+        if not cache.can_discard or (window and type(layer) is TreeKVCache):
             kind = "a sliding window" if window else "a cache bounded by max_kv_size"
             raise RedrafterError(
                 f"kv_bits cannot be used here: layer {index} keeps {kind}, which mlx-lm does not "

@@ -18,7 +18,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from .forward_context import Verification
-from .prompt_cache import Layer
+from .prompt_cache import LayerCache
 
 # The ends of so many prompts stay reachable.
 KEPT_PROMPTS = 2
@@ -33,17 +33,17 @@ class _Step:
     Attributes:
         start: Committed tokens before it.
         end: Committed tokens after it; ``start`` while nothing of it is committed.
-        noted: The state at ``start``.
+        snapshot: The state at ``start``.
         calls: ``call(k)`` runs what changed the state over the first k rows only.
     """
 
     start: int
     end: int
-    noted: Attributes
+    snapshot: Attributes
     calls: list[Callable[[int], None]] = field(default_factory=list)
 
 
-class StateLayer(Layer):
+class RecurrentCache(LayerCache):
     """A cache of mlx-lm's whose arrays are replaced, never written into: recurrent state.
 
     Args:
@@ -59,12 +59,12 @@ class StateLayer(Layer):
         self.offset = self.rows = 0
         self._raw = raw
         self._verification = verification
-        self._empty = self._note()
+        self._empty = self._snapshot()
         self._steps: list[_Step] = []
         self._prompts: list[tuple[int, Attributes]] = []
 
     @property
-    def seam(self) -> Any:
+    def mlx_cache(self) -> Any:
         """mlx-lm's cache."""
         return self._raw
 
@@ -76,34 +76,34 @@ class StateLayer(Layer):
         """Note the state. The step before stays known: its last tokens may still be taken back."""
         self._forget()
         self.rows = rows
-        self._steps = [*self._steps[-1:], _Step(self.offset, self.offset, self._note())]
+        self._steps = [*self._steps[-1:], _Step(self.offset, self.offset, self._snapshot())]
 
     def record(self, call: Callable[[int], None]) -> None:
         """Take note of a call that changes the state; ``call(k)`` runs it over k rows only."""
         self._steps[-1].calls.append(call)
 
-    def extended(self, rows: int) -> None:
+    def commit_all(self, rows: int) -> None:
         """The state now is that after a prompt's rows; it stays reachable."""
         start = self.offset
-        self._settle(rows)
+        self._advance(rows)
         earlier = [entry for entry in self._prompts if entry[0] != start]
-        self._prompts = [*earlier, (self.offset, self._note())][-KEPT_PROMPTS:]
+        self._prompts = [*earlier, (self.offset, self._snapshot())][-KEPT_PROMPTS:]
 
     def commit(self, path: Sequence[int]) -> None:
         """Keep the first ``len(path)`` rows of the chain."""
         if len(path) < self.rows:
-            self._bring_back(self._steps[-1], len(path))
-        self._settle(len(path))
+            self._replay(self._steps[-1], len(path))
+        self._advance(len(path))
 
-    def _settle(self, rows: int) -> None:
+    def _advance(self, rows: int) -> None:
         self.offset += rows
         self.rows = 0
         if self._steps:
             self._steps[-1].end = self.offset
 
-    def _bring_back(self, step: _Step, rows: int) -> None:
+    def _replay(self, step: _Step, rows: int) -> None:
         """The state after the first rows of a step."""
-        self._put(step.noted)
+        self._restore(step.snapshot)
         with self._verification.replay():
             for call in step.calls if rows else []:
                 call(rows)
@@ -111,7 +111,7 @@ class StateLayer(Layer):
     def _forget(self) -> None:
         """Drop rows that were never committed."""
         if self.rows:
-            self._put(self._steps.pop().noted)
+            self._restore(self._steps.pop().snapshot)
             self.rows = 0
 
     def can_rewind(self, length: int) -> bool:
@@ -123,7 +123,7 @@ class StateLayer(Layer):
         for step in reversed(self._steps):
             if step.start == length or (step.calls and step.start < length < step.end):
                 return step
-        return next((_Step(p, p, noted) for p, noted in self._prompts if p == length), None)
+        return next((_Step(p, p, snapshot) for p, snapshot in self._prompts if p == length), None)
 
     def replay_start(self, length: int) -> int:
         """Where ``rewind(length)`` begins to run modules again; ``length`` if it need not."""
@@ -140,14 +140,14 @@ class StateLayer(Layer):
         if length != self.offset:
             step = self._find(length)
             assert step is not None
-            self._bring_back(step, length - step.start)
+            self._replay(step, length - step.start)
             step.end = self.offset = length
         self._steps = [step for step in self._steps if step.start <= length]
         self._prompts = [entry for entry in self._prompts if entry[0] <= length]
 
     def reset(self) -> None:
         """Forget everything."""
-        self._put(self._empty)
+        self._restore(self._empty)
         self.offset = self.rows = 0
         self._steps, self._prompts = [], []
 
@@ -156,11 +156,11 @@ class StateLayer(Layer):
         """The arrays to evaluate."""
         return self._raw.state
 
-    def _note(self) -> Attributes:
+    def _snapshot(self) -> Attributes:
         return _copied(vars(self._raw))
 
-    def _put(self, noted: Attributes) -> None:
-        vars(self._raw).update(_copied(noted))
+    def _restore(self, snapshot: Attributes) -> None:
+        vars(self._raw).update(_copied(snapshot))
 
 
 def _copied(attributes: Attributes) -> Attributes:

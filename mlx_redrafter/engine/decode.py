@@ -307,7 +307,7 @@ class TextLoop:
     ) -> Flight | None:
         """Start a plain step after a plain one before that one is read, so that the two overlap."""
         last = emitted + 1 == self._config.max_tokens
-        if not flight.is_plain or shape is not None or last or not self.cache.looks_ahead:
+        if not flight.is_plain or shape is not None or last or not self.cache.can_discard:
             return None
         self.cache.commit([0], [root])
         return self.launch(flight.choices.tokens, flight.hidden[0], None)

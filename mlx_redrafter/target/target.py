@@ -23,12 +23,12 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
-from ..cache.attention import ChunkedTreeCache, TreeCache
+from ..cache.attention import ChunkedTreeKVCache, TreeKVCache
 from ..cache.batch import BatchCache
-from ..cache.composite import ListLayer, PlainLayer
+from ..cache.composite import CacheGroup, OpaqueCache
 from ..cache.forward_context import Verification
-from ..cache.prompt_cache import Layer, PromptCache
-from ..cache.recurrent import StateLayer
+from ..cache.prompt_cache import LayerCache, PromptCache
+from ..cache.recurrent import RecurrentCache
 from ..errors import RedrafterError
 from ..system.blas import share_cores
 from ..system.device import plans_attention
@@ -121,7 +121,7 @@ class Target:
         layers = []
         for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
             layer = _layer(raw, self._verification)
-            layers.append(layer or PlainLayer(self._maker(index, max_kv_size)))
+            layers.append(layer or OpaqueCache(self._maker(index, max_kv_size)))
         return PromptCache(layers, self._draft_limit)
 
     def _maker(self, index: int, max_kv_size: int | None) -> Any:
@@ -245,19 +245,19 @@ def _is_state(raw: Any) -> bool:
     return type(raw) is ArraysCache or type(raw).__name__ == "LayerCache"
 
 
-def _layer(raw: Any, verification: Verification) -> Layer | None:
+def _layer(raw: Any, verification: Verification) -> LayerCache | None:
     """What takes the place of one of mlx-lm's caches; None for a kind that is not known."""
     if type(raw) is KVCache:
-        return TreeCache(verification)
+        return TreeKVCache(verification)
     if type(raw) is RotatingKVCache and raw.keep == 0:
-        return TreeCache(verification, raw.max_size)
+        return TreeKVCache(verification, raw.max_size)
     if type(raw) is ChunkedKVCache:
-        return ChunkedTreeCache(verification, raw.chunk_size)
+        return ChunkedTreeKVCache(verification, raw.chunk_size)
     if _is_state(raw):
-        return StateLayer(raw, verification)
+        return RecurrentCache(raw, verification)
     if type(raw) is CacheList:
         parts = [_layer(part, verification) for part in raw.caches]
         known = [part for part in parts if part is not None]
-        states = sum(isinstance(part, StateLayer) for part in known)
-        return ListLayer(known) if len(known) == len(parts) and states <= 1 else None
+        states = sum(isinstance(part, RecurrentCache) for part in known)
+        return CacheGroup(known) if len(known) == len(parts) and states <= 1 else None
     return None
