@@ -81,11 +81,11 @@ def test_drafted_is_plain_where_attention_is_given_too_many_rows(name: str) -> N
     target = shared(name).target
     prompt = prompt_of(37)
     expected, _, _ = ours(shared(name), prompt, None, target.make_cache(), 0)
-    before, target._verification.pads_keys = target._verification.pads_keys, True
+    before, target._context.pads_keys = target._context.pads_keys, True
     try:
         tokens, stats, hoped = ours(shared(name), prompt, expected, target.make_cache(), 0)
     finally:
-        target._verification.pads_keys = before
+        target._context.pads_keys = before
     assert tokens == expected
     assert hoped - TextSource.max_depth <= stats.accepted <= hoped
 

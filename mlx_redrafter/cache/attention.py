@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 from mlx_lm.models.base import create_causal_mask
 
-from .forward_context import BUFFER_STEP, Verification, round_up
+from .forward_context import BUFFER_STEP, ForwardContext, round_up
 from .prompt_cache import LayerCache
 
 # Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
@@ -31,14 +31,14 @@ class TreeKVCache(LayerCache):
 
     step = BUFFER_STEP
 
-    def __init__(self, verification: Verification, window: int | None = None):
+    def __init__(self, context: ForwardContext, window: int | None = None):
         self.offset = 0
         self.window = window
         self.keys: Any = None
         self.values: Any = None
         self._start = 0  # position of the buffer's first row
         self._fetched = (0, 0)  # rows that attention was last given
-        self._verification = verification
+        self._context = context
 
     @property
     def mlx_cache(self) -> Any:
@@ -55,14 +55,14 @@ class TreeKVCache(LayerCache):
         n = _leaves(keys)[0].shape[2]
         prefix = self._prefix()
         length = self._length(n)
-        if not self._verification.replaying:
+        if not self._context.replaying:
             self._reserve(keys, values, length - prefix)
         row = self.offset - self._start
         self._fetched = row - prefix, row - prefix + length
-        if self._verification.replaying:
+        if self._context.replaying:
             return self.keys_and_values()
         self._write(row, row + n, keys, values)
-        if not self._verification.active:
+        if not self._context.active:
             self.offset += n
         return self.keys_and_values()
 
@@ -90,7 +90,7 @@ class TreeKVCache(LayerCache):
     def _length(self, n: int) -> int:
         """How many rows attention is given with the next ``n``."""
         rows = self._prefix() + n
-        return rows if self._verification.tree is None else self._verification.padded(rows)
+        return rows if self._context.tree is None else self._context.padded(rows)
 
     def _reserve(self, keys: Any, values: Any, rows: int) -> None:
         """Make room behind the committed rows for ``rows`` like those given."""
@@ -116,19 +116,19 @@ class TreeKVCache(LayerCache):
         if self.window is None:
             return round_up(kept + rows, self.step)
         room = kept + round_up(rows, self.step)
-        return room + (self._verification.pads_keys and room % self.step == 0)
+        return room + (self._context.pads_keys and room % self.step == 0)
 
     def make_mask(
         self, n: int, window_size: int | None = None, return_array: bool = False
     ) -> mx.array | str | None:
         """The attention mask for ``n`` new rows, as mlx-lm's: None, "causal" or a bool array."""
         window = window_size or self.window
-        if self._verification.active and window and self.window:
+        if self._context.active and window and self.window:
             # What a single row would see: a model may ask for more than the layer keeps (PLaMo 3).
             window = min(window, self.window)
         prefix = self._prefix()
-        if self._verification.tree is not None:
-            return self._verification.mask(prefix, window, self._length(n))
+        if self._context.tree is not None:
+            return self._context.mask(prefix, window, self._length(n))
         beyond = window is not None and prefix + n > window
         if beyond or (return_array and n > 1):
             return create_causal_mask(n, prefix, window_size=window)
@@ -207,18 +207,18 @@ class ChunkedTreeKVCache(TreeKVCache):
     first row that it is given. While a tree is verified its mask comes from here.
     """
 
-    def __init__(self, verification: Verification, chunk: int):
-        super().__init__(verification, window=chunk + 1)
+    def __init__(self, context: ForwardContext, chunk: int):
+        super().__init__(context, window=chunk + 1)
         self.chunk = chunk
 
     def make_mask(
         self, n: int, window_size: int | None = None, return_array: bool = False
     ) -> mx.array | str | None:
         """The attention mask for the ``n`` nodes of a tree; for other rows, what a window sees."""
-        if self._verification.tree is None:
+        if self._context.tree is None:
             return super().make_mask(n, window_size, return_array)
         prefix, length = self._prefix(), self._length(n)
-        return self._verification.chunk_mask(prefix, self.offset, self.chunk, length)
+        return self._context.chunk_mask(prefix, self.offset, self.chunk, length)
 
     @property
     def start_position(self) -> int:

@@ -17,7 +17,7 @@ from ..errors import RedrafterError
 from ..tree import BatchTree
 from .attention import ChunkedTreeKVCache, TreeKVCache
 from .composite import CacheGroup
-from .forward_context import Verification
+from .forward_context import ForwardContext
 from .prompt_cache import LayerCache, PromptCache
 
 STEP = 256
@@ -47,21 +47,21 @@ class BatchKVCache:
     It speaks mlx-lm's cache protocol to the model. A window is kept as a mask only.
 
     Args:
-        verification: The target's.
+        context: The target's.
         window: Positions that a row sees back, itself included; None: all.
         chunk: Positions of a chunk of the text that rows attend within; None: no chunks.
     """
 
-    def __init__(self, verification: Verification, window: int | None, chunk: int | None):
+    def __init__(self, context: ForwardContext, window: int | None, chunk: int | None):
         self.keys: Any = None
         self.values: Any = None
         self.window = window
         self.chunk = chunk
-        self._verification = verification
+        self._context = context
 
     @property
     def _tree(self) -> BatchTree:
-        tree = self._verification.tree
+        tree = self._context.tree
         assert isinstance(tree, BatchTree), "a batch's caches are for batches of trees only"
         return tree
 
@@ -106,7 +106,7 @@ class BatchKVCache:
         window = window_size or self.window
         if window and self.window:
             window = min(window, self.window)  # see TreeKVCache.make_mask
-        return self._verification.batch_mask(None if self.chunk else window, self.chunk)
+        return self._context.batch_mask(None if self.chunk else window, self.chunk)
 
     def move(self, source: mx.array, columns: mx.array) -> None:
         """Copy the rows at ``source`` to ``columns``, both (batch, 1, k, 1)."""
@@ -168,7 +168,7 @@ class BatchCache:
 
     Args:
         like: An empty cache of the target's, for the kinds of its layers.
-        verification: The target's.
+        context: The target's.
 
     Attributes:
         rows: The texts, in the order of the batch.
@@ -178,21 +178,21 @@ class BatchCache:
         RedrafterError: If a layer keeps something else than keys and values.
     """
 
-    def __init__(self, like: PromptCache, verification: Verification):
+    def __init__(self, like: PromptCache, context: ForwardContext):
         self.rows: list[BatchSequence] = []
         self._layers: list[BatchKVCache] = []
-        self.seams = [self._mlx_cache(layer, verification) for layer in like.layers]
+        self.seams = [self._mlx_cache(layer, context) for layer in like.layers]
 
-    def _mlx_cache(self, layer: LayerCache, verification: Verification) -> Any:
+    def _mlx_cache(self, layer: LayerCache, context: ForwardContext) -> Any:
         if isinstance(layer, CacheGroup):
-            return CacheList(*(self._mlx_cache(part, verification) for part in layer.parts))
+            return CacheList(*(self._mlx_cache(part, context) for part in layer.parts))
         if type(layer) not in (TreeKVCache, ChunkedTreeKVCache):
             raise RedrafterError(
                 f"A batch cannot hold a layer that keeps a {type(layer).__name__}: decode the "
                 "prompts one by one."
             )
         assert isinstance(layer, TreeKVCache)
-        made = BatchKVCache(verification, layer.window, getattr(layer, "chunk", None))
+        made = BatchKVCache(context, layer.window, getattr(layer, "chunk", None))
         self._layers.append(made)
         return made
 

@@ -14,7 +14,7 @@ from ..tree import BatchTree, DraftTree
 BUFFER_STEP = 256
 
 
-class Verification:
+class ForwardContext:
     """What the layers of one target need to know while they run over uncommitted rows.
 
     Attributes:
@@ -50,7 +50,7 @@ class Verification:
         return round_up(rows, grain)
 
     @contextmanager
-    def over(
+    def verifying(
         self,
         tree: DraftTree | BatchTree,
         *,

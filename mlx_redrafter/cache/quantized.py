@@ -76,7 +76,7 @@ class QuantizedTreeKVCache(TreeKVCache):
     """
 
     def __init__(self, plain: TreeKVCache, bits: int, group_size: int):
-        super().__init__(plain._verification)
+        super().__init__(plain._context)
         self.bits = bits
         self.group_size = group_size
         self.offset = plain.offset
@@ -96,7 +96,7 @@ class QuantizedTreeKVCache(TreeKVCache):
 
     def unquantized(self) -> LayerCache:
         """An empty layer that is not quantised."""
-        return TreeKVCache(self._verification)
+        return TreeKVCache(self._context)
 
 
 def quantized(layer: LayerCache, bits: int, group_size: int) -> LayerCache | None:

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_map
 
-from .forward_context import Verification
+from .forward_context import ForwardContext
 from .prompt_cache import LayerCache
 
 # The ends of so many prompts stay reachable.
@@ -48,17 +48,17 @@ class RecurrentCache(LayerCache):
 
     Args:
         raw: An empty cache, for instance an ArraysCache.
-        verification: The target's.
+        context: The target's.
 
     Attributes:
         offset: Number of committed tokens.
         rows: Rows of the forward under way; 0 if none is.
     """
 
-    def __init__(self, raw: Any, verification: Verification):
+    def __init__(self, raw: Any, context: ForwardContext):
         self.offset = self.rows = 0
         self._raw = raw
-        self._verification = verification
+        self._context = context
         self._empty = self._snapshot()
         self._steps: list[_Step] = []
         self._prompts: list[tuple[int, Attributes]] = []
@@ -104,7 +104,7 @@ class RecurrentCache(LayerCache):
     def _replay(self, step: _Step, rows: int) -> None:
         """The state after the first rows of a step."""
         self._restore(step.snapshot)
-        with self._verification.replay():
+        with self._context.replay():
             for call in step.calls if rows else []:
                 call(rows)
 
@@ -168,14 +168,14 @@ def _copied(attributes: Attributes) -> Attributes:
     return {key: list(v) if isinstance(v, list) else v for key, v in attributes.items()}
 
 
-def recording_call(verification: Verification, base: Any) -> Any:
+def recording_call(context: ForwardContext, base: Any) -> Any:
     """A module's call that tells a watched cache among its arguments how to repeat it.
 
     Only the outermost of nested calls is told: what it runs again contains the others.
     """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        watched = verification.watched
+        watched = context.watched
         layer = next(
             (watched[id(a)] for a in (*args, *kwargs.values()) if id(a) in watched), None
         ) if watched else None  # fmt: skip
@@ -188,11 +188,11 @@ def recording_call(verification: Verification, base: Any) -> Any:
             base(self, *shorter[0], **shorter[1])
 
         layer.record(again)
-        verification.watched = {key: other for key, other in watched.items() if other is not layer}
+        context.watched = {key: other for key, other in watched.items() if other is not layer}
         try:
             return base(self, *args, **kwargs)
         finally:
-            verification.watched = watched
+            context.watched = watched
 
     return call
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..cache.forward_context import Verification
+from ..cache.forward_context import ForwardContext
 from ..tree import BatchTree, DraftTree
 
 # What only Llama 4's attention looks at.
@@ -36,51 +36,51 @@ def rebound(function: FunctionType, name: str, value: Any) -> FunctionType:
 class _ByDepth:
     """mlx.core, but a range of the rows' numbers is one of their positions."""
 
-    def __init__(self, verification: Verification):
-        self._verification = verification
+    def __init__(self, context: ForwardContext):
+        self._context = context
 
     def __getattr__(self, name: str) -> Any:
         return getattr(mx, name)
 
     def arange(self, start: int, *args: Any) -> mx.array:
         """mx.arange(start, start + n) over n rows; (batch, n, 1) for a batch."""
-        if self._verification.tree is None:
+        if self._context.tree is None:
             return mx.arange(start, *args)
-        at = self._verification.positions(start)
+        at = self._context.positions(start)
         return at if at.ndim == 1 else at[..., None]
 
 
-def chunked_call(verification: Verification, base: FunctionType) -> Any:
+def chunked_call(context: ForwardContext, base: FunctionType) -> Any:
     """Llama 4's attention: mask and query scales by the position of each node.
 
     Layers without chunks get the mask that their cache made, which is right as it is.
     """
-    scaled = rebound(base, "mx", _ByDepth(verification))
+    scaled = rebound(base, "mx", _ByDepth(context))
 
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
-        if verification.tree is not None and getattr(cache, "chunk", None):
+        if context.tree is not None and getattr(cache, "chunk", None):
             mask = cache.make_mask(x.shape[1])
         return scaled(self, x, mask, cache)
 
     return call
 
 
-def grouped_call(verification: Verification, base: Any) -> Any:
+def grouped_call(context: ForwardContext, base: Any) -> Any:
     """Gemma 2's attention: its scores are grouped by key heads, and so must be a batch's mask."""
 
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
-        if isinstance(verification.tree, BatchTree) and self.repeats > 1:
+        if isinstance(context.tree, BatchTree) and self.repeats > 1:
             mask = mask[:, None]
         return base(self, x, mask, cache)
 
     return call
 
 
-def block_method(verification: Verification, base: Any) -> Any:
+def block_method(context: ForwardContext, base: Any) -> Any:
     """MiniMax M3's choice of blocks, for each node as it would be made behind its own path."""
 
     def method(self: Any, x: mx.array, mask: Any, offset: int, cache: Any) -> Any:
-        tree = verification.tree
+        tree = context.tree
         if tree is None:
             return base(self, x, mask, offset, cache)
         assert isinstance(tree, DraftTree), "batches of this architecture are refused"
@@ -94,8 +94,8 @@ def block_method(verification: Verification, base: Any) -> Any:
         queries = self.index_rope(self.index_q_norm(queries).transpose(0, 2, 1, 3), offset=offset)
         scores = queries.astype(mx.float32) @ keys.astype(mx.float32).swapaxes(-1, -2)
         scores = by_position(mx.where(mask, scores, -mx.inf), tree)
-        kept = best_blocks(self, scores, verification.positions(offset), blocks)
-        rows = mx.concatenate([mx.arange(offset), verification.positions(offset)])
+        kept = best_blocks(self, scores, context.positions(offset), blocks)
+        rows = mx.concatenate([mx.arange(offset), context.positions(offset)])
         kept = mx.take(kept, rows // self.index_block_size, axis=-1) & mask
         return mx.repeat(kept, self.num_attention_heads // self.index_n_heads, axis=1)
 

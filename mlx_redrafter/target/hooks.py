@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache.forward_context import Verification
+from ..cache.forward_context import ForwardContext
 from ..cache.recurrent import recording_call
 from .attention_patches import (
     BLOCK_METHOD,
@@ -110,49 +110,49 @@ def hook_output(inner: nn.Module) -> Tap:
     return tap
 
 
-def hook_layers(model: nn.Module, *, recurrent: bool) -> Verification:
-    """Make rotary modules, position embeddings and recurrent modules heed one Verification."""
+def hook_layers(model: nn.Module, *, recurrent: bool) -> ForwardContext:
+    """Make rotary modules, position embeddings and recurrent modules heed one ForwardContext."""
     modules = [(name.rsplit(".", 1)[-1], module) for name, module in model.named_modules()]
-    found = (getattr(module, "_redrafter_verification", None) for _, module in modules)
-    verification = next((v for v in found if v is not None), None) or Verification()
+    found = (getattr(module, "_redrafter_context", None) for _, module in modules)
+    context = next((v for v in found if v is not None), None) or ForwardContext()
     for name, module in modules:
-        if hasattr(module, "_redrafter_verification"):
+        if hasattr(module, "_redrafter_context"):
             continue
         methods = [one for one in METHODS if hasattr(type(module), one)]
-        call = _hooked_call(name, module, verification, recurrent)
+        call = _hooked_call(name, module, context, recurrent)
         if call is not None or methods:
-            module._redrafter_verification = verification
+            module._redrafter_context = context
             _set_call(module, "Hooked", call or type(module).__call__)
         for method in methods:
-            hooked = METHODS[method](verification, getattr(type(module), method))
+            hooked = METHODS[method](context, getattr(type(module), method))
             setattr(type(module), method, hooked)
-    return verification
+    return context
 
 
-def _hooked_call(name: str, module: nn.Module, verification: Verification, recurrent: bool) -> Any:
+def _hooked_call(name: str, module: nn.Module, context: ForwardContext, recurrent: bool) -> Any:
     kind = type(module).__name__.lower()
     if not any("__call__" in vars(base) for base in type(module).__mro__):
         return None  # a mere container
     base: Any = type(module).__call__
     if DYNAMIC_ROTARY in kind:
-        return _rotary_call(verification, _dynamic_call(base))
+        return _rotary_call(context, _dynamic_call(base))
     if ("rope" in kind or "rotary" in kind) and "attention" not in kind:
-        return _rotary_call(verification, base)
+        return _rotary_call(context, base)
     used = base.__code__.co_names if isinstance(base, FunctionType) else ()
     if SCALED_BY_ROW in used:
-        return chunked_call(verification, base)
+        return chunked_call(context, base)
     if GROUPED_SCORES in used:
-        return grouped_call(verification, base)
+        return grouped_call(context, base)
     if ROTARY_FUNCTION in used:
-        turn = _rotary_call(verification, _as_method(base.__globals__[ROTARY_FUNCTION]))
+        turn = _rotary_call(context, _as_method(base.__globals__[ROTARY_FUNCTION]))
         return rebound(base, ROTARY_FUNCTION, partial(turn, None))
     if SCALE_FUNCTION in used:
-        scale = _scale_call(verification, base.__globals__[SCALE_FUNCTION])
+        scale = _scale_call(context, base.__globals__[SCALE_FUNCTION])
         return rebound(base, SCALE_FUNCTION, scale)
     if name in ("wpe", "position_embeddings"):
-        return _position_call(verification, base)
+        return _position_call(context, base)
     if recurrent and "cache" in inspect.signature(base).parameters:
-        return recording_call(verification, base)
+        return recording_call(context, base)
     return None
 
 
@@ -175,13 +175,13 @@ def _tapped_call(tap: Tap, base: Any) -> Any:
     return call
 
 
-def _rotary_call(verification: Verification, base: Any) -> Any:
+def _rotary_call(context: ForwardContext, base: Any) -> Any:
     """Turn (batch, heads, n, dim) at one position a node: one row a node."""
 
     def call(self: Any, x: mx.array, offset: Any = 0, *args: Any, **kwargs: Any) -> Any:
-        if verification.tree is None:
+        if context.tree is None:
             return base(self, x, offset, *args, **kwargs)
-        at = verification.positions(offset)
+        at = context.positions(offset)
         if at.ndim == 1:
             turned: mx.array = base(self, x.transpose(2, 1, 0, 3), at, *args, **kwargs)
             return turned.transpose(2, 1, 0, 3)
@@ -208,26 +208,26 @@ def _dynamic_call(base: Any) -> Any:
     return call
 
 
-def _scale_call(verification: Verification, base: Any) -> Any:
+def _scale_call(context: ForwardContext, base: Any) -> Any:
     """Llama 4's query scales by depth, (n, 1) or (batch, 1, n, 1); mlx-lm counts rows."""
 
     def call(size: int, offset: Any, *args: Any) -> Any:
-        if verification.tree is None:
+        if context.tree is None:
             return base(size, offset, *args)
-        at = verification.positions(offset)
+        at = context.positions(offset)
         shape = (-1, 1) if at.ndim == 1 else (at.shape[0], 1, -1, 1)
         return base(1, at.reshape(-1), *args).reshape(shape)
 
     return call
 
 
-def _position_call(verification: Verification, base: Any) -> Any:
+def _position_call(context: ForwardContext, base: Any) -> Any:
     """Look positions up by depth: ``ids`` (..., n) count up from the root's."""
 
     def call(self: Any, ids: mx.array) -> Any:
-        if verification.tree is None:
+        if context.tree is None:
             return base(self, ids)
-        return base(self, ids[..., :1] + verification.positions(0))
+        return base(self, ids[..., :1] + context.positions(0))
 
     return call
 

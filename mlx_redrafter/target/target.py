@@ -26,7 +26,7 @@ from mlx_lm.models.cache import (
 from ..cache.attention import ChunkedTreeKVCache, TreeKVCache
 from ..cache.batch import BatchCache
 from ..cache.composite import CacheGroup, OpaqueCache
-from ..cache.forward_context import Verification
+from ..cache.forward_context import ForwardContext
 from ..cache.prompt_cache import LayerCache, PromptCache
 from ..cache.recurrent import RecurrentCache
 from ..errors import RedrafterError
@@ -80,9 +80,9 @@ class Target:
         self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
-        self._verification = hook_layers(model, recurrent=recurrent)
+        self._context = hook_layers(model, recurrent=recurrent)
         counts_rows = self.architecture in architectures.COUNTS_ROWS
-        self._verification.pads_keys = plans_attention(self.dtype) and not counts_rows
+        self._context.pads_keys = plans_attention(self.dtype) and not counts_rows
         self._tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
         self.refusal = self._find_refusal(raw)
@@ -104,7 +104,7 @@ class Target:
         if kind in architectures.REFUSED:
             return f"the architecture '{kind}' cannot verify drafts: {architectures.REFUSED[kind]}"
         for index, layer in enumerate(raw):
-            if _layer(layer, self._verification) is None:
+            if _layer(layer, self._context) is None:
                 return (
                     f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
                     "which cannot take a rejected draft back"
@@ -120,7 +120,7 @@ class Target:
         """
         layers = []
         for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
-            layer = _layer(raw, self._verification)
+            layer = _layer(raw, self._context)
             layers.append(layer or OpaqueCache(self._maker(index, max_kv_size)))
         return PromptCache(layers, self._draft_limit)
 
@@ -177,7 +177,7 @@ class Target:
         self.take_cores(len(tree))
         watched = cache.begin(len(tree))
         branching = self.verifies == "tree"
-        with self._verification.over(tree, branching=branching, watched=watched):
+        with self._context.verifying(tree, branching=branching, watched=watched):
             logits = self.model(tree.tokens[None], cache=cache.seams)
         return logits.squeeze(0), self._hidden().squeeze(0)
 
@@ -193,7 +193,7 @@ class Target:
                 f"Prompts cannot be decoded together with the architecture '{kind}', only where "
                 "each text's rows can be placed by themselves: decode the prompts one by one."
             )
-        return BatchCache(self.make_cache(), self._verification)
+        return BatchCache(self.make_cache(), self._context)
 
     def verify_batch(
         self, trees: Sequence[DraftTree], cache: BatchCache
@@ -210,7 +210,7 @@ class Target:
         """
         self.take_cores(len(trees) * len(trees[0]))
         batch = BatchTree.stack(trees, cache.lengths)
-        with self._verification.over(batch):
+        with self._context.verifying(batch):
             logits = self.model(batch.tokens, cache=cache.seams)
         return logits, self._hidden()
 
@@ -245,18 +245,18 @@ def _is_state(raw: Any) -> bool:
     return type(raw) is ArraysCache or type(raw).__name__ == "LayerCache"
 
 
-def _layer(raw: Any, verification: Verification) -> LayerCache | None:
+def _layer(raw: Any, context: ForwardContext) -> LayerCache | None:
     """What takes the place of one of mlx-lm's caches; None for a kind that is not known."""
     if type(raw) is KVCache:
-        return TreeKVCache(verification)
+        return TreeKVCache(context)
     if type(raw) is RotatingKVCache and raw.keep == 0:
-        return TreeKVCache(verification, raw.max_size)
+        return TreeKVCache(context, raw.max_size)
     if type(raw) is ChunkedKVCache:
-        return ChunkedTreeKVCache(verification, raw.chunk_size)
+        return ChunkedTreeKVCache(context, raw.chunk_size)
     if _is_state(raw):
-        return RecurrentCache(raw, verification)
+        return RecurrentCache(raw, context)
     if type(raw) is CacheList:
-        parts = [_layer(part, verification) for part in raw.caches]
+        parts = [_layer(part, context) for part in raw.caches]
         known = [part for part in parts if part is not None]
         states = sum(isinstance(part, RecurrentCache) for part in known)
         return CacheGroup(known) if len(known) == len(parts) and states <= 1 else None
