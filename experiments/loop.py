@@ -29,7 +29,7 @@ from mlx_redrafter import SpeculativeModel, load
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.drafting.source import DraftSource, DraftState
+from mlx_redrafter.drafting.source import DraftSource, DraftInput
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.sampling import Sampler, SamplingConfig
 from mlx_redrafter.tree import DraftTree
@@ -89,7 +89,7 @@ def measure(
         mx.eval(root, hidden)
         began = time.perf_counter()
         noise = sampler.noise(len(cache) + 1, 1 + (source.max_depth if source else 0))
-        tree = _tree(source, DraftState(root, hidden.astype(model.target.dtype), noise))
+        tree = _tree(source, DraftInput(root, hidden.astype(model.target.dtype), noise))
         logits, states = model.target.verify(tree, cache)
         choices = sampler.choose(logits, tree, noise, []).tokens
         built = time.perf_counter()
@@ -105,7 +105,7 @@ def measure(
     return Step(len(tree), count, host, draft, evaluate, commit)
 
 
-def _tree(source: DraftSource | None, state: DraftState) -> DraftTree:
+def _tree(source: DraftSource | None, state: DraftInput) -> DraftTree:
     return source(state) if source else DraftTree.root_only(state.root)
 
 

@@ -33,9 +33,9 @@ from rich.table import Table
 from mlx_redrafter import load
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.benchmark.prompts import own_prompts, prepare, read_conversations
-from mlx_redrafter.drafting.noise_scale import NoiseTrust
+from mlx_redrafter.drafting.noise_scale import NoiseScale
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.drafting.source import DraftState
+from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.planning.backoff import Pauses
@@ -55,16 +55,16 @@ class Places:
 
     Attributes:
         sureness: The probability that the target gave each.
-        swayed: Whether noise decided the token behind each: it is not the likeliest one.
+        flipped_by_noise: Whether noise decided the token behind each: it is not the likeliest one.
         accepted: For each way of drafting, how many of a chain's tokens would be accepted there.
     """
 
     sureness: list[float]
-    swayed: list[bool]
+    flipped_by_noise: list[bool]
     accepted: dict[str, list[int]]
 
     def __len__(self) -> int:
-        return len(self.swayed)
+        return len(self.flipped_by_noise)
 
 
 def answer(
@@ -93,22 +93,24 @@ def places(
     probabilities = mx.softmax(logits, axis=-1)
     said_next = mx.array(said)
     sureness = mx.take_along_axis(probabilities[:-1], said_next[:, None], axis=-1)[:, 0].tolist()
-    swayed = (mx.argmax(logits[:-1], axis=-1) != said_next).tolist()
+    flipped_by_noise = (mx.argmax(logits[:-1], axis=-1) != said_next).tolist()
     noise = Sampler(sampling, model.target.vocab_size).noise(len(prompt) + 1, count + length)
-    trust, trusted = NoiseTrust(), []
-    for one in swayed[:-1]:
-        trust.observe([one])
-        trusted.append(trust.scale)
+    noise_scale, trusted = NoiseScale(), []
+    for one in flipped_by_noise[:-1]:
+        noise_scale.observe([one])
+        trusted.append(noise_scale.scale)
     scales = {AS_DECODED: trusted, IGNORING: [0.0] * count, FOLLOWING: [1.0] * count}
     if noise is None:
         scales = {AS_DECODED: trusted}
     search = model.source(BeamShape(1, length), sampling, timed=False)
     assert search is not None, "no drafter"
 
-    def state(place: int, scale: float) -> DraftState:
-        heard = None if noise is None else noise[place : place + length] * scale
+    def state(place: int, scale: float) -> DraftInput:
+        level_noise = None if noise is None else noise[place : place + length] * scale
         text = [*prompt, *said[:place]]
-        return DraftState(said_next[place : place + 1].astype(mx.int32), hidden[place], heard, text)
+        return DraftInput(
+            said_next[place : place + 1].astype(mx.int32), hidden[place], level_noise, text
+        )
 
     def accepted(scale: Sequence[float]) -> Iterator[int]:
         for begin in range(0, count, TOGETHER):
@@ -118,7 +120,9 @@ def places(
                 yield common(tree.tokens.tolist()[1:], said[place + 1 :])
 
     return Places(
-        sureness[:count], swayed[1:], {way: list(accepted(scale)) for way, scale in scales.items()}
+        sureness[:count],
+        flipped_by_noise[1:],
+        {way: list(accepted(scale)) for way, scale in scales.items()},
     )
 
 
@@ -128,9 +132,11 @@ def common(guessed: Sequence[int], said: Sequence[int]) -> int:
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(guessed), len(said)))
 
 
-def unswayed(swayed: Sequence[bool], length: int) -> list[int]:
+def unswayed(flipped_by_noise: Sequence[bool], length: int) -> list[int]:
     """What a drafter of the likeliest tokens gets accepted at each place: up to a swayed token."""
-    return [common([False] * length, swayed[place:]) for place in range(len(swayed))]
+    return [
+        common([False] * length, flipped_by_noise[place:]) for place in range(len(flipped_by_noise))
+    ]
 
 
 def steps(accepted: Sequence[int]) -> int:
@@ -169,13 +175,18 @@ def first_guesses(answers: Sequence[Places]) -> Table:
     rows: list[list[tuple[bool, list[bool]]]] = [[] for _ in SURE]
     for one in answers:
         hits = zip(*([n > 0 for n in one.accepted[way]] for way in ways), strict=True)
-        for sure, swayed, hit in zip(one.sureness, one.swayed, hits, strict=True):
-            rows[bisect.bisect_right(SURE, sure) - 1].append((swayed, list(hit)))
+        for sure, flipped_by_noise, hit in zip(
+            one.sureness, one.flipped_by_noise, hits, strict=True
+        ):
+            rows[bisect.bisect_right(SURE, sure) - 1].append((flipped_by_noise, list(hit)))
     headings = ("the target gave a token", "places", "next decided by noise", *ways)
     table = _table("First guesses behind it that are right", headings)
     for low, high, row in zip(SURE, [*SURE[1:], 1.0], rows, strict=True):
         if row:
-            shares = [np.mean([swayed for swayed, _ in row]), *np.mean([hit for _, hit in row], 0)]
+            shares = [
+                np.mean([flipped_by_noise for flipped_by_noise, _ in row]),
+                *np.mean([hit for _, hit in row], 0),
+            ]
             table.add_row(f"{low:g} to {high:g}", str(len(row)), *(f"{x:.1%}" for x in shares))
     return table
 
@@ -188,7 +199,7 @@ def chains(answers: Sequence[Places], length: int, price: float) -> Table:
         headings,
     )
     ways = {way: [one.accepted[way] for one in answers] for way in answers[0].accepted}
-    ways["of likeliest tokens"] = [unswayed(one.swayed, length) for one in answers]
+    ways["of likeliest tokens"] = [unswayed(one.flipped_by_noise, length) for one in answers]
     tokens = sum(map(len, answers))
     for way, accepted in ways.items():
         drafted = sum(map(steps, accepted))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .conversion import convert
     from .drafting.drafter import Drafter, DrafterConfig
     from .drafting.shape import BeamShape
-    from .drafting.source import DraftSource, DraftState
+    from .drafting.source import DraftSource, DraftInput
     from .engine.batch import BatchDecoder
     from .engine.decode import DecodingConfig, decode
     from .engine.model import SpeculativeModel
@@ -51,7 +51,7 @@ __all__ = [
     "DecodedToken",
     "DecodingConfig",
     "DraftSource",
-    "DraftState",
+    "DraftInput",
     "DraftTree",
     "Drafter",
     "DrafterConfig",
@@ -89,7 +89,7 @@ _HOMES = {
     ),
     ".engine.batch": ("BatchDecoder",),
     ".drafting.shape": ("BeamShape",),
-    ".drafting.source": ("DraftSource", "DraftState"),
+    ".drafting.source": ("DraftSource", "DraftInput"),
     ".cache.prompt_cache": ("PromptCache",),
     ".conversion": ("convert",),
     ".engine.decode": (

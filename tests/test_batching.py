@@ -15,7 +15,7 @@ import models
 from mlx_redrafter.cache.batch import STEP
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.drafting.source import DraftState
+from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch import BatchDecoder
 from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -54,7 +54,7 @@ class Continuations:
     def __init__(self, texts: Sequence[Sequence[int]]):
         self._texts = [list(text) for text in texts]
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         root = int(state.root.item())
         tokens, parents = [root, (root + 1) % models.VOCAB], [-1, 0]
         for text in self._texts:

@@ -41,7 +41,7 @@ def test_drafts_are_those_of_decoding(misses: ModuleType, temperature: float) ->
     for step, place in drafted:
         assert as_decoded[place] == min(step.accepted, len(found) - place)
     assert (misses.FOLLOWING in found.accepted) == (temperature > 0)
-    assert any(found.swayed) == (temperature > 0)
+    assert any(found.flipped_by_noise) == (temperature > 0)
 
 
 def test_steps_and_times_of_an_answer(misses: ModuleType) -> None:

@@ -19,7 +19,7 @@ from ..tree import DraftTree
 from .drafter import Drafter
 from .prepared_drafter import PreparedDrafter
 from .shape import BeamShape
-from .source import DraftState, last_tokens
+from .source import DraftInput, last_tokens
 
 # A token's score is at least this, so that sums stay finite where a filter removed the token ...
 FLOOR = -100.0
@@ -65,11 +65,11 @@ class BeamSearch:
         """The beam length."""
         return self.shape.length
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         """Search from ``state.root``; the likeliest final beam is laid out right behind it."""
         return self.together([state])[0]
 
-    def together(self, states: Sequence[DraftState]) -> list[DraftTree]:
+    def together(self, states: Sequence[DraftInput]) -> list[DraftTree]:
         """Search from several roots at once: one tree for each, all with as many nodes."""
         noises = [state.noise for state in states if state.noise is not None]
         arrays = self._search(
@@ -87,7 +87,7 @@ class BeamSearch:
             for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip
 
-    def _before(self, state: DraftState) -> mx.array:
+    def _before(self, state: DraftInput) -> mx.array:
         if state.before is not None:
             return state.before
         return mx.array(last_tokens(state.text, self.lookback), dtype=mx.int32)
@@ -132,12 +132,12 @@ def _search(
         Tokens, parents, depths, log-probabilities (batch, n) and ancestors (batch, n, n);
         n = 1 + shape.nodes.
     """
-    drafter, seen = prepared.drafter, prepared.see(hidden)
+    drafter, hidden_term = prepared.drafter, prepared.project_hidden(hidden)
     if noise is not None:
         noise = drafter.draft_columns(noise)
     state = _first_state(drafter, embed, before, hidden)
     if shape.width == 1:
-        return _chain(prepared, embed, shape.nodes, sampling, seen, root, noise, state)
+        return _chain(prepared, embed, shape.nodes, sampling, hidden_term, root, noise, state)
     width, opened = shape.width, 1 + shape.width * shape.length
     batch = root.shape[0]
     itself = mx.eye(opened, dtype=mx.bool_)
@@ -146,9 +146,9 @@ def _search(
     state = state[:, None]
     for depth in range(shape.length):
         state = drafter.advance(embed(tokens[-1]), state)
-        heard = None if noise is None else noise[:, depth : depth + 1]
-        noisy = _noisy(prepared, sampling, seen[:, None], state, heard)
-        gain = _normalised(noisy, noisy)
+        level_noise = None if noise is None else noise[:, depth : depth + 1]
+        level_scores = _level_scores(prepared, sampling, hidden_term[:, None], state, level_noise)
+        gain = _normalised(level_scores, level_scores)
         candidates = (totals[-1][..., None] + gain).reshape(batch, -1)
         best = _top(candidates, width)
         beam = best // gain.shape[-1]
@@ -169,7 +169,7 @@ def _chain(
     embed: Callable[[mx.array], mx.array],
     length: int,
     sampling: SamplingConfig,
-    seen: mx.array,
+    hidden_term: mx.array,
     root: mx.array,
     noise: mx.array | None,
     state: mx.array,
@@ -180,12 +180,12 @@ def _chain(
     tokens, levels = [root], []
     for depth in range(length):
         state = drafter.advance(embed(tokens[-1][:, 0]), state)
-        heard = None if noise is None else noise[:, depth]
-        noisy = _noisy(prepared, sampling, seen, state, heard)
-        tokens.append(drafter.target_tokens(mx.argmax(noisy, axis=-1, keepdims=True)))
-        levels.append(noisy)
-    noisy = mx.stack(levels, axis=1)
-    gains = _normalised(mx.max(noisy, axis=-1, keepdims=True), noisy).squeeze(-1)
+        level_noise = None if noise is None else noise[:, depth]
+        level_scores = _level_scores(prepared, sampling, hidden_term, state, level_noise)
+        tokens.append(drafter.target_tokens(mx.argmax(level_scores, axis=-1, keepdims=True)))
+        levels.append(level_scores)
+    level_scores = mx.stack(levels, axis=1)
+    gains = _normalised(mx.max(level_scores, axis=-1, keepdims=True), level_scores).squeeze(-1)
     depths = mx.broadcast_to(mx.arange(n, dtype=mx.int32), (batch, n))
     return (
         mx.concatenate(tokens, axis=1).astype(mx.int32),
@@ -210,21 +210,21 @@ def _first_state(
     return state.astype(hidden.dtype)
 
 
-def _noisy(
+def _level_scores(
     prepared: PreparedDrafter,
     sampling: SamplingConfig,
-    seen: mx.array,
+    hidden_term: mx.array,
     state: mx.array,
     noise: mx.array | None,
 ) -> mx.array:
     """Each next token's score but for a constant, float32 (..., head_size)."""
-    logits = prepared.logits(seen, state).astype(mx.float32)
+    logits = prepared.logits(hidden_term, state).astype(mx.float32)
     return scores(sampling, logits, noise, normalise=False)
 
 
-def _normalised(values: mx.array, noisy: mx.array) -> mx.array:
-    """What tokens of those scores add to a beam's, negative; ``noisy`` are the scores of all."""
-    return mx.clip(values - mx.logsumexp(noisy, axis=-1, keepdims=True), FLOOR, CEILING)
+def _normalised(values: mx.array, level_scores: mx.array) -> mx.array:
+    """What tokens of those scores add to a beam's, negative; ``level_scores`` are the scores of all."""
+    return mx.clip(values - mx.logsumexp(level_scores, axis=-1, keepdims=True), FLOOR, CEILING)
 
 
 def _select(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..tree import DraftTree
-from .source import DraftSource, DraftState
+from .source import DraftSource, DraftInput
 
 
 def chain_of(tree: DraftTree) -> DraftTree:
@@ -47,6 +47,6 @@ class ChainSource:
         """As the other's."""
         return self._source.seconds
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         """Propose a chain from ``state.root``."""
         return chain_of(self._source(state))

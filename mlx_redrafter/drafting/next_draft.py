@@ -16,13 +16,13 @@ import mlx.core as mx
 from ..sampling import Choices
 from ..tree import DraftTree
 from .beam_search import BeamSearch
-from .noise_scale import NoiseTrust
+from .noise_scale import NoiseScale
 from .shape import BeamShape
-from .source import DraftState, last_tokens
+from .source import DraftInput, last_tokens
 
 
 @dataclass(frozen=True)
-class AheadDraft:
+class NextDraft:
     """What the next step is to draft, decided and drafted while the step before it is under way.
 
     Attributes:
@@ -34,7 +34,7 @@ class AheadDraft:
     tree: DraftTree | None
 
 
-def path_end(tree: DraftTree, choices: mx.array) -> mx.array:
+def accepted_leaf(tree: DraftTree, choices: mx.array) -> mx.array:
     """The last node of the path that a step accepts, int32 (), as ``tree.accept`` finds it.
 
     Args:
@@ -47,15 +47,15 @@ def path_end(tree: DraftTree, choices: mx.array) -> mx.array:
     return mx.argmax(mx.where(on_path, tree.depths, -1)).astype(mx.int32)
 
 
-def state_behind(
+def next_draft_input(
     tree: DraftTree,
     choices: Choices,
     hidden: mx.array,
     noise: mx.array | None,
     text: Sequence[int],
     search: BeamSearch,
-    trust: NoiseTrust,
-) -> DraftState:
+    noise_scale: NoiseScale,
+) -> DraftInput:
     """What a draft is told that starts where the verified tree's accepted path ends.
 
     Args:
@@ -66,18 +66,18 @@ def state_behind(
             None when greedy.
         text: The tokens before the tree's root.
         search: What is to draft.
-        trust: How far drafts follow the noise, before this step's choices.
+        noise_scale: How far drafts follow the noise, before this step's choices.
     """
-    end = path_end(tree, choices.tokens)
+    end = accepted_leaf(tree, choices.tokens)
     depth = mx.take(tree.depths, end)
-    if noise is not None and choices.swayed is not None:
+    if noise is not None and choices.flipped_by_noise is not None:
         age = mx.where(mx.take(tree.ancestors, end, axis=0), depth - tree.depths, -1)
         noise = mx.take(noise, depth + 1 + mx.arange(search.max_depth), axis=0)
-        noise = noise * trust.scale_behind(choices.swayed, age)
+        noise = noise * noise_scale.scale_after(choices.flipped_by_noise, age)
     before = None
     if lookback := search.lookback:
         line = mx.take(tree.path_tokens(), end, axis=0)
         line = mx.concatenate([mx.array(last_tokens(text, lookback), dtype=mx.int32), line])
         before = mx.take(line, depth + 1 + mx.arange(lookback))
     root = mx.take(choices.tokens, end[None])
-    return DraftState(root, mx.take(hidden, end, axis=0), noise, before=before)
+    return DraftInput(root, mx.take(hidden, end, axis=0), noise, before=before)

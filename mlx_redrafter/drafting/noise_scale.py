@@ -26,36 +26,36 @@ def _scale(share: Any) -> Any:
     return share**2 / (share**2 + HALF**2)
 
 
-class NoiseTrust:
+class NoiseScale:
     """The factor for a draft's noise, learnt from the choices as a text goes on.
 
     It concerns guesses only: whatever the drafter adds, the target's choices stay the same.
     """
 
     def __init__(self) -> None:
-        self._swayed = PRIOR_SHARE * PRIOR_TOKENS
+        self._flipped = PRIOR_SHARE * PRIOR_TOKENS
         self._seen = PRIOR_TOKENS
 
     @property
     def scale(self) -> float:
         """Factor from 0 (guess the likeliest token) to 1 (guess the drawn one)."""
-        return float(_scale(self._swayed / self._seen))
+        return float(_scale(self._flipped / self._seen))
 
-    def scale_behind(self, swayed: mx.array, age: mx.array) -> mx.array:
+    def scale_after(self, flipped_by_noise: mx.array, age: mx.array) -> mx.array:
         """The factor after a step's tokens that are not read yet, float32 ().
 
         Args:
-            swayed: For each node whether noise made its choice other than the likeliest, bool (n,).
+            flipped_by_noise: For each node whether noise made its choice other than the likeliest, bool (n,).
             age: How many tokens before the last of the path each choice is, int (n,); negative
                 off the path.
         """
         weight = mx.where(age >= 0, mx.power(FORGET, mx.maximum(age, 0)), 0.0)
         past = mx.power(FORGET, mx.max(age) + 1)
         seen = self._seen * past + weight.sum()
-        return _scale((self._swayed * past + (weight * swayed).sum()) / seen)
+        return _scale((self._flipped * past + (weight * flipped_by_noise).sum()) / seen)
 
-    def observe(self, swayed: Sequence[bool]) -> None:
+    def observe(self, flipped_by_noise: Sequence[bool]) -> None:
         """Learn from a step's tokens: for each, whether noise made it other than the likeliest."""
-        for differs in swayed:
-            self._swayed = FORGET * self._swayed + differs
+        for differs in flipped_by_noise:
+            self._flipped = FORGET * self._flipped + differs
             self._seen = FORGET * self._seen + 1

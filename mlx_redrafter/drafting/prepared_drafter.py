@@ -38,7 +38,7 @@ class PreparedDrafter:
         has_projection = "input_proj" in drafter
         self._project = _state_projection(drafter.input_proj) if has_projection else None
 
-    def see(self, hidden: mx.array) -> mx.array:
+    def project_hidden(self, hidden: mx.array) -> mx.array:
         """What a hidden state contributes to every level of a draft.
 
         Args:
@@ -54,19 +54,19 @@ class PreparedDrafter:
         projected: mx.array = self.drafter.input_proj(alone)
         return projected
 
-    def logits(self, seen: mx.array, state: mx.array) -> mx.array:
-        """As ``Drafter.logits``, of a hidden state that :meth:`see` has seen.
+    def logits(self, hidden_term: mx.array, state: mx.array) -> mx.array:
+        """As ``Drafter.logits``, of a hidden state that :meth:`see` has hidden_term.
 
         Args:
-            seen: What it contributes, broadcastable to state but for the last axis.
+            hidden_term: What it contributes, broadcastable to state but for the last axis.
             state: Recurrent state, shape (..., n, hidden_size).
 
         Returns:
             Shape (..., n, head_size).
         """
         if self._project is None:
-            return self.drafter.logits(seen, state)
-        return self.drafter.output(self._project(seen, state))
+            return self.drafter.logits(hidden_term, state)
+        return self.drafter.output(self._project(hidden_term, state))
 
 
 class BoundLinear:
@@ -115,18 +115,18 @@ def _second_half(matrix: mx.array) -> mx.array:
     return mx.contiguous(matrix[:, matrix.shape[1] // 2 :])
 
 
-def _project(matrix: mx.array, seen: mx.array, state: mx.array) -> mx.array:
-    return mx.addmm(seen, state, matrix)
+def _project(matrix: mx.array, hidden_term: mx.array, state: mx.array) -> mx.array:
+    return mx.addmm(hidden_term, state, matrix)
 
 
 def _project_quantized(
     layer: nn.QuantizedLinear,
     half: tuple[mx.array, mx.array, mx.array | None],
-    seen: mx.array,
+    hidden_term: mx.array,
     state: mx.array,
 ) -> mx.array:
     weight, scales, biases = half
-    return seen + mx.quantized_matmul(
+    return hidden_term + mx.quantized_matmul(
         state,
         weight,
         scales=scales,

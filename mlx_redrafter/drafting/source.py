@@ -12,7 +12,7 @@ from ..tree import DraftTree
 
 
 @dataclass(frozen=True)
-class DraftState:
+class DraftInput:
     """What a draft source may look at.
 
     Attributes:
@@ -43,7 +43,7 @@ class DraftSource(Protocol):
     def seconds(self) -> float:
         """Time of one call measured alone; 0 if not measured."""
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         """Propose a tree whose root is ``state.root``."""
 
 

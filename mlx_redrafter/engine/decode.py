@@ -19,10 +19,10 @@ from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import CacheOptions, open_cache
 from ..drafting.beam_search import BeamSearch
 from ..drafting.drafter import Drafter
-from ..drafting.next_draft import AheadDraft, state_behind
-from ..drafting.noise_scale import NoiseTrust
+from ..drafting.next_draft import NextDraft, next_draft_input
+from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftSource, DraftState
+from ..drafting.source import DraftSource, DraftInput
 from ..errors import RedrafterError
 from ..sampling import Choices, Sampler, SamplingConfig
 from ..target.target import PREFILL_STEP
@@ -140,7 +140,7 @@ class TextLoop:
         self.cache = cache
         self._stats = stats
         self._sampler = Sampler(config.sampling, model.target.vocab_size)
-        self._trust = NoiseTrust()
+        self._noise_scale = NoiseScale()
         # A chain is picked from a tree by its scores; and other sources want to see the text.
         trees = model.target.verifies == "tree"
         self._may_draft_ahead = trees and isinstance(model.drafter, Drafter)
@@ -264,18 +264,18 @@ class TextLoop:
         logits, states = self._target.verify(tree, self.cache)
         choices = self.choose(logits, tree, noise)
         if ahead and search:
-            text, trust = self.cache.tokens, self._trust
-            behind = state_behind(tree, choices, states, noise, text, search, trust)
-            ahead = AheadDraft(ahead.shape, search(behind))
+            text, noise_scale = self.cache.tokens, self._noise_scale
+            behind = next_draft_input(tree, choices, states, noise, text, search, noise_scale)
+            ahead = NextDraft(ahead.shape, search(behind))
         flight = Flight(tree, choices, states, shape, started, draft_seconds, ahead)
         mx.async_eval(flight.read_back)
         return flight
 
-    def _plan_ahead(self) -> AheadDraft | None:
+    def _plan_ahead(self) -> NextDraft | None:
         """What the step behind the one to be launched drafts, if it is to be drafted with it."""
         if self.planner is None or not self._may_draft_ahead or not self.planner.drafts_ahead:
             return None
-        return AheadDraft(self.next_shape(), None)
+        return NextDraft(self.next_shape(), None)
 
     def _search(self, shape: BeamShape | None) -> BeamSearch | None:
         search = self.source(shape)[0]
@@ -291,10 +291,10 @@ class TextLoop:
         depth = (source.max_depth if source else 0) + (search.max_depth if search else 0)
         return self._sampler.noise(len(self.cache) + 1, 1 + depth)
 
-    def state(self, root: mx.array, hidden: mx.array, noise: mx.array | None) -> DraftState:
+    def state(self, root: mx.array, hidden: mx.array, noise: mx.array | None) -> DraftInput:
         """What a draft from ``root`` is told."""
-        guessed = None if noise is None else noise * self._trust.scale
-        return DraftState(root.astype(mx.int32), hidden, guessed, self.cache.tokens)
+        guessed = None if noise is None else noise * self._noise_scale.scale
+        return DraftInput(root.astype(mx.int32), hidden, guessed, self.cache.tokens)
 
     def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
         """The target's choices after the nodes of a verified tree."""
@@ -332,9 +332,9 @@ class TextLoop:
         tree = _host_tree(flight.tree)
         choices: tuple[int, ...] = _numbers(flight.choices.tokens)
         path = tuple(accept(tree.tokens, tree.parents, choices))
-        if flight.choices.swayed is not None:
-            swayed = _numbers(flight.choices.swayed)
-            self._trust.observe([swayed[node] for node in path])
+        if flight.choices.flipped_by_noise is not None:
+            flipped_by_noise = _numbers(flight.choices.flipped_by_noise)
+            self._noise_scale.observe([flipped_by_noise[node] for node in path])
         return StepRecord(tree, choices, path)
 
     def cut(self, record: StepRecord, emitted: int) -> tuple[list[int], str | None]:

@@ -16,7 +16,7 @@ from ..drafting.chain import ChainSource
 from ..drafting.drafter import Drafter
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftSource, DraftState
+from ..drafting.source import DraftSource, DraftInput
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
@@ -110,7 +110,7 @@ class SpeculativeModel:
         """Median seconds of a draft on its own, the first call not counted."""
         target = self.target
         target.take_cores(1 + search.shape.nodes)  # as in a step that drafts
-        state = DraftState(
+        state = DraftInput(
             root=mx.zeros((1,), dtype=mx.int32),
             hidden=mx.zeros((target.hidden_size,), dtype=target.dtype),
             noise=Sampler(sampling, target.vocab_size).noise(0, search.max_depth),

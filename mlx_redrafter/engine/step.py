@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..drafting.next_draft import AheadDraft
+from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..sampling import Choices
 from ..tree import DraftTree, HostTree
@@ -32,7 +32,7 @@ class Flight:
     shape: BeamShape | None
     started: float
     draft_seconds: float
-    ahead: AheadDraft | None = None
+    ahead: NextDraft | None = None
 
     @property
     def is_plain(self) -> bool:
