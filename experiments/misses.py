@@ -38,7 +38,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.planning.backoff import Pauses
+from mlx_redrafter.planning.backoff import DraftBackoff
 from mlx_redrafter.sampling import Sampler, SamplingConfig
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
@@ -150,7 +150,7 @@ def steps(accepted: Sequence[int]) -> int:
 
 def paused_time(accepted: Sequence[int], price: float) -> float:
     """Time of an answer in plain steps, with the pauses that decoding makes."""
-    pauses, place, time = Pauses(), 0, 0.0
+    pauses, place, time = DraftBackoff(), 0, 0.0
     while place < len(accepted):
         if pauses.take():
             place, time = place + 1, time + 1.0

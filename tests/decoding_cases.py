@@ -82,7 +82,7 @@ def assert_goes_on(cache: PromptCache, held: list[int], new: list[int]) -> None:
 class ScriptedPlanner:
     """What planners of a single text have in common whose steps a test lays down."""
 
-    gave_up = False
+    drafting_disabled = False
     drafts_ahead = False
 
     class costs:
@@ -98,7 +98,7 @@ class ScriptedPlanner:
     def begin(self) -> None:
         pass
 
-    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted ahead")
 
 

@@ -104,7 +104,7 @@ class Ahead(ScriptedPlanner):
         self.asked += 1
         return self._shapes[self.asked % len(self._shapes)]
 
-    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         assert len(tree.tokens) == 1 + shape.nodes
         self.trimmed += 1
         return min(shape.nodes, self._counts[self.trimmed % len(self._counts)])

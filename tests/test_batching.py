@@ -19,7 +19,7 @@ from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch import BatchDecoder
 from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.engine.step import DecodedToken, Flight, StepRecord
+from mlx_redrafter.engine.step import DecodedToken, PendingStep, StepRecord
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
@@ -206,10 +206,10 @@ def test_a_steps_time_is_not_other_prompts_prefill(monkeypatch: pytest.MonkeyPat
         now[0] += 100.0
         prefill(*arguments)
 
-    def in_a_second(*arguments: Any) -> list[Flight]:
-        flights = launch(*arguments)
+    def in_a_second(*arguments: Any) -> list[PendingStep]:
+        pendings = launch(*arguments)
         now[0] += 1.0
-        return flights
+        return pendings
 
     monkeypatch.setattr(TextLoop, "prefill", slowly)
     monkeypatch.setattr(BatchDecoder, "_launch", in_a_second)
@@ -235,7 +235,7 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
-    gave_up = False
+    drafting_disabled = False
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
         self.costs = costs

@@ -22,7 +22,7 @@ from .decode import CLEAR_CACHE_EVERY, DecodingConfig, TextLoop
 from .model import SpeculativeModel
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
-from .step import DecodedToken, Flight, StepRecord
+from .step import DecodedToken, PendingStep, StepRecord
 
 DEFAULT_BATCH = 8
 
@@ -139,12 +139,12 @@ class BatchDecoder:
         model, config = self._model, self._configs[index]
         loop = TextLoop(model, config, model.make_cache(), self.stats[index], self._planner)
         loop.prefill(self._prompts[index], lambda _done, _total: None)
-        flight = loop.launch(mx.array(self._prompts[index][-1:]), None, None, goes_on=False)
-        record = loop.read(flight)
+        pending = loop.launch(mx.array(self._prompts[index][-1:]), None, None, goes_on=False)
+        record = loop.read(pending)
         tokens, finish = loop.cut(record, 0)
         loop.commit(record, len(tokens))
         self.prompt_seconds[index] = time.perf_counter() - started
-        text = _Text(index, loop, flight.choices.tokens, flight.hidden[0])
+        text = _Text(index, loop, pending.choices.tokens, pending.hidden[0])
         return text, DecodedToken(tokens[0], False, finish, None)
 
     def _step(self, texts: list[_Text]) -> Iterator[tuple[int, DecodedToken]]:
@@ -154,16 +154,16 @@ class BatchDecoder:
             text.loop.planner = planner
         longest = max(texts, key=lambda text: len(text.loop.cache)).loop
         context, shape = len(longest.cache), longest.next_shape()
-        flights = self._launch(texts, shape)
-        records = [text.loop.read(flight) for text, flight in zip(texts, flights, strict=True)]
+        pendings = self._launch(texts, shape)
+        records = [text.loop.read(pending) for text, pending in zip(texts, pendings, strict=True)]
         made, seconds = [], 0.0
-        for text, flight, record in zip(texts, flights, records, strict=True):
+        for text, pending, record in zip(texts, pendings, records, strict=True):
             tokens, finish = text.loop.cut(record, text.emitted)
             text.loop.commit(record, len(tokens))
             # Between steps there may be other prompts' prefills.
-            seconds = text.loop.count(flight, record, len(tokens), flight.started)
+            seconds = text.loop.count(pending, record, len(tokens), pending.started)
             end = record.path[-1]
-            text.root, text.hidden = flight.choices.tokens[end : end + 1], flight.hidden[end]
+            text.root, text.hidden = pending.choices.tokens[end : end + 1], pending.hidden[end]
             text.emitted += len(tokens)
             made.append((tokens, finish))
         self._batch.commit()
@@ -183,7 +183,7 @@ class BatchDecoder:
         if finish is not None:
             self.stop(text.index)
 
-    def _launch(self, texts: list[_Text], shape: BeamShape | None) -> list[Flight]:
+    def _launch(self, texts: list[_Text], shape: BeamShape | None) -> list[PendingStep]:
         """Start a step: draft for all, verify together, choose for each."""
         started = time.perf_counter()
         source, draft_seconds = texts[0].loop.source(shape)
@@ -200,12 +200,12 @@ class BatchDecoder:
             else:
                 trees = [source(state) for state in states]
         logits, hidden = self._model.target.verify_batch(trees, self._batch)
-        flights = []
+        pendings = []
         for row, (text, tree) in enumerate(zip(texts, trees, strict=True)):
             choices = text.loop.choose(logits[row], tree, noises[row])
-            flights.append(Flight(tree, choices, hidden[row], shape, started, draft_seconds))
-        mx.async_eval([flight.read_back for flight in flights])
-        return flights
+            pendings.append(PendingStep(tree, choices, hidden[row], shape, started, draft_seconds))
+        mx.async_eval([pending.read_back for pending in pendings])
+        return pendings
 
 
 def _check(

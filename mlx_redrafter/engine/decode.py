@@ -30,7 +30,7 @@ from ..tree import DraftTree, HostTree, accept
 from .model import SpeculativeModel
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
-from .step import DecodedToken, Flight, StepRecord
+from .step import DecodedToken, PendingStep, StepRecord
 
 CLEAR_CACHE_EVERY = 256
 
@@ -155,14 +155,14 @@ class TextLoop:
         try:
             self.prefill(prompt, progress)
             root = prompt[-1]
-            flight = self.launch(mx.array([root]), None, None)
+            pending = self.launch(mx.array([root]), None, None)
             step: StepRecord | None = None
             counted = 0.0  # up to when time was counted
             while True:
                 # Asked for as late as can be: only behind a plain step may the next one overlap.
-                shape = self._shape_behind(flight) if flight.is_plain else None
-                ahead = self._launch_ahead(flight, root, emitted, shape)
-                record = self.read(flight)
+                shape = self._shape_behind(pending) if pending.is_plain else None
+                ahead = self._launch_ahead(pending, root, emitted, shape)
+                record = self.read(pending)
                 if not emitted:
                     counted = time.perf_counter()  # until here it was the prompt's time
                 tokens, finish = self.cut(record, emitted)
@@ -171,17 +171,17 @@ class TextLoop:
                 if emitted:
                     # A plain step starts before the one ahead of it is read; only what follows that
                     # is its own. What planner and reader take is part of the step after.
-                    seconds = self.count(flight, record, len(tokens), counted)
+                    seconds = self.count(pending, record, len(tokens), counted)
                     counted, step = counted + seconds, record
                     if self.planner is not None:
-                        self.planner.observe(flight.shape, [record], seconds, len(self.cache))
-                if not flight.is_plain and not finish:
-                    shape = self._shape_behind(flight)
+                        self.planner.observe(pending.shape, [record], seconds, len(self.cache))
+                if not pending.is_plain and not finish:
+                    shape = self._shape_behind(pending)
                 # The next step begins before tokens are handed out, so that reading them overlaps
                 # with it. A CPU may hold up its beginning, for which the first token does not wait.
                 following = ahead
                 if emitted and not ahead and not finish:
-                    following = self._follow(flight, record, shape)
+                    following = self._follow(pending, record, shape)
                 for index, token in enumerate(tokens):
                     emitted += 1
                     last = index == len(tokens) - 1
@@ -189,7 +189,7 @@ class TextLoop:
                     yield DecodedToken(token, drafted, finish if last else None, step)
                 if finish:
                     return
-                root, flight = tokens[-1], following or self._follow(flight, record, shape)
+                root, pending = tokens[-1], following or self._follow(pending, record, shape)
                 if emitted % CLEAR_CACHE_EVERY < len(tokens):
                     mx.clear_cache()
         finally:
@@ -199,7 +199,7 @@ class TextLoop:
         """Commit all but the prompt's last token, in chunks; no logits are computed."""
         if self.planner is not None:
             self.planner.begin()
-        plain = not self._drafts or (self.planner is not None and self.planner.gave_up)
+        plain = not self._drafts or (self.planner is not None and self.planner.drafting_disabled)
         self._target.take_cores(1 if plain else len(prompt))
         total = len(prompt) - 1
         held = self.cache.reuse(prompt)
@@ -227,9 +227,9 @@ class TextLoop:
         source = self._model.source(shape, self._config.sampling)
         return source, source.seconds if source else 0.0
 
-    def _shape_behind(self, flight: Flight) -> BeamShape | None:
+    def _shape_behind(self, pending: PendingStep) -> BeamShape | None:
         """What to draft in the step behind one, which may have been decided with it."""
-        return flight.ahead.shape if flight.ahead else self.next_shape()
+        return pending.ahead.shape if pending.ahead else self.next_shape()
 
     def launch(
         self,
@@ -239,7 +239,7 @@ class TextLoop:
         draft: DraftTree | None = None,
         *,
         goes_on: bool = True,
-    ) -> Flight:
+    ) -> PendingStep:
         """Start a step: draft (where a shape is given and no draft), verify, choose.
 
         Args:
@@ -267,9 +267,9 @@ class TextLoop:
             text, noise_scale = self.cache.tokens, self._noise_scale
             behind = next_draft_input(tree, choices, states, noise, text, search, noise_scale)
             ahead = NextDraft(ahead.shape, search(behind))
-        flight = Flight(tree, choices, states, shape, started, draft_seconds, ahead)
-        mx.async_eval(flight.read_back)
-        return flight
+        pending = PendingStep(tree, choices, states, shape, started, draft_seconds, ahead)
+        mx.async_eval(pending.read_back)
+        return pending
 
     def _plan_ahead(self) -> NextDraft | None:
         """What the step behind the one to be launched drafts, if it is to be drafted with it."""
@@ -303,37 +303,39 @@ class TextLoop:
         return self._sampler.choose(logits, tree, noise, recent)
 
     def _launch_ahead(
-        self, flight: Flight, root: int, emitted: int, shape: BeamShape | None
-    ) -> Flight | None:
+        self, pending: PendingStep, root: int, emitted: int, shape: BeamShape | None
+    ) -> PendingStep | None:
         """Start a plain step after a plain one before that one is read, so that the two overlap."""
         last = emitted + 1 == self._config.max_tokens
-        if not flight.is_plain or shape is not None or last or not self.cache.can_discard:
+        if not pending.is_plain or shape is not None or last or not self.cache.can_discard:
             return None
         self.cache.commit([0], [root])
-        return self.launch(flight.choices.tokens, flight.hidden[0], None)
+        return self.launch(pending.choices.tokens, pending.hidden[0], None)
 
-    def _follow(self, flight: Flight, record: StepRecord, shape: BeamShape | None) -> Flight:
+    def _follow(
+        self, pending: PendingStep, record: StepRecord, shape: BeamShape | None
+    ) -> PendingStep:
         """Start the step after one that has been read."""
         end = record.path[-1]
-        root, hidden = flight.choices.tokens[end : end + 1], flight.hidden[end]
-        ahead = flight.ahead
+        root, hidden = pending.choices.tokens[end : end + 1], pending.hidden[end]
+        ahead = pending.ahead
         if ahead is None or ahead.tree is None:
             return self.launch(root, hidden, shape)
         assert self.planner is not None
         assert ahead.shape is not None
         drafted = _host_tree(ahead.tree)
-        count = self.planner.worth(ahead.shape, drafted, len(self.cache))
+        count = self.planner.num_nodes_to_verify(ahead.shape, drafted, len(self.cache))
         # A draft that ends the text is mostly right, and then another behind it would be in vain.
         ends = not self._config.eos_token_ids.isdisjoint(drafted.tokens[: 1 + count])
         return self.launch(root, hidden, shape, ahead.tree.first(count), goes_on=not ends)
 
-    def read(self, flight: Flight) -> StepRecord:
+    def read(self, pending: PendingStep) -> StepRecord:
         """Wait for a step; walk its tree."""
-        tree = _host_tree(flight.tree)
-        choices: tuple[int, ...] = _numbers(flight.choices.tokens)
+        tree = _host_tree(pending.tree)
+        choices: tuple[int, ...] = _numbers(pending.choices.tokens)
         path = tuple(accept(tree.tokens, tree.parents, choices))
-        if flight.choices.flipped_by_noise is not None:
-            flipped_by_noise = _numbers(flight.choices.flipped_by_noise)
+        if pending.choices.flipped_by_noise is not None:
+            flipped_by_noise = _numbers(pending.choices.flipped_by_noise)
             self._noise_scale.observe([flipped_by_noise[node] for node in path])
         return StepRecord(tree, choices, path)
 
@@ -353,11 +355,11 @@ class TextLoop:
         path = record.path[:emitted]
         self.cache.commit(path, [record.tree.tokens[node] for node in path])
 
-    def count(self, flight: Flight, record: StepRecord, emitted: int, since: float) -> float:
+    def count(self, pending: PendingStep, record: StepRecord, emitted: int, since: float) -> float:
         """Take note of a step that is over, and of the tokens of text it produced.
 
         Args:
-            flight: The step.
+            pending: The step.
             record: How it went.
             emitted: Tokens of text.
             since: When its time began.
@@ -368,9 +370,9 @@ class TextLoop:
         stats = self._stats
         stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
         stats.evaluations += 1
-        stats.draft_seconds += flight.draft_seconds
+        stats.draft_seconds += pending.draft_seconds
         elapsed = time.perf_counter() - since
-        stats.verify_seconds += max(0.0, elapsed - flight.draft_seconds)
+        stats.verify_seconds += max(0.0, elapsed - pending.draft_seconds)
         return elapsed
 
 

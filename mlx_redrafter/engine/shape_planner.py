@@ -18,7 +18,7 @@ class ShapePlanner(Protocol):
         """What drafts cost."""
 
     @property
-    def gave_up(self) -> bool:
+    def drafting_disabled(self) -> bool:
         """Whether drafts do not pay, so that steps are plain for now."""
 
     def for_batch(self, texts: int) -> ShapePlanner:
@@ -38,7 +38,7 @@ class ShapePlanner(Protocol):
         drafts ahead. Not taken where the text turns out to end.
         """
 
-    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """How many of a draft's nodes to verify, from the first on; asked where it drafts ahead."""
 
     def observe(

@@ -13,7 +13,7 @@ from ..tree import DraftTree, HostTree
 
 
 @dataclass(frozen=True)
-class Flight:
+class PendingStep:
     """A step whose graph is under way: node outputs, not yet read back.
 
     Attributes:

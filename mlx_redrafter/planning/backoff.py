@@ -16,7 +16,7 @@ FIRST_PAUSE = 2
 LONGEST_PAUSE = 64
 
 
-class Pauses:
+class DraftBackoff:
     """When a text's drafts pause; each pause that ends in another vain draft is twice the last."""
 
     def __init__(self) -> None:

@@ -35,9 +35,9 @@ class PlannerOnDemand:
         return self.planner.costs
 
     @property
-    def gave_up(self) -> bool:
+    def drafting_disabled(self) -> bool:
         """See :class:`Planner`; False before anything was measured."""
-        return self._made is not None and self._made.gave_up
+        return self._made is not None and self._made.drafting_disabled
 
     def for_batch(self, texts: int) -> Planner:
         """See :meth:`Planner.for_batch`."""
@@ -53,9 +53,9 @@ class PlannerOnDemand:
         """See :class:`Planner`."""
         return self.planner.drafts_ahead
 
-    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """See :meth:`Planner.worth`."""
-        return self.planner.worth(shape, tree, context)
+        return self.planner.num_nodes_to_verify(shape, tree, context)
 
     def next_shape(self, context: int) -> BeamShape | None:
         """See :meth:`Planner.next_shape`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 
-def nodes_worth(
+def num_nodes_to_verify(
     chances: Sequence[float], counts: Sequence[int], seconds: Callable[[int], float], rate: float
 ) -> int:
     """How many of a draft's nodes to verify, from the first on.

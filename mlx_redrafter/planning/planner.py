@@ -21,10 +21,10 @@ from ..engine.model import SpeculativeModel
 from ..engine.step import StepRecord
 from ..tree import HostTree
 from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
-from .backoff import Pauses
+from .backoff import DraftBackoff
 from .cost_store import load_costs
 from .costs import CostModel
-from .num_nodes import nodes_worth
+from .num_nodes import num_nodes_to_verify
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -138,7 +138,7 @@ class Planner:
         self._trees = self._trees_of.setdefault(self.probe, deque(maxlen=REMEMBERED_TREES))
         self._for_batches: dict[int, Planner] = {}
         self._probes_left = FIRST_PROBES
-        self._pauses = Pauses()
+        self._backoff = DraftBackoff()
         self._choice: BeamShape | None = None
         self._steps_to_replan = 0
         self._probe_gap = self._steps_to_probe = PROBE_STEPS[0]
@@ -202,14 +202,14 @@ class Planner:
         return self._choice is None and pending
 
     @property
-    def gave_up(self) -> bool:
+    def drafting_disabled(self) -> bool:
         """Whether drafts were tried, did not pay, and decoding is plain for now."""
         return self._choice is None and len(self._trees) > 0 and not self.undecided
 
     def begin(self) -> None:
         """A text begins."""
         for planner in (self, *self._for_batches.values()):
-            planner._pauses.begin()
+            planner._backoff.begin()
 
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape for the next step behind ``context`` tokens; None is a plain step.
@@ -224,7 +224,7 @@ class Planner:
             return self.probe
         if self._steps_to_replan <= 0:
             self._plan(context)
-        if self._choice is not None and self._pauses.take():
+        if self._choice is not None and self._backoff.take():
             return None
         return self._choice
 
@@ -238,7 +238,7 @@ class Planner:
         draft = self.costs.draft_seconds(self._choice or self.probe)
         return draft <= CHEAP_DRAFT * self.costs.step_seconds(None, 0)
 
-    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """How many nodes of a draft to verify, from the first on.
 
         All of a draft that is to tell what other shapes would yield; else as many as promise more
@@ -251,7 +251,7 @@ class Planner:
         chances = [chance[kind] for kind in kinds_of(tree)[1:]]
         counts = [size - 1 for size in self.costs.sizes if size - 1 < drafted] + [drafted]
         drift = self._drift[False]
-        count = nodes_worth(
+        count = num_nodes_to_verify(
             chances,
             counts,
             lambda rows: drift * self.costs.verify_seconds(rows, context),
@@ -320,7 +320,7 @@ class Planner:
                 self._steps_to_replan = 0
             return
         cost = expected * self._drift[False] / self._plain_seconds(context)
-        self._pauses.drafted(cost, kept)
+        self._backoff.drafted(cost, kept)
         self._steps_to_probe -= 1
         if self._steps_to_probe <= 0:
             self._schedule_probe()

@@ -202,7 +202,7 @@ def explain_plan(session: Session, front: FrontEnd, told: bool) -> bool:
     """Say that drafting does not pay, unless that was ``told``; returns whether it is known now."""
     from ..theme import DOES_NOT_PAY
 
-    given_up = session.plans and session.planner is not None and session.planner.gave_up
+    given_up = session.plans and session.planner is not None and session.planner.drafting_disabled
     if given_up and not told:
         front.say(DOES_NOT_PAY)
     return given_up
