@@ -29,7 +29,7 @@ from mlx_redrafter import BeamShape, Drafter, RedrafterError, load
 from mlx_redrafter.system.files import write_json
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.training import (
-    Listener,
+    TrainingCallback,
     Progress,
     answer_file,
     measure_decoding,
@@ -141,7 +141,7 @@ BUDGET_FLAGS = {
 }
 
 
-class Lines(Listener):
+class Lines(TrainingCallback):
     """Prints the evaluations of a run."""
 
     def __init__(self, console: Console, name: str):
@@ -218,7 +218,7 @@ def train_row(subject: Subject, row: Row, budget: Budget, work: Path, console: C
         subject.model,
         work / row.data,
         out,
-        listener=Lines(console, row.name),
+        callback=Lines(console, row.name),
         resume=True,
         cache_features=work / "features" / f"{row.data}-{'reduced' if row.reduced else 'full'}",
         **settings,

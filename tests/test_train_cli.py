@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from test_train import TINY, chats, weights, write
 
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.training.listener import Listener
+from mlx_redrafter.training.callback import TrainingCallback
 from mlx_redrafter.training.options import TrainingOptions, read_config
 from mlx_redrafter.training.sources import read_data
 from mlx_redrafter.ui.cli import train as train_cli
@@ -236,7 +236,7 @@ def test_a_second_ctrl_c_does_not_wait():
 
 
 def test_the_screen_hears_all_that_a_run_says():
-    names = [name for name in vars(Listener) if not name.startswith("_")]
+    names = [name for name in vars(TrainingCallback) if not name.startswith("_")]
     assert names == ["note", "stage", "report"]
     assert set(names) <= set(vars(train_screen.TrainingScreen))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .decoded import DecodedFigures, measure_decoding, prompts_of
     from .evaluation import Agreement, evaluate
     from .features import Batch, BatchSource, Features
-    from .listener import Listener
+    from .callback import TrainingCallback
     from .loop import Progress, train
     from .loss import distillation_loss, unrolled_logits
     from .options import TrainingOptions
@@ -52,7 +52,7 @@ __all__ = [
     "DistillationConfig",
     "DraftSizes",
     "Features",
-    "Listener",
+    "TrainingCallback",
     "Progress",
     "StreamedBatches",
     "Teacher",
@@ -106,7 +106,7 @@ _HOMES = {
     ".loss": ("distillation_loss", "unrolled_logits"),
     ".options": ("TrainingOptions",),
     ".regeneration": ("regenerate",),
-    ".listener": ("Listener",),
+    ".callback": ("TrainingCallback",),
     ".report": ("TrainingReport",),
     ".run": ("train_drafter",),
     "..rows": ("output_rows",),

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .loop import Progress
 
 
-class Listener:
+class TrainingCallback:
     """Hears how a run goes; these methods do nothing.
 
     Each is called where everything is in order: what it raises ends the run, and after the

@@ -61,7 +61,7 @@ def kept_settings(options: TrainingOptions) -> dict[str, Any]:
     return {k: v for k, v in options.to_dict().items() if k not in _FREE}
 
 
-def claim(paths: RunPaths, options: TrainingOptions) -> None:
+def check_run_dir(paths: RunPaths, options: TrainingOptions) -> None:
     """See that nothing is lost that was not meant to be, and that a run goes on as it began."""
     _spare_models(paths.output)
     unfinished = paths.settings.is_file()

@@ -25,18 +25,18 @@ from .config import DistillationConfig
 from .data import Record, TokenRow, special_tokens, token_counts, tokenize
 from .decoded import DecodedFigures, measure_decoding, prompts_of
 from .features import BatchSource, Features
-from .listener import Listener
+from .callback import TrainingCallback
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
-from .output import RunPaths, begin, claim, finish, forget_unbegun
+from .output import RunPaths, begin, check_run_dir, finish, forget_unbegun
 from .report import TrainingReport
 from .shapes import make_drafter
 from .sizes import DraftSizes, draft_sizes
 from .sources import needs_answers, read_data
 from .starting import drafter_to_go_on_from, weights_hash
 from .store import StorePlan, rows_hash, stored_features, target_hash
-from .teacher import Sight, StreamedBatches, compute_features, kept_positions
-from .watch import Watch, step_of
+from .teacher import FeatureExtractor, StreamedBatches, compute_features, kept_positions
+from .watch import RunLogger, step_of
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
 MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
@@ -48,7 +48,7 @@ class _Setting:
 
     options: TrainingOptions
     paths: RunPaths
-    listener: Listener
+    callback: TrainingCallback
     model: SpeculativeModel
     tokenizer: Any
     target_sha256: str
@@ -63,7 +63,7 @@ def train_drafter(
     data: str | Path = "",
     output: str | Path | None = None,
     *,
-    listener: Listener | None = None,
+    callback: TrainingCallback | None = None,
     **settings: Any,
 ) -> TrainingReport:
     """Train a drafter for a model and write it, loadable at once.
@@ -72,7 +72,7 @@ def train_drafter(
         model: The target: a directory or Hub repo.
         data: JSON Lines file, directory with train.jsonl and valid.jsonl, or Hub dataset.
         output: Directory of the drafter; by default ``drafter/`` in a local ``model``.
-        listener: Hears how it goes.
+        callback: Hears how it goes.
         settings: See ``TrainingOptions``, whose fields they are.
 
     Returns:
@@ -88,10 +88,10 @@ def train_drafter(
     # What evaluations would refuse is refused before hours are spent.
     BeamShape(options.beam_width, options.beam_length)
     SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
-    listener = listener or Listener()
+    callback = callback or TrainingCallback()
     given = options.output or Path(options.model).expanduser() / DRAFTER_DIRECTORY
     paths = RunPaths(Path(given).expanduser())
-    claim(paths, options)
+    check_run_dir(paths, options)
     mx.reset_peak_memory()
     records, held = read_data(
         options.data, held_out=options.held_out, max_records=options.max_records, seed=options.seed
@@ -100,7 +100,7 @@ def train_drafter(
         raise RedrafterError(
             f"{options.data} has prompts but no answers: let the target answer with --regenerate."
         )
-    run = _open(options, paths, listener)
+    run = _open(options, paths, callback)
     begin(paths, options)
     try:
         with wired_limit(run.target.model):
@@ -110,13 +110,13 @@ def train_drafter(
         raise
 
 
-def _open(options: TrainingOptions, paths: RunPaths, listener: Listener) -> _Setting:
+def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> _Setting:
     model, tokenizer = load(options.model, drafter=False, adapter_path=options.adapter_path)
     refusal = model.target.refusal
     if refusal is not None:
         raise RedrafterError(f"No drafter can be trained for this model: {refusal}.")
     sha256 = target_hash(model.target)
-    return _Setting(options, paths, listener, model, tokenizer, sha256)
+    return _Setting(options, paths, callback, model, tokenizer, sha256)
 
 
 def _answered(
@@ -139,7 +139,7 @@ def _answered(
         settings,
         target_sha256=run.target_sha256,
         overwrite=options.overwrite,
-        progress=partial(run.listener.stage, "target's answers"),
+        progress=partial(run.callback.stage, "target's answers"),
     )
     return answers[len(held) :], answers[: len(held)]
 
@@ -153,7 +153,7 @@ def _rows(
     length = run.options.max_seq_length
     rows = tokenize(records, run.tokenizer, length)
     held_rows = tokenize(held, run.tokenizer, length, name="The held-out part of the data")
-    run.listener.note(
+    run.callback.note(
         f"{sum(int(row.answer.sum()) for row in rows):,} tokens of answers to learn from, in "
         f"{len(rows)} rows of {len(records)} records; {len(held_rows)} rows held out."
     )
@@ -211,11 +211,13 @@ def _where(run: _Setting, drafter: Drafter, rows: Sequence[TokenRow]) -> str:
         return "disk"
     if options.features != "auto":
         return options.features
-    sight = Sight(run.target, drafter, DistillationConfig(top_k=options.top_k), np.float16)
+    sight = FeatureExtractor(
+        run.target, drafter, DistillationConfig(top_k=options.top_k), np.float16
+    )
     needed = kept_positions(rows) * sight.position_bytes
     where = "memory" if needed <= IN_MEMORY else "stream"
     told = "are kept in memory" if where == "memory" else "are computed anew for each step"
-    run.listener.note(f"Features would take {needed / 1e9:.2f} GB and {told} (--features).")
+    run.callback.note(f"Features would take {needed / 1e9:.2f} GB and {told} (--features).")
     return where
 
 
@@ -228,12 +230,12 @@ def _features(
 ) -> Features | BatchSource:
     if where == "stream":
         return StreamedBatches(run.target, drafter, rows, config)
-    told = partial(run.listener.stage, "target's features")
+    told = partial(run.callback.stage, "target's features")
     if where == "memory":
         return compute_features(run.target, drafter, rows, config, progress=told)
 
     def announce(plan: StorePlan) -> None:
-        run.listener.note(
+        run.callback.note(
             f"Features take {plan.total_bytes / 1e9:.2f} GB in {plan.directory}, of which "
             f"{plan.missing_bytes / 1e9:.2f} GB are to be written ({plan.free_bytes / 1e9:.1f} GB "
             "are free)."
@@ -261,10 +263,10 @@ def _few(rows: Sequence[TokenRow]) -> list[TokenRow]:
 
 def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
     """Make the drafter, train it, write it."""
-    options, paths, listener = run.options, run.paths, run.listener
+    options, paths, callback = run.options, run.paths, run.callback
     drafter = _make_drafter(run, rows)
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
-    listener.note(_described(sizes))
+    callback.note(_described(sizes))
     where = _where(run, drafter, rows)
     config = _config(options, rows, where == "stream")
     features = _features(run, drafter, rows, config, where)
@@ -274,7 +276,7 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
     if options.start_from is not None:  # now, not after hours in which the file may go
         identity["started_from"] = weights_hash(options.start_from)
-    watch = Watch(paths, listener, step_of(paths.checkpoint) if options.resume else 0)
+    watch = RunLogger(paths, callback, step_of(paths.checkpoint) if options.resume else 0)
     drafter = train(
         run.target,
         drafter,
@@ -291,7 +293,7 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
         patience=options.patience,
         identity=identity,
         progress=watch,
-        after_step=partial(listener.stage, "training"),
+        after_step=partial(callback.stage, "training"),
     )
     report = watch.report(sizes)
     watch.draw()
@@ -350,7 +352,7 @@ def _measure(run: _Setting, prompts: list[list[int]]) -> Any:
             temperature=options.eval_temperature,
             seed=options.seed,
             eos_token_ids=sorted(run.tokenizer.eos_token_ids),
-            progress=partial(run.listener.stage, "evaluation"),
+            progress=partial(run.callback.stage, "evaluation"),
         )
 
     return measure

@@ -22,7 +22,7 @@ from .config import DistillationConfig
 from .data import TokenRow
 from .disk import changes, writing
 from .features import Features, ShardedArray
-from .teacher import Sight, Teacher, kept_positions
+from .teacher import FeatureExtractor, Teacher, kept_positions
 
 SHARD_BYTES = 2**29
 INDEX = "features.json"
@@ -95,7 +95,7 @@ def stored_features(
     Raises:
         RedrafterError: If the directory holds features of something else, or the disk has no room.
     """
-    sight = Sight(target, drafter, config, np.float16)
+    sight = FeatureExtractor(target, drafter, config, np.float16)
     blocks = _blocks(rows, sight.position_bytes, shard_bytes)
     fingerprint = _fingerprint(sight, rows, target_sha256, [len(block) for block in blocks])
     _claim(directory, fingerprint, overwrite)
@@ -139,7 +139,7 @@ def _blocks(rows: Sequence[TokenRow], each: int, limit: int) -> list[list[TokenR
 
 
 def _fingerprint(
-    sight: Sight, rows: Sequence[TokenRow], target_sha256: str, blocks: list[int]
+    sight: FeatureExtractor, rows: Sequence[TokenRow], target_sha256: str, blocks: list[int]
 ) -> dict[str, Any]:
     return {
         "target": target_sha256,

@@ -148,7 +148,7 @@ def _kept_arrays(
     }
 
 
-def _look(
+def _extract(
     logits: mx.array,
     hidden: mx.array,
     where: mx.array,
@@ -196,7 +196,7 @@ def _passes(
         mx.eval([c.state for c in cache])
 
 
-class Sight:
+class FeatureExtractor:
     """The target's view of rows, as a drafter with a certain vocabulary is taught it.
 
     Args:
@@ -238,7 +238,7 @@ class Sight:
         for numbers in _batches(layout.lengths, self.config.batch_tokens, self.target.vocab_size):
             padded, where, into = layout.group(numbers)
             for logits, hidden, inner, chosen in _passes(self.target, padded, where):
-                found = _look(
+                found = _extract(
                     logits, hidden, mx.array(inner), self._restricted, self.top_k,
                     self.config.temperature,
                 )  # fmt: skip
@@ -297,7 +297,7 @@ def compute_features(
     Raises:
         RedrafterError: If the hidden states do not fit ``dtype``.
     """
-    sight = Sight(target, drafter, config, dtype)
+    sight = FeatureExtractor(target, drafter, config, dtype)
     told = None if progress is None else lambda done: progress(done, len(rows))
     return sight.features(rows, sight.arrays(rows, told))
 

@@ -11,24 +11,24 @@ from ..errors import RedrafterError
 from .decoded import DecodedFigures
 from .disk import DiskError
 from .evaluation import Agreement
-from .listener import Listener
+from .callback import TrainingCallback
 from .loop import Progress
 from .output import RunPaths
 from .report import RunLog, TrainingReport, plot_curves
 from .sizes import DraftSizes
 
 
-class Watch:
+class RunLogger:
     """Keeps the log of a run, and passes its reports on.
 
     Args:
         paths: Where the run keeps what.
-        listener: Hears each report.
+        callback: Hears each report.
         start: Step that the run goes on from; later lines of its log are written again.
     """
 
-    def __init__(self, paths: RunPaths, listener: Listener, start: int):
-        self._paths, self._listener = paths, listener
+    def __init__(self, paths: RunPaths, callback: TrainingCallback, start: int):
+        self._paths, self._listener = paths, callback
         self._log = RunLog(paths.log, start)
 
     def __call__(self, progress: Progress) -> None:

@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ...training.run import train_drafter
 
         with screen, _polite_interrupts(screen):
-            report = train_drafter(**options.to_dict(), listener=screen)
+            report = train_drafter(**options.to_dict(), callback=screen)
     except RedrafterError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 2

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ...training.listener import Listener
+from ...training.callback import TrainingCallback
 from ..bars import StageBars
 from ..theme import THEME
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TRAINING = "training"
 
 
-class TrainingScreen(Listener, StageBars):
-    """Hears how a run goes, see ``distillation.Listener``; a context manager around the work."""
+class TrainingScreen(TrainingCallback, StageBars):
+    """Hears how a run goes, see ``distillation.TrainingCallback``; a context manager around the work."""
 
     def __init__(self) -> None:
         self._console = Console(theme=THEME, highlight=False)
