@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from ..tree import DraftTree, HostTree
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,44 @@ class MergedTree:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def likeliest(self, chances: Sequence[float], count: int) -> list[int]:
+        """The root and the ``count`` likeliest nodes, which always form a tree.
+
+        Args:
+            chances: Of each node's acceptance, see :meth:`chances`.
+            count: Nodes besides the root, at most.
+
+        Returns:
+            Node indices: the root, then down from it the likeliest child each time, whose rows stay
+            where they are when they are accepted; then the others by chance.
+        """
+        order = sorted(range(1, len(self)), key=lambda node: (-chances[node], node))[:count]
+        favourites: dict[int, int] = {}
+        for node in order:
+            favourites.setdefault(self.parents[node], node)
+        path = [0]
+        while (node := favourites.get(path[-1], 0)) > 0:
+            path.append(node)
+        on_path = set(path)
+        return path + [node for node in order if node not in on_path]
+
+    def chances(self, guesses: Sequence[float], copies: Sequence[float]) -> list[float]:
+        """Each node's chance of acceptance, from those in the two trees.
+
+        Args:
+            guesses: Of the nodes of the first tree.
+            copies: Of the nodes of the second.
+
+        Returns:
+            The larger of a node's two, and no more than its parent's.
+        """
+        result = [1.0]
+        for node in range(1, len(self)):
+            guess, copy = self.guesses[node], self.copies[node]
+            chance = max(guesses[guess] if guess >= 0 else 0.0, copies[copy] if copy >= 0 else 0.0)
+            result.append(min(chance, result[self.parents[node]]))
+        return result
 
     def pick(self, nodes: Sequence[int], log_probs: Sequence[float]) -> HostTree:
         """The tree of some of the nodes.
@@ -58,22 +99,20 @@ def merge(guessed: HostTree, copied: HostTree) -> MergedTree:
         copied: The second, whose root is the same.
     """
     tokens, parents = [guessed.tokens[0]], [-1]
-    origins: tuple[list[int], list[int]] = ([0], [0])
     children: dict[tuple[int, int], int] = {}
-    for tree, own, other in ((guessed, *origins), (copied, *reversed(origins))):
+    origins = []
+    for tree in (guessed, copied):
         place = {0: 0}
-        for node in sorted(range(1, len(tree.tokens)), key=lambda node: tree.depths[node]):
+        for node in sorted(range(1, len(tree.tokens)), key=tree.depths.__getitem__):
             key = (place[tree.parents[node]], tree.tokens[node])
             if key not in children:
                 children[key] = len(tokens)
-                tokens.append(tree.tokens[node])
+                tokens.append(key[1])
                 parents.append(key[0])
-                own.append(-1)
-                other.append(-1)
             place[node] = children[key]
-            if own[place[node]] == -1:
-                own[place[node]] = node
-    return MergedTree(tuple(tokens), tuple(parents), tuple(origins[0]), tuple(origins[1]))
+        origins.append({index: node for node, index in reversed(place.items())})
+    guesses, copies = (tuple(origin.get(n, -1) for n in range(len(tokens))) for origin in origins)
+    return MergedTree(tuple(tokens), tuple(parents), guesses, copies)
 
 
 def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:
@@ -115,7 +154,7 @@ def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:
     )
 
 
-def _strict_ancestors(parents: Sequence[int]) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+def _strict_ancestors(parents: Sequence[int]) -> BoolArray:
     """Bool (n, n); row i marks the ancestors of node i without itself."""
     n = len(parents)
     strict = np.zeros((n, n), np.bool_)
@@ -128,7 +167,7 @@ def _strict_ancestors(parents: Sequence[int]) -> np.ndarray[tuple[int, int], np.
 def _doubles(
     guessed: DraftTree,
     copied: HostTree,
-    strict: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
+    strict: BoolArray,
     rows: mx.array,
 ) -> mx.array:
     """For each copied node but the root the guessed one with its path, or else its own row."""

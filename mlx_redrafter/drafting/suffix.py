@@ -63,7 +63,7 @@ class SuffixAutomaton:
         self._prefixes = array("i", [0])  # the state of the first 0, 1, ... tokens
         self._links = array("i", [_NONE])
         self._lengths = array("i", [0])  # of the longest string of each state
-        self._ends = array("i", [0])  # tokens up to the latest place at which the state's strings end
+        self._ends = array("i", [0])  # tokens up to where its strings end last
         self._counts = array("i", [0])  # places at which they end
         # Most states have one transition: it stands in two arrays, further ones in dictionaries.
         self._labels = array("i", [_NONE])

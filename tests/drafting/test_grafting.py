@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import mlx.core as mx
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_redrafter.ahead import path_end
 from mlx_redrafter.drafting.grafting import graft, merge
+from mlx_redrafter.drafting.next_draft import accepted_leaf
 from mlx_redrafter.tree import DraftTree, HostTree, accept
 
 ROOT = 9
@@ -78,7 +79,9 @@ def test_merged_trees_have_the_paths_of_both_once(
 
 
 def test_a_pick_renumbers_parents() -> None:
-    merged = merge(HostTree((9, 1, 2), (-1, 0, 1), (0.0, 0.0, 0.0)), HostTree((9, 3), (-1, 0), (0, 0)))
+    merged = merge(
+        HostTree((9, 1, 2), (-1, 0, 1), (0.0, 0.0, 0.0)), HostTree((9, 3), (-1, 0), (0, 0))
+    )
     assert merged.pick([0, 3, 1], [0.0, -1.0, -2.0, -3.0]) == HostTree(
         (9, 3, 1), (-1, 0, 0), (0.0, -3.0, -1.0)
     )
@@ -124,9 +127,33 @@ def test_what_either_tree_holds_of_a_text_is_accepted(
     choices = [text[depth] for depth in tree.depths.tolist()]
     accepted = accept(tree.tokens.tolist(), tree.parents.tolist(), choices)
     assert len(accepted) - 1 == walk(paths(guessed) | paths(copied), text)
-    assert int(path_end(tree, mx.array(choices)).item()) == accepted[-1]
+    assert int(accepted_leaf(tree, mx.array(choices)).item()) == accepted[-1]
 
 
 def test_nothing_grafted_is_the_same_tree() -> None:
     tree = on_device(HostTree((9, 1), (-1, 0), (0.0, -1.0)))
     assert graft(tree, HostTree((9,), (-1,), (0.0,))) is tree
+
+
+@given(tries(), tries(), st.integers(0, 12), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_the_likeliest_nodes_are_a_tree_with_its_favourite_path_first(
+    guessed: HostTree, copied: HostTree, count: int, random: Random
+) -> None:
+    merged = merge(guessed, copied)
+    chances = merged.chances(
+        [random.random() for _ in guessed.tokens], [random.random() for _ in copied.tokens]
+    )
+    nodes = merged.likeliest(chances, count)
+    assert len(nodes) == min(1 + count, len(merged)) == len(set(nodes))
+    assert all(merged.parents[node] in nodes[:place] for place, node in enumerate(nodes) if place)
+    left = [chances[node] for node in range(len(merged)) if node not in nodes]
+    assert not left or max(left) <= min(chances[node] for node in nodes)
+    tree = merged.pick(nodes, chances)
+    line = [node for node in range(1, len(nodes)) if tree.parents[node] == node - 1]
+    at = 0
+    while children := [node for node in range(1, len(nodes)) if tree.parents[node] == at]:
+        best = max(children, key=lambda node: tree.log_probs[node])
+        assert tree.log_probs[best] == tree.log_probs[at + 1]
+        assert at + 1 in line
+        at += 1
