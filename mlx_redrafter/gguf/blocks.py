@@ -63,7 +63,8 @@ def dequantise(tensor: GGUFTensor) -> Array:
     step = max(1, _CHUNK // max(tensor.shape[-1], 1))
     for start in range(0, len(rows), step):
         part = np.ascontiguousarray(rows[start : start + step])
-        out[start : start + step] = gguf.dequantize(part, kind)
+        with np.errstate(all="ignore"):  # NaN and infinity are told of by the caller
+            out[start : start + step] = gguf.dequantize(part, kind)
     return out.reshape(tensor.shape)
 
 

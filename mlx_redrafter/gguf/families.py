@@ -85,6 +85,8 @@ def _common(model: GGUFModel, kind: str, eps: str = "rms_norm_eps") -> Config:
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
     _check_sizes(model, config)
+    if base <= 0 or config[eps] <= 0:
+        raise model.refusal("rope.freq_base", base, "a number above 0")
     turning = model.integer("rope.dimension_count", head_dim)
     scaling = rope_scaling(model, turning, base)
     if scaling is not None:
@@ -212,10 +214,10 @@ def _gemma3(model: GGUFModel) -> Config:
     }
 
 
-def _query_scale(config: Config, layers_of_27b: int) -> float:
+def _query_scale(config: Config, layers_of_27b: int) -> int:
     if config["num_hidden_layers"] == layers_of_27b:
-        return float(config["hidden_size"] / config["num_attention_heads"])
-    return float(config["head_dim"])
+        return int(config["hidden_size"] // config["num_attention_heads"])
+    return int(config["head_dim"])
 
 
 def _phi3(model: GGUFModel) -> Config:
