@@ -25,6 +25,7 @@ from .attention_patches import (
     grouped_call,
     rebound,
 )
+from .output_head import Tap
 
 INNER_NAMES = ("model", "transformer", "backbone", "gpt_neox")
 EMBEDDING_NAMES = (
@@ -52,13 +53,6 @@ SCALE_FUNCTION = "_get_llama_4_attn_scale"
 DYNAMIC_ROTARY = "dynamicntkscaling"
 # InternLM 3's adds the number of heads to the length, so the limit may come that much sooner.
 DYNAMIC_MARGIN = 128
-
-
-class Tap:
-    """Where a model's inner module leaves the hidden states of the latest call, (1, n, hidden)."""
-
-    def __init__(self) -> None:
-        self.hidden: mx.array | None = None
 
 
 def inner_module(model: nn.Module) -> nn.Module | None:
