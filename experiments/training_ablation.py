@@ -29,8 +29,8 @@ from mlx_redrafter import BeamShape, Drafter, RedrafterError, load
 from mlx_redrafter.system.files import write_json
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.training import (
-    TrainingCallback,
     Progress,
+    TrainingCallback,
     answer_file,
     measure_decoding,
     read_jsonl,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .conversion import convert
     from .drafting.drafter import Drafter, DrafterConfig
     from .drafting.shape import BeamShape
-    from .drafting.source import DraftSource, DraftInput
+    from .drafting.source import DraftInput, DraftSource
     from .engine.batch import BatchDecoder
     from .engine.decode import DecodingConfig, decode
     from .engine.model import SpeculativeModel
@@ -50,8 +50,8 @@ __all__ = [
     "CacheOptions",
     "DecodedToken",
     "DecodingConfig",
-    "DraftSource",
     "DraftInput",
+    "DraftSource",
     "DraftTree",
     "Drafter",
     "DrafterConfig",

@@ -140,8 +140,8 @@ class Choices(NamedTuple):
 
     Attributes:
         tokens: int32 (n,).
-        flipped_by_noise: Whether the noise made it another than the likeliest token, bool (n,); None when
-            greedy.
+        flipped_by_noise: Whether the noise made it another than the likeliest token, bool (n,);
+            None when greedy.
     """
 
     tokens: mx.array

@@ -100,7 +100,7 @@ def test_shared_rows() -> None:
 def test_output_rows(
     shape: tuple[int, ...], as_column: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_redrafter.drafter.takes_columns", lambda _: as_column)
+    monkeypatch.setattr("mlx_redrafter.drafting.drafter.takes_columns", lambda _: as_column)
     rows = OutputRows(6, 9, bias=False)
     x = mx.random.normal(shape)
     found = rows(x)

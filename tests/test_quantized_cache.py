@@ -92,7 +92,7 @@ def test_a_second_turn_and_an_edited_history() -> None:
 
 
 def test_growth_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_redrafter.cache.TreeKVCache.step", 4)
+    monkeypatch.setattr("mlx_redrafter.cache.attention.TreeKVCache.step", 4)
     model = build("qwen3")
     options = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 8}
     prompt = prompt_of(13)

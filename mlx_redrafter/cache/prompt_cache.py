@@ -14,8 +14,8 @@ from mlx.utils import tree_flatten
 class LayerCache(ABC):
     """One entry of a model's cache list, seen from outside the model.
 
-    A forward is announced by ``begin``; its rows are then either noted as committed (``commit_all``,
-    or ``commit`` after a verification) or forgotten by the next ``begin`` or ``rewind``.
+    A forward is announced by ``begin``; its rows are then either committed (``commit_all``, or
+    ``commit`` after a verification) or forgotten by the next ``begin`` or ``rewind``.
 
     Attributes:
         offset: Number of committed tokens.

@@ -223,7 +223,7 @@ def _level_scores(
 
 
 def _normalised(values: mx.array, level_scores: mx.array) -> mx.array:
-    """What tokens of those scores add to a beam's, negative; ``level_scores`` are the scores of all."""
+    """What tokens of those scores add to a beam's, negative; ``level_scores`` are those of all."""
     return mx.clip(values - mx.logsumexp(level_scores, axis=-1, keepdims=True), FLOOR, CEILING)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ..tree import DraftTree
-from .source import DraftSource, DraftInput
+from .source import DraftInput, DraftSource
 
 
 def chain_of(tree: DraftTree) -> DraftTree:

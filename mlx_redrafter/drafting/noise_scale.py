@@ -45,7 +45,8 @@ class NoiseScale:
         """The factor after a step's tokens that are not read yet, float32 ().
 
         Args:
-            flipped_by_noise: For each node whether noise made its choice other than the likeliest, bool (n,).
+            flipped_by_noise: For each node whether noise made its choice other than the likeliest,
+                bool (n,).
             age: How many tokens before the last of the path each choice is, int (n,); negative
                 off the path.
         """

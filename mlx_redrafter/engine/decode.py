@@ -16,18 +16,19 @@ from typing import Any, cast
 import mlx.core as mx
 
 from ..cache.prompt_cache import PromptCache
-from ..cache.quantized import CacheOptions, open_cache
+from ..cache.quantized import CacheOptions
 from ..drafting.beam_search import BeamSearch
 from ..drafting.drafter import Drafter
 from ..drafting.next_draft import NextDraft, next_draft_input
 from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftSource, DraftInput
+from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
 from ..sampling import Choices, Sampler, SamplingConfig
 from ..target.target import PREFILL_STEP
 from ..tree import DraftTree, HostTree, accept
 from .model import SpeculativeModel
+from .open_cache import open_cache
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord

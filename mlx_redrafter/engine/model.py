@@ -16,7 +16,7 @@ from ..drafting.chain import ChainSource
 from ..drafting.drafter import Drafter
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftSource, DraftInput
+from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts

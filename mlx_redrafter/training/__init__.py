@@ -17,6 +17,7 @@ from .._lazy import names_on_demand
 if TYPE_CHECKING:
     from ..drafting.shared_head import output_rows
     from .answers import answer_file
+    from .callback import TrainingCallback
     from .checkpoint import load_checkpoint, save_checkpoint
     from .config import DistillationConfig
     from .data import (
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from .decoded import DecodedFigures, measure_decoding, prompts_of
     from .evaluation import Agreement, evaluate
     from .features import Batch, BatchSource, Features
-    from .callback import TrainingCallback
     from .loop import Progress, train
     from .loss import distillation_loss, unrolled_logits
     from .options import TrainingOptions
@@ -52,11 +52,11 @@ __all__ = [
     "DistillationConfig",
     "DraftSizes",
     "Features",
-    "TrainingCallback",
     "Progress",
     "StreamedBatches",
     "Teacher",
     "TokenRow",
+    "TrainingCallback",
     "TrainingOptions",
     "TrainingReport",
     "answer_file",

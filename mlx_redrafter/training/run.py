@@ -21,22 +21,22 @@ from ..sampling import SamplingConfig
 from ..target.target import Target
 from ..text.loading import DRAFTER_DIRECTORY, load, tokenizer_hash
 from .answers import AnswerSettings, answer_file
+from .callback import TrainingCallback
 from .config import DistillationConfig
 from .data import Record, TokenRow, special_tokens, token_counts, tokenize
 from .decoded import DecodedFigures, measure_decoding, prompts_of
 from .features import BatchSource, Features
-from .callback import TrainingCallback
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
 from .output import RunPaths, begin, check_run_dir, finish, forget_unbegun
 from .report import TrainingReport
+from .run_logger import RunLogger, step_of
 from .shapes import make_drafter
 from .sizes import DraftSizes, draft_sizes
 from .sources import needs_answers, read_data
 from .starting import drafter_to_go_on_from, weights_hash
 from .store import StorePlan, rows_hash, stored_features, target_hash
 from .teacher import FeatureExtractor, StreamedBatches, compute_features, kept_positions
-from .watch import RunLogger, step_of
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
 MEASURED_POSITIONS = 8192  # held-out positions of which features are kept

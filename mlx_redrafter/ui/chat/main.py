@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .settings import ChatSettings
 
 # In a checkout the models stand beside the package.
-POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
+POCKET = Path(__file__).resolve().parents[3] / "models" / "pocket"
 BAD_INPUT = 2
 INTERRUPTED = 130
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...benchmark.writing import Report
     from ...engine.model import SpeculativeModel
 
-POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
+POCKET = Path(__file__).resolve().parents[3] / "models" / "pocket"
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
 Progress = Callable[[int, int], None]

@@ -21,7 +21,7 @@ TRAINING = "training"
 
 
 class TrainingScreen(TrainingCallback, StageBars):
-    """Hears how a run goes, see ``distillation.TrainingCallback``; a context manager around the work."""
+    """Hears how a run goes, see :class:`TrainingCallback`; a context manager around the work."""
 
     def __init__(self) -> None:
         self._console = Console(theme=THEME, highlight=False)

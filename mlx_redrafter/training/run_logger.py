@@ -8,10 +8,10 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import RedrafterError
+from .callback import TrainingCallback
 from .decoded import DecodedFigures
 from .disk import DiskError
 from .evaluation import Agreement
-from .callback import TrainingCallback
 from .loop import Progress
 from .output import RunPaths
 from .report import RunLog, TrainingReport, plot_curves
