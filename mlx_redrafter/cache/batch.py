@@ -216,7 +216,7 @@ class BatchCache:
     @property
     def state(self) -> list[Any]:
         """All layers' arrays, to evaluate."""
-        return [layer.state for layer in (*self._layers, *self._states)]
+        return [*(layer.state for layer in self._layers), *(one.state for one in self._states)]
 
     def begin(self, rows: int) -> dict[int, BatchRecurrentCache]:
         """Announce a forward over ``rows`` rows a text; returns the caches to be watched in it."""

@@ -121,13 +121,17 @@ class TreePaths:
         return self.places[node : node + 1] // self.levels
 
 
-def take_nodes(value: mx.array, sequences: Sequence[int], paths: Sequence[Sequence[int]]) -> mx.array:
+def take_nodes(
+    value: mx.array, sequences: Sequence[int], paths: Sequence[Sequence[int]]
+) -> mx.array:
     """Rows of (batch, nodes, ...) along one path of equal length for each of some sequences.
 
     Returns:
         (sequences, length, ...).
     """
     nodes = value.shape[1]
-    index = [[nodes * row + node for node in path] for row, path in zip(sequences, paths, strict=True)]
+    index = [
+        [nodes * row + node for node in path] for row, path in zip(sequences, paths, strict=True)
+    ]
     flat = value.reshape(-1, *value.shape[2:])
     return mx.take(flat, mx.array(index, dtype=mx.int32), axis=0)

@@ -40,8 +40,9 @@ WHOLE = frozenset({"deepseek_v41"})
 # Without caches mlx-lm computes something else: layers that share keys and values make their own.
 TAUGHT_WITH_CACHES = frozenset({"gemma3n"})
 
-# Verified as trees, but one text at a time: blocks of keys are chosen for one text only.
-UNBATCHED = frozenset({"minimax_m3_vl"})
+# Verified as trees, but one text at a time: blocks of keys are chosen, or keys are compressed in
+# groups, by the positions of one text only.
+UNBATCHED = frozenset({"deepseek_v41", "minimax_m3_vl"})
 
 # Attention counts the rows that it is given, so it may not be given more than are seen.
 COUNTS_ROWS = frozenset({"afm7", "minimax_m3_vl"})

@@ -91,7 +91,10 @@ def _explored(context: ForwardContext, module: Any, cache: Any) -> Iterator[None
             setattr(outer, HANDS_ON, True)
     setattr(module, TAKES_STATE, not getattr(module, HANDS_ON, False))
     context.exploring.append((module, cache))
-    watched, context.watched = context.watched, {} if getattr(module, WHOLE, False) else context.watched
+    watched, context.watched = (
+        context.watched,
+        {} if getattr(module, WHOLE, False) else context.watched,
+    )
     try:
         yield
     finally:

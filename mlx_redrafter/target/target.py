@@ -60,6 +60,7 @@ class Target:
         hidden_size: Width of the final hidden state.
         vocab_size: Number of logits.
         verifies: "tree" or "chain": what kind of draft one forward can verify; "nothing" if none.
+        recurrent: Whether layers carry state that is computed path by path.
         refusal: Why drafts cannot be verified with this model, or None if they can.
 
     Raises:
@@ -81,7 +82,7 @@ class Target:
         self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
-        self._recurrent = recurrent
+        self.recurrent = recurrent
         if self.architecture in architectures.WHOLE:
             inner._redrafter_whole = True
         self._context = hook_layers(model, recurrent=recurrent)
@@ -183,7 +184,7 @@ class Target:
         self.take_cores(len(tree))
         watched = cache.begin(len(tree))
         # A chain is an ordinary piece of text, which costs recurrent modules least.
-        chain = self._recurrent and tree.leaf_bound == 1
+        chain = self.recurrent and tree.leaf_bound == 1
         branching = self.verifies == "tree" and not chain
         with self._context.verifying(tree, branching=branching, watched=watched):
             logits = self.model(tree.tokens[None], cache=cache.seams)
