@@ -44,6 +44,7 @@ from .hooks import (
     inner_module,
 )
 from .output_head import Tap, find_output_head, tap_input
+from .recurrent_hooks import hook_products
 
 # A model of fewer bytes takes about as long to compute one token as the host to build a graph.
 SMALL_BYTES = 64 << 20
@@ -60,6 +61,7 @@ class Target:
         hidden_size: Width of the final hidden state.
         vocab_size: Number of logits.
         verifies: "tree" or "chain": what kind of draft one forward can verify; "nothing" if none.
+        recurrent: Whether layers carry state that is computed path by path.
         refusal: Why drafts cannot be verified with this model, or None if they can.
 
     Raises:
@@ -81,16 +83,21 @@ class Target:
         self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
+        self.recurrent = recurrent
+        if self.architecture in architectures.WHOLE:
+            inner._redrafter_whole = True
         self._context = hook_layers(model, recurrent=recurrent)
         counts_rows = self.architecture in architectures.COUNTS_ROWS
         self._context.pads_keys = plans_attention(self.dtype) and not counts_rows
         self._inner_tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
         self.refusal = self._find_refusal(raw)
-        trees = self.architecture in architectures.TREES and not recurrent
+        trees = self.architecture in architectures.TREES
         self.verifies = "nothing" if self.refusal else "tree" if trees else "chain"
-        self.output_head = find_output_head(model, self._probe)
-        logits, inner_output = self._probe()
+        with self._context.explore():  # shapes only; nothing is evaluated
+            self.output_head = find_output_head(model, self._probe)
+            logits, inner_output = self._probe()
+        hook_products(model, self._context)
         self.vocab_size = int(logits.shape[-1])
         head = self.output_head
         self.hidden_size = int(inner_output.shape[-1]) if head is None else head.width
@@ -197,7 +204,9 @@ class Target:
         """
         self.take_cores(len(tree))
         watched = cache.begin(len(tree))
-        branching = self.verifies == "tree"
+        # A chain is an ordinary piece of text, which costs recurrent modules least.
+        chain = self.recurrent and tree.leaf_bound == 1
+        branching = self.verifies == "tree" and not chain
         with self._context.verifying(tree, branching=branching, watched=watched):
             logits, hidden = self._forward(tree.tokens[None], cache.seams)
         return logits.squeeze(0), hidden.squeeze(0)
@@ -231,7 +240,7 @@ class Target:
         """
         self.take_cores(len(trees) * len(trees[0]))
         batch = BatchTree.stack(trees, cache.lengths)
-        with self._context.verifying(batch):
+        with self._context.verifying(batch, watched=cache.begin(len(batch))):
             return self._forward(batch.tokens, cache.seams)
 
     def teach(self, tokens: mx.array, cache: list[Any] | None = None) -> tuple[mx.array, mx.array]:
