@@ -137,7 +137,8 @@ def missing_hooks(model: nn.Module, architecture: str, *, recurrent: bool) -> li
 
     Hooks find mlx-lm's modules and functions by their names, which another release may change.
     """
-    needed, found = set(architectures.hooks_needed(architecture)), set()
+    needed = set(architectures.hooks_needed(architecture))
+    found: set[str] = set()
     if recurrent:
         needed.add(architectures.STATE)
     for _, module in model.named_modules():
