@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_lm
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import (
     ArraysCache,
@@ -42,6 +43,8 @@ from .hooks import (
     hook_layers,
     hook_output,
     inner_module,
+    missing_hooks,
+    position_limit,
 )
 from .output_head import Tap, find_output_head, tap_input
 from .recurrent_hooks import hook_products
@@ -62,6 +65,8 @@ class Target:
         vocab_size: Number of logits.
         verifies: "tree" or "chain": what kind of draft one forward can verify; "nothing" if none.
         recurrent: Whether layers carry state that is computed path by path.
+        max_positions: Tokens that can be fed, where positions come from a table; None if they are
+            computed.
         refusal: Why drafts cannot be verified with this model, or None if they can.
 
     Raises:
@@ -91,13 +96,14 @@ class Target:
         self._context.pads_keys = plans_attention(self.dtype) and not counts_rows
         self._inner_tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
-        self.refusal = self._find_refusal(raw)
-        trees = self.architecture in architectures.TREES
-        self.verifies = "nothing" if self.refusal else "tree" if trees else "chain"
+        self.max_positions = position_limit(model)
         with self._context.explore():  # shapes only; nothing is evaluated
             self.output_head = find_output_head(model, self._probe)
             logits, inner_output = self._probe()
         hook_products(model, self._context)
+        self.refusal = self._find_refusal(raw)
+        trees = self.architecture in architectures.TREES
+        self.verifies = "nothing" if self.refusal else "tree" if trees else "chain"
         self.vocab_size = int(logits.shape[-1])
         head = self.output_head
         self.hidden_size = int(inner_output.shape[-1]) if head is None else head.width
@@ -137,6 +143,13 @@ class Target:
                     f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
                     "which cannot take a rejected draft back"
                 )
+        missing = missing_hooks(self.model, kind, recurrent=self.recurrent)
+        if missing and kind in architectures.TREES:
+            return (
+                f"{missing[0]} could not be found in the architecture '{kind}' of mlx-lm "
+                f"{mlx_lm.__version__}, so drafts would be verified wrongly (another release of "
+                "mlx-lm may name them otherwise)"
+            )
         return None
 
     def make_cache(self, max_kv_size: int | None = None) -> PromptCache:
