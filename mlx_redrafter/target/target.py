@@ -64,6 +64,7 @@ class Target:
         hidden_size: Width of the final hidden state.
         vocab_size: Number of logits.
         verifies: "tree" or "chain": what kind of draft one forward can verify; "nothing" if none.
+        attends: Whether there are layers that are not recurrent.
         recurrent: Whether layers carry state that is computed path by path.
         max_positions: Tokens that can be fed, where positions come from a table; None if they are
             computed.
@@ -89,6 +90,7 @@ class Target:
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
         self.recurrent = recurrent
+        self.attends = not all(_is_state(part) for layer in raw for part in _parts(layer))
         if self.architecture in architectures.WHOLE:
             inner._redrafter_whole = True
         self._context = hook_layers(model, recurrent=recurrent)
