@@ -67,7 +67,7 @@ def load(
     """
     located = locate(path_or_repo, revision=revision, progress=progress)
     path = located.directory
-    _check_is_model(path, path_or_repo)
+    config = _check_is_model(path, path_or_repo)
     adapter = _adapter_directory(adapter_path)
     try:
         model, tokenizer = load_target(str(path), lazy=True, adapter_path=adapter)[:2]
@@ -87,7 +87,8 @@ def load(
         if head.needs_rows:
             share_rows(head, target)
     mx.eval(model.parameters(), head.parameters() if head else [])
-    loaded = SpeculativeModel(target, head, name=located.name)
+    target.check()
+    loaded = SpeculativeModel(target, head, name=located.name, config=config)
     if plan and head is not None:
         loaded.planner = PlannerOnDemand(lambda: Planner.for_model(loaded))
     return loaded, tokenizer
@@ -190,7 +191,8 @@ def read_json(path: Path, owner: str) -> dict[str, Any]:
     return value
 
 
-def _check_is_model(path: Path, asked: str | Path) -> None:
+def _check_is_model(path: Path, asked: str | Path) -> dict[str, Any]:
+    """The configuration of a model's directory."""
     if not path.is_dir():
         raise RedrafterError(f"{asked} is a file, not a model directory: pass the directory.")
     config = read_json(path / CONFIG_FILE, "a model directory")
@@ -200,6 +202,7 @@ def _check_is_model(path: Path, asked: str | Path) -> None:
         raise RedrafterError(
             f"{asked} holds no safetensors weights: convert it first, with convert.py."
         )
+    return config
 
 
 def _adapter_directory(path: str | Path | None) -> str | None:
