@@ -18,9 +18,11 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from .drafter import Drafter
+from .memory_drafter import MemoryView
 
 # (what the hidden state contributes, state) -> their sum in front of the first residual block
 Projection = Callable[[mx.array, mx.array], mx.array]
+Embed = Callable[[mx.array], mx.array]
 
 
 class PreparedDrafter:
@@ -38,6 +40,48 @@ class PreparedDrafter:
         has_projection = "input_proj" in drafter
         self._project = _state_projection(drafter.input_proj) if has_projection else None
 
+    @property
+    def needs_memory(self) -> bool:
+        """Whether drafts look into a memory of the text, see ``MemoryDrafter``."""
+        return False
+
+    @property
+    def state_size(self) -> int:
+        """Width of what a draft starts from, ``DraftInput.hidden``."""
+        config = self.drafter.config
+        return config.state_size or config.hidden_size
+
+    def begin(
+        self,
+        embed: Embed,
+        hidden: mx.array,
+        before: mx.array | None,
+        memory: MemoryView | None,
+        length: int,
+    ) -> tuple[Any, mx.array]:
+        """What stays the same for a whole draft, and the states when they come to their roots.
+
+        Args:
+            embed: The target's input embedding.
+            hidden: What the drafts start from, (batch, state_size).
+            before: Tokens before the roots, int32 (batch, lookback), -1 where there is none; None
+                without a lookback.
+            memory: What the drafts see of the text; None without a memory.
+            length: Levels of the draft.
+
+        Returns:
+            The first for :meth:`advance` and :meth:`logits`; states (batch, 1, width).
+        """
+        if before is None:
+            state = self.drafter.initial_state(len(hidden))
+        else:
+            state = self.drafter.read(embed(mx.maximum(before, 0)), before >= 0)
+        return self.project_hidden(hidden)[:, None], state.astype(hidden.dtype)[:, None]
+
+    def advance(self, draft: Any, embeddings: mx.array, state: mx.array, depth: int) -> mx.array:
+        """Feed the tokens of a depth, 0 for the roots, to the states, (batch, m, width)."""
+        return self.drafter.advance(embeddings, state)
+
     def project_hidden(self, hidden: mx.array) -> mx.array:
         """What a hidden state contributes to every level of a draft.
 
@@ -54,7 +98,7 @@ class PreparedDrafter:
         projected: mx.array = self.drafter.input_proj(alone)
         return projected
 
-    def logits(self, hidden_term: mx.array, state: mx.array) -> mx.array:
+    def logits(self, hidden_term: Any, state: mx.array) -> mx.array:
         """As ``Drafter.logits``, of a hidden state that :meth:`see` has hidden_term.
 
         Args:

@@ -15,7 +15,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_target
 
-from ..drafting.drafter import Drafter, DrafterConfig, drafter_of
+from ..drafting.drafter import Drafter, DrafterConfig
+from ..drafting.kinds import drafter_of
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
