@@ -115,6 +115,10 @@ def test_what_was_read_of_a_tree_bounds_its_beginning(line: list[int], data: st.
         (BeamShape(4, 5), 16),
         (BeamShape(3, 5, 7), 5),
         (BeamShape(2, 4, 2), 2),
+        (BeamShape(4, 5, None, 3), 3),
+        (BeamShape(4, 5, None, 1), 1),
+        (BeamShape(4, 5, 6, 3), 2),
+        (BeamShape(4, 5, 3, 3), 1),
     ],
 )
 def test_a_beam_has_no_more_leaves_than_its_levels_allow(shape: BeamShape, leaves: int) -> None:
