@@ -37,9 +37,10 @@ class TextMemory:
             return
         room = round_up(count, BUFFER_STEP) - held
         blank = [mx.zeros((*x.shape[:2], room, x.shape[3]), dtype=x.dtype) for x in rows]
-        pairs = zip(self._buffers, blank, strict=True)
-        joined = [mx.concatenate([old, new], axis=2) for old, new in pairs]
-        self._buffers = joined if held else blank
+        if held:
+            pairs = zip(self._buffers, blank, strict=True)
+            blank = [mx.concatenate([old, new], axis=2) for old, new in pairs]
+        self._buffers = blank
 
     def pairs(self, window: int, following: mx.array) -> tuple[mx.array, mx.array]:
         """The keys and values of the last ``window`` tokens, (1, heads, rows, head_dim) each.

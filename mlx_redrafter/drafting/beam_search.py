@@ -18,7 +18,7 @@ from ..errors import RedrafterError
 from ..sampling import SamplingConfig, scores
 from ..tree import DraftTree
 from .memory_drafter import MemoryView, together
-from .prepared_drafter import PreparedDrafter
+from .prepared_drafter import DraftStart, PreparedDrafter
 from .shape import BeamShape
 from .source import DraftInput, last_tokens
 
@@ -95,7 +95,6 @@ class BeamSearch:
             return state.before
         return mx.array(last_tokens(state.text, self.lookback), dtype=mx.int32)
 
-
     def _memory(self, states: Sequence[DraftInput]) -> MemoryView:
         found = [state.memory for state in states if state.memory is not None]
         if len(found) < len(states):
@@ -146,7 +145,7 @@ def _search(
     drafter = prepared.drafter
     if noise is not None:
         noise = drafter.draft_columns(noise)
-    draft, state = prepared.begin(embed, hidden, before, memory, shape.length)
+    draft, state = prepared.begin(DraftStart(embed, hidden, before, memory, shape.length))
     if shape.width == 1:
         return _chain(prepared, embed, shape.nodes, sampling, draft, root, noise, state)
     width, opened = shape.width, 1 + shape.width * shape.length

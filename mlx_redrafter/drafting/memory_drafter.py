@@ -49,11 +49,8 @@ def together(views: Sequence[MemoryView]) -> MemoryView:
     """The views of several texts, each of a batch of one, as one batch."""
     count = max(view.keys.shape[2] for view in views)
     padded = [_padded(view, count) for view in views]
-    keys, values, masks, positions = zip(*padded, strict=True)
-    return MemoryView(
-        mx.concatenate(keys), mx.concatenate(values), mx.concatenate(masks),
-        mx.concatenate(positions),
-    )  # fmt: skip
+    keys, values, masks, positions = (list(part) for part in zip(*padded, strict=True))
+    return MemoryView(*(mx.concatenate(part) for part in (keys, values, masks, positions)))
 
 
 def _padded(view: MemoryView, count: int) -> tuple[mx.array, mx.array, mx.array, mx.array]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,6 +23,25 @@ from .memory_drafter import MemoryView
 # (what the hidden state contributes, state) -> their sum in front of the first residual block
 Projection = Callable[[mx.array, mx.array], mx.array]
 Embed = Callable[[mx.array], mx.array]
+
+
+class DraftStart(NamedTuple):
+    """Where drafts of one shape begin.
+
+    Attributes:
+        embed: The target's input embedding.
+        hidden: What the drafts start from, (batch, state_size).
+        before: Tokens before the roots, int32 (batch, lookback), -1 where there is none; None
+            without a lookback.
+        memory: What the drafts see of the text; None without a memory.
+        length: Levels of the draft.
+    """
+
+    embed: Embed
+    hidden: mx.array
+    before: mx.array | None
+    memory: MemoryView | None
+    length: int
 
 
 class PreparedDrafter:
@@ -51,34 +70,27 @@ class PreparedDrafter:
         config = self.drafter.config
         return config.state_size or config.hidden_size
 
-    def begin(
-        self,
-        embed: Embed,
-        hidden: mx.array,
-        before: mx.array | None,
-        memory: MemoryView | None,
-        length: int,
-    ) -> tuple[Any, mx.array]:
+    def begin(self, start: DraftStart) -> tuple[Any, mx.array]:
         """What stays the same for a whole draft, and the states when they come to their roots.
-
-        Args:
-            embed: The target's input embedding.
-            hidden: What the drafts start from, (batch, state_size).
-            before: Tokens before the roots, int32 (batch, lookback), -1 where there is none; None
-                without a lookback.
-            memory: What the drafts see of the text; None without a memory.
-            length: Levels of the draft.
 
         Returns:
             The first for :meth:`advance` and :meth:`logits`; states (batch, 1, width).
         """
-        if before is None:
-            state = self.drafter.initial_state(len(hidden))
+        if start.before is None:
+            state = self.drafter.initial_state(len(start.hidden))
         else:
-            state = self.drafter.read(embed(mx.maximum(before, 0)), before >= 0)
+            embeddings = start.embed(mx.maximum(start.before, 0))
+            state = self.drafter.read(embeddings, start.before >= 0)
+        hidden = start.hidden
         return self.project_hidden(hidden)[:, None], state.astype(hidden.dtype)[:, None]
 
-    def advance(self, draft: Any, embeddings: mx.array, state: mx.array, depth: int) -> mx.array:
+    def advance(
+        self,
+        draft: Any,  # noqa: ARG002 - what other heads need
+        embeddings: mx.array,
+        state: mx.array,
+        depth: int,  # noqa: ARG002
+    ) -> mx.array:
         """Feed the tokens of a depth, 0 for the roots, to the states, (batch, m, width)."""
         return self.drafter.advance(embeddings, state)
 

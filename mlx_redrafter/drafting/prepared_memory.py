@@ -7,7 +7,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from .memory_drafter import ROTARY_BASE, MemoryDrafter, MemoryView, normalised
-from .prepared_drafter import Embed, PreparedDrafter
+from .prepared_drafter import DraftStart, PreparedDrafter
 
 
 class _Draft(NamedTuple):
@@ -55,17 +55,11 @@ class PreparedMemoryDrafter(PreparedDrafter):
         """Whether drafts look into a memory of the text."""
         return True
 
-    def begin(
-        self,
-        embed: Embed,
-        hidden: mx.array,
-        before: mx.array | None,
-        memory: MemoryView | None,
-        length: int,
-    ) -> tuple[_Draft, mx.array]:
+    def begin(self, start: DraftStart) -> tuple[_Draft, mx.array]:
         """See ``PreparedDrafter.begin``; ``hidden`` are fused hidden states."""
+        memory, hidden = start.memory, start.hidden
         assert memory is not None
-        positions = memory.position + mx.arange(length, dtype=mx.int32)[:, None]
+        positions = memory.position + mx.arange(start.length, dtype=mx.int32)[:, None]
         angles = positions.astype(mx.float32)[..., None, None, None] * self._rates
         cosines, sines = mx.cos(angles), mx.sin(angles) * self._signs
         kind = hidden.dtype
@@ -74,9 +68,7 @@ class PreparedMemoryDrafter(PreparedDrafter):
         )
         return draft, hidden[:, None]
 
-    def advance(
-        self, draft: _Draft, embeddings: mx.array, state: mx.array, depth: int
-    ) -> mx.array:
+    def advance(self, draft: _Draft, embeddings: mx.array, state: mx.array, depth: int) -> mx.array:
         """See ``PreparedDrafter.advance``."""
         head = self.drafter
         x = head.rnn_w(normalised(embeddings)) + head.rnn_u(normalised(state))
@@ -88,6 +80,6 @@ class PreparedMemoryDrafter(PreparedDrafter):
         x = x + head.recall(head.attend(query.transpose(0, 2, 1, 3), view))
         return head.after_memory(x)
 
-    def logits(self, draft: _Draft, state: mx.array) -> mx.array:
+    def logits(self, draft: _Draft, state: mx.array) -> mx.array:  # noqa: ARG002
         """See ``PreparedDrafter.logits``."""
         return self.drafter.logits_of(state)

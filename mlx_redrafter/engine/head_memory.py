@@ -116,9 +116,7 @@ class HeadMemory:
             return view
         pads = [(0, 0), (0, 0), (0, room), (0, 0)]
         mask = (mx.arange(count + room) < count)[None, None, None]
-        return MemoryView(
-            mx.pad(view.keys, pads), mx.pad(view.values, pads), mask, view.position
-        )
+        return MemoryView(mx.pad(view.keys, pads), mx.pad(view.values, pads), mask, view.position)
 
 
 def _memory_of(cache: PromptCache) -> TextMemory:

@@ -209,25 +209,19 @@ class Target:
                 hidden state a token.
         """
         cache, tree = self.make_cache(), DraftTree.root_only(mx.zeros((1,), dtype=mx.int32))
-        _, hidden = self.verify(tree, cache, layers)
-        wanted = (1, (len(layers) + 1) * self.hidden_size)
-        if hidden.shape != wanted:
-            raise RedrafterError(
-                f"The layers of the architecture '{self.architecture}' do not return one hidden "
-                f"state of width {self.hidden_size} a token, so a drafter cannot read them: train "
-                "one without target_layers."
-            )
+        with self._context.explore():
+            self.verify(tree, cache, layers)
 
     def prefill(
-        self, tokens: mx.array, cache: PromptCache, layers: Sequence[int] = ()
-    ) -> mx.array:
-        """Run committed tokens, int (n,), through the model; logits are left uncomputed.
-
-        Returns:
-            Hidden states as of :meth:`verify`.
-        """
+        self, tokens: mx.array, cache: PromptCache, observer: Observer | None = None
+    ) -> None:
+        """Run committed tokens, int (n,), through the model; only the caches are computed."""
         cache.begin(tokens.shape[0])
-        return self._forward(tokens[None], cache.seams, layers)[1].squeeze(0)
+        if observer is None:
+            self.model(tokens[None], cache=cache.seams)
+        else:
+            _, hidden = self._forward(tokens[None], cache.seams, observer.layers)
+            observer.observe(hidden.squeeze(0), tokens, cache)
 
     def fill(
         self,
@@ -242,7 +236,7 @@ class Target:
             tokens: What follows the cache's tokens.
             cache: Caches of this target.
             step_size: Tokens run at once.
-            observer: Is told each piece before it is evaluated.
+            observer: Is shown the hidden states of each piece.
 
         Yields:
             How many are done, after each piece.
@@ -250,10 +244,7 @@ class Target:
         done = 0
         while done < len(tokens):
             piece = list(tokens[done : done + step_size])
-            layers = observer.layers if observer else ()
-            hidden = self.prefill(mx.array(piece), cache, layers)
-            if observer is not None:
-                observer.observe(hidden, mx.array(piece), cache)
+            self.prefill(mx.array(piece), cache, observer)
             mx.eval(cache.state)
             cache.extend(piece)
             done += len(piece)
@@ -341,12 +332,19 @@ class Target:
         """Logits and hidden states of layers and at the end, (batch, n, ...) each."""
         taps = [*hook_layer_outputs(self.model, layers), self._tap()]
         logits = self.model(tokens, cache=caches)
-        parts = []
+        parts = [tap.hidden for tap in taps]
         for tap in taps:
-            assert tap.hidden is not None, "the model did not call a layer, or its output head"
-            parts.append(tap.hidden)
             tap.hidden = None
-        return logits, parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
+        final = parts.pop()
+        assert final is not None, "the model did not call its output head"
+        read = [part for part in parts if part is not None and part.shape == final.shape]
+        if len(read) < len(layers):
+            raise RedrafterError(
+                f"The layers of the architecture '{self.architecture}' do not return one hidden "
+                "state a token, so a drafter cannot read them: use one that reads the final hidden "
+                "state alone."
+            )
+        return logits, mx.concatenate([*read, final], axis=-1) if read else final
 
     def _probe(self) -> tuple[mx.array, mx.array]:
         """Logits of a token and what the inner module made of it, (1, 1, ...); not evaluated."""
