@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from mlx_redrafter.ui.chat import main
+        from mlx_redrafter.ui.chat.main import main
 
         sys.exit(main())
     except KeyboardInterrupt:  # while Python was still importing

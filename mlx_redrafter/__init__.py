@@ -7,34 +7,36 @@ from typing import TYPE_CHECKING
 from ._lazy import names_on_demand
 
 # mlx binds its BLAS symbols when it is first imported, so OpenBLAS has to come before.
-from .blas import preload_openblas
+from .system.blas import preload_openblas
 
 blas_loaded: bool = preload_openblas()
 
 if TYPE_CHECKING:
-    from .batch_generation import (
+    from .cache.prompt_cache import PromptCache
+    from .cache.quantized import CacheOptions
+    from .conversion import convert
+    from .drafting.drafter import Drafter, DrafterConfig
+    from .drafting.shape import BeamShape
+    from .drafting.source import DraftInput, DraftSource
+    from .engine.batch import BatchDecoder
+    from .engine.decode import DecodingConfig, decode
+    from .engine.model import SpeculativeModel
+    from .engine.statistics import AcceptanceStats
+    from .engine.step import DecodedToken, StepRecord
+    from .errors import RedrafterError
+    from .planning.planner import Planner
+    from .sampling import SamplingConfig
+    from .target.target import Target
+    from .text.batch_generate import (
         BatchResponse,
         BatchStats,
         batch_generate,
         stream_batch_generate,
     )
-    from .batching import BatchDecoder
-    from .beam import BeamShape, DraftSource, DraftState
-    from .cache import PromptCache
-    from .conversion import convert
-    from .decoding import DecodingConfig, decode
-    from .distillation import train_drafter
-    from .drafter import Drafter, DrafterConfig
-    from .errors import RedrafterError
-    from .generation import GenerationResponse, generate, stream_generate
-    from .loading import load, load_drafter, save_drafter
-    from .model import SpeculativeModel
-    from .planner import Planner
-    from .quantized_cache import CacheOptions
-    from .sampling import SamplingConfig
-    from .statistics import AcceptanceStats
-    from .steps import DecodedToken, StepRecord
-    from .target import Target
+    from .text.generate import generate, stream_generate
+    from .text.loading import load, load_drafter, save_drafter
+    from .text.responses import GenerationResponse
+    from .training import train_drafter
     from .tree import DraftTree, HostTree, accept
 
 __version__ = "0.1.0"
@@ -48,8 +50,8 @@ __all__ = [
     "CacheOptions",
     "DecodedToken",
     "DecodingConfig",
+    "DraftInput",
     "DraftSource",
-    "DraftState",
     "DraftTree",
     "Drafter",
     "DrafterConfig",
@@ -79,50 +81,44 @@ __all__ = [
 # mlx-lm takes seconds to import, so the names come when they are first used: a command line's
 # --help and its complaints about flags need none of them.
 _HOMES = {
-    ".batch_generation": (
+    ".text.batch_generate": (
         "BatchResponse",
         "BatchStats",
         "batch_generate",
         "stream_batch_generate",
     ),
-    ".batching": ("BatchDecoder",),
-    ".beam": (
-        "BeamShape",
-        "DraftSource",
-        "DraftState",
-    ),
-    ".cache": ("PromptCache",),
+    ".engine.batch": ("BatchDecoder",),
+    ".drafting.shape": ("BeamShape",),
+    ".drafting.source": ("DraftSource", "DraftInput"),
+    ".cache.prompt_cache": ("PromptCache",),
     ".conversion": ("convert",),
-    ".decoding": (
+    ".engine.decode": (
         "DecodingConfig",
         "decode",
     ),
-    ".distillation": ("train_drafter",),
-    ".drafter": (
+    ".training": ("train_drafter",),
+    ".drafting.drafter": (
         "Drafter",
         "DrafterConfig",
     ),
     ".errors": ("RedrafterError",),
-    ".generation": (
-        "GenerationResponse",
-        "generate",
-        "stream_generate",
-    ),
-    ".loading": (
+    ".text.generate": ("generate", "stream_generate"),
+    ".text.responses": ("GenerationResponse",),
+    ".text.loading": (
         "load",
         "load_drafter",
         "save_drafter",
     ),
-    ".model": ("SpeculativeModel",),
-    ".planner": ("Planner",),
-    ".quantized_cache": ("CacheOptions",),
+    ".engine.model": ("SpeculativeModel",),
+    ".planning.planner": ("Planner",),
+    ".cache.quantized": ("CacheOptions",),
     ".sampling": ("SamplingConfig",),
-    ".statistics": ("AcceptanceStats",),
-    ".steps": (
+    ".engine.statistics": ("AcceptanceStats",),
+    ".engine.step": (
         "DecodedToken",
         "StepRecord",
     ),
-    ".target": ("Target",),
+    ".target.target": ("Target",),
     ".tree": (
         "DraftTree",
         "HostTree",

@@ -2,7 +2,7 @@
 
 import sys
 
-from .ui.plan_cli import main
+from .ui.cli.plan import main
 
 if __name__ == "__main__":
     sys.exit(main())

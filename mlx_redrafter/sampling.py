@@ -140,12 +140,12 @@ class Choices(NamedTuple):
 
     Attributes:
         tokens: int32 (n,).
-        swayed: Whether the noise made it another than the likeliest token, bool (n,); None when
-            greedy.
+        flipped_by_noise: Whether the noise made it another than the likeliest token, bool (n,);
+            None when greedy.
     """
 
     tokens: mx.array
-    swayed: mx.array | None
+    flipped_by_noise: mx.array | None
 
 
 class Sampler:

@@ -2,7 +2,7 @@
 
 import sys
 
-from .ui.train_cli import main
+from .ui.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from mlx_redrafter.generation import GenerationResponse
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.steps import StepRecord
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.text.responses import GenerationResponse
 from mlx_redrafter.tree import HostTree
-from mlx_redrafter.ui.session import ModelFacts, Session
-from mlx_redrafter.ui.settings import ChatSettings
+from mlx_redrafter.ui.chat.session import ModelFacts, Session
+from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.theme import THEME
 
 FACTS = ModelFacts("fake", "recurrent, small", "CPU", "float32", (2, 2), context_limit=200)

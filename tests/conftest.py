@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mlx_redrafter  # noqa: F401
-from mlx_redrafter import stored_costs
+from mlx_redrafter.planning import cost_store as stored_costs
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,13 +10,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 import models
-from mlx_redrafter import decoding
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.cache import PromptCache
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
 from mlx_redrafter.tree import HostTree
 
 ARCHITECTURE = "llama:sliding"
@@ -82,7 +82,7 @@ def assert_goes_on(cache: PromptCache, held: list[int], new: list[int]) -> None:
 class ScriptedPlanner:
     """What planners of a single text have in common whose steps a test lays down."""
 
-    gave_up = False
+    drafting_disabled = False
     drafts_ahead = False
 
     class costs:
@@ -98,7 +98,7 @@ class ScriptedPlanner:
     def begin(self) -> None:
         pass
 
-    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted ahead")
 
 

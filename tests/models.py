@@ -12,8 +12,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_redrafter.beam import DraftState
-from mlx_redrafter.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.tree import DraftTree
 
 VOCAB = 64
@@ -233,7 +233,7 @@ class ScriptedSource:
         self._vocab_size = vocab_size
         self.expected: list[int] = []  # accepted drafted tokens of each step, no cut considered
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         root, at = int(state.root.item()), len(state.text)
         assert [*state.text, root] == self._text[: at + 1]
         depth = self.max_depth if self._full else int(self._rng.integers(0, self.max_depth + 1))

@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.drafter import Drafter
+from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.sampling import SamplingConfig
 
 

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from mlx_redrafter.acceptance import BINS, KINDS, AcceptanceModel, kinds_of, subtree
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.steps import StepRecord
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.planning.acceptance import BINS, KINDS, AcceptanceModel, kinds_of, subtree
 from mlx_redrafter.tree import HostTree
 
 

@@ -15,10 +15,11 @@ from mlx_lm.generate import generate_step
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_redrafter.benchmark.precision import load_at
-from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.loading import load
-from mlx_redrafter.ui import benchmark_cli, plan_cli
+from mlx_redrafter.text.loading import load
+from mlx_redrafter.ui.cli import benchmark as benchmark_cli
+from mlx_redrafter.ui.cli import plan as plan_cli
 
 LORA = {"rank": 4, "scale": 20.0, "dropout": 0.0}
 

@@ -20,16 +20,18 @@ from decoding_cases import (
 
 import models
 from mlx_redrafter import load
-from mlx_redrafter.ahead import path_end, state_behind
-from mlx_redrafter.beam import BeamSearch, BeamShape, DraftState
-from mlx_redrafter.coupling import NoiseTrust
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.generation import encode_prompt
-from mlx_redrafter.prepared import PreparedDrafter
+from mlx_redrafter.drafting.beam_search import BeamSearch
+from mlx_redrafter.drafting.next_draft import accepted_leaf, next_draft_input
+from mlx_redrafter.drafting.noise_scale import NoiseScale
+from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.sampling import Choices, SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.steps import StepRecord
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
+from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.tree import DraftTree, HostTree, accept
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
@@ -52,7 +54,7 @@ def test_the_path_ends_where_the_host_says(seed: int) -> None:
     tokens, parents = random_tree(rng, rng.randrange(1, 14))
     choices = [rng.randrange(3) for _ in tokens]
     tree = DraftTree.from_parents(tokens, parents)
-    end = path_end(tree, mx.array(choices, dtype=mx.int32))
+    end = accepted_leaf(tree, mx.array(choices, dtype=mx.int32))
     assert end.item() == accept(tokens, parents, choices)[-1]
 
 
@@ -65,20 +67,20 @@ def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[i
     tokens, parents = [7, 5, 6, 9, 8], [-1, 0, 1, 0, 2]
     tree = DraftTree.from_parents(tokens, parents)
     hidden = mx.random.normal((5, models.HIDDEN), key=mx.random.key(0))
-    swayed = [True, False, True, False, True]
+    flipped_by_noise = [True, False, True, False, True]
     noise = mx.random.gumbel((1 + 3 + 3, models.VOCAB), key=mx.random.key(1))
     for choices in ([5, 6, 1, 1, 1], [2, 2, 2, 2, 2], [5, 6, 8, 1, 3], [9, 1, 1, 4, 1]):
         path = accept(tokens, parents, choices)
         end, depth = path[-1], len(path) - 1
-        trust = NoiseTrust()
-        trust.observe([False, True])
-        chosen = Choices(mx.array(choices, dtype=mx.int32), mx.array(swayed))
-        ahead = state_behind(tree, chosen, hidden, noise, text, search, trust)
-        trust.observe([swayed[node] for node in path])
-        later = DraftState(
+        noise_scale = NoiseScale()
+        noise_scale.observe([False, True])
+        chosen = Choices(mx.array(choices, dtype=mx.int32), mx.array(flipped_by_noise))
+        ahead = next_draft_input(tree, chosen, hidden, noise, text, search, noise_scale)
+        noise_scale.observe([flipped_by_noise[node] for node in path])
+        later = DraftInput(
             mx.array([choices[end]], dtype=mx.int32),
             hidden[end],
-            noise[depth + 1 :] * trust.scale,
+            noise[depth + 1 :] * noise_scale.scale,
             [*text, *(tokens[node] for node in path)],
         )
         assert ahead.noise is not None
@@ -102,7 +104,7 @@ class Ahead(ScriptedPlanner):
         self.asked += 1
         return self._shapes[self.asked % len(self._shapes)]
 
-    def worth(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         assert len(tree.tokens) == 1 + shape.nodes
         self.trimmed += 1
         return min(shape.nodes, self._counts[self.trimmed % len(self._counts)])
@@ -178,7 +180,7 @@ def test_nothing_is_drafted_behind_a_draft_that_ends_the_text(
     drafted = []
     search = BeamSearch.__call__
 
-    def counted(self: BeamSearch, state: DraftState) -> DraftTree:
+    def counted(self: BeamSearch, state: DraftInput) -> DraftTree:
         drafted.append(state)
         return search(self, state)
 

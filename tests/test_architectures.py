@@ -12,14 +12,15 @@ from architectures import prompt_of
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.architectures import COUNTS_ROWS, REFUSED, TREES
-from mlx_redrafter.chains import ListLayer, StateLayer
-from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.cache.composite import CacheGroup
+from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
+from mlx_redrafter.cache.recurrent import RecurrentCache
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.prompt_cache import Layer, PromptCache
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.architectures import COUNTS_ROWS, REFUSED, TREES
+from mlx_redrafter.target.target import Target
 
 TOKENS = 10
 # Written for Metal only: its module cannot run on a CPU.
@@ -34,8 +35,8 @@ def shared(name: str) -> SpeculativeModel:
     return SpeculativeModel(architectures.build(name))
 
 
-def parts(layer: Layer) -> list[Layer]:
-    return list(layer._parts) if isinstance(layer, ListLayer) else [layer]
+def parts(layer: LayerCache) -> list[LayerCache]:
+    return list(layer._parts) if isinstance(layer, CacheGroup) else [layer]
 
 
 def mlx_lms(model: nn.Module, prompt: list[int]) -> list[int]:
@@ -80,11 +81,11 @@ def test_drafted_is_plain_where_attention_is_given_too_many_rows(name: str) -> N
     target = shared(name).target
     prompt = prompt_of(37)
     expected, _, _ = ours(shared(name), prompt, None, target.make_cache(), 0)
-    before, target._verification.pads_keys = target._verification.pads_keys, True
+    before, target._context.pads_keys = target._context.pads_keys, True
     try:
         tokens, stats, hoped = ours(shared(name), prompt, expected, target.make_cache(), 0)
     finally:
-        target._verification.pads_keys = before
+        target._context.pads_keys = before
     assert tokens == expected
     assert hoped - TextSource.max_depth <= stats.accepted <= hoped
 
@@ -127,7 +128,7 @@ def test_so_many_are_taken() -> None:
     assert len(chains) >= 19
     for name in chains:  # nothing is a chain that only keeps keys and values
         kept = [part for layer in shared(name).make_cache().layers for part in parts(layer)]
-        assert any(isinstance(part, StateLayer) for part in kept), name
+        assert any(isinstance(part, RecurrentCache) for part in kept), name
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

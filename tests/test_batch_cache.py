@@ -10,11 +10,11 @@ import pytest
 from architectures import prompt_of
 from test_architectures import DRAFTED
 
-from mlx_redrafter.architectures import TREES, UNBATCHED
-from mlx_redrafter.batch_cache import BatchCache
+from mlx_redrafter.cache.batch import BatchCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.prompt_cache import PromptCache
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.architectures import TREES, UNBATCHED
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import BatchTree, DraftTree
 
 BATCHED = [name for name in DRAFTED if name.split(":")[0] in TREES - UNBATCHED]

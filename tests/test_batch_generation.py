@@ -10,16 +10,17 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 
 import models
-from mlx_redrafter import batch_generate, batch_generation, stream_batch_generate
-from mlx_redrafter.batching import BatchDecoder
-from mlx_redrafter.costs import CostModel
+from mlx_redrafter import batch_generate, stream_batch_generate
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.step import DecodedToken
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.generation import generate, stream_generate
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.planner import Planner
-from mlx_redrafter.planner_on_demand import PlannerOnDemand
-from mlx_redrafter.prompt_cache import PromptCache
-from mlx_redrafter.steps import DecodedToken
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.lazy_planner import PlannerOnDemand
+from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.text import batch_generate as batch_generation
+from mlx_redrafter.text.generate import generate, stream_generate
 
 PROMPTS = ["Hm?", "A longer one, with more to say.", "x", "Ż and é"]
 
@@ -98,11 +99,11 @@ def test_the_models_own_planner_plans_for_the_batch(
     asked: list[int] = []
     for_batch = own.for_batch
 
-    def noted(texts: int) -> Planner:
+    def snapshot(texts: int) -> Planner:
         asked.append(texts)
         return for_batch(texts)
 
-    monkeypatch.setattr(own, "for_batch", noted)
+    monkeypatch.setattr(own, "for_batch", snapshot)
     planned = batch_generate(model, tokenizer, PROMPTS, max_tokens=8, batch_size=3)
     assert asked[0] == 3
     assert asked[-1] < 3  # as many as are left

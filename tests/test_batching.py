@@ -12,18 +12,19 @@ import pytest
 from decoding_cases import Evaluations
 
 import models
-from mlx_redrafter.batch_cache import STEP
-from mlx_redrafter.batching import BatchDecoder
-from mlx_redrafter.beam import BeamShape, DraftState
-from mlx_redrafter.costs import CostModel
-from mlx_redrafter.decoding import DecodingConfig, TextLoop, decode
+from mlx_redrafter.cache.batch import STEP
+from mlx_redrafter.cache.quantized import CacheOptions
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.step import DecodedToken, PendingStep, StepRecord
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.planner import Planner
-from mlx_redrafter.quantized_cache import CacheOptions
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.steps import DecodedToken, Flight, StepRecord
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree, HostTree
 from models import prompt_of
 
@@ -53,7 +54,7 @@ class Continuations:
     def __init__(self, texts: Sequence[Sequence[int]]):
         self._texts = [list(text) for text in texts]
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         root = int(state.root.item())
         tokens, parents = [root, (root + 1) % models.VOCAB], [-1, 0]
         for text in self._texts:
@@ -205,10 +206,10 @@ def test_a_steps_time_is_not_other_prompts_prefill(monkeypatch: pytest.MonkeyPat
         now[0] += 100.0
         prefill(*arguments)
 
-    def in_a_second(*arguments: Any) -> list[Flight]:
-        flights = launch(*arguments)
+    def in_a_second(*arguments: Any) -> list[PendingStep]:
+        pendings = launch(*arguments)
         now[0] += 1.0
-        return flights
+        return pendings
 
     monkeypatch.setattr(TextLoop, "prefill", slowly)
     monkeypatch.setattr(BatchDecoder, "_launch", in_a_second)
@@ -234,7 +235,7 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
-    gave_up = False
+    drafting_disabled = False
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
         self.costs = costs

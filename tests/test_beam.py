@@ -19,12 +19,14 @@ from slow_beam import (
 )
 
 import models
-from mlx_redrafter.beam import MAX_LENGTH, BeamSearch, BeamShape, DraftState
-from mlx_redrafter.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.beam_search import BeamSearch
+from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.shape import MAX_LENGTH, BeamShape
+from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.prepared import PreparedDrafter
 from mlx_redrafter.sampling import SamplingConfig, noise_rows
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
 
 
@@ -48,7 +50,7 @@ def search(
         if sampling.temperature
         else None
     )
-    state = DraftState(mx.array([root]), mx.array(hidden), noise, text)
+    state = DraftInput(mx.array([root]), mx.array(hidden), noise, text)
     tree = BeamSearch(PreparedDrafter(drafter), target.embed, shape, sampling)(state)
     nodes = slow_search(
         drafter,
@@ -134,12 +136,12 @@ def test_roots_behind_texts_of_different_length_are_searched_together() -> None:
     beam = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(1, 4), SamplingConfig())
     hidden = mx.random.normal((3, models.HIDDEN), key=mx.random.key(4))
     states = [
-        DraftState(mx.array([3]), hidden[row], None, text)
+        DraftInput(mx.array([3]), hidden[row], None, text)
         for row, text in enumerate(([], [5, 9], [1, 2, 5, 9, 7]))
     ]
     for state, tree in zip(states, beam.together(states), strict=True):
         assert tree.tokens.tolist() == beam(state).tokens.tolist()
-    same = [DraftState(mx.array([3]), hidden[0], None, text) for text in ([4, 9, 7], [9, 9, 9, 7])]
+    same = [DraftInput(mx.array([3]), hidden[0], None, text) for text in ([4, 9, 7], [9, 9, 9, 7])]
     found = [np.array(tree.log_probs) for tree in beam.together(same)]
     assert not np.allclose(found[0], found[1])
 
@@ -215,7 +217,7 @@ def test_every_search_gives_a_tree(
     drafter = models.build_drafter(draft_vocab_size=draft_vocab_size, seed=seed)
     drafter.lm_head[-1].weight = drafter.lm_head[-1].weight * scale
     rng = np.random.default_rng(seed)
-    state = DraftState(
+    state = DraftInput(
         root=mx.array([int(rng.integers(models.VOCAB))]),
         hidden=mx.array(rng.standard_normal(models.HIDDEN).astype(np.float32)),
         noise=noise_rows(seed, 3, shape.length, models.VOCAB) if sampling.temperature else None,
@@ -229,7 +231,7 @@ def test_a_deep_search_stays_a_tree() -> None:
     drafter = models.build_drafter()
     drafter.lm_head[-1].weight = drafter.lm_head[-1].weight * 1e3
     shape = BeamShape(8, MAX_LENGTH)
-    state = DraftState(
+    state = DraftInput(
         mx.array([1]), mx.random.normal((models.HIDDEN,), key=mx.random.key(1)), None
     )
     embed = Target(models.shared("llama")).embed
@@ -279,7 +281,7 @@ def test_nothing_is_evaluated_in_the_call(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(mx, "eval", refuse)
     monkeypatch.setattr(mx, "async_eval", refuse)
-    tree = beam(DraftState(mx.array([1]), mx.zeros((models.HIDDEN,)), None))
+    tree = beam(DraftInput(mx.array([1]), mx.zeros((models.HIDDEN,)), None))
     assert len(tree) == 21
 
 
@@ -316,7 +318,7 @@ def test_beams_wider_than_the_head_are_refused() -> None:
 def test_a_compiled_search_drafts_the_same_tree() -> None:
     drafter = Drafter(DrafterConfig(16, 40, 24, 1, rnn=True, draft_vocab_size=30))
     embedding = mx.random.normal((40, 16), key=mx.random.key(1))
-    state = DraftState(
+    state = DraftInput(
         root=mx.array([3]),
         hidden=mx.random.normal((16,), key=mx.random.key(2)),
         noise=mx.random.gumbel((4, 40), key=mx.random.key(3)),

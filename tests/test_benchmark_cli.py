@@ -17,7 +17,7 @@ from mlx_redrafter import load
 from mlx_redrafter.benchmark import plots, precision
 from mlx_redrafter.benchmark.curve import fitting_contexts
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.ui import benchmark_cli
+from mlx_redrafter.ui.cli import benchmark as benchmark_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = ("--beam-width", "2", "--beam-length", "2")

@@ -9,12 +9,7 @@ import subprocess
 import mlx.core as mx
 import pytest
 
-from mlx_redrafter.benchmark.environment import (
-    commit_of,
-    environment,
-    linux_power,
-    mac_power,
-)
+from mlx_redrafter.benchmark.environment import commit_of, environment, linux_power, mac_power
 from mlx_redrafter.benchmark.writing import check_writable, write_csv, write_report
 from mlx_redrafter.errors import RedrafterError
 

@@ -9,7 +9,6 @@ import pytest
 from bundles import make_bundle
 
 from mlx_redrafter import load
-from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.benchmark.agreement import compare, decision, first_difference
 from mlx_redrafter.benchmark.contestants import (
     Answer,
@@ -25,12 +24,13 @@ from mlx_redrafter.benchmark.measuring import Spread, measure, summarise, turn_o
 from mlx_redrafter.benchmark.precision import load_at, other_drafter
 from mlx_redrafter.benchmark.prompts import Prompt
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.drafter import DrafterConfig, drafter_of
+from mlx_redrafter.drafting.drafter import DrafterConfig, drafter_of
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.generation import stream_generate
-from mlx_redrafter.loading import save_drafter
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.text.generate import stream_generate
+from mlx_redrafter.text.loading import save_drafter
 
 IDS = (5, 40, 41, 42)
 

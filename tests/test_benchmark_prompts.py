@@ -10,12 +10,7 @@ from bundles import make_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from transformers import AutoTokenizer
 
-from mlx_redrafter.benchmark.prompts import (
-    Conversation,
-    own_prompts,
-    prepare,
-    read_conversations,
-)
+from mlx_redrafter.benchmark.prompts import Conversation, own_prompts, prepare, read_conversations
 from mlx_redrafter.errors import RedrafterError
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import models
-from mlx_redrafter import blas
-from mlx_redrafter.target import Target
+from mlx_redrafter.system import blas
+from mlx_redrafter.target.target import Target
 
 LINUX = sys.platform.startswith("linux")
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 
 
 def openblas() -> str | None:
@@ -223,7 +223,7 @@ def test_openblas_keeps_to_the_threads_it_began_with(asked: str | None) -> None:
     assert 1 <= int(done.stdout) <= min(int(asked or cores), cores)
 
 
-@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
 def test_benchmarks_load_the_blas_before_mlx(script: Path) -> None:
     """Else they would measure the one in mlx's wheel without saying so."""
     names = [
@@ -233,6 +233,6 @@ def test_benchmarks_load_the_blas_before_mlx(script: Path) -> None:
         for alias in node.names
     ]
     roots = [(name or "").split(".")[0] for name in names]
-    local = {path.stem for path in BENCHMARKS.glob("*.py")}  # which are held to the same
+    local = {path.stem for path in EXPERIMENTS.glob("*.py")}  # which are held to the same
     known = [root for root in roots if root in {"mlx", "mlx_lm", "mlx_redrafter"} | local]
     assert not known or known[0] not in {"mlx", "mlx_lm"}

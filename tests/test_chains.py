@@ -14,16 +14,17 @@ from common_config import VOCAB
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.calibration import _time_replay, calibrate
-from mlx_redrafter.chains import ChainSource, StateLayer, chain_of, first_rows
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.drafter import Drafter, DrafterConfig
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.planner import CHAIN_CANDIDATES, CHAIN_PROBES
-from mlx_redrafter.prompt_cache import PromptCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.cache.recurrent import RecurrentCache, first_rows
+from mlx_redrafter.drafting.chain import ChainSource, chain_of
+from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.step import DecodedToken
+from mlx_redrafter.planning.calibration import _time_replay, calibrate
+from mlx_redrafter.planning.planner import CHAIN_CANDIDATES, CHAIN_PROBES
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.steps import DecodedToken
 from mlx_redrafter.tree import DraftTree
 
 # Every kind of state: SSM, gated delta, short convolution, RWKV, a state beside keys and values in
@@ -158,7 +159,7 @@ def test_an_interrupted_step_leaves_the_cache_consistent(monkeypatch: pytest.Mon
             return tuple(array.tolist())  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr("mlx_redrafter.decoding._numbers", interrupted)
+            patch.setattr("mlx_redrafter.engine.decode._numbers", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run(model, prompt, held)
         assert_holds(model, held, held.tokens)
@@ -199,7 +200,7 @@ def test_only_the_outermost_module_is_run_again() -> None:
     held = prefilled(model, prompt_of(19))
     mx.eval(model.target.verify(chain(prompt_of(5)), held)[0], held.state)
     held.commit([0, 1], prompt_of(5)[:2])
-    states = [layer for layer in held.layers if isinstance(layer, StateLayer)]
+    states = [layer for layer in held.layers if isinstance(layer, RecurrentCache)]
     assert states
     for layer in states:
         calls = layer._steps[-1].calls
@@ -276,7 +277,7 @@ def test_memory_does_not_grow_with_the_text() -> None:
     list(decode(model, prompt_of(9), DecodingConfig(max_tokens=60), cache=held))
     assert held.nbytes == before > 0
     layer = held.layers[0]
-    assert isinstance(layer, StateLayer)
+    assert isinstance(layer, RecurrentCache)
     assert len(layer._steps) <= 2
     assert len(layer._prompts) <= 2
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from bundles import make_bundle
 
-from mlx_redrafter.blas import INSTALL_HINT
-from mlx_redrafter.ui import chat
+from mlx_redrafter.system.blas import INSTALL_HINT
+from mlx_redrafter.ui.chat import main as chat
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAT = [sys.executable, str(ROOT / "chat.py")]

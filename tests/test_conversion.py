@@ -27,8 +27,8 @@ from mlx_lm.convert import convert as mlx_lm_convert
 
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.loading import load, load_drafter, tokenizer_hash
-from mlx_redrafter.ui.convert_cli import main
+from mlx_redrafter.text.loading import load, load_drafter, tokenizer_hash
+from mlx_redrafter.ui.cli.convert import main
 
 pytestmark = pytest.mark.torch
 LAYOUTS = ["safetensors", "safetensors-sharded", "bin", "bin-sharded", "pt", "pth", "pt-sharded"]

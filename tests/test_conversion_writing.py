@@ -21,7 +21,7 @@ from mlx_redrafter.conversion.report import silent
 from mlx_redrafter.conversion.torch_files import torch_to_safetensors
 from mlx_redrafter.conversion.workspace import publish, workspace, write_model
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.ui.convert_cli import INTERRUPTED, main
+from mlx_redrafter.ui.cli.convert import INTERRUPTED, main
 
 pytestmark = pytest.mark.torch
 STAGES = ["Reading PyTorch weights", "Checking the target", "Writing the target"]
@@ -114,7 +114,7 @@ def test_interrupted_command(
 
 FULL = """
 import resource, sys
-from mlx_redrafter.ui.convert_cli import main
+from mlx_redrafter.ui.cli.convert import main
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 raise SystemExit(main(sys.argv[2:]))

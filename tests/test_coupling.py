@@ -3,34 +3,35 @@
 import mlx.core as mx
 import pytest
 
-from mlx_redrafter.beam import BeamShape, DraftState
-from mlx_redrafter.coupling import HALF, PRIOR_SHARE, NoiseTrust
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.drafting.noise_scale import HALF, PRIOR_SHARE, NoiseScale
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig, noise_rows
 from mlx_redrafter.tree import DraftTree
 from models import build
 
 
 def test_noise_is_dropped_where_it_decides_nothing() -> None:
-    trust = NoiseTrust()
-    before = trust.scale
-    trust.observe([False] * 400)
-    assert 0 <= trust.scale < 0.05 < before
+    noise_scale = NoiseScale()
+    before = noise_scale.scale
+    noise_scale.observe([False] * 400)
+    assert 0 <= noise_scale.scale < 0.05 < before
 
 
 def test_noise_is_followed_where_it_decides() -> None:
-    trust = NoiseTrust()
-    trust.observe([True, False] * 200)
-    assert trust.scale == pytest.approx(0.5**2 / (0.5**2 + HALF**2), abs=0.02)
+    noise_scale = NoiseScale()
+    noise_scale.observe([True, False] * 200)
+    assert noise_scale.scale == pytest.approx(0.5**2 / (0.5**2 + HALF**2), abs=0.02)
 
 
 def test_it_starts_in_between_and_forgets() -> None:
-    trust = NoiseTrust()
-    assert trust.scale == pytest.approx(PRIOR_SHARE**2 / (PRIOR_SHARE**2 + HALF**2))
-    trust.observe([True] * 500)
-    trust.observe([False] * 500)
-    assert trust.scale < 0.05
+    noise_scale = NoiseScale()
+    assert noise_scale.scale == pytest.approx(PRIOR_SHARE**2 / (PRIOR_SHARE**2 + HALF**2))
+    noise_scale.observe([True] * 500)
+    noise_scale.observe([False] * 500)
+    assert noise_scale.scale < 0.05
 
 
 class _Recorder:
@@ -43,7 +44,7 @@ class _Recorder:
         self.seed = seed
         self.scales: list[float] = []
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         assert state.noise is not None
         position = len(self.scales)
         rows = noise_rows(self.seed, 0, 64, state.noise.shape[1])

@@ -22,12 +22,13 @@ from decoding_cases import (
 )
 
 import models
-from mlx_redrafter import decoding
-from mlx_redrafter.cache import PromptCache, TreeCache
-from mlx_redrafter.decoding import decode
+from mlx_redrafter.cache.attention import TreeKVCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import Sampler
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.target import Target
+from mlx_redrafter.target.target import Target
 
 # Ends
 
@@ -196,8 +197,8 @@ INTERRUPTIONS: list[tuple[Any, str, int]] = [
     *((Target, "prefill", n) for n in (1, 2, 3)),
     *((PromptCache, "extend", n) for n in (1, 3)),
     *((Target, "verify", n) for n in (1, 2, 4)),
-    *((TreeCache, "update_and_fetch", n) for n in (1, 4, 7, 8, 11, 15)),
-    *((TreeCache, "commit", n) for n in (1, 2, 4, 5)),
+    *((TreeKVCache, "update_and_fetch", n) for n in (1, 4, 7, 8, 11, 15)),
+    *((TreeKVCache, "commit", n) for n in (1, 2, 4, 5)),
     *((PromptCache, "commit", n) for n in (1, 3)),
     *((Sampler, "choose", n) for n in (1, 3)),
     *((mx, "async_eval", n) for n in (1, 3)),

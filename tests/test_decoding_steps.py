@@ -29,17 +29,17 @@ from decoding_cases import (
 from mlx_lm.generate import generate_step
 
 import models
-from mlx_redrafter import cache as cache_module
-from mlx_redrafter import decoding
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.cache import TreeCache
-from mlx_redrafter.decoding import DecodingConfig, TextLoop, decode
+from mlx_redrafter.cache import attention as cache_module
+from mlx_redrafter.cache.attention import TreeKVCache
+from mlx_redrafter.cache.quantized import CacheOptions
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import DecodedToken, PendingStep, StepRecord
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.quantized_cache import CacheOptions
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.steps import DecodedToken, Flight, StepRecord
 from mlx_redrafter.tree import HostTree
 
 # Prefill
@@ -186,7 +186,7 @@ def test_caches_grow_in_blocks_and_windows_stay_bounded(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block, margin, tree = 32, 24, 13  # no tree of the scripted source has more rows
-    monkeypatch.setattr(TreeCache, "step", block)
+    monkeypatch.setattr(TreeKVCache, "step", block)
     monkeypatch.setattr(cache_module, "REWIND_MARGIN", margin)
     prompt = models.prompt_of(30)
     text = plain(prompt, 130, SamplingConfig())
@@ -382,9 +382,9 @@ def test_the_prompts_time_is_not_the_first_steps(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(decoding.time, "perf_counter", lambda: now[0])
     read = TextLoop.read
 
-    def slowly(loop: TextLoop, flight: Flight) -> StepRecord:
-        now[0] += 50.0 if flight.started == 0 and now[0] == 0 else 1.0
-        return read(loop, flight)
+    def slowly(loop: TextLoop, pending: PendingStep) -> StepRecord:
+        now[0] += 50.0 if pending.started == 0 and now[0] == 0 else 1.0
+        return read(loop, pending)
 
     monkeypatch.setattr(TextLoop, "read", slowly)
 
@@ -437,13 +437,13 @@ def test_searches_of_old_settings_are_dropped() -> None:
     assert len(model._searches) <= 64
 
 
-@pytest.mark.parametrize(("gave_up", "rows"), [(False, len(PROMPT)), (True, 1)])
+@pytest.mark.parametrize(("drafting_disabled", "rows"), [(False, len(PROMPT)), (True, 1)])
 def test_where_drafts_do_not_pay_a_core_is_left_from_the_prompt_on(
-    gave_up: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+    drafting_disabled: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread of the BLAS that was woken for the prompt would spin beside the first steps."""
     model, planner = KINDS["beam search"](), Switching()
-    planner.gave_up = gave_up
+    planner.drafting_disabled = drafting_disabled
     asked: list[int] = []
     monkeypatch.setattr(model.target, "take_cores", asked.append)
     list(decode(model, PROMPT, DecodingConfig(4), planner=planner))

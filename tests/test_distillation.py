@@ -16,7 +16,9 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
-from mlx_redrafter.distillation import (
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.target.target import Target
+from mlx_redrafter.training import (
     DistillationConfig,
     StreamedBatches,
     TokenRow,
@@ -29,10 +31,8 @@ from mlx_redrafter.distillation import (
     train,
     unrolled_logits,
 )
-from mlx_redrafter.distillation.features import CachedBatches, drawn
-from mlx_redrafter.distillation.trainer import Trainer
-from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.target import Target
+from mlx_redrafter.training.features import CachedBatches, drawn
+from mlx_redrafter.training.trainer import Trainer
 
 VOCAB, HIDDEN = 48, 16
 TINY = DistillationConfig(unroll=3, steps=6, positions_per_step=16, top_k=8, seed=3)

@@ -13,11 +13,11 @@ from test_distillation_data import TEMPLATE, WORDS, chat, greedy, marked
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mlx_redrafter.distillation import regenerate, special_tokens, tokenize
-from mlx_redrafter.distillation.answers import AnswerSettings, answer_file
-from mlx_redrafter.distillation.data import is_text
-from mlx_redrafter.distillation.sources import read_data
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.training import regenerate, special_tokens, tokenize
+from mlx_redrafter.training.answers import AnswerSettings, answer_file
+from mlx_redrafter.training.data import is_text
+from mlx_redrafter.training.sources import read_data
 
 THOUGHTLESS = TEMPLATE.replace(
     "m['content'] +",

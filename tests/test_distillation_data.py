@@ -12,7 +12,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mlx_redrafter.distillation import (
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.training import (
     read_jsonl,
     regenerate,
     special_tokens,
@@ -21,7 +22,6 @@ from mlx_redrafter.distillation import (
     tokenize,
     write_jsonl,
 )
-from mlx_redrafter.errors import RedrafterError
 
 WORDS = ["<|end|>", "<|user|>", "<|assistant|>", "hi", "there", "how", "are", "you", "fine", "yes"]
 TEMPLATE = (

@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import models
-from mlx_redrafter.drafter import MODEL_TYPE, Drafter, DrafterConfig
+from mlx_redrafter.drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig
 from mlx_redrafter.errors import RedrafterError
 
 APPLE = {

@@ -16,16 +16,12 @@ from mlx_lm.models.llama import Model, ModelArgs
 from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 
 import models
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.generation import (
-    GenerationResponse,
-    StopScanner,
-    encode_prompt,
-    generate,
-    stream_generate,
-)
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.text.generate import generate, stream_generate
+from mlx_redrafter.text.prompts import encode_prompt
+from mlx_redrafter.text.responses import GenerationResponse, StopScanner
 
 # Every byte of it is its own token, and none occurs twice, so a chain of tokens can write it.
 TEXT = "Hm: 漢😀é_Żx=7!"
@@ -454,7 +450,7 @@ def test_length_is_the_reason_at_max_tokens(tokenizer: TokenizerWrapper) -> None
 
 def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrapper) -> None:
     class Refusing:
-        gave_up = False
+        drafting_disabled = False
 
         def begin(self) -> None:
             pass

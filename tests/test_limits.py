@@ -8,12 +8,12 @@ from typing import Any
 import architectures
 import pytest
 
-from mlx_redrafter import calibration
-from mlx_redrafter.calibration import SIZES, contexts_of
-from mlx_redrafter.costs import CostModel
-from mlx_redrafter.limits import context_limit
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.prompt_cache import PromptCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.planning import calibration
+from mlx_redrafter.planning.calibration import SIZES, contexts_of
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.target.context_limit import context_limit
 from mlx_redrafter.tree import DraftTree
 
 

@@ -13,21 +13,21 @@ import pytest
 from mlx.utils import tree_flatten
 
 import models
-from mlx_redrafter import loading
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.files import atomic_path, write_json
-from mlx_redrafter.generation import generate
-from mlx_redrafter.loading import (
+from mlx_redrafter.planning.lazy_planner import PlannerOnDemand
+from mlx_redrafter.system.files import atomic_path, write_json
+from mlx_redrafter.text import loading
+from mlx_redrafter.text.generate import generate
+from mlx_redrafter.text.loading import (
     load,
     load_drafter,
     resolve_path,
     save_drafter,
     tokenizer_hash,
 )
-from mlx_redrafter.planner_on_demand import PlannerOnDemand
 
 
 @pytest.fixture(scope="module")

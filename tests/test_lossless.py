@@ -13,14 +13,14 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
 import models
-from mlx_redrafter import cache as cache_module
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.cache import TreeCache
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.model import SpeculativeModel
+from mlx_redrafter.cache import attention as cache_module
+from mlx_redrafter.cache.attention import TreeKVCache
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import DecodedToken
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.statistics import AcceptanceStats
-from mlx_redrafter.steps import DecodedToken
 
 NAMES = ("llama", "llama:sliding", "qwen3", "gemma2", "gemma3_text", "gpt_oss", "deepseek_v2")
 OTHERS = ("qwen2", "phi3", "phi3:longrope", "cohere2", "olmo2", "mixtral", "qwen3_moe")
@@ -258,7 +258,7 @@ def test_windows_whose_buffers_are_compacted(
     name: str, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small blocks and a small margin: the window's buffer is moved every few steps."""
-    monkeypatch.setattr(TreeCache, "step", 16)
+    monkeypatch.setattr(TreeKVCache, "step", 16)
     monkeypatch.setattr(cache_module, "REWIND_MARGIN", 8)
     sampling = SamplingConfig(temperature, seed=11)
     prompt = models.prompt_of(4 * models.WINDOW)

@@ -1,4 +1,4 @@
-"""benchmarks/misses.py: drafts from every place of an answer."""
+"""experiments/misses.py: drafts from every place of an answer."""
 
 from pathlib import Path
 from types import ModuleType
@@ -7,10 +7,10 @@ import pytest
 from scripts import load_script
 
 from mlx_redrafter import load
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.generation import encode_prompt
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.text.prompts import encode_prompt
 
 POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
 LENGTH = 5
@@ -41,7 +41,7 @@ def test_drafts_are_those_of_decoding(misses: ModuleType, temperature: float) ->
     for step, place in drafted:
         assert as_decoded[place] == min(step.accepted, len(found) - place)
     assert (misses.FOLLOWING in found.accepted) == (temperature > 0)
-    assert any(found.swayed) == (temperature > 0)
+    assert any(found.flipped_by_noise) == (temperature > 0)
 
 
 def test_steps_and_times_of_an_answer(misses: ModuleType) -> None:

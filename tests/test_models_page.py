@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_page_is_not_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    monkeypatch.setattr(sys, "path", [str(ROOT / "experiments"), *sys.path])
     import models_table
 
     page = models_table.PAGE.read_text("utf-8")
     if f"## mlx-lm {mlx_lm.__version__}\n" not in page:
         pytest.skip("another mlx-lm is installed than the page was written for")
     written = models_table.render(models_table.cost_section(page))
-    assert page == written, "run python benchmarks/models_table.py --write"
+    assert page == written, "run python experiments/models_table.py --write"
     taken = {
         how: sum(f"| {how} |" in line for line in page.splitlines()) for how in ("tree", "chain")
     }

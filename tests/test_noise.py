@@ -11,14 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.sampling import (
-    NOISE_BLOCK,
-    Sampler,
-    SamplingConfig,
-    noise_rows,
-)
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.sampling import NOISE_BLOCK, Sampler, SamplingConfig, noise_rows
 
 V = models.VOCAB
 

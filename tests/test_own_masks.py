@@ -9,9 +9,9 @@ import mlx.core as mx
 import pytest
 from architectures import prompt_of
 
-from mlx_redrafter.own_masks import by_position
-from mlx_redrafter.prompt_cache import PromptCache
-from mlx_redrafter.target import Target
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.target.attention_patches import by_position
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree, HostTree
 
 TOKENS = (7, 11, 5, 42, 9, 8, 11, 60, 33)

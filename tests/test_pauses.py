@@ -2,10 +2,10 @@
 
 import pytest
 
-from mlx_redrafter.pauses import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, Pauses
+from mlx_redrafter.planning.backoff import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, DraftBackoff
 
 
-def plain_steps(pauses: Pauses) -> int:
+def plain_steps(pauses: DraftBackoff) -> int:
     """Plain steps until the next draft."""
     steps = 0
     while pauses.take():
@@ -13,7 +13,7 @@ def plain_steps(pauses: Pauses) -> int:
     return steps
 
 
-def until_paused(pauses: Pauses, cost: float, tokens: float = 1.0, most: int = 100) -> int:
+def until_paused(pauses: DraftBackoff, cost: float, tokens: float = 1.0, most: int = 100) -> int:
     """Drafts in vain before a pause; takes its first step."""
     for drafts in range(most):
         if pauses.take():
@@ -23,7 +23,7 @@ def until_paused(pauses: Pauses, cost: float, tokens: float = 1.0, most: int = 1
 
 
 def test_drafts_go_on_while_they_pay() -> None:
-    pauses = Pauses()
+    pauses = DraftBackoff()
     assert until_paused(pauses, cost=2.0, tokens=2.0) == 100
     assert until_paused(pauses, cost=2.0, tokens=9.0) == 100
 
@@ -31,12 +31,12 @@ def test_drafts_go_on_while_they_pay() -> None:
 @pytest.mark.parametrize(("cost", "drafts"), [(4.0, 1), (2.0, 3), (1.25, 11)])
 def test_the_dearer_drafts_are_the_sooner_they_pause(cost: float, drafts: int) -> None:
     """The first pause comes as soon as more than the allowed loss is lost."""
-    assert until_paused(Pauses(), cost) == drafts
+    assert until_paused(DraftBackoff(), cost) == drafts
     assert drafts * (cost - 1) > ALLOWED_LOSS >= (drafts - 1) * (cost - 1)
 
 
 def test_pauses_double_up_to_the_longest() -> None:
-    pauses, lengths = Pauses(), []
+    pauses, lengths = DraftBackoff(), []
     until_paused(pauses, 2.0)
     lengths.append(1 + plain_steps(pauses))
     for _ in range(7):
@@ -48,7 +48,7 @@ def test_pauses_double_up_to_the_longest() -> None:
 
 
 def test_a_draft_that_pays_makes_the_next_pause_short_again() -> None:
-    pauses = Pauses()
+    pauses = DraftBackoff()
     until_paused(pauses, 2.0)
     plain_steps(pauses)
     pauses.drafted(2.0, 1.0)
@@ -60,7 +60,7 @@ def test_a_draft_that_pays_makes_the_next_pause_short_again() -> None:
 
 def test_a_small_gain_does_not_make_up_for_a_long_loss() -> None:
     """Among drafts in vain one that barely pays is no turn: the next failure pauses again."""
-    pauses = Pauses()
+    pauses = DraftBackoff()
     until_paused(pauses, 3.0)
     plain_steps(pauses)
     pauses.drafted(3.0, 3.0)
@@ -70,7 +70,7 @@ def test_a_small_gain_does_not_make_up_for_a_long_loss() -> None:
 
 
 def test_another_text_begins_afresh() -> None:
-    pauses = Pauses()
+    pauses = DraftBackoff()
     until_paused(pauses, 3.0)
     pauses.begin()
     assert until_paused(pauses, 2.0) == 3
@@ -80,7 +80,7 @@ def test_another_text_begins_afresh() -> None:
 @pytest.mark.parametrize("length", [40, 400])
 def test_what_a_text_of_failures_may_lose(cost: float, length: int) -> None:
     """Never more than the allowed loss, a draft, and one draft for each pause."""
-    pauses, spent = Pauses(), 0.0
+    pauses, spent = DraftBackoff(), 0.0
     for _ in range(length):
         if pauses.take():
             spent += 1.0

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from mlx_redrafter import calibration
-from mlx_redrafter.beam import BeamShape
-from mlx_redrafter.costs import CostModel
-from mlx_redrafter.planner import (
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.planning import calibration
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.planner import (
     CANDIDATES,
     CHAIN_CANDIDATES,
     CHAIN_PROBES,
@@ -19,9 +20,8 @@ from mlx_redrafter.planner import (
     PROBES,
     Planner,
 )
-from mlx_redrafter.steps import StepRecord
 from mlx_redrafter.tree import HostTree, accept
-from mlx_redrafter.ui.plan_view import verdict
+from mlx_redrafter.ui.cli.plan_view import verdict
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -185,10 +185,10 @@ def test_long_chains_are_found_where_they_pay() -> None:
 def test_giving_up_is_told_only_after_a_trial() -> None:
     machine = costs(1.0)
     planner = Planner(machine)
-    assert not planner.gave_up
+    assert not planner.drafting_disabled
     assert planner.undecided
     run(planner, Machine(0.6, 0.1), machine, 200)
-    assert planner.gave_up
+    assert planner.drafting_disabled
     assert not planner.undecided
 
 
@@ -201,7 +201,7 @@ def test_a_plan_that_is_not_made_yet_is_called_so() -> None:
         converse(planner, machine, text, 1)
         assert planner._probes_left == FIRST_PROBES - steps
         assert planner.undecided
-        assert not planner.gave_up
+        assert not planner.drafting_disabled
         assert "nothing is chosen yet" in verdict(planner, 64).plain
     converse(planner, machine, text, 3)
     assert not planner.undecided
@@ -288,7 +288,7 @@ def test_probes_that_are_never_drafted_are_not_used_up() -> None:
     planner = Planner(machine)
     for _ in range(50):
         planner.next_shape(10)
-    assert not planner.gave_up
+    assert not planner.drafting_disabled
     assert converse(planner, machine, Machine(0.9, 0.9), 20) == FIRST_PROBES
     assert planner.choice is not None
 
@@ -329,7 +329,7 @@ def test_drafts_pause_where_a_text_is_unlike_the_rest() -> None:
     machine = costs(0.08, level=0.005)
     spent, made, failing = stretches(Planner(machine), machine, 80)
     eager = Planner(machine)
-    eager._pauses.take = lambda: False  # type: ignore[method-assign]
+    eager._backoff.take = lambda: False  # type: ignore[method-assign]
     slow, slow_made, slow_failing = stretches(eager, machine, 80)
     assert failing < slow_failing / 3
     assert made / spent > 1.25 * slow_made / slow
@@ -343,7 +343,7 @@ def test_a_pause_is_not_taken_for_giving_up() -> None:
     drafted = list(decoded(planner, machine, Machine(0.95, 0.0), 12))
     assert None in drafted
     assert planner.choice is not None
-    assert not planner.gave_up
+    assert not planner.drafting_disabled
     assert planner._trial_steps == planner._steps_to_trial  # none of its steps count towards one
     planner.begin()
     assert planner.next_shape(0) is not None
@@ -437,9 +437,11 @@ def test_cheap_drafts_are_made_ahead() -> None:
 def test_of_a_doubtful_draft_less_is_verified() -> None:
     planner = settled()
     shape = BeamShape(1, 7)
-    sure = planner.worth(shape, score_tree(*(-0.01 * n for n in range(1, 8))), 0)
-    doubtful = planner.worth(shape, score_tree(-0.01, -0.02, *(-6.0 - n for n in range(5))), 0)
-    hopeless = planner.worth(shape, score_tree(*(-7.0 - n for n in range(7))), 0)
+    sure = planner.num_nodes_to_verify(shape, score_tree(*(-0.01 * n for n in range(1, 8))), 0)
+    doubtful = planner.num_nodes_to_verify(
+        shape, score_tree(-0.01, -0.02, *(-6.0 - n for n in range(5))), 0
+    )
+    hopeless = planner.num_nodes_to_verify(shape, score_tree(*(-7.0 - n for n in range(7))), 0)
     assert hopeless < doubtful < sure == 7
     assert {1 + hopeless, 1 + doubtful} <= set(SIZES)
 
@@ -448,9 +450,9 @@ def test_a_probe_is_verified_whole() -> None:
     planner = Planner(costs(0.1, 0.005))
     hopeless = score_tree(*(-7.0 - n for n in range(31)))
     assert planner.next_shape(0) == planner.probe
-    assert planner.worth(planner.probe, hopeless, 0) == 31
+    assert planner.num_nodes_to_verify(planner.probe, hopeless, 0) == 31
     planner.observe(planner.probe, [Machine(0.9, 0.9).step(planner.probe)], 1.0, 0)
-    assert planner.worth(planner.probe, hopeless, 0) == 31
+    assert planner.num_nodes_to_verify(planner.probe, hopeless, 0) == 31
     # One that was drafted after the last that was needed is a draft like any other.
     planner = settled()
-    assert planner.worth(planner.probe, hopeless, 0) < 31
+    assert planner.num_nodes_to_verify(planner.probe, hopeless, 0) < 31

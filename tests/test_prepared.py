@@ -9,11 +9,11 @@ import mlx.nn as nn
 import pytest
 
 import models
-from mlx_redrafter import device
-from mlx_redrafter.drafter import DrafterConfig, OutputRows, drafter_of
-from mlx_redrafter.prepared import PreparedDrafter
-from mlx_redrafter.rows import share_rows
-from mlx_redrafter.target import Target
+from mlx_redrafter.drafting.drafter import DrafterConfig, OutputRows, drafter_of
+from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.shared_head import share_rows
+from mlx_redrafter.system import device
+from mlx_redrafter.target.target import Target
 
 EXIT = 24
 KINDS: dict[str, dict[str, Any]] = {
@@ -36,16 +36,16 @@ def test_logits_are_the_drafters(kind: str, shape: tuple[int, ...]) -> None:
     drafter = models.build_drafter(seed=3, **KINDS[kind])
     prepared = PreparedDrafter(drafter)
     hidden, states = hidden_and_states(*shape)
-    found = prepared.logits(prepared.see(hidden), states)
+    found = prepared.logits(prepared.project_hidden(hidden), states)
     assert mx.allclose(found, drafter.logits(hidden, states), atol=1e-5)
 
 
 def test_a_hidden_state_is_projected_once() -> None:
     hidden, _ = hidden_and_states(1)
     projecting = models.build_drafter(exit_dim=EXIT)
-    assert PreparedDrafter(projecting).see(hidden).shape == (1, EXIT)
+    assert PreparedDrafter(projecting).project_hidden(hidden).shape == (1, EXIT)
     other = models.build_drafter(exit_dim=2 * models.HIDDEN)
-    assert PreparedDrafter(other).see(hidden) is hidden
+    assert PreparedDrafter(other).project_hidden(hidden) is hidden
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_quantised_projection_is_halved(mode: str, bits: int, group_size: int)
     )
     prepared = PreparedDrafter(drafter)
     hidden, states = hidden_and_states(2, 3)
-    assert prepared.see(hidden).shape == (2, 1, EXIT)
-    found = prepared.logits(prepared.see(hidden), states)
+    assert prepared.project_hidden(hidden).shape == (2, 1, EXIT)
+    found = prepared.logits(prepared.project_hidden(hidden), states)
     assert mx.allclose(found, drafter.logits(hidden, states), atol=1e-4)
 
 
@@ -68,7 +68,7 @@ def test_a_group_over_both_halves_stays_whole() -> None:
     nn.quantize(drafter, 2 * models.HIDDEN, 8, class_predicate=lambda name, _: name == "input_proj")
     prepared = PreparedDrafter(drafter)
     hidden, states = hidden_and_states(2)
-    assert prepared.see(hidden) is hidden
+    assert prepared.project_hidden(hidden) is hidden
     assert mx.array_equal(prepared.logits(hidden, states), drafter.logits(hidden, states))
 
 
@@ -79,7 +79,7 @@ def test_independent_heads_are_used_as_they_are() -> None:
     prepared = PreparedDrafter(drafter)
     hidden, embeddings = hidden_and_states(3)
     state = drafter.advance(embeddings, drafter.initial_state(3))
-    found = prepared.logits(prepared.see(hidden), state)
+    found = prepared.logits(prepared.project_hidden(hidden), state)
     assert mx.array_equal(found, drafter.logits(hidden, state))
 
 
@@ -91,7 +91,7 @@ def test_shared_rows() -> None:
     share_rows(drafter, target)
     prepared = PreparedDrafter(drafter)
     hidden, states = hidden_and_states(2)
-    found = prepared.logits(prepared.see(hidden), states)
+    found = prepared.logits(prepared.project_hidden(hidden), states)
     assert mx.allclose(found, drafter.logits(hidden, states), atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_shared_rows() -> None:
 def test_output_rows(
     shape: tuple[int, ...], as_column: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_redrafter.drafter.takes_columns", lambda _: as_column)
+    monkeypatch.setattr("mlx_redrafter.drafting.drafter.takes_columns", lambda _: as_column)
     rows = OutputRows(6, 9, bias=False)
     x = mx.random.normal(shape)
     found = rows(x)

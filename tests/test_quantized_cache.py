@@ -11,11 +11,11 @@ from architectures import prompt_of
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.cache.quantized import CacheOptions, QuantizedTreeKVCache
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.prompt_cache import PromptCache
-from mlx_redrafter.quantized_cache import CacheOptions, QuantizedTreeCache
 
 TOKENS = 16
 # Heads of 32, the smallest group: the table's sizes do not allow it.
@@ -73,7 +73,7 @@ def test_it_makes_a_difference_and_saves_memory() -> None:
     exact = ours(model, prompt, None, full)
     rough = ours(model, prompt, None, packed, **options)
     assert exact != rough
-    assert all(isinstance(layer, QuantizedTreeCache) for layer in packed.layers)
+    assert all(isinstance(layer, QuantizedTreeKVCache) for layer in packed.layers)
     assert packed.nbytes < full.nbytes / 4
 
 
@@ -92,7 +92,7 @@ def test_a_second_turn_and_an_edited_history() -> None:
 
 
 def test_growth_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_redrafter.cache.TreeCache.step", 4)
+    monkeypatch.setattr("mlx_redrafter.cache.attention.TreeKVCache.step", 4)
     model = build("qwen3")
     options = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 8}
     prompt = prompt_of(13)

@@ -9,16 +9,10 @@ import pytest
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 import models
-from mlx_redrafter.decoding import DecodingConfig, decode
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.sampling import (
-    Sampler,
-    SamplingConfig,
-    noise_rows,
-    penalise,
-    scores,
-)
+from mlx_redrafter.sampling import Sampler, SamplingConfig, noise_rows, penalise, scores
 from mlx_redrafter.tree import DraftTree
 
 V = models.VOCAB
@@ -111,7 +105,7 @@ def test_greedy_ignores_filters() -> None:
     )
     assert choice.tokens.tolist() == mx.argmax(logits, axis=-1).tolist()
     assert choice.tokens.dtype == mx.int32
-    assert choice.swayed is None
+    assert choice.flipped_by_noise is None
 
 
 def test_filters_work_row_by_row() -> None:
@@ -222,11 +216,11 @@ def test_a_choice_uses_the_noise_of_its_depth() -> None:
     sampler = Sampler(config, V)
     tree = DraftTree.from_parents([1, 2, 3, 4, 5], [-1, 0, 0, 2, 3])
     logits, noise = logits_of(8), sampler.noise(20, 4)
-    tokens, swayed = sampler.choose(logits, tree, noise, [])
+    tokens, flipped_by_noise = sampler.choose(logits, tree, noise, [])
     choices = tokens.tolist()
-    assert swayed is not None
-    assert swayed.tolist() == (mx.argmax(logits, axis=-1) != tokens).tolist()
-    assert any(swayed.tolist())
+    assert flipped_by_noise is not None
+    assert flipped_by_noise.tolist() == (mx.argmax(logits, axis=-1) != tokens).tolist()
+    assert any(flipped_by_noise.tolist())
     for node, depth in enumerate([0, 1, 1, 2, 3]):
         alone = scores(config, logits[node], noise_rows(3, 20 + depth, 1, V)[0])
         assert choices[node] == mx.argmax(alone).item()

@@ -1,4 +1,4 @@
-"""benchmarks/scale.py: larger weights, the same function."""
+"""experiments/scale.py: larger weights, the same function."""
 
 import json
 from pathlib import Path

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlx_redrafter.statistics import AcceptanceStats
+from mlx_redrafter.engine.statistics import AcceptanceStats
 
 
 def test_nothing_yet() -> None:

@@ -8,11 +8,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 import models
-from mlx_redrafter.cache import PromptCache
-from mlx_redrafter.calibration import _filled_cache
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.model import SpeculativeModel
-from mlx_redrafter.target import PREFILL_STEP, Target
+from mlx_redrafter.planning.calibration import _filled_cache
+from mlx_redrafter.target.target import PREFILL_STEP, Target
 from mlx_redrafter.tree import DraftTree, HostTree
 
 TOLERANCE = 1e-4
@@ -258,11 +258,11 @@ def test_long_contexts_are_filled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     sizes: list[int] = []
     prefill = target.prefill
 
-    def noted(tokens: mx.array, cache: PromptCache) -> None:
+    def snapshot(tokens: mx.array, cache: PromptCache) -> None:
         sizes.append(tokens.shape[0])
         prefill(tokens, cache)
 
-    monkeypatch.setattr(target, "prefill", noted)
+    monkeypatch.setattr(target, "prefill", snapshot)
     cache = target.make_cache()
     assert list(target.fill(PROMPT[:11], cache, 4)) == [4, 8, 11]
     assert sizes == [4, 4, 3]

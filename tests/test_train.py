@@ -20,19 +20,19 @@ from mlx.utils import tree_flatten
 from test_distillation import make_rows
 
 from mlx_redrafter import Target, load
-from mlx_redrafter.distillation import (
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.training import (
     DistillationConfig,
-    Listener,
+    TrainingCallback,
     compute_features,
     make_drafter,
     stored_features,
     train_drafter,
 )
-from mlx_redrafter.distillation import loop as loop_module
-from mlx_redrafter.distillation import run as run_module
-from mlx_redrafter.distillation.disk import writing
-from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.loading import load_drafter, save_drafter
+from mlx_redrafter.training import loop as loop_module
+from mlx_redrafter.training import run as run_module
+from mlx_redrafter.training.disk import writing
 from models import build
 
 TINY = {
@@ -71,7 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
 
 
-class Ears(Listener):
+class Ears(TrainingCallback):
     """Notes everything; stops a run at a step."""
 
     def __init__(self, stop: int | None = None):
@@ -99,7 +99,7 @@ def weights(directory: Path) -> bytes:
 def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):
     ears = Ears()
     out = tmp_path / "drafter"
-    report = train_drafter(bundle, data, out, listener=ears, **TINY)
+    report = train_drafter(bundle, data, out, callback=ears, **TINY)
     model, _ = load(bundle, drafter=out)
     assert model.drafter.config.exit_dim == 32
     assert sorted(p.name for p in out.iterdir()) == [
@@ -154,7 +154,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(bundle, data, tmp_path, fea
     train_drafter(bundle, data, whole, **settings)
     for stop in (3, 4, 7):
         with pytest.raises(KeyboardInterrupt):
-            train_drafter(bundle, data, parts, listener=Ears(stop), resume=stop > 3, **settings)
+            train_drafter(bundle, data, parts, callback=Ears(stop), resume=stop > 3, **settings)
     with pytest.raises(RedrafterError, match="unfinished run: pass --resume"):
         train_drafter(bundle, data, parts, **settings)
     with pytest.raises(RedrafterError, match=r"other settings \(learning_rate\)"):
@@ -173,9 +173,9 @@ def test_an_interruption_in_an_evaluation_repeats_it(bundle, data, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_drafter(bundle, data, whole, **TINY)
     with pytest.raises(KeyboardInterrupt):
-        train_drafter(bundle, data, parts, listener=Stop(), **TINY)
+        train_drafter(bundle, data, parts, callback=Stop(), **TINY)
     ears = Ears()
-    train_drafter(bundle, data, parts, listener=ears, resume=True, **TINY)
+    train_drafter(bundle, data, parts, callback=ears, resume=True, **TINY)
     assert [r.step for r in ears.reports if r.decoded] == [4, 8]
     assert weights(parts) == weights(whole)
 
@@ -183,7 +183,7 @@ def test_an_interruption_in_an_evaluation_repeats_it(bundle, data, tmp_path):
 def test_an_interruption_between_an_evaluation_and_its_report_repeats_it(
     bundle, data, tmp_path, monkeypatch
 ):
-    from mlx_redrafter.distillation import loop
+    from mlx_redrafter.training import loop
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_drafter(bundle, data, whole, **TINY)
@@ -208,7 +208,7 @@ def test_features_on_disk_are_announced_checked_and_used_again(bundle, data, tmp
     cache = tmp_path / "cache"
     settings = {**TINY, "steps": 2, "cache_features": cache}
     ears = Ears()
-    train_drafter(bundle, data, tmp_path / "a", listener=ears, **settings)
+    train_drafter(bundle, data, tmp_path / "a", callback=ears, **settings)
     shards = {p: p.stat().st_mtime_ns for p in cache.glob("*.safetensors")}
     size = sum(p.stat().st_size for p in shards)
     assert any("Features take" in note and "are free" in note for note in ears.notes)
@@ -248,7 +248,7 @@ def test_a_full_disk_ends_with_a_sentence_and_the_last_checkpoint(
     bundle, data, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    from mlx_redrafter.distillation import loop
+    from mlx_redrafter.training import loop
 
     real, calls = loop.save_checkpoint, []
 
@@ -284,7 +284,7 @@ def test_divergence_ends_with_a_sentence_and_keeps_the_best(bundle, data, tmp_pa
 
     monkeypatch.setattr(run_module, "compute_features", watched)
     with pytest.raises(RedrafterError, match=r"diverged at step 6.*step 5.*best drafter.*step 4"):
-        train_drafter(bundle, data, out, listener=Spoil(), **TINY)
+        train_drafter(bundle, data, out, callback=Spoil(), **TINY)
     best = load_drafter(out / "training" / "best")
     assert all(mx.isfinite(v).all().item() for _, v in tree_flatten(best.parameters()))
 
@@ -313,13 +313,13 @@ def test_the_target_answers_and_is_not_asked_twice(bundle, tmp_path):
 
     out, whole = tmp_path / "out", tmp_path / "whole"
     with pytest.raises(KeyboardInterrupt):
-        train_drafter(bundle, prompts, out, listener=Stop(), **settings)
+        train_drafter(bundle, prompts, out, callback=Stop(), **settings)
     answers = out / "training" / "answers.jsonl"
     assert len(answers.read_text().splitlines()) == 5
     with answers.open("a") as file:
         file.write('{"messages": [')  # a line that was cut off
     ears = Ears()
-    train_drafter(bundle, prompts, out, listener=ears, resume=True, **settings)
+    train_drafter(bundle, prompts, out, callback=ears, resume=True, **settings)
     assert next(done for name, done, _ in ears.stages if name == "target's answers") == 4
     train_drafter(bundle, prompts, whole, **settings)
     assert answers.read_text() == (whole / "training" / "answers.jsonl").read_text()
@@ -354,7 +354,7 @@ def test_matplotlib_is_missed_with_a_note(bundle, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ears = Ears()
-    train_drafter(bundle, data, tmp_path / "out", listener=ears, **(TINY | {"steps": 2}))
+    train_drafter(bundle, data, tmp_path / "out", callback=ears, **(TINY | {"steps": 2}))
     assert any("pip install matplotlib" in note for note in ears.notes)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -474,7 +474,7 @@ def test_the_speed_is_that_of_the_steps(bundle, data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop_module.time, "perf_counter", lambda: next(ticks))
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        train_drafter(bundle, data, out, listener=Ears(stop=3), **TINY | {"report_every": 2})
+        train_drafter(bundle, data, out, callback=Ears(stop=3), **TINY | {"report_every": 2})
     train_drafter(bundle, data, out, resume=True, **TINY | {"report_every": 2})
     log = [json.loads(line) for line in (out / "training" / "log.jsonl").open()]
     assert [entry["step"] for entry in log] == [2, 4, 6, 8]

@@ -14,12 +14,13 @@ from bundles import make_bundle
 from mlx.utils import tree_flatten
 from test_train import TINY, chats, weights, write
 
-from mlx_redrafter.distillation.listener import Listener
-from mlx_redrafter.distillation.options import TrainingOptions, read_config
-from mlx_redrafter.distillation.sources import read_data
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.ui import train_cli, train_screen
-from mlx_redrafter.ui.train_cli import build_parser, main
+from mlx_redrafter.training.callback import TrainingCallback
+from mlx_redrafter.training.options import TrainingOptions, read_config
+from mlx_redrafter.training.sources import read_data
+from mlx_redrafter.ui.cli import train as train_cli
+from mlx_redrafter.ui.cli import train_screen
+from mlx_redrafter.ui.cli.train import build_parser, main
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ def test_a_second_ctrl_c_does_not_wait():
 
 
 def test_the_screen_hears_all_that_a_run_says():
-    names = [name for name in vars(Listener) if not name.startswith("_")]
+    names = [name for name in vars(TrainingCallback) if not name.startswith("_")]
     assert names == ["note", "stage", "report"]
     assert set(names) <= set(vars(train_screen.TrainingScreen))
 
@@ -250,8 +251,8 @@ def test_the_documentation_has_every_flag():
 def test_the_documented_sizes_are_those_of_the_code():
     import numpy as np
 
-    from mlx_redrafter.distillation.teacher import position_bytes
-    from mlx_redrafter.drafter import DrafterConfig, drafter_of
+    from mlx_redrafter.drafting.drafter import DrafterConfig, drafter_of
+    from mlx_redrafter.training.teacher import position_bytes
 
     hidden, rows = 24, 40
     for exit_dim, rnn, layers in ((24, True, 1), (48, False, 2)):

@@ -16,10 +16,12 @@ from test_distillation import make_rows
 from test_train import TINY, chats, write
 
 from mlx_redrafter import SpeculativeModel, Target, load
-from mlx_redrafter.beam import BeamShape
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.decoding import DecodingConfig, decode
-from mlx_redrafter.distillation import (
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.training import (
     DistillationConfig,
     compute_features,
     draft_sizes,
@@ -30,8 +32,6 @@ from mlx_redrafter.distillation import (
     train,
     train_drafter,
 )
-from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.loading import load_drafter, save_drafter
 from models import build
 
 
@@ -78,7 +78,7 @@ def test_any_target_is_taught_from_and_left_alone(kind):
 
 
 def digest_of(target: Target) -> str:
-    from mlx_redrafter.distillation.store import target_hash
+    from mlx_redrafter.training.store import target_hash
 
     return target_hash(target)
 
@@ -188,7 +188,7 @@ def test_independent_heads_see_no_drafted_token_and_decode(bundle, data, tmp_pat
 
 
 def test_long_rows_go_through_the_target_in_pieces(monkeypatch):
-    from mlx_redrafter.distillation import teacher
+    from mlx_redrafter.training import teacher
 
     for kind in ("llama:sliding", "qwen3_next"):
         target = hybrid() if kind == "qwen3_next" else Target(build(kind))

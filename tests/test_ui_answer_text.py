@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlx_redrafter.ui.answer_text import AnswerText, line_breaks, visible
+from mlx_redrafter.ui.chat.answer_text import AnswerText, line_breaks, visible
 
 
 def lines_of(pieces, width):

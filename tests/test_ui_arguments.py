@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_redrafter.ui.arguments import build_parser, parse_chat_options
-from mlx_redrafter.ui.settings import ChatSettings
+from mlx_redrafter.ui.chat.settings import ChatSettings
+from mlx_redrafter.ui.parsing import build_parser, parse_chat_options
 
 
 def parse(*arguments, default=Path("/")):

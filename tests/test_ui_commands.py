@@ -7,9 +7,9 @@ import pytest
 from chat_fakes import FakeStream, RecordingFrontEnd, make_session
 
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.ui.chat import converse
-from mlx_redrafter.ui.commands import COMMANDS, Quit, run_command
-from mlx_redrafter.ui.settings import ChatSettings
+from mlx_redrafter.ui.chat.commands import COMMANDS, Quit, run_command
+from mlx_redrafter.ui.chat.main import converse
+from mlx_redrafter.ui.chat.settings import ChatSettings
 
 
 def run(line, session=None, front=None):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_redrafter.ui.lines import (
+from mlx_redrafter.ui.chat.lines import (
     HISTORY_SIZE,
     append_history,
     clean,

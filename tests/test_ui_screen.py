@@ -6,11 +6,11 @@ import pytest
 from chat_fakes import FakeStream, make_session
 from rich.console import Console
 
-from mlx_redrafter.ui import views
-from mlx_redrafter.ui.screen import ScreenFrontEnd
-from mlx_redrafter.ui.session import Baseline
-from mlx_redrafter.ui.settings import ChatSettings
-from mlx_redrafter.ui.status import Reading, bars, baseline_words, ending, status_line, summary
+from mlx_redrafter.ui.chat import views
+from mlx_redrafter.ui.chat.screen import ScreenFrontEnd
+from mlx_redrafter.ui.chat.session import Baseline
+from mlx_redrafter.ui.chat.settings import ChatSettings
+from mlx_redrafter.ui.chat.status import Reading, bars, baseline_words, ending, status_line, summary
 from mlx_redrafter.ui.theme import THEME
 
 READING = Reading(212.4, 2.345, True, 3.9, (1.0, 0.5, 0.0), 4, 20, 1312, 0.52)
@@ -70,7 +70,7 @@ def test_an_answer_is_printed_whole_and_in_its_styles():
 
 def test_a_long_answer_reaches_the_scrollback_once(monkeypatch):
     words = " ".join(f"w{i}" for i in range(400))
-    monkeypatch.setattr("mlx_redrafter.ui.screen.FRAME_SECONDS", 0.0)
+    monkeypatch.setattr("mlx_redrafter.ui.chat.screen.FRAME_SECONDS", 0.0)
     front, console = screen(width=40)
     session = make_session(FakeStream(words), ChatSettings(max_tokens=10**6))
     session.facts = session.facts.__class__("f", "d", "c", "p", (2, 2), None)

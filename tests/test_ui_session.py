@@ -4,8 +4,8 @@ import pytest
 from chat_fakes import FakeStream, make_session
 
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.ui.session import Baseline
-from mlx_redrafter.ui.settings import ChatSettings
+from mlx_redrafter.ui.chat.session import Baseline
+from mlx_redrafter.ui.chat.settings import ChatSettings
 
 
 def test_turns_build_a_conversation_on_one_cache():

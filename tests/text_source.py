@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from common_config import VOCAB
 
-from mlx_redrafter.beam import DraftState
+from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.tree import DraftTree
 
 
@@ -29,7 +29,7 @@ class TextSource:
         self._rng = np.random.default_rng(seed)
         self.hoped = 0  # drafted tokens that should have been accepted
 
-    def __call__(self, state: DraftState) -> DraftTree:
+    def __call__(self, state: DraftInput) -> DraftTree:
         root, at = int(state.root.item()), len(state.text)
         assert [*state.text, root] == self._text[: at + 1]
         after = self._text[at + 1 : at + 2 + self.max_depth]

@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from ..ui.benchmark_cli import main
+        from ..ui.cli.benchmark import main
 
         sys.exit(main())
     except KeyboardInterrupt:  # while Python was still importing

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from ..model import SpeculativeModel
+from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig, noise_rows, scores
 from ..tree import DraftTree
 from .contestants import Contestant

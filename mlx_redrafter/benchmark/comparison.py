@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..model import SpeculativeModel
+from ..engine.model import SpeculativeModel
 from .agreement import Agreement, compare
 from .contestants import PLAIN, Contestant, Task
 from .environment import Environment

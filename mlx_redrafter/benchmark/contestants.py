@@ -16,15 +16,15 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..beam import BeamShape
-from ..drafter import Drafter
+from ..drafting.drafter import Drafter
+from ..drafting.shape import BeamShape
+from ..engine.model import SpeculativeModel
+from ..engine.shape_planner import ShapePlanner
+from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError
-from ..generation import stream_generate
-from ..loading import load
-from ..model import SpeculativeModel
 from ..sampling import SamplingConfig
-from ..statistics import AcceptanceStats
-from ..steps import ShapePlanner
+from ..text.generate import stream_generate
+from ..text.loading import load
 
 MLX_LM = "mlx-lm"
 PLAIN = "plain"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..calibration import SIZES, calibrate
-from ..costs import CostModel
+from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
-from ..limits import context_limit
-from ..model import SpeculativeModel
+from ..planning.calibration import SIZES, calibrate
+from ..planning.costs import CostModel
+from ..target.context_limit import context_limit
 from .environment import Environment
 
 FORMAT = 1

@@ -15,8 +15,8 @@ from typing import Any
 import mlx.core as mx
 
 from .. import __version__, blas_loaded
-from ..blas import is_loaded
-from ..machine import output_of, processor_name
+from ..system.blas import is_loaded
+from ..system.machine import output_of, processor_name
 
 PROGRAM = "python -m mlx_redrafter.benchmark"
 PACKAGE = Path(__file__).resolve().parents[1]

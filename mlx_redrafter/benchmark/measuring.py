@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..statistics import AcceptanceStats
+from ..engine.statistics import AcceptanceStats
 from .contestants import Answer, Contestant, Task, time_answer
 from .prompts import Prompt
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
-from ..files import atomic_path
+from ..system.files import atomic_path
 from .comparison import Comparison
 from .curve import CostCurve
 from .sweep import Point, Sweep

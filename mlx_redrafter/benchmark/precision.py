@@ -15,10 +15,13 @@ from mlx_lm.utils import quantize_model
 
 from ..conversion.drafter_part import quantise_drafter
 from ..conversion.options import Options
-from ..device import on_gpu
-from ..drafter import Drafter
+from ..drafting.drafter import Drafter
+from ..drafting.shared_head import share_rows
+from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
-from ..loading import (
+from ..system.device import on_gpu
+from ..target.target import Target
+from ..text.loading import (
     CONFIG_FILE,
     DRAFTER_DIRECTORY,
     check_pair,
@@ -27,9 +30,6 @@ from ..loading import (
     read_json,
     resolve_path,
 )
-from ..model import SpeculativeModel
-from ..rows import share_rows
-from ..target import Target
 from .names import BITS, DTYPES, STORED
 
 GROUP_SIZE = 64

@@ -11,8 +11,8 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
-from ..generation import encode_prompt
-from ..loading import may_be_repo
+from ..text.loading import may_be_repo
+from ..text.prompts import encode_prompt
 
 OWN_FILES = ("questions.jsonl", "prompts.jsonl")
 KEYS = '"turns", "messages", "question", "prompt" or "text"'

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from ..beam import BeamShape
-from ..drafter import Drafter
+from ..drafting.drafter import Drafter
+from ..drafting.shape import BeamShape
+from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
-from ..model import SpeculativeModel
 from .agreement import compare
 from .contestants import DRAFTED, PLAIN, Ours, Task
 from .environment import Environment

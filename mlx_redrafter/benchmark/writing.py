@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RedrafterError
-from ..files import atomic_path, write_json
+from ..system.files import atomic_path, write_json
 
 
 class Report(Protocol):

@@ -11,14 +11,15 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import load as mlx_lm_load
 
-from ..drafter import Drafter
+from ..drafting.drafter import Drafter
+from ..drafting.shared_head import share_rows
+from ..engine.model import SpeculativeModel
+from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError
-from ..generation import encode_prompt, stream_generate
-from ..loading import load
-from ..model import SpeculativeModel
-from ..rows import share_rows
-from ..statistics import AcceptanceStats
-from ..target import Target
+from ..target.target import Target
+from ..text.generate import stream_generate
+from ..text.loading import load
+from ..text.prompts import encode_prompt
 from .report import CheckReport, Progress
 
 PROMPTS = (

@@ -13,9 +13,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
-from ..drafter import MODEL_TYPE, Drafter, DrafterConfig, drafter_of
+from ..drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig, drafter_of
 from ..errors import RedrafterError
-from ..loading import load_drafter, read_json
+from ..text.loading import load_drafter, read_json
 from .options import Options
 from .report import PartReport
 from .target_part import model_bytes

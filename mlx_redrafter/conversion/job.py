@@ -11,11 +11,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from mlx.utils import tree_flatten
 
-from ..drafter import Drafter, DrafterConfig
+from ..drafting.drafter import Drafter, DrafterConfig
 from ..errors import RedrafterError
-from ..files import atomic_path, write_json
-from ..loading import DRAFTER_DIRECTORY, check_pair, save_drafter, tokenizer_hash
-from ..target import Target
+from ..system.files import atomic_path, write_json
+from ..target.target import Target
+from ..text.loading import DRAFTER_DIRECTORY, check_pair, save_drafter, tokenizer_hash
 from .card import write_card
 from .check import check_bundle
 from .drafter_part import (

@@ -23,7 +23,7 @@ from mlx_lm.utils import (
 )
 
 from ..errors import RedrafterError
-from ..loading import read_json
+from ..text.loading import read_json
 from .options import Options
 from .report import PartReport
 from .tensors import DRAFTER_PREFIX, check_names

@@ -9,11 +9,11 @@ from typing import Any
 
 from mlx_redrafter import load
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.distillation import Listener, Progress, answer_file, train_drafter
-from mlx_redrafter.distillation.answers import AnswerSettings
-from mlx_redrafter.distillation.output import CARD_FILE
-from mlx_redrafter.distillation.store import target_hash
-from mlx_redrafter.loading import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE
+from mlx_redrafter.text.loading import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE
+from mlx_redrafter.training import Progress, TrainingCallback, answer_file, train_drafter
+from mlx_redrafter.training.answers import AnswerSettings
+from mlx_redrafter.training.output import CARD_FILE
+from mlx_redrafter.training.store import target_hash
 
 from .files import replace_file
 
@@ -43,7 +43,7 @@ def train_bundle_drafter(bundle: Path, data: Path, work: Path, **settings: Any) 
             relative(bundle),
             relative(data),
             relative(work),
-            listener=Told(),
+            callback=Told(),
             resume=True,
             **settings,
         )
@@ -57,7 +57,7 @@ def relative(path: Path) -> Path:
     return Path(os.path.relpath(path))
 
 
-class Told(Listener):
+class Told(TrainingCallback):
     """Prints a line for each evaluation."""
 
     def note(self, text: str) -> None:

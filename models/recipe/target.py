@@ -43,7 +43,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-class Layer(nn.Module):
+class LayerCache(nn.Module):
     """Attention and feed-forward with pre-normalisation; input projections are fused."""
 
     def __init__(self, shape: Shape) -> None:
@@ -75,7 +75,7 @@ class Target(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.layers = nn.ModuleList(LayerCache(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, eps=shape.norm_eps)
         cos, sin = rotary_tables(shape, shape.positions)
         self.register_buffer("cos", cos, persistent=False)

@@ -1,0 +1,205 @@
+"""How each of mlx-lm's architectures verifies drafts: the page docs/models.md.
+
+    python experiments/models_table.py             print it
+    python experiments/models_table.py --write     write it
+
+A tiny random model of each architecture is made and asked; the prose around the table is here too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
+import mlx_lm
+from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
+from rich.console import Console
+
+from mlx_redrafter.target.architectures import REFUSED, UNBATCHED
+from mlx_redrafter.target.target import Target
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "models.md"
+sys.path.insert(0, str(ROOT / "tests"))
+
+import architectures  # noqa: E402
+
+# Modules of mlx-lm's that hold no architecture.
+HELPERS = {
+    "__init__", "activations", "base", "bitlinear_layers", "cache", "gated_delta", "mla",
+    "pipeline", "rope_utils", "ssm", "switch_layers",
+}  # fmt: skip
+# Those that cannot be made here, and why. Nothing is claimed of them.
+UNTRIED = {
+    "muse_spark": "would be a chain; mlx-lm has only Metal kernels for it",
+    "olmo": "asks for the package ai2-olmo, and fails in mlx-lm: it adds a mask's name to scores",
+}
+# Tried in a way that the reader should know of.
+REMARKS = {"bitnet": "its Metal kernel written out in mlx operations for the test"}
+# What the state of a chain is, by the modules that keep it.
+STATES = {
+    "state space": "falcon_h1 granitemoehybrid jamba mamba mamba2 nemotron_h plamo2",
+    "gated delta net": "olmo_hybrid prism_hadamard_qwen35 qwen3_5 qwen3_5_moe qwen3_next",
+    "delta attention": "bailing_moe_v3 kimi_k3 kimi_linear",
+    "linear attention": "bailing_hybrid bailing_moe_linear",
+    "gated linear recurrence": "recurrent_gemma",
+    "time mix (RWKV)": "rwkv7",
+    "short convolution": "gear lfm2 lfm2-vl lfm2_moe",
+    "short convolution of keys and values": "baichuan_m1",
+    "n-gram history": "longcat_flash_ngram",
+    "open group of keys that are compressed together": "deepseek_v41",
+}
+HOW = {
+    "tree": "tree",
+    "chain": "chain",
+    "nothing": "not drafted",
+}
+
+INTRODUCTION = """\
+# Models
+
+Which of mlx-lm's architectures verify drafts, and how. This page is written by
+`python experiments/models_table.py --write`; a test compares the two.
+
+- **tree**: the target checks a whole tree of candidates in one forward. Its layers keep keys and
+  values (full, windowed, chunked or block-sparse attention, attention sinks, shared and latent keys
+  and values, mixtures of experts), and masks and positions reach each node.
+- **chain**: the likeliest path only. Its layers carry state that a rejected token would spoil
+  (state spaces, gated delta nets, short convolutions, RWKV, n-gram histories): the state behind one
+  branch is not the state behind another. The drafter's beam search is as wide as asked for, but
+  only its best beam is verified; the planner therefore keeps to width 1.
+- **not drafted**: loading it with a drafter is refused with the reason; without one it decodes
+  plainly.
+
+An architecture that is not listed, and a model file of your own, is verified as a chain if its
+caches are of kinds known here: the rows of a chain are an ordinary piece of text, so nothing more
+is asked of a model than that it is causal. Otherwise it is refused in one sentence that names the
+layer. Vision-language models run as text.
+
+[Batches](batches.md) of prompts can be decoded with every tree architecture but these, where what a
+row looks at is chosen for one text only: {unbatched}.
+"""
+
+COST = """\
+## What a chain costs
+
+Before a chain is verified the arrays of recurrent state are noted, which copies nothing. If the
+whole chain is accepted the new state stays, at no cost. If not, the noted arrays come back and the
+modules that changed them run again over the accepted rows, on the inputs that they had: the
+projections and the recurrence of those modules, but no attention, no feed-forward and no logits.
+That is part of the next step's graph, so a step remains one evaluation. The planner measures it
+along with a model's other costs, and counts it by the chance that a tail is rejected.
+
+Measured with `python experiments/chains.py` on a 2-core AMD EPYC under Linux, no GPU, mlx {mlx},
+float32, random weights, five drafted tokens a step, medians of {repeats}, while other work
+shared the machine: the shares say more than the times. On Apple silicon nothing was measured.
+"Rejected" accepts two of the five, "all accepted" five; both verify six rows.
+
+{table}
+
+The recurrence runs step by step on a CPU; on a GPU mlx-lm has kernels for it.
+
+"""
+
+CACHES = """\
+## Caches
+
+- `kv_bits`, `kv_group_size` and `quantized_kv_start` mean what they mean in mlx-lm, with drafting
+  as without. Where `quantized_kv_start` falls inside a draft, tokens are verified one by one up to
+  it. Models with sliding windows, attention sinks, latent keys and values, or attention that mlx-lm
+  does not compute on quantised keys are refused, as mlx-lm fails on them too.
+- `max_kv_size` is for plain decoding: such a cache overwrites rows that a rejected draft would have
+  to give back. Models that make their own caches ignore it, as in mlx-lm.
+- After an edited history, attention goes on from the first difference (a window from wherever it
+  still has its rows, up to 256 tokens back), recurrent state from the end of one of the last two
+  prompts, and otherwise the prompt is prefilled again.
+"""
+
+
+def modules() -> list[str]:
+    """All of mlx-lm's architecture modules."""
+    folder = Path(mlx_lm.__file__).parent / "models"
+    return sorted({path.stem for path in folder.glob("*.py")} - HELPERS, key=str.lower)
+
+
+def state_of(name: str) -> str:
+    """What the recurrent state of a chain's module is."""
+    kinds = (kind for kind, names in STATES.items() if name in names.split())
+    return next(kinds, "recurrent state")
+
+
+def describe(name: str, target: Target) -> str:
+    """What its layers keep."""
+    counts: Counter[str] = Counter()
+    for layer in make_prompt_cache(target.model):
+        for part in getattr(layer, "caches", (layer,)):
+            if isinstance(part, ArraysCache) or type(part).__name__ == "LayerCache":
+                counts[state_of(name)] += 1
+            elif isinstance(part, RotatingKVCache):
+                counts["windows"] += 1
+            elif isinstance(part, ChunkedKVCache):
+                counts["chunks"] += 1
+            else:
+                counts["keys and values"] += 1
+    return ", ".join(sorted(counts))
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """(module, how it is verified, remark) for every module."""
+    result = []
+    for name in modules():
+        if name in UNTRIED or name not in architectures.CONFIGS:
+            result.append((name, "not tried", UNTRIED.get(name, "no configuration here")))
+            continue
+        target = Target(architectures.build(name))
+        remark = REFUSED.get(name) or describe(name, target)
+        remark += f"; {REMARKS[name]}" if name in REMARKS else ""
+        result.append((name, HOW[target.verifies], remark))
+    return result
+
+
+def render(cost: str) -> str:
+    """The page, around the section on costs as it was measured."""
+    table = rows()
+    counts = Counter(how for _, how, _ in table)
+    lines = [
+        INTRODUCTION.format(unbatched=", ".join(sorted(UNBATCHED))),
+        f"## mlx-lm {mlx_lm.__version__}",
+        "",
+        ", ".join(f"{count} {how}" for how, count in counts.most_common()) + ". The trees",
+        "and chains are tested: greedy text in float32 is the same drafted, plain and from mlx-lm.",
+        "",
+        "| mlx-lm module | drafts are verified as | its layers keep |",
+        "|---|---|---|",
+        *(f"| {name} | {how} | {remark} |" for name, how, remark in table),
+        "",
+        cost + CACHES,
+    ]
+    return "\n".join(lines)
+
+
+def cost_section(page: str) -> str:
+    """The section on costs out of a page: it was measured once, and is not made again here."""
+    start = page.index("## What a chain costs")
+    return page[start : page.index("## Caches")]
+
+
+def main() -> None:
+    """Print or write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write docs/models.md")
+    write = parser.parse_args().write
+    page = render(cost_section(PAGE.read_text("utf-8")))
+    if write:
+        PAGE.write_text(page, "utf-8")
+    else:
+        Console().out(page, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a sequence leaves in a model, and how it is taken back."""

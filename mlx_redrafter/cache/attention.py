@@ -1,0 +1,229 @@
+"""Key/value caches that a draft tree can be verified in, and the record of what they hold.
+
+A TreeKVCache speaks mlx-lm's cache protocol (``offset``, ``update_and_fetch``, ``make_mask``), so
+mlx-lm's models use it unchanged. While a tree is verified its rows are written behind the committed
+ones without advancing ``offset``; committing keeps the rows of the accepted path, and a tree that
+is never committed is simply overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.models.base import create_causal_mask
+
+from .forward_context import BUFFER_STEP, ForwardContext, round_up
+from .prompt_cache import LayerCache
+
+# Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
+REWIND_MARGIN = 256
+
+
+class TreeKVCache(LayerCache):
+    """Keys and values of one attention layer, shape (1, heads, rows, head_dim) each.
+
+    Rows stand in the order of their positions. A layer with a sliding window keeps the window and a
+    margin, and forgets older rows when its buffer is full, so its memory is bounded.
+    """
+
+    step = BUFFER_STEP
+
+    def __init__(self, context: ForwardContext, window: int | None = None):
+        self.offset = 0
+        self.window = window
+        self.keys: Any = None
+        self.values: Any = None
+        self._start = 0  # position of the buffer's first row
+        self._fetched = (0, 0)  # rows that attention was last given
+        self._context = context
+
+    @property
+    def mlx_cache(self) -> Any:
+        """What the model is given: this object."""
+        return self
+
+    @property
+    def start(self) -> int:
+        """Position of the buffer's first row."""
+        return self._start
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        """Append rows, (1, heads, n, head_dim) each, and return all rows attention may need."""
+        n = _leaves(keys)[0].shape[2]
+        prefix = self._prefix()
+        length = self._length(n)
+        if not self._context.replaying:
+            self._reserve(keys, values, length - prefix)
+        row = self.offset - self._start
+        self._fetched = row - prefix, row - prefix + length
+        if self._context.replaying:
+            return self.keys_and_values()
+        self._write(row, row + n, keys, values)
+        if not self._context.active:
+            self.offset += n
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[Any, Any]:
+        """The rows that ``update_and_fetch`` last returned, for layers that share them."""
+        first, end = self._fetched
+        if isinstance(self.keys, mx.array):
+            return self.keys[..., first:end, :], self.values[..., first:end, :]
+        cut: tuple[Any, Any] = tree_map(lambda x: x[..., first:end, :], (self.keys, self.values))
+        return cut
+
+    def _write(self, row: int, end: int, keys: Any, values: Any) -> None:
+        if isinstance(keys, mx.array):
+            self.keys[..., row:end, :] = keys
+            self.values[..., row:end, :] = values
+            return
+        held, new = [self.keys, self.values], [keys, values]
+        for buffer, rows in zip(_leaves(held), _leaves(new), strict=True):
+            buffer[..., row:end, :] = rows
+
+    def _prefix(self) -> int:
+        """How many committed rows the next rows can see."""
+        return self.offset if self.window is None else min(self.offset, self.window - 1)
+
+    def _length(self, n: int) -> int:
+        """How many rows attention is given with the next ``n``."""
+        rows = self._prefix() + n
+        return rows if self._context.tree is None else self._context.padded(rows)
+
+    def _reserve(self, keys: Any, values: Any, rows: int) -> None:
+        """Make room behind the committed rows for ``rows`` like those given."""
+        used = self.offset - self._start
+        if self.keys is None:
+            room = self._room(used, rows)
+            blank: list[Any] = tree_map(lambda x: _blank(x, room), [keys, values])
+            self.keys, self.values = blank
+        elif used + rows > _leaves(self.keys)[0].shape[2]:
+            kept = used if self.window is None else min(used, self.window - 1 + REWIND_MARGIN)
+            self._start = self.offset - kept
+            lo, room, held = used - kept, self._room(kept, rows), [self.keys, self.values]
+            moved = tree_map(lambda x: _moved(x, lo, used, room), held)
+            self.keys, self.values = moved
+
+    def _room(self, kept: int, rows: int) -> int:
+        """Rows of a buffer for those kept and so many more.
+
+        A full window's needs a step of room to spare, or it would move with every row. On CUDA mlx
+        takes a buffer of full steps for one of mlx-lm's, and gives a single row all of it from the
+        first one on; a window begins further on, so its buffer has a row too many for that.
+        """
+        if self.window is None:
+            return round_up(kept + rows, self.step)
+        room = kept + round_up(rows, self.step)
+        return room + (self._context.pads_keys and room % self.step == 0)
+
+    def make_mask(
+        self, n: int, window_size: int | None = None, return_array: bool = False
+    ) -> mx.array | str | None:
+        """The attention mask for ``n`` new rows, as mlx-lm's: None, "causal" or a bool array."""
+        window = window_size or self.window
+        if self._context.active and window and self.window:
+            # What a single row would see: a model may ask for more than the layer keeps (PLaMo 3).
+            window = min(window, self.window)
+        prefix = self._prefix()
+        if self._context.tree is not None:
+            return self._context.mask(prefix, window, self._length(n))
+        beyond = window is not None and prefix + n > window
+        if beyond or (return_array and n > 1):
+            return create_causal_mask(n, prefix, window_size=window)
+        return None if n == 1 else "causal"
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep the verified rows ``path`` (indices into the tree, root first), forget the rest."""
+        if self.keys is None:
+            return  # a layer that this model never writes
+        if list(path) != list(range(len(path))):
+            self._gather(self.offset - self._start, mx.array(list(path)))
+        self.offset += len(path)
+
+    def _gather(self, row: int, path: mx.array) -> None:
+        """Move the rows ``row + path`` to ``row`` and behind it."""
+        end = row + path.shape[0]
+        for buffer in _leaves([self.keys, self.values]):
+            buffer[..., row:end, :] = mx.take(buffer, path + row, axis=2)
+
+    def can_rewind(self, length: int) -> bool:
+        """Whether the rows needed to go on from ``length`` tokens are still here."""
+        if self.keys is None:
+            return True
+        if length > self.offset:
+            return False
+        return self.window is None or self._start <= max(0, length - self.window + 1)
+
+    def rewind(self, length: int) -> None:
+        """Forget all rows at and after position ``length``."""
+        if self.keys is not None:
+            self.offset = length
+
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+        self.offset = self._start = 0
+        self.keys = self.values = None
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """The arrays to evaluate."""
+        return () if self.keys is None else (self.keys, self.values)
+
+    def size(self) -> int:
+        """Number of tokens this layer can still see, in mlx-lm's terms."""
+        return self._prefix()
+
+    def empty(self) -> bool:
+        """Whether nothing was ever written."""
+        return self.keys is None
+
+    def is_trimmable(self) -> bool:
+        """mlx-lm's question; rows can always be taken back, up to the margin for windows."""
+        return True
+
+
+def _blank(like: mx.array, rows: int) -> mx.array:
+    return mx.zeros((*like.shape[:2], rows, like.shape[3]), dtype=like.dtype)
+
+
+def _moved(old: mx.array, lo: int, hi: int, room: int) -> mx.array:
+    """Rows lo..hi of ``old`` at the head of a buffer of ``room`` rows."""
+    return mx.concatenate([old[..., lo:hi, :], _blank(old, room - (hi - lo))], axis=2)
+
+
+def _leaves(buffers: Any) -> list[mx.array]:
+    """The arrays of a buffer: one, or those of a quantised one."""
+    if isinstance(buffers, mx.array):
+        return [buffers]
+    return [leaf for buffer in buffers for leaf in _leaves(buffer)]
+
+
+class ChunkedTreeKVCache(TreeKVCache):
+    """Keys and values of a layer that attends within chunks of the text (Llama 4).
+
+    The model makes the mask of such a layer itself, from ``start_position``: the position of the
+    first row that it is given. While a tree is verified its mask comes from here.
+    """
+
+    def __init__(self, context: ForwardContext, chunk: int):
+        super().__init__(context, window=chunk + 1)
+        self.chunk = chunk
+
+    def make_mask(
+        self, n: int, window_size: int | None = None, return_array: bool = False
+    ) -> mx.array | str | None:
+        """The attention mask for the ``n`` nodes of a tree; for other rows, what a window sees."""
+        if self._context.tree is None:
+            return super().make_mask(n, window_size, return_array)
+        prefix, length = self._prefix(), self._length(n)
+        return self._context.chunk_mask(prefix, self.offset, self.chunk, length)
+
+    @property
+    def start_position(self) -> int:
+        """Position of the first row that attention is given."""
+        return self.offset - self._prefix()
+
+    def maybe_trim_front(self) -> None:
+        """mlx-lm's request to drop rows beyond a chunk; they never show here."""

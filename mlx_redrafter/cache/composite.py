@@ -1,0 +1,152 @@
+"""Layers with several caches, and caches of which nothing is assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlx_lm.models.cache import CacheList
+
+from .prompt_cache import LayerCache
+from .recurrent import RecurrentCache
+
+
+class CacheGroup(LayerCache):
+    """A layer with several caches, mlx-lm's CacheList."""
+
+    def __init__(self, parts: Sequence[LayerCache]):
+        self._parts = list(parts)
+        self._mlx_cache = CacheList(*(part.mlx_cache for part in parts))
+
+    @property
+    def parts(self) -> list[LayerCache]:
+        """The caches, in order."""
+        return self._parts
+
+    @property
+    def offset(self) -> int:  # type: ignore[override]
+        """Number of committed tokens; a part that the model never uses has none."""
+        return max(part.offset for part in self._parts)
+
+    @property
+    def mlx_cache(self) -> Any:
+        """mlx-lm's CacheList of the parts."""
+        return self._mlx_cache
+
+    def watch(self, watched: dict[int, Any]) -> None:
+        """A module may be given a part, or the list."""
+        for part in self._parts:
+            part.watch(watched)
+        states = [part for part in self._parts if isinstance(part, RecurrentCache)]
+        if states:
+            watched[id(self._mlx_cache)] = states[0]
+
+    def begin(self, rows: int) -> None:
+        """Tell the parts."""
+        for part in self._parts:
+            part.begin(rows)
+
+    def commit_all(self, rows: int) -> None:
+        """Tell the parts."""
+        for part in self._parts:
+            part.commit_all(rows)
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Tell the parts, recurrent ones first: a replay wants the others as they were."""
+        for part in sorted(self._parts, key=lambda part: not isinstance(part, RecurrentCache)):
+            part.commit(path)
+
+    def can_rewind(self, length: int) -> bool:
+        """Whether all parts can."""
+        return all(part.can_rewind(length) for part in self._parts)
+
+    def rewind_points(self) -> list[int]:
+        """All parts' points."""
+        return [point for part in self._parts for point in part.rewind_points()]
+
+    def rewind(self, length: int) -> None:
+        """Tell the parts; where recurrent state is replayed, the others stand at the step's start.
+
+        Their rows behind ``offset`` stay where they are, so they can go forward again.
+        """
+        states = [part for part in self._parts if isinstance(part, RecurrentCache)]
+        others = [part for part in self._parts if not isinstance(part, RecurrentCache)]
+        for part in states:
+            start = part.replay_start(length)
+            for other in others:
+                other.rewind(start)
+            part.rewind(length)
+        for other in others:
+            other.rewind(length)
+
+    def reset(self) -> None:
+        """Tell the parts."""
+        for part in self._parts:
+            part.reset()
+
+    @property
+    def state(self) -> Any:
+        """The parts' arrays."""
+        return [part.state for part in self._parts]
+
+
+class OpaqueCache(LayerCache):
+    """A cache of mlx-lm's of which nothing is assumed: good for plain decoding only.
+
+    Args:
+        make: Makes it, empty.
+    """
+
+    def __init__(self, make: Callable[[], Any]):
+        self.offset = 0
+        self._make = make
+        self._raw = make()
+        self._rows = 0
+
+    @property
+    def mlx_cache(self) -> Any:
+        """mlx-lm's cache."""
+        return self._raw
+
+    @property
+    def can_discard(self) -> bool:
+        """A row too many may not come out again."""
+        return False
+
+    def begin(self, rows: int) -> None:
+        """Count the rows."""
+        self._rows += rows
+
+    def commit_all(self, rows: int) -> None:
+        """Count the rows as committed."""
+        self._advance(rows)
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Count the rows as committed; there can be no others."""
+        self._advance(len(path))
+
+    def _advance(self, rows: int) -> None:
+        self.offset += rows
+        self._rows -= rows
+
+    def can_rewind(self, length: int) -> bool:
+        """Whether nothing is to be forgotten, or mlx-lm's cache can do it."""
+        surplus = self.offset + self._rows - length
+        return surplus == 0 or (surplus > 0 and bool(self._raw.is_trimmable()))
+
+    def rewind(self, length: int) -> None:
+        """Trim mlx-lm's cache."""
+        surplus = self.offset + self._rows - length
+        if surplus:
+            self._raw.trim(surplus)
+        self.offset, self._rows = length, 0
+
+    def reset(self) -> None:
+        """Make a new one."""
+        self._raw = self._make()
+        self.offset = self._rows = 0
+
+    @property
+    def state(self) -> Any:
+        """The arrays to evaluate."""
+        return self._raw.state

@@ -1,0 +1,213 @@
+"""What a conversation leaves in a model: the caches of all layers and the tokens they hold."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+
+class LayerCache(ABC):
+    """One entry of a model's cache list, seen from outside the model.
+
+    A forward is announced by ``begin``; its rows are then either committed (``commit_all``, or
+    ``commit`` after a verification) or forgotten by the next ``begin`` or ``rewind``.
+
+    Attributes:
+        offset: Number of committed tokens.
+    """
+
+    offset: int
+
+    @property
+    @abstractmethod
+    def mlx_cache(self) -> Any:
+        """The object that the model is given as this layer's cache."""
+
+    def begin(self, rows: int) -> None:  # noqa: B027 - most layers need not know
+        """A forward over ``rows`` rows follows; rows not committed by now are forgotten."""
+
+    def commit_all(self, rows: int) -> None:  # noqa: B027
+        """The forward that was begun is committed as a whole: a piece of a prompt."""
+
+    @abstractmethod
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep the verified rows ``path`` (indices into the tree, root first), forget the rest."""
+
+    @abstractmethod
+    def can_rewind(self, length: int) -> bool:
+        """Whether it is known how this layer stood after ``length`` tokens."""
+
+    def rewind_points(self) -> list[int]:
+        """Lengths below ``offset`` that ``rewind`` reaches, where it does not reach all."""
+        return []
+
+    @abstractmethod
+    def rewind(self, length: int) -> None:
+        """Forget all rows at and after position ``length``, uncommitted ones included."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """The arrays to evaluate."""
+
+    @property
+    def can_discard(self) -> bool:
+        """Whether a row that is never committed can be forgotten without forgetting more."""
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the buffers in bytes."""
+        leaves = [value for _, value in tree_flatten(self.state)]
+        return sum(int(leaf.nbytes) for leaf in leaves if isinstance(leaf, mx.array))
+
+    def watch(self, watched: dict[int, Any]) -> None:  # noqa: B027
+        """Add the caches whose changes this layer has to be told of, by ``id``."""
+
+    def unquantized(self) -> LayerCache:
+        """What stands in this place when everything was forgotten."""
+        return self
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """From when on, and how, layers are quantised.
+
+    Attributes:
+        convert: (layer, bits, group size) -> the quantised layer, or None for one that stays.
+        bits: Bits of a number.
+        group_size: Numbers that share a scale.
+        start: The first forward from this position finds a quantised cache.
+    """
+
+    convert: Callable[[LayerCache, int, int], LayerCache | None]
+    bits: int
+    group_size: int
+    start: int
+
+
+class PromptCache:
+    """The caches of all layers and the tokens they hold.
+
+    Attributes:
+        layers: One a layer; what the model is given is their ``mlx_cache``.
+        tokens: The committed tokens; every layer holds exactly these.
+        quantization: What is done to the layers as the text grows; None for nothing.
+
+    Args:
+        layers: One a layer.
+        draft_limit: From this length on tokens have to be verified one by one; None for no limit.
+    """
+
+    def __init__(self, layers: Sequence[LayerCache], draft_limit: int | None = None):
+        self.layers = list(layers)
+        self._draft_limit = draft_limit
+        self.quantization: Quantization | None = None
+        self.tokens: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def seams(self) -> list[Any]:
+        """The cache list as mlx-lm's models take it."""
+        return [layer.mlx_cache for layer in self.layers]
+
+    @property
+    def can_discard(self) -> bool:
+        """Whether a step may be started that might never be committed."""
+        return all(layer.can_discard for layer in self.layers)
+
+    def begin(self, rows: int) -> dict[int, Any]:
+        """Announce a forward over ``rows`` rows; returns the caches to be watched in it."""
+        watched: dict[int, Any] = {}
+        plan = self.quantization
+        if plan is not None and len(self) >= plan.start:
+            converted = (plan.convert(layer, plan.bits, plan.group_size) for layer in self.layers)
+            pairs = zip(self.layers, converted, strict=True)
+            self.layers = [new if new is not None else layer for layer, new in pairs]
+        for layer in self.layers:
+            layer.begin(rows)
+            layer.watch(watched)
+        return watched
+
+    def changes_within(self, depth: int) -> bool:
+        """Whether the next ``depth`` tokens have to be verified one by one.
+
+        So it is where they would find different kinds of cache, and beyond a limit of the model's.
+        """
+        if self._draft_limit is not None and len(self) + depth >= self._draft_limit:
+            return True
+        plan = self.quantization
+        return plan is not None and len(self) < plan.start <= len(self) + depth
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Rewind to the longest prefix shared with ``prompt`` that can be gone on from.
+
+        Attention layers go on from anywhere, a window from wherever it still has its rows,
+        recurrent state from where it stands and from the ends of the last prompts.
+
+        Returns:
+            The number of tokens held; at least the prompt's last token is left over, for the first
+            step.
+        """
+        shared = 0
+        for held, wanted in zip(self.tokens, prompt[:-1], strict=False):
+            if held != wanted:
+                break
+            shared += 1
+        self.rewind(shared)
+        return len(self)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Note that the layers' latest rows are those of ``tokens``."""
+        for layer in self.layers:
+            layer.commit_all(len(tokens))
+        self.tokens.extend(tokens)
+
+    def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:
+        """Keep the rows of an accepted path and note its tokens, one a row."""
+        for layer in self.layers:
+            layer.commit(path)
+        self.tokens.extend(tokens)
+
+    def rewind(self, length: int) -> None:
+        """Forget every token at and after position ``length``, in every layer.
+
+        Where a layer no longer knows how it stood then, more is forgotten: back to a point that
+        all layers know, at worst everything.
+        """
+        points = [point for layer in self.layers for point in layer.rewind_points()]
+        for point in sorted({length, *(p for p in points if p < length)}, reverse=True):
+            if point > 0 and all(layer.can_rewind(point) for layer in self.layers):
+                for layer in self.layers:
+                    layer.rewind(point)
+                del self.tokens[point:]
+                return
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+        for layer in self.layers:
+            layer.reset()
+        self.layers = [layer.unquantized() for layer in self.layers]
+        self.tokens.clear()
+
+    @property
+    def state(self) -> list[Any]:
+        """All layers' arrays, to evaluate."""
+        return [layer.state for layer in self.layers]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all buffers in bytes."""
+        return sum(layer.nbytes for layer in self.layers)

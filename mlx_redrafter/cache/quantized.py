@@ -1,0 +1,102 @@
+"""Quantised and bounded key/value caches, with mlx-lm's options and their meaning there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import RedrafterError
+from .attention import TreeKVCache
+from .prompt_cache import LayerCache, Quantization
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """How keys and values are kept.
+
+    Attributes:
+        max_kv_size: Keep the first four rows and the latest ones, so many in all; None keeps all.
+            As in mlx-lm it is for models that make no caches of their own kind.
+        kv_bits: Bits of a quantised key or value; None quantises nothing.
+        kv_group_size: Numbers that share a scale.
+        quantized_kv_start: The first position from which the cache is quantised.
+    """
+
+    max_kv_size: int | None = None
+    kv_bits: int | None = None
+    kv_group_size: int = 64
+    quantized_kv_start: int = 5000
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            RedrafterError: If a value is out of its range.
+        """
+        if self.max_kv_size is not None and self.max_kv_size < 8:
+            raise RedrafterError(f"max_kv_size is {self.max_kv_size}, but has to be 8 or more.")
+        if self.kv_bits not in (None, 2, 3, 4, 5, 6, 8):
+            raise RedrafterError(f"kv_bits is {self.kv_bits}, but has to be 2, 3, 4, 5, 6 or 8.")
+        if self.kv_group_size not in (32, 64, 128):
+            raise RedrafterError(
+                f"kv_group_size is {self.kv_group_size}, but has to be 32, 64 or 128."
+            )
+        if self.quantized_kv_start < 0:
+            raise RedrafterError(
+                f"quantized_kv_start is {self.quantized_kv_start}, but has to be 0 or more."
+            )
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """What to do to the layers, if anything."""
+        if self.kv_bits is None:
+            return None
+        # The first forward of all runs before mlx-lm looks at the cache.
+        start = max(1, self.quantized_kv_start)
+        return Quantization(quantized, self.kv_bits, self.kv_group_size, start)
+
+
+class QuantizedTreeKVCache(TreeKVCache):
+    """A TreeKVCache whose buffers hold packed numbers, scales and biases.
+
+    Args:
+        plain: The layer so far; its rows are quantised.
+        bits: Bits of a number.
+        group_size: Numbers that share a scale.
+
+    Attributes:
+        bits: As given; mlx-lm's attention looks for it.
+        group_size: As given.
+    """
+
+    def __init__(self, plain: TreeKVCache, bits: int, group_size: int):
+        super().__init__(plain._context)
+        self.bits = bits
+        self.group_size = group_size
+        self.offset = plain.offset
+        if plain.keys is not None:
+            self.keys, self.values = self._pack(plain.keys), self._pack(plain.values)
+
+    def _pack(self, rows: mx.array) -> list[mx.array]:
+        return list(mx.quantize(rows, group_size=self.group_size, bits=self.bits))
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        """Append rows, (1, heads, n, head_dim) each; return all as (packed, scales, biases)."""
+        return super().update_and_fetch(self._pack(keys), self._pack(values))
+
+    def _length(self, n: int) -> int:
+        """As many rows as are seen: quantised ones are not cuDNN's."""
+        return self._prefix() + n
+
+    def unquantized(self) -> LayerCache:
+        """An empty layer that is not quantised."""
+        return TreeKVCache(self._context)
+
+
+def quantized(layer: LayerCache, bits: int, group_size: int) -> LayerCache | None:
+    """The same rows in a quantised cache; None where mlx-lm keeps the layer as it is."""
+    if type(layer) is not TreeKVCache:
+        return None
+    return QuantizedTreeKVCache(layer, bits, group_size)

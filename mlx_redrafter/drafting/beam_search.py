@@ -1,0 +1,255 @@
+"""Beam search with the recurrent drafter, kept whole as a draft tree.
+
+The paper (arXiv 2403.09919, section 3.2) follows ``width`` beams for ``length`` tokens and verifies
+the final beams. Here every node the search opened is a candidate: width x length nodes, of which
+the likeliest ``node_budget`` are verified. A child never scores above its parent, so these always
+form a tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import mlx.core as mx
+
+from ..errors import RedrafterError
+from ..sampling import SamplingConfig, scores
+from ..tree import DraftTree
+from .drafter import Drafter
+from .prepared_drafter import PreparedDrafter
+from .shape import BeamShape
+from .source import DraftInput, last_tokens
+
+# A token's score is at least this, so that sums stay finite where a filter removed the token ...
+FLOOR = -100.0
+# ... and at most this, so that a child always stands behind its parent.
+CEILING = -1e-3
+
+
+class BeamSearch:
+    """The drafter's beam search for one shape, as a DraftSource.
+
+    Args:
+        prepared: The draft head.
+        embed: The target's input embedding, int (...) to (..., hidden_size).
+        shape: How far and how wide.
+        sampling: Temperature and filters of the target's choices; with them, and the noise, the
+            search guesses the token that the target is about to draw.
+        compiled: Whether to fuse the search's small operations, see ``device.fuses_drafts``.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedDrafter,
+        embed: Callable[[mx.array], mx.array],
+        shape: BeamShape,
+        sampling: SamplingConfig,
+        *,
+        compiled: bool = False,
+    ):
+        config = prepared.drafter.config
+        if shape.width > config.head_size:
+            raise RedrafterError(
+                f"beam width is {shape.width}, but the drafter knows only "
+                f"{config.head_size} tokens: choose a smaller width."
+            )
+        self.shape = shape
+        self.seconds = 0.0
+        self.lookback = config.lookback
+        search = partial(_search, prepared, embed, shape, sampling)
+        self._search = mx.compile(search) if compiled else search
+
+    @property
+    def max_depth(self) -> int:
+        """The beam length."""
+        return self.shape.length
+
+    def __call__(self, state: DraftInput) -> DraftTree:
+        """Search from ``state.root``; the likeliest final beam is laid out right behind it."""
+        return self.together([state])[0]
+
+    def together(self, states: Sequence[DraftInput]) -> list[DraftTree]:
+        """Search from several roots at once: one tree for each, all with as many nodes."""
+        noises = [state.noise for state in states if state.noise is not None]
+        arrays = self._search(
+            mx.stack([state.hidden for state in states]),
+            mx.stack([state.root for state in states]),
+            mx.stack(noises) if noises else None,
+            mx.stack([self._before(state) for state in states]) if self.lookback else None,
+        )
+        rows = [_rows(array) for array in arrays]
+        return [
+            DraftTree(
+                tokens=tokens, parents=parents, depths=depths, log_probs=log_probs,
+                ancestors=ancestors, max_depth=self.shape.length,
+            )
+            for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
+        ]  # fmt: skip
+
+    def _before(self, state: DraftInput) -> mx.array:
+        if state.before is not None:
+            return state.before
+        return mx.array(last_tokens(state.text, self.lookback), dtype=mx.int32)
+
+
+def _rows(array: mx.array) -> list[mx.array]:
+    """The entries along the first axis; of a single one a view."""
+    return [array.squeeze(0)] if array.shape[0] == 1 else list(array)
+
+
+def _top(scores: mx.array, count: int) -> mx.array:
+    """Indices of the ``count`` largest of each row of (batch, m), the largest first."""
+    if count == 1:
+        return mx.argmax(scores, axis=-1, keepdims=True)
+    best = mx.argpartition(-scores, kth=count - 1, axis=-1)[:, :count]
+    return _pick(best, mx.argsort(-_pick(scores, best), axis=-1))
+
+
+def _pick(rows: mx.array, index: mx.array) -> mx.array:
+    """Of (batch, m, ...) the entries that ``index`` (batch, k) names: (batch, k, ...)."""
+    index = index.reshape(*index.shape, *[1] * (rows.ndim - 2))
+    return mx.take_along_axis(rows, index, axis=1)
+
+
+def _search(
+    prepared: PreparedDrafter,
+    embed: Callable[[mx.array], mx.array],
+    shape: BeamShape,
+    sampling: SamplingConfig,
+    hidden: mx.array,
+    root: mx.array,
+    noise: mx.array | None,
+    before: mx.array | None,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
+    """The searches from the roots (batch, 1), with hidden (batch, hidden_size) and noise.
+
+    ``before`` are the tokens before the root, (batch, lookback), -1 where there is none.
+    Nodes are first numbered as they are opened: the root 0, beam b of depth d
+    1 + (d - 1) * width + b.
+
+    Returns:
+        Tokens, parents, depths, log-probabilities (batch, n) and ancestors (batch, n, n);
+        n = 1 + shape.nodes.
+    """
+    drafter, hidden_term = prepared.drafter, prepared.project_hidden(hidden)
+    if noise is not None:
+        noise = drafter.draft_columns(noise)
+    state = _first_state(drafter, embed, before, hidden)
+    if shape.width == 1:
+        return _chain(prepared, embed, shape.nodes, sampling, hidden_term, root, noise, state)
+    width, opened = shape.width, 1 + shape.width * shape.length
+    batch = root.shape[0]
+    itself = mx.eye(opened, dtype=mx.bool_)
+    tokens, totals = [root], [mx.zeros((batch, 1))]
+    lineage = [mx.broadcast_to(itself[:1], (batch, 1, opened))]
+    state = state[:, None]
+    for depth in range(shape.length):
+        state = drafter.advance(embed(tokens[-1]), state)
+        level_noise = None if noise is None else noise[:, depth : depth + 1]
+        level_scores = _level_scores(prepared, sampling, hidden_term[:, None], state, level_noise)
+        gain = _normalised(level_scores, level_scores)
+        candidates = (totals[-1][..., None] + gain).reshape(batch, -1)
+        best = _top(candidates, width)
+        beam = best // gain.shape[-1]
+        tokens.append(drafter.target_tokens(best % gain.shape[-1]))
+        totals.append(_pick(candidates, best))
+        first = 1 + depth * width
+        lineage.append(_pick(lineage[-1], beam) | itself[first : first + width])
+        state = _pick(state, beam)
+    depths = mx.array([0] + [1 + node // width for node in range(opened - 1)], dtype=mx.int32)
+    return _select(
+        shape.nodes, mx.concatenate(tokens, axis=1), mx.concatenate(totals, axis=1), depths,
+        mx.concatenate(lineage, axis=1), width,
+    )  # fmt: skip
+
+
+def _chain(
+    prepared: PreparedDrafter,
+    embed: Callable[[mx.array], mx.array],
+    length: int,
+    sampling: SamplingConfig,
+    hidden_term: mx.array,
+    root: mx.array,
+    noise: mx.array | None,
+    state: mx.array,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
+    """:func:`_search` for a single beam: nothing is sorted, and scores wait to the end."""
+    drafter = prepared.drafter
+    batch, n = root.shape[0], 1 + length
+    tokens, levels = [root], []
+    for depth in range(length):
+        state = drafter.advance(embed(tokens[-1][:, 0]), state)
+        level_noise = None if noise is None else noise[:, depth]
+        level_scores = _level_scores(prepared, sampling, hidden_term, state, level_noise)
+        tokens.append(drafter.target_tokens(mx.argmax(level_scores, axis=-1, keepdims=True)))
+        levels.append(level_scores)
+    level_scores = mx.stack(levels, axis=1)
+    gains = _normalised(mx.max(level_scores, axis=-1, keepdims=True), level_scores).squeeze(-1)
+    depths = mx.broadcast_to(mx.arange(n, dtype=mx.int32), (batch, n))
+    return (
+        mx.concatenate(tokens, axis=1).astype(mx.int32),
+        depths - 1,
+        depths,
+        mx.concatenate([mx.zeros((batch, 1)), mx.cumsum(gains, axis=1)], axis=1),
+        mx.broadcast_to(mx.tri(n, dtype=mx.bool_), (batch, n, n)),
+    )
+
+
+def _first_state(
+    drafter: Drafter,
+    embed: Callable[[mx.array], mx.array],
+    before: mx.array | None,
+    hidden: mx.array,
+) -> mx.array:
+    """The state of each search when it comes to its root, (batch, state size)."""
+    if before is None:
+        state = drafter.initial_state(len(hidden))
+    else:
+        state = drafter.read(embed(mx.maximum(before, 0)), before >= 0)
+    return state.astype(hidden.dtype)
+
+
+def _level_scores(
+    prepared: PreparedDrafter,
+    sampling: SamplingConfig,
+    hidden_term: mx.array,
+    state: mx.array,
+    noise: mx.array | None,
+) -> mx.array:
+    """Each next token's score but for a constant, float32 (..., head_size)."""
+    logits = prepared.logits(hidden_term, state).astype(mx.float32)
+    return scores(sampling, logits, noise, normalise=False)
+
+
+def _normalised(values: mx.array, level_scores: mx.array) -> mx.array:
+    """What tokens of those scores add to a beam's, negative; ``level_scores`` are those of all."""
+    return mx.clip(values - mx.logsumexp(level_scores, axis=-1, keepdims=True), FLOOR, CEILING)
+
+
+def _select(
+    count: int,
+    tokens: mx.array,
+    totals: mx.array,
+    depths: mx.array,
+    lineage: mx.array,
+    width: int,
+) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
+    """The root and the ``count`` best nodes; of these the best final beam first, then by score."""
+    # The root scores 0 and every child less than its parent, so the best are always a tree.
+    kept = mx.argsort(-totals, axis=-1)[:, : count + 1]
+    leader = _pick(lineage[:, -width:], mx.argmax(totals[:, -width:], axis=-1, keepdims=True))[:, 0]
+    rank = mx.where(leader, 1e6 - depths, totals)
+    order = _pick(kept, mx.argsort(-_pick(rank, kept), axis=-1))
+    ancestors = mx.take_along_axis(_pick(lineage, order), order[:, None, :], axis=2)
+    depths = mx.take(depths, order)
+    # A parent is the one ancestor that is a level up; no node of depth 0 has any.
+    parent = ancestors & (depths[:, None, :] == depths[..., None] - 1)
+    parents = mx.where(depths == 0, -1, mx.argmax(parent, axis=-1).astype(mx.int32))
+    return (
+        _pick(tokens, order).astype(mx.int32),
+        parents,
+        depths,
+        _pick(totals, order),
+        ancestors,
+    )

@@ -1,0 +1,52 @@
+"""Chains: a draft reduced to its likeliest path, for targets that verify no trees."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ..tree import DraftTree
+from .source import DraftInput, DraftSource
+
+
+def chain_of(tree: DraftTree) -> DraftTree:
+    """The likeliest of a tree's deepest paths, as a tree of ``max_depth + 1`` rows.
+
+    Nothing is evaluated. A tree in which no node reaches ``max_depth`` is filled up with token 0,
+    which costs rows but not correctness.
+    """
+    if len(tree) == 1:
+        return tree
+    rank = mx.where(tree.depths == mx.max(tree.depths), tree.log_probs, -mx.inf)
+    line = mx.take(tree.ancestors, mx.argmax(rank), axis=0)
+    depths = mx.arange(tree.max_depth + 1, dtype=mx.int32)
+    hit = line[None, :] & (tree.depths[None, :] == depths[:, None])
+    log_probs = mx.where(hit, tree.log_probs[None, :], 0).sum(axis=1)
+    return DraftTree(
+        tokens=mx.where(hit, tree.tokens[None, :], 0).sum(axis=1).astype(mx.int32),
+        parents=depths - 1,
+        depths=depths,
+        log_probs=log_probs.astype(mx.float32),
+        ancestors=depths[:, None] >= depths[None, :],
+        max_depth=tree.max_depth,
+    )
+
+
+class ChainSource:
+    """A draft source that proposes only the likeliest path of another's trees."""
+
+    def __init__(self, source: DraftSource):
+        self._source = source
+
+    @property
+    def max_depth(self) -> int:
+        """As the other's."""
+        return self._source.max_depth
+
+    @property
+    def seconds(self) -> float:
+        """As the other's."""
+        return self._source.seconds
+
+    def __call__(self, state: DraftInput) -> DraftTree:
+        """Propose a chain from ``state.root``."""
+        return chain_of(self._source(state))

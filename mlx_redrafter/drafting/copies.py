@@ -1,0 +1,93 @@
+"""Drafts that the text itself proposes: what followed the earlier places at which its end stood."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..tree import HostTree
+from .suffix import Continuation, SuffixAutomaton
+
+# Tokens of the first continuation; behind a long match a whole tile of a forward may be copied.
+MAX_CHAIN = 32
+# Further continuations are right seldom, and then rarely for long.
+MAX_CONTINUATIONS = 3
+FURTHER_CHAIN = 4
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Continuations of a text's end, found at earlier places of it.
+
+    Attributes:
+        root: The text's last token.
+        match_length: How many of the text's last tokens, the root included, stood there too.
+        continuations: What followed, the most frequent first; each begins with another token.
+    """
+
+    root: int
+    match_length: int
+    continuations: tuple[Continuation, ...]
+
+    @cached_property
+    def tree(self) -> HostTree:
+        """The continuations as a tree, one behind the other; its scores say nothing."""
+        tokens, parents = [self.root], [-1]
+        for continuation in self.continuations:
+            first = len(tokens)
+            tokens += continuation.tokens
+            parents += [0, *range(first, len(tokens) - 1)]
+        return HostTree(tuple(tokens), tuple(parents), (0.0,) * len(tokens))
+
+
+class TextCopies:
+    """Proposes copies for one text as it grows; nothing here touches the device.
+
+    Args:
+        automaton: Holds the text; kept for the next turn of a conversation.
+    """
+
+    def __init__(self, automaton: SuffixAutomaton | None = None):
+        self.automaton = automaton or SuffixAutomaton()
+
+    def follow(self, text: Sequence[int]) -> None:
+        """Make ``text`` the automaton's, keeping what the two share from the beginning on."""
+        automaton = self.automaton
+        automaton.rewind(_shared(automaton, text))
+        automaton.extend(text[len(automaton) :])
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Take note of the tokens that a step added to the text."""
+        self.automaton.extend(tokens)
+
+    def propose(self, max_depth: int = MAX_CHAIN) -> Copies | None:
+        """Copies for the next step; None where the text's end has no earlier place.
+
+        Args:
+            max_depth: Tokens of a continuation at most.
+        """
+        automaton = self.automaton
+        if max_depth < 1 or not automaton.match_length:
+            return None
+        chain = min(max_depth, MAX_CHAIN)
+        first, *others = automaton.continuations(MAX_CONTINUATIONS, chain)
+        shorter = (
+            Continuation(other.tokens[:FURTHER_CHAIN], other.occurrences, other.place)
+            for other in others
+        )
+        return Copies(automaton.tokens[-1], automaton.match_length, (first, *shorter))
+
+
+def _shared(automaton: SuffixAutomaton, text: Sequence[int]) -> int:
+    """Length of the longest beginning of both; what the automaton gave up is taken for shared."""
+    first = automaton.forgotten
+    end = min(len(automaton), len(text))
+    if first >= end:
+        return end if first == 0 else 0
+    known = np.frombuffer(array("i", automaton.tokens[: end - first]), dtype=np.int32)
+    differ = np.flatnonzero(known != np.array(text[first:end], np.int32))
+    return first + int(differ[0]) if len(differ) else end

@@ -1,0 +1,1 @@
+"""One step of decoding, for one sequence and for many."""

@@ -1,0 +1,141 @@
+"""A target and the drafter that goes with it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache.prompt_cache import PromptCache
+from ..drafting.beam_search import BeamSearch
+from ..drafting.chain import ChainSource
+from ..drafting.drafter import Drafter
+from ..drafting.prepared_drafter import PreparedDrafter
+from ..drafting.shape import BeamShape
+from ..drafting.source import DraftInput, DraftSource
+from ..errors import RedrafterError
+from ..sampling import Sampler, SamplingConfig
+from ..system.device import fuses_drafts
+from ..target.target import Target
+from .shape_planner import ShapePlanner
+
+_TIMED_CALLS = 3
+_KEPT_SEARCHES = 64  # of shapes and ways of sampling; each may be a compiled graph
+
+
+class SpeculativeModel:
+    """A language model that may draft ahead of itself.
+
+    Args:
+        target: Any mlx-lm model, or a Target around one.
+        drafter: Its drafter; or anything that follows the DraftSource protocol; or None, and
+            decoding is plain.
+        name: What to call it on screens.
+
+    Attributes:
+        target: The Target.
+        drafter: As given.
+        prepared: The drafter laid out for drafts; None where it is not a Drafter.
+        name: As given.
+        planner: Chooses what to draft where a call names no beam shape; None drafts the default
+            shape. ``load`` sets it.
+
+    Raises:
+        RedrafterError: If the drafter does not fit the target.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module | Target,
+        drafter: Drafter | DraftSource | None = None,
+        name: str = "",
+    ):
+        self.target = target if isinstance(target, Target) else Target(target)
+        self.drafter = drafter
+        self.name = name
+        self.planner: ShapePlanner | None = None
+        self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
+        if drafter is not None and self.target.refusal is not None:
+            raise RedrafterError(
+                f"No drafting with this model: {self.target.refusal}; load it without a drafter."
+            )
+        self.prepared: PreparedDrafter | None = None
+        if isinstance(drafter, Drafter):
+            check_sizes(drafter, self.target)
+            self.prepared = PreparedDrafter(drafter)
+
+    def make_cache(self) -> PromptCache:
+        """Empty caches for one conversation."""
+        return self.target.make_cache()
+
+    def source(
+        self, shape: BeamShape, sampling: SamplingConfig, *, timed: bool = True
+    ) -> DraftSource | None:
+        """What proposes candidates: a beam search, the source given, or None.
+
+        The search for a shape is made the first time it is asked for, and warmed up and timed the
+        first time ``timed`` is true. Those used lately are kept.
+        """
+        chain = self.target.verifies == "chain"
+        if self.prepared is None:
+            assert not isinstance(self.drafter, Drafter)
+            return ChainSource(self.drafter) if chain and self.drafter else self.drafter
+        if chain:
+            shape = replace(shape, node_budget=None)
+        search = self._search(self.prepared, shape, sampling)
+        if timed and not search.seconds:
+            search.seconds = self._time(search, sampling)
+        return ChainSource(search) if chain else search
+
+    def _search(
+        self, prepared: PreparedDrafter, shape: BeamShape, sampling: SamplingConfig
+    ) -> BeamSearch:
+        # What else there is to sampling, a search does not look at.
+        key = shape, sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
+        if key not in self._searches:
+            embed = self.target.embed
+            self._searches[key] = BeamSearch(
+                prepared, embed, shape, sampling, compiled=fuses_drafts()
+            )
+            if len(self._searches) > _KEPT_SEARCHES:
+                self._searches.popitem(last=False)
+        self._searches.move_to_end(key)
+        return self._searches[key]
+
+    def _time(self, search: BeamSearch, sampling: SamplingConfig) -> float:
+        """Median seconds of a draft on its own, the first call not counted."""
+        target = self.target
+        target.take_cores(1 + search.shape.nodes)  # as in a step that drafts
+        state = DraftInput(
+            root=mx.zeros((1,), dtype=mx.int32),
+            hidden=mx.zeros((target.hidden_size,), dtype=target.dtype),
+            noise=Sampler(sampling, target.vocab_size).noise(0, search.max_depth),
+        )
+        seconds = []
+        for _ in range(_TIMED_CALLS + 1):
+            start = time.perf_counter()
+            mx.eval(search(state).log_probs)
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds[1:])[_TIMED_CALLS // 2]
+
+
+def check_sizes(drafter: Drafter, target: Target) -> None:
+    """Refuse a drafter whose sizes are another target's.
+
+    Raises:
+        RedrafterError: If hidden size or vocabulary differ.
+    """
+    config = drafter.config
+    for what, has, needs in (
+        ("hidden size", config.hidden_size, target.hidden_size),
+        ("vocabulary size", config.vocab_size, target.vocab_size),
+    ):
+        if has != needs:
+            raise RedrafterError(
+                f"The drafter was made for a {what} of {has}, but this model's is {needs}: "
+                "use the drafter that was trained for this model."
+            )

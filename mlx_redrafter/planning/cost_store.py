@@ -1,0 +1,95 @@
+"""Measured costs in the user's cache directory, one file for each machine and model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..drafting.drafter import Drafter
+from ..engine.model import SpeculativeModel
+from ..system.blas import is_loaded, usable_cores
+from ..system.files import write_json
+from ..system.machine import processor_name
+from .calibration import calibrate
+from .costs import CostModel
+
+FORMAT = 9
+
+
+def load_costs(
+    model: SpeculativeModel,
+    directory: Path | None = None,
+    *,
+    recalibrate: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CostModel:
+    """The stored costs of this model on this machine, measured and stored where there are none.
+
+    Args:
+        model: A model whose drafter is a Drafter.
+        directory: Where costs are kept; the user's cache directory by default.
+        recalibrate: Measure again.
+        progress: See :func:`calibrate`.
+    """
+    path = (directory or cache_directory()) / f"costs-{machine_key(model)}.json"
+    if not recalibrate:
+        stored = _read(path)
+        if stored is not None:
+            return stored
+    costs = calibrate(model, progress)
+    with suppress(OSError):  # a read-only home only means measuring again next time
+        write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
+    return costs
+
+
+def cache_directory() -> Path:
+    """Where measurements are kept between runs."""
+    return Path.home() / ".cache" / "mlx_redrafter"
+
+
+def machine(model: SpeculativeModel) -> dict[str, Any]:
+    """What the costs depend on: machine, device, mlx, model, precision."""
+    parameters = tree_flatten(model.target.model.parameters())
+    drafter = model.drafter if isinstance(model.drafter, Drafter) else None
+    head = tree_flatten(drafter.parameters()) if drafter else []
+    return {
+        "machine": f"{platform.system()} {platform.machine()} {processor_name()}",
+        "cores": usable_cores(),
+        "device": str(mx.default_device()),
+        "device_info": str(mx.device_info().get("device_name", "")),
+        "mlx": version("mlx"),
+        "openblas": is_loaded(),
+        "model": model.name,
+        "target": _shapes(parameters),
+        "drafter": _shapes(head),
+        "lookback": drafter.config.lookback if drafter else 0,
+    }
+
+
+def machine_key(model: SpeculativeModel) -> str:
+    """A short name for :func:`machine`."""
+    text = json.dumps(machine(model), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shapes(parameters: Any) -> str:
+    """A digest of names, shapes and dtypes: the same for all weights that cost the same."""
+    text = ";".join(f"{name}{tuple(value.shape)}{value.dtype}" for name, value in parameters)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> CostModel | None:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        return CostModel.from_dict(value["costs"]) if value.get("format") == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # measured again

@@ -1,0 +1,143 @@
+"""What the parts of a step cost on this machine, and what follows from that for a step.
+
+Drafting pays only where checking n tokens at once costs much less than n steps, and that is a
+property of the machine, the model and its precision, so it is measured (``calibration``) and never
+assumed. Nor is it assumed that more tokens cost more: matrix products come in blocks, and a product
+over sixteen rows may take half the time of one over thirteen.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..drafting.shape import BeamShape
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Seconds of the parts of a step.
+
+    Attributes:
+        sizes: Numbers of tokens whose forward was measured, ascending from 1.
+        contexts: Context lengths they were measured at, ascending.
+        verify: Seconds of a forward, one row a context, one column a size.
+        draft: Seconds a drafted level costs, by beam width.
+        plain: Seconds of a token of plain decoding at each context. Less than a forward over one
+            token, since plain steps overlap with the host's work.
+        draft_start: Seconds that a draft costs before its first level, such as reading the tokens
+            before the root.
+        replay: What it costs to bring recurrent state back behind a rejected tail, as a share of a
+            forward over the rows that stay; 0 where there is none to bring back.
+    """
+
+    sizes: tuple[int, ...]
+    contexts: tuple[int, ...]
+    verify: tuple[tuple[float, ...], ...]
+    draft: Mapping[int, float]
+    plain: tuple[float, ...]
+    replay: float = 0.0
+    draft_start: float = 0.0
+
+    def verify_seconds(self, tokens: int, context: int) -> float:
+        """Seconds of a forward over ``tokens`` tokens behind ``context``, interpolated."""
+        columns = [between(tokens, self.sizes, row) for row in self.verify]
+        if tokens > self.sizes[-1]:
+            columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
+        return between(context, self.contexts, columns)
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a beam search; widths in between are interpolated."""
+        return self.draft_start + self._level_seconds(shape.width) * shape.length
+
+    def _level_seconds(self, width: int) -> float:
+        widths = sorted(self.draft)
+        level = between(width, widths, [self.draft[known] for known in widths])
+        return level * max(1.0, width / widths[-1])
+
+    def step_seconds(
+        self,
+        shape: BeamShape | None,
+        context: int,
+        *,
+        nodes: int | None = None,
+        kept: float = 1.0,
+        rejected: float = 0.0,
+    ) -> float:
+        """Seconds of a step: plain where ``shape`` is None, else drafting and verifying.
+
+        Args:
+            shape: What is drafted.
+            context: Tokens before the step.
+            nodes: Candidates that are verified, where that is not all of the shape's.
+            kept: Rows of the step that stay, the root counted.
+            rejected: The chance that not all rows stay, and recurrent state is brought back.
+        """
+        if shape is None:
+            return between(context, self.contexts, self.plain)
+        rows = 1 + (shape.nodes if nodes is None else nodes)
+        seconds = self.draft_seconds(shape) + self.verify_seconds(rows, context)
+        if self.replay:
+            seconds += rejected * self.replay * self.verify_seconds(max(1, round(kept)), context)
+        return seconds
+
+    def for_batch(self, texts: int) -> CostModel:
+        """What steps cost that ``texts`` texts take together.
+
+        A forward then has ``texts`` times the rows, a beam search so many times the beams, and a
+        plain step is a forward over one row of each text. What attention reads of each text's
+        context is counted once, so long contexts cost more than this says; and the rows of several
+        texts were seldom timed, so what they cost is interpolated.
+        """
+        if texts == 1:
+            return self
+        verify = tuple(
+            tuple(self.verify_seconds(texts * size, context) for size in self.sizes)
+            for context in self.contexts
+        )
+        draft = {width: self._level_seconds(width * texts) for width in sorted(self.draft)}
+        plain = tuple(row[0] for row in verify)
+        return CostModel(
+            self.sizes, self.contexts, verify, draft, plain, self.replay, self.draft_start
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "sizes": list(self.sizes),
+            "contexts": list(self.contexts),
+            "verify": [list(row) for row in self.verify],
+            "plain": list(self.plain),
+            "replay": self.replay,
+            "draft_start": self.draft_start,
+            "draft": {str(width): seconds for width, seconds in self.draft.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> CostModel:
+        """Inverse of :meth:`to_dict`."""
+        return cls(
+            sizes=tuple(value["sizes"]),
+            contexts=tuple(value["contexts"]),
+            verify=tuple(tuple(row) for row in value["verify"]),
+            plain=tuple(value["plain"]),
+            replay=float(value["replay"]),
+            draft_start=float(value["draft_start"]),
+            draft={int(width): seconds for width, seconds in value["draft"].items()},
+        )
+
+
+def between(x: float, known: Sequence[float], values: Sequence[float]) -> float:
+    """A value interpolated at x; outside of what is known the nearest.
+
+    As numpy's interp, which takes several times as long for a single number, and is asked for at
+    every step.
+    """
+    right = bisect_right(known, x)
+    if right in (0, len(known)):
+        return values[min(right, len(known) - 1)]
+    low, high = known[right - 1], known[right]
+    share = (x - low) / (high - low)
+    return values[right - 1] + share * (values[right] - values[right - 1])

@@ -1,0 +1,1 @@
+"""The machine: its BLAS, device, name and files."""

@@ -1,0 +1,1 @@
+"""An mlx-lm model that verifies draft trees."""

@@ -1,0 +1,236 @@
+"""The seams that are set into an mlx-lm model: per object, without touching its parameters.
+
+A hooked module gets a subclass made for it, so parameter names, ``isinstance`` and attributes stay
+as they were. Hooking a model twice finds the hooks of the first time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache.forward_context import ForwardContext
+from ..cache.recurrent import recording_call
+from .attention_patches import (
+    BLOCK_METHOD,
+    GROUPED_SCORES,
+    SCALED_BY_ROW,
+    block_method,
+    chunked_call,
+    grouped_call,
+    rebound,
+)
+
+INNER_NAMES = ("model", "transformer", "backbone", "gpt_neox")
+EMBEDDING_NAMES = (
+    "embed_tokens",
+    "wte",
+    "tok_embeddings",
+    "token_embeddings",
+    "embeddings",
+    "embed_in",
+    "embedding",
+    "word_embeddings",
+    "ngram_embeddings",
+    "embed",
+    "embd",
+)
+
+
+# Functions through which some modules find positions, instead of through a module of their own:
+# nanochat's rotary positions, and the query scale of Mistral's models.
+ROTARY_FUNCTION = "apply_rotary_emb"
+SCALE_FUNCTION = "_get_llama_4_attn_scale"
+
+
+# Rotary modules whose base grows with the length of the text beyond a limit.
+DYNAMIC_ROTARY = "dynamicntkscaling"
+# InternLM 3's adds the number of heads to the length, so the limit may come that much sooner.
+DYNAMIC_MARGIN = 128
+
+
+class Tap:
+    """Where a model's inner module leaves the hidden states of the latest call, (1, n, hidden)."""
+
+    def __init__(self) -> None:
+        self.hidden: mx.array | None = None
+
+
+def inner_module(model: nn.Module) -> nn.Module | None:
+    """The module whose output feeds the output rows; None where the layout is unknown."""
+    outer = model
+    while isinstance(getattr(outer, "language_model", None), nn.Module):
+        outer = outer.language_model
+    for name in INNER_NAMES:
+        inner = getattr(outer, name, None)
+        if isinstance(inner, nn.Module):
+            nested = getattr(inner, "language_model", None)
+            return nested if isinstance(nested, nn.Module) else inner
+    return None
+
+
+def embedding_of(inner: nn.Module) -> Any:
+    """The token embedding of an inner module; None where none is found."""
+    for name in EMBEDDING_NAMES:
+        module = getattr(inner, name, None)
+        if isinstance(module, nn.Module):
+            nested = (getattr(module, name, None) for name in ("wte", "word_embeddings"))
+            return next((found for found in nested if isinstance(found, nn.Module)), module)
+    return None
+
+
+def draft_limit(model: nn.Module) -> int | None:
+    """The length from which rotary positions depend on how many rows are computed at once.
+
+    Plain decoding turns each row by the length of the text up to it; several rows at once would all
+    be turned by the length up to the last. None where the model has no such limit.
+    """
+    modules = (module for _, module in model.named_modules())
+    limits = [
+        int(module.max_position_embeddings) - DYNAMIC_MARGIN
+        for module in modules
+        if DYNAMIC_ROTARY in type(module).__name__.lower()
+    ]
+    return min(limits, default=None)
+
+
+def hook_output(inner: nn.Module) -> Tap:
+    """Make ``inner`` leave its output in a tap."""
+    existing = getattr(inner, "_redrafter_tap", None)
+    if isinstance(existing, Tap):
+        return existing
+    tap = Tap()
+    inner._redrafter_tap = tap
+    _set_call(inner, "Tapped", _tapped_call(tap, type(inner).__call__))
+    return tap
+
+
+def hook_layers(model: nn.Module, *, recurrent: bool) -> ForwardContext:
+    """Make rotary modules, position embeddings and recurrent modules heed one ForwardContext."""
+    modules = [(name.rsplit(".", 1)[-1], module) for name, module in model.named_modules()]
+    found = (getattr(module, "_redrafter_context", None) for _, module in modules)
+    context = next((v for v in found if v is not None), None) or ForwardContext()
+    for name, module in modules:
+        if hasattr(module, "_redrafter_context"):
+            continue
+        methods = [one for one in METHODS if hasattr(type(module), one)]
+        call = _hooked_call(name, module, context, recurrent)
+        if call is not None or methods:
+            module._redrafter_context = context
+            _set_call(module, "Hooked", call or type(module).__call__)
+        for method in methods:
+            hooked = METHODS[method](context, getattr(type(module), method))
+            setattr(type(module), method, hooked)
+    return context
+
+
+def _hooked_call(name: str, module: nn.Module, context: ForwardContext, recurrent: bool) -> Any:
+    kind = type(module).__name__.lower()
+    if not any("__call__" in vars(base) for base in type(module).__mro__):
+        return None  # a mere container
+    base: Any = type(module).__call__
+    if DYNAMIC_ROTARY in kind:
+        return _rotary_call(context, _dynamic_call(base))
+    if ("rope" in kind or "rotary" in kind) and "attention" not in kind:
+        return _rotary_call(context, base)
+    used = base.__code__.co_names if isinstance(base, FunctionType) else ()
+    if SCALED_BY_ROW in used:
+        return chunked_call(context, base)
+    if GROUPED_SCORES in used:
+        return grouped_call(context, base)
+    if ROTARY_FUNCTION in used:
+        turn = _rotary_call(context, _as_method(base.__globals__[ROTARY_FUNCTION]))
+        return rebound(base, ROTARY_FUNCTION, partial(turn, None))
+    if SCALE_FUNCTION in used:
+        scale = _scale_call(context, base.__globals__[SCALE_FUNCTION])
+        return rebound(base, SCALE_FUNCTION, scale)
+    if name in ("wpe", "position_embeddings"):
+        return _position_call(context, base)
+    if recurrent and "cache" in inspect.signature(base).parameters:
+        return recording_call(context, base)
+    return None
+
+
+def _as_method(function: Any) -> Any:
+    return lambda _self, *args, **kwargs: function(*args, **kwargs)
+
+
+def _set_call(module: nn.Module, prefix: str, call: Any) -> None:
+    base = type(module)
+    namespace = {"__call__": call, "__module__": base.__module__}
+    module.__class__ = type(prefix + base.__name__, (base,), namespace)
+
+
+def _tapped_call(tap: Tap, base: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = base(self, *args, **kwargs)
+        tap.hidden = output
+        return output
+
+    return call
+
+
+def _rotary_call(context: ForwardContext, base: Any) -> Any:
+    """Turn (batch, heads, n, dim) at one position a node: one row a node."""
+
+    def call(self: Any, x: mx.array, offset: Any = 0, *args: Any, **kwargs: Any) -> Any:
+        if context.tree is None:
+            return base(self, x, offset, *args, **kwargs)
+        at = context.positions(offset)
+        if at.ndim == 1:
+            turned: mx.array = base(self, x.transpose(2, 1, 0, 3), at, *args, **kwargs)
+            return turned.transpose(2, 1, 0, 3)
+        batch, heads, n, dim = x.shape
+        rows = x.transpose(0, 2, 1, 3).reshape(batch * n, heads, 1, dim)
+        turned = base(self, rows, at.reshape(-1), *args, **kwargs)
+        return turned.reshape(batch, n, heads, -1).transpose(0, 2, 1, 3)
+
+    return call
+
+
+def _dynamic_call(base: Any) -> Any:
+    """Below the limit such a module turns by its base as it is; a vector of offsets needs that."""
+
+    def call(self: Any, x: mx.array, offset: Any = 0) -> Any:
+        if not isinstance(offset, mx.array) or offset.ndim == 0:
+            return base(self, x, offset)
+        theta = getattr(self, "original_base", None) or self.base
+        scale = getattr(self, "scale", 1.0)
+        return mx.fast.rope(
+            x, self.dims, traditional=self.traditional, base=theta, scale=scale, offset=offset
+        )
+
+    return call
+
+
+def _scale_call(context: ForwardContext, base: Any) -> Any:
+    """Llama 4's query scales by depth, (n, 1) or (batch, 1, n, 1); mlx-lm counts rows."""
+
+    def call(size: int, offset: Any, *args: Any) -> Any:
+        if context.tree is None:
+            return base(size, offset, *args)
+        at = context.positions(offset)
+        shape = (-1, 1) if at.ndim == 1 else (at.shape[0], 1, -1, 1)
+        return base(1, at.reshape(-1), *args).reshape(shape)
+
+    return call
+
+
+def _position_call(context: ForwardContext, base: Any) -> Any:
+    """Look positions up by depth: ``ids`` (..., n) count up from the root's."""
+
+    def call(self: Any, ids: mx.array) -> Any:
+        if context.tree is None:
+            return base(self, ids)
+        return base(self, ids[..., :1] + context.positions(0))
+
+    return call
+
+
+# Methods that are hooked where a module has them: a rotary one (talkie), and MiniMax M3's blocks.
+METHODS = {"_rope": _rotary_call, BLOCK_METHOD: block_method}

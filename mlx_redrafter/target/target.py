@@ -1,0 +1,263 @@
+"""The target: an mlx-lm model, seen as (tokens, tree) -> (logits, hidden states).
+
+The model object is mlx-lm's own. Seams are set into it, per object and without touching its
+parameters: its inner module notes the final hidden state it returns, its rotary modules turn each
+node of a draft tree at the position of its depth instead of its row, and modules with recurrent
+state say how to repeat what they did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ChunkedKVCache,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
+
+from ..cache.attention import ChunkedTreeKVCache, TreeKVCache
+from ..cache.batch import BatchCache
+from ..cache.composite import CacheGroup, OpaqueCache
+from ..cache.forward_context import ForwardContext
+from ..cache.prompt_cache import LayerCache, PromptCache
+from ..cache.recurrent import RecurrentCache
+from ..errors import RedrafterError
+from ..system.blas import share_cores
+from ..system.device import plans_attention
+from ..tree import BatchTree, DraftTree
+from . import architectures
+from .hooks import (
+    INNER_NAMES,
+    Tap,
+    draft_limit,
+    embedding_of,
+    hook_layers,
+    hook_output,
+    inner_module,
+)
+
+# A model of fewer bytes takes about as long to compute one token as the host to build a graph.
+SMALL_BYTES = 64 << 20
+# Tokens of a prompt that are run at once: attention may need memory for each against all before it.
+PREFILL_STEP = 2048
+
+
+class Target:
+    """An mlx-lm language model that can verify drafts.
+
+    Attributes:
+        model: The mlx-lm model.
+        architecture: Its module in ``mlx_lm.models``.
+        hidden_size: Width of the final hidden state.
+        vocab_size: Number of logits.
+        verifies: "tree" or "chain": what kind of draft one forward can verify; "nothing" if none.
+        refusal: Why drafts cannot be verified with this model, or None if they can.
+
+    Raises:
+        RedrafterError: If the model is not laid out as mlx-lm's language models are.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.architecture = architectures.architecture_of(model)
+        inner = inner_module(model)
+        embedding = embedding_of(inner) if inner is not None else None
+        if inner is None or embedding is None:
+            raise RedrafterError(
+                f"{type(model).__module__} is not laid out as mlx-lm's language models are (none "
+                f"of {', '.join(INNER_NAMES)} with a token embedding in it), so its hidden states "
+                "cannot be read: use mlx_lm.chat."
+            )
+        self._embedding: Any = embedding
+        self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
+        raw = make_prompt_cache(model)
+        recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
+        self._context = hook_layers(model, recurrent=recurrent)
+        counts_rows = self.architecture in architectures.COUNTS_ROWS
+        self._context.pads_keys = plans_attention(self.dtype) and not counts_rows
+        self._tap: Tap = hook_output(inner)
+        self._draft_limit = draft_limit(model)
+        self.refusal = self._find_refusal(raw)
+        trees = self.architecture in architectures.TREES and not recurrent
+        self.verifies = "nothing" if self.refusal else "tree" if trees else "chain"
+        probe = DraftTree.root_only(mx.zeros((1,), dtype=mx.int32))
+        logits, hidden = self.verify(probe, self.make_cache())  # shapes only; nothing is evaluated
+        self.vocab_size = int(logits.shape[-1])
+        self.hidden_size = int(hidden.shape[-1])
+        self.take_cores(2)  # what is not a text's plain step has them all, training for one
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The precision of embeddings and hidden states."""
+        return self.embed(mx.zeros((1,), dtype=mx.int32)).dtype
+
+    def _find_refusal(self, raw: list[Any]) -> str | None:
+        kind = self.architecture
+        if kind in architectures.REFUSED:
+            return f"the architecture '{kind}' cannot verify drafts: {architectures.REFUSED[kind]}"
+        for index, layer in enumerate(raw):
+            if _layer(layer, self._context) is None:
+                return (
+                    f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
+                    "which cannot take a rejected draft back"
+                )
+        return None
+
+    def make_cache(self, max_kv_size: int | None = None) -> PromptCache:
+        """Empty caches for one conversation.
+
+        Args:
+            max_kv_size: Keep only so many rows a layer, as mlx-lm does where a model has no caches
+                of its own kind; such caches are good for plain decoding only.
+        """
+        layers = []
+        for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
+            layer = _layer(raw, self._context)
+            layers.append(layer or OpaqueCache(self._maker(index, max_kv_size)))
+        return PromptCache(layers, self._draft_limit)
+
+    def _maker(self, index: int, max_kv_size: int | None) -> Any:
+        return lambda: make_prompt_cache(self.model, max_kv_size)[index]
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        """The input embeddings of tokens, int (...) to (..., hidden_size)."""
+        return self._embedding(tokens)
+
+    def take_cores(self, rows: int) -> None:
+        """Share a CPU's cores for a forward over so many rows.
+
+        Steps of one row overlap with the host's work for the next one. In a small model that takes
+        about as long as the forward itself, so the host gets a core. A text without drafts leaves
+        it from its prompt on: a thread spins for some tokens' time before it sleeps.
+        """
+        share_cores(leave_one=self._is_small and rows == 1)
+
+    def prefill(self, tokens: mx.array, cache: PromptCache) -> None:
+        """Run committed tokens, int (n,), through the model; only the caches are computed."""
+        cache.begin(tokens.shape[0])
+        self.model(tokens[None], cache=cache.seams)
+
+    def fill(
+        self, tokens: Sequence[int], cache: PromptCache, step_size: int = PREFILL_STEP
+    ) -> Iterator[int]:
+        """Run tokens through the model in pieces of ``step_size``, and commit each.
+
+        Yields:
+            How many are done, after each piece.
+        """
+        done = 0
+        while done < len(tokens):
+            piece = list(tokens[done : done + step_size])
+            self.prefill(mx.array(piece), cache)
+            mx.eval(cache.state)
+            cache.extend(piece)
+            done += len(piece)
+            mx.clear_cache()
+            yield done
+
+    def verify(self, tree: DraftTree, cache: PromptCache) -> tuple[mx.array, mx.array]:
+        """One forward over a tree behind the committed tokens; commits nothing.
+
+        Args:
+            tree: n nodes, the root standing right behind the cache's tokens. Where the target
+                verifies chains, node i has to follow node i - 1.
+            cache: Caches of this target.
+
+        Returns:
+            Logits after each node, (n, vocab_size), and final hidden states, (n, hidden_size).
+        """
+        self.take_cores(len(tree))
+        watched = cache.begin(len(tree))
+        branching = self.verifies == "tree"
+        with self._context.verifying(tree, branching=branching, watched=watched):
+            logits = self.model(tree.tokens[None], cache=cache.seams)
+        return logits.squeeze(0), self._hidden().squeeze(0)
+
+    def make_batch_cache(self) -> BatchCache:
+        """Empty caches for several texts at once.
+
+        Raises:
+            RedrafterError: If this model's texts have to be decoded one by one.
+        """
+        kind = self.architecture
+        if self.verifies != "tree" or kind in architectures.UNBATCHED or self._draft_limit:
+            raise RedrafterError(
+                f"Prompts cannot be decoded together with the architecture '{kind}', only where "
+                "each text's rows can be placed by themselves: decode the prompts one by one."
+            )
+        return BatchCache(self.make_cache(), self._context)
+
+    def verify_batch(
+        self, trees: Sequence[DraftTree], cache: BatchCache
+    ) -> tuple[mx.array, mx.array]:
+        """One forward over a tree for each text of a batch; commits nothing.
+
+        Args:
+            trees: One a text, with equally many nodes.
+            cache: Batch caches of this target.
+
+        Returns:
+            Logits after each node, (batch, n, vocab_size), and final hidden states,
+            (batch, n, hidden_size).
+        """
+        self.take_cores(len(trees) * len(trees[0]))
+        batch = BatchTree.stack(trees, cache.lengths)
+        with self._context.verifying(batch):
+            logits = self.model(batch.tokens, cache=cache.seams)
+        return logits, self._hidden()
+
+    def teach(self, tokens: mx.array, cache: list[Any] | None = None) -> tuple[mx.array, mx.array]:
+        """A causal forward from an empty context, or behind mlx-lm's own caches.
+
+        Args:
+            tokens: int (batch, length).
+            cache: As ``make_prompt_cache`` of mlx-lm makes them; filled.
+
+        Returns:
+            Logits (batch, length, vocab_size) and hidden states (batch, length, hidden_size).
+        """
+        if cache is None and self.architecture in architectures.TAUGHT_WITH_CACHES:
+            cache = make_prompt_cache(self.model)
+        logits = self.model(tokens, cache=cache)
+        return logits, self._hidden()
+
+    def _hidden(self) -> mx.array:
+        hidden, self._tap.hidden = self._tap.hidden, None
+        assert hidden is not None, "the model did not call its inner module"
+        return hidden
+
+
+def _parts(raw: Any) -> tuple[Any, ...]:
+    return tuple(raw.caches) if type(raw) is CacheList else (raw,)
+
+
+def _is_state(raw: Any) -> bool:
+    """Whether a cache holds arrays that are replaced as a whole, as recurrent state is."""
+    # DeepSeek-V4.1's LayerCache concatenates; nothing is written into.
+    return type(raw) is ArraysCache or type(raw).__name__ == "LayerCache"
+
+
+def _layer(raw: Any, context: ForwardContext) -> LayerCache | None:
+    """What takes the place of one of mlx-lm's caches; None for a kind that is not known."""
+    if type(raw) is KVCache:
+        return TreeKVCache(context)
+    if type(raw) is RotatingKVCache and raw.keep == 0:
+        return TreeKVCache(context, raw.max_size)
+    if type(raw) is ChunkedKVCache:
+        return ChunkedTreeKVCache(context, raw.chunk_size)
+    if _is_state(raw):
+        return RecurrentCache(raw, context)
+    if type(raw) is CacheList:
+        parts = [_layer(part, context) for part in raw.caches]
+        known = [part for part in parts if part is not None]
+        states = sum(isinstance(part, RecurrentCache) for part in known)
+        return CacheGroup(known) if len(known) == len(parts) and states <= 1 else None
+    return None

@@ -1,0 +1,281 @@
+"""From a path or a Hub repo to a model and its tokenizer; drafters to and from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from mlx.utils import tree_flatten
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load as load_target
+
+from ..drafting.drafter import Drafter, DrafterConfig, drafter_of
+from ..drafting.shared_head import share_rows
+from ..engine.model import SpeculativeModel
+from ..errors import RedrafterError
+from ..planning.lazy_planner import PlannerOnDemand
+from ..planning.planner import Planner
+from ..system.device import on_gpu
+from ..system.files import atomic_path, write_json
+from ..target.target import Target
+
+DRAFTER_DIRECTORY = "drafter"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+# What mlx-lm raises, of whatever kind, when a directory is not quite a model's.
+_UNREADABLE = (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError)
+_HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
+
+
+def load(
+    path_or_repo: str | Path,
+    drafter: str | Path | Literal[False] | None = None,
+    dtype: mx.Dtype | None = None,
+    *,
+    adapter_path: str | Path | None = None,
+    plan: bool = True,
+) -> tuple[SpeculativeModel, TokenizerWrapper]:
+    """Load a target, its drafter and its tokenizer.
+
+    Args:
+        path_or_repo: A directory in mlx-lm's layout, or a Hub repo. With a ``drafter`` directory
+            inside it is a bundle.
+        drafter: A drafter's directory or Hub repo, instead of the bundle's own. Without either the
+            model has none and decodes plainly, as it does where this is False.
+        dtype: Precision of unquantised weights. By default as stored; on a CPU float32, because
+            mlx multiplies only float32 matrices with BLAS there.
+        adapter_path: A directory with a fine-tuned adapter of the target, as mlx-lm's ``load``
+            takes it (LoRA, DoRA or full weights).
+        plan: Whether the model gets a planner, which drafts only as far as that pays. It measures
+            the machine for some seconds when the first text is generated, unless it is known from
+            an earlier run. False drafts the default beam shape.
+
+    Returns:
+        The model, whose ``target.model`` is mlx-lm's, and mlx-lm's tokenizer.
+
+    Raises:
+        RedrafterError: If something is missing, unreadable or does not fit together.
+    """
+    path = resolve_path(path_or_repo)
+    _check_is_model(path, path_or_repo)
+    adapter = _adapter_directory(adapter_path)
+    try:
+        model, tokenizer = load_target(str(path), lazy=True, adapter_path=adapter)[:2]
+    except _UNREADABLE as error:
+        what = f"{path_or_repo} with the adapter {adapter}" if adapter else str(path_or_repo)
+        raise RedrafterError(f"{what} could not be loaded by mlx-lm: {_one_line(error)}") from error
+    _set_dtype(model, dtype)
+    drafter_path = resolve_path(drafter) if drafter else path / DRAFTER_DIRECTORY
+    head: Drafter | None = None
+    target = Target(model)
+    # A directory that only holds the files of an unfinished training run is no drafter yet.
+    found = any((drafter_path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+    if drafter is not False and (drafter is not None or found):
+        head = load_drafter(drafter_path)
+        check_pair(head.config, target, tokenizer)
+        _set_dtype(head, dtype)
+        if head.needs_rows:
+            share_rows(head, target)
+    mx.eval(model.parameters(), head.parameters() if head else [])
+    name = path.name if Path(path_or_repo).exists() else str(path_or_repo)
+    loaded = SpeculativeModel(target, head, name=name)
+    if plan and head is not None:
+        loaded.planner = PlannerOnDemand(lambda: Planner.for_model(loaded))
+    return loaded, tokenizer
+
+
+def resolve_path(path_or_repo: str | Path) -> Path:
+    """A local directory or file as it is, or a Hub repo's snapshot, downloaded where needed.
+
+    Raises:
+        RedrafterError: If it is neither, or the Hub cannot be reached.
+    """
+    path = Path(path_or_repo).expanduser()
+    if path.exists():
+        return path
+    text = str(path_or_repo)
+    if not may_be_repo(text):
+        raise RedrafterError(
+            f"There is no {text} here, and it is not a Hub repo (owner/name) either: "
+            "check the path."
+        )
+    try:
+        return Path(snapshot_download(text, allow_patterns=_HUB_FILES))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise RedrafterError(
+            f"{text} is no local directory and could not be fetched from the Hugging Face Hub "
+            f"({_one_line(error)}): check the name, or your network."
+        ) from error
+
+
+def may_be_repo(name: str) -> bool:
+    """Whether a name has the form of a Hub repo's: owner/name."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def load_drafter(directory: str | Path) -> Drafter:
+    """Read a drafter from ``config.json`` and ``model.safetensors``; weights stay lazy.
+
+    Raises:
+        RedrafterError: If a file is missing or the tensors are not the config's.
+    """
+    directory = Path(directory)
+    config = DrafterConfig.from_dict(read_json(directory / CONFIG_FILE, "a drafter's directory"))
+    weights_path = directory / WEIGHTS_FILE
+    if not weights_path.is_file():
+        raise RedrafterError(
+            f"{directory} has no {WEIGHTS_FILE}: convert the drafter with convert.py first."
+        )
+    try:
+        weights = cast("dict[str, mx.array]", mx.load(str(weights_path)))
+    except RuntimeError as error:
+        raise RedrafterError(
+            f"{weights_path} cannot be read ({_one_line(error)}): make or fetch it again."
+        ) from error
+    drafter = drafter_of(config)
+    if config.quantization is not None:
+        _quantize_like(drafter, config.quantization, weights)
+    _check_tensors(drafter, weights, weights_path)
+    drafter.load_weights(list(weights.items()))
+    drafter.eval()
+    return drafter
+
+
+def save_drafter(directory: str | Path, drafter: Drafter) -> None:
+    """Write a drafter's ``config.json`` and ``model.safetensors``, each atomically."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_path(directory / WEIGHTS_FILE) as temporary:
+        weights = dict(tree_flatten(drafter.parameters()))
+        mx.save_safetensors(str(temporary), weights, metadata={"format": "mlx"})
+    write_json(directory / CONFIG_FILE, drafter.config.to_dict())
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of the vocabulary, (token, id) sorted by id; the same for equal vocabularies."""
+    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def check_pair(config: DrafterConfig, target: Target, tokenizer: Any) -> None:
+    """Refuse a drafter that was trained for another target than this one.
+
+    Raises:
+        RedrafterError: If hidden size, vocabulary or recorded tokenizer differ.
+    """
+    made_for = config.target or {}
+    name = made_for.get("name", "another model")
+    for what, has, needs in (
+        ("hidden size", config.hidden_size, target.hidden_size),
+        ("vocabulary size", config.vocab_size, target.vocab_size),
+    ):
+        if has != needs:
+            raise RedrafterError(
+                f"The drafter was made for {name}, with a {what} of {has}, but this model's is "
+                f"{needs}: use the drafter that was trained for this model."
+            )
+    recorded = made_for.get("tokenizer_hash")
+    if recorded is not None and recorded != tokenizer_hash(tokenizer):
+        raise RedrafterError(
+            f"The drafter was made for {name}, whose tokenizer has another vocabulary than this "
+            "model's: use the drafter that was trained for this model."
+        )
+
+
+def read_json(path: Path, owner: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RedrafterError: If the file is missing or not a JSON object; ``owner`` says what would
+            have one.
+    """
+    if not path.is_file():
+        raise RedrafterError(f"{path.parent} has no {path.name}, so it is not {owner}.")
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise RedrafterError(f"{path} is not readable JSON: {_one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise RedrafterError(f"{path} holds no JSON object, so it is not {owner}'s.")
+    return value
+
+
+def _check_is_model(path: Path, asked: str | Path) -> None:
+    if not path.is_dir():
+        raise RedrafterError(f"{asked} is a file, not a model directory: pass the directory.")
+    config = read_json(path / CONFIG_FILE, "a model directory")
+    if "model_type" not in config:
+        raise RedrafterError(f"{path / CONFIG_FILE} names no model_type, so it is not a model's.")
+    if not any(path.glob("*.safetensors")):
+        raise RedrafterError(
+            f"{asked} holds no safetensors weights: convert it first, with convert.py."
+        )
+
+
+def _adapter_directory(path: str | Path | None) -> str | None:
+    if path is None:
+        return None
+    directory = Path(path).expanduser()
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (directory / name).is_file():
+            raise RedrafterError(f"{path} has no {name}, so it is not an adapter's directory.")
+    return str(directory)
+
+
+def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:
+    """Cast unquantised floating-point weights; scales of quantised layers keep theirs."""
+    wanted = dtype or (None if on_gpu() else mx.float32)
+    quantised = any("scales" in name for name, _ in tree_flatten(module.parameters()))
+    if wanted is None or (quantised and dtype is None):
+        return
+    module.set_dtype(wanted)
+
+
+def _quantize_like(
+    drafter: Drafter, quantization: dict[str, Any], weights: dict[str, mx.array]
+) -> None:
+    """Turn those layers into quantised ones whose scales are among the weights."""
+    defaults = {k: v for k, v in quantization.items() if not isinstance(v, dict | bool)}
+
+    def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in weights:
+            return False
+        override = quantization.get(path)
+        return override if isinstance(override, dict) else hasattr(module, "to_quantized")
+
+    nn.quantize(drafter, **defaults, class_predicate=predicate)
+
+
+def _check_tensors(drafter: Drafter, weights: dict[str, mx.array], path: Path) -> None:
+    expected = {name: value.shape for name, value in tree_flatten(drafter.parameters())}
+    for name, shape in expected.items():
+        if name not in weights:
+            raise RedrafterError(f"{path} lacks the tensor {name} of shape {tuple(shape)}.")
+        if weights[name].shape != shape:
+            raise RedrafterError(
+                f"{path}: the tensor {name} has shape {tuple(weights[name].shape)}, but its "
+                f"config.json asks for {tuple(shape)}."
+            )
+    tokens = weights.get("draft_tokens")
+    if tokens is not None:
+        low, high = cast("tuple[int, int]", (tokens.min().item(), tokens.max().item()))
+        if low < 0 or high >= drafter.config.vocab_size:
+            raise RedrafterError(
+                f"{path}: draft_tokens names tokens from {low} to {high}, outside the vocabulary "
+                f"of {drafter.config.vocab_size}."
+            )
+    extra = sorted(set(weights) - set(expected))
+    if extra:
+        raise RedrafterError(f"{path} holds tensors its config.json does not explain: {extra[0]}.")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,119 @@
+"""Training a drafter from its frozen target (ReDrafter, arXiv 2403.09919, sections 3.1 and 3.3).
+
+``train_drafter`` does all of it. In parts:
+
+rows = tokenize(read_jsonl(path), tokenizer)
+drafter = make_drafter(target, token_counts(rows, target.vocab_size), ...)
+features = compute_features(target, drafter, rows, config)
+drafter = train(target, drafter, features, config)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import names_on_demand
+
+if TYPE_CHECKING:
+    from ..drafting.shared_head import output_rows
+    from .answers import answer_file
+    from .callback import TrainingCallback
+    from .checkpoint import load_checkpoint, save_checkpoint
+    from .config import DistillationConfig
+    from .data import (
+        TokenRow,
+        read_jsonl,
+        special_tokens,
+        split_rows,
+        token_counts,
+        tokenize,
+        write_jsonl,
+    )
+    from .decoded import DecodedFigures, measure_decoding, prompts_of
+    from .evaluation import Agreement, evaluate
+    from .features import Batch, BatchSource, Features
+    from .loop import Progress, train
+    from .loss import distillation_loss, unrolled_logits
+    from .options import TrainingOptions
+    from .regeneration import regenerate
+    from .report import TrainingReport
+    from .run import train_drafter
+    from .shapes import draft_vocabulary, make_drafter
+    from .sizes import DraftSizes, draft_sizes
+    from .sources import read_data
+    from .store import stored_features
+    from .teacher import StreamedBatches, Teacher, compute_features
+
+__all__ = [
+    "Agreement",
+    "Batch",
+    "BatchSource",
+    "DecodedFigures",
+    "DistillationConfig",
+    "DraftSizes",
+    "Features",
+    "Progress",
+    "StreamedBatches",
+    "Teacher",
+    "TokenRow",
+    "TrainingCallback",
+    "TrainingOptions",
+    "TrainingReport",
+    "answer_file",
+    "compute_features",
+    "distillation_loss",
+    "draft_sizes",
+    "draft_vocabulary",
+    "evaluate",
+    "load_checkpoint",
+    "make_drafter",
+    "measure_decoding",
+    "output_rows",
+    "prompts_of",
+    "read_data",
+    "read_jsonl",
+    "regenerate",
+    "save_checkpoint",
+    "special_tokens",
+    "split_rows",
+    "stored_features",
+    "token_counts",
+    "tokenize",
+    "train",
+    "train_drafter",
+    "unrolled_logits",
+    "write_jsonl",
+]
+
+# The names come when they are first used, so that a command line's --help waits for none of them.
+_HOMES = {
+    ".answers": ("answer_file",),
+    ".checkpoint": ("load_checkpoint", "save_checkpoint"),
+    ".config": ("DistillationConfig",),
+    ".data": (
+        "TokenRow",
+        "read_jsonl",
+        "special_tokens",
+        "split_rows",
+        "token_counts",
+        "tokenize",
+        "write_jsonl",
+    ),
+    ".decoded": ("DecodedFigures", "measure_decoding", "prompts_of"),
+    ".evaluation": ("Agreement", "evaluate"),
+    ".features": ("Batch", "BatchSource", "Features"),
+    ".loop": ("Progress", "train"),
+    ".loss": ("distillation_loss", "unrolled_logits"),
+    ".options": ("TrainingOptions",),
+    ".regeneration": ("regenerate",),
+    ".callback": ("TrainingCallback",),
+    ".report": ("TrainingReport",),
+    ".run": ("train_drafter",),
+    "..rows": ("output_rows",),
+    ".shapes": ("draft_vocabulary", "make_drafter"),
+    ".sizes": ("DraftSizes", "draft_sizes"),
+    ".sources": ("read_data",),
+    ".store": ("stored_features",),
+    ".teacher": ("StreamedBatches", "Teacher", "compute_features"),
+}
+__getattr__, __dir__ = names_on_demand(__name__, _HOMES)

@@ -1,0 +1,268 @@
+"""The target's own answers as training data (ReDrafter, section 3.3: knowledge distillation)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import BatchGenerator, generate_step
+from mlx_lm.models.cache import CacheList, make_prompt_cache
+
+from ..text.loading import tokenizer_hash
+from .data import Record, Turn, chat_prompt, conversation, is_text, templating, with_turns
+
+Tick = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the target wrote.
+
+    Attributes:
+        tokens: Token ids without the end.
+        end: The token that ended it; None where it was cut off.
+    """
+
+    tokens: list[int]
+    end: int | None
+
+    def after(self, prompt: Sequence[int]) -> Turn:
+        """It and its prompt."""
+        end = [] if self.end is None else [self.end]
+        return Turn([*prompt, *self.tokens, *end], len(prompt))
+
+
+def _sampler(temperature: float, seed: int) -> Callable[[mx.array], mx.array]:
+    """Draw from log-probabilities (rows, vocabulary) with keys of its own."""
+    if temperature == 0:
+        return lambda log_probs: mx.argmax(log_probs, axis=-1)
+    key = mx.random.key(seed)
+
+    def sample(log_probs: mx.array) -> mx.array:
+        nonlocal key
+        key, draw = mx.random.split(key)
+        return mx.random.categorical(log_probs / temperature, key=draw)
+
+    return sample
+
+
+def _nothing() -> None:
+    pass
+
+
+def _batches_well(model: Any) -> bool:
+    """Whether mlx-lm can decode several texts of this model side by side."""
+    layers = make_prompt_cache(model)
+    parts = [part for c in layers for part in (c.caches if isinstance(c, CacheList) else (c,))]
+    return all(hasattr(part, "merge") for part in parts)
+
+
+def _answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    max_tokens: int,
+    sampler: Callable[[mx.array], mx.array],
+    tick: Tick,
+) -> list[Answer]:
+    """One for each prompt of at least one token id."""
+    if not _batches_well(model):
+        return [_answer(model, tokenizer, p, max_tokens, sampler, tick) for p in prompts]
+    generator = BatchGenerator(
+        model,
+        stop_tokens=[[t] for t in sorted(tokenizer.eos_token_ids)],
+        sampler=sampler,
+        completion_batch_size=len(prompts),
+    )
+    ids = generator.insert([list(p) for p in prompts], [max_tokens] * len(prompts))
+    tokens: dict[Any, list[int]] = {i: [] for i in ids}
+    ends: dict[Any, int | None] = dict.fromkeys(ids)
+    try:
+        while responses := generator.next_generated():
+            for response in responses:
+                if response.finish_reason == "stop":
+                    ends[response.uid] = int(response.token)
+                else:
+                    tokens[response.uid].append(int(response.token))
+            tick()
+    finally:
+        generator.close()
+    return [Answer(tokens[i], ends[i]) for i in ids]
+
+
+def _answer(
+    model: Any,
+    tokenizer: Any,
+    prompt: list[int],
+    max_tokens: int,
+    sampler: Callable[[mx.array], mx.array],
+    tick: Tick,
+) -> Answer:
+    """One answer, for models whose caches cannot be put side by side."""
+    tokens: list[int] = []
+    for token, _ in generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler):
+        tick()
+        if token in tokenizer.eos_token_ids:
+            return Answer(tokens, int(token))
+        tokens.append(int(token))
+    return Answer(tokens, None)
+
+
+class _Chat:
+    """A conversation that is being answered anew.
+
+    Args:
+        record: Gives all but the assistant's turns.
+        tokenizer: mlx-lm's TokenizerWrapper.
+    """
+
+    def __init__(self, record: Record, tokenizer: Any):
+        self.messages: list[dict[str, Any]] = []
+        self.turns: list[Turn] = []
+        self._tokenizer, self._tools = tokenizer, record.get("tools")
+        self._source = [m for m in conversation(record) if m["role"] != "assistant"]
+        self._cut = False
+
+    def ask(self) -> list[int] | None:
+        """The prompt up to the next question; None where there is no more."""
+        while self._source and not self._cut:
+            self.messages.append(self._source.pop(0))
+            if self.messages[-1]["role"] == "user":
+                with templating(self._tokenizer, self.messages):
+                    return chat_prompt(self._tokenizer, self.messages, self._tools)
+        return None
+
+    def hear(self, prompt: list[int], answer: Answer) -> None:
+        """Take the answer to a prompt; one that was cut off ends the conversation."""
+        text = self._tokenizer.decode(answer.tokens)
+        self.messages.append({"role": "assistant", "content": text})
+        self.turns.append(answer.after(prompt))
+        self._cut = answer.end is None
+
+    def record(self) -> tuple[Record, list[Turn]]:
+        """What was said, and the answers in it."""
+        tools = {} if self._tools is None else {"tools": self._tools}
+        cut = {"truncated": True} if self._cut else {}
+        return {"messages": self.messages, **tools, **cut}, self.turns
+
+
+def _answer_chats(
+    model: Any,
+    tokenizer: Any,
+    records: Sequence[Record],
+    max_tokens: int,
+    sampler: Callable[[mx.array], mx.array],
+    tick: Tick,
+) -> list[tuple[Record, list[Turn]]]:
+    """Answer each user turn of the records in order, each after the target's earlier answers."""
+    chats = [_Chat(record, tokenizer) for record in records]
+    while asked := [(chat, prompt) for chat in chats if (prompt := chat.ask()) is not None]:
+        prompts = [prompt for _, prompt in asked]
+        answers = _answers(model, tokenizer, prompts, max_tokens, sampler, tick)
+        for (chat, prompt), answer in zip(asked, answers, strict=True):
+            chat.hear(prompt, answer)
+    return [chat.record() for chat in chats]
+
+
+def check_prompts(records: Sequence[Record], tokenizer: Any) -> None:
+    """See that the chat template takes all conversations, before hours are spent on answers.
+
+    Raises:
+        RedrafterError: If there is no template, or it refuses one.
+    """
+    placeholder = Answer([], 0)
+    for record in records:
+        if not is_text(record):
+            chat = _Chat(record, tokenizer)
+            while (prompt := chat.ask()) is not None:
+                chat.hear(prompt, placeholder)
+
+
+def _continue_texts(
+    model: Any,
+    tokenizer: Any,
+    records: Sequence[Record],
+    max_tokens: int,
+    sampler: Callable[[mx.array], mx.array],
+    tick: Tick,
+    prompt_tokens: int,
+) -> list[tuple[Record, list[Turn]]]:
+    """Continue the beginning of each text; an empty one has none and stays."""
+    prompts = {
+        i: tokenizer.encode(record["text"])[:prompt_tokens]
+        for i, record in enumerate(records)
+        if record["text"]
+    }
+    given = [prompt for prompt in prompts.values() if prompt]
+    answers = iter(_answers(model, tokenizer, given, max_tokens, sampler, tick) if given else [])
+    return [
+        _continued(prompts[i], next(answers), tokenizer) if prompts.get(i) else (record, [])
+        for i, record in enumerate(records)
+    ]
+
+
+def _continued(prompt: list[int], answer: Answer, tokenizer: Any) -> tuple[Record, list[Turn]]:
+    # Encoding the text puts the mark of its beginning there again.
+    shown = prompt[1:] if prompt[0] == tokenizer.bos_token_id else prompt
+    record: Record = {
+        "text": tokenizer.decode([*shown, *answer.tokens]),
+        "prompt_tokens": len(prompt),
+        **({"truncated": True} if answer.end is None else {}),
+    }
+    return record, [answer.after(prompt)]
+
+
+def regenerate(
+    model: Any,
+    tokenizer: Any,
+    records: Sequence[Record],
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    chunk_size: int = 64,
+    start: int = 0,
+    prompt_tokens: int = 16,
+    tick: Tick = _nothing,
+) -> Iterator[Record]:
+    """Replace the assistant's turns by what the target itself answers, one record at a time.
+
+    Of a text the beginning is kept and the target goes on from there.
+
+    Args:
+        model: mlx-lm model.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        records: Conversations or prompts, see ``data.conversation``, or texts.
+        max_tokens: Longest answer; a conversation that reaches it ends there and is marked
+            ``"truncated": true``.
+        temperature: 0 takes the likeliest token each time.
+        seed: With the chunk's number it gives the draws, so a run continued at ``start`` draws the
+            same answers.
+        chunk_size: Conversations answered side by side.
+        start: Records already answered; a multiple of ``chunk_size``.
+        prompt_tokens: Of a text, how many tokens begin it.
+        tick: Called after every token; an exception that it raises ends the work.
+
+    Yields:
+        {"messages": [...]}, or {"text", "prompt_tokens"} for a text, for ``records[start:]``, in
+        their order; with the tokens where the text alone would not give them, see
+        ``data.with_turns``.
+
+    Raises:
+        RedrafterError: If the chat template refuses a conversation.
+    """
+    sha256 = tokenizer_hash(tokenizer)
+    for first in range(start, len(records), chunk_size):
+        sampler = _sampler(temperature, seed * 1_000_003 + first // chunk_size)
+        chunk = records[first : first + chunk_size]
+        texts = [r for r in chunk if is_text(r)]
+        chats = [r for r in chunk if not is_text(r)]
+        rest = model, tokenizer
+        continued = iter(_continue_texts(*rest, texts, max_tokens, sampler, tick, prompt_tokens))
+        answered = iter(_answer_chats(*rest, chats, max_tokens, sampler, tick))
+        for record in chunk:
+            new, turns = next(continued if is_text(record) else answered)
+            yield with_turns(new, turns, tokenizer, sha256)
+        mx.clear_cache()

@@ -1,0 +1,358 @@
+"""A whole training run: from a model and data to a drafter on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.generate import wired_limit
+
+from ..drafting.drafter import Drafter
+from ..drafting.shape import BeamShape
+from ..engine.model import SpeculativeModel
+from ..errors import RedrafterError
+from ..sampling import SamplingConfig
+from ..target.target import Target
+from ..text.loading import DRAFTER_DIRECTORY, load, tokenizer_hash
+from .answers import AnswerSettings, answer_file
+from .callback import TrainingCallback
+from .config import DistillationConfig
+from .data import Record, TokenRow, special_tokens, token_counts, tokenize
+from .decoded import DecodedFigures, measure_decoding, prompts_of
+from .features import BatchSource, Features
+from .loop import train
+from .options import DEFAULT_STEPS, TrainingOptions
+from .output import RunPaths, begin, check_run_dir, finish, forget_unbegun
+from .report import TrainingReport
+from .run_logger import RunLogger, step_of
+from .shapes import make_drafter
+from .sizes import DraftSizes, draft_sizes
+from .sources import needs_answers, read_data
+from .starting import drafter_to_go_on_from, weights_hash
+from .store import StorePlan, rows_hash, stored_features, target_hash
+from .teacher import FeatureExtractor, StreamedBatches, compute_features, kept_positions
+
+IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
+MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the stages of a run share."""
+
+    options: TrainingOptions
+    paths: RunPaths
+    callback: TrainingCallback
+    model: SpeculativeModel
+    tokenizer: Any
+    target_sha256: str
+
+    @property
+    def target(self) -> Target:
+        return self.model.target
+
+
+def train_drafter(
+    model: str | Path = "",
+    data: str | Path = "",
+    output: str | Path | None = None,
+    *,
+    callback: TrainingCallback | None = None,
+    **settings: Any,
+) -> TrainingReport:
+    """Train a drafter for a model and write it, loadable at once.
+
+    Args:
+        model: The target: a directory or Hub repo.
+        data: JSON Lines file, directory with train.jsonl and valid.jsonl, or Hub dataset.
+        output: Directory of the drafter; by default ``drafter/`` in a local ``model``.
+        callback: Hears how it goes.
+        settings: See ``TrainingOptions``, whose fields they are.
+
+    Returns:
+        What came out. In ``output`` are then config.json, model.safetensors, training.json (what it
+        was made of) and training/ with the log, its curves, and the target's answers.
+
+    Raises:
+        RedrafterError: If something is wrong with the settings, the data or the disk, or training
+            diverges.
+    """
+    values = {"model": model, "data": data, "output": output, **settings}
+    options = TrainingOptions.from_values(values)
+    # What evaluations would refuse is refused before hours are spent.
+    BeamShape(options.beam_width, options.beam_length)
+    SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
+    callback = callback or TrainingCallback()
+    given = options.output or Path(options.model).expanduser() / DRAFTER_DIRECTORY
+    paths = RunPaths(Path(given).expanduser())
+    check_run_dir(paths, options)
+    mx.reset_peak_memory()
+    records, held = read_data(
+        options.data, held_out=options.held_out, max_records=options.max_records, seed=options.seed
+    )
+    if not options.regenerate and needs_answers(records):
+        raise RedrafterError(
+            f"{options.data} has prompts but no answers: let the target answer with --regenerate."
+        )
+    run = _open(options, paths, callback)
+    begin(paths, options)
+    try:
+        with wired_limit(run.target.model):
+            return _fit(run, *_rows(run, records, held))
+    except RedrafterError:
+        forget_unbegun(paths)  # so that the corrected command is not told of an unfinished run
+        raise
+
+
+def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> _Setting:
+    model, tokenizer = load(options.model, drafter=False, adapter_path=options.adapter_path)
+    refusal = model.target.refusal
+    if refusal is not None:
+        raise RedrafterError(f"No drafter can be trained for this model: {refusal}.")
+    sha256 = target_hash(model.target)
+    return _Setting(options, paths, callback, model, tokenizer, sha256)
+
+
+def _answered(
+    run: _Setting, records: list[Record], held: list[Record]
+) -> tuple[list[Record], list[Record]]:
+    """The same with the target's own answers; held-out records come first, so they are fewer."""
+    options = run.options
+    settings = AnswerSettings(
+        max_tokens=options.regenerate_max_tokens,
+        temperature=options.regenerate_temperature,
+        seed=options.seed,
+        chunk_size=options.regenerate_batch_size,
+        prompt_tokens=options.regenerate_prompt_tokens,
+    )
+    answers = answer_file(
+        run.paths.work / "answers.jsonl",
+        run.target.model,
+        run.tokenizer,
+        [*held, *records],
+        settings,
+        target_sha256=run.target_sha256,
+        overwrite=options.overwrite,
+        progress=partial(run.callback.stage, "target's answers"),
+    )
+    return answers[len(held) :], answers[: len(held)]
+
+
+def _rows(
+    run: _Setting, records: list[Record], held: list[Record]
+) -> tuple[list[TokenRow], list[TokenRow]]:
+    """What is learned from and what is evaluated on, in tokens."""
+    if run.options.regenerate:
+        records, held = _answered(run, records, held)
+    length = run.options.max_seq_length
+    rows = tokenize(records, run.tokenizer, length)
+    held_rows = tokenize(held, run.tokenizer, length, name="The held-out part of the data")
+    run.callback.note(
+        f"{sum(int(row.answer.sum()) for row in rows):,} tokens of answers to learn from, in "
+        f"{len(rows)} rows of {len(records)} records; {len(held_rows)} rows held out."
+    )
+    return rows, held_rows
+
+
+def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
+    options, target = run.options, run.target
+    if options.start_from is not None:
+        return drafter_to_go_on_from(
+            options.start_from, target, run.tokenizer, unroll=options.unroll,
+            lookback=options.lookback, name=run.model.name,
+        )  # fmt: skip
+    return make_drafter(
+        target,
+        token_counts(rows, target.vocab_size),
+        exit_dim=options.exit_dim,
+        num_draft_layers=options.num_draft_layers,
+        rnn=options.rnn,
+        draft_vocab_size=options.draft_vocab_size,
+        special=special_tokens(run.tokenizer),
+        shared_rows=options.shared_rows,
+        independent_heads=options.unroll if options.independent else None,
+        lookback=options.lookback or 0,
+        name=run.model.name,
+        tokenizer_hash=tokenizer_hash(run.tokenizer),
+        seed=options.seed,
+    )
+
+
+def _config(options: TrainingOptions, rows: Sequence[TokenRow], streamed: bool) -> Any:
+    steps = options.steps or DEFAULT_STEPS
+    if options.epochs is not None:
+        anchors = sum(int(row.answer[2:].sum()) for row in rows)
+        each = options.batch_size if streamed else options.positions_per_step
+        passes = options.epochs * (len(rows) if streamed else anchors) / each
+        steps = max(1, math.ceil(passes / options.accumulate))
+    return DistillationConfig(
+        steps=steps,
+        hard_weight=options.label_share,
+        **{
+            name: getattr(options, name)
+            for name in (
+                "unroll", "depth_decay", "temperature", "top_k", "positions_per_step", "accumulate",
+                "learning_rate", "warmup", "weight_decay", "batch_tokens", "batch_size", "seed",
+            )
+        },
+    )  # fmt: skip
+
+
+def _where(run: _Setting, drafter: Drafter, rows: Sequence[TokenRow]) -> str:
+    """Where features are kept: memory, disk or nowhere (stream)."""
+    options = run.options
+    if options.cache_features is not None:
+        return "disk"
+    if options.features != "auto":
+        return options.features
+    sight = FeatureExtractor(
+        run.target, drafter, DistillationConfig(top_k=options.top_k), np.float16
+    )
+    needed = kept_positions(rows) * sight.position_bytes
+    where = "memory" if needed <= IN_MEMORY else "stream"
+    told = "are kept in memory" if where == "memory" else "are computed anew for each step"
+    run.callback.note(f"Features would take {needed / 1e9:.2f} GB and {told} (--features).")
+    return where
+
+
+def _features(
+    run: _Setting,
+    drafter: Drafter,
+    rows: Sequence[TokenRow],
+    config: DistillationConfig,
+    where: str,
+) -> Features | BatchSource:
+    if where == "stream":
+        return StreamedBatches(run.target, drafter, rows, config)
+    told = partial(run.callback.stage, "target's features")
+    if where == "memory":
+        return compute_features(run.target, drafter, rows, config, progress=told)
+
+    def announce(plan: StorePlan) -> None:
+        run.callback.note(
+            f"Features take {plan.total_bytes / 1e9:.2f} GB in {plan.directory}, of which "
+            f"{plan.missing_bytes / 1e9:.2f} GB are to be written ({plan.free_bytes / 1e9:.1f} GB "
+            "are free)."
+        )
+
+    options = run.options
+    return stored_features(
+        Path(options.cache_features or run.paths.work / "features").expanduser(),
+        run.target,
+        drafter,
+        rows,
+        config,
+        target_sha256=run.target_sha256,
+        overwrite=options.overwrite,
+        announce=announce,
+        progress=told,
+    )
+
+
+def _few(rows: Sequence[TokenRow]) -> list[TokenRow]:
+    """The first rows, as many as are measured."""
+    totals = np.cumsum([kept_positions([row]) for row in rows])
+    return list(rows[: max(1, int((totals <= MEASURED_POSITIONS).sum()))])
+
+
+def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
+    """Make the drafter, train it, write it."""
+    options, paths, callback = run.options, run.paths, run.callback
+    drafter = _make_drafter(run, rows)
+    sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
+    callback.note(_described(sizes))
+    where = _where(run, drafter, rows)
+    config = _config(options, rows, where == "stream")
+    features = _features(run, drafter, rows, config, where)
+    kept = np.float32 if where == "stream" else np.float16
+    held_out = compute_features(run.target, drafter, _few(held_rows), config, dtype=kept)
+    identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
+    identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
+    if options.start_from is not None:  # now, not after hours in which the file may go
+        identity["started_from"] = weights_hash(options.start_from)
+    watch = RunLogger(paths, callback, step_of(paths.checkpoint) if options.resume else 0)
+    drafter = train(
+        run.target,
+        drafter,
+        features,
+        config,
+        held_out=held_out,
+        measure=_measure(run, prompts_of(held_rows, options.eval_prompts)),
+        checkpoint=paths.checkpoint,
+        best=paths.best,
+        resume=options.resume,
+        report_every=options.report_every,
+        evaluate_every=options.eval_every,
+        save_every=options.save_every,
+        patience=options.patience,
+        identity=identity,
+        progress=watch,
+        after_step=partial(callback.stage, "training"),
+    )
+    report = watch.report(sizes)
+    watch.draw()
+    drafter.set_dtype(getattr(mx, options.dtype))
+    finish(paths, drafter, _card(run, drafter, config, identity, report))
+    return report
+
+
+def _card(
+    run: _Setting,
+    drafter: Drafter,
+    config: DistillationConfig,
+    identity: dict[str, Any],
+    report: TrainingReport,
+) -> dict[str, Any]:
+    """What the drafter was made of."""
+    start = identity.get("started_from")
+    return {
+        "started_from": None if start is None else {"weights_sha256": start},
+        "target": {
+            "name": run.model.name,
+            "architecture": run.target.architecture,
+            "weights_sha256": run.target_sha256,
+            "tokenizer_sha256": tokenizer_hash(run.tokenizer),
+        },
+        "data_sha256": identity["data"],
+        "features": identity["features"],
+        "options": run.options.to_dict(),
+        "training": config.to_dict(),
+        "drafter": drafter.config.to_dict(),
+        "figures": report.figures(),
+    }
+
+
+def _described(sizes: DraftSizes) -> str:
+    return (
+        f"The drafter has {sizes.drafter_parameters / 1e6:.2f} million parameters and reads "
+        f"{sizes.bytes_per_drafted_token / 1e6:.2f} MB for a drafted token, "
+        f"{sizes.share:.1%} of the {sizes.target_bytes_per_token / 1e6:.2f} MB that the target "
+        "reads for a token."
+    )
+
+
+def _measure(run: _Setting, prompts: list[list[int]]) -> Any:
+    """Real decoding of held-out prompts with a drafter as it stands."""
+    options = run.options
+
+    def measure(drafter: Drafter) -> DecodedFigures:
+        width = min(options.beam_width, drafter.config.head_size)
+        return measure_decoding(
+            run.target,
+            drafter,
+            prompts,
+            beam=BeamShape(width=width, length=options.beam_length),
+            max_tokens=options.eval_max_tokens,
+            temperature=options.eval_temperature,
+            seed=options.seed,
+            eos_token_ids=sorted(run.tokenizer.eos_token_ids),
+            progress=partial(run.callback.stage, "evaluation"),
+        )
+
+    return measure

@@ -1,0 +1,82 @@
+"""One optimiser step, and the state that it changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from mlx.nn.utils import value_and_grad
+from mlx.utils import tree_map
+
+from ..drafting.drafter import Drafter
+from .config import DistillationConfig
+from .features import Batch
+from .loss import distillation_loss
+from .teacher import Teacher
+
+
+def learning_rate_schedule(config: DistillationConfig) -> Callable[[mx.array], mx.array]:
+    """Linear warmup to the peak, then cosine down to a hundredth of it at the last step."""
+    warmup = max(1, round(config.warmup * config.steps))
+    rest = max(1, config.steps - warmup)
+    peak = config.learning_rate
+
+    def schedule(step: mx.array) -> mx.array:
+        step = step.astype(mx.float32)  # the optimiser counts in unsigned numbers
+        rising = (step + 1) / warmup
+        done = mx.clip((step - warmup) / rest, 0, 1)
+        falling = 0.01 + 0.99 * 0.5 * (1 + mx.cos(math.pi * done))
+        return (peak * mx.minimum(rising, falling)).astype(mx.float32)
+
+    return schedule
+
+
+class Trainer:
+    """One run's state: the drafter, its optimiser and the steps done."""
+
+    def __init__(
+        self, target: Teacher, drafter: Drafter, config: DistillationConfig, fuse: bool = False
+    ):
+        self.target, self.drafter, self.config = target, drafter, config
+        self.step = 0
+        self.optimizer = optim.AdamW(
+            learning_rate=learning_rate_schedule(config),
+            betas=list(config.betas),
+            weight_decay=config.weight_decay,
+            bias_correction=True,
+        )
+        self.optimizer.init(drafter.trainable_parameters())
+        self._gradients = value_and_grad(
+            drafter, lambda batch, embeddings: distillation_loss(drafter, batch, embeddings, config)
+        )
+        if fuse:
+            state = drafter.state  # an output too: value_and_grad writes the weights back
+            self._gradients = mx.compile(self._gradients, inputs=state, outputs=state)
+
+    def embed(self, batch: Batch) -> mx.array:
+        """The target's embeddings of what the drafter reads, (N, lookback + U, H) float32."""
+        return self.target.embed(batch.fed).astype(mx.float32)
+
+    def update(self, batches: list[Batch]) -> float:
+        """One optimiser step over ``batches``; returns their mean loss.
+
+        Where the loss or the gradient is not finite nothing is changed and the loss is NaN.
+        """
+        total, gradients = mx.array(0.0), None
+        for batch in batches:
+            loss, new = self._gradients(batch, self.embed(batch))
+            total = total + loss / len(batches)
+            new = tree_map(lambda g: g / len(batches), new) if len(batches) > 1 else new
+            gradients = new if gradients is None else tree_map(mx.add, gradients, new)
+            mx.eval(total, gradients)
+        gradients, norm = optim.clip_grad_norm(gradients, self.config.max_grad_norm)
+        mean = float(np.array(total))
+        if not math.isfinite(mean + float(np.array(norm))):
+            return math.nan
+        self.optimizer.update(self.drafter, gradients)
+        mx.eval(self.drafter.parameters(), self.optimizer.state)
+        self.step += 1
+        return mean

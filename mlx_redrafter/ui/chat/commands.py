@@ -1,0 +1,191 @@
+"""The commands of the chat: a table of small functions."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ...errors import RedrafterError
+from .. import parsing as arguments
+from . import views
+from .conversation_file import load_conversation, save_conversation
+from .session import Session
+
+if TYPE_CHECKING:
+    from .frontend import FrontEnd
+
+Number = TypeVar("Number", int, float)
+
+
+class Quit(Exception):
+    """The person wants to leave."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        usage: How it is written.
+        words: What it does.
+        run: Does it, given the session, the front end and what follows the name.
+    """
+
+    usage: str
+    words: str
+    run: Callable[[Session, FrontEnd, str], None]
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is a command and not a question; a space in front makes it a question."""
+    return line.startswith("/")
+
+
+def run_command(line: str, session: Session, front: FrontEnd) -> None:
+    """Run a command line.
+
+    Raises:
+        RedrafterError: If there is no such command or it was given something impossible.
+        Quit: If the command is to leave.
+    """
+    name, _, argument = line.strip().partition(" ")
+    command = COMMANDS.get(name.lower())
+    if command is None:
+        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise RedrafterError(
+            f"There is no command {name}: {meant}/help lists them, and a space in front sends the "
+            "line as a question."
+        )
+    command.run(session, front, argument.strip())
+
+
+def _help(_session: Session, front: FrontEnd, _argument: str) -> None:
+    front.show(views.help_table([(c.usage, c.words) for c in COMMANDS.values()]))
+
+
+def _reset(session: Session, front: FrontEnd, _argument: str) -> None:
+    session.reset()
+    front.say("A new conversation; settings and statistics stay.")
+
+
+def _stats(session: Session, front: FrontEnd, _argument: str) -> None:
+    if not session.totals.answers:
+        raise RedrafterError("There is nothing to count yet: ask a question first.")
+    front.show(views.session_stats(session))
+
+
+def _tree(session: Session, front: FrontEnd, _argument: str) -> None:
+    if session.last is None:
+        raise RedrafterError("There is no draft to show yet: ask a question first.")
+    if session.last.step is None:
+        raise RedrafterError("The last answer was made without the drafter, so it has no tree.")
+    front.show(views.draft_tree(session.last.step, session.tokenizer))
+
+
+def _draft(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument not in ("on", "off", ""):
+        raise RedrafterError(f"/draft takes 'on' or 'off', not '{argument}'.")
+    if argument == "on" and session.model.drafter is None:
+        raise RedrafterError("There is no drafter to switch on: start with --drafter.")
+    if argument:
+        session.settings = replace(session.settings, draft=argument == "on")
+    front.say(f"Drafting is {'on' if session.drafts else 'off'}.")
+
+
+def _temp(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument:
+        value = _read(arguments.temperature, argument, "/temp X")
+        session.settings = replace(session.settings, temperature=value)
+    front.say(f"Answers are now {session.settings.sampling_words()}.")
+
+
+def _beam(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument == "auto":
+        session.settings = replace(
+            session.settings, beam_width=None, beam_length=None, node_budget=None
+        )
+    elif argument:
+        width, _, length = argument.partition(" ")
+        session.settings = replace(
+            session.settings,
+            beam_width=_read(arguments.count(1, arguments.WIDEST_BEAM), width, "/beam W L"),
+            beam_length=_read(
+                arguments.count(1, arguments.LONGEST_BEAM), length.strip(), "/beam W L"
+            ),
+        )
+    front.say(f"Drafts are {views.beam_words(session)}.")
+
+
+def _system(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument:
+        system = None if argument == "none" else argument
+        session.settings = replace(session.settings, system=system)
+    text = session.settings.system
+    front.say(f"System message: {text}" if text else "There is no system message.")
+
+
+def _save(session: Session, front: FrontEnd, argument: str) -> None:
+    path = _path(argument, "/save FILE")
+    if not session.messages:
+        raise RedrafterError("There is no conversation to save yet: ask a question first.")
+    save_conversation(path, session.facts.name, session.settings.system, session.messages)
+    front.say(f"Saved {len(session.messages)} messages to {path}.")
+
+
+def _load(session: Session, front: FrontEnd, argument: str) -> None:
+    path = _path(argument, "/load FILE")
+    system, messages = load_conversation(path)
+    session.settings = replace(session.settings, system=system)
+    session.replace_messages(messages)
+    front.say(f"Loaded {len(messages)} messages from {path}; the conversation goes on from there.")
+
+
+def _compare(session: Session, front: FrontEnd, _argument: str) -> None:
+    try:
+        with front.busy("Answering the last question plain and drafted ..."):
+            result = session.compare()
+    except KeyboardInterrupt:
+        front.say("Stopped comparing.")
+        return
+    front.show(views.comparison(result))
+
+
+def _quit(_session: Session, _front: FrontEnd, _argument: str) -> None:
+    raise Quit
+
+
+def _read(reader: Callable[[str], Number], text: str, usage: str) -> Number:
+    try:
+        return reader(text)
+    except argparse.ArgumentTypeError as error:
+        raise RedrafterError(f"{usage}: {error}.") from None
+
+
+def _path(argument: str, usage: str) -> Path:
+    if not argument:
+        raise RedrafterError(f"{usage} needs the name of a file.")
+    with suppress(RuntimeError):  # no home directory to put in place of ~
+        return Path(argument).expanduser()
+    return Path(argument)
+
+
+COMMANDS: dict[str, Command] = {
+    "/help": Command("/help", "this list", _help),
+    "/reset": Command("/reset", "forget the conversation and start anew", _reset),
+    "/stats": Command("/stats", "speeds and acceptance over this session", _stats),
+    "/tree": Command("/tree", "the last draft tree and the path that was accepted", _tree),
+    "/draft": Command("/draft on|off", "use the drafter, or decode plainly", _draft),
+    "/temp": Command("/temp X", "sampling temperature; 0 takes the likeliest token", _temp),
+    "/beam": Command("/beam W L|auto", "draft W beams of L tokens; auto: as planned", _beam),
+    "/system": Command("/system TEXT", "instruction above the conversation; none clears", _system),
+    "/save": Command("/save FILE", "write the conversation as JSON", _save),
+    "/load": Command("/load FILE", "go on from a saved conversation", _load),
+    "/compare": Command("/compare", "answer the last question plain and drafted", _compare),
+    "/quit": Command("/quit", "leave, as Ctrl-D does", _quit),
+}

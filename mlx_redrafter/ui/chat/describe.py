@@ -1,0 +1,75 @@
+"""A model in words: where it runs, how it is stored, how long its context is."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ...drafting.drafter import Drafter
+from ...drafting.shape import BeamShape
+from ...engine.model import SpeculativeModel
+from ...system.device import on_gpu
+from ...target.context_limit import context_limit
+from .session import ModelFacts
+
+
+def describe(model: SpeculativeModel) -> ModelFacts:
+    """What the screen says about a model."""
+    shape = BeamShape()
+    return ModelFacts(
+        name=f"{model.name or 'model'}, {parameters(model.target.model)}",
+        drafter=drafter_words(model.drafter),
+        device=device_words(),
+        precision=precision_words(model.target.model),
+        beam=(shape.width, shape.length),
+        context_limit=context_limit(model.target.model),
+    )
+
+
+def parameters(module: nn.Module) -> str:
+    """Number of parameters, quantised ones counted as what they stand for."""
+    total = 0
+    for _, leaf in module.named_modules():
+        own = {k: v for k, v in leaf.items() if isinstance(v, mx.array)}
+        bits = getattr(leaf, "bits", None)
+        for name, array in own.items():
+            if bits and name == "weight" and "scales" in own:
+                total += int(array.size) * 32 // bits
+            elif not (bits and name in ("scales", "biases")):
+                total += int(array.size)
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if total >= size:
+            return f"{total / size:.1f}{unit} parameters"
+    return f"{total} parameters"
+
+
+def drafter_words(drafter: object) -> str | None:
+    """A drafter in a few words."""
+    if drafter is None:
+        return None
+    if not isinstance(drafter, Drafter):
+        return type(drafter).__name__
+    kind = "recurrent" if drafter.config.rnn else "summing"
+    return f"{kind}, {parameters(drafter)}, {precision_words(drafter)}"
+
+
+def device_words() -> str:
+    """The device MLX computes on."""
+    device = mx.default_device()
+    kind = "GPU" if on_gpu() else "CPU"
+    name = mx.device_info(device).get("device_name", "")
+    return f"{kind} ({name})" if name else kind
+
+
+def precision_words(module: nn.Module) -> str:
+    """How weights are stored: bits where quantised, else the precision."""
+    bits = sorted({int(m.bits) for _, m in module.named_modules() if hasattr(m, "bits")})
+    if bits:
+        return " and ".join(f"{n}-bit" for n in bits)
+    sizes: dict[str, int] = {}
+    for _, array in tree_flatten(module.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating):
+            name = str(array.dtype).removeprefix("mlx.core.")
+            sizes[name] = sizes.get(name, 0) + int(array.size)
+    return max(sizes, key=lambda name: sizes[name], default="no weights")

@@ -1,0 +1,175 @@
+"""Reading lines from a terminal: editing, history, completion, several lines at once."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from ..theme import CONTINUATION, PROMPT
+
+HISTORY_SIZE = 1000
+# Lines of a paste follow one another faster than anyone types.
+PASTE_GAP_SECONDS = 0.02
+_ESCAPE = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+def history_path() -> Path | None:
+    """Where questions of earlier days are kept; None if there is no home directory."""
+    with suppress(RuntimeError):
+        return Path.home() / ".local" / "state" / "mlx-redrafter" / "chat_history"
+    return None
+
+
+def clean(text: str) -> str:
+    """``text`` without halves of characters, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class LineReader(Protocol):
+    """Reads one line; ``first`` is false where it continues another."""
+
+    def __call__(self, first: bool, /) -> str:
+        """The line without its newline."""
+
+
+class LineEditor:
+    """Questions and commands from a person at a terminal.
+
+    Args:
+        words: What Tab completes at the beginning of a line.
+        history: File of earlier lines, one JSON string each; failures are ignored.
+        prompt: The prompt with its colours.
+    """
+
+    def __init__(self, words: Sequence[str], history: Path | None, prompt: str = PROMPT):
+        self._words = tuple(words)
+        self._history = history
+        self._prompt = prompt
+        self._readline = _import_readline()
+        self._pastes_whole = False
+        if self._readline is not None:
+            self._set_up(self._readline)
+
+    def _set_up(self, readline: ModuleType) -> None:
+        if "libedit" in (readline.__doc__ or ""):
+            readline.parse_and_bind("bind ^I rl_complete")
+            self._prompt = _ESCAPE.sub("", self._prompt)  # it would count escapes as columns
+        else:
+            readline.parse_and_bind("tab: complete")
+            # Python switches it off; with it a paste is one line that contains newlines.
+            readline.parse_and_bind("set enable-bracketed-paste on")
+            self._pastes_whole = True
+            self._prompt = _ESCAPE.sub("\x01\\1\x02", self._prompt)
+        readline.set_completer(self._complete)
+        readline.set_completer_delims(" ")
+        readline.set_auto_history(False)
+        for line in load_history(self._history):
+            readline.add_history(line)
+
+    def _complete(self, text: str, state: int) -> str | None:
+        assert self._readline is not None
+        line = self._readline.get_line_buffer()
+        if self._readline.get_begidx() == 0:
+            matches = [word + " " for word in self._words if text and word.startswith(text)]
+        elif line.startswith(("/save ", "/load ")):
+            matches = complete_path(text)
+        else:
+            matches = []
+        return matches[state] if state < len(matches) else None
+
+    def read(self) -> str:
+        """One question or command; a backslash at the end of a line asks for another line.
+
+        Raises:
+            EOFError: On Ctrl-D.
+            KeyboardInterrupt: On Ctrl-C.
+        """
+        text = clean(join_lines(self._line))
+        if text.strip():
+            self._remember(text)
+        return text
+
+    def _line(self, first: bool) -> str:
+        line = input(self._prompt if first else CONTINUATION)
+        if self._pastes_whole or self._readline is None:
+            return line
+        while select.select([sys.stdin], [], [], PASTE_GAP_SECONDS)[0]:
+            try:
+                line += "\n" + input()
+            except EOFError:
+                break
+        return line
+
+    def _remember(self, text: str) -> None:
+        readline = self._readline
+        if readline is None:
+            return
+        length = readline.get_current_history_length()
+        if length and readline.get_history_item(length) == text:
+            return
+        readline.add_history(text)
+        append_history(self._history, text)
+
+
+def join_lines(next_line: LineReader) -> str:
+    """Lines up to one that does not end with a backslash, the backslashes taken off."""
+    lines = [next_line(True)]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        try:
+            lines.append(next_line(False))
+        except EOFError:
+            break
+    return "\n".join(lines)
+
+
+def complete_path(text: str) -> list[str]:
+    """Files and directories whose names begin with ``text``."""
+    head, slash, start = text.rpartition("/")
+    directory = Path(head + slash).expanduser() if slash else Path()
+    try:
+        entries = sorted(e for e in directory.iterdir() if e.name.startswith(start))
+    except OSError:
+        return []
+    return [head + slash + e.name + ("/" if e.is_dir() else "") for e in entries]
+
+
+def load_history(path: Path | None) -> list[str]:
+    """The latest lines of earlier sessions; none where the file cannot be read."""
+    if path is None:
+        return []
+    lines: list[str] = []
+    with suppress(OSError, ValueError):
+        for entry in path.read_text("utf-8").splitlines()[-HISTORY_SIZE:]:
+            with suppress(ValueError):
+                line = json.loads(entry)
+                lines += [line] if isinstance(line, str) else []
+    return lines
+
+
+def append_history(path: Path | None, line: str) -> None:
+    """Add a line, at once so that it outlives a crash; failures are ignored."""
+    if path is None:
+        return
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        with path.open("a", encoding="utf-8") as file:
+            if new:
+                path.chmod(0o600)  # questions are private
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _import_readline() -> ModuleType | None:
+    try:
+        import readline
+    except ImportError:
+        return None
+    return readline

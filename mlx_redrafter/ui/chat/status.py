@@ -1,0 +1,137 @@
+"""What the line under an answer says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from .session import Answer, Baseline, Session
+
+if TYPE_CHECKING:
+    from ...text.responses import GenerationResponse
+
+BARS = " ▁▂▃▄▅▆▇█"
+GAP = "  "
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The figures of an answer under way.
+
+    Attributes:
+        tps: Tokens per second.
+        speedup: Times as fast as plain decoding, None before that was measured.
+        drafted: Whether the drafter is at work.
+        tokens_per_step: Mean tokens per target forward.
+        by_depth: Acceptance at depth 1, 2, ...
+        last_accepted, last_drafted: The last step's.
+        context: Tokens in the context.
+        memory: Peak memory in GB.
+    """
+
+    tps: float
+    speedup: float | None
+    drafted: bool
+    tokens_per_step: float
+    by_depth: tuple[float, ...]
+    last_accepted: int
+    last_drafted: int
+    context: int
+    memory: float
+
+
+def read(session: Session, response: GenerationResponse) -> Reading:
+    """The figures after a response."""
+    stats = response.stats
+    tps = stats.tokens_per_second
+    return Reading(
+        tps=tps,
+        speedup=session.speedup(tps),
+        drafted=session.drafts,
+        tokens_per_step=stats.tokens_per_step,
+        by_depth=tuple(stats.acceptance_by_depth),
+        last_accepted=stats.last_accepted,
+        last_drafted=stats.last_drafted,
+        context=session.prompt_tokens + response.generation_tokens,
+        memory=response.peak_memory,
+    )
+
+
+def bars(shares: Sequence[float]) -> str:
+    """One small bar for each share from 0 to 1."""
+    top = len(BARS) - 1
+    return "".join(BARS[min(top, max(1, round(share * top)))] for share in shares)
+
+
+def times(speedup: float | None) -> str:
+    """A speed-up as text, a dash before plain decoding was measured."""
+    return f"{speedup:.2f}×" if speedup is not None else "-"
+
+
+def status_line(reading: Reading, width: int) -> Text:
+    """The live line: as many of the figures as fit, the weightier first."""
+    parts = [_part(f"{reading.tps:,.0f}" if reading.tps else "-", " tok/s")]
+    if reading.drafted:
+        parts.append(_part(times(reading.speedup), " plain", _speed_style(reading.speedup)))
+        parts.append(_part(f"{reading.tokens_per_step:.2f}", " tok/step"))
+        depths = bars(reading.by_depth) or "-"
+        parts.append(_part("", "depth ").append(depths, "status.bar"))
+        last = f"{reading.last_accepted}/{reading.last_drafted}"
+        parts.append(_part("", "last ").append(last, "status.value"))
+    parts.append(_part("", "context ").append(f"{reading.context:,}", "status.value"))
+    parts.append(_part(f"{reading.memory:.2f}", " GB"))
+    line = Text(no_wrap=True, overflow="ellipsis")
+    for part in parts:
+        if line and line.cell_len + len(GAP) + part.cell_len > width:
+            break
+        line.append(GAP if line else "").append_text(part)
+    return line
+
+
+def _part(value: str, unit: str, style: str = "status.value") -> Text:
+    # Both as spans: a style of the text as a whole would lie under the parts added to it.
+    return Text().append(value, style).append(unit, "status")
+
+
+def _speed_style(speedup: float | None) -> str:
+    if speedup is None:
+        return "status.value"
+    return "status.faster" if speedup >= 1 else "status.slower"
+
+
+def summary(answer: Answer, speedup: float | None) -> str:
+    """An answer in one line, after it has ended."""
+    noun = "token" if answer.tokens == 1 else "tokens"
+    parts = [f"{answer.tokens:,} {noun}", f"{answer.tps:,.0f} tok/s"]
+    if answer.drafted and answer.stats.steps:
+        if speedup is not None:
+            parts.append(f"{times(speedup)} plain")
+        parts.append(f"{answer.stats.tokens_per_step:.2f} tokens/step")
+        parts.append(f"{answer.stats.accepted:,} of them drafted")
+    elif not answer.drafted:
+        parts.append("plain decoding")
+    return " · ".join(parts)
+
+
+def ending(answer: Answer, max_tokens: int) -> str | None:
+    """Why an answer ended, where that was not its own end."""
+    if answer.interrupted:
+        return "Stopped; the conversation keeps what was said."
+    if answer.at_limit:
+        return "The model's context is full: /reset starts a new conversation."
+    if answer.final is not None and answer.final.finish_reason == "length":
+        return f"Cut after {max_tokens:,} tokens: --max-tokens allows longer answers."
+    return None
+
+
+def baseline_words(baseline: Baseline | None) -> str:
+    """How fast plain decoding is and how that is known."""
+    if baseline is None:
+        return "plain decoding not measured yet: /compare measures it"
+    return (
+        f"plain decoding {baseline.tps:,.0f} tok/s, measured here over {baseline.tokens} tokens "
+        f"at {baseline.context:,} tokens of context"
+    )

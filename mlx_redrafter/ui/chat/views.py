@@ -1,0 +1,209 @@
+"""Header, tables and trees, as things that Rich can draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from ..cli.plan_view import plan_report, shape_words
+from ..theme import LEGEND
+from .answer_text import visible
+from .session import Comparison, Session
+from .status import baseline_words, times
+
+if TYPE_CHECKING:
+    from ...engine.step import StepRecord
+
+BAR_WIDTH = 24
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def header(session: Session) -> RenderableType:
+    """Who is talking, on what, and how the text is coloured."""
+    facts, settings = session.facts, session.settings
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="chat.label")
+    grid.add_column(overflow="fold")
+    grid.add_row("model", Text(facts.name, "chat.name"))
+    grid.add_row("drafter", drafter_words(session))
+    grid.add_row("device", f"{facts.device}, {facts.precision}")
+    grid.add_row("answers", f"{settings.sampling_words()}, {settings.max_tokens:,} tokens at most")
+    if session.drafts:
+        grid.add_row("speed", baseline_words(session.baseline))
+    foot = legend() if session.model.drafter is not None else Text()
+    foot.append("   " if foot else "").append("/help", "chat.name").append(" lists the commands")
+    panel = Panel(grid, title="mlx-redrafter", border_style="chat.border", title_align="left")
+    return Group(panel, foot)
+
+
+def drafter_words(session: Session) -> str:
+    """The drafter, its beam, and whether it is used."""
+    if session.facts.drafter is None:
+        return "none, so decoding is plain"
+    if not session.settings.draft:
+        return f"{session.facts.drafter} (off: /draft on)"
+    return f"{session.facts.drafter}, {beam_words(session)}"
+
+
+def beam_words(session: Session) -> str:
+    """Beam width and length, and the node budget if there is one; or that it is planned."""
+    if session.plans and session.planner is not None:
+        choice = session.planner.choice
+        now = f" (now {shape_words(choice)})" if session.totals.answers else ""
+        return f"beam planned by measurement{now}"
+    width, length = session.beam
+    budget = session.settings.node_budget
+    return f"beam {width} × {length}" + (f", at most {budget} nodes" if budget else "")
+
+
+def legend() -> Text:
+    """What the styles of an answer mean."""
+    text = Text()
+    for style, words in LEGEND:
+        text.append(" · " if text else "").append(words, style)
+    return text
+
+
+def bar(share: float, width: int = BAR_WIDTH) -> str:
+    """A horizontal bar for a share from 0 to 1."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (EIGHTHS[rest] if rest else "")
+
+
+def session_stats(session: Session) -> RenderableType:
+    """The session's counts, acceptance by depth, and the histogram of accepted lengths."""
+    totals, drafting = session.totals, session.totals.drafting
+    tps = totals.tokens / totals.seconds if totals.seconds else 0.0
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="chat.label")
+    table.add_column(justify="right")
+    plain = f" ({totals.plain_answers} plain)" if totals.plain_answers else ""
+    table.add_row("answers", f"{totals.answers}{plain}")
+    table.add_row("tokens", f"{totals.tokens:,}")
+    table.add_row("tokens/s", f"{tps:,.1f}")
+    if session.baseline:
+        table.add_row("plain tokens/s", f"{session.baseline.tps:,.1f}")
+    if drafting.steps:
+        table.add_row("steps", f"{drafting.steps:,}")
+        if 0 < drafting.plain_steps < drafting.steps:
+            table.add_row("of these that checked no draft", f"{drafting.plain_steps:,}")
+        table.add_row("tokens per step", f"{drafting.tokens_per_step:.2f}")
+        table.add_row("drafted", f"{drafting.drafted:,}")
+        table.add_row("accepted", f"{drafting.accepted:,}")
+        table.add_row("drafting", f"{drafting.draft_seconds:.2f} s")
+        table.add_row("verifying", f"{drafting.verify_seconds:.2f} s")
+    parts: list[RenderableType] = [table, Text(baseline_words(session.baseline), "chat.note")]
+    if drafting.steps:
+        parts += [Text(), _depths(drafting.acceptance_by_depth)]
+        parts += [Text(), _histogram(drafting.histogram)]
+    if session.plans and session.planner is not None:
+        parts += [Text(), plan_report(session.planner, len(session.cache))]
+    return Panel(
+        Group(*parts), title="session", title_align="left", border_style="chat.border", expand=False
+    )
+
+
+def _bar_table(title: str, label: str, value: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="chat.label", box=None)
+    table.add_column(label, justify="right", style="chat.label", header_style="chat.label")
+    table.add_column("", style="status.bar", width=BAR_WIDTH, no_wrap=True)
+    table.add_column(value, justify="right", header_style="chat.label")
+    return table
+
+
+def _depths(shares: Sequence[float]) -> RenderableType:
+    table = _bar_table("accepted at each depth", "depth", "share")
+    for depth, share in enumerate(shares, start=1):
+        table.add_row(str(depth), bar(share), f"{share:.0%}")
+    return table
+
+
+def _histogram(counts: Sequence[int]) -> RenderableType:
+    table = _bar_table("drafted tokens accepted in a step", "tokens", "steps")
+    most = max(counts, default=0) or 1
+    for accepted, steps in enumerate(counts):
+        table.add_row(str(accepted), bar(steps / most), f"{steps:,}")
+    return table
+
+
+def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
+    """A draft tree with the path that the target accepted."""
+    path = set(step.path)
+    tree = step.tree
+    # After an accepted end of text the model's next choice was not used.
+    ends = set(getattr(tokenizer, "eos_token_ids", ()))
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(tree.parents[1:], start=1):
+        children.setdefault(parent, []).append(node)
+
+    def label(node: int) -> Text:
+        if node == 0:
+            name = token_name(tokenizer, tree.tokens[0])
+            return Text(name, "tree.target").append("  the token before the draft", "chat.note")
+        mark, style = ("✓", "tree.accepted") if node in path else (" ", "tree.rejected")
+        text = Text().append(f"{mark} {token_name(tokenizer, tree.tokens[node])}", style)
+        return text.append(f"  {tree.log_probs[node]:.2f}", "chat.note")
+
+    def grow(branch: Tree, node: int) -> None:
+        if node == step.path[-1] and tree.tokens[node] not in ends:
+            chosen = token_name(tokenizer, step.choices[node])
+            branch.add(Text(f"→ {chosen}  supplied by the model", "tree.target"))
+        for child in sorted(children.get(node, ()), key=lambda n: -tree.log_probs[n]):
+            grow(branch.add(label(child)), child)
+
+    root = Tree(label(0), guide_style="tree.rejected")
+    grow(root, 0)
+    note = (
+        f"{step.accepted} of {step.drafted} drafted tokens accepted; numbers are the drafter's "
+        "scores of the path down to each token (0 is certain)"
+    )
+    return Group(root, Text(note, "chat.note"))
+
+
+def token_name(tokenizer: Any, token: int) -> str:
+    """A token as it can be shown in one line, its spaces visible."""
+    text = tokenizer.decode([token])
+    return visible(text).replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣") or f"<{token}>"
+
+
+def comparison(result: Comparison) -> RenderableType:
+    """Both runs of a question side by side."""
+    table = Table(box=None, header_style="chat.label")
+    for name in ("", "tokens", "steps", "tokens/step", "tokens/s", "speed"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, run in (("plain", result.plain), ("drafted", result.drafted)):
+        speed = run.tps / result.plain.tps if result.plain.tps else None
+        table.add_row(
+            name,
+            f"{run.tokens:,}",
+            f"{run.stats.steps:,}",
+            f"{run.stats.tokens_per_step:.2f}",
+            f"{run.tps:,.1f}",
+            times(speed),
+        )
+    if result.identical:
+        verdict = Text("The two texts are identical.", "status.faster")
+    else:
+        verdict = Text(
+            f"The two texts part after {result.parting:,} characters: at lower precision that can "
+            "happen where the two best tokens score within rounding of each other.",
+            "status.slower",
+        )
+    return Group(table, verdict)
+
+
+def help_table(rows: Sequence[tuple[str, str]]) -> RenderableType:
+    """The commands and what they do."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="chat.name", no_wrap=True)
+    table.add_column()
+    for usage, words in rows:
+        table.add_row(usage, words)
+    return table

@@ -1,0 +1,345 @@
+"""The command line of ``python -m mlx_redrafter.benchmark``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .benchmark_flags import PROGRAM, build_parser
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+    from rich.console import Console
+
+    from ...benchmark.contestants import Contestant, Task
+    from ...benchmark.environment import Environment
+    from ...benchmark.prompts import Conversation, Prompt
+    from ...benchmark.sweep import Grid, Point
+    from ...benchmark.writing import Report
+    from ...engine.model import SpeculativeModel
+
+POCKET = Path(__file__).resolve().parents[3] / "models" / "pocket"
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+Progress = Callable[[int, int], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, show and write.
+
+    Args:
+        arguments: The command line without the program's name; by default the process's own.
+
+    Returns:
+        0; 2 where the input has to be changed; 130 after an interruption.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.error("choose a command: run, sweep or cost")
+    if options.model is None and not POCKET.is_dir():
+        parser.error(f"the pocket bundle is not at {POCKET}: pass --model PATH_OR_REPO")
+    options.model = options.model or str(POCKET)
+    # After the flags are read, so that --help and slips cost no loading time.
+    from rich.console import Console
+
+    from ...errors import RedrafterError
+
+    job = _Job(options, arguments, Console(highlight=False), Console(stderr=True))
+    try:
+        return {"run": _run, "sweep": _sweep, "cost": _cost}[options.command](job)
+    except RedrafterError as error:
+        sys.stderr.write(f"{PROGRAM} {options.command}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{PROGRAM} {options.command}: interrupted before anything was measured\n")
+        return INTERRUPTED
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One command as it was asked for.
+
+    Attributes:
+        options: The flags.
+        arguments: The command line.
+        console: Where results are shown.
+        screen: Where progress is shown.
+    """
+
+    options: argparse.Namespace
+    arguments: Sequence[str]
+    console: Console
+    screen: Console
+
+    def check(self) -> None:
+        """Refuse what could not be written, before anything is measured."""
+        from ...benchmark.plots import check_matplotlib
+        from ...benchmark.writing import check_writable
+
+        check_writable(self.options.json, self.options.csv)
+        if self.options.output is not None:
+            check_writable(self.options.output / "report.json")
+            if not self.options.no_plots:
+                check_matplotlib()
+
+    def environment(self) -> Environment:
+        """The circumstances, as they are now."""
+        from ...benchmark.environment import environment
+
+        return environment(self.arguments)
+
+    def write(self, report: Report) -> None:
+        """Write a report as JSON and CSV to wherever they are wanted."""
+        from ...benchmark.writing import write_report
+
+        options = self.options
+        write_report(report, options.json, options.csv)
+        if options.output is not None:
+            stem = options.output / options.command
+            write_report(report, stem.with_suffix(".json"), stem.with_suffix(".csv"))
+
+    def draw(self, plot: Callable[[Any, Path], list[Path]], report: Any) -> None:
+        """Draw the pictures of a report, where they are wanted."""
+        if self.options.output is not None and not self.options.no_plots:
+            plot(report, self.options.output)
+
+    @contextmanager
+    def progress(self, words: str) -> Iterator[Progress]:
+        """A bar on the error stream while the block runs."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(words), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.screen, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _run(job: _Job) -> int:
+    """Compare contestants."""
+    from ...benchmark.comparison import conclude
+    from ...benchmark.measuring import measure
+    from ...benchmark.plots import plot_comparison
+    from ...benchmark.precision import load_at
+    from .benchmark_view import run_report
+
+    options = job.options
+    job.check()
+    file, conversations = _conversations(options)
+    environment = job.environment()
+    model, tokenizer = load_at(
+        options.model, options.drafter, options.precision, options.adapter_path
+    )
+    task = _task(tokenizer, options, options.temp)
+    contestants = _contestants(job, model, tokenizer)
+    prompts = _prompts(job, conversations, model, task)
+    rounds = []
+    interrupted = False
+    try:
+        with job.progress("answering") as progress:
+            for answers in measure(contestants, prompts, task, options.repeats, progress):
+                rounds.append(answers)
+    except KeyboardInterrupt:
+        if not rounds:
+            raise
+        interrupted = True
+    settings = {**_settings(options, file, prompts), "sampling": asdict(task.sampling)}
+    settings["completed_repeats"] = len(rounds)
+    comparison = conclude(environment, settings, contestants, prompts, rounds, model, task)
+    job.write(comparison)
+    job.draw(plot_comparison, comparison)
+    job.console.print(run_report(comparison, model.name))
+    return INTERRUPTED if interrupted else 0
+
+
+def _sweep(job: _Job) -> int:
+    """Go through the grid; what was measured is kept when it is interrupted."""
+    from ...benchmark.plots import plot_sweep
+    from ...benchmark.sweep import Grid, Sweep
+    from .benchmark_view import sweep_report
+
+    options = job.options
+    job.check()
+    file, conversations = _conversations(options)
+    grid = Grid(
+        precisions=tuple(dict.fromkeys(options.precision)),
+        temperatures=tuple(sorted(set(options.temp))),
+        widths=tuple(sorted(set(options.beam_width))),
+        lengths=tuple(sorted(set(options.beam_length))),
+        node_budget=options.node_budget,
+    )
+    environment = job.environment()
+    settings = {**_settings(options, file, None), "grid": asdict(grid)}
+    settings["conversations"] = len(conversations)
+    sweep = Sweep(environment, settings, (), len(grid))
+    interrupted = False
+    try:
+        with closing(_points(job, grid, conversations)) as points:
+            for point in points:
+                sweep = Sweep(environment, settings, (*sweep.points, point), len(grid))
+                job.write(sweep)
+    except KeyboardInterrupt:
+        if not sweep.points:
+            raise
+        interrupted = True
+    job.draw(plot_sweep, sweep)
+    job.console.print(sweep_report(sweep))
+    return INTERRUPTED if interrupted else 0
+
+
+def _points(
+    job: _Job, grid: Grid, conversations: list[Conversation]
+) -> Generator[Point, None, None]:
+    """Every point of the grid; a precision is loaded when it is its turn."""
+    from ...benchmark.precision import check_precision, release_memory
+
+    for precision in grid.precisions:  # before hours are spent
+        check_precision(job.options.model, precision)
+    for index, precision in enumerate(grid.precisions):
+        yield from _points_at(job, grid, conversations, precision, index)
+        release_memory()  # two models may be more than the machine holds
+
+
+def _points_at(
+    job: _Job, grid: Grid, conversations: list[Conversation], precision: str, index: int
+) -> Generator[Point, None, None]:
+    """The points of one precision, the ``index``-th; its model lives no longer than this."""
+    from ...benchmark.precision import load_at
+    from ...benchmark.sweep import check_shapes, sweep_shapes
+
+    options, shapes = job.options, grid.shapes
+    done = index * len(grid) // len(grid.precisions)
+    model, tokenizer = load_at(options.model, options.drafter, precision, options.adapter_path)
+    check_shapes(model, shapes)
+    for temperature in grid.temperatures:
+        task = _task(tokenizer, options, temperature)
+        prompts = _prompts(job, conversations, model, task)
+        with job.progress(f"{precision}, temperature {temperature:g}") as progress:
+            for point in sweep_shapes(model, precision, prompts, task, shapes, options.repeats):
+                done += 1
+                progress(done, len(grid))
+                yield point
+
+
+def _cost(job: _Job) -> int:
+    """Measure T(n)."""
+    from ...benchmark.curve import fitting_contexts, measure_curve
+    from ...benchmark.plots import plot_costs
+    from ...benchmark.precision import load_at
+    from .benchmark_view import cost_report
+
+    options = job.options
+    job.check()
+    environment = job.environment()
+    model, _ = load_at(options.model, options.drafter, options.precision, options.adapter_path)
+    contexts = fitting_contexts(model, options.contexts, beyond=options.beyond_limit)
+    settings = _settings(options, None, None)
+    with job.progress("measuring") as progress:
+        curve = measure_curve(environment, settings, model, contexts, progress)
+    job.write(curve)
+    job.draw(plot_costs, curve)
+    job.console.print(cost_report(curve, model.name))
+    return 0
+
+
+def _conversations(options: argparse.Namespace) -> tuple[Path, list[Conversation]]:
+    from ...benchmark.prompts import own_prompts, read_conversations
+
+    file = options.prompts or own_prompts(Path(options.model))
+    return file, read_conversations(file, options.limit)
+
+
+def _task(tokenizer: TokenizerWrapper, options: argparse.Namespace, temperature: float) -> Task:
+    from ...benchmark.contestants import Task
+    from ...sampling import SamplingConfig
+
+    sampling = SamplingConfig(
+        temperature=temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        seed=options.seed,
+    )
+    return Task(tokenizer, options.max_tokens, sampling)
+
+
+def _prompts(
+    job: _Job, conversations: list[Conversation], model: SpeculativeModel, task: Task
+) -> list[Prompt]:
+    """All turns; later ones stand behind plain decoding's answers, whoever answers them."""
+    from ...benchmark.prompts import prepare
+    from ...text.generate import generate
+
+    def answer(ids: list[int]) -> str:
+        sampling = task.sampling
+        return generate(
+            model, task.tokenizer, ids, max_tokens=task.max_tokens, draft=False, seed=sampling.seed,
+            temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
+            min_p=sampling.min_p,
+        )  # fmt: skip
+
+    chat = not job.options.ignore_chat_template
+    with job.progress("preparing the later turns") as progress:
+        return prepare(conversations, task.tokenizer, answer, chat=chat, progress=progress)
+
+
+def _contestants(
+    job: _Job, model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> list[Contestant]:
+    """Who takes part: mlx-lm and plain decoding always, the others where they can."""
+    from ...benchmark.contestants import DRAFTED, MlxLm, Ours, TwoModels, load_draft_model
+    from ...benchmark.precision import other_drafter
+
+    options = job.options
+    contestants: list[Contestant] = [MlxLm(model), Ours(model)]
+    if model.drafter is not None:
+        contestants.append(_drafting(job, model, DRAFTED))
+    for name in dict.fromkeys(options.other_drafter):
+        other = other_drafter(model, tokenizer, name, options.precision)
+        contestants.append(_drafting(job, other, f"{DRAFTED} by {name}"))
+    if options.draft_model is not None:
+        draft_model = load_draft_model(options.draft_model, tokenizer)
+        sizes = sorted(set(options.num_draft_tokens))
+        contestants += [TwoModels(model, draft_model, size) for size in sizes]
+    return contestants
+
+
+def _drafting(job: _Job, model: SpeculativeModel, name: str) -> Contestant:
+    """A drafting contestant: of the shape that is asked for, or planned."""
+    from ...benchmark.contestants import Ours
+    from ...drafting.shape import BeamShape
+    from .plan import make_planner
+
+    options = job.options
+    asked = {
+        "width": options.beam_width,
+        "length": options.beam_length,
+        "node_budget": options.node_budget,
+    }
+    given = {key: value for key, value in asked.items() if value is not None}
+    if given:
+        return Ours(model, name, shape=BeamShape(**given))
+    planner = make_planner(model, job.screen, recalibrate=options.recalibrate)
+    return Ours(model, name, planner=planner)
+
+
+def _settings(
+    options: argparse.Namespace, file: Path | None, prompts: list[Prompt] | None
+) -> dict[str, Any]:
+    """What was asked for, ready for JSON."""
+    settings = {
+        name: [str(part) for part in value] if name == "other_drafter" else value
+        for name, value in vars(options).items()
+        if name not in ("json", "csv", "output", "no_plots", "command", "prompts")
+    }
+    if file is not None:
+        settings["prompts"] = str(file)
+    if prompts is not None:
+        settings["answered_prompts"] = len(prompts)
+    return settings

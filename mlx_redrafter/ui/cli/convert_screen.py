@@ -1,0 +1,148 @@
+"""What convert.py shows: an explanation, progress bars, and what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ...conversion import CheckReport, ConversionReport, PartReport
+from ..bars import StageBars
+from ..theme import THEME
+
+EXAMPLES = (
+    (
+        "Target and drafter, 4 bits, checked afterwards",
+        "python convert.py --hf-path lmsys/vicuna-7b-v1.3 --drafter path/to/drafter \\\n"
+        "    --mlx-path models/vicuna-4bit -q --check",
+    ),
+    ("A target alone", "python convert.py --hf-path TARGET -q"),
+    (
+        "A drafter alone, into a bundle that exists",
+        "python convert.py --drafter drafter.pt --mlx-path models/vicuna-4bit",
+    ),
+    (
+        "Full precision target, drafter at 8 bits",
+        "python convert.py --hf-path TARGET --drafter DRAFTER --drafter-q-bits 8",
+    ),
+    (
+        "Mixed bits for the target",
+        "python convert.py --hf-path TARGET -q --quant-predicate mixed_4_6",
+    ),
+)
+SHOWN_LAYERS = 4
+
+
+def _console() -> Console:
+    return Console(theme=THEME, highlight=False)
+
+
+def explain() -> None:
+    """Say what convert.py is for, with examples."""
+    parts: list[RenderableType] = [
+        Text(
+            "Turns a target model and a recurrent drafter, as PyTorch users have them, into one "
+            "bundle that chat.py, mlx_redrafter.load and mlx_lm.load open. TARGET and DRAFTER are "
+            "directories or Hub repositories with safetensors or PyTorch weights; DRAFTER may also "
+            "be one file."
+        )
+    ]
+    for title, command in EXAMPLES:
+        parts += [Text(), Text(title, style="bold"), Text(command, style="cyan")]
+    parts += [Text(), Text("python convert.py --help lists every flag.", style="dim")]
+    _console().print(Panel(Group(*parts), title="convert.py", border_style="chat.border"))
+
+
+class ProgressScreen(StageBars):
+    """Progress bars, one a stage; a context manager around the work."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        super().__init__(_console(), *columns)
+
+
+def show_report(report: ConversionReport) -> None:
+    """Print what was written, what was noticed, and the check's findings."""
+    console = _console()
+    console.print(f"Written to {_short(report.path)}", markup=False, soft_wrap=True)
+    table = Table()
+    table.add_column("")
+    for heading in ("parameters", "before", "after", "bits per weight"):
+        table.add_column(heading, justify="right")
+    for title, part in (("target", report.target), ("drafter", report.drafter)):
+        if part is not None:
+            table.add_row(title, *_sizes(part))
+    console.print(table)
+    for title, part in (("target", report.target), ("drafter", report.drafter)):
+        if part is not None and part.full_precision:
+            console.print(
+                f"Left in full precision in the {title}: {_layers(part)}.", soft_wrap=True
+            )
+    for note in report.notes:
+        console.print(note, style="chat.note", markup=False, soft_wrap=True)
+    if report.check is not None:
+        console.print(_check_table(report.check))
+        if report.check.failure is not None:
+            console.print(report.check.failure, style="chat.error", markup=False, soft_wrap=True)
+    if report.uploaded is not None:
+        console.print(f"Uploaded to https://huggingface.co/{report.uploaded}", markup=False)
+    console.print(f"python chat.py --model {_short(report.path)}", style="cyan", soft_wrap=True)
+
+
+def _sizes(part: PartReport) -> tuple[str, str, str, str]:
+    return (
+        _scaled(part.parameters, ""),
+        _scaled(part.bytes_before, "B"),
+        _scaled(part.bytes_after, "B"),
+        f"{part.bits_per_weight:.2f}",
+    )
+
+
+def _scaled(count: int, unit: str) -> str:
+    """With a prefix for thousands, millions or billions (of bytes: kB, MB, GB)."""
+    for size, prefix in ((1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:,.2f} {prefix}{unit}"
+    return f"{count} {unit}".rstrip()
+
+
+def _layers(part: PartReport) -> str:
+    shown = ", ".join(part.full_precision[:SHOWN_LAYERS])
+    more = len(part.full_precision) - SHOWN_LAYERS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _check_table(check: CheckReport) -> Table:
+    table = Table(title="Check", title_justify="left", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("decoded", f"{check.prompts} prompts, {check.tokens} tokens")
+    if check.target_matches is not None:
+        same = (
+            "bit for bit" if check.target_matches else f"no, off by {check.target_difference:.3g}"
+        )
+        table.add_row("target's scores are those of mlx-lm's conversion", same)
+    if check.draft_matches is not None:
+        table.add_row("drafted text equals plain text", f"{check.draft_matches:.0%} of prompts")
+        table.add_row("tokens per step", f"{check.tokens_per_step:.2f}")
+    if check.drafter_agreement is not None:
+        table.add_row(
+            "quantised drafter chooses as the unquantised one",
+            f"{check.drafter_agreement:.1%} of {check.drafter_positions}",
+        )
+    return table
+
+
+def _short(path: Path) -> str:
+    """Relative to where the command was given, where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
