@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -21,6 +22,8 @@ from .description import describe
 from .endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Handlers
 from .security import KeyCheck, known_hosts
 
+Handler = Callable[[Request], Awaitable[Response]]
+
 PAGE = Path(__file__).resolve().parent.parent / "page"
 # The page may load nothing but its own two files, and talk to its own server only.
 PAGE_HEADERS = {
@@ -38,8 +41,8 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
     handlers = Handlers(service, metrics)
     settings = service.settings
 
-    def post(path: str, handler: object) -> Route:
-        return Route(path, handler, methods=["POST"])  # type: ignore[arg-type]
+    def post(path: str, handler: Handler) -> Route:
+        return Route(path, handler, methods=["POST"])
 
     routes = [
         post("/v1/chat/completions", handlers.endpoint(CHAT)),
@@ -77,7 +80,7 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
     )
 
 
-def _file(name: str, kind: str) -> object:
+def _file(name: str, kind: str) -> Handler:
     content = (PAGE / name).read_bytes()
 
     async def handler(request: Request) -> Response:  # noqa: ARG001

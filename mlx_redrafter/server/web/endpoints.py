@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
-import mlx.core as mx
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -70,9 +70,9 @@ class Handlers:
         self._service = service
         self._metrics = metrics
         self._started = time.time()
-        self._fingerprint = f"mlx_redrafter-{__version__}-mlx-{mx.__version__}"
+        self._fingerprint = f"mlx_redrafter-{__version__}-mlx-{version('mlx')}"
 
-    def endpoint(self, endpoint: Endpoint) -> Callable[[Request], Any]:
+    def endpoint(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         """The handler of an endpoint."""
 
         async def handler(request: Request) -> Response:

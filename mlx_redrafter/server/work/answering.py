@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ...generation import StopScanner
+from ...text.responses import StopScanner
 from ..protocol.answer import (
     Began,
     Event,
@@ -25,6 +25,8 @@ from ..protocol.answer import (
 from .prompts import Encoded
 from .segments import Segments
 from .sequences import Decoding, NewToken, PromptRead, StepShape
+
+LEAD_IN = 8  # tokens of a bare prompt that are detokenised again
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,30 @@ class Answering:
     def __post_init__(self) -> None:
         job = self.job
         self._detokenizer = self.tokenizer.detokenizer
+        self._skip = 0
         self._scanner = StopScanner(job.stops)
         self._segments: Segments | None = None
         if job.encoded.initial is not None:
             tools = list(job.encoded.tools)
             self._segments = Segments(self.tokenizer, job.index, tools, job.encoded.initial)
+        else:
+            self._lead_in(job.decoding.prompt[-LEAD_IN:])
+
+    def _lead_in(self, tokens: list[int]) -> None:
+        """Let the text begin behind the prompt's end: detokenizers drop a leading space."""
+        alone = self.tokenizer.detokenizer
+        for detokenizer in (alone, self._detokenizer):
+            for token in tokens:
+                detokenizer.add_token(token)
+        alone.finalize()
+        self._skip = len(alone.text)
+
+    def _new_text(self) -> str:
+        """What the detokenizer has made since it was last asked, the prompt's end left out."""
+        text: str = self._detokenizer.last_segment
+        skipped = min(self._skip, len(text))
+        self._skip -= skipped
+        return text[skipped:]
 
     def prompt(self, read: PromptRead) -> Iterator[Event]:
         """Events of a prompt that is being read."""
@@ -104,7 +125,7 @@ class Answering:
             self._note_logprob(token)
         if finish is not None:
             self._detokenizer.finalize()
-        text, stopped = self._scanner.feed(self._detokenizer.last_segment)
+        text, stopped = self._scanner.feed(self._new_text())
         if finish is not None and not stopped:
             text += self._scanner.flush()
         called = False
