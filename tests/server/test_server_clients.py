@@ -13,24 +13,13 @@ import httpx
 import pytest
 from live import Live, ScriptedSequences, eventually, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from scripted_answers import ANSWERS, LONG, script
 
 from mlx_redrafter.server.settings import ServerSettings
-from mlx_redrafter.server.work.sequences import Decoding
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
 
-LONG = "the quick brown fox jumps over the lazy dog and the dog does not mind. " * 4
-ANSWERS = {
-    "say": "The dog does not mind.",
-    "think": "<think>Is it lazy?</think>Yes, it is.",
-    "call": 'Let me look.<tool_call>{"name": "look", "arguments": {"at": "dog"}}</tool_call>',
-    "twice": '<tool_call>{"name": "look", "arguments": {"at": "a"}}</tool_call>'
-    '<tool_call>{"name": "look", "arguments": {"at": "b"}}</tool_call>',
-    "broken": "<tool_call>{not json</tool_call> sorry",
-    "long": LONG,
-    "smile": "naïve 😀 text",
-}
 TOOL = {
     "type": "function",
     "function": {
@@ -49,26 +38,6 @@ CLAUDE_TOOL = {
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
     return tool_tokenizer(tmp_path_factory.mktemp("tools"))
-
-
-def script(tokenizer: TokenizerWrapper, **options: Any) -> ScriptedSequences:
-    """Answers by the last word of the question."""
-
-    def answer(decoding: Decoding) -> list[int] | Exception:
-        prompt = tokenizer.decode(decoding.prompt)
-        if "<|assistant|>" not in prompt:
-            return list(tokenizer.encode(" and on", add_special_tokens=False))
-        said, _, begun = prompt.rpartition("<|assistant|>")
-        question = said.rpartition("|>")[0].rpartition("<|")[0].rpartition("|>")[2]
-        if "crash" in question:
-            return ValueError("/secret/path")
-        word = question.split()[-1] if question.split() else "say"
-        text = ANSWERS.get(word, ANSWERS["say"])
-        if begun.endswith("<tool_call>"):
-            text = text[text.index("<tool_call>") + len("<tool_call>") :]
-        return list(tokenizer.encode(text, add_special_tokens=False))
-
-    return ScriptedSequences(answer, tokenizer.eos_token_id, **options)
 
 
 @pytest.fixture(scope="module")

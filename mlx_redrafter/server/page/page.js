@@ -7,7 +7,7 @@ const ui = Object.fromEntries(
     "messages", "hint", "chat", "speed", "plain", "ratio", "per-step", "depths", "tree", "slots",
     "engine", "ask", "question", "send", "stop", "retry", "state"].map((id) => [id, byId(id)]));
 const GONE = "The server stopped answering. Is it still running? Start it again, then press Retry.";
-const STATUS_EVERY = 1500;
+const STATUS_EVERY = 1000;
 const SOURCES = ["guess", "copy", "model"];
 
 let conversation = []; // {role, content} of what was said
@@ -132,6 +132,7 @@ async function answer() {
       method: "POST", headers: headers(), body: JSON.stringify(request()), signal: control.signal,
     });
     if (!response.ok) throw new Refused(await words(response));
+    status();
     for await (const data of events(response)) {
       if (data === "[DONE]") { ended = true; break; }
       take(JSON.parse(data), view, meter);
