@@ -32,6 +32,10 @@ _REFUSALS = {
     "500": "the server failed at this request",
     "503": "the server is shutting down",
 }
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 
 
 def describe() -> dict[str, Any]:
@@ -61,7 +65,7 @@ def _post(model: type[BaseModel], summary: str, streams: bool) -> dict[str, Any]
     body = {"$ref": f"#/components/schemas/{model.__name__}"}
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},

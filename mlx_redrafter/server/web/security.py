@@ -34,7 +34,8 @@ def known_hosts(host: str, further: Sequence[str]) -> list[str]:
         names += [own, f"{own}.local", *_addresses(own)]
     else:
         names.append(host)
-    return ["*"] if "*" in names else sorted({name.lower().strip("[]") for name in names})
+    bare = {name.lower().strip("[]") for name in names}
+    return ["*"] if "*" in bare else sorted(f"[{name}]" if ":" in name else name for name in bare)
 
 
 def _addresses(name: str) -> list[str]:
@@ -78,7 +79,7 @@ class KeyCheck:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         shown = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if hmac.compare_digest(shown.strip().encode("utf-8"), self._key):
+        if hmac.compare_digest(shown.strip().encode("latin-1"), self._key):
             return None
         message = "The API key is missing or wrong."
         return ApiError(401, message, code="invalid_api_key")
