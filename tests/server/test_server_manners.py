@@ -174,7 +174,7 @@ def test_a_key_is_needed_everywhere_but_for_the_page(locked: Live) -> None:
     ]
     for headers in shown:
         assert httpx.get(locked.url + "/v1/models", headers=headers).status_code == 200
-    for wrong in (b"Bearer ", b"Bearer sk-secr", b"Basic " + KEY.encode(), b"Bearer \xff\xfe"):
+    for wrong in (b"Bearer", b"Bearer sk-secr", b"Basic " + KEY.encode(), b"Bearer \xff\xfe"):
         headers = {"Authorization": wrong}
         assert httpx.get(locked.url + "/v1/models", headers=headers).status_code == 401
 
