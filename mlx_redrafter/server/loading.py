@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RedrafterError
-from ..target.context_limit import context_limit
 from ..text.generate import wired
 from ..text.loading import load
 from .metrics import Metrics
@@ -74,13 +73,23 @@ def _load(
 ) -> ServedModel:
     model, tokenizer = load(spec.path, spec.drafter, adapter_path=spec.adapter)
     held.enter_context(wired(model))
+    if model.planner is not None:
+        _ = (
+            model.planner.costs
+        )  # measured now, where the machine is not known, and not in an answer
     prefixes = PrefixCache(settings.cache_memory // models)
 
     def make() -> EngineSequences:
-        return EngineSequences(model, tokenizer, prefixes, settings.prefill_step_size)
+        return EngineSequences(
+            model,
+            tokenizer,
+            prefixes,
+            max_concurrent=settings.max_concurrent,
+            prefill_step_size=settings.prefill_step_size,
+        )
 
     host = Host(spec.name, tokenizer, make, settings.max_concurrent, metrics)
-    limits = [n for n in (context_limit(model.target.model), settings.context_limit) if n]
+    limits = [n for n in (model.context_limit, settings.context_limit) if n]
     # Prompts are encoded in other threads than answers are decoded in.
     encoder: Any = copy.deepcopy(tokenizer)
     return ServedModel(
