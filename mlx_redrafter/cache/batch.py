@@ -256,8 +256,8 @@ class BatchCache:
         entries = [part for part in parts if isinstance(part, TreeKVCache)]
         for layer, entry in zip(self._layers, entries, strict=True):
             if layer.keys is not None:
-                buffers = (mx.take(b, mx.array([place]), axis=0) for b in layer.state)
-                entry.adopt(*buffers, len(row))
+                keys, values = (mx.take(b, mx.array([place]), axis=0) for b in layer.state)
+                entry.adopt(keys, values, len(row))
         states = [part for part in parts if isinstance(part, RecurrentCache)]
         for state, part in zip(self._states, states, strict=True):
             part.adopt(state.extract(place), len(row))

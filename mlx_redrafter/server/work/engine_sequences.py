@@ -116,7 +116,7 @@ class EngineSequences:
         return NewToken(
             number,
             decoded.token,
-            decoded.source,
+            "guess" if decoded.from_draft else "model",
             decoded.finish_reason,
             step=_shape(step) if step is not None and new else None,
         )

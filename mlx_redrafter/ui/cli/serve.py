@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import RedrafterError
 from ..parsing import OneSentenceParser, count, min_p, temperature, top_p
@@ -102,7 +102,7 @@ def _specs(options: argparse.Namespace) -> list[ModelSpec]:
         raise RedrafterError(
             "--drafter and --adapter-path go with one --model: put the drafters into bundles."
         )
-    drafter = False if options.no_draft else options.drafter
+    drafter: str | Literal[False] | None = False if options.no_draft else options.drafter
     return [ModelSpec(path, drafter, options.adapter_path) for path in paths]
 
 
