@@ -30,11 +30,13 @@ class ModelSpec:
         path: Directory or Hub repo.
         drafter: Another drafter than the bundle's own; False for none.
         adapter: Directory of a fine-tuned adapter, None for none.
+        plan: Whether it drafts only as far as that pays; see ``mlx_redrafter.load``.
     """
 
     path: str
     drafter: str | Literal[False] | None = None
     adapter: str | None = None
+    plan: bool = True
 
     @property
     def name(self) -> str:
@@ -71,7 +73,7 @@ def load_models(
 def _load(
     spec: ModelSpec, settings: ServerSettings, metrics: Metrics, held: ExitStack, models: int
 ) -> ServedModel:
-    model, tokenizer = load(spec.path, spec.drafter, adapter_path=spec.adapter)
+    model, tokenizer = load(spec.path, spec.drafter, adapter_path=spec.adapter, plan=spec.plan)
     held.enter_context(wired(model))
     if model.planner is not None:
         _ = (

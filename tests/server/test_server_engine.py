@@ -178,12 +178,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def live(bundle: str) -> Iterator[Live]:
-    yield from serving(ModelSpec(bundle), ServerSettings(cache_memory=1 << 26))
+    yield from serving(ModelSpec(bundle, plan=False), ServerSettings(cache_memory=1 << 26))
 
 
 @pytest.fixture(scope="module")
 def pocket() -> Iterator[Live]:
-    yield from serving(ModelSpec(str(POCKET)), ServerSettings())
+    yield from serving(ModelSpec(str(POCKET), plan=False), ServerSettings())
 
 
 def serving(spec: ModelSpec, settings: ServerSettings) -> Iterator[Live]:
