@@ -105,19 +105,22 @@ def test_an_answer_streams_and_shows_where_it_came_from(page: Any) -> None:
     assert "prompt tokens" in page.inner_text("li.assistant .end")
 
 
-def test_an_answer_can_be_stopped_and_made_again(page: Any, live: Live) -> None:
-    ask(page, "long")
-    page.wait_for_selector("li.assistant .piece")
-    page.keyboard.press("Escape")
-    page.wait_for_selector("body[data-state=ended]")
-    assert "stopped" in page.inner_text("li.assistant .end")
-    part = last_answer(page)
-    assert 0 < len(part) < len(LONG)
-    assert LONG.startswith(part)
-    page.click("#retry")
-    finished(page)
-    assert page.locator("li.assistant").count() == 1
-    assert last_answer(page).strip() == LONG.strip()
+def test_an_answer_can_be_stopped_and_made_again(browser: Any, tokenizer: TokenizerWrapper) -> None:
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.05)) as live:
+        page = opened(browser, live)
+        ask(page, "long")
+        page.wait_for_selector("li.assistant .piece")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("body[data-state=ended]")
+        assert "stopped" in page.inner_text("li.assistant .end")
+        part = last_answer(page)
+        assert 0 < len(part) < len(LONG)
+        assert LONG.startswith(part)
+        page.click("#retry")
+        finished(page)
+        assert page.locator("li.assistant").count() == 1
+        assert last_answer(page) == LONG.strip()
+        page.context.close()
 
 
 def test_a_conversation_goes_on_and_begins_anew(page: Any) -> None:
