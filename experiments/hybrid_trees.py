@@ -1,6 +1,6 @@
-"""Measure what trees cost where state recurs, and write it into docs/models.md.
+"""Measure what trees cost where state recurs: the tables of docs/performance.md.
 
-    python experiments/hybrid_trees.py [--repeats N] [--nodes 4 8 16 32] [--write]
+    python experiments/hybrid_trees.py [--repeats N] [--nodes 4 8 16 32]
 
 Small random models with three recurrent layers to one attention layer. A step verifies so many rows
 and reads their choices; it brings about the state of what the step before accepted, too. Rounds are
@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
-from models_table import COST, PAGE, architectures, render
 from rich.console import Console
 
 from mlx_redrafter.cache import recurrent
@@ -28,6 +29,10 @@ from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.system.machine import processor_name
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+
+import architectures  # noqa: E402
 
 PROMPT, WARM_UP = 64, 1
 SIZES: dict[str, Any] = {
@@ -239,24 +244,16 @@ def state_table(repeats: int, nodes: int = 16) -> str:
 
 
 def main() -> None:
-    """Measure and print; with --write also put it into the page."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--nodes", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     options = parser.parse_args()
-    section = COST.format(
-        mlx=version("mlx"),
-        machine=processor_name(),
-        cores=os.cpu_count(),
-        repeats=options.repeats,
-        held=recurrent.HELD_BYTES >> 20,
-        trees=tree_table(options.nodes, options.repeats),
-        states=state_table(options.repeats),
-    )
-    Console().print(section, markup=False, highlight=False)
-    if options.write:
-        PAGE.write_text(render(section), "utf-8")
+    out = Console().out
+    out(f"{processor_name()}, {os.cpu_count()} cores, mlx {version('mlx')}, float32")
+    out(f"medians of {options.repeats}\n")
+    out(tree_table(options.nodes, options.repeats) + "\n")
+    out(state_table(options.repeats))
 
 
 if __name__ == "__main__":
