@@ -32,7 +32,7 @@ from mlx_redrafter.tree import DraftTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-import architectures  # noqa: E402
+import architectures
 
 PROMPT, WARM_UP = 64, 1
 SIZES: dict[str, Any] = {
