@@ -56,6 +56,12 @@ class TextMemory:
         after = mx.concatenate([token_values[..., start + 1 : end, :], following], axis=2)
         return keys[..., start:end, :], values[..., start:end, :] + after
 
+    def copy(self) -> TextMemory:
+        """The same rows in a memory of its own; buffers are shared until one is written."""
+        made = TextMemory()
+        made.offset, made._buffers = self.offset, [x[...] for x in self._buffers]
+        return made
+
     def rewind(self, length: int) -> None:
         """Forget every token at and after position ``length``."""
         self.offset = min(self.offset, length)
