@@ -8,7 +8,7 @@ whom (ReDrafter, arXiv 2403.09919, section 3.3, "dynamic tree attention").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -53,6 +53,11 @@ class HostTree:
 
         return tuple(depth(node) for node in range(len(self.parents)))
 
+    def leaves(self, nodes: int | None = None) -> int:
+        """Root-to-leaf paths of the tree, or of its root and first ``nodes`` others."""
+        parents = self.parents if nodes is None else self.parents[: 1 + nodes]
+        return max(1, len(parents) - len({parent for parent in parents if parent >= 0}))
+
 
 @dataclass(frozen=True)
 class DraftTree:
@@ -65,6 +70,8 @@ class DraftTree:
         log_probs: float32 (n,), cumulative along each path.
         ancestors: bool (n, n); row i marks the nodes that node i sees: its ancestors and itself.
         max_depth: No node is deeper than this.
+        max_leaves: There are no more root-to-leaf paths than this; None where nothing is known. A
+            tree that can have one only is a chain, its nodes in the order of their depths.
         known: The same tree as Python numbers, where the host made it; None where its numbers are
             known on the device only.
     """
@@ -75,7 +82,14 @@ class DraftTree:
     log_probs: mx.array
     ancestors: mx.array
     max_depth: int
+    max_leaves: int | None = None
     known: HostTree | None = None
+
+    @property
+    def leaf_bound(self) -> int:
+        """The most root-to-leaf paths that the tree can have."""
+        most = max(1, len(self) - 1)
+        return most if self.max_leaves is None else min(most, self.max_leaves)
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -120,6 +134,7 @@ class DraftTree:
             log_probs=mx.array(known.log_probs, dtype=mx.float32),
             ancestors=mx.array(ancestors),
             max_depth=int(depths.max()),
+            max_leaves=max(1, n - len(set(parents[1:]))),
             known=known,
         )
 
@@ -134,11 +149,22 @@ class DraftTree:
             log_probs=mx.zeros((1,)),
             ancestors=mx.ones((1, 1), dtype=mx.bool_),
             max_depth=0,
+            max_leaves=1,
         )
 
-    def first(self, nodes: int) -> DraftTree:
-        """The root and the first ``nodes`` others, none of which stands before its parent."""
+    def first(self, nodes: int, known: HostTree | None = None) -> DraftTree:
+        """The root and the first ``nodes`` others, none of which stands before its parent.
+
+        Args:
+            nodes: How many to keep.
+            known: The whole tree as read back, which gives closer bounds of depth and leaves.
+        """
         n = 1 + nodes
+        if known is not None:
+            depth = max(known.depths[:n])
+            leaves = known.leaves(nodes)
+            closer = replace(self, max_depth=depth, max_leaves=leaves, known=known)
+            return closer if n == len(self) else closer.first(nodes)
         if n == len(self):
             return self
         return DraftTree(
@@ -148,6 +174,7 @@ class DraftTree:
             log_probs=self.log_probs[:n],
             ancestors=self.ancestors[:n, :n],
             max_depth=min(self.max_depth, nodes),
+            max_leaves=self.max_leaves,
             known=self.known and self.known.first(nodes),
         )
 
@@ -171,6 +198,7 @@ class DraftTree:
             log_probs=mx.concatenate([self.log_probs, zeros.astype(mx.float32) + PADDING_SCORE]),
             ancestors=mx.concatenate([widened, own | root]),
             max_depth=max(self.max_depth, 1),
+            max_leaves=self.leaf_bound + more,
             known=known
             and HostTree(
                 known.tokens + (0,) * more,
@@ -219,6 +247,8 @@ class BatchTree:
         ancestors: bool (batch, n, n).
         lengths: Committed tokens, int32 (batch,).
         longest: The largest length.
+        max_depth: No node of any tree is deeper than this.
+        leaf_bound: The most root-to-leaf paths that a tree can have.
     """
 
     tokens: mx.array
@@ -226,6 +256,8 @@ class BatchTree:
     ancestors: mx.array
     lengths: mx.array
     longest: int
+    max_depth: int
+    leaf_bound: int
 
     def __len__(self) -> int:
         return int(self.tokens.shape[1])
@@ -245,6 +277,8 @@ class BatchTree:
             ancestors=mx.stack([tree.ancestors for tree in trees]),
             lengths=mx.array(list(lengths), dtype=mx.int32),
             longest=max(lengths),
+            max_depth=max(tree.max_depth for tree in trees),
+            leaf_bound=max(tree.leaf_bound for tree in trees),
         )
 
     def positions(self, offset: int | mx.array) -> mx.array:

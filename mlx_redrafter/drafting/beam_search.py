@@ -82,7 +82,7 @@ class BeamSearch:
         return [
             DraftTree(
                 tokens=tokens, parents=parents, depths=depths, log_probs=log_probs,
-                ancestors=ancestors, max_depth=self.shape.length,
+                ancestors=ancestors, max_depth=self.shape.length, max_leaves=self.shape.leaves,
             )
             for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip

@@ -43,3 +43,12 @@ class BeamShape:
         """Candidates in the tree, the root not counted."""
         opened = self.width * self.length
         return min(opened, self.node_budget or opened)
+
+    @property
+    def leaves(self) -> int:
+        """The most root-to-leaf paths that the tree can have.
+
+        Each level but the deepest holds a node that another follows, and no level more than
+        ``width`` nodes, so that many nodes reach at least a certain depth.
+        """
+        return self.nodes - -(-self.nodes // self.width) + 1

@@ -79,7 +79,7 @@ def calibrate(
         row = _time_forwards(model, cache, note)
         rows.append(row)
         plain.append(_time_plain(model, cache))
-        if model.target.verifies == "chain" and context == contexts[0]:
+        if model.target.recurrent and context == contexts[0]:
             replay = _time_replay(model, cache) / between(REPLAYED[1], SIZES[: len(row)], row)
     draft, starts = {}, [0.0]
     done = total - len(WIDTHS)

@@ -15,7 +15,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache.forward_context import ForwardContext
-from ..cache.recurrent import recording_call
 from .attention_patches import (
     BLOCK_METHOD,
     GROUPED_SCORES,
@@ -25,6 +24,8 @@ from .attention_patches import (
     grouped_call,
     rebound,
 )
+from .patching import set_call
+from .recurrent_hooks import CONVOLUTION_METHOD, convolution_method, recurrent_call
 
 INNER_NAMES = ("model", "transformer", "backbone", "gpt_neox")
 EMBEDDING_NAMES = (
@@ -106,7 +107,7 @@ def hook_output(inner: nn.Module) -> Tap:
         return existing
     tap = Tap()
     inner._redrafter_tap = tap
-    _set_call(inner, "Tapped", _tapped_call(tap, type(inner).__call__))
+    set_call(inner, "Tapped", _tapped_call(tap, type(inner).__call__))
     return tap
 
 
@@ -122,7 +123,7 @@ def hook_layers(model: nn.Module, *, recurrent: bool) -> ForwardContext:
         call = _hooked_call(name, module, context, recurrent)
         if call is not None or methods:
             module._redrafter_context = context
-            _set_call(module, "Hooked", call or type(module).__call__)
+            set_call(module, "Hooked", call or type(module).__call__)
         for method in methods:
             hooked = METHODS[method](context, getattr(type(module), method))
             setattr(type(module), method, hooked)
@@ -152,18 +153,12 @@ def _hooked_call(name: str, module: nn.Module, context: ForwardContext, recurren
     if name in ("wpe", "position_embeddings"):
         return _position_call(context, base)
     if recurrent and "cache" in inspect.signature(base).parameters:
-        return recording_call(context, base)
+        return recurrent_call(context, base)
     return None
 
 
 def _as_method(function: Any) -> Any:
     return lambda _self, *args, **kwargs: function(*args, **kwargs)
-
-
-def _set_call(module: nn.Module, prefix: str, call: Any) -> None:
-    base = type(module)
-    namespace = {"__call__": call, "__module__": base.__module__}
-    module.__class__ = type(prefix + base.__name__, (base,), namespace)
 
 
 def _tapped_call(tap: Tap, base: Any) -> Any:
@@ -232,5 +227,10 @@ def _position_call(context: ForwardContext, base: Any) -> Any:
     return call
 
 
-# Methods that are hooked where a module has them: a rotary one (talkie), and MiniMax M3's blocks.
-METHODS = {"_rope": _rotary_call, BLOCK_METHOD: block_method}
+# Methods that are hooked where a module has them: a rotary one (talkie), MiniMax M3's blocks, and
+# Baichuan-M1's convolution.
+METHODS = {
+    "_rope": _rotary_call,
+    BLOCK_METHOD: block_method,
+    CONVOLUTION_METHOD: convolution_method,
+}

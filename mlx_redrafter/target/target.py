@@ -43,6 +43,7 @@ from .hooks import (
     hook_output,
     inner_module,
 )
+from .recurrent_hooks import hook_products
 
 # A model of fewer bytes takes about as long to compute one token as the host to build a graph.
 SMALL_BYTES = 64 << 20
@@ -59,6 +60,7 @@ class Target:
         hidden_size: Width of the final hidden state.
         vocab_size: Number of logits.
         verifies: "tree" or "chain": what kind of draft one forward can verify; "nothing" if none.
+        recurrent: Whether layers carry state that is computed path by path.
         refusal: Why drafts cannot be verified with this model, or None if they can.
 
     Raises:
@@ -80,16 +82,21 @@ class Target:
         self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
+        self.recurrent = recurrent
+        if self.architecture in architectures.WHOLE:
+            inner._redrafter_whole = True
         self._context = hook_layers(model, recurrent=recurrent)
         counts_rows = self.architecture in architectures.COUNTS_ROWS
         self._context.pads_keys = plans_attention(self.dtype) and not counts_rows
         self._tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
         self.refusal = self._find_refusal(raw)
-        trees = self.architecture in architectures.TREES and not recurrent
+        trees = self.architecture in architectures.TREES
         self.verifies = "nothing" if self.refusal else "tree" if trees else "chain"
         probe = DraftTree.root_only(mx.zeros((1,), dtype=mx.int32))
-        logits, hidden = self.verify(probe, self.make_cache())  # shapes only; nothing is evaluated
+        with self._context.explore():  # shapes only; nothing is evaluated
+            logits, hidden = self.verify(probe, self.make_cache())
+        hook_products(model, self._context)
         self.vocab_size = int(logits.shape[-1])
         self.hidden_size = int(hidden.shape[-1])
         self.take_cores(2)  # what is not a text's plain step has them all, training for one
@@ -176,7 +183,9 @@ class Target:
         """
         self.take_cores(len(tree))
         watched = cache.begin(len(tree))
-        branching = self.verifies == "tree"
+        # A chain is an ordinary piece of text, which costs recurrent modules least.
+        chain = self.recurrent and tree.leaf_bound == 1
+        branching = self.verifies == "tree" and not chain
         with self._context.verifying(tree, branching=branching, watched=watched):
             logits = self.model(tree.tokens[None], cache=cache.seams)
         return logits.squeeze(0), self._hidden().squeeze(0)
@@ -210,7 +219,7 @@ class Target:
         """
         self.take_cores(len(trees) * len(trees[0]))
         batch = BatchTree.stack(trees, cache.lengths)
-        with self._context.verifying(batch):
+        with self._context.verifying(batch, watched=cache.begin(len(batch))):
             logits = self.model(batch.tokens, cache=cache.seams)
         return logits, self._hidden()
 
