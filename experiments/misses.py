@@ -26,6 +26,7 @@ from pathlib import Path
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
 import numpy as np
+from mlx_redrafter.engine.backoff import DraftBackoff
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,9 +37,9 @@ from mlx_redrafter.benchmark.prompts import own_prompts, prepare, read_conversat
 from mlx_redrafter.drafting.noise_scale import NoiseScale
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.planning.backoff import DraftBackoff
 from mlx_redrafter.sampling import Sampler, SamplingConfig
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 

@@ -1,8 +1,7 @@
 """When drafts pause within a text."""
 
 import pytest
-
-from mlx_redrafter.planning.backoff import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, DraftBackoff
+from mlx_redrafter.engine.backoff import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, DraftBackoff
 
 
 def plain_steps(pauses: DraftBackoff) -> int:
