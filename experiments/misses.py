@@ -26,7 +26,6 @@ from pathlib import Path
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
 import numpy as np
-from mlx_redrafter.engine.backoff import DraftBackoff
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -37,6 +36,7 @@ from mlx_redrafter.benchmark.prompts import own_prompts, prepare, read_conversat
 from mlx_redrafter.drafting.noise_scale import NoiseScale
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine.backoff import DraftBackoff
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel

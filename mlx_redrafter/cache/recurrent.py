@@ -24,7 +24,7 @@ from .tree_paths import PathPositions, TreePaths
 # Points of a text that can be gone back to: the ends of so many prompts, and of so many pieces in
 # which long ones were run. Each costs one more copy of the state.
 KEPT_PROMPTS = 6
-KEPT_PIECES = 4
+KEPT_PIECES = 6
 # The state of every path is held until one is accepted, up to so many bytes a layer; beyond, the
 # accepted rows are computed again.
 HELD_BYTES = 16 << 20
@@ -352,19 +352,15 @@ def nbytes_of(attributes: Attributes) -> int:
     return total
 
 
-def thinned(points: list[_Point], most: int) -> list[_Point]:
-    """Points in ascending order, at most so many: the last ones, and ever fewer of earlier ones.
+def thinned(points: Sequence[_Point], most: int) -> list[_Point]:
+    """Points in ascending order, at most so many, spread over the text; the last one is kept.
 
-    What is left out is the point that is missed least: its neighbours are near, measured by how
-    far from the end it lies.
+    What is left out, time and again, is the point whose neighbours are nearest to each other.
     """
-    latest = dict(points)
-    kept = sorted(latest)
+    states = dict(points)
+    kept = sorted(states)
     while len(kept) > most:
-        end = kept[-1]
-        gaps = {
-            point: (after - before) / (end - point)
-            for before, point, after in zip([0, *kept], kept, kept[1:], strict=False)
-        }
+        inner = zip([0, *kept], kept, kept[1:], strict=False)
+        gaps = {point: after - before for before, point, after in inner}
         kept.remove(min(gaps, key=lambda point: gaps[point]))
-    return [(point, latest[point]) for point in kept]
+    return [(point, states[point]) for point in kept]

@@ -12,20 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Tokens
-from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 
 from ..cache.batch import BatchCache
 from ..cache.prompt_cache import PromptCache
-from ..drafting.chain import chain_of
-from ..drafting.combined import combine, draft_together
-from ..drafting.next_draft import NextDraft, next_draft_input
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftSource
 from ..tree import DraftTree
 from .config import DecodingConfig
+from .launch import PlannedDrafts, StepLauncher, caches_of
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
@@ -109,6 +104,7 @@ class DecodingLoop:
         self._model = model
         self._target = model.target
         self._planner = planner
+        self._launcher = StepLauncher(model.target, planner)
         self.sequences: list[Sequence] = []
         self.batch: BatchCache | None = None
         self._pending: list[PendingStep] = []
@@ -176,7 +172,8 @@ class DecodingLoop:
             if goes_on and not after_prompt:
                 self._pending = self._follow()
         if not self._pending and not after_prompt and not all(s.finish_reason for s in made):
-            mx.async_eval(self._state)  # another thread may take the next step
+            # Another thread may take the next step.
+            mx.async_eval(caches_of(self.sequences, self.batch))
         self._clear(sum(map(len, made.values())))
         return made
 
@@ -220,129 +217,24 @@ class DecodingLoop:
     def _launch(
         self, shapes: Shapes, drafts: list[DraftTree | None] | None = None, *, goes_on: bool = True
     ) -> list[PendingStep]:
-        """Start a step: draft (where a shape is given and no draft), verify, choose.
+        """Start a step; if there is likely to be one after it, that may be drafted with it."""
+        following = self._plan_next() if goes_on else None
+        drafts = drafts or [None for _ in shapes]
+        return self._launcher.launch(self.sequences, self.batch, shapes, drafts, following)
 
-        Args:
-            shapes: What to draft, or was drafted, for each sequence; None is a plain step.
-            drafts: What to verify of drafts that were made in the step before.
-            goes_on: Whether there is likely to be a step after it, which may be drafted with it.
-        """
-        started = time.perf_counter()
-        next_shape, following = self._plan_next() if goes_on else (None, [])
-        sources = [
-            s.sources_for(shape, timed=self._planner is None) if shape and s.can_draft else []
-            for s, shape in zip(self.sequences, shapes, strict=True)
-        ]
-        depth = max((source.max_depth for own in sources for source in own), default=0)
-        more = max((source.max_depth for source in following if source), default=0)
-        noises = [sequence.noise(depth + more) for sequence in self.sequences]
-        # Where the kind of cache changes, tokens are verified one by one.
-        if depth and any(sequence.cache.changes_within(depth) for sequence in self.sequences):
-            sources = [[] for _ in sources]
-        trees = self._draft(sources, drafts or [None for _ in shapes], noises)  # 1 draft
-        logits, hidden = self._verify(trees)  # 2 verify
-        pending = []
-        for place, sequence in enumerate(self.sequences):
-            tree, noise, drafted = trees[place], noises[place], bool(sources[place])
-            choices = sequence.choose(logits[place], tree, noise)  # 3 choose
-            shape = shapes[place] if drafted and len(tree) > 1 else None
-            seconds = self._draft_seconds(shape, sources[place])
-            step = PendingStep(
-                tree, choices, hidden[place], shape, len(sequence.cache), started, seconds
-            )
-            pending.append(step)
-        if following:
-            pending = self._draft_next(pending, noises, next_shape, following)
-        hidden_and_rest = [step.hidden for step in pending], self._state
-        mx.async_eval([step.read_back for step in pending], hidden_and_rest)
-        return pending
-
-    def _draft(
-        self,
-        sources: list[list[DraftSource]],
-        drafts: list[DraftTree | None],
-        noises: list[mx.array | None],
-    ) -> list[DraftTree]:
-        """A tree for each sequence: what its sources propose, made one; all of one size."""
-        trees = [DraftTree.root_only(sequence.root) for sequence in self.sequences]
-        wanted, states, own = [], [], []
-        for place, proposing in enumerate(sources):
-            draft = drafts[place]
-            rest = proposing[1:] if draft is not None else proposing
-            if proposing and draft is not None:
-                trees[place] = draft
-            if rest:
-                wanted.append(place)
-                own.append(rest)
-                states.append(self.sequences[place].draft_input(noises[place]))
-        for place, tree in zip(wanted, draft_together(own, states), strict=True):
-            draft = drafts[place]
-            whole = tree if draft is None else combine(draft, tree)
-            several = len(sources[place]) > 1 and self._target.verifies == "chain"
-            trees[place] = chain_of(whole) if several else whole
-        size = max(len(tree) for tree in trees)
-        return [tree.padded(size) for tree in trees]
-
-    def _verify(self, trees: list[DraftTree]) -> tuple[list[mx.array], list[mx.array]]:
-        """Logits and hidden states at the nodes of each tree, of one forward."""
-        if self.batch is None:
-            (sequence,), (tree,) = self.sequences, trees
-            logits, hidden = self._target.verify(tree, sequence.cache)
-            return [logits], [hidden]
-        logits, hidden = self._target.verify_batch(trees, self.batch)
-        return list(logits), list(hidden)
-
-    def _plan_next(self) -> tuple[BeamShape | None, list[DraftSource | None]]:
-        """What the step after the one to be launched drafts, if it is to be drafted with it.
-
-        Returns:
-            The shape, and who drafts it for each sequence; nobody in a plain step. Without
-            sequences nothing is decided yet.
-        """
+    def _plan_next(self) -> PlannedDrafts | None:
+        """What the step after the one to be launched drafts, if it is to be drafted with it."""
         planner = self._planner_of()
         # A chain is picked from a tree by its scores.
         early = self._target.verifies == "tree" and self._model.lookback is not None
         if planner is None or not early or not planner.drafts_next:
-            return None, []
+            return None
         shape = self._ask()
-        if shape is None:
-            return None, [None for _ in self.sequences]
-        return shape, [
-            s.sources_for(shape, timed=False)[0] if s.drafts else None for s in self.sequences
+        sources = [
+            s.sources_for(shape, timed=False)[0] if shape and s.drafts else None
+            for s in self.sequences
         ]
-
-    def _draft_next(
-        self,
-        pending: list[PendingStep],
-        noises: list[mx.array | None],
-        shape: BeamShape | None,
-        following: list[DraftSource | None],
-    ) -> list[PendingStep]:
-        """The same steps with the drafts of the next one, which begin where these will end."""
-        if shape is None:
-            return [replace(step, next_draft=NextDraft(None, None)) for step in pending]
-        places, states, sources = [], [], []
-        for place, (sequence, step) in enumerate(zip(self.sequences, pending, strict=True)):
-            source = following[place]
-            if source is None:
-                continue
-            places.append(place)
-            sources.append([source])
-            states.append(
-                next_draft_input(
-                    step.tree,
-                    step.choices,
-                    step.hidden,
-                    noises[place],
-                    sequence.cache.tokens,
-                    source,
-                    sequence.noise_scale,
-                )
-            )
-        result = list(pending)
-        for place, tree in zip(places, draft_together(sources, states), strict=True):
-            result[place] = replace(pending[place], next_draft=NextDraft(shape, tree))
-        return result
+        return PlannedDrafts(shape, sources)
 
     def _next_shapes(self, pending: list[PendingStep] | None = None) -> Shapes:
         """What each sequence drafts in the next step; it may have been decided with the last."""
@@ -376,23 +268,10 @@ class DecodingLoop:
             return None
         return self._planner.for_batch(len(self.sequences))
 
-    def _draft_seconds(self, shape: BeamShape | None, sources: list[DraftSource]) -> float:
-        """How long a draft takes, measured alone."""
-        if shape is None:
-            return 0.0
-        if self._planner is not None:
-            return self._planner.costs.draft_seconds(shape)
-        return sum(source.seconds for source in sources)
-
     @property
     def _context(self) -> int:
         """Committed tokens of the longest sequence."""
         return max(len(sequence.cache) for sequence in self.sequences)
-
-    @property
-    def _state(self) -> list[Any]:
-        """What the caches hold, to evaluate: nothing is left that only this thread could."""
-        return self.batch.state if self.batch is not None else self.sequences[0].cache.state
 
     # Accepting, committing
 

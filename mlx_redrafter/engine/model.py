@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
+from ..target.context_limit import context_limit
 from ..target.target import Target
 from .shape_planner import ShapePlanner
 
@@ -36,6 +37,7 @@ class SpeculativeModel:
         drafter: Its drafter; or a DraftSource, or anything that proposes as one; or None, and
             decoding is plain.
         name: What to call it on screens.
+        config: The target's config.json, if it is known.
         beside: Further sources, whose proposals are verified together with the drafter's.
 
     Attributes:
@@ -45,6 +47,7 @@ class SpeculativeModel:
         prepared: The head laid out for drafts; None where there is none.
         sources: What proposes besides the head; each text begins its own with ``begin``.
         name: As given.
+        config: As given.
         planner: Chooses what to draft where a call names no beam shape; None drafts the default
             shape. ``load`` sets it.
 
@@ -57,12 +60,14 @@ class SpeculativeModel:
         target: nn.Module | Target,
         drafter: Drafter | DraftSource | Proposer | None = None,
         name: str = "",
+        config: Mapping[str, Any] | None = None,
         *,
         beside: Sequence[DraftSource | Proposer] = (),
     ):
         self.target = target if isinstance(target, Target) else Target(target)
         self.drafter = drafter
         self.name = name
+        self.config = dict(config or {})
         self.planner: ShapePlanner | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
@@ -88,6 +93,16 @@ class SpeculativeModel:
         if self.head is not None:
             return self.head.config.lookback
         return self.sources[0].lookback if self.sources else None
+
+    @property
+    def context_limit(self) -> int | None:
+        """Longest context in tokens that the target was made for; None if that is not known.
+
+        Recurrent state alone has no positions, and so no limit.
+        """
+        if self.target.max_positions is not None:
+            return self.target.max_positions
+        return context_limit(self.config) if self.target.attends else None
 
     def make_cache(self) -> PromptCache:
         """Empty caches for one conversation."""

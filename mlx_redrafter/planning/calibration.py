@@ -24,7 +24,6 @@ from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts
-from ..target.context_limit import context_limit
 from ..tree import DraftTree
 from .costs import CostModel, between
 
@@ -102,7 +101,7 @@ def calibrate(
 
 def contexts_of(model: SpeculativeModel) -> tuple[int, ...]:
     """The context lengths that a model is measured at: all that it was made for."""
-    limit = context_limit(model.target.model) or max(CONTEXTS) + max(SIZES)
+    limit = model.context_limit or max(CONTEXTS) + max(SIZES)
     fitting = [context for context in CONTEXTS if context + max(SIZES) <= limit]
     return tuple(fitting or (max(1, limit - max(SIZES)),))
 

@@ -37,6 +37,33 @@ TREES = frozenset(_TREES.split()) | HYBRIDS
 # What crosses between layers stands in the rows of paths: the inner module sees them as a whole.
 WHOLE = frozenset({"deepseek_v41"})
 
+# What has to be hooked in a model for its trees to be verified rightly, as words for a sentence.
+ROTARY = "rotary positions"
+POSITION_TABLE = "the table of positions"
+CHUNK_MASK = "the mask of attention chunks"
+GROUPED_MASK = "the mask of grouped heads"
+QUERY_SCALE = "the scale of queries"
+KEY_BLOCKS = "the choice of key blocks"
+CONVOLUTION = "the convolution of keys and values"
+STATE = "recurrent state"
+# Of the architectures that need something else than rotary positions; recurrent state is needed
+# wherever a model has any.
+_HOOKS_NEEDED = {
+    "baichuan_m1": {CONVOLUTION, ROTARY},
+    "gear": {GROUPED_MASK, ROTARY},
+    "gemma2": {GROUPED_MASK, ROTARY},
+    "gpt2": {POSITION_TABLE},
+    "gpt_bigcode": {POSITION_TABLE},
+    "llama4": {CHUNK_MASK, ROTARY},
+    "minimax_m3_vl": {KEY_BLOCKS, ROTARY},
+    "ministral3": {QUERY_SCALE, ROTARY},
+    "mistral4": {QUERY_SCALE, ROTARY},
+}
+# Attention without positions, or none at all.
+_NO_POSITIONS = frozenset(
+    ["jamba", "kimi_k3", "kimi_linear", "mamba", "mamba2", "nemotron_h", "rwkv7"]
+)
+
 # Without caches mlx-lm computes something else: layers that share keys and values make their own.
 TAUGHT_WITH_CACHES = frozenset({"gemma3n"})
 
@@ -54,6 +81,13 @@ REFUSED = {
         "when several are computed at once"
     ),
 }
+
+
+def hooks_needed(architecture: str) -> frozenset[str]:
+    """What has to be hooked for the draft trees of an architecture to be verified rightly."""
+    if architecture in _NO_POSITIONS:
+        return frozenset()
+    return frozenset(_HOOKS_NEEDED.get(architecture, {ROTARY}))
 
 
 def architecture_of(model: nn.Module) -> str:
