@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,12 +13,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_target
+from safetensors import SafetensorError, safe_open
 
 from ..drafting.drafter import Drafter, DrafterConfig, drafter_of
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..gguf import Progress
+from ..gguf.file import require_regular
 from ..planning.lazy_planner import PlannerOnDemand
 from ..planning.planner import Planner
 from ..system.device import on_gpu
@@ -27,6 +30,7 @@ from .places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE, locate, may_be
 
 __all__ = ["CONFIG_FILE", "DRAFTER_DIRECTORY", "WEIGHTS_FILE", "may_be_repo"]
 
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # What mlx-lm raises, of whatever kind, when a directory is not quite a model's.
 _UNREADABLE = (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError)
 
@@ -122,6 +126,7 @@ def load_drafter(directory: str | Path) -> Drafter:
         raise RedrafterError(
             f"{weights_path} cannot be read ({_one_line(error)}): make or fetch it again."
         ) from error
+    check_blocks(config, len(weights), directory / CONFIG_FILE)
     drafter = drafter_of(config)
     if config.quantization is not None:
         _quantize_like(drafter, config.quantization, weights)
@@ -129,6 +134,19 @@ def load_drafter(directory: str | Path) -> Drafter:
     drafter.load_weights(list(weights.items()))
     drafter.eval()
     return drafter
+
+
+def check_blocks(config: DrafterConfig, tensors: int, path: Path) -> None:
+    """Refuse to build a head of more blocks than its file has tensors.
+
+    Raises:
+        RedrafterError: So; ``path`` is its config.json.
+    """
+    if config.num_draft_layers > tensors:
+        raise RedrafterError(
+            f"{path} says that the drafter has {config.num_draft_layers} blocks, but its file "
+            f"holds {tensors} tensors: use the config.json that belongs to the weights."
+        )
 
 
 def save_drafter(directory: str | Path, drafter: Drafter) -> None:
@@ -198,11 +216,46 @@ def _check_is_model(path: Path, asked: str | Path) -> dict[str, Any]:
     config = read_json(path / CONFIG_FILE, "a model directory")
     if "model_type" not in config:
         raise RedrafterError(f"{path / CONFIG_FILE} names no model_type, so it is not a model's.")
-    if not any(path.glob("*.safetensors")):
+    files = list(path.glob("*.safetensors"))
+    if not files:
         raise RedrafterError(
             f"{asked} holds no safetensors weights: convert it first, with convert.py."
         )
+    for file in files:
+        require_regular(file)
+    check_layers(config, _count_tensors(files), path / CONFIG_FILE)
     return config
+
+
+def _count_tensors(files: list[Path]) -> int:
+    """Tensors of safetensors files, by their headers; those of a damaged file are not counted."""
+    count = 0
+    for file in files:
+        with suppress(SafetensorError, OSError), safe_open(str(file), framework="numpy") as stream:
+            count += len(stream.keys())
+    return count
+
+
+def check_layers(config: dict[str, Any], tensors: int, path: Path) -> None:
+    """Refuse to build a model of more layers than its files have tensors.
+
+    Args:
+        config: config.json's values.
+        tensors: How many its files hold; 0 where that is not known.
+        path: config.json, for the message.
+
+    Raises:
+        RedrafterError: So.
+    """
+    parts = [config, config.get("text_config")]
+    for part in (p for p in parts if isinstance(p, dict)):
+        for key in _LAYERS:
+            layers = part.get(key)
+            if isinstance(layers, int) and tensors and layers > tensors:
+                raise RedrafterError(
+                    f"{path} says that the model has {layers} layers, but its files hold "
+                    f"{tensors} tensors: use the config.json that belongs to the weights."
+                )
 
 
 def _adapter_directory(path: str | Path | None) -> str | None:

@@ -34,7 +34,17 @@ def build_parser() -> argparse.ArgumentParser:
         description="Turn a target model and a recurrent drafter into one MLX bundle.",
     )
     add = parser.add_argument
-    add("--hf-path", "--model", metavar="TARGET", help="target: a directory or Hub repository")
+    add(
+        "--hf-path",
+        "--model",
+        metavar="TARGET",
+        help="target: a directory, Hub repository or GGUF file",
+    )
+    add(
+        "--gguf-file",
+        metavar="NAME",
+        help="which GGUF file of TARGET, where it holds several",
+    )
     add(
         "--drafter",
         metavar="DRAFTER",
