@@ -110,6 +110,7 @@ class PromptCache:
         quantization: What is done to the layers as the text grows; None for nothing.
         memory: What a draft head keeps of the tokens, or of the first of them where it did not see
             the others; None where no head keeps anything.
+        user: Whose steps change it at present; None between texts.
 
     Args:
         layers: One a layer.
@@ -122,6 +123,7 @@ class PromptCache:
         self.quantization: Quantization | None = None
         self.tokens: list[int] = []
         self.memory: TextMemory | None = None
+        self.user: object | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
