@@ -7,8 +7,8 @@ from chat_fakes import FakeStream, make_session
 from rich.console import Console
 
 from mlx_redrafter.ui.chat import views
+from mlx_redrafter.ui.chat.answer import Baseline
 from mlx_redrafter.ui.chat.screen import ScreenFrontEnd
-from mlx_redrafter.ui.chat.session import Baseline
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.chat.status import Reading, bars, baseline_words, ending, status_line, summary
 from mlx_redrafter.ui.theme import THEME
