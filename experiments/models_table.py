@@ -18,6 +18,7 @@ import mlx_lm
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
 from rich.console import Console
 
+from mlx_redrafter.cache.recurrent import HELD_BYTES, KEPT_PIECES, KEPT_PROMPTS
 from mlx_redrafter.target.architectures import REFUSED, UNBATCHED
 from mlx_redrafter.target.target import Target
 
@@ -34,12 +35,12 @@ HELPERS = {
 }  # fmt: skip
 # Those that cannot be made here, and why. Nothing is claimed of them.
 UNTRIED = {
-    "muse_spark": "would be a chain; mlx-lm has only Metal kernels for it",
+    "muse_spark": "would be a tree; mlx-lm has only Metal kernels for it",
     "olmo": "asks for the package ai2-olmo, and fails in mlx-lm: it adds a mask's name to scores",
 }
 # Tried in a way that the reader should know of.
 REMARKS = {"bitnet": "its Metal kernel written out in mlx operations for the test"}
-# What the state of a chain is, by the modules that keep it.
+# What recurrent state is, by the modules that keep it.
 STATES = {
     "state space": "falcon_h1 granitemoehybrid jamba mamba mamba2 nemotron_h plamo2",
     "gated delta net": "olmo_hybrid prism_hadamard_qwen35 qwen3_5 qwen3_5_moe qwen3_next",
@@ -64,13 +65,13 @@ INTRODUCTION = """\
 Which of mlx-lm's architectures verify drafts, and how. This page is written by
 `python experiments/models_table.py --write`; a test compares the two.
 
-- **tree**: the target checks a whole tree of candidates in one forward. Its layers keep keys and
-  values (full, windowed, chunked or block-sparse attention, attention sinks, shared and latent keys
-  and values, mixtures of experts), and masks and positions reach each node.
-- **chain**: the likeliest path only. Its layers carry state that a rejected token would spoil
-  (state spaces, gated delta nets, short convolutions, RWKV, n-gram histories): the state behind one
-  branch is not the state behind another. The drafter's beam search is as wide as asked for, but
-  only its best beam is verified; the planner therefore keeps to width 1.
+- **tree**: the target checks a whole tree of candidates in one forward. Layers with keys and values
+  (full, windowed, chunked or block-sparse attention, attention sinks, shared and latent keys and
+  values) see each node once: masks and positions reach it. Layers with recurrent state (state
+  spaces, gated delta nets, short convolutions, RWKV, n-gram histories) see the tree's root-to-leaf
+  paths, each as a sequence of its own; see [below](#what-a-tree-costs-where-state-recurs).
+- **chain**: the likeliest path only. The drafter's beam search is as wide as asked for, but only
+  its best beam is verified; the planner therefore keeps to width 1.
 - **not drafted**: loading it with a drafter is refused with the reason; without one it decodes
   plainly.
 
@@ -80,27 +81,25 @@ is asked of a model than that it is causal. Otherwise it is refused in one sente
 layer. Vision-language models run as text.
 
 [Batches](batches.md) of prompts can be decoded with every tree architecture but these, where what a
-row looks at is chosen for one text only: {unbatched}.
+row looks at is chosen, or compressed in groups, by the positions of one text: {unbatched}.
 """
 
 COST = """\
-## What a chain costs
+## What a tree costs where state recurs
 
-Before a chain is verified the arrays of recurrent state are noted, which copies nothing. If the
-whole chain is accepted the new state stays, at no cost. If not, the noted arrays come back and the
-modules that changed them run again over the accepted rows, on the inputs that they had: the
-projections and the recurrence of those modules, but no attention, no feed-forward and no logits.
-That is part of the next step's graph, so a step remains one evaluation. The planner measures it
-along with a model's other costs, and counts it by the chance that a tail is rejected.
+A recurrence after a node depends on that node's own ancestors, so the modules that carry state are
+run over a batch of paths: the tree's root-to-leaf paths are gathered, the state before the tree is
+repeated for each, and each node takes its result from one of the rows that it has. Only the
+recurrence itself (convolution, scan) sees leaves x depth rows; the matrix products of these
+modules, which read their weights, are made once for each node, and so are attention and
+feed-forward.
 
-Measured with `python experiments/chains.py` on a 2-core AMD EPYC under Linux, no GPU, mlx {mlx},
-float32, random weights, five drafted tokens a step, medians of {repeats}, while other work
-shared the machine: the shares say more than the times. On Apple silicon nothing was measured.
-"Rejected" accepts two of the five, "all accepted" five; both verify six rows.
-
-{table}
-
-The recurrence runs step by step on a CPU; on a GPU mlx-lm has kernels for it.
+After acceptance the state of the accepted path is the state of its row, where that path was one of
+the tree's longest and the paths' states are small enough to be held ({held} MiB a layer); a chain
+that is accepted whole leaves its state at no cost at all. Otherwise the state before the tree comes
+back and the recurrence alone runs again over the accepted rows, with the products that were made
+for the tree: no weights are read. Either is part of the next step's graph, so a step remains one
+evaluation.
 
 """
 
@@ -114,8 +113,9 @@ CACHES = """\
 - `max_kv_size` is for plain decoding: such a cache overwrites rows that a rejected draft would have
   to give back. Models that make their own caches ignore it, as in mlx-lm.
 - After an edited history, attention goes on from the first difference (a window from wherever it
-  still has its rows, up to 256 tokens back), recurrent state from the end of one of the last two
-  prompts, and otherwise the prompt is prefilled again.
+  still has its rows, up to 256 tokens back), recurrent state from the end of one of the last
+  {prompts} prompts, or of one of {pieces} pieces in which long ones were run, and otherwise the
+  prompt is prefilled again.
 """
 
 
@@ -161,30 +161,25 @@ def rows() -> list[tuple[str, str, str]]:
     return result
 
 
-def render(cost: str) -> str:
-    """The page, around the section on costs as it was measured."""
+def render() -> str:
+    """The page."""
     table = rows()
     counts = Counter(how for _, how, _ in table)
     lines = [
         INTRODUCTION.format(unbatched=", ".join(sorted(UNBATCHED))),
         f"## mlx-lm {mlx_lm.__version__}",
         "",
-        ", ".join(f"{count} {how}" for how, count in counts.most_common()) + ". The trees",
-        "and chains are tested: greedy text in float32 is the same drafted, plain and from mlx-lm.",
+        ", ".join(f"{count} {how}" for how, count in counts.most_common()) + ". They are",
+        "tested: greedy text in float32 is the same drafted, plain and from mlx-lm.",
         "",
         "| mlx-lm module | drafts are verified as | its layers keep |",
         "|---|---|---|",
         *(f"| {name} | {how} | {remark} |" for name, how, remark in table),
         "",
-        cost + CACHES,
+        COST.format(held=HELD_BYTES >> 20),
+        CACHES.format(prompts=KEPT_PROMPTS, pieces=KEPT_PIECES),
     ]
     return "\n".join(lines)
-
-
-def cost_section(page: str) -> str:
-    """The section on costs out of a page: it was measured once, and is not made again here."""
-    start = page.index("## What a chain costs")
-    return page[start : page.index("## Caches")]
 
 
 def main() -> None:
@@ -194,7 +189,7 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="write docs/models.md")
     write = parser.parse_args().write
-    page = render(cost_section(PAGE.read_text("utf-8")))
+    page = render()
     if write:
         PAGE.write_text(page, "utf-8")
     else:

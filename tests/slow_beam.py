@@ -115,12 +115,15 @@ def slow_search(
 
 def slow_layout(nodes: list[Node], shape: BeamShape) -> list[int]:
     """The likeliest nodes; of these the best final beam's in order, then the others by score."""
-    kept = sorted(range(1, len(nodes)), key=lambda n: -nodes[n].total)[: shape.nodes]
     finals = range(len(nodes) - shape.width, len(nodes))
     leader = max(finals, key=lambda n: nodes[n].total)
     line: list[int] = []
     while leader != 0:
         line.insert(0, leader)
         leader = nodes[leader].parent
+    others = sorted(range(1, len(nodes)), key=lambda n: -nodes[n].total)
+    if shape.max_leaves is not None:  # the whole of it, and as many others as there is room for
+        others = [*line, *(n for n in others if n not in line)]
+    kept = others[: shape.nodes]
     first = [n for n in line if n in kept]
     return [0, *first, *(n for n in kept if n not in first)]

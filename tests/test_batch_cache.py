@@ -75,7 +75,7 @@ def test_together_is_each_alone(name: str) -> None:
     check_step(of, batch, [alone[2], alone[0], joining], list(LATER_PATHS), 9)
 
 
-@pytest.mark.parametrize("name", ["qwen3_next", "minimax_m3_vl", "phi3small"])
+@pytest.mark.parametrize("name", ["deepseek_v41", "minimax_m3_vl", "phi3small"])
 def test_what_cannot_be_placed_is_refused(name: str) -> None:
     with pytest.raises(RedrafterError, match=f"'{name}'.* one by one"):
         target(name).make_batch_cache()

@@ -87,6 +87,11 @@ SHAPES = [
     BeamShape(20, 2),
 ]
 BUDGETED = [BeamShape(4, 5, budget) for budget in (1, 3, 4, 5, 6, 9, 15, 19, 20, 50)]
+NARROW = [
+    *(BeamShape(4, 5, None, leaves) for leaves in (1, 2, 3, 6, 16, 17)),
+    BeamShape(4, 5, 3, 4),
+    BeamShape(4, 5, 7, 4),
+]
 SAMPLINGS = [
     SamplingConfig(),
     SamplingConfig(1.0, seed=1),
@@ -157,7 +162,7 @@ def test_a_budget_keeps_the_likeliest_nodes(shape: BeamShape) -> None:
         )
 
 
-@pytest.mark.parametrize("shape", BUDGETED, ids=lambda shape: str(shape.node_budget))
+@pytest.mark.parametrize("shape", [*BUDGETED, *NARROW], ids=str)
 def test_budgeted_layout_equals_the_slow_one(shape: BeamShape) -> None:
     for seed, sampling in enumerate(SAMPLINGS[:3]):
         drafter = models.build_drafter(seed=seed, draft_vocab_size=30)
@@ -181,6 +186,9 @@ def assert_is_a_tree(tree: DraftTree, shape: BeamShape) -> None:
     assert len(set(children)) == len(children), "siblings differ"
     assert all(0 <= token < models.VOCAB for token in tokens)
     assert np.isfinite(totals).all()
+    leaves = set(range(len(tree))) - set(parents)
+    assert len(leaves) <= tree.leaf_bound == max(1, min(shape.leaves, len(tree) - 1))
+    assert shape.max_leaves is None or len(leaves) <= shape.max_leaves
 
 
 @settings(
@@ -192,7 +200,11 @@ def assert_is_a_tree(tree: DraftTree, shape: BeamShape) -> None:
 )
 @given(
     shape=st.builds(
-        BeamShape, st.integers(1, 20), st.integers(1, 8), st.none() | st.integers(1, 60)
+        BeamShape,
+        st.integers(1, 20),
+        st.integers(1, 8),
+        st.none() | st.integers(1, 60),
+        st.none() | st.integers(1, 20),
     ),
     sampling=st.builds(
         SamplingConfig,

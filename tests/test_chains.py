@@ -14,8 +14,10 @@ from common_config import VOCAB
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
+from mlx_redrafter.cache.forward_context import ForwardContext
+from mlx_redrafter.cache.module_call import ModuleCall
 from mlx_redrafter.cache.prompt_cache import PromptCache
-from mlx_redrafter.cache.recurrent import RecurrentCache, first_rows
+from mlx_redrafter.cache.recurrent import KEPT_PIECES, KEPT_PROMPTS, RecurrentCache
 from mlx_redrafter.drafting.chain import ChainSource, chain_of
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.drafting.shape import BeamShape
@@ -25,6 +27,7 @@ from mlx_redrafter.engine.step import DecodedToken
 from mlx_redrafter.planning.calibration import _time_replay, calibrate
 from mlx_redrafter.planning.planner import CHAIN_CANDIDATES, CHAIN_PROBES
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
 
 # Every kind of state: SSM, gated delta, short convolution, RWKV, a state beside keys and values in
@@ -230,11 +233,19 @@ def test_a_tree_that_stops_short_is_filled_up() -> None:
     assert reduced.parents.tolist() == [-1, 0, 1, 2]
 
 
+def unlisted(name: str) -> Target:
+    """A model of somebody else's making, of which nothing but its caches is known."""
+    model = architectures.build(name)
+    model.__class__ = type("Model", (type(model),), {"__module__": "someone.elses"})
+    return Target(model)
+
+
 def test_the_beam_search_drafts_one_path_of_fixed_length() -> None:
     config = DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
     drafter = Drafter(config)
     architectures.randomise(drafter, 0)
-    model = SpeculativeModel(shared("lfm2").target, drafter)
+    model = SpeculativeModel(unlisted("lfm2"), drafter)
+    assert model.target.verifies == "chain"
     source = model.source(BeamShape(4, 5, 3), SamplingConfig(), timed=False)
     assert isinstance(source, ChainSource)
     assert (source.max_depth, source.seconds) == (5, 0.0)
@@ -259,14 +270,26 @@ def test_the_planner_has_no_use_for_width() -> None:
 
 
 def test_arguments_are_cut_to_the_rows_kept() -> None:
-    x = mx.arange(24).reshape(1, 4, 6)
-    assert first_rows(x, 4, 2).shape == (1, 2, 6)
-    mask = mx.ones((4, 9), dtype=mx.bool_)
-    assert first_rows(mask, 4, 2).shape == (2, 7)
-    assert first_rows(mx.ones((1, 1, 4, 9), dtype=mx.bool_), 4, 3).shape == (1, 1, 3, 8)
-    assert first_rows("causal", 4, 2) == "causal"
-    weight = mx.ones((6, 6))
-    assert first_rows(weight, 4, 2) is weight
+    """Rows along a path; a chain's masks lose what was not accepted, a tree's are left out."""
+    x, mask = mx.arange(24).reshape(1, 4, 6), mx.ones((1, 1, 4, 9), dtype=mx.bool_)
+    weight, seen = mx.ones((6, 6)), []
+    for branching in (False, True):
+        call = ModuleCall(
+            run=lambda *args, **kwargs: seen.append((args, kwargs)),
+            args=(x, mask[0, 0], "causal", weight), kwargs={"mask": mask},
+            batch=1, nodes=4, paths=None, branching=branching,
+        )  # fmt: skip
+        call.replay(ForwardContext(), [[0, 2, 3]])
+    for branching, (args, kwargs) in enumerate(seen):
+        assert args[0].tolist() == [[x.tolist()[0][row] for row in (0, 2, 3)]]
+        assert args[2] == "causal"
+        assert args[3] is weight
+        if branching:
+            assert args[1] is None
+            assert kwargs["mask"] is None
+        else:
+            assert args[1].shape == (3, 8)
+            assert kwargs["mask"].shape == (1, 1, 3, 8)
 
 
 def test_memory_does_not_grow_with_the_text() -> None:
@@ -279,7 +302,8 @@ def test_memory_does_not_grow_with_the_text() -> None:
     layer = held.layers[0]
     assert isinstance(layer, RecurrentCache)
     assert len(layer._steps) <= 2
-    assert len(layer._prompts) <= 2
+    assert len(layer._prompts) <= KEPT_PROMPTS
+    assert len(layer._pieces) <= KEPT_PIECES
 
 
 def test_the_replay_is_measured_and_leaves_the_cache_as_it_was() -> None:

@@ -15,12 +15,13 @@ import mlx_lm
 import pytest
 from conversion_models import make_head, torch, write_head, write_target
 
-from mlx_redrafter.conversion import convert
-from mlx_redrafter.conversion import workspace as workspace_module
+from mlx_redrafter.conversion import convert, writing
 from mlx_redrafter.conversion.report import silent
 from mlx_redrafter.conversion.torch_files import torch_to_safetensors
-from mlx_redrafter.conversion.workspace import publish, workspace, write_model
+from mlx_redrafter.conversion.writing import write_model
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.system import workspace as workspace_module
+from mlx_redrafter.system.workspace import publish, workspace
 from mlx_redrafter.ui.cli.convert import INTERRUPTED, main
 
 pytestmark = pytest.mark.torch
@@ -105,7 +106,7 @@ def test_interrupted_command(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workspace_module, "save_shard", interrupt)
+    monkeypatch.setattr(writing, "save_shard", interrupt)
     code = main(["--hf-path", str(target), "--mlx-path", str(tmp_path / "out")])
     assert code == INTERRUPTED
     assert "interrupted" in capsys.readouterr().err

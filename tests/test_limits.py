@@ -17,14 +17,57 @@ from mlx_redrafter.target.context_limit import context_limit
 from mlx_redrafter.tree import DraftTree
 
 
+@pytest.mark.parametrize("key", ["max_position_embeddings", "n_positions", "max_seq_len"])
+def test_the_limit_has_several_names(key: str) -> None:
+    assert context_limit({key: 200}) == 200
+    assert context_limit({"text_config": {key: 200}}) == 200
+
+
+def test_only_what_is_stated_is_a_limit() -> None:
+    """mlx-lm's defaults of keys that a config.json leaves out say nothing of the model."""
+    assert context_limit({"model_type": "mamba2"}) is None
+    assert context_limit({"max_position_embeddings": True}) is None
+    assert SpeculativeModel(architectures.build("llama")).context_limit is None
+
+
 @pytest.mark.parametrize(
-    ("name", "key"), [("llama", "max_position_embeddings"), ("gpt2", "n_positions")]
+    ("scaling", "limit"),
+    [
+        (None, 64),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}, 64),
+        ({"type": "linear", "factor": 2.0}, 128),
+        ({"type": "dynamic", "factor": 2.0}, 128),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8}, 64),
+        ({"type": "longrope", "factor": 32.0}, 64),
+        ({"type": "yarn", "factor": float("nan")}, 64),
+        ({"type": "yarn", "factor": "4"}, 64),
+        ("yarn", 64),
+    ],
 )
-def test_the_limit_has_several_names(name: str, key: str) -> None:
-    model = architectures.build(name)
-    setattr(model.args, key, 200)
-    assert context_limit(model) == 200
-    (context,) = contexts_of(SpeculativeModel(model))
+def test_scaled_positions_reach_further(scaling: Any, limit: int) -> None:
+    config = {"max_position_embeddings": 64, "rope_scaling": scaling}
+    assert context_limit(config) == limit
+    assert context_limit({"max_position_embeddings": 64, "rope_parameters": scaling}) == limit
+
+
+def test_gemma_3_states_the_scaled_length() -> None:
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    config = {"model_type": "gemma3_text", "max_position_embeddings": 64, "rope_scaling": scaling}
+    assert context_limit(config) == 64
+
+
+def test_recurrent_state_has_no_limit_and_a_table_of_positions_is_one() -> None:
+    stated = {"max_position_embeddings": 64}
+    assert SpeculativeModel(architectures.build("mamba"), config=stated).context_limit is None
+    assert SpeculativeModel(architectures.build("qwen3_next"), config=stated).context_limit == 64
+    gpt2 = SpeculativeModel(architectures.build("gpt2"), config={"n_positions": 10**6})
+    assert gpt2.context_limit == gpt2.target.max_positions
+
+
+def test_calibration_stays_within_the_limit() -> None:
+    model = SpeculativeModel(architectures.build("llama"), config={"max_seq_len": 200})
+    (context,) = contexts_of(model)
     assert context + max(SIZES) <= 200
 
 
@@ -39,8 +82,8 @@ def calibrated(
         seconds: Of a forward, from how many there were and its size.
     """
     now, calls = [0.0], []
-    model = SpeculativeModel(architectures.build("llama"))
-    model.target.model.args.max_position_embeddings = limit
+    config = {"max_position_embeddings": limit}
+    model = SpeculativeModel(architectures.build("llama"), config=config)
     verify = model.target.verify
 
     def timed(tree: DraftTree, cache: PromptCache) -> Any:

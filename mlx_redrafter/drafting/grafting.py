@@ -151,6 +151,7 @@ def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:
         ),
         ancestors=mx.concatenate([mx.concatenate([guessed.ancestors, blank], axis=1), lines]),
         max_depth=max(guessed.max_depth, int(depths.max())),
+        max_leaves=guessed.leaf_bound + m,
     )
 
 

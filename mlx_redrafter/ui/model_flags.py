@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
-from ..system.pocket import pocket_path
+from ..system.own_models import pocket_path
 from .flags import flag
 
 _MODEL = "model"

@@ -15,7 +15,6 @@ from ...drafting.shape import BeamShape
 from ...engine.model import SpeculativeModel
 from ...system.device import on_gpu
 from ...system.visible import visible_line
-from ...target.context_limit import context_limit
 from .answer import ModelFacts
 
 # A front matter of YAML, a heading, a table, code or a picture is no description.
@@ -33,7 +32,7 @@ def describe(model: SpeculativeModel, path: str | Path) -> ModelFacts:
         device=device_words(),
         precision=precision_words(model.target.model),
         beam=(shape.width, shape.length),
-        context_limit=context_limit(model.target.model),
+        context_limit=model.context_limit,
         purpose=purpose(Path(path)),
     )
 
