@@ -151,6 +151,10 @@ class RecordingFrontEnd:
     def complain(self, sentence: str) -> None:
         self.complaints.append(sentence)
 
+    def confirm(self, question: str) -> bool:
+        self.said.append(question)
+        return False
+
     @contextmanager
     def busy(self, words: str) -> Iterator[None]:
         yield

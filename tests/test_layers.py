@@ -21,7 +21,7 @@ LAYERS = (
     ("conversion",),
     ("training", "benchmark"),
     ("server", "ui"),
-    ("plan", "train"),
+    ("plan", "train", "__main__"),
 )
 MAX_PARTS = 25
 

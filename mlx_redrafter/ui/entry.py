@@ -24,7 +24,6 @@ OUT_OF_MEMORY = (
 )
 
 
-
 class Main(Protocol):
     """A command line's entry point."""
 

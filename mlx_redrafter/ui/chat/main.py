@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import RedrafterError
 from ..entry import INTERRUPTED, SUCCESS, USER_ERROR, command_line
@@ -88,7 +88,7 @@ def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
         session.planner = Planner.for_model(session.model, recalibrate=options.recalibrate)
 
 
-def load_session(model: str, settings: ChatSettings, **load_options: object) -> Session:
+def load_session(model: str, settings: ChatSettings, **load_options: Any) -> Session:
     """A conversation with a model from a path or the Hub.
 
     Args:
@@ -107,7 +107,7 @@ def load_session(model: str, settings: ChatSettings, **load_options: object) -> 
     from .session import Session
 
     quiet_libraries()
-    loaded, tokenizer = load(model, plan=False, **load_options)  # type: ignore[arg-type]
+    loaded, tokenizer = load(model, plan=False, **load_options)
     return Session(loaded, tokenizer, describe(loaded, model), settings, stream_generate)
 
 

@@ -141,7 +141,7 @@ def ending(answer: Answer, max_tokens: int) -> str | None:
     if answer.at_limit:
         return "The model's context is full: /reset starts a new conversation."
     if answer.cut:
-        return f"Cut after {max_tokens:,} tokens: /continue goes on, /max-tokens allows longer answers."
+        return f"Cut after {max_tokens:,} tokens: /continue goes on, /max-tokens allows more."
     return None
 
 
