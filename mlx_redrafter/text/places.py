@@ -86,7 +86,8 @@ def locate(
     its name and ``-drafter``, goes with it.
 
     Args:
-        path_or_repo: A path; "smollm2"; "owner/name"; or "owner/name/FILE.gguf".
+        path_or_repo: A path; "smollm2"; "owner/name"; or "owner/name/FILE.gguf". The last two may
+            end in "@" and a revision.
         revision: Branch, tag or commit on the Hub.
         progress: Told the stage of a conversion, the bytes done and those in all.
 
@@ -99,6 +100,8 @@ def locate(
         return _locate_path(path, progress)
     if text in KNOWN:
         return _locate_known(text, KNOWN[text], progress)
+    text, _, after = text.partition("@")
+    revision = after or revision
     if text.endswith(GGUF) and text.count("/") == 2:
         repo, _, file = text.rpartition("/")
         return _locate_gguf(fetch_file(repo, file, revision), progress)

@@ -19,7 +19,7 @@ from mlx_redrafter.benchmark.curve import fitting_contexts
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.ui.cli import benchmark as benchmark_cli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHAPE = ("--beam-width", "2", "--beam-length", "2")
 
 
@@ -234,7 +234,7 @@ def test_contexts_that_do_not_fit(bundle):
     with pytest.raises(RedrafterError, match="--beyond-limit"):
         fitting_contexts(model, [337])
     assert fitting_contexts(model, [1000], beyond=True) == (1000,)
-    model.target.model.args.max_position_embeddings = 40
+    model.config["max_position_embeddings"] = 40
     with pytest.raises(RedrafterError, match=r"made for 40 tokens.*--beyond-limit"):
         fitting_contexts(model, None)
 

@@ -10,7 +10,7 @@ from scripts import load_script
 
 from mlx_redrafter import load, load_drafter
 
-POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
+POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
 
 
 @pytest.fixture

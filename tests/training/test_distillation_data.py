@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from conversations import TEMPLATE, WORDS, chat, greedy, marked
+
 import mlx_redrafter  # noqa: F401  (loads OpenBLAS before mlx)
 
 import mlx.core as mx  # isort: skip
@@ -21,12 +23,6 @@ from mlx_redrafter.training import (
     token_counts,
     tokenize,
     write_jsonl,
-)
-
-WORDS = ["<|end|>", "<|user|>", "<|assistant|>", "hi", "there", "how", "are", "you", "fine", "yes"]
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + ' <|end|> ' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
 )
 
 
@@ -59,15 +55,6 @@ def model() -> llama.Model:
     model = llama.Model(args)
     mx.eval(model.parameters())
     return model
-
-
-def chat(*contents: str) -> dict:
-    roles = ("user", "assistant")
-    return {"messages": [{"role": roles[i % 2], "content": c} for i, c in enumerate(contents)]}
-
-
-def marked(row) -> list[str]:
-    return [WORDS[t] for t in row.tokens[row.answer]]
 
 
 def test_every_assistant_turn_and_its_end_count(tokenizer):
@@ -128,16 +115,6 @@ def test_counts_special_tokens_and_the_split(tokenizer):
     assert split_rows(rows, 1, seed=5)[1][0] is held[0]
     with pytest.raises(RedrafterError, match="hold out fewer"):
         split_rows(rows, 4)
-
-
-def greedy(model, tokenizer, messages, max_tokens: int) -> tuple[list[int], bool]:
-    tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    answer: list[int] = []
-    while len(answer) < max_tokens:
-        answer.append(mx.argmax(model(mx.array([tokens + answer]))[0, -1]).item())
-        if answer[-1] in tokenizer.eos_token_ids:
-            return answer[:-1], False
-    return answer, True
 
 
 def test_regenerated_answers_are_the_targets_own(model, tokenizer):

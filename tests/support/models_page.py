@@ -1,32 +1,25 @@
 """How each of mlx-lm's architectures verifies drafts: the page docs/models.md.
 
-    python experiments/models_table.py             print it
-    python experiments/models_table.py --write     write it
+    python -m pytest tests/target/test_models_page.py --write-pages     write it
 
 A tiny random model of each architecture is made and asked; the prose around the table is here too.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
-import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
+import architectures
 import mlx_lm
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
-from rich.console import Console
 
 from mlx_redrafter.cache.recurrent import HELD_BYTES, KEPT_PIECES, KEPT_PROMPTS
 from mlx_redrafter.target.architectures import REFUSED, UNBATCHED
 from mlx_redrafter.target.target import Target
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "models.md"
-sys.path.insert(0, str(ROOT / "tests"))
-
-import architectures  # noqa: E402
 
 # Modules of mlx-lm's that hold no architecture.
 HELPERS = {
@@ -63,7 +56,8 @@ INTRODUCTION = """\
 # Models
 
 Which of mlx-lm's architectures verify drafts, and how. This page is written by
-`python experiments/models_table.py --write`; a test compares the two.
+`python -m pytest tests/target/test_models_page.py --write-pages`; without the flag that test
+compares the two.
 
 - **tree**: the target checks a whole tree of candidates in one forward. Layers with keys and values
   (full, windowed, chunked or block-sparse attention, attention sinks, shared and latent keys and
@@ -180,21 +174,3 @@ def render() -> str:
         CACHES.format(prompts=KEPT_PROMPTS, pieces=KEPT_PIECES),
     ]
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Print or write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write docs/models.md")
-    write = parser.parse_args().write
-    page = render()
-    if write:
-        PAGE.write_text(page, "utf-8")
-    else:
-        Console().out(page, highlight=False)
-
-
-if __name__ == "__main__":
-    main()

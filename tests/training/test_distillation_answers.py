@@ -7,9 +7,9 @@ import mlx_redrafter  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx  # isort: skip
 import numpy as np
 import pytest
+from conversations import TEMPLATE, WORDS, chat, greedy, marked
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from test_distillation_data import TEMPLATE, WORDS, chat, greedy, marked
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 

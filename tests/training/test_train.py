@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from bundles import PROSE, make_bundle
 from mlx.utils import tree_flatten
-from test_distillation import make_rows
+from training_cases import make_rows
+from training_files import TINY, chats, weights, write
 
 from mlx_redrafter import Target, load
 from mlx_redrafter.errors import RedrafterError
@@ -34,31 +35,6 @@ from mlx_redrafter.training import loop as loop_module
 from mlx_redrafter.training import run as run_module
 from mlx_redrafter.training.disk import writing
 from models import build
-
-TINY = {
-    "steps": 8, "unroll": 2, "positions_per_step": 16, "top_k": 8, "exit_dim": 32,
-    "num_draft_layers": 1, "held_out": 2, "eval_prompts": 2, "eval_max_tokens": 6, "eval_every": 4,
-    "beam_width": 2, "beam_length": 2, "save_every": 2, "report_every": 1, "max_seq_length": 64,
-}  # fmt: skip
-
-
-def chats(count: int = 6) -> list[dict]:
-    words = " ".join(PROSE).split()
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": " ".join(words[i : i + 3])},
-                {"role": "assistant", "content": " ".join(words[i + 3 : i + 12])},
-            ]
-        }
-        for i in range(count)
-    ]
-
-
-def write(path: Path, records: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +66,6 @@ class Ears(TrainingCallback):
 
     def report(self, progress):
         self.reports.append(progress)
-
-
-def weights(directory: Path) -> bytes:
-    return (directory / "model.safetensors").read_bytes()
 
 
 def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):

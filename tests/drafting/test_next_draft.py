@@ -34,7 +34,7 @@ from mlx_redrafter.target.target import Target
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.tree import DraftTree, HostTree, accept
 
-POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
+POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
 
 
 def random_tree(rng: random.Random, nodes: int) -> tuple[list[int], list[int]]:

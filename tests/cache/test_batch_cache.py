@@ -7,8 +7,7 @@ from functools import cache
 import architectures
 import mlx.core as mx
 import pytest
-from architectures import prompt_of
-from test_architectures import DRAFTED
+from architectures import DRAFTED, prompt_of
 
 from mlx_redrafter.cache.batch import BatchCache
 from mlx_redrafter.cache.prompt_cache import PromptCache

@@ -16,7 +16,7 @@ from mlx_redrafter.system import blas
 from mlx_redrafter.target.target import Target
 
 LINUX = sys.platform.startswith("linux")
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def openblas() -> str | None:

@@ -10,6 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from mlx.utils import tree_flatten
 
 import models
@@ -19,7 +21,7 @@ from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.lazy_planner import PlannerOnDemand
 from mlx_redrafter.system.files import atomic_path, write_json
-from mlx_redrafter.text import loading
+from mlx_redrafter.text import loading, places
 from mlx_redrafter.text.generate import generate
 from mlx_redrafter.text.loading import (
     load,
@@ -364,13 +366,13 @@ def test_a_map_to_tokens_that_do_not_exist_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["./nowhere", "/no/such/directory", "nowhere", "a/b/c", "~/no such model", ""],
+    ["./nowhere", "/no/such/directory", "no where", "a/b/c", "~/no such model", ""],
 )
 def test_paths_that_lead_nowhere(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the Hub was asked")
 
-    monkeypatch.setattr(loading, "snapshot_download", refuse)
+    monkeypatch.setattr(places, "snapshot_download", refuse)
     refusal(lambda: load(path))
 
 
@@ -388,7 +390,7 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise OSError("no\nroute to host")
 
-    monkeypatch.setattr(loading, "snapshot_download", unreachable)
+    monkeypatch.setattr(places, "snapshot_download", unreachable)
     message = refusal(lambda: resolve_path("owner/name"))
     assert "owner/name" in message
     assert "no route to host" in message
@@ -401,11 +403,57 @@ def test_a_hub_repo_is_downloaded(monkeypatch: pytest.MonkeyPatch, original: Pat
         asked.append(repo)
         return str(original)
 
-    monkeypatch.setattr(loading, "snapshot_download", download)
+    monkeypatch.setattr(places, "snapshot_download", download)
     model, _ = load("owner/name")
     assert asked == ["owner/name"]
     assert model.name == "owner/name"
     assert model.drafter is not None
+
+
+def test_old_names_without_an_owner_are_the_hubs(
+    monkeypatch: pytest.MonkeyPatch, original: Path
+) -> None:
+    monkeypatch.setattr(places, "snapshot_download", lambda repo, **_: str(original))
+    assert load("gpt2")[0].name == "gpt2"
+
+
+def test_a_revision_is_passed_on(monkeypatch: pytest.MonkeyPatch, original: Path) -> None:
+    asked = []
+
+    def download(repo: str, revision: str | None, **_: Any) -> str:
+        asked.append((repo, revision))
+        return str(original)
+
+    monkeypatch.setattr(places, "snapshot_download", download)
+    load("owner/name", revision="v1", plan=False)
+    load("owner/name@v2", plan=False)
+    resolve_path("owner/head@v3")
+    assert asked == [("owner/name", "v1"), ("owner/name", "v2"), ("owner/head", "v3")]
+
+
+def test_offline_what_mlx_lm_fetched_is_complete(
+    monkeypatch: pytest.MonkeyPatch, original: Path
+) -> None:
+    def download(repo: str, allow_patterns: list[str], **_: Any) -> str:
+        if any(pattern.startswith("drafter/") for pattern in allow_patterns):
+            raise LocalEntryNotFoundError("the drafter's files were never asked for")
+        return str(original)
+
+    monkeypatch.setattr(places, "snapshot_download", download)
+    assert load("owner/name", plan=False)[0].name == "owner/name"
+
+
+def test_nothing_is_fetched_twice() -> None:
+    files = [
+        "config.json", "model-00001-of-00002.safetensors", "consolidated.safetensors",
+        "original/model.safetensors", "tokenizer.jsonl", "drafter/config.json",
+        "drafter/model.safetensors", "adapters/adapters.safetensors", "x.gguf",
+    ]  # fmt: skip
+    wanted = list(filter_repo_objects(files, allow_patterns=places.HUB_FILES))
+    assert wanted == [
+        "config.json", "model-00001-of-00002.safetensors", "tokenizer.jsonl",
+        "drafter/config.json", "drafter/model.safetensors",
+    ]  # fmt: skip
 
 
 def test_a_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

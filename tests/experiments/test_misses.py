@@ -12,7 +12,7 @@ from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.text.prompts import encode_prompt
 
-POCKET = Path(__file__).resolve().parent.parent / "models" / "pocket"
+POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
 LENGTH = 5
 
 

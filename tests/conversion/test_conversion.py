@@ -462,7 +462,7 @@ def test_check_that_fails(
 def test_pocket_models_own_checkpoint_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "models")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "models")
     recipe = importlib.import_module("recipe.target")
     shape = recipe.Shape(
         vocabulary=VOCAB, width=HIDDEN, layers=2, heads=4, feed_forward=96, positions=128

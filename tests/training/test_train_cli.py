@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bundles import make_bundle
 from mlx.utils import tree_flatten
-from test_train import TINY, chats, weights, write
+from training_files import TINY, chats, weights, write
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.training.callback import TrainingCallback
@@ -242,7 +242,7 @@ def test_the_screen_hears_all_that_a_run_says():
 
 
 def test_the_documentation_has_every_flag():
-    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
     for option in fields(TrainingOptions):
         for name in (option.name, *option.metadata.get("aliases", ())):
             assert f"--{name.replace('_', '-')}" in text, name

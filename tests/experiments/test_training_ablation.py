@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from bundles import make_bundle
 from scripts import load_script
-from test_train import chats, write
+from training_files import chats, write
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import architectures
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from architectures import prompt_of
+from architectures import DRAFTED, prompt_of
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
@@ -23,10 +23,6 @@ from mlx_redrafter.target.architectures import COUNTS_ROWS, HYBRIDS, REFUSED, TR
 from mlx_redrafter.target.target import Target
 
 TOKENS = 10
-# Written for Metal only: its module cannot run on a CPU.
-METAL = ("muse_spark",)
-HERE = [name for name in architectures.CONFIGS if name not in METAL]
-DRAFTED = [name for name in HERE if name not in REFUSED]
 PADDED = [name for name in DRAFTED if name in TREES and name not in COUNTS_ROWS]
 
 

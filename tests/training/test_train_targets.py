@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from bundles import make_bundle
 from mlx.utils import tree_flatten
-from test_distillation import make_rows
-from test_train import TINY, chats, write
+from training_cases import make_rows
+from training_files import TINY, chats, write
 
 from mlx_redrafter import SpeculativeModel, Target, load
 from mlx_redrafter.conversion import convert

@@ -18,6 +18,8 @@ import numpy as np
 from common_config import COMMON, HIDDEN, VOCAB, WINDOW
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_redrafter.target.architectures import REFUSED
+
 SLIDING = ["sliding_attention", "full_attention"]
 LINEAR = ["linear_attention", "full_attention"]
 _YARN = {
@@ -336,3 +338,9 @@ def prompt_of(length: int, seed: int = 0) -> list[int]:
     """Random token ids."""
     rng = np.random.default_rng([seed, length])
     return [int(token) for token in rng.integers(1, VOCAB, length)]
+
+
+# Written for Metal only: its module cannot run on a CPU.
+METAL = ("muse_spark",)
+HERE = [name for name in CONFIGS if name not in METAL]
+DRAFTED = [name for name in HERE if name not in REFUSED]

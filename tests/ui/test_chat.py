@@ -18,7 +18,7 @@ from bundles import make_bundle
 from mlx_redrafter.system.blas import INSTALL_HINT
 from mlx_redrafter.ui.chat import main as chat
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHAT = [sys.executable, str(ROOT / "chat.py")]
 STATISTICS = {
     "steps", "tokens_per_step", "drafted", "accepted", "acceptance_by_depth", "histogram",
