@@ -24,7 +24,7 @@ def flag(default: Any, group: str, text: str, **hints: Any) -> Any:
     """A field that becomes a flag.
 
     Args:
-        default: Its default; ``...`` where the flag has to be given.
+        default: Its default; a positional argument has to be given all the same.
         group: Heading under which --help lists it.
         text: Its help; the default is added where the text does not speak of one.
         **hints: ``reader`` (text to value), ``metavar``, ``choices``, ``aliases`` (further names
@@ -37,8 +37,7 @@ def flag(default: Any, group: str, text: str, **hints: Any) -> Any:
         return field(
             default_factory=lambda: list(several), metadata={"group": group, "help": text, **hints}
         )
-    given = {} if default is ... else {"default": default}
-    return field(**given, metadata={"group": group, "help": text, **hints})
+    return field(default=default, metadata={"group": group, "help": text, **hints})
 
 
 def add_flags(parser: argparse.ArgumentParser, *options: type[Any], given: bool = False) -> None:
@@ -70,7 +69,7 @@ def _flags(options: type[Any]) -> Iterable[Field[Any]]:
 def _default(one: Field[Any]) -> Any:
     if one.default_factory is not MISSING:
         return one.default_factory()
-    return None if one.default is MISSING else one.default
+    return one.default
 
 
 def _add_flag(group: argparse._ArgumentGroup, one: Field[Any], given: bool) -> None:

@@ -148,7 +148,7 @@ def test_the_same_commands_work_through_pipes(bundle, monkeypatch, capsys, tmp_p
         f"/load {tmp_path}/talk", "/help", "/quit", "not reached",
     ]  # fmt: skip
     printed = talk(bundle, monkeypatch, capsys, "\n".join(script))
-    assert printed.err.count("tok/s ·") == 3
+    assert printed.err.count(" tokens · ") == 3
     for words in (
         "supplied by the model",
         "accepted at each depth",

@@ -26,7 +26,7 @@ SAMPLE = "Explain, with an example, what this is good for."
 class PlanFlags(LoadFlags):
     """What is planned for, and on which samples."""
 
-    model: str = flag(..., "model", "a bundle: directory or Hub repo", positional=True)
+    model: str = flag("", "model", "a bundle: directory or Hub repo", positional=True)
     prompt: list[str] = flag(
         (), "samples", "text to draft on; may be repeated", repeated=True, aliases=("p",),
         metavar="TEXT",
