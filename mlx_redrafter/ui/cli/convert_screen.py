@@ -27,6 +27,10 @@ EXAMPLES = (
     ),
     ("A target alone", "python convert.py --hf-path TARGET -q"),
     (
+        "A GGUF file; Q4_0, Q4_1 and Q8_0 are kept as they are",
+        "python convert.py --hf-path model.Q4_0.gguf --drafter DRAFTER",
+    ),
+    (
         "A drafter alone, into a bundle that exists",
         "python convert.py --drafter drafter.pt --mlx-path models/vicuna-4bit",
     ),
@@ -48,8 +52,8 @@ def explain() -> None:
         Text(
             "Turns a target model and a recurrent drafter, as PyTorch users have them, into one "
             "bundle that chat.py, mlx_redrafter.load and mlx_lm.load open. TARGET and DRAFTER are "
-            "directories or Hub repositories with safetensors or PyTorch weights; DRAFTER may also "
-            "be one file."
+            "directories or Hub repositories with safetensors, PyTorch or GGUF weights; TARGET may "
+            "also be a GGUF file, DRAFTER one weight file."
         )
     ]
     for title, command in EXAMPLES:
