@@ -20,7 +20,8 @@ LAYERS = (
     ("text",),
     ("conversion",),
     ("training", "benchmark"),
-    ("server", "ui"),
+    ("server",),
+    ("ui",),
     ("plan", "train", "__main__"),
 )
 MAX_PARTS = 25
