@@ -20,7 +20,8 @@ LAYERS = (
     ("text",),
     ("conversion",),
     ("training", "benchmark"),
-    ("server", "ui"),
+    ("server",),
+    ("ui",),
     ("plan", "train"),
 )
 MAX_PARTS = 25
