@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.system.own_models import pocket_path
+from mlx_redrafter.ui.chat.options import build_parser, parse_chat_options
+from mlx_redrafter.ui.chat.settings import ChatSettings
+
+
+def parse(*arguments):
+    return parse_chat_options(arguments)
+
+
+def test_without_flags_the_pocket_and_the_defaults():
+    options = parse()
+    assert options.model == str(pocket_path())
+    assert options.settings == ChatSettings()
+    assert options.prompt is None
+
+
+def test_flags_become_settings():
+    options = parse(
+        *("--model", "m", "--drafter", "d", "--temp", "0.7", "--top-p", "0.9", "--top-k", "40"),
+        *("--min-p", "0.05", "--seed", "7", "--max-tokens", "99", "--system", "be brief"),
+        *("--beam-width", "3", "--beam-length", "6", "--node-budget", "12", "--no-draft"),
+    )
+    assert (options.model, options.flags.drafter) == ("m", "d")
+    assert options.settings == ChatSettings(
+        temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, seed=7, max_tokens=99, system="be brief",
+        draft=False, beam_width=3, beam_length=6, node_budget=12,
+    )  # fmt: skip
+
+
+def test_mlx_lms_names_are_understood():
+    options = parse("--system-prompt", "hi", "-m", "5")
+    assert options.settings.system == "hi"
+    assert options.settings.max_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temp", "hot"], "--temp"),
+        (["--temp", "-1"], "at least 0"),
+        (["--temp", "inf"], "at least 0"),
+        (["--temp", "nan"], "at least 0"),
+        (["--top-p", "0"], "above 0"),
+        (["--top-p", "1.5"], "at most 1"),
+        (["--top-k", "-1"], "at least 0"),
+        (["--top-k", "2.5"], "whole number"),
+        (["--min-p", "2"], "from 0 to 1"),
+        (["--seed", "-1"], "at least 0"),
+        (["--seed", str(2**63)], "at most"),
+        (["--max-tokens", "0"], "at least 1"),
+        (["--beam-width", "0"], "at least 1"),
+        (["--beam-width", "1025"], "at most 1024"),
+        (["--beam-length", "65"], "at most 64"),
+        (["--node-budget", "0"], "at least 1"),
+        (["--json"], "needs --prompt"),
+        (["--prompt", " "], "empty"),
+        (["--prompt"], "expected one argument"),
+        (["--modle", "x"], "--modle"),
+        (["question"], "question"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line_with_code_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse(*arguments)
+    assert leaving.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_missing_pocket_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_redrafter.ui.model_flags.pocket_path", lambda: tmp_path / "pocket")
+    with pytest.raises(RedrafterError, match="--model"):
+        parse()
+
+
+def test_help_names_every_flag():
+    text = build_parser().format_help()
+    for flag in ("--model", "--drafter", "--temp", "--top-p", "--top-k", "--min-p", "--seed",
+                 "--max-tokens", "--system", "--beam-width", "--beam-length", "--node-budget",
+                 "--no-draft", "--prompt", "--json"):  # fmt: skip
+        assert flag in text
+
+
+def test_sampling_in_words():
+    assert ChatSettings().sampling_words() == "greedy"
+    words = ChatSettings(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, seed=3).sampling_words()
+    assert words == "temperature 0.7, top-p 0.9, top-k 5, min-p 0.1, seed 3"

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pytest
+from chat_fakes import FakeStream, make_session
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.ui.chat.answer import Baseline
+from mlx_redrafter.ui.chat.settings import ChatSettings
+
+
+def test_turns_build_a_conversation_on_one_cache():
+    stream = FakeStream()
+    session = make_session(stream, ChatSettings(system="be brief"))
+    for question in ("one", "two"):
+        assert "".join(r.text for r in session.ask(question)) == "hello"
+    assert [call["prompt"] for call in stream.calls] == [
+        "<system>be brief<user>one",
+        "<system>be brief<user>one<assistant>hello<user>two",
+    ]
+    assert stream.calls[0]["cache"] is stream.calls[1]["cache"] is session.cache
+    assert session.totals.answers == 2
+    assert session.totals.tokens == 10
+    assert session.totals.drafting.steps == 10
+
+
+def test_settings_reach_the_engine():
+    stream = FakeStream()
+    settings = ChatSettings(
+        temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, seed=3, max_tokens=9, draft=False,
+        beam_width=2, beam_length=3, node_budget=4,
+    )  # fmt: skip
+    list(make_session(stream, settings).ask("q"))
+    call = stream.calls[0]
+    assert (call["temperature"], call["top_p"], call["top_k"]) == (0.5, 0.9, 7)
+    assert (call["min_p"], call["seed"], call["max_tokens"]) == (0.1, 3, 9)
+    assert (call["beam_width"], call["beam_length"], call["node_budget"]) == (2, 3, 4)
+    assert call["draft"] is False
+
+
+def test_an_abandoned_answer_closes_the_engine_and_stays_as_far_as_it_went():
+    stream = FakeStream()
+    session = make_session(stream)
+    answer = session.ask("q")
+    assert next(answer).text + next(answer).text == "he"
+    answer.close()
+    assert stream.closed == 1
+    assert session.messages == [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "he"},
+    ]
+    assert session.last is not None
+    assert session.last.interrupted
+    list(session.ask("more"))
+    assert stream.calls[1]["prompt"] == "<user>q<assistant>he<user>more"
+
+
+def test_an_answer_that_never_began_takes_its_question_back():
+    stream = FakeStream()
+
+    def fail(count: int) -> None:
+        raise KeyboardInterrupt
+
+    stream.on_token = fail
+    session = make_session(stream)
+    with pytest.raises(KeyboardInterrupt):
+        list(session.ask("q"))
+    assert session.messages == []
+    assert session.last is None
+    assert stream.closed == 1
+
+
+def test_the_context_limit_is_told_before_and_heeded_during_an_answer():
+    stream = FakeStream("x" * 500)
+    session = make_session(stream)
+    with pytest.raises(RedrafterError, match=r"/reset"):
+        list(session.ask("y" * 300))
+    assert session.messages == []
+    list(session.ask("y" * 144))  # 150 with the role; 200 fit
+    assert stream.calls[0]["max_tokens"] == 50
+    assert session.last is not None
+    assert session.last.at_limit
+
+
+def test_max_tokens_is_no_context_limit():
+    session = make_session(FakeStream("x" * 50), ChatSettings(max_tokens=10))
+    list(session.ask("q"))
+    assert session.last is not None
+    assert not session.last.at_limit
+    assert session.last.to_dict()["finish_reason"] == "length"
+
+
+def test_speedup_needs_a_measurement():
+    session = make_session()
+    assert session.speedup(200.0) is None
+    session.baseline = Baseline(tps=100.0, tokens=48, context=20)
+    assert session.speedup(250.0) == 2.5
+    assert session.speedup(0.0) is None
+
+
+def test_a_plain_answer_measures_plain_decoding_if_it_is_long_enough():
+    session = make_session(FakeStream("short"), ChatSettings(draft=False))
+    list(session.ask("q"))
+    assert session.baseline is None
+    session = make_session(FakeStream("x" * 20), ChatSettings(draft=False))
+    list(session.ask("q"))
+    assert session.baseline == Baseline(tps=pytest.approx(100.0), tokens=20, context=7)
+    assert session.totals.plain_answers == 1
+
+
+def test_compare_answers_the_last_question_both_ways_and_keeps_the_conversation():
+    stream = FakeStream("x" * 20)
+    session = make_session(stream)
+    with pytest.raises(RedrafterError, match="no question"):
+        session.compare()
+    list(session.ask("q"))
+    before = list(session.messages)
+    result = session.compare()
+    assert [call["draft"] for call in stream.calls] == [True, False, True]
+    assert stream.calls[1]["prompt"] == stream.calls[2]["prompt"] == "<user>q"
+    assert result.identical
+    assert result.drafted.tps == pytest.approx(2 * result.plain.tps)
+    assert session.messages == before
+    assert session.baseline is not None
+
+
+def test_compare_needs_a_drafter():
+    session = make_session(drafter=None)
+    list(session.ask("q"))
+    with pytest.raises(RedrafterError, match="no drafter"):
+        session.compare()
+
+
+def test_reset_forgets_the_conversation_and_its_caches():
+    session = make_session()
+    list(session.ask("q"))
+    session.cache.tokens.append(1)
+    session.reset()
+    assert session.messages == []
+    assert len(session.cache) == 0
+    assert session.totals.answers == 1
+
+
+def test_a_model_without_a_chat_template_goes_on_from_the_bare_text():
+    stream = FakeStream()
+    session = make_session(stream)
+    session.tokenizer.has_chat_template = False
+    list(session.ask("once upon"))
+    list(session.ask("then"))
+    assert [call["prompt"] for call in stream.calls] == ["once upon", "once upon\n\nhello\n\nthen"]
