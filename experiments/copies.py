@@ -97,9 +97,7 @@ def take(run: Run, responses: Iterator[Any]) -> None:
         run.stats.merge(stats)
 
 
-def measure(
-    task: str, models: dict[str, Any], tokenizer: Any, args: Any
-) -> list[dict[str, Run]]:
+def measure(task: str, models: dict[str, Any], tokenizer: Any, args: Any) -> list[dict[str, Run]]:
     """Runs of every contestant, one dictionary a repeat; the first, a warm-up, is left out."""
     prompts = [encode_prompt(tokenizer, prompt) for prompt in prompts_of(task, args.count)]
     names, repeats = list(models), []
