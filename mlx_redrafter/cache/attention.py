@@ -8,6 +8,7 @@ is never committed is simply overwritten.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -201,6 +202,26 @@ class TreeKVCache(LayerCache):
         self.offset = self._start = 0
         self.keys = self.values = None
         self._points = KeptPoints()
+
+    def copy(self) -> LayerCache:
+        """See :class:`LayerCache`; a slice of all of a buffer is an array of its own."""
+        made = copy.copy(self)
+        if self.keys is not None:
+            made.keys, made.values = tree_map(lambda x: x[...], [self.keys, self.values])
+        return made
+
+    def adopt(self, keys: mx.array, values: mx.array, length: int) -> None:
+        """Take over the committed rows of a text, (1, heads, rows, head_dim), from an empty cache.
+
+        Args:
+            keys: Of positions 0 to ``length`` - 1; of a window, only those that it still sees stay.
+            values: Likewise.
+            length: Number of rows.
+        """
+        self._start = 0 if self.window is None else max(0, length - self.window + 1)
+        rows = (buffer[..., self._start : length, :] for buffer in (keys, values))
+        self.keys, self.values = (mx.contiguous(buffer) for buffer in rows)
+        self.offset = length
 
     @property
     def state(self) -> tuple[Any, ...]:

@@ -54,6 +54,10 @@ class LayerCache(ABC):
     def reset(self) -> None:
         """Forget everything and free the buffers."""
 
+    @abstractmethod
+    def copy(self) -> LayerCache:
+        """The committed rows in a cache of their own; buffers are shared until one is written."""
+
     @property
     @abstractmethod
     def state(self) -> Any:
@@ -102,6 +106,7 @@ class PromptCache:
         layers: One a layer; what the model is given is their ``mlx_cache``.
         tokens: The committed tokens; every layer holds exactly these.
         quantization: What is done to the layers as the text grows; None for nothing.
+        user: Whose steps change it at present; None between texts.
 
     Args:
         layers: One a layer.
@@ -113,6 +118,7 @@ class PromptCache:
         self._draft_limit = draft_limit
         self.quantization: Quantization | None = None
         self.tokens: list[int] = []
+        self.user: object | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -168,6 +174,13 @@ class PromptCache:
         self.rewind(shared)
         return len(self)
 
+    def copy(self) -> PromptCache:
+        """The committed tokens in caches of their own; buffers are shared until one is written."""
+        made = PromptCache([layer.copy() for layer in self.layers], self._draft_limit)
+        made.quantization = self.quantization
+        made.tokens = list(self.tokens)
+        return made
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Note that the layers' latest rows are those of ``tokens``."""
         for layer in self.layers:
@@ -180,20 +193,27 @@ class PromptCache:
             layer.commit(path)
         self.tokens.extend(tokens)
 
+    def reachable(self, length: int) -> int:
+        """The longest text, of at most ``length`` tokens, that :meth:`rewind` can go back to."""
+        points = [point for layer in self.layers for point in layer.rewind_points()]
+        for point in sorted({length, *(p for p in points if p < length)}, reverse=True):
+            if point > 0 and all(layer.can_rewind(point) for layer in self.layers):
+                return point
+        return 0
+
     def rewind(self, length: int) -> None:
         """Forget every token at and after position ``length``, in every layer.
 
         Where a layer no longer knows how it stood then, more is forgotten: back to a point that
         all layers know, at worst everything.
         """
-        points = [point for layer in self.layers for point in layer.rewind_points()]
-        for point in sorted({length, *(p for p in points if p < length)}, reverse=True):
-            if point > 0 and all(layer.can_rewind(point) for layer in self.layers):
-                for layer in self.layers:
-                    layer.rewind(point)
-                del self.tokens[point:]
-                return
-        self.reset()
+        point = self.reachable(length)
+        if not point:
+            self.reset()
+            return
+        for layer in self.layers:
+            layer.rewind(point)
+        del self.tokens[point:]
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""

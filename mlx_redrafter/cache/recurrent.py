@@ -10,6 +10,7 @@ made: nothing but the recurrence itself is computed, as part of the next step's 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -205,6 +206,23 @@ class RecurrentCache(RecurrentState, LayerCache):
         self._steps = [step for step in self._steps if step.start <= length]
         self._points.forget_after(length)
 
+    def copy(self) -> RecurrentCache:
+        """See :class:`LayerCache`; of steps only their starts stay reachable."""
+        raw = copy.copy(self._raw)
+        vars(raw).update(_mapped(self._empty, lambda array: array))
+        made = RecurrentCache(raw, self._context)
+        pending = self._steps[-1].snapshot if self.num_nodes else self.snapshot()
+        made.adopt(pending, self.offset)
+        starts = [(step.start, step.snapshot) for step in self._steps]
+        made._prompts = [point for point in (*self._prompts, *starts) if point[0] < self.offset]
+        made._pieces = list(self._pieces)
+        return made
+
+    def adopt(self, state: Attributes, length: int) -> None:
+        """Take over the state after ``length`` tokens, from an empty cache."""
+        self.restore(state)
+        self.offset = length
+
     def reset(self) -> None:
         """Forget everything."""
         self.restore(self._empty)
@@ -278,6 +296,10 @@ class BatchRecurrentCache(RecurrentState):
             states.append(self.snapshot())
         back = _taking([order.index(text) for text in range(len(paths))])
         self.restore(_mapped(_joined(states), back))
+
+    def extract(self, place: int) -> Attributes:
+        """The state of one text, (1, ...) each array."""
+        return _mapped(vars(self._raw), _taking([place]))
 
     def compose(self, kept: Sequence[int], joined: Sequence[RecurrentCache]) -> None:
         """Keep the texts ``kept``, in that order, and put others behind them."""
