@@ -208,6 +208,7 @@ class TreeKVCache(LayerCache):
         made = copy.copy(self)
         if self.keys is not None:
             made.keys, made.values = tree_map(lambda x: x[...], [self.keys, self.values])
+        made._points = self._points.copy()
         return made
 
     def adopt(self, keys: mx.array, values: mx.array, length: int) -> None:

@@ -52,6 +52,12 @@ class KeptPoints(Generic[Content]):
         self._pieces = thinned([*self._pieces, *pieces], KEPT_PIECES)
         self._prompts = [*prompts, (end, content)][-KEPT_PROMPTS:]
 
+    def copy(self) -> KeptPoints[Content]:
+        """The same points, to add to and drop by themselves."""
+        made: KeptPoints[Content] = KeptPoints()
+        made._prompts, made._pieces = list(self._prompts), list(self._pieces)
+        return made
+
     def forget_after(self, length: int) -> None:
         """Drop the points beyond ``length`` tokens."""
         self._prompts = [point for point in self._prompts if point[0] <= length]

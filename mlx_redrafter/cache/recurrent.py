@@ -213,9 +213,10 @@ class RecurrentCache(RecurrentState, LayerCache):
         made = RecurrentCache(raw, self._context)
         pending = self._steps[-1].snapshot if self.num_nodes else self.snapshot()
         made.adopt(pending, self.offset)
-        starts = [(step.start, step.snapshot) for step in self._steps]
-        made._prompts = [point for point in (*self._prompts, *starts) if point[0] < self.offset]
-        made._pieces = list(self._pieces)
+        made._points = self._points.copy()
+        for step in self._steps:
+            if step.start < self.offset and self._points.find(step.start) is None:
+                made._points.add(step.start, step.start, step.snapshot)
         return made
 
     def adopt(self, state: Attributes, length: int) -> None:
