@@ -25,8 +25,9 @@ LOCK_FILE = ".lock"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that is renamed onto it when the block succeeds.
 
-    The temporary name keeps the suffix, since some writers choose a format or append one by it. What
-    writers of the same file have left that were killed is removed.
+    The temporary name keeps the suffix, since some writers choose a format or append one by it.
+    What writers of the same file that were killed have left is removed.
+
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
