@@ -111,7 +111,7 @@ def stream_batch_generate(
         planner: Chooses each step's beam shape for all texts; by default the model's own. It plans
             with the costs of as many texts as are under way. Not used where a beam argument is
             given.
-        **options: ``draft``, ``beam_width``, ``beam_length``, ``node_budget``,
+        **options: ``draft``, ``copy``, ``beam_width``, ``beam_length``, ``node_budget``,
             ``prefill_step_size``, and the fields of :class:`SamplingConfig`.
 
     Raises:

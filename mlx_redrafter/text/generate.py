@@ -43,6 +43,7 @@ def stream_generate(
     seed: int = 0,
     stop: str | Sequence[str] = (),
     draft: bool = True,
+    copy: bool = True,
     beam_width: int | None = None,
     beam_length: int | None = None,
     node_budget: int | None = None,
@@ -78,6 +79,9 @@ def stream_generate(
         seed: Names the noise that sampling uses.
         stop: Strings that end the answer; they are not part of it.
         draft: False decodes plainly.
+        copy: Whether to draft copies too: what followed earlier places of the text, the prompt's
+            included, at which its end stood. It needs no draft head, and a planner verifies them
+            as far as that pays; beside a beam shape they share its nodes.
         beam_width: Beams that the drafter follows.
         beam_length: Tokens it drafts on a path.
         node_budget: Candidates verified in a step, at most.
@@ -102,6 +106,7 @@ def stream_generate(
         tokenizer,
         max_tokens=max_tokens,
         draft=draft,
+        copy=copy,
         beam_width=beam_width,
         beam_length=beam_length,
         node_budget=node_budget,
@@ -150,6 +155,7 @@ def decoding_config(
     *,
     max_tokens: int = 256,
     draft: bool = True,
+    copy: bool = True,
     beam_width: int | None = None,
     beam_length: int | None = None,
     node_budget: int | None = None,
@@ -163,6 +169,7 @@ def decoding_config(
         tokenizer: Names the tokens that end a text.
         max_tokens: As there, like those that follow.
         draft: Likewise.
+        copy: Likewise.
         beam_width: Likewise.
         beam_length: Likewise.
         node_budget: Likewise.
@@ -177,6 +184,7 @@ def decoding_config(
         max_tokens=max_tokens,
         sampling=SamplingConfig(**sampling),
         draft=draft,
+        copy=copy,
         beam=_beam_shape(beam_width, beam_length, node_budget),
         eos_token_ids=frozenset(tokenizer.eos_token_ids),
         prefill_step_size=prefill_step_size,

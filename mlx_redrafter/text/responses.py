@@ -21,7 +21,7 @@ class GenerationResponse:
     Attributes:
         text: What this token adds; "" while a character or a possible stop string is incomplete.
         token: Its id.
-        from_draft: Whether the drafter had guessed it.
+        from_draft: Whether it had been guessed or copied before the model chose it.
         finish_reason: "stop" or "length" on the last response, None before.
         prompt_tokens: Length of the prompt.
         prompt_tps: Prompt tokens per second, counting those already in the cache.
@@ -30,6 +30,7 @@ class GenerationResponse:
         peak_memory: In GB, since the program started.
         stats: The acceptance statistics so far; goes on counting, ``snapshot()`` keeps a copy.
         step: The step that produced the token; None for the first.
+        copied: Whether nothing but a copy of the text had proposed it.
     """
 
     text: str
@@ -43,6 +44,7 @@ class GenerationResponse:
     peak_memory: float
     stats: AcceptanceStats
     step: StepRecord | None
+    copied: bool = False
 
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ def respond(
                 text=text,
                 token=decoded.token,
                 from_draft=decoded.from_draft,
+                copied=decoded.source == "copied",
                 finish_reason=finish,
                 prompt_tokens=len(prompt),
                 prompt_tps=prompt_tps,

@@ -117,7 +117,7 @@ def _decode_samples(
         given = messages if tokenizer.has_chat_template else prompt
         for response in stream_generate(
             model, tokenizer, given, max_tokens=options.tokens, temperature=options.temperature,
-            planner=planner,
+            planner=planner, copy=False,
         ):  # fmt: skip
             context = response.prompt_tokens + response.generation_tokens
     return context
