@@ -19,7 +19,8 @@ from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig
 from ..target.target import Target
-from ..text.loading import DRAFTER_DIRECTORY, load, tokenizer_hash
+from ..text.loading import load, tokenizer_hash
+from ..text.places import own_drafter
 from .answers import AnswerSettings, answer_file
 from .callback import TrainingCallback
 from .config import DistillationConfig
@@ -89,7 +90,7 @@ def train_drafter(
     BeamShape(options.beam_width, options.beam_length)
     SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
     callback = callback or TrainingCallback()
-    given = options.output or Path(options.model).expanduser() / DRAFTER_DIRECTORY
+    given = options.output or own_drafter(options.model)
     paths = RunPaths(Path(given).expanduser())
     check_run_dir(paths, options)
     mx.reset_peak_memory()
