@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..errors import RedrafterError
 from ..system.own_models import own_models
 from ..text.places import KNOWN, may_be_repo
-from ..text.prompts import encode_prompt
+from ..text.prompts import encode_prompt, plain_messages
 
 OWN_FILES = ("questions.jsonl", "prompts.jsonl")
 KEYS = '"turns", "messages", "question", "prompt" or "text"'
@@ -218,4 +218,4 @@ def _opening(conversation: Conversation, chat: bool) -> str | list[Message]:
         return conversation.opening
     if chat:
         return list(conversation.opening)
-    return BETWEEN_TURNS.join(str(message["content"]) for message in conversation.opening)
+    return BETWEEN_TURNS.join(m["content"] for m in plain_messages(conversation.opening))

@@ -19,6 +19,7 @@ class DecodingConfig:
         max_tokens: Tokens to decode at most; -1 for no limit.
         sampling: How tokens are chosen.
         draft: Whether to draft, where the model can.
+        copy: Whether to draft copies of the text too, for which no draft head is needed.
         beam: Shape of the drafts.
         eos_token_ids: Tokens that end the text.
         prefill_step_size: Prompt tokens run through the target at once.
@@ -28,6 +29,7 @@ class DecodingConfig:
     max_tokens: int = 256
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     draft: bool = True
+    copy: bool = False
     beam: BeamShape = field(default_factory=BeamShape)
     eos_token_ids: frozenset[int] = frozenset()
     prefill_step_size: int = PREFILL_STEP
