@@ -391,9 +391,10 @@ class DecodingLoop:
 def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[DecodedToken]:
     """The tokens of text that a step made, the last with the reason why the text ends there."""
     produced = record if sequence.emitted else None
+    logprobs = sequence.logprobs(step, record)
     tokens = sequence.advance(step, record)
     reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
     return [
-        DecodedToken(token, place < record.accepted, reason, produced)
-        for place, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
+        DecodedToken(token, place < record.accepted, reasons[place], produced, *logprobs[place])
+        for place, token in enumerate(tokens)
     ]
