@@ -10,6 +10,7 @@ import mlx.core as mx
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
+from ..ranges import is_count
 from ..sampling import LogitsProcessor, SamplingConfig
 from ..target.target import PREFILL_STEP
 
@@ -49,11 +50,11 @@ class DecodingConfig:
         Raises:
             RedrafterError: If a value is out of its range.
         """
-        if self.max_tokens != -1 and self.max_tokens < 1:
+        limit = self.max_tokens
+        if not is_count(limit) or (limit != -1 and limit < 1):
             raise RedrafterError(
-                f"max_tokens is {self.max_tokens}, but has to be 1 or more, or -1 for no limit."
+                f"max_tokens is {limit!r}, but has to be 1 or more, or -1 for no limit."
             )
-        if self.prefill_step_size < 1:
-            raise RedrafterError(
-                f"prefill_step_size is {self.prefill_step_size}, but has to be 1 or more."
-            )
+        size = self.prefill_step_size
+        if not is_count(size) or size < 1:
+            raise RedrafterError(f"prefill_step_size is {size!r}, but has to be 1 or more.")
