@@ -28,6 +28,7 @@ class DecodingConfig:
         sampler: Chooses tokens instead, as mlx-lm's do: log-probabilities (1, vocab_size) to ids
             (1,). What it draws depends on when it is asked, so nothing is drafted.
         draft: Whether to draft, where the model can.
+        copy: Whether to draft copies of the text too, for which no draft head is needed.
         beam: Shape of the drafts.
         eos_token_ids: Tokens that end the text.
         prefill_step_size: Prompt tokens run through the target at once.
@@ -39,6 +40,7 @@ class DecodingConfig:
     logits_processors: tuple[LogitsProcessor, ...] = ()
     sampler: Callable[[mx.array], mx.array] | None = None
     draft: bool = True
+    copy: bool = False
     beam: BeamShape = field(default_factory=BeamShape)
     eos_token_ids: frozenset[int] = frozenset()
     prefill_step_size: int = PREFILL_STEP

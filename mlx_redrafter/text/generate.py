@@ -54,6 +54,7 @@ def stream_generate(
             - ``sampler``, ``logits_processors``: as mlx-lm's. A sampler decodes plainly.
             - ``stop``: a string or strings that end the answer; they are not part of it.
             - ``draft`` (True): False decodes plainly.
+            - ``copy`` (False): drafts copies of the text too, for which no draft head is needed.
             - ``beam_width``, ``beam_length``, ``node_budget``: one shape for all drafts, see
               :class:`BeamShape`.
             - ``planner``: chooses each step's beam shape, or plain decoding, by what it measured on

@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.statistics import AcceptanceStats
-from ..engine.step import DecodedToken, StepRecord
+from ..engine.step import DecodedToken, StepRecord, TokenSource
 from ..errors import RedrafterError
 
 
@@ -34,6 +34,7 @@ class GenerationResponse:
         seed: Names the noise that the text is drawn with, whether it was given or not.
         logprob: The token's log-probability, where ``logprobs`` asks for it.
         top_logprobs: (token, log-probability) of so many likeliest, the likeliest first.
+        source: Who came up with the token: "guessed", "copied" or the target itself ("own").
     """
 
     text: str
@@ -50,6 +51,7 @@ class GenerationResponse:
     seed: int | None = None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    source: TokenSource = "own"
 
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
@@ -170,6 +172,7 @@ class ResponseWriter:
             seed=self._seed,
             logprob=decoded.logprob,
             top_logprobs=decoded.top_logprobs,
+            source=decoded.source,
         )
 
     def _text(self, decoded: DecodedToken) -> tuple[str, str | None]:
