@@ -162,6 +162,11 @@ class Choices(NamedTuple):
     top_tokens: mx.array | None = None
     top_logprobs: mx.array | None = None
 
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Those that there are, to evaluate."""
+        return [array for array in self if array is not None]
+
 
 class Sampler:
     """Turns logits into choices for one text.
@@ -210,7 +215,7 @@ class Sampler:
             logits: (n, vocab_size).
             tree: The nodes.
             noise: Row d for nodes of depth d, (max_depth + 1, vocab_size); None when greedy.
-            recent: Tokens before the root, as many as there are or history_size - 1.
+            recent: Tokens before the root.
         """
         if self.config.logit_bias:
             logits = biased(logits, self.config.logit_bias)
@@ -262,7 +267,7 @@ def penalise(
         Penalised logits, (n, vocab_size).
     """
     size = config.history_size
-    recent = list(recent)[-(size - 1) :] if size > 1 else []
+    recent = list(recent[-(size - 1) :]) if size > 1 else []
     # Pad in front so that the root stands in column size - 1.
     padding = size - 1 - len(recent)
     before = mx.array([0] * padding + recent, dtype=mx.int32)

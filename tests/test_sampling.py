@@ -10,7 +10,8 @@ import pytest
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 import models
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import Sampler, SamplingConfig, noise_rows, penalise, scores

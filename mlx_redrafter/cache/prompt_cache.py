@@ -106,6 +106,7 @@ class PromptCache:
         layers: One a layer; what the model is given is their ``mlx_cache``.
         tokens: The committed tokens; every layer holds exactly these.
         quantization: What is done to the layers as the text grows; None for nothing.
+        user: Whose steps change it at present; None between texts.
 
     Args:
         layers: One a layer.
@@ -117,6 +118,7 @@ class PromptCache:
         self._draft_limit = draft_limit
         self.quantization: Quantization | None = None
         self.tokens: list[int] = []
+        self.user: object | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

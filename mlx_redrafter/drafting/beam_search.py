@@ -19,7 +19,7 @@ from ..tree import DraftTree
 from .drafter import Drafter
 from .prepared_drafter import PreparedDrafter
 from .shape import BeamShape
-from .source import DraftInput, last_tokens
+from .source import DraftInput, DraftSource, last_tokens
 
 # A token's score is at least this, so that sums stay finite where a filter removed the token ...
 FLOOR = -100.0
@@ -56,7 +56,7 @@ class BeamSearch:
             )
         self.shape = shape
         self.seconds = 0.0
-        self.lookback = config.lookback
+        self.lookback: int | None = config.lookback
         search = partial(_search, prepared, embed, shape, sampling)
         self._search = mx.compile(search) if compiled else search
 
@@ -87,10 +87,17 @@ class BeamSearch:
             for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip
 
+    def begin(self, prompt: Sequence[int]) -> DraftSource:  # noqa: ARG002
+        """Itself: what it needs of a text it is told each time."""
+        return self
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Nothing is remembered."""
+
     def _before(self, state: DraftInput) -> mx.array:
         if state.before is not None:
             return state.before
-        return mx.array(last_tokens(state.text, self.lookback), dtype=mx.int32)
+        return mx.array(last_tokens(state.text, self.lookback or 0), dtype=mx.int32)
 
 
 def _rows(array: mx.array) -> list[mx.array]:

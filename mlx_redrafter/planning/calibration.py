@@ -19,7 +19,8 @@ from ..drafting.beam_search import BeamSearch
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput
-from ..engine.decode import DecodingConfig, decode
+from ..engine.config import DecodingConfig
+from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts

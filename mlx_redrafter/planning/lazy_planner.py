@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ..drafting.shape import BeamShape
-from ..engine.step import StepRecord
+from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .costs import CostModel
 from .planner import Planner
@@ -43,15 +43,15 @@ class PlannerOnDemand:
         """See :meth:`Planner.for_batch`."""
         return self.planner.for_batch(texts)
 
-    def begin(self) -> None:
-        """See :meth:`Planner.begin`."""
-        if self._made is not None:
-            self._made.begin()
+    @property
+    def probing(self) -> bool:
+        """See :class:`Planner`."""
+        return self.planner.probing
 
     @property
-    def drafts_ahead(self) -> bool:
+    def drafts_next(self) -> bool:
         """See :class:`Planner`."""
-        return self.planner.drafts_ahead
+        return self.planner.drafts_next
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """See :meth:`Planner.worth`."""
@@ -61,8 +61,10 @@ class PlannerOnDemand:
         """See :meth:`Planner.next_shape`."""
         return self.planner.next_shape(context)
 
-    def observe(
-        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
-    ) -> None:
+    def observe(self, step: ObservedStep) -> None:
         """See :meth:`Planner.observe`."""
-        self.planner.observe(shape, records, seconds, context)
+        self.planner.observe(step)
+
+    def price(self, step: ObservedStep) -> float | None:
+        """See :meth:`Planner.price`."""
+        return self.planner.price(step)

@@ -2,8 +2,7 @@
 
 What a step costs is known from :mod:`costs`; what it yields is estimated from the trees that were
 verified lately, with the chances of :mod:`acceptance`. A smaller shape is judged by the part of a
-wide tree that it would have drafted. Where the chosen shape fails for a while, :mod:`pauses` has
-its say.
+wide tree that it would have drafted.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ import numpy.typing as npt
 
 from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
-from ..engine.step import StepRecord
+from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
-from .backoff import DraftBackoff
 from .cost_store import load_costs
 from .costs import CostModel
 from .num_nodes import num_nodes_to_verify
@@ -138,7 +136,6 @@ class Planner:
         self._trees = self._trees_of.setdefault(self.probe, deque(maxlen=REMEMBERED_TREES))
         self._for_batches: dict[int, Planner] = {}
         self._probes_left = FIRST_PROBES
-        self._backoff = DraftBackoff()
         self._choice: BeamShape | None = None
         self._steps_to_replan = 0
         self._probe_gap = self._steps_to_probe = PROBE_STEPS[0]
@@ -147,7 +144,6 @@ class Planner:
         self._steps_to_trial = FIRST_TRIAL_STEPS
         # Measured over predicted step time, plain and drafted; the machine drifts.
         self._drift = {True: 1.0, False: 1.0}
-        self._asked: BeamShape | None = None  # what was last said to be drafted
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
@@ -206,30 +202,21 @@ class Planner:
         """Whether drafts were tried, did not pay, and decoding is plain for now."""
         return self._choice is None and len(self._trees) > 0 and not self.undecided
 
-    def begin(self) -> None:
-        """A text begins."""
-        for planner in (self, *self._for_batches.values()):
-            planner._backoff.begin()
+    @property
+    def probing(self) -> bool:
+        """Whether the next draft is to tell what other shapes would yield."""
+        return self._probes_left > 0
 
     def next_shape(self, context: int) -> BeamShape | None:
-        """The shape for the next step behind ``context`` tokens; None is a plain step.
-
-        It may be asked for while a plain step is under way, and need not be taken.
-        """
-        self._asked = self._next_shape(context)
-        return self._asked
-
-    def _next_shape(self, context: int) -> BeamShape | None:
+        """The shape for the next step after ``context`` tokens; None is a plain step."""
         if self._probes_left > 0:
             return self.probe
         if self._steps_to_replan <= 0:
             self._plan(context)
-        if self._choice is not None and self._backoff.take():
-            return None
         return self._choice
 
     @property
-    def drafts_ahead(self) -> bool:
+    def drafts_next(self) -> bool:
         """Whether drafts cost so little that one is made before it is known whether it is wanted.
 
         Behind a text's last step it is not; but a draft that was made with the step before it can
@@ -275,37 +262,23 @@ class Planner:
         """What a plain step takes, by the stored costs and what was measured since."""
         return self.costs.step_seconds(None, context) * self._drift[True]
 
-    def observe(
-        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
-    ) -> None:
-        """Learn from a step.
-
-        Args:
-            shape: What :meth:`next_shape` had said.
-            records: How it went for each text.
-            seconds: How long it took.
-            context: Tokens before it.
-        """
+    def observe(self, step: ObservedStep) -> None:
+        """Learn from a step."""
+        shape, records, nodes = step.shape, step.records, step.nodes
         self._steps_to_replan -= 1
         self._probes_left -= self._probes_left > 0 and shape == self.probe
-        # A replay is part of the next step's time, so the two are right on average only.
-        rejected = sum(record.accepted < record.drafted for record in records) / len(records)
-        kept = sum(len(record.path) for record in records) / len(records)
-        nodes = max(record.drafted for record in records)
-        expected = self.costs.step_seconds(
-            shape, context, nodes=nodes, kept=kept, rejected=rejected
-        )
+        expected = self._expected_seconds(step)
         # The first step of a kind may have waited for a GPU's compiler, for its own draft's sake or
         # for that of the draft it makes ahead.
-        kind = (shape, nodes, self._asked)
+        kind = (shape, nodes, step.next_shape)
         if kind in self._timed:
-            self._made = RATE_FORGET * self._made + kept
-            self._taken = RATE_FORGET * self._taken + seconds
-            ratio = min(4.0, max(0.25, seconds / expected))
+            self._made = RATE_FORGET * self._made + step.tokens
+            self._taken = RATE_FORGET * self._taken + step.seconds
+            ratio = min(4.0, max(0.25, step.seconds / expected))
             self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
         self._timed.add(kind)
         if shape is None:
-            if self._choice is None:  # and not merely a pause
+            if self._choice is None:  # and not merely a sequence's back-off
                 self._wait_for_trial()
             return
         for record in records:
@@ -319,11 +292,22 @@ class Planner:
                 self._probes_left = max(0, self._probes_left - len(records) + 1)
                 self._steps_to_replan = 0
             return
-        cost = expected * self._drift[False] / self._plain_seconds(context)
-        self._backoff.drafted(cost, kept)
         self._steps_to_probe -= 1
         if self._steps_to_probe <= 0:
             self._schedule_probe()
+
+    def price(self, step: ObservedStep) -> float | None:
+        """Expected time of an observed step in plain steps; None for plain steps and probes."""
+        if step.shape is None or (step.shape == self.probe and step.nodes == step.shape.nodes):
+            return None
+        expected = self._expected_seconds(step) * self._drift[False]
+        return expected / self._plain_seconds(step.context)
+
+    def _expected_seconds(self, step: ObservedStep) -> float:
+        """By the stored costs. A replay is part of the next step's time: right on average only."""
+        return self.costs.step_seconds(
+            step.shape, step.context, nodes=step.nodes, kept=step.tokens, rejected=step.rejected
+        )
 
     def _schedule_probe(self) -> None:
         """Look again at what other shapes would yield, more rarely while that changes nothing."""

@@ -226,6 +226,13 @@ class Target:
             logits, hidden = self._forward(tree.tokens[None], cache.seams)
         return logits.squeeze(0), hidden.squeeze(0)
 
+    @property
+    def batches(self) -> bool:
+        """Whether several texts can share a forward."""
+        kind = self.architecture
+        single = kind in architectures.UNBATCHED or self._draft_limit is not None
+        return self.verifies == "tree" and not single
+
     def make_batch_cache(self) -> BatchCache:
         """Empty caches for several texts at once.
 
@@ -233,7 +240,7 @@ class Target:
             RedrafterError: If this model's texts have to be decoded one by one.
         """
         kind = self.architecture
-        if self.verifies != "tree" or kind in architectures.UNBATCHED or self._draft_limit:
+        if not self.batches:
             raise RedrafterError(
                 f"Prompts cannot be decoded together with the architecture '{kind}', only where "
                 "each text's rows can be placed by themselves: decode the prompts one by one."

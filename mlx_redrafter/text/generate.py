@@ -14,7 +14,8 @@ from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import CacheOptions
 from ..drafting.drafter import Drafter
 from ..drafting.shape import BeamShape
-from ..engine.decode import DecodingConfig, decode
+from ..engine.config import DecodingConfig
+from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..engine.shape_planner import ShapePlanner
 from ..engine.statistics import AcceptanceStats

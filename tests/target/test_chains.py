@@ -21,7 +21,8 @@ from mlx_redrafter.cache.recurrent import KEPT_PIECES, KEPT_PROMPTS, RecurrentCa
 from mlx_redrafter.drafting.chain import ChainSource, chain_of
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.step import DecodedToken
 from mlx_redrafter.planning.calibration import _time_replay, calibrate
@@ -162,11 +163,11 @@ def test_an_interrupted_step_leaves_the_cache_consistent(monkeypatch: pytest.Mon
             return tuple(array.tolist())  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr("mlx_redrafter.engine.decode._numbers", interrupted)
+            patch.setattr("mlx_redrafter.engine.sequence._numbers", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run(model, prompt, held)
         assert_holds(model, held, held.tokens)
-        assert held.tokens == prompt[: len(held.tokens)]
+        assert held.tokens[: len(prompt)] == prompt[: len(held.tokens)]
 
 
 def test_histories() -> None:

@@ -17,7 +17,8 @@ from mlx.utils import tree_flatten
 import models
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.lazy_planner import PlannerOnDemand
 from mlx_redrafter.system.files import atomic_path, write_json

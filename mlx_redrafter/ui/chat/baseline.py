@@ -8,7 +8,8 @@ from contextlib import closing
 from typing import cast
 
 from ...cache.prompt_cache import PromptCache
-from ...engine.decode import DecodingConfig, decode
+from ...engine.config import DecodingConfig
+from ...engine.decode import decode
 from ...engine.model import SpeculativeModel
 from ...engine.step import DecodedToken
 from ...sampling import SamplingConfig
