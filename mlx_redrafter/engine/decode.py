@@ -393,7 +393,8 @@ def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[
     produced = record if sequence.emitted else None
     tokens = sequence.advance(step, record)
     reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
+    parts = zip(tokens, reasons, record.logprobs or [None] * len(tokens), strict=False)
     return [
-        DecodedToken(token, place < record.accepted, reason, produced)
-        for place, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
+        DecodedToken(token, place < record.accepted, reason, produced, logprob)
+        for place, (token, reason, logprob) in enumerate(parts)
     ]

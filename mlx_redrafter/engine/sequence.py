@@ -20,7 +20,7 @@ from .config import DecodingConfig
 from .model import SpeculativeModel
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
-from .step import PendingStep, StepRecord
+from .step import PendingStep, StepRecord, TokenLogprob
 
 
 class Sequence:
@@ -152,7 +152,7 @@ class Sequence:
         if pending.choices.flipped_by_noise is not None:
             flipped = _numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
-        return StepRecord(tree, choices, path)
+        return StepRecord(tree, choices, path, _logprobs(pending.choices, path))
 
     def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
         """Take a step's tokens up to the end of the text; its end is the next root.
@@ -212,6 +212,21 @@ def check_prompt(prompt: Tokens[int], vocab_size: int, name: str = "The prompt")
         raise RedrafterError(f"{name} is empty: give at least one token.")
     if not all(0 <= token < vocab_size for token in prompt):
         raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
+
+
+def _logprobs(choices: Choices, path: Tokens[int]) -> tuple[TokenLogprob, ...] | None:
+    """Log-probabilities of the choices after the nodes of a path; waits for them."""
+    if choices.logprobs is None:
+        return None
+    chosen = _numbers(choices.logprobs)
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(chosen)
+    if choices.top_tokens is not None and choices.top_logprobs is not None:
+        pairs = zip(_numbers(choices.top_tokens), _numbers(choices.top_logprobs), strict=True)
+        tops = [
+            tuple(sorted(zip(tokens, values, strict=True), key=lambda pair: -pair[1]))
+            for tokens, values in pairs
+        ]
+    return tuple(TokenLogprob(chosen[node], tops[node]) for node in path)
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

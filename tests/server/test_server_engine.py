@@ -15,12 +15,12 @@ import numpy as np
 import openai
 import pytest
 from bundles import make_bundle
-from live import Live, eventually, serve
-from mlx_redrafter.engine.config import DecodingConfig
+from live_server import Live, eventually, serve
 
 import models
 from mlx_redrafter import generate, load
 from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig

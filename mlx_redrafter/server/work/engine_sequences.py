@@ -8,7 +8,8 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...cache.prompt_cache import PromptCache
-from ...engine import batch as engine
+from ...engine import events
+from ...engine.batch import Engine
 from ...engine.config import DecodingConfig
 from ...engine.model import SpeculativeModel
 from ...engine.statistics import AcceptanceStats
@@ -49,7 +50,7 @@ class EngineSequences:
         self._ends = frozenset(tokenizer.eos_token_ids)
         self._prefixes = prefixes
         self._prefill_step_size = prefill_step_size
-        self._engine = engine.Engine(
+        self._engine = Engine(
             model, batch_size=max_concurrent, planner=model.planner, keep=prefixes.put
         )
         self._stats: dict[int, AcceptanceStats] = {}
@@ -60,7 +61,7 @@ class EngineSequences:
         """See :class:`Sequences`."""
         config = DecodingConfig(
             max_tokens=decoding.max_tokens,
-            sampling=SamplingConfig(**decoding.sampling),
+            sampling=SamplingConfig(**decoding.sampling, logprobs=decoding.logprobs),
             draft=decoding.draft,
             eos_token_ids=self._ends,
             prefill_step_size=self._prefill_step_size,
@@ -74,9 +75,9 @@ class EngineSequences:
     def step(self) -> Iterator[SequenceEvent]:
         """See :class:`Sequences`."""
         for event in self._engine.step():
-            if isinstance(event, engine.PromptRead):
+            if isinstance(event, events.PromptRead):
                 yield self._read(event)
-            elif isinstance(event, engine.NewToken):
+            elif isinstance(event, events.NewToken):
                 yield self._token(event.sequence, event.decoded)
             else:
                 yield SequenceFailed(event.sequence, event.error)
@@ -102,7 +103,7 @@ class EngineSequences:
         """See :class:`Sequences`."""
         return self._prefixes.nbytes
 
-    def _read(self, event: engine.PromptRead) -> PromptRead:
+    def _read(self, event: events.PromptRead) -> PromptRead:
         if event.done >= event.total and event.sequence in self._prompts:
             # Others may begin with the same prompt while this one is answered.
             self._prefixes.put(self._prompts.pop(event.sequence).copy())
@@ -118,6 +119,8 @@ class EngineSequences:
             decoded.token,
             "guess" if decoded.from_draft else "model",
             decoded.finish_reason,
+            logprob=decoded.logprob.logprob if decoded.logprob else None,
+            top=decoded.logprob.top if decoded.logprob else (),
             step=_shape(step) if step is not None and new else None,
         )
 
