@@ -22,7 +22,7 @@ LAYERS = (
     ("training", "benchmark"),
     ("server",),
     ("ui",),
-    ("plan", "train"),
+    ("plan", "train", "__main__"),
 )
 MAX_PARTS = 25
 

@@ -10,6 +10,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from .text_memory import TextMemory
+
 
 class LayerCache(ABC):
     """One entry of a model's cache list, seen from outside the model.
@@ -106,6 +108,8 @@ class PromptCache:
         layers: One a layer; what the model is given is their ``mlx_cache``.
         tokens: The committed tokens; every layer holds exactly these.
         quantization: What is done to the layers as the text grows; None for nothing.
+        memory: What a draft head keeps of the tokens, or of the first of them where it did not see
+            the others; None where no head keeps anything.
         user: Whose steps change it at present; None between texts.
 
     Args:
@@ -118,6 +122,7 @@ class PromptCache:
         self._draft_limit = draft_limit
         self.quantization: Quantization | None = None
         self.tokens: list[int] = []
+        self.memory: TextMemory | None = None
         self.user: object | None = None
 
     def __len__(self) -> int:
@@ -171,7 +176,7 @@ class PromptCache:
             if held != wanted:
                 break
             shared += 1
-        self.rewind(shared)
+        self.rewind(shared if self.memory is None else min(shared, self.memory.offset))
         return len(self)
 
     def copy(self) -> PromptCache:
@@ -179,6 +184,7 @@ class PromptCache:
         made = PromptCache([layer.copy() for layer in self.layers], self._draft_limit)
         made.quantization = self.quantization
         made.tokens = list(self.tokens)
+        made.memory = None if self.memory is None else self.memory.copy()
         return made
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -213,6 +219,8 @@ class PromptCache:
             return
         for layer in self.layers:
             layer.rewind(point)
+        if self.memory is not None:
+            self.memory.rewind(point)
         del self.tokens[point:]
 
     def reset(self) -> None:
@@ -220,14 +228,18 @@ class PromptCache:
         for layer in self.layers:
             layer.reset()
         self.layers = [layer.unquantized() for layer in self.layers]
+        if self.memory is not None:
+            self.memory.reset()
         self.tokens.clear()
 
     @property
     def state(self) -> list[Any]:
-        """All layers' arrays, to evaluate."""
-        return [layer.state for layer in self.layers]
+        """All layers' arrays, to evaluate, and a draft head's."""
+        state = [layer.state for layer in self.layers]
+        return state if self.memory is None else [*state, self.memory.state]
 
     @property
     def nbytes(self) -> int:
         """Size of all buffers in bytes."""
-        return sum(layer.nbytes for layer in self.layers)
+        memory = 0 if self.memory is None else self.memory.nbytes
+        return memory + sum(layer.nbytes for layer in self.layers)

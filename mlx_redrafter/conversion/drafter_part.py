@@ -13,9 +13,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
-from ..drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig, drafter_of
+from ..drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig
+from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
-from ..text.loading import check_blocks, load_drafter, read_json
+from ..text.boundary import read_json
+from ..text.bounds import check_counts
+from ..text.loading import load_drafter
 from .options import Options
 from .report import PartReport
 from .target_part import model_bytes
@@ -130,7 +133,7 @@ def check_drafter(source: DrafterSource, config: DrafterConfig) -> None:
     Raises:
         RedrafterError: Naming the tensor, what was expected and what was found.
     """
-    check_blocks(config, len(source.tensors), source.directory / "config.json")
+    check_counts(config.to_dict(), len(source.tensors), source.directory / "config.json")
     expected = {k: tuple(v.shape) for k, v in tree_flatten(drafter_of(config).parameters())}
     because = "a head made from its shapes" if source.config is None else _because(config)
     found = {k: info.shape for k, info in source.tensors.items()}

@@ -13,7 +13,7 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from ..errors import RedrafterError
 from ..gguf import gguf_files, only_file
 from ..gguf.file import require_regular
-from ..text.loading import read_json
+from ..text.boundary import read_json
 from ..text.places import GGUF, KNOWN, fetch_file, known_file, may_be_repo, repo_gguf_files
 
 SAFETENSORS = ".safetensors"

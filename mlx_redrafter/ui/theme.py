@@ -9,6 +9,8 @@ THEME = Theme(
     {
         "answer.drafted": "green",
         "answer.target": "bold",
+        "answer.plain": "default",
+        "answer.thought": "dim italic",
         "chat.prompt": "bold cyan",
         "chat.name": "bold",
         "chat.label": "dim",

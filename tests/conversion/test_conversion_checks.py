@@ -470,14 +470,15 @@ def test_more_layers_than_tensors_are_not_built(tmp_path: Path, target: Path) ->
     source = copied(target, tmp_path / "source")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**9}))
-    assert "1000000000 layers" in refusal(tmp_path / "out", hf_path=source)
-    with pytest.raises(RedrafterError, match="1000000000 layers"):
+    assert "1,000,000,000 as num_hidden_layers" in refusal(tmp_path / "out", hf_path=source)
+    with pytest.raises(RedrafterError, match="1,000,000,000 as num_hidden_layers"):
         load(source)
     head = write_head(tmp_path / "head", make_head())
     config = json.loads((head / "config.json").read_text())
     (head / "config.json").write_text(json.dumps({**config, "num_draft_layers": 10**9}))
-    assert "1000000000 blocks" in refusal(tmp_path / "out", hf_path=target, drafter=head)
-    with pytest.raises(RedrafterError, match="1000000000 blocks"):
+    words = "1,000,000,000 as num_draft_layers"
+    assert words in refusal(tmp_path / "out", hf_path=target, drafter=head)
+    with pytest.raises(RedrafterError, match=words):
         load_drafter(head)
 
 

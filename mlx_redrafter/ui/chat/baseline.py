@@ -13,7 +13,8 @@ from ...engine.decode import decode
 from ...engine.model import SpeculativeModel
 from ...engine.step import DecodedToken
 from ...sampling import SamplingConfig
-from .session import Baseline, Session
+from .answer import Baseline
+from .session import Session
 
 TOKENS = 48
 SECONDS = 1.5
@@ -65,7 +66,7 @@ def sampling_of(session: Session) -> SamplingConfig:
         top_p=settings.top_p,
         top_k=settings.top_k,
         min_p=settings.min_p,
-        seed=settings.seed,
+        seed=settings.seed or 0,  # nothing of it is shown
     )
 
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ...text.responses import GenerationResponse
-    from .session import Answer, Session
+    from .answer import Answer
+    from .session import Session
 
 
 class FrontEnd(Protocol):
@@ -45,6 +46,9 @@ class FrontEnd(Protocol):
 
     def complain(self, sentence: str, /) -> None:
         """Tell what was wrong, on the error stream."""
+
+    def confirm(self, question: str, /) -> bool:
+        """Whether the person says yes; where nobody can be asked, no."""
 
     def busy(self, words: str, /) -> AbstractContextManager[None]:
         """Show ``words`` as long as the block runs, where there is a terminal."""

@@ -2,64 +2,76 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
-from ..parsing import OneSentenceParser, count
+from ..entry import SUCCESS, as_typed, command_line
+from ..flags import add_flags, flag, options_of
+from ..model_flags import LoadFlags
+from ..parsing import OneSentenceParser, count, temperature
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ...engine.model import SpeculativeModel
     from ...planning.planner import Planner
 
+NAME = "python -m mlx_redrafter.plan"
 SAMPLE = "Explain, with an example, what this is good for."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class PlanFlags(LoadFlags):
+    """What is planned for, and on which samples."""
+
+    model: str = flag("", "model", "a bundle: directory or Hub repo", positional=True)
+    prompt: list[str] = flag(
+        (), "samples", "text to draft on; may be repeated", repeated=True, aliases=("p",),
+        metavar="TEXT",
+    )  # fmt: skip
+    tokens: int = flag(192, "samples", "length of each sample's text", reader=count(8))
+    temperature: float = flag(
+        0.0, "samples", "sampling temperature", reader=temperature, aliases=("temp",), metavar="X"
+    )
+    recalibrate: bool = flag(False, "samples", "measure this machine again")
+
+
+def build_parser() -> OneSentenceParser:
+    """The parser."""
+    parser = OneSentenceParser(
+        as_typed(NAME),
+        description="Measure what drafting costs on this machine, and what it would gain.",
+    )
+    add_flags(parser, PlanFlags)
+    return parser
+
+
+@command_line(NAME)
+def main(arguments: Sequence[str]) -> int:
     """Measure, decode a sample, and show what the planner makes of it.
 
     Args:
-        arguments: The command line without the program's name; by default the process's own.
+        arguments: The command line without the program's name.
 
     Returns:
-        0; 2 where the input has to be changed.
+        0.
     """
-    parser = OneSentenceParser(
-        prog="plan",
-        description="Measure what drafting costs on this machine, and what it would gain.",
-    )
-    parser.add_argument("model", help="a bundle: directory or Hub repo")
-    parser.add_argument("--drafter", help="a drafter other than the bundle's own")
-    parser.add_argument(
-        "--adapter-path", metavar="PATH", help="a fine-tuned adapter of the target (LoRA, DoRA)"
-    )
-    parser.add_argument("--prompt", action="append", help="sample to draft on; may be repeated")
-    parser.add_argument("--tokens", type=count(8), default=192, help="length of each sample's text")
-    parser.add_argument("--temp", type=float, default=0.0, help="sampling temperature")
-    parser.add_argument("--recalibrate", action="store_true", help="measure again")
-    options = parser.parse_args(arguments)
+    options = options_of(PlanFlags, build_parser().parse_args(arguments))
     # After the flags are read, so that --help and slips cost no loading time.
-    from ...errors import RedrafterError
     from ...text.loading import load
-
-    console = Console()
-    try:
-        model, tokenizer = load(
-            options.model, options.drafter, adapter_path=options.adapter_path, plan=False
-        )
-        planner = make_planner(model, console, recalibrate=options.recalibrate)
-        context = _decode_samples(model, tokenizer, planner, options)
-    except RedrafterError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    from ..output import make_console
+    from ..quiet import quiet_libraries
     from .plan_view import plan_report
 
+    quiet_libraries()
+    console = make_console()
+    model, tokenizer = load(options.model, plan=False, **options.load_options())
+    planner = make_planner(model, make_console(errors=True), recalibrate=options.recalibrate)
+    context = _decode_samples(model, tokenizer, planner, options)
     console.print(plan_report(planner, context))
-    return 0
+    return SUCCESS
 
 
 def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool) -> Planner:
@@ -68,6 +80,8 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
     Raises:
         RedrafterError: If the model has no drafter to plan for.
     """
+    from rich.progress import BarColumn, Progress, TextColumn
+
     from ...drafting.drafter import Drafter
     from ...errors import RedrafterError
     from ...planning.planner import Planner
@@ -90,7 +104,9 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
         )
 
 
-def _decode_samples(model: SpeculativeModel, tokenizer: Any, planner: Planner, options: Any) -> int:
+def _decode_samples(
+    model: SpeculativeModel, tokenizer: Any, planner: Planner, options: PlanFlags
+) -> int:
     """Let the planner see drafts on real text; return the context's length at the end."""
     from ...text.generate import stream_generate
 
@@ -100,7 +116,7 @@ def _decode_samples(model: SpeculativeModel, tokenizer: Any, planner: Planner, o
         messages = [{"role": "user", "content": prompt}]
         given = messages if tokenizer.has_chat_template else prompt
         for response in stream_generate(
-            model, tokenizer, given, max_tokens=options.tokens, temperature=options.temp,
+            model, tokenizer, given, max_tokens=options.tokens, temperature=options.temperature,
             planner=planner,
         ):  # fmt: skip
             context = response.prompt_tokens + response.generation_tokens
