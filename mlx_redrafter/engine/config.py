@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import mlx.core as mx
 
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
-from ..sampling import SamplingConfig
+from ..sampling import LogitsProcessor, SamplingConfig
 from ..target.target import PREFILL_STEP
 
 
@@ -18,6 +21,11 @@ class DecodingConfig:
     Attributes:
         max_tokens: Tokens to decode at most; -1 for no limit.
         sampling: How tokens are chosen.
+        logits_processors: Change the logits after each token before one is chosen, as mlx-lm's do:
+            (tokens (k,), logits (1, vocab_size)) to logits. Drafts are verified with each node's
+            own tokens, which takes a further evaluation a step.
+        sampler: Chooses tokens instead, as mlx-lm's do: log-probabilities (1, vocab_size) to ids
+            (1,). What it draws depends on when it is asked, so nothing is drafted.
         draft: Whether to draft, where the model can.
         beam: Shape of the drafts.
         eos_token_ids: Tokens that end the text.
@@ -27,6 +35,8 @@ class DecodingConfig:
 
     max_tokens: int = 256
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    sampler: Callable[[mx.array], mx.array] | None = None
     draft: bool = True
     beam: BeamShape = field(default_factory=BeamShape)
     eos_token_ids: frozenset[int] = frozenset()

@@ -391,10 +391,10 @@ class DecodingLoop:
 def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[DecodedToken]:
     """The tokens of text that a step made, the last with the reason why the text ends there."""
     produced = record if sequence.emitted else None
+    logprobs = sequence.logprobs(step, record)
     tokens = sequence.advance(step, record)
     reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
-    parts = zip(tokens, reasons, record.logprobs or [None] * len(tokens), strict=False)
     return [
-        DecodedToken(token, place < record.accepted, reason, produced, logprob)
-        for place, (token, reason, logprob) in enumerate(parts)
+        DecodedToken(token, place < record.accepted, reasons[place], produced, *logprobs[place])
+        for place, token in enumerate(tokens)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
+from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -20,7 +21,10 @@ from .config import DecodingConfig
 from .model import SpeculativeModel
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
-from .step import PendingStep, StepRecord, TokenLogprob
+from .step import PendingStep, StepRecord
+
+# A token's log-probability, and those of the likeliest, the likeliest first.
+Logprobs = tuple[float | None, tuple[tuple[int, float], ...]]
 
 
 class Sequence:
@@ -37,7 +41,7 @@ class Sequence:
 
     Attributes:
         prompt: As given.
-        config: As given.
+        config: As given, with the seed that was drawn where it named none.
         cache: What the text has left in the target so far.
         stats: Counts of its steps.
         drafts: Whether it is drafted at all.
@@ -65,14 +69,19 @@ class Sequence:
         self._target = model.target
         self._model = model
         self.prompt = list(prompt)
-        self.config = config
-        self.drafts = config.draft and model.drafts
+        self.config = config = replace(config, sampling=config.sampling.seeded())
+        self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
         self.stats = stats if stats is not None else AcceptanceStats()
         self.backoff = DraftBackoff()
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
-        self._sampler = Sampler(config.sampling, model.target.vocab_size)
+        self._sampler = Sampler(
+            config.sampling,
+            model.target.vocab_size,
+            processors=config.logits_processors,
+            choose=config.sampler,
+        )
         self.last_token = self.prompt[-1]
         self._end: tuple[PendingStep, int] | None = None
         self.emitted = 0
@@ -105,6 +114,11 @@ class Sequence:
                 "This text cannot go on: its cache has served another text since; read one text to "
                 "its end, or close it, before the next begins, or give each a cache of its own."
             )
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the host has to know a tree before choices are made."""
+        return self._sampler.needs_tokens
 
     def sources_for(self, shape: BeamShape, *, timed: bool) -> list[DraftSource]:
         """What proposes in a step: the head's beam search of that shape, and the text's sources."""
@@ -152,7 +166,22 @@ class Sequence:
         if pending.choices.flipped_by_noise is not None:
             flipped = _numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
-        return StepRecord(tree, choices, path, _logprobs(pending.choices, path))
+        return StepRecord(tree, choices, path)
+
+    def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
+        """Of each token that the step made; without where nobody asked for them."""
+        choices = pending.choices
+        if choices.logprobs is None:
+            return [(None, ()) for _ in record.path]
+        chosen = _numbers(choices.logprobs)
+        if choices.top_tokens is None or choices.top_logprobs is None:
+            return [(chosen[node], ()) for node in record.path]
+        ids, values = _numbers(choices.top_tokens), _numbers(choices.top_logprobs)
+        pairs = [
+            sorted(zip(ids[node], values[node], strict=True), key=lambda pair: -pair[1])
+            for node in record.path
+        ]
+        return [(chosen[node], tuple(top)) for node, top in zip(record.path, pairs, strict=True)]
 
     def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
         """Take a step's tokens up to the end of the text; its end is the next root.
@@ -212,21 +241,6 @@ def check_prompt(prompt: Tokens[int], vocab_size: int, name: str = "The prompt")
         raise RedrafterError(f"{name} is empty: give at least one token.")
     if not all(0 <= token < vocab_size for token in prompt):
         raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
-
-
-def _logprobs(choices: Choices, path: Tokens[int]) -> tuple[TokenLogprob, ...] | None:
-    """Log-probabilities of the choices after the nodes of a path; waits for them."""
-    if choices.logprobs is None:
-        return None
-    chosen = _numbers(choices.logprobs)
-    tops: list[tuple[tuple[int, float], ...]] = [()] * len(chosen)
-    if choices.top_tokens is not None and choices.top_logprobs is not None:
-        pairs = zip(_numbers(choices.top_tokens), _numbers(choices.top_logprobs), strict=True)
-        tops = [
-            tuple(sorted(zip(tokens, values, strict=True), key=lambda pair: -pair[1]))
-            for tokens, values in pairs
-        ]
-    return tuple(TokenLogprob(chosen[node], tops[node]) for node in path)
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

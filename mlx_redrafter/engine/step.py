@@ -54,19 +54,6 @@ class PendingStep:
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
-    """How likely a chosen token was, before temperature and filters.
-
-    Attributes:
-        logprob: Natural logarithm of its probability.
-        top: (token, log-probability) of the likeliest, likeliest first.
-    """
-
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
 class StepRecord:
     """One step as it went, for those who want to look at it.
 
@@ -74,13 +61,11 @@ class StepRecord:
         tree: What was verified.
         choices: The target's choice after each node.
         path: The accepted nodes, the root (0) first.
-        logprobs: Of the choices after the accepted nodes; None where not asked for.
     """
 
     tree: HostTree
     choices: tuple[int, ...]
     path: tuple[int, ...]
-    logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def drafted(self) -> int:
@@ -108,11 +93,13 @@ class DecodedToken:
         finish_reason: "stop" for an end-of-sequence token, "length" for the last of max_tokens.
         step: The step that produced it; None for the first token, which the prompt's own forward
             produced.
-        logprob: Where asked for.
+        logprob: Its log-probability, where ``SamplingConfig.logprobs`` asks for it.
+        top_logprobs: (token, log-probability) of the likeliest, the likeliest first.
     """
 
     token: int
     from_draft: bool
     finish_reason: str | None
     step: StepRecord | None
-    logprob: TokenLogprob | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()

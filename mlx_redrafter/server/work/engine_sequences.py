@@ -119,8 +119,8 @@ class EngineSequences:
             decoded.token,
             "guess" if decoded.from_draft else "model",
             decoded.finish_reason,
-            logprob=decoded.logprob.logprob if decoded.logprob else None,
-            top=decoded.logprob.top if decoded.logprob else (),
+            logprob=decoded.logprob,
+            top=decoded.top_logprobs,
             step=_shape(step) if step is not None and new else None,
         )
 
