@@ -149,6 +149,27 @@ def test_a_long_prompt_is_read_between_the_steps_of_others() -> None:
     assert sum(any(isinstance(e, NewToken) for e in events) for events in reading) >= 5
 
 
+def test_requests_that_begin_alike_wait_for_the_first_to_be_read(live: Live) -> None:
+    client = client_of(live)
+    story = "the quick brown fox jumps over the lazy dog. " * 12
+    cached: list[int] = []
+
+    def ask(place: int) -> None:
+        made = client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": f"{story} number {place}"}],
+            max_tokens=8,
+        )
+        cached.append(made.usage.prompt_tokens_details.cached_tokens)
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(tokens < 100 for tokens in cached) == 1, "the beginning is read once"
+
+
 def test_log_probabilities_are_the_targets() -> None:
     decoding = Decoding(prompt_of(12), 6, {"seed": 0}, logprobs=2)
     engine = sequences("llama")

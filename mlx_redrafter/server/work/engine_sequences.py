@@ -51,7 +51,10 @@ class EngineSequences:
         self._prefixes = prefixes
         self._prefill_step_size = prefill_step_size
         self._engine = Engine(
-            model, batch_size=max_concurrent, planner=model.planner, keep=prefixes.put
+            model,
+            batch_size=max_concurrent,
+            planner=model.planner,
+            keep=prefixes.put if prefixes.keeps else None,
         )
         self._stats: dict[int, AcceptanceStats] = {}
         self._prompts: dict[int, PromptCache] = {}
@@ -69,7 +72,9 @@ class EngineSequences:
         cache = self._prefixes.take(decoding.prompt) or self._model.make_cache()
         stats = AcceptanceStats()
         number = self._engine.add(decoding.prompt, config, cache=cache, stats=stats)
-        self._stats[number], self._prompts[number] = stats, cache
+        self._stats[number] = stats
+        if self._prefixes.keeps:
+            self._prompts[number] = cache
         return number
 
     def step(self) -> Iterator[SequenceEvent]:
