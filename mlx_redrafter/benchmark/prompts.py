@@ -12,7 +12,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
 from ..text.loading import may_be_repo
-from ..text.prompts import encode_prompt
+from ..text.prompts import encode_prompt, plain_messages
 
 OWN_FILES = ("questions.jsonl", "prompts.jsonl")
 KEYS = '"turns", "messages", "question", "prompt" or "text"'
@@ -215,4 +215,4 @@ def _opening(conversation: Conversation, chat: bool) -> str | list[Message]:
         return conversation.opening
     if chat:
         return list(conversation.opening)
-    return BETWEEN_TURNS.join(str(message["content"]) for message in conversation.opening)
+    return BETWEEN_TURNS.join(m["content"] for m in plain_messages(conversation.opening))

@@ -18,6 +18,7 @@ from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig
+from ..system.files import only_one
 from ..target.target import Target
 from ..text.loading import DRAFTER_DIRECTORY, load, tokenizer_hash
 from .answers import AnswerSettings, answer_file
@@ -91,6 +92,12 @@ def train_drafter(
     callback = callback or TrainingCallback()
     given = options.output or Path(options.model).expanduser() / DRAFTER_DIRECTORY
     paths = RunPaths(Path(given).expanduser())
+    with only_one(paths.work, "training"):
+        return _train(options, paths, callback)
+
+
+def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> TrainingReport:
+    """Train where no other run can come between."""
     check_run_dir(paths, options)
     mx.reset_peak_memory()
     records, held = read_data(
