@@ -59,3 +59,8 @@ class OptionRange:
         if not number or not self.holds(value):
             raise RedrafterError(f"{name} is {value!r}, but has to be {self}.")
         return self.kind(value)
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -148,8 +148,8 @@ class SamplingConfig:
 
 def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
     """Token ids with finite numbers, ascending."""
-    entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
     try:
+        entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
         pairs = {int(token): float(value) for token, value in entries}
     except (TypeError, ValueError, OverflowError):
         pairs = {-1: math.nan}

@@ -10,6 +10,8 @@ from typing import Any, cast
 import mlx.core as mx
 
 from ..cache.prompt_cache import PromptCache
+from ..drafting.copies import MAX_CHAIN, TextCopies
+from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
@@ -18,6 +20,7 @@ from ..sampling import Choices, Sampler
 from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
 from .config import DecodingConfig
+from .copying import CopyProposal, SequenceCopies
 from .model import SpeculativeModel
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
@@ -76,6 +79,7 @@ class Sequence:
         self.backoff = DraftBackoff()
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
+        self.copies: SequenceCopies | None = None
         self._sampler = Sampler(
             config.sampling,
             model.target.vocab_size,
@@ -126,6 +130,33 @@ class Sequence:
         return [*([head] if head is not None else []), *self.sources]
 
     @property
+    def may_copy(self) -> bool:
+        """Whether copies of the text are to be drafted, and can be verified."""
+        wanted = self.config.draft and self.config.copy and self.config.sampler is None
+        return wanted and self._target.verifies != "nothing" and self.cache.can_discard
+
+    def begin_copies(self, acceptance: CopyAcceptance) -> None:
+        """Copy from the text from now on.
+
+        Args:
+            acceptance: What is learnt of copies, for all sequences of a model.
+        """
+        text = TextCopies(self.cache.text_index)
+        self.cache.text_index = text.automaton
+        self.copies = SequenceCopies(text, acceptance)
+        self.copies.begin(self.prompt)
+
+    def propose_copies(self) -> CopyProposal | None:
+        """Copies that may follow the last token, as far as they can be verified."""
+        if self.copies is None or self.finish_reason is not None:
+            return None
+        limit = self.config.max_tokens
+        most = MAX_CHAIN if limit == -1 else min(MAX_CHAIN, limit - self.emitted - 1)
+        while most > 0 and self.cache.changes_within(most):
+            most //= 2
+        return self.copies.propose(most)
+
+    @property
     def can_draft(self) -> bool:
         """Whether a draft can begin: not right after a prompt."""
         return self.drafts and self._end is not None
@@ -166,7 +197,7 @@ class Sequence:
         if pending.choices.flipped_by_noise is not None:
             flipped = _numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
-        return StepRecord(tree, choices, path)
+        return StepRecord(tree, choices, path, pending.copied)
 
     def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
         """Of each token that the step made; without where nobody asked for them."""
@@ -203,6 +234,8 @@ class Sequence:
         self.emitted += len(tokens)
         for source in self.sources:
             source.accepted(tokens)
+        if self.copies is not None:
+            self.copies.accepted(tokens)
         return tokens
 
     def commit(self, record: StepRecord, emitted: int) -> None:
@@ -217,7 +250,14 @@ class Sequence:
     def count(self, pending: PendingStep, record: StepRecord, emitted: int, seconds: float) -> None:
         """Count a step that took so long and made so many tokens of text."""
         stats = self.stats
-        stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
+        accepted = record.path[1 : 1 + emitted]
+        stats.record(
+            record.tree.depths[1:],
+            len(accepted),
+            emitted,
+            copied=len(record.copied),
+            accepted_copies=sum(node in record.copied for node in accepted),
+        )
         stats.evaluations += 1
         stats.draft_seconds += pending.draft_seconds
         stats.verify_seconds += max(0.0, seconds - pending.draft_seconds)
