@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
+from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -68,7 +69,8 @@ class Sequence:
         self._target = model.target
         self._model = model
         self.prompt = list(prompt)
-        self.config = config
+        limit = position_limit(len(prompt), config.max_tokens, model.target.max_positions)
+        self.config = config = replace(config, max_tokens=limit)
         self.drafts = config.draft and model.drafts
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
         self.stats = stats if stats is not None else AcceptanceStats()
@@ -252,6 +254,28 @@ def check_prompt(prompt: Tokens[int], vocab_size: int, name: str = "The prompt")
         raise RedrafterError(f"{name} is empty: give at least one token.")
     if not all(0 <= token < vocab_size for token in prompt):
         raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
+
+
+def position_limit(prompt: int, max_tokens: int, positions: int | None) -> int:
+    """Tokens to decode at most where a model's table of positions ends.
+
+    Args:
+        prompt: Tokens of the prompt.
+        max_tokens: What was asked for; -1 for no limit.
+        positions: Rows of the table; None where the model has none.
+
+    Raises:
+        RedrafterError: If the prompt alone is longer than the table.
+    """
+    if positions is None:
+        return max_tokens
+    if prompt > positions:
+        raise RedrafterError(
+            f"The prompt has {prompt} tokens, but this model has positions for {positions}: "
+            "shorten it."
+        )
+    room = positions + 1 - prompt  # the last token is chosen, but never fed
+    return room if max_tokens == -1 else min(max_tokens, room)
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:
