@@ -61,10 +61,26 @@ def decode(
         RedrafterError: If the prompt is empty or holds ids outside the vocabulary; and while
             tokens are read, if another text has used the cache since.
     """
+    return begin(
+        model, prompt, config, cache=cache, stats=stats, planner=planner, progress=progress
+    )[1]
+
+
+def begin(
+    model: SpeculativeModel,
+    prompt: Tokens[int],
+    config: DecodingConfig | None = None,
+    *,
+    cache: PromptCache | None = None,
+    stats: AcceptanceStats | None = None,
+    planner: ShapePlanner | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Sequence, Iterator[DecodedToken]]:
+    """A sequence, and the iterator that decodes it; see :func:`decode`."""
     sequence = Sequence(model, prompt, config or DecodingConfig(), cache=cache, stats=stats)
     loop = DecodingLoop(model, planner)
     loop.check(sequence)
-    return _run(loop, sequence, progress or (lambda _done, _total: None))
+    return sequence, _run(loop, sequence, progress or (lambda _done, _total: None))
 
 
 def _run(
@@ -330,9 +346,10 @@ def _ends(sequence: Sequence, draft: StepDraft) -> bool:
 def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[DecodedToken]:
     """The tokens of text that a step made, the last with the reason why the text ends there."""
     produced = record if sequence.emitted else None
+    logprobs = sequence.logprobs(step, record)
     tokens = sequence.advance(step, record)
     reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
     return [
-        DecodedToken(token, record.source(place), reason, produced)
-        for place, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
+        DecodedToken(token, record.source(place), reasons[place], produced, *logprobs[place])
+        for place, token in enumerate(tokens)
     ]

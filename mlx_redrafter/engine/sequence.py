@@ -26,6 +26,9 @@ from .open_cache import open_cache
 from .statistics import AcceptanceStats
 from .step import PendingStep, StepRecord
 
+# A token's log-probability, and those of the likeliest, the likeliest first.
+Logprobs = tuple[float | None, tuple[tuple[int, float], ...]]
+
 
 class Sequence:
     """One text while it is decoded.
@@ -41,7 +44,7 @@ class Sequence:
 
     Attributes:
         prompt: As given.
-        config: As given.
+        config: As given, with the seed that was drawn where it named none.
         cache: What the text has left in the target so far.
         stats: Counts of its steps.
         drafts: Whether it is drafted at all.
@@ -70,15 +73,21 @@ class Sequence:
         self._model = model
         self.prompt = list(prompt)
         limit = position_limit(len(prompt), config.max_tokens, model.target.max_positions)
-        self.config = config = replace(config, max_tokens=limit)
-        self.drafts = config.draft and model.drafts
+        sampling = config.sampling.seeded()
+        self.config = config = replace(config, sampling=sampling, max_tokens=limit)
+        self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
         self.stats = stats if stats is not None else AcceptanceStats()
         self.backoff = DraftBackoff()
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
         self.copies: SequenceCopies | None = None
-        self._sampler = Sampler(config.sampling, model.target.vocab_size)
+        self._sampler = Sampler(
+            config.sampling,
+            model.target.vocab_size,
+            processors=config.logits_processors,
+            choose=config.sampler,
+        )
         self.last_token = self.prompt[-1]
         self._end: tuple[PendingStep, int] | None = None
         self.emitted = 0
@@ -112,6 +121,11 @@ class Sequence:
                 "its end, or close it, before the next begins, or give each a cache of its own."
             )
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the host has to know a tree before choices are made."""
+        return self._sampler.needs_tokens
+
     def sources_for(self, shape: BeamShape, *, timed: bool) -> list[DraftSource]:
         """What proposes in a step: the head's beam search of that shape, and the text's sources."""
         head = self._model.source(shape, self.config.sampling, timed=timed)
@@ -120,7 +134,7 @@ class Sequence:
     @property
     def may_copy(self) -> bool:
         """Whether copies of the text are to be drafted, and can be verified."""
-        wanted = self.config.draft and self.config.copy
+        wanted = self.config.draft and self.config.copy and self.config.sampler is None
         return wanted and self._target.verifies != "nothing" and self.cache.can_discard
 
     def begin_copies(self, acceptance: CopyAcceptance) -> None:
@@ -186,6 +200,21 @@ class Sequence:
             flipped = _numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
         return StepRecord(tree, choices, path, pending.copied)
+
+    def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
+        """Of each token that the step made; without where nobody asked for them."""
+        choices = pending.choices
+        if choices.logprobs is None:
+            return [(None, ()) for _ in record.path]
+        chosen = _numbers(choices.logprobs)
+        if choices.top_tokens is None or choices.top_logprobs is None:
+            return [(chosen[node], ()) for node in record.path]
+        ids, values = _numbers(choices.top_tokens), _numbers(choices.top_logprobs)
+        pairs = [
+            sorted(zip(ids[node], values[node], strict=True), key=lambda pair: -pair[1])
+            for node in record.path
+        ]
+        return [(chosen[node], tuple(top)) for node, top in zip(record.path, pairs, strict=True)]
 
     def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
         """Take a step's tokens up to the end of the text; its end is the next root.

@@ -133,12 +133,16 @@ class DecodedToken:
         finish_reason: "stop" for an end-of-sequence token, "length" for the last of max_tokens.
         step: The step that produced it; None for the first token, which the prompt's own forward
             produced.
+        logprob: Its log-probability, where ``SamplingConfig.logprobs`` asks for it.
+        top_logprobs: (token, log-probability) of the likeliest, the likeliest first.
     """
 
     token: int
     source: TokenSource
     finish_reason: str | None
     step: StepRecord | None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
     @property
     def from_draft(self) -> bool:
