@@ -11,7 +11,8 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
-from ..text.loading import may_be_repo
+from ..system.own_models import own_models
+from ..text.places import KNOWN, may_be_repo
 from ..text.prompts import encode_prompt, plain_messages
 
 OWN_FILES = ("questions.jsonl", "prompts.jsonl")
@@ -91,7 +92,9 @@ def own_prompts(model: Path) -> Path:
     Raises:
         RedrafterError: If it brings none, or a path leads nowhere.
     """
-    if not model.expanduser().is_dir() and not may_be_repo(str(model)):
+    if str(model) in KNOWN:
+        model = own_models() / model
+    if not model.expanduser().exists() and not may_be_repo(str(model)):
         raise RedrafterError(f"There is no model directory {model}: check --model.")
     for name in OWN_FILES:
         if (model.expanduser() / name).is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field, replace
 
@@ -75,6 +75,8 @@ class Engine:
             the one that it has for as many sequences as are under way.
         prompts_first: Whether waiting prompts are read whole before the next step. Else a piece of
             one of them is read with each step, so that the texts under way go on.
+        keep: Given what a text has left in the target when it leaves, in caches of its own: its
+            prompt, and its tokens except the last.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Engine:
         batch_size: int = DEFAULT_BATCH,
         planner: ShapePlanner | None = None,
         prompts_first: bool = False,
+        keep: Callable[[PromptCache], None] | None = None,
     ):
         if batch_size < 1:
             raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")
@@ -91,6 +94,7 @@ class Engine:
         self._size = batch_size
         self._planner = planner
         self._prompts_first = prompts_first
+        self._keep = keep
         self._numbers = 0
         self._members: dict[int, _Member] = {}
         self._of: dict[Sequence, _Member] = {}
@@ -149,9 +153,9 @@ class Engine:
         if member is not None:
             self._leave(member)
 
-    def stats(self, sequence: int) -> AcceptanceStats:
-        """Counts of a text that has not left, as they go on."""
-        return self._members[sequence].sequence.stats
+    def sequence(self, sequence: int) -> Sequence:
+        """A text that has not left: its configuration with its seed, and its counts."""
+        return self._members[sequence].sequence
 
     # Prompts
 
@@ -270,7 +274,22 @@ class Engine:
         for group in self._groups:
             if member.sequence in group.joining:
                 group.joining.remove(member.sequence)
+        left = self._left_by(member) if self._keep is not None and member.handed_out else None
         member.sequence.close(member.handed_out)
+        if self._keep is not None and left is not None:
+            left.rewind(len(member.sequence.prompt) + member.handed_out - 1)
+            self._keep(left)
+
+    def _left_by(self, member: _Member) -> PromptCache:
+        """What a text has left in the target; its own caches, or a copy of its part of a batch."""
+        sequence = member.sequence
+        for group in self._groups:
+            batch, sequences = group.loop.batch, group.loop.sequences
+            if batch is not None and sequence in sequences:
+                taken = self._model.make_cache()
+                batch.extract(sequences.index(sequence), taken)
+                return taken
+        return sequence.cache
 
 
 class BatchDecoder:
@@ -282,13 +301,14 @@ class BatchDecoder:
     Args:
         model: Target and drafter; the target's texts have to be verifiable as trees.
         prompts: Token ids, each at least one.
-        config: What to do.
+        config: What to do, for all or one for each.
         max_tokens: For each prompt, instead of the configuration's.
         batch_size: Texts under way at most.
         planner: Chooses each step's beam shape for all texts, instead of ``config.beam``; the one
             that it has for as many texts as are under way.
 
     Attributes:
+        sequences: The texts.
         stats: Counts of each text. Seconds are those of whole steps, which the texts share.
         prompt_seconds: For each prompt the time to its first token, 0 before.
 
@@ -301,21 +321,21 @@ class BatchDecoder:
         self,
         model: SpeculativeModel,
         prompts: Tokens[Tokens[int]],
-        config: DecodingConfig | None = None,
+        config: DecodingConfig | Tokens[DecodingConfig] | None = None,
         *,
         max_tokens: Tokens[int] | None = None,
         batch_size: int = DEFAULT_BATCH,
         planner: ShapePlanner | None = None,
     ):
-        config = config or DecodingConfig()
-        _check(model, prompts, config, max_tokens)
+        configs = _configs(config, max_tokens, len(prompts))
+        _check(model, prompts, configs)
         model.target.make_batch_cache()
-        limits = max_tokens or [config.max_tokens] * len(prompts)
         self.stats = [AcceptanceStats() for _ in prompts]
         self.prompt_seconds = [0.0 for _ in prompts]
         self._engine = Engine(model, batch_size=batch_size, planner=planner, prompts_first=True)
-        for prompt, limit, stats in zip(prompts, limits, self.stats, strict=True):
-            self._engine.add(prompt, replace(config, max_tokens=limit), stats=stats)
+        for prompt, own, stats in zip(prompts, configs, self.stats, strict=True):
+            self._engine.add(prompt, own, stats=stats)
+        self.sequences = [self._engine.sequence(place) for place in range(len(prompts))]
         self._stopped: set[int] = set()
 
     def stop(self, index: int) -> None:
@@ -341,21 +361,33 @@ class BatchDecoder:
                 yield event.sequence, event.decoded
 
 
-def _check(
-    model: SpeculativeModel,
-    prompts: Tokens[Tokens[int]],
-    config: DecodingConfig,
+def _configs(
+    config: DecodingConfig | Tokens[DecodingConfig] | None,
     max_tokens: Tokens[int] | None,
+    count: int,
+) -> list[DecodingConfig]:
+    """A configuration for each prompt."""
+    if config is None or isinstance(config, DecodingConfig):
+        configs = [config or DecodingConfig()] * count
+    else:
+        configs = list(config)
+    for name, given in (("config", configs), ("max_tokens", max_tokens)):
+        if given is not None and len(given) != count:
+            raise RedrafterError(
+                f"{name} has {len(given)} entries for {count} prompts: "
+                "give one for each, or one number for all."
+            )
+    limits = max_tokens or [one.max_tokens for one in configs]
+    return [replace(one, max_tokens=limit) for one, limit in zip(configs, limits, strict=True)]
+
+
+def _check(
+    model: SpeculativeModel, prompts: Tokens[Tokens[int]], configs: Tokens[DecodingConfig]
 ) -> None:
     for place, prompt in enumerate(prompts):
         check_prompt(prompt, model.target.vocab_size, f"Prompt {place}")
-    if max_tokens is not None and len(max_tokens) != len(prompts):
-        raise RedrafterError(
-            f"max_tokens has {len(max_tokens)} entries for {len(prompts)} prompts: "
-            "give one for each, or one number for all."
-        )
-    options = config.cache_options
-    if options.kv_bits is not None or options.max_kv_size is not None:
+    options = [config.cache_options for config in configs]
+    if any(one.kv_bits is not None or one.max_kv_size is not None for one in options):
         raise RedrafterError(
             "Prompts that are decoded together keep all keys and values as they are: leave kv_bits "
             "and max_kv_size out, or decode the prompts one by one."

@@ -61,10 +61,26 @@ def decode(
         RedrafterError: If the prompt is empty or holds ids outside the vocabulary; and while
             tokens are read, if another text has used the cache since.
     """
+    return begin(
+        model, prompt, config, cache=cache, stats=stats, planner=planner, progress=progress
+    )[1]
+
+
+def begin(
+    model: SpeculativeModel,
+    prompt: Tokens[int],
+    config: DecodingConfig | None = None,
+    *,
+    cache: PromptCache | None = None,
+    stats: AcceptanceStats | None = None,
+    planner: ShapePlanner | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Sequence, Iterator[DecodedToken]]:
+    """A sequence, and the iterator that decodes it; see :func:`decode`."""
     sequence = Sequence(model, prompt, config or DecodingConfig(), cache=cache, stats=stats)
     loop = DecodingLoop(model, planner)
     loop.check(sequence)
-    return _run(loop, sequence, progress or (lambda _done, _total: None))
+    return sequence, _run(loop, sequence, progress or (lambda _done, _total: None))
 
 
 def _run(
@@ -140,7 +156,7 @@ class DecodingLoop:
             The tokens that it made, for each sequence that had not ended before.
         """
         # 1 draft, 2 verify, 3 choose: all launched at once, mostly at the end of the step before.
-        pending = self._pending or self._follow(goes_on=goes_on)
+        pending = self._trusted(self._pending or self._follow(goes_on=goes_on))
         after_prompt = not any(sequence.emitted for sequence in self.sequences)
         self._pending, self._last = [], None
         # Decided as late as can be: only after a plain step may the next one overlap.
@@ -171,7 +187,7 @@ class DecodingLoop:
             # it. A CPU may hold up its beginning, for which the first token does not wait.
             if goes_on and not after_prompt:
                 self._pending = self._follow()
-        if not self._pending and not after_prompt and not all(s.finish_reason for s in made):
+        if not self._pending and not after_prompt:
             # Another thread may take the next step.
             mx.async_eval(caches_of(self.sequences, self.batch))
         self._clear(sum(map(len, made.values())))
@@ -191,6 +207,13 @@ class DecodingLoop:
         early = any(step.next_draft for step in pending)
         ends = early and all(map(_ends, sequences, drafts))
         return self._launch(drafts, goes_on=goes_on and not ends)
+
+    def _trusted(self, pending: list[PendingStep]) -> list[PendingStep]:
+        """A step as it is, or a plain one in its place where a branch computed no numbers."""
+        if all(step.is_trustworthy for step in pending):
+            return pending
+        self._pending = []
+        return self._launch([StepDraft() for _ in pending], goes_on=False)
 
     def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:
         """Start a step; if there is likely to be one after it, that may be drafted with it."""
@@ -323,9 +346,10 @@ def _ends(sequence: Sequence, draft: StepDraft) -> bool:
 def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[DecodedToken]:
     """The tokens of text that a step made, the last with the reason why the text ends there."""
     produced = record if sequence.emitted else None
+    logprobs = sequence.logprobs(step, record)
     tokens = sequence.advance(step, record)
     reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
     return [
-        DecodedToken(token, record.source(place), reason, produced)
-        for place, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
+        DecodedToken(token, record.source(place), reasons[place], produced, *logprobs[place])
+        for place, token in enumerate(tokens)
     ]

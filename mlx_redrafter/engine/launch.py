@@ -98,6 +98,7 @@ class StepLauncher:
                 started=started,
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 copied=copied[place],
+                finite=None if len(tree) == 1 else mx.all(mx.abs(hidden[place]) < mx.inf),
             )
             pending.append(step)
         if following is not None:
@@ -134,6 +135,9 @@ class StepLauncher:
                 whole, copied[place] = draft.complete(tree)
             several = len(sources[place]) > 1 and self._target.verifies == "chain"
             trees[place] = chain_of(whole) if several else whole
+        for place, sequence in enumerate(sequences):
+            if sequence.needs_tokens and len(trees[place]) > 1:
+                trees[place] = replace(trees[place], known=trees[place].read())
         size = max(len(tree) for tree in trees)
         return [tree.padded(size) for tree in trees], copied
 

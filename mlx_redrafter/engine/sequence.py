@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
+from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -25,6 +26,9 @@ from .open_cache import open_cache
 from .statistics import AcceptanceStats
 from .step import PendingStep, StepRecord
 
+# A token's log-probability, and those of the likeliest, the likeliest first.
+Logprobs = tuple[float | None, tuple[tuple[int, float], ...]]
+
 
 class Sequence:
     """One text while it is decoded.
@@ -40,7 +44,7 @@ class Sequence:
 
     Attributes:
         prompt: As given.
-        config: As given.
+        config: As given, with the seed that was drawn where it named none.
         cache: What the text has left in the target so far.
         stats: Counts of its steps.
         drafts: Whether it is drafted at all.
@@ -68,15 +72,22 @@ class Sequence:
         self._target = model.target
         self._model = model
         self.prompt = list(prompt)
-        self.config = config
-        self.drafts = config.draft and model.drafts
+        limit = position_limit(len(prompt), config.max_tokens, model.target.max_positions)
+        sampling = config.sampling.seeded()
+        self.config = config = replace(config, sampling=sampling, max_tokens=limit)
+        self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
         self.stats = stats if stats is not None else AcceptanceStats()
         self.backoff = DraftBackoff()
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
         self.copies: SequenceCopies | None = None
-        self._sampler = Sampler(config.sampling, model.target.vocab_size)
+        self._sampler = Sampler(
+            config.sampling,
+            model.target.vocab_size,
+            processors=config.logits_processors,
+            choose=config.sampler,
+        )
         self.last_token = self.prompt[-1]
         self._end: tuple[PendingStep, int] | None = None
         self.emitted = 0
@@ -110,6 +121,11 @@ class Sequence:
                 "its end, or close it, before the next begins, or give each a cache of its own."
             )
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the host has to know a tree before choices are made."""
+        return self._sampler.needs_tokens
+
     def sources_for(self, shape: BeamShape, *, timed: bool) -> list[DraftSource]:
         """What proposes in a step: the head's beam search of that shape, and the text's sources."""
         head = self._model.source(shape, self.config.sampling, timed=timed)
@@ -118,7 +134,7 @@ class Sequence:
     @property
     def may_copy(self) -> bool:
         """Whether copies of the text are to be drafted, and can be verified."""
-        wanted = self.config.draft and self.config.copy
+        wanted = self.config.draft and self.config.copy and self.config.sampler is None
         return wanted and self._target.verifies != "nothing" and self.cache.can_discard
 
     def begin_copies(self, acceptance: CopyAcceptance) -> None:
@@ -185,6 +201,21 @@ class Sequence:
             self.noise_scale.observe([flipped[node] for node in path])
         return StepRecord(tree, choices, path, pending.copied)
 
+    def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
+        """Of each token that the step made; without where nobody asked for them."""
+        choices = pending.choices
+        if choices.logprobs is None:
+            return [(None, ()) for _ in record.path]
+        chosen = _numbers(choices.logprobs)
+        if choices.top_tokens is None or choices.top_logprobs is None:
+            return [(chosen[node], ()) for node in record.path]
+        ids, values = _numbers(choices.top_tokens), _numbers(choices.top_logprobs)
+        pairs = [
+            sorted(zip(ids[node], values[node], strict=True), key=lambda pair: -pair[1])
+            for node in record.path
+        ]
+        return [(chosen[node], tuple(top)) for node, top in zip(record.path, pairs, strict=True)]
+
     def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
         """Take a step's tokens up to the end of the text; its end is the next root.
 
@@ -236,9 +267,10 @@ class Sequence:
     def close(self, handed_out: int) -> None:
         """Leave the cache with the prompt and all tokens handed out except the last."""
         if self.cache.user is self:
-            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
+            before = len(self.cache)
+            self.cache.rewind(min(before, len(self.prompt) + handed_out - 1))
             self.cache.user = None
-            if self.cache.layers and len(self.cache):
+            if self.cache.layers and 0 < len(self.cache) < before:
                 mx.async_eval(self.cache.state)  # another thread may resume it
 
 
@@ -252,6 +284,28 @@ def check_prompt(prompt: Tokens[int], vocab_size: int, name: str = "The prompt")
         raise RedrafterError(f"{name} is empty: give at least one token.")
     if not all(0 <= token < vocab_size for token in prompt):
         raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
+
+
+def position_limit(prompt: int, max_tokens: int, positions: int | None) -> int:
+    """Tokens to decode at most where a model's table of positions ends.
+
+    Args:
+        prompt: Tokens of the prompt.
+        max_tokens: What was asked for; -1 for no limit.
+        positions: Rows of the table; None where the model has none.
+
+    Raises:
+        RedrafterError: If the prompt alone is longer than the table.
+    """
+    if positions is None:
+        return max_tokens
+    if prompt > positions:
+        raise RedrafterError(
+            f"The prompt has {prompt} tokens, but this model has positions for {positions}: "
+            "shorten it."
+        )
+    room = positions + 1 - prompt  # the last token is chosen, but never fed
+    return room if max_tokens == -1 else min(max_tokens, room)
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

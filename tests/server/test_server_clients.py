@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, ScriptedSequences, eventually, serve_scripted, tool_tokenizer
+from live_server import Live, ScriptedSequences, eventually, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS, LONG, script
 

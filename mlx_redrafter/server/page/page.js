@@ -230,6 +230,11 @@ function showShares(counts) {
 }
 
 function showDepths(rates) {
+  if (!rates.length) {
+    ui.depths.replaceChildren(element("p", "note", "No drafts in this answer."));
+    ui.depths.setAttribute("aria-label", "No drafts in this answer");
+    return;
+  }
   ui.depths.replaceChildren(...rates.slice(0, 12).map((rate, index) => {
     const column = element("div", "depth");
     const bar = element("div", "bar");

@@ -69,6 +69,8 @@ class SamplingFields(Strict):
     presence_context_size: ContextSize | None = None
     frequency_penalty: Penalty | None = None
     frequency_context_size: ContextSize | None = None
+    xtc_probability: MinP | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
     seed: Seed | None = None
 
     def sampling(self) -> dict[str, Any]:

@@ -73,7 +73,14 @@ class AssistantTurn(Open):
     content: str | list[AssistantBlock]
 
 
-Turn = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
+class SystemTurn(Open):
+    """What the assistant is told in the middle of a conversation."""
+
+    role: Literal["system"]
+    content: str | list[TextBlock]
+
+
+Turn = Annotated[UserTurn | AssistantTurn | SystemTurn, Field(discriminator="role")]
 
 
 class CustomTool(Strict):
@@ -189,7 +196,10 @@ def _conversation(request: CountRequest) -> Conversation:
     if system:
         messages.append({"role": "system", "content": system})
     for turn in request.messages:
-        messages.extend(_user(turn) if isinstance(turn, UserTurn) else [_assistant(turn)])
+        if isinstance(turn, SystemTurn):
+            messages.append({"role": "system", "content": _joined(turn.content)})
+        else:
+            messages.extend(_user(turn) if isinstance(turn, UserTurn) else [_assistant(turn)])
     last = request.messages[-1]
     starts = isinstance(last, AssistantTurn)
     if starts and messages[-1].get("tool_calls"):

@@ -82,7 +82,7 @@ class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
         "chooses the shapes, or plain decoding", reader=count(1, WIDEST_BEAM),
     )  # fmt: skip
     copy: bool = flag(
-        True, _CONTESTANTS, "draft no copies of the text; leave out the contestant that copies only",
+        True, _CONTESTANTS, "draft no copies of the text; no contestant that copies only",
         negative="no-copy",
     )  # fmt: skip
     recalibrate: bool = flag(False, _CONTESTANTS, "measure again what the planner goes by")
