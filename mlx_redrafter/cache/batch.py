@@ -262,6 +262,7 @@ class BatchCache:
         for state, part in zip(self._states, states, strict=True):
             part.adopt(state.extract(place), len(row))
         into.tokens = list(row.tokens)
+        into.memory = None if row.memory is None else row.memory.copy()
         mx.eval(into.state)
 
     def commit(self) -> None:

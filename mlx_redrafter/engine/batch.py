@@ -74,7 +74,7 @@ class Engine:
         planner: Chooses each step's beam shape for all, instead of each configuration's ``beam``;
             the one that it has for as many sequences as are under way.
         prompts_first: Whether waiting prompts are read whole before the next step. Else a piece of
-            one of them is read with each step, so that the texts under way go on.
+            one of them is read with each step, in turns, so that the texts under way go on.
         keep: Given what a text has left in the target when it leaves, in caches of its own: its
             prompt, and its tokens except the last.
     """
@@ -168,6 +168,9 @@ class Engine:
                 events.append(SequenceFailed(member.number, error))
                 self._leave(member)
             if not self._prompts_first:
+                if member in self._reading:  # a short prompt does not wait for a long one's end
+                    self._reading.remove(member)
+                    self._reading.append(member)
                 return
 
     def _begin_waiting(self) -> bool:
