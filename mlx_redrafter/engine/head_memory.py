@@ -43,8 +43,8 @@ class HeadMemory:
 
     def open(self, cache: PromptCache) -> None:
         """Let a cache keep what the head needs; what it holds already is prefilled again."""
-        if cache.memory is None:
-            cache.memory = TextMemory()
+        if cache.memory is None or cache.memory.owner is not self:
+            cache.memory = TextMemory(self)
 
     def fused(self, hidden: mx.array) -> mx.array:
         """What drafts start from, (..., state_size), of hidden states of the target's layers."""
@@ -55,14 +55,17 @@ class HeadMemory:
         self.keep(self.fused(hidden), tokens, cache)
 
     def keep(self, states: mx.array, tokens: mx.array, cache: PromptCache) -> None:
-        """Keep tokens that are being committed.
+        """Keep tokens that are about to be committed.
 
         Args:
             states: Fused hidden states at them, (n, state_size).
             tokens: int32 (n,).
-            cache: Their text's.
+            cache: Their text's. Where its memory lacks earlier tokens nothing is kept: they will
+                be read again when the text is resumed.
         """
         memory = _memory_of(cache)
+        if memory.offset != len(cache):
+            return
         embeddings = self._embed(tokens)
         memory.append(*self._head.remembered(states[None], embeddings[None], memory.offset))
 
@@ -72,6 +75,14 @@ class HeadMemory:
         keys, values = memory.pairs(self._window, self._token_values(root))
         position = mx.array([memory.offset], dtype=mx.int32)
         return self._room(MemoryView(keys, values, None, position))
+
+    def blank_view(self, kind: mx.Dtype) -> MemoryView:
+        """What a draft might see, to time drafts with."""
+        config = self._head.config
+        count = min(self._window, BUFFER_STEP)
+        shape = (1, config.memory_heads or 0, count, config.memory_head_dim or 0)
+        rows = mx.zeros(shape, dtype=kind)
+        return self._room(MemoryView(rows, rows, None, mx.array([count], dtype=mx.int32)))
 
     def next_view(
         self, cache: PromptCache, tree: DraftTree, states: mx.array, end: mx.array, root: mx.array
