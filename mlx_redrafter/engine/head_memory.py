@@ -105,16 +105,20 @@ class HeadMemory:
         following = self._token_values(mx.concatenate([tree.tokens[1:], root.astype(mx.int32)]))
         on_path = mx.take(tree.ancestors, end, axis=0)[1:]
         seen = mx.concatenate([on_path, mx.array([True])])[None, None, None]
-        before = committed.mask
-        if before is None:
-            before = mx.ones((1, 1, 1, committed.keys.shape[2]), dtype=mx.bool_)
+        depth = mx.take(tree.depths, end)
+        count = committed.keys.shape[2]
+        # The window moves on with the path.
+        before = mx.arange(count) > min(self._window, memory.offset) - self._window + depth
+        before = before[None, None, None]
+        if committed.mask is not None:
+            before = before & committed.mask
         return MemoryView(
             mx.concatenate([committed.keys, mx.take(rows.keys, source, axis=2)], axis=2),
             mx.concatenate(
                 [committed.values, mx.take(rows.values, source, axis=2) + following], axis=2
             ),
             mx.concatenate([before, seen], axis=-1),
-            committed.position + mx.take(tree.depths, end) + 1,
+            committed.position + depth + 1,
         )
 
     def _token_values(self, tokens: mx.array) -> mx.array:
