@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
+from .copy_planner import CopyPlanner
 from .costs import CostModel
 from .planner import Planner
 
@@ -68,3 +69,12 @@ class PlannerOnDemand:
     def price(self, step: ObservedStep) -> float | None:
         """See :meth:`Planner.price`."""
         return self.planner.price(step)
+
+    @property
+    def copies(self) -> CopyPlanner:
+        """See :class:`Planner`."""
+        return self.planner.copies
+
+    def guess_chances(self, tree: HostTree) -> list[float]:
+        """See :class:`Planner`."""
+        return self.planner.guess_chances(tree)

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
+from .copy_planner import CopyPlanner
 from .cost_store import load_costs
 from .costs import CostModel
 from .num_nodes import num_nodes_to_verify
@@ -128,6 +130,7 @@ class Planner:
     ):
         self.costs = costs
         self.acceptance = AcceptanceModel()
+        self.copies = CopyPlanner(self, CopyAcceptance())
         self.probe = _affordable_probe(costs, probes)
         self._candidates = tuple(candidates)
         self._probes = tuple(probes)
@@ -181,6 +184,7 @@ class Planner:
         if texts not in self._for_batches:
             made = Planner(self.costs.for_batch(texts), self._candidates, self._probes)
             made.acceptance = self.acceptance
+            made.copies = CopyPlanner(made, self.copies.acceptance)
             made._trees = self._trees_of.setdefault(made.probe, made._trees)
             made._probes_left = 0 if made._trees else FIRST_PROBES
             self._for_batches[texts] = made
@@ -248,6 +252,40 @@ class Planner:
             self._remember(tree)  # what is verified whole is remembered when it is observed
         return count
 
+    def guess_chances(self, tree: HostTree) -> list[float]:
+        """The chance of each node of a draft to be accepted, 1 for the root."""
+        chances = self.acceptance.chances
+        return [1.0, *(chances[kind] for kind in kinds_of(tree)[1:])]
+
+    # What copies are priced by, see CopyPlanner
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows whose forward was timed."""
+        return self.costs.sizes
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, as decoding goes on the whole."""
+        return self._made / self._taken if self._taken else 1.0 / self._plain_seconds(0)
+
+    def plain_seconds(self, context: int) -> float:
+        """Seconds of a plain step by now."""
+        return self._plain_seconds(context)
+
+    def verify_seconds(self, rows: int, context: int) -> float:
+        """Seconds of a forward over so many rows by now."""
+        return self.costs.verify_seconds(rows, context) * self._drift[False]
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a draft by now."""
+        return self.costs.draft_seconds(shape) * self._drift[False]
+
+    def guessed(self, shape: BeamShape) -> float:
+        """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
+        accepted, _ = self._expected()
+        return dict(zip(self._candidates, accepted, strict=True)).get(shape, 0.0)
+
     def forecasts(self, context: int) -> list[Forecast]:
         """Every choice with what it promises, plain decoding first."""
         result = [Forecast(None, 1.0, self._plain_seconds(context))]
@@ -275,19 +313,19 @@ class Planner:
             self._made = RATE_FORGET * self._made + step.tokens
             self._taken = RATE_FORGET * self._taken + step.seconds
             ratio = min(4.0, max(0.25, step.seconds / expected))
-            self._drift[shape is None] += DRIFT_RATE * (ratio - self._drift[shape is None])
+            self._drift[nodes == 0] += DRIFT_RATE * (ratio - self._drift[nodes == 0])
         self._timed.add(kind)
         if shape is None:
-            if self._choice is None:  # and not merely a sequence's back-off
+            if self._choice is None and not nodes:  # and not merely a sequence's back-off
                 self._wait_for_trial()
             return
         for record in records:
-            self.acceptance.observe(record)
+            self.acceptance.observe(record.guessed)
         if shape == self.probe and nodes == shape.nodes:
             on_trial = self._choice != self.probe
             # Where the probe pays, one text's tree a step is enough, and quickly counted.
             for record in records if on_trial else records[:1]:
-                self._remember(record.tree)
+                self._remember(record.guessed.tree)
             if on_trial:
                 self._probes_left = max(0, self._probes_left - len(records) + 1)
                 self._steps_to_replan = 0
@@ -305,6 +343,8 @@ class Planner:
 
     def _expected_seconds(self, step: ObservedStep) -> float:
         """By the stored costs. A replay is part of the next step's time: right on average only."""
+        if step.shape is None and step.nodes:  # copies alone
+            return self.costs.verify_seconds(1 + step.nodes, step.context)
         return self.costs.step_seconds(
             step.shape, step.context, nodes=step.nodes, kept=step.tokens, rejected=step.rejected
         )

@@ -158,7 +158,7 @@ class Target:
         if kind in architectures.REFUSED:
             return f"the architecture '{kind}' cannot verify drafts: {architectures.REFUSED[kind]}"
         for index, layer in enumerate(raw):
-            if _layer(layer, self._context) is None:
+            if self._layer(layer) is None:
                 return (
                     f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
                     "which cannot take a rejected draft back"
@@ -181,9 +181,12 @@ class Target:
         """
         layers = []
         for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
-            layer = _layer(raw, self._context)
+            layer = self._layer(raw)
             layers.append(layer or OpaqueCache(self._maker(index, max_kv_size)))
         return PromptCache(layers, self._draft_limit)
+
+    def _layer(self, raw: Any) -> LayerCache | None:
+        return _layer(raw, self._context, keeps_points=self.recurrent)
 
     def _maker(self, index: int, max_kv_size: int | None) -> Any:
         return lambda: make_prompt_cache(self.model, max_kv_size)[index]
@@ -381,18 +384,18 @@ def _is_state(raw: Any) -> bool:
     return type(raw) is ArraysCache or type(raw).__name__ == "LayerCache"
 
 
-def _layer(raw: Any, context: ForwardContext) -> LayerCache | None:
+def _layer(raw: Any, context: ForwardContext, *, keeps_points: bool) -> LayerCache | None:
     """What takes the place of one of mlx-lm's caches; None for a kind that is not known."""
     if type(raw) is KVCache:
         return TreeKVCache(context)
     if type(raw) is RotatingKVCache and raw.keep == 0:
-        return TreeKVCache(context, raw.max_size)
+        return TreeKVCache(context, raw.max_size, keeps_points=keeps_points)
     if type(raw) is ChunkedKVCache:
         return ChunkedTreeKVCache(context, raw.chunk_size)
     if _is_state(raw):
         return RecurrentCache(raw, context)
     if type(raw) is CacheList:
-        parts = [_layer(part, context) for part in raw.caches]
+        parts = [_layer(part, context, keeps_points=keeps_points) for part in raw.caches]
         known = [part for part in parts if part is not None]
         states = sum(isinstance(part, RecurrentCache) for part in known)
         return CacheGroup(known) if len(known) == len(parts) and states <= 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,10 +16,13 @@ from common_config import VOCAB
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.cache import recurrent
+from mlx_redrafter.cache import attention, recurrent
+from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.composite import CacheGroup
+from mlx_redrafter.cache.kept_points import KEPT_PIECES, KEPT_PROMPTS
 from mlx_redrafter.cache.module_call import ModuleCall
 from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
+from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.drafting.shape import BeamShape
@@ -216,6 +220,22 @@ def test_abandonment_anywhere_keeps_what_was_handed_out(name: str) -> None:
         check_nodes(model.target, held, (0, 6))
 
 
+@pytest.mark.parametrize("start", [0, 16])
+@pytest.mark.parametrize("name", ["qwen3_next", "falcon_h1", "lfm2"])
+def test_quantised_keys_beside_recurrent_state(name: str, start: int) -> None:
+    """Where they begin within a draft, tokens are verified one by one."""
+    # Heads as wide as a group of what is quantised together.
+    model = SpeculativeModel(architectures.build(name, head_dim=32, num_attention_heads=2))
+    prompt = prompt_of(12)
+    options = CacheOptions(kv_bits=8, kv_group_size=32, quantized_kv_start=start)
+    config = DecodingConfig(max_tokens=12, cache_options=options)
+    plain = [one.token for one in decode(model, prompt, replace(config, draft=False))]
+    source = TextSource(prompt + plain, branching=True)
+    drafted = SpeculativeModel(model.target, source)
+    assert [one.token for one in decode(drafted, prompt, config)] == plain
+    assert source.hoped > 0
+
+
 @pytest.mark.parametrize("name", ["qwen3_next", "lfm2", "falcon_h1", "rwkv7"])
 def test_a_beam_searchs_trees_change_nothing(name: str) -> None:
     """Trees that are made on the device; greedy, and sampled with the noise of each position."""
@@ -235,9 +255,17 @@ def test_a_beam_searchs_trees_change_nothing(name: str) -> None:
         assert all(text == texts[-1] for text in texts)
 
 
-def test_an_earlier_turn_is_gone_back_to_without_starting_anew() -> None:
-    """Ends of prompts stay reachable, and some of the pieces that long ones are run in."""
-    target = shared("qwen3_next").target
+@pytest.mark.parametrize("name", ["qwen3_next", "recurrent_gemma", "gear", "baichuan_m1"])
+def test_an_earlier_turn_is_gone_back_to_without_starting_anew(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends of prompts stay reachable, and some of the pieces that long ones are run in.
+
+    So they are where windows beside the recurrent state have moved on.
+    """
+    monkeypatch.setattr(attention, "REWIND_MARGIN", 2)
+    monkeypatch.setattr(TreeKVCache, "step", 8)
+    target = shared(name).target
     held = target.make_cache()
     text: list[int] = []
     ends = []
@@ -270,7 +298,7 @@ def test_states_that_are_kept_are_bounded() -> None:
     for _ in target.fill(prompt_of(120), held, 3):
         pass
     for state in states_of(held):
-        assert len(state.rewind_points()) <= recurrent.KEPT_PROMPTS + recurrent.KEPT_PIECES + 2
+        assert len(state.rewind_points()) <= KEPT_PROMPTS + KEPT_PIECES + 2
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in UNBATCHED])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..entry import SUCCESS, as_typed, command_line
 from ..flags import add_flags, flag, options_of
 from ..model_flags import LoadFlags
+from ..opening import prepare
 from ..parsing import OneSentenceParser, count, temperature
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
     quiet_libraries()
     console = make_console()
+    prepare(options.model, options.revision)
     model, tokenizer = load(options.model, plan=False, **options.load_options())
     planner = make_planner(model, make_console(errors=True), recalibrate=options.recalibrate)
     context = _decode_samples(model, tokenizer, planner, options)
