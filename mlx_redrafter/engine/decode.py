@@ -187,7 +187,7 @@ class DecodingLoop:
             # it. A CPU may hold up its beginning, for which the first token does not wait.
             if goes_on and not after_prompt:
                 self._pending = self._follow()
-        if not self._pending and not after_prompt and not all(s.finish_reason for s in made):
+        if not self._pending and not after_prompt:
             # Another thread may take the next step.
             mx.async_eval(caches_of(self.sequences, self.batch))
         self._clear(sum(map(len, made.values())))

@@ -294,9 +294,10 @@ class Sequence:
     def close(self, handed_out: int) -> None:
         """Leave the cache with the prompt and all tokens handed out except the last."""
         if self.cache.user is self:
-            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
+            before = len(self.cache)
+            self.cache.rewind(min(before, len(self.prompt) + handed_out - 1))
             self.cache.user = None
-            if self.cache.layers and len(self.cache):
+            if self.cache.layers and 0 < len(self.cache) < before:
                 mx.async_eval(self.cache.state)  # another thread may resume it
 
 
