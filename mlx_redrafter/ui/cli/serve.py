@@ -132,6 +132,7 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         max_body=options.max_body,
         keep_alive=options.keep_alive,
         grace=options.grace,
+        copies=options.copies,
         sampling=sampling,
     )
 
@@ -175,6 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_flags(parser, LoadFlags)
     model.add_argument("--no-draft", action="store_true", help="decode plainly")
+    model.add_argument(
+        "--copies",
+        action="store_true",
+        help="draft what the text repeats too, as code and quotations do; needs no drafter",
+    )
     _add_network_flags(parser.add_argument_group("network"))
     _add_limit_flags(parser.add_argument_group("limits"))
     _add_sampling_flags(parser.add_argument_group("where a request says nothing"))
