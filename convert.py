@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 - told, not tripped over
     sys.exit("convert.py: Python 3.11 or later is needed; on a Mac: brew install python@3.13")
 
 if __name__ == "__main__":

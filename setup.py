@@ -12,7 +12,7 @@ EMBEDDED = ("pocket", "smollm2")
 
 
 class BuildWithModels(build_py):
-    """Copies models/ into the package; in an editable installation they are found where they are."""
+    """Copies models/ into the package; an editable installation finds them where they are."""
 
     def run(self) -> None:
         """Build, then copy."""
