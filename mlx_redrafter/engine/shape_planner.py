@@ -1,8 +1,9 @@
-"""Who chooses the shape of each step."""
+"""What the engine asks of a planner: the shape of each step, and what it is told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..drafting.shape import BeamShape
@@ -10,8 +11,49 @@ from ..tree import HostTree
 from .step import StepRecord
 
 
+@dataclass(frozen=True)
+class ObservedStep:
+    """A step that is over.
+
+    Attributes:
+        shape: What was drafted for it; None for a plain step.
+        records: How it went, for each sequence that took part.
+        seconds: How long it took.
+        context: Tokens of the longest sequence before it.
+        next_shape: What was drafted in its graph for the step after it; None for nothing. The
+            first step of a kind may have waited for a GPU's compiler, for either draft's sake.
+    """
+
+    shape: BeamShape | None
+    records: Sequence[StepRecord]
+    seconds: float
+    context: int
+    next_shape: BeamShape | None = None
+
+    @property
+    def nodes(self) -> int:
+        """Candidates verified, of the sequence with most."""
+        return max(record.drafted for record in self.records)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens that the step made, the target's own included: mean over the sequences."""
+        return sum(len(record.path) for record in self.records) / len(self.records)
+
+    @property
+    def rejected(self) -> float:
+        """Share of the sequences that did not accept all that was drafted for them."""
+        wrong = sum(record.accepted < record.drafted for record in self.records)
+        return wrong / len(self.records)
+
+
 class ShapePlanner(Protocol):
-    """Chooses what to draft, step by step, and learns from how it went."""
+    """Chooses what to draft, step by step, and learns from how it went.
+
+    Only :meth:`observe` changes anything: every other member answers the same until then, however
+    often it is asked. One planner serves all sequences of a model; what concerns a single one, such
+    as plain steps after useless drafts (``DraftBackoff``), belongs to the sequence.
+    """
 
     @property
     def costs(self) -> DraftCosts:
@@ -21,30 +63,35 @@ class ShapePlanner(Protocol):
     def drafting_disabled(self) -> bool:
         """Whether drafts do not pay, so that steps are plain for now."""
 
-    def for_batch(self, texts: int) -> ShapePlanner:
-        """Who plans the steps that so many texts take together; of one text the planner itself."""
-
-    def begin(self) -> None:
-        """A text begins."""
+    @property
+    def probing(self) -> bool:
+        """Whether the next draft is to tell what other shapes would yield: no back-off skips it."""
 
     @property
-    def drafts_ahead(self) -> bool:
-        """Whether drafts are to be made in the graph of the step before them."""
+    def drafts_next(self) -> bool:
+        """Whether drafts are made in the graph of the step before them."""
+
+    def for_batch(self, sequences: int) -> ShapePlanner:
+        """Who plans the steps that so many sequences take together; of one the planner itself."""
 
     def next_shape(self, context: int) -> BeamShape | None:
-        """The shape of the next step behind ``context`` tokens; None is a plain step.
+        """The shape of the next step after ``context`` tokens; None is a plain step.
 
-        Asked for after a step has been observed; before that behind a plain step, and where it
-        drafts ahead. Not taken where the text turns out to end.
+        Asked after a step has been observed; before that after a plain step, and where
+        ``drafts_next``. It need not be taken.
         """
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
-        """How many of a draft's nodes to verify, from the first on; asked where it drafts ahead."""
+        """How many of a draft's nodes to verify, from the first on; asked where ``drafts_next``."""
 
-    def observe(
-        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
-    ) -> None:
-        """Take note of a step: its shape, how it went for each text, its time and context."""
+    def observe(self, step: ObservedStep) -> None:
+        """Learn from a step that is over."""
+
+    def price(self, step: ObservedStep) -> float | None:
+        """Expected time of an observed step, in plain steps, for the sequences' back-off.
+
+        None where its draft says nothing of how useful drafts are: plain steps and probes.
+        """
 
 
 class DraftCosts(Protocol):
