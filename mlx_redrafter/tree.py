@@ -8,7 +8,7 @@ whom (ReDrafter, arXiv 2403.09919, section 3.3, "dynamic tree attention").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import mlx.core as mx
@@ -44,6 +44,11 @@ class HostTree:
 
         return tuple(depth(node) for node in range(len(self.parents)))
 
+    def leaves(self, nodes: int | None = None) -> int:
+        """Root-to-leaf paths of the tree, or of its root and first ``nodes`` others."""
+        parents = self.parents if nodes is None else self.parents[: 1 + nodes]
+        return max(1, len(parents) - len({parent for parent in parents if parent >= 0}))
+
 
 @dataclass(frozen=True)
 class DraftTree:
@@ -56,6 +61,8 @@ class DraftTree:
         log_probs: float32 (n,), cumulative along each path.
         ancestors: bool (n, n); row i marks the nodes that node i sees: its ancestors and itself.
         max_depth: No node is deeper than this.
+        max_leaves: There are no more root-to-leaf paths than this; None where nothing is known. A
+            tree that can have one only is a chain, its nodes in the order of their depths.
     """
 
     tokens: mx.array
@@ -64,6 +71,13 @@ class DraftTree:
     log_probs: mx.array
     ancestors: mx.array
     max_depth: int
+    max_leaves: int | None = None
+
+    @property
+    def leaf_bound(self) -> int:
+        """The most root-to-leaf paths that the tree can have."""
+        most = max(1, len(self) - 1)
+        return most if self.max_leaves is None else min(most, self.max_leaves)
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -103,6 +117,7 @@ class DraftTree:
             log_probs=mx.array(list(log_probs or [0.0] * n), dtype=mx.float32),
             ancestors=mx.array(ancestors),
             max_depth=int(depths.max()),
+            max_leaves=max(1, n - len(set(parents[1:]))),
         )
 
     @classmethod
@@ -116,11 +131,21 @@ class DraftTree:
             log_probs=mx.zeros((1,)),
             ancestors=mx.ones((1, 1), dtype=mx.bool_),
             max_depth=0,
+            max_leaves=1,
         )
 
-    def first(self, nodes: int) -> DraftTree:
-        """The root and the first ``nodes`` others, none of which stands before its parent."""
+    def first(self, nodes: int, known: HostTree | None = None) -> DraftTree:
+        """The root and the first ``nodes`` others, none of which stands before its parent.
+
+        Args:
+            nodes: How many to keep.
+            known: The whole tree as read back, which gives closer bounds of depth and leaves.
+        """
         n = 1 + nodes
+        if known is not None:
+            depth = max(known.depths[:n])
+            closer = replace(self, max_depth=depth, max_leaves=known.leaves(nodes))
+            return closer if n == len(self) else closer.first(nodes)
         if n == len(self):
             return self
         return DraftTree(
@@ -130,6 +155,7 @@ class DraftTree:
             log_probs=self.log_probs[:n],
             ancestors=self.ancestors[:n, :n],
             max_depth=min(self.max_depth, nodes),
+            max_leaves=self.max_leaves,
         )
 
     def positions(self, offset: int | mx.array) -> mx.array:
@@ -160,6 +186,8 @@ class BatchTree:
         ancestors: bool (batch, n, n).
         lengths: Committed tokens, int32 (batch,).
         longest: The largest length.
+        max_depth: No node of any tree is deeper than this.
+        leaf_bound: The most root-to-leaf paths that a tree can have.
     """
 
     tokens: mx.array
@@ -167,6 +195,8 @@ class BatchTree:
     ancestors: mx.array
     lengths: mx.array
     longest: int
+    max_depth: int
+    leaf_bound: int
 
     def __len__(self) -> int:
         return int(self.tokens.shape[1])
@@ -186,6 +216,8 @@ class BatchTree:
             ancestors=mx.stack([tree.ancestors for tree in trees]),
             lengths=mx.array(list(lengths), dtype=mx.int32),
             longest=max(lengths),
+            max_depth=max(tree.max_depth for tree in trees),
+            leaf_bound=max(tree.leaf_bound for tree in trees),
         )
 
     def positions(self, offset: int | mx.array) -> mx.array:

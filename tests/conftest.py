@@ -16,3 +16,8 @@ def measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stored_costs, "cache_directory", lambda: directory)
         yield directory
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--write-pages`` writes the pages of docs/ that are made from code, instead of comparing."""
+    parser.addoption("--write-pages", action="store_true", help="write the pages made from code")

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mlx_redrafter"
 LAYERS = (
     ("errors", "_lazy"),
     ("system",),
-    ("tree",),
+    ("tree", "gguf"),
     ("sampling",),
     ("cache", "drafting"),
     ("target",),

@@ -10,7 +10,6 @@ from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..planning.calibration import SIZES, calibrate
 from ..planning.costs import CostModel
-from ..target.context_limit import context_limit
 from .environment import Environment
 
 FORMAT = 1
@@ -72,7 +71,7 @@ def fitting_contexts(
     Raises:
         RedrafterError: If an asked one does not fit.
     """
-    limit = context_limit(model.target.model)
+    limit = model.context_limit
     room = None if limit is None or beyond else limit - max(SIZES)
     if asked is None:
         found = tuple(context for context in CONTEXTS if room is None or context <= room)

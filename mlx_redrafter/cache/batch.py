@@ -19,6 +19,7 @@ from .attention import ChunkedTreeKVCache, TreeKVCache
 from .composite import CacheGroup
 from .forward_context import ForwardContext
 from .prompt_cache import LayerCache, PromptCache
+from .recurrent import BatchRecurrentCache, RecurrentCache
 
 STEP = 256
 
@@ -181,11 +182,22 @@ class BatchCache:
     def __init__(self, like: PromptCache, context: ForwardContext):
         self.rows: list[BatchSequence] = []
         self._layers: list[BatchKVCache] = []
+        self._states: list[BatchRecurrentCache] = []
+        self._watched: dict[int, BatchRecurrentCache] = {}
         self.seams = [self._mlx_cache(layer, context) for layer in like.layers]
 
     def _mlx_cache(self, layer: LayerCache, context: ForwardContext) -> Any:
         if isinstance(layer, CacheGroup):
-            return CacheList(*(self._mlx_cache(part, context) for part in layer.parts))
+            before = len(self._states)
+            group = CacheList(*(self._mlx_cache(part, context) for part in layer.parts))
+            for state in self._states[before:]:
+                self._watched[id(group)] = state
+            return group
+        if isinstance(layer, RecurrentCache):
+            state = BatchRecurrentCache(layer.mlx_cache, context)
+            self._states.append(state)
+            state.watch(self._watched)
+            return state.mlx_cache
         if type(layer) not in (TreeKVCache, ChunkedTreeKVCache):
             raise RedrafterError(
                 f"A batch cannot hold a layer that keeps a {type(layer).__name__}: decode the "
@@ -204,7 +216,13 @@ class BatchCache:
     @property
     def state(self) -> list[Any]:
         """All layers' arrays, to evaluate."""
-        return [layer.state for layer in self._layers]
+        return [*(layer.state for layer in self._layers), *(one.state for one in self._states)]
+
+    def begin(self, rows: int) -> dict[int, BatchRecurrentCache]:
+        """Announce a forward over ``rows`` rows a text; returns the caches to be watched in it."""
+        for state in self._states:
+            state.begin(rows)
+        return self._watched
 
     def compose(self, kept: Sequence[int], joined: Sequence[PromptCache]) -> None:
         """Keep the texts ``kept`` (their places), in that order, and let others join behind them.
@@ -213,9 +231,13 @@ class BatchCache:
             kept: Places in the batch.
             joined: Caches of single texts; their rows are copied.
         """
-        parts = [[p for layer in one.layers for p in _tree_caches(layer)] for one in joined]
+        parts = [[p for layer in one.layers for p in _single_caches(layer)] for one in joined]
         for index, layer in enumerate(self._layers):
-            layer.compose(kept, [part[index] for part in parts])
+            entries = [[p for p in part if isinstance(p, TreeKVCache)] for part in parts]
+            layer.compose(kept, [part[index] for part in entries])
+        for index, state in enumerate(self._states):
+            states = [[p for p in part if isinstance(p, RecurrentCache)] for part in parts]
+            state.compose(kept, [part[index] for part in states])
         self.rows = [
             *(self.rows[place] for place in kept),
             *(BatchSequence(c.tokens) for c in joined),
@@ -224,10 +246,12 @@ class BatchCache:
     def commit(self) -> None:
         """Keep the rows of the paths that the texts have just committed."""
         paths = [row.path for row in self.rows]
+        starts = [len(row) - len(row.path) for row in self.rows]
+        for state in self._states:
+            state.commit(paths, starts)
         if all(path == list(range(len(path))) for path in paths):
             return
         most = max(len(path) for path in paths)
-        starts = [len(row) - len(row.path) for row in self.rows]
         full = [[*path, *range(len(path), most)] for path in paths]
         first = mx.array(starts)[:, None]
         source = (first + mx.array(full))[:, None, :, None]
@@ -236,8 +260,7 @@ class BatchCache:
             layer.move(source, columns)
 
 
-def _tree_caches(layer: LayerCache) -> list[TreeKVCache]:
+def _single_caches(layer: LayerCache) -> list[LayerCache]:
     if isinstance(layer, CacheGroup):
-        return [found for part in layer.parts for found in _tree_caches(part)]
-    assert isinstance(layer, TreeKVCache)
+        return [found for part in layer.parts for found in _single_caches(part)]
     return [layer]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 
 from ..tree import BatchTree, DraftTree
+from .tree_paths import PathPositions, TreePaths
 
 # Entries by which a key/value buffer grows; mlx-lm names the same number `step`.
 BUFFER_STEP = 256
+
+
+class RowProducts(Protocol):
+    """Who computes what modules inside a recurrent one compute row by row."""
+
+    def apply(
+        self, module: object, x: mx.array, product: Callable[[mx.array], mx.array]
+    ) -> mx.array:
+        """``product(x)``, which is what ``module`` gives for ``x``, or the same from elsewhere."""
 
 
 class ForwardContext:
@@ -25,6 +35,9 @@ class ForwardContext:
             simply follow one another.
         watched: By the ``id`` of a cache with recurrent state, what is to be told of the calls
             that change it.
+        products: Inside a module with recurrent state, who computes its row-wise parts.
+        exploring: While hooks find out which modules hand a cache on, those under way, each with
+            the cache that it was given; None otherwise.
         pads_keys: Whether a layer hands attention more rows than a tree needs, so that their number
             seldom changes; the mask hides what is too many.
     """
@@ -32,8 +45,11 @@ class ForwardContext:
     def __init__(self) -> None:
         self.active = False
         self.replaying = False
-        self.tree: DraftTree | BatchTree | None = None
+        self.tree: DraftTree | BatchTree | PathPositions | None = None
         self.watched: dict[int, Any] = {}
+        self.products: RowProducts | None = None
+        self.exploring: list[tuple[Any, Any]] | None = None
+        self._paths: TreePaths | None = None
         self.pads_keys = False
         self._positions: dict[int, mx.array] = {}
         self._masks: dict[tuple[int | None, ...], mx.array] = {}
@@ -71,9 +87,18 @@ class ForwardContext:
         try:
             yield
         finally:
-            self.active, self.tree, self.watched = False, None, {}
+            self.active, self.tree, self.watched, self._paths = False, None, {}, None
             self._positions.clear()
             self._masks.clear()
+
+    @contextmanager
+    def explore(self) -> Iterator[None]:
+        """Find out inside the block which modules hand a cache on to others."""
+        self.exploring = []
+        try:
+            yield
+        finally:
+            self.exploring = None
 
     @contextmanager
     def replay(self) -> Iterator[None]:
@@ -83,6 +108,35 @@ class ForwardContext:
             yield
         finally:
             self.replaying = False
+
+    @contextmanager
+    def inside(
+        self,
+        products: RowProducts | None,
+        tree: DraftTree | BatchTree | PathPositions | None = None,
+    ) -> Iterator[None]:
+        """Run a module with recurrent state inside the block.
+
+        Args:
+            products: See the attribute.
+            tree: What its rows are; None where they follow one another behind an offset.
+        """
+        before = self.tree, self.watched, self.products, self._positions
+        self.tree, self.watched, self.products, self._positions = tree, {}, products, {}
+        try:
+            yield
+        finally:
+            self.tree, self.watched, self.products, self._positions = before
+
+    @property
+    def paths(self) -> TreePaths | None:
+        """The paths of the tree under verification; None where rows simply follow one another."""
+        tree = self.tree
+        if not isinstance(tree, DraftTree | BatchTree) or tree.leaf_bound == 1:
+            return None
+        if self._paths is None:
+            self._paths = TreePaths.of(tree)
+        return self._paths
 
     def positions(self, offset: int | mx.array) -> mx.array:
         """Positions of the nodes when the root stands at ``offset``.

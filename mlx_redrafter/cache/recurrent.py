@@ -1,11 +1,11 @@
-"""Chains: how drafts are verified where layers carry recurrent state, or rows must simply follow
-one another.
+"""Recurrent state under verification: one sequence's, which can go back, and a batch's.
 
-A recurrent layer's state after n rows says nothing about the state after fewer, so a draft is
-reduced to one chain and the state is noted before it is verified. If all of it is accepted, the new
-state stays. If not, the noted state comes back, and the modules that changed it are run again over
-the accepted rows, with the inputs that they had: nothing but what the state depends on is computed
-(no attention, no feed-forward, no logits), as part of the next step's graph.
+A recurrent layer's state after a tree's rows says nothing about the state after an accepted path,
+so the state is kept before a draft is verified. Where the rows were one chain and all of it is
+accepted, the new state stays; where the accepted path is one of the tree's paths from end to end,
+the state of that path does. Otherwise the state before comes back, and the modules that change it
+run again over the accepted rows, with the inputs that they had and the matrix products that they
+made: nothing but the recurrence itself is computed, as part of the next step's graph.
 """
 
 from __future__ import annotations
@@ -15,15 +15,77 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_map
 
 from .forward_context import ForwardContext
+from .module_call import ModuleCall
 from .prompt_cache import LayerCache
+from .tree_paths import PathPositions, TreePaths
 
-# The ends of so many prompts stay reachable.
-KEPT_PROMPTS = 2
+# Points of a text that can be gone back to: the ends of so many prompts, and of so many pieces in
+# which long ones were run. Each costs one more copy of the state.
+KEPT_PROMPTS = 6
+KEPT_PIECES = 6
+# The state of every path is held until one is accepted, up to so many bytes a layer; beyond, the
+# accepted rows are computed again.
+HELD_BYTES = 16 << 20
 
 Attributes = dict[str, Any]
+# A number of committed tokens, and the state after them.
+_Point = tuple[int, Attributes]
+
+
+class RecurrentState:
+    """A cache of mlx-lm's whose arrays are replaced, never written into.
+
+    Args:
+        raw: A cache, for instance an ArraysCache.
+
+    Attributes:
+        batch: Number of texts.
+        num_nodes: Rows of the forward under way for each text; 0 if none is.
+        paths: How the state was spread in that forward; None if it was not.
+    """
+
+    def __init__(self, raw: Any):
+        self._raw = raw
+        self.batch = 1
+        self.num_nodes = 0
+        self.paths: TreePaths | None = None
+        self._released = False
+
+    @property
+    def mlx_cache(self) -> Any:
+        """mlx-lm's cache."""
+        return self._raw
+
+    def snapshot(self) -> Attributes:
+        """The arrays, in containers of their own."""
+        return _mapped(vars(self._raw), lambda array: array)
+
+    def restore(self, snapshot: Attributes) -> None:
+        """Bring arrays back."""
+        vars(self._raw).update(_mapped(snapshot, lambda array: array))
+
+    def spread(self, paths: TreePaths) -> None:
+        """Give every path of a tree the state; modules may share it, so it is done once."""
+        if self.paths is None:
+            self.paths = paths
+            self.restore(_mapped(vars(self._raw), paths.spread))
+
+    def release(self, before: Attributes) -> None:
+        """Forget the state of each path where they are large; only a replay brings one back."""
+        if self.paths is not None and nbytes_of(vars(self._raw)) > HELD_BYTES:
+            self.restore(before)
+            self.paths, self._released = None, True
+
+    def _settle(self) -> None:
+        """No forward is under way."""
+        self.num_nodes, self.paths, self._released = 0, None, False
+
+    @property
+    def state(self) -> Any:
+        """The arrays to evaluate."""
+        return self._raw.state
 
 
 @dataclass
@@ -34,17 +96,19 @@ class _Step:
         start: Committed tokens before it.
         end: Committed tokens after it; ``start`` while nothing of it is committed.
         snapshot: The state at ``start``.
-        calls: ``call(k)`` runs what changed the state over the first k rows only.
+        calls: What changed the state; None is a call that another cache runs again for all.
+        path: The nodes that were committed.
     """
 
     start: int
     end: int
     snapshot: Attributes
-    calls: list[Callable[[int], None]] = field(default_factory=list)
+    calls: list[ModuleCall | None] = field(default_factory=list)
+    path: tuple[int, ...] = ()
 
 
-class RecurrentCache(LayerCache):
-    """A cache of mlx-lm's whose arrays are replaced, never written into: recurrent state.
+class RecurrentCache(RecurrentState, LayerCache):
+    """One sequence's recurrent state.
 
     Args:
         raw: An empty cache, for instance an ArraysCache.
@@ -52,67 +116,71 @@ class RecurrentCache(LayerCache):
 
     Attributes:
         offset: Number of committed tokens.
-        rows: Rows of the forward under way; 0 if none is.
     """
 
     def __init__(self, raw: Any, context: ForwardContext):
-        self.offset = self.rows = 0
-        self._raw = raw
+        super().__init__(raw)
+        self.offset = 0
         self._context = context
-        self._empty = self._snapshot()
+        self._empty = self.snapshot()
         self._steps: list[_Step] = []
-        self._prompts: list[tuple[int, Attributes]] = []
-
-    @property
-    def mlx_cache(self) -> Any:
-        """mlx-lm's cache."""
-        return self._raw
+        self._prompts: list[_Point] = []
+        self._pieces: list[_Point] = []
 
     def watch(self, watched: dict[int, Any]) -> None:
         """Ask to be told of the calls that get this cache."""
         watched[id(self._raw)] = self
 
     def begin(self, rows: int) -> None:
-        """Note the state. The step before stays known: its last tokens may still be taken back."""
+        """Keep the state. The step before stays known: its last tokens may still be taken back."""
         self._forget()
-        self.rows = rows
-        self._steps = [*self._steps[-1:], _Step(self.offset, self.offset, self._snapshot())]
+        self.num_nodes = rows
+        self._steps = [*self._steps[-1:], _Step(self.offset, self.offset, self.snapshot())]
 
-    def record(self, call: Callable[[int], None]) -> None:
-        """Take note of a call that changes the state; ``call(k)`` runs it over k rows only."""
+    def record(self, call: ModuleCall | None) -> None:
+        """Take note of a call that has changed the state."""
         self._steps[-1].calls.append(call)
+        self.release(self._steps[-1].snapshot)
 
     def commit_all(self, rows: int) -> None:
-        """The state now is that after a prompt's rows; it stays reachable."""
+        """The state now is that after a piece of a prompt; it stays reachable."""
         start = self.offset
         self._advance(rows)
-        earlier = [entry for entry in self._prompts if entry[0] != start]
-        self._prompts = [*earlier, (self.offset, self._snapshot())][-KEPT_PROMPTS:]
+        pieces = [point for point in self._prompts if point[0] == start]
+        prompts = [point for point in self._prompts if point[0] != start]
+        self._pieces = thinned([*self._pieces, *pieces], KEPT_PIECES)
+        self._prompts = [*prompts, (self.offset, self.snapshot())][-KEPT_PROMPTS:]
 
     def commit(self, path: Sequence[int]) -> None:
-        """Keep the first ``len(path)`` rows of the chain."""
-        if len(path) < self.rows:
+        """Keep the nodes ``path``, the root first."""
+        if self._steps:
+            self._steps[-1].path = tuple(path)
+        if self.paths is not None and len(path) == self.paths.levels:
+            # No path of the tree is longer, so the accepted one is its path from end to end.
+            row = self.paths.path_of(path[-1])
+            self.restore(_mapped(vars(self._raw), lambda array: mx.take(array, row, axis=0)))
+        elif self.paths is not None or self._released or not _is_whole(path, self.num_nodes):
             self._replay(self._steps[-1], len(path))
         self._advance(len(path))
 
     def _advance(self, rows: int) -> None:
         self.offset += rows
-        self.rows = 0
+        self._settle()
         if self._steps:
             self._steps[-1].end = self.offset
 
     def _replay(self, step: _Step, rows: int) -> None:
-        """The state after the first rows of a step."""
-        self._restore(step.snapshot)
-        with self._context.replay():
-            for call in step.calls if rows else []:
-                call(rows)
+        """The state after the first rows of a step's path."""
+        self.restore(step.snapshot)
+        for call in step.calls if rows else []:
+            if call is not None:
+                call.replay(self._context, [step.path[:rows]])
 
     def _forget(self) -> None:
         """Drop rows that were never committed."""
-        if self.rows:
-            self._restore(self._steps.pop().snapshot)
-            self.rows = 0
+        if self.num_nodes:
+            self.restore(self._steps.pop().snapshot)
+            self._settle()
 
     def can_rewind(self, length: int) -> bool:
         """Whether ``length`` is where it stands, a noted point, or inside one of two steps."""
@@ -123,7 +191,8 @@ class RecurrentCache(LayerCache):
         for step in reversed(self._steps):
             if step.start == length or (step.calls and step.start < length < step.end):
                 return step
-        return next((_Step(p, p, snapshot) for p, snapshot in self._prompts if p == length), None)
+        points = [*self._prompts, *self._pieces]
+        return next((_Step(p, p, snapshot) for p, snapshot in points if p == length), None)
 
     def replay_start(self, length: int) -> int:
         """Where ``rewind(length)`` begins to run modules again; ``length`` if it need not."""
@@ -132,7 +201,8 @@ class RecurrentCache(LayerCache):
 
     def rewind_points(self) -> list[int]:
         """The noted points."""
-        return [step.start for step in self._steps] + [point for point, _ in self._prompts]
+        points = [point for point, _ in (*self._prompts, *self._pieces)]
+        return [step.start for step in self._steps] + points
 
     def rewind(self, length: int) -> None:
         """Bring back the state after ``length`` tokens."""
@@ -143,66 +213,154 @@ class RecurrentCache(LayerCache):
             self._replay(step, length - step.start)
             step.end = self.offset = length
         self._steps = [step for step in self._steps if step.start <= length]
-        self._prompts = [entry for entry in self._prompts if entry[0] <= length]
+        self._prompts = [point for point in self._prompts if point[0] <= length]
+        self._pieces = [point for point in self._pieces if point[0] <= length]
 
     def reset(self) -> None:
         """Forget everything."""
-        self._restore(self._empty)
-        self.offset = self.rows = 0
-        self._steps, self._prompts = [], []
-
-    @property
-    def state(self) -> Any:
-        """The arrays to evaluate."""
-        return self._raw.state
-
-    def _snapshot(self) -> Attributes:
-        return _copied(vars(self._raw))
-
-    def _restore(self, snapshot: Attributes) -> None:
-        vars(self._raw).update(_copied(snapshot))
+        self.restore(self._empty)
+        self.offset = 0
+        self._settle()
+        self._steps, self._prompts, self._pieces = [], [], []
 
 
-def _copied(attributes: Attributes) -> Attributes:
-    """The same arrays in containers of their own."""
-    return {key: list(v) if isinstance(v, list) else v for key, v in attributes.items()}
+class BatchRecurrentCache(RecurrentState):
+    """The recurrent state of several texts, (batch, ...) each array.
 
-
-def recording_call(context: ForwardContext, base: Any) -> Any:
-    """A module's call that tells a watched cache among its arguments how to repeat it.
-
-    Only the outermost of nested calls is told: what it runs again contains the others.
+    Args:
+        raw: An empty cache, for instance an ArraysCache.
+        context: The target's.
     """
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        watched = context.watched
-        layer = next(
-            (watched[id(a)] for a in (*args, *kwargs.values()) if id(a) in watched), None
-        ) if watched else None  # fmt: skip
-        if layer is None:
-            return base(self, *args, **kwargs)
-        rows = layer.rows
+    def __init__(self, raw: Any, context: ForwardContext):
+        super().__init__(raw)
+        self._context = context
+        self._before: Attributes = self.snapshot()
+        self._calls: list[ModuleCall | None] = []
 
-        def again(kept: int) -> None:
-            shorter = tree_map(lambda value: first_rows(value, rows, kept), [list(args), kwargs])
-            base(self, *shorter[0], **shorter[1])
+    def watch(self, watched: dict[int, Any]) -> None:
+        """Ask to be told of the calls that get this cache."""
+        watched[id(self._raw)] = self
 
-        layer.record(again)
-        context.watched = {key: other for key, other in watched.items() if other is not layer}
-        try:
-            return base(self, *args, **kwargs)
-        finally:
-            context.watched = watched
+    def begin(self, rows: int) -> None:
+        """Keep the state; rows that were not committed are forgotten."""
+        if self.num_nodes:
+            self.restore(self._before)
+        self._settle()
+        self.num_nodes, self._calls = rows, []
+        self._before = self.snapshot()
 
-    return call
+    def record(self, call: ModuleCall | None) -> None:
+        """Take note of a call that has changed the state."""
+        self._calls.append(call)
+        self.release(self._before)
+
+    def commit(self, paths: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+        """Keep a path of each text.
+
+        Args:
+            paths: Nodes of each path, the root first.
+            starts: Committed tokens before each.
+        """
+        spread = self.paths is not None or self._released
+        if spread or not all(_is_whole(path, self.num_nodes) for path in paths):
+            self._replay(paths, starts)
+        self._settle()
+        self._calls = []
+
+    def _replay(self, paths: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+        """Run modules again, together for texts that accepted equally many rows."""
+        order: list[int] = []
+        states: list[Attributes] = []
+        longest = max(starts)
+        for length in sorted({len(path) for path in paths}):
+            texts = [place for place, path in enumerate(paths) if len(path) == length]
+            self.restore(_mapped(self._before, _taking(texts)))
+            placing = PathPositions(mx.array([starts[t] for t in texts]), longest, length)
+            for call in self._calls:
+                if call is not None:
+                    call.replay(self._context, [paths[t] for t in texts], texts, placing)
+            order += texts
+            states.append(self.snapshot())
+        back = _taking([order.index(text) for text in range(len(paths))])
+        self.restore(_mapped(_joined(states), back))
+
+    def compose(self, kept: Sequence[int], joined: Sequence[RecurrentCache]) -> None:
+        """Keep the texts ``kept``, in that order, and put others behind them."""
+        parts = [_mapped(vars(self._raw), _taking(kept))] if kept else []
+        self.restore(_joined([*parts, *(one.snapshot() for one in joined)]))
+        self.batch = len(kept) + len(joined)
 
 
-def first_rows(value: Any, rows: int, kept: int) -> Any:
-    """Of an array with ``rows`` rows the first ``kept``: (1, rows, ...) or a mask (rows, keys)."""
-    if not isinstance(value, mx.array) or value.ndim < 2:
-        return value
-    if value.shape[0] == 1 and value.shape[1] == rows:
-        return value[:, :kept]
-    if value.dtype == mx.bool_ and value.shape[-2] == rows:
-        return value[..., :kept, : value.shape[-1] - (rows - kept)]
-    return value
+def _is_whole(path: Sequence[int], nodes: int) -> bool:
+    """Whether a path is all of a chain."""
+    return list(path) == list(range(nodes))
+
+
+def _mapped(attributes: Attributes, change: Callable[[mx.array], mx.array]) -> Attributes:
+    """Attributes with their arrays changed, in containers of their own."""
+
+    def mapped(value: Any) -> Any:
+        if isinstance(value, list):
+            return [mapped(entry) for entry in value]
+        return change(value) if isinstance(value, mx.array) else value
+
+    return {key: mapped(value) for key, value in attributes.items()}
+
+
+def _taking(places: Sequence[int]) -> Callable[[mx.array], mx.array]:
+    index = mx.array(list(places), dtype=mx.int32)
+    return lambda array: mx.take(array, index, axis=0)
+
+
+def _joined(parts: Sequence[Attributes]) -> Attributes:
+    """The states of several groups of texts, one behind the other."""
+    if len(parts) < 2:
+        return parts[0] if parts else {}
+
+    def joined(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], list):
+            return [joined(entry) for entry in zip(*values, strict=True)]
+        return _stacked(values) if isinstance(values[0], mx.array) else values[0]
+
+    return {key: joined([part[key] for part in parts]) for key in parts[0]}
+
+
+def _stacked(arrays: Sequence[mx.array]) -> mx.array:
+    """States of several texts; histories that are still short begin with zeros (n-grams)."""
+    longest = max(array.shape[1] for array in arrays)
+    short = [(longest - array.shape[1], array) for array in arrays]
+    rest = [[(0, 0)] * (array.ndim - 2) for array in arrays]
+    return mx.concatenate(
+        [
+            mx.pad(array, [(0, 0), (missing, 0), *widths]) if missing else array
+            for (missing, array), widths in zip(short, rest, strict=True)
+        ]
+    )
+
+
+def nbytes_of(attributes: Attributes) -> int:
+    """Bytes of the arrays."""
+    total = 0
+
+    def count(array: mx.array) -> mx.array:
+        nonlocal total
+        total += int(array.nbytes)
+        return array
+
+    _mapped(attributes, count)
+    return total
+
+
+def thinned(points: Sequence[_Point], most: int) -> list[_Point]:
+    """Points in ascending order, at most so many, spread over the text; the last one is kept.
+
+    What is left out, time and again, is the point whose neighbours are nearest to each other.
+    """
+    states = dict(points)
+    kept = sorted(states)
+    while len(kept) > most:
+        inner = zip([0, *kept], kept, kept[1:], strict=False)
+        gaps = {point: after - before for before, point, after in inner}
+        kept.remove(min(gaps, key=lambda point: gaps[point]))
+    return [(point, states[point]) for point in kept]

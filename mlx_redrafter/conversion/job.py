@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from ..drafting.drafter import Drafter, DrafterConfig
 from ..errors import RedrafterError
 from ..system.files import atomic_path, write_json
+from ..system.workspace import clear_stale, publish, require_space, workspace
 from ..target.target import Target
 from ..text.loading import DRAFTER_DIRECTORY, check_pair, save_drafter, tokenizer_hash
 from .card import write_card
@@ -31,7 +32,7 @@ from .report import CheckReport, ConversionReport, PartReport, Progress
 from .sources import Checkpoint, find_checkpoint, weight_files
 from .target_part import TargetPart, load_target, model_bytes, transform
 from .tensors import TensorInfo, check_finite, check_types, read_headers, split_drafter, stage
-from .workspace import clear_stale, compute, publish, require_space, workspace, write_model
+from .writing import compute, write_model
 
 MODELS = Path("models")
 COPIED = ("*.py", "generation_config.json")  # what mlx-lm's writer copies as well

@@ -82,7 +82,7 @@ class BeamSearch:
         return [
             DraftTree(
                 tokens=tokens, parents=parents, depths=depths, log_probs=log_probs,
-                ancestors=ancestors, max_depth=self.shape.length,
+                ancestors=ancestors, max_depth=self.shape.length, max_leaves=self.shape.leaves,
             )
             for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip
@@ -159,8 +159,8 @@ def _search(
         state = _pick(state, beam)
     depths = mx.array([0] + [1 + node // width for node in range(opened - 1)], dtype=mx.int32)
     return _select(
-        shape.nodes, mx.concatenate(tokens, axis=1), mx.concatenate(totals, axis=1), depths,
-        mx.concatenate(lineage, axis=1), width,
+        shape, mx.concatenate(tokens, axis=1), mx.concatenate(totals, axis=1), depths,
+        mx.concatenate(lineage, axis=1),
     )  # fmt: skip
 
 
@@ -228,19 +228,22 @@ def _normalised(values: mx.array, level_scores: mx.array) -> mx.array:
 
 
 def _select(
-    count: int,
+    shape: BeamShape,
     tokens: mx.array,
     totals: mx.array,
     depths: mx.array,
     lineage: mx.array,
-    width: int,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
-    """The root and the ``count`` best nodes; of these the best final beam first, then by score."""
-    # The root scores 0 and every child less than its parent, so the best are always a tree.
-    kept = mx.argsort(-totals, axis=-1)[:, : count + 1]
+    """The root and the best nodes; of these the best final beam first, then by score."""
+    count, width = 1 + shape.nodes, shape.width
     leader = _pick(lineage[:, -width:], mx.argmax(totals[:, -width:], axis=-1, keepdims=True))[:, 0]
     rank = mx.where(leader, 1e6 - depths, totals)
-    order = _pick(kept, mx.argsort(-_pick(rank, kept), axis=-1))
+    # The root scores 0 and every child less than its parent, so the best are always a tree.
+    if shape.max_leaves is not None:
+        order = mx.argsort(-rank, axis=-1)[:, :count]
+    else:
+        kept = mx.argsort(-totals, axis=-1)[:, :count]
+        order = _pick(kept, mx.argsort(-_pick(rank, kept), axis=-1))
     ancestors = mx.take_along_axis(_pick(lineage, order), order[:, None, :], axis=2)
     depths = mx.take(depths, order)
     # A parent is the one ancestor that is a level up; no node of depth 0 has any.

@@ -28,6 +28,7 @@ def chain_of(tree: DraftTree) -> DraftTree:
         log_probs=log_probs.astype(mx.float32),
         ancestors=depths[:, None] >= depths[None, :],
         max_depth=tree.max_depth,
+        max_leaves=1,
     )
 
 

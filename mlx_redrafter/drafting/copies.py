@@ -27,11 +27,13 @@ class Copies:
         root: The text's last token.
         match_length: How many of the text's last tokens, the root included, stood there too.
         continuations: What followed, the most frequent first; each begins with another token.
+        shared: Whether the match was followed by different tokens.
     """
 
     root: int
     match_length: int
     continuations: tuple[Continuation, ...]
+    shared: bool = False
 
     @cached_property
     def tree(self) -> HostTree:
@@ -79,7 +81,8 @@ class TextCopies:
             Continuation(other.tokens[:FURTHER_CHAIN], other.occurrences, other.place)
             for other in others
         )
-        return Copies(automaton.tokens[-1], automaton.match_length, (first, *shorter))
+        continuations = (first, *shorter)
+        return Copies(automaton.tokens[-1], automaton.match_length, continuations, bool(others))
 
 
 def _shared(automaton: SuffixAutomaton, text: Sequence[int]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .copies import Copies
 
@@ -30,6 +31,8 @@ PRIOR = (
 SHARED, ONCE, OFTEN, OTHER, DEEPER = range(len(PRIOR))
 PRIOR_WEIGHT = 8.0
 FORGET = 0.99
+# Nodes below this chance are not worth looking at on any machine.
+LEAST_CHANCE = 0.02
 
 
 class CopyAcceptance:
@@ -39,16 +42,20 @@ class CopyAcceptance:
         self._hits = [[PRIOR_WEIGHT * chance for chance in row] for row in PRIOR]
         self._trials = [[PRIOR_WEIGHT] * len(row) for row in PRIOR]
 
-    def chances(self, copies: Copies) -> list[float]:
-        """Chance that each node of ``copies.tree`` is accepted; 1 for the root."""
-        chances = [1.0]
+    def likely(self, copies: Copies) -> tuple[Copies, list[float]]:
+        """The copies without what is hardly ever right, and the chances of the nodes left."""
+        kept, chances = [], [1.0]
         for rank, continuation in enumerate(copies.continuations):
-            chance = 1.0
+            first, chance = len(chances), 1.0
             for depth in range(len(continuation.tokens)):
                 kind, column = _place(copies, rank, depth)
                 chance *= self._hits[kind][column] / self._trials[kind][column]
+                if chance < LEAST_CHANCE:
+                    break
                 chances.append(chance)
-        return chances
+            if length := len(chances) - first:
+                kept.append(replace(continuation, tokens=continuation.tokens[:length]))
+        return replace(copies, continuations=tuple(kept)), chances
 
     def observe(self, copies: Copies, tokens: Sequence[int]) -> None:
         """Learn from what the text went on with.
@@ -77,6 +84,6 @@ def _place(copies: Copies, rank: int, depth: int) -> tuple[int, int]:
         return DEEPER, column
     if rank:
         return OTHER, column
-    if len(copies.continuations) > 1:
+    if copies.shared:
         return SHARED, column
     return (ONCE if copies.continuations[0].occurrences == 1 else OFTEN), column

@@ -59,6 +59,20 @@ class MergedTree:
         on_path = set(path)
         return path + [node for node in order if node not in on_path]
 
+    def best_path(self, chances: Sequence[float]) -> list[int]:
+        """The path from the root, itself included, on which most tokens may be expected.
+
+        Args:
+            chances: Of each node's acceptance.
+        """
+        expected = [0.0] * len(self)
+        for node in range(1, len(self)):
+            expected[node] = expected[self.parents[node]] + chances[node]
+        path = [max(range(len(self)), key=expected.__getitem__)]
+        while path[-1] > 0:
+            path.append(self.parents[path[-1]])
+        return path[::-1]
+
     def chances(self, guesses: Sequence[float], copies: Sequence[float]) -> list[float]:
         """Each node's chance of acceptance, from those in the two trees.
 
@@ -151,6 +165,7 @@ def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:
         ),
         ancestors=mx.concatenate([mx.concatenate([guessed.ancestors, blank], axis=1), lines]),
         max_depth=max(guessed.max_depth, int(depths.max())),
+        max_leaves=guessed.leaf_bound + m,
     )
 
 

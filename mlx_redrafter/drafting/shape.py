@@ -17,11 +17,15 @@ class BeamShape:
         width: Beams followed.
         length: Drafted tokens on a path. Apple's code counts the root too: its 5 is 4 here.
         node_budget: Candidates verified, the likeliest ones; None verifies all width x length.
+        max_leaves: Paths from the root to a leaf at most. The likeliest beam is kept whole then,
+            and beside it so many further nodes that no more paths can come of them: what to draft
+            where each path has a price of its own. None: no limit.
     """
 
     width: int = 4
     length: int = 5
     node_budget: int | None = None
+    max_leaves: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -29,7 +33,7 @@ class BeamShape:
         Raises:
             RedrafterError: If a value is out of its range.
         """
-        for name in ("width", "length", "node_budget"):
+        for name in ("width", "length", "node_budget", "max_leaves"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -42,4 +46,17 @@ class BeamShape:
     def nodes(self) -> int:
         """Candidates in the tree, the root not counted."""
         opened = self.width * self.length
-        return min(opened, self.node_budget or opened)
+        narrow = opened if self.max_leaves is None else self.length + self.max_leaves - 1
+        return min(opened, narrow, self.node_budget or opened)
+
+    @property
+    def leaves(self) -> int:
+        """The most root-to-leaf paths that the tree can have.
+
+        A node beside a whole beam adds a path at most. Without one, each level but the deepest
+        holds a node that another follows, and no level more than ``width`` nodes, so that many
+        nodes reach at least a certain depth.
+        """
+        if self.max_leaves is not None:
+            return max(1, self.nodes - self.length + 1)
+        return self.nodes - -(-self.nodes // self.width) + 1

@@ -12,46 +12,35 @@ from ..errors import RedrafterError
 from .drafter import Drafter
 
 
-class HasRows(Protocol):
+class Head(Protocol):
+    """See ``target.output_head.OutputHead``."""
+
+    @property
+    def module(self) -> Any | None:
+        """The layer with the rows, if it is one."""
+
+    @property
+    def rows(self) -> mx.array:
+        """The rows, float32."""
+
+
+class HasOutputHead(Protocol):
     """What is asked of the target, see ``target.Target``."""
 
-    model: Any
-    hidden_size: int
-    vocab_size: int
+    @property
+    def output_head(self) -> Head | None:
+        """Where the output rows are; None where they were not found."""
 
 
-def output_module(target: HasRows) -> Any | None:
-    """The layer with the output rows: ``lm_head``, else the input embedding that stands in for it.
-
-    None where the model has neither with a row for each token.
-    """
-    found: dict[str, Any] = {}
-    for name, module in target.model.named_modules():
-        rows = getattr(module, "weight", None)
-        if rows is None or rows.ndim != 2 or rows.shape[0] != target.vocab_size:
-            continue
-        kind = "lm_head" if name.endswith("lm_head") else ""
-        if not kind and isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
-            kind = "embedding"
-        found.setdefault(kind, module)
-    return found.get("lm_head", found.get("embedding"))
-
-
-def output_rows(target: HasRows) -> mx.array | None:
+def output_rows(target: HasOutputHead) -> mx.array | None:
     """The target's output rows (vocab_size, hidden_size) as float32, dequantised.
 
-    None where the model has none of that shape.
+    None where none were found.
     """
-    module = output_module(target)
-    if module is None:
-        return None
-    rows = module.weight
-    if _quantised(module):
-        rows = mx.dequantize(rows, module.scales, module.get("biases"), **_packing(module))
-    return rows.astype(mx.float32) if rows.shape[1] == target.hidden_size else None
+    return None if target.output_head is None else target.output_head.rows
 
 
-def share_rows(drafter: Drafter, target: HasRows) -> None:
+def share_rows(drafter: Drafter, target: HasOutputHead) -> None:
     """Let a drafter use the target's output rows: those themselves, or for a small head some.
 
     Rows of a quantised layer stay as they are packed.
@@ -63,9 +52,9 @@ def share_rows(drafter: Drafter, target: HasRows) -> None:
     drafter.bind_rows(rows)
 
 
-def _rows(target: HasRows, tokens: mx.array | None) -> Callable[[mx.array], mx.array]:
-    module = output_module(target)
-    if module is None or _width(module) != target.hidden_size:
+def _rows(target: HasOutputHead, tokens: mx.array | None) -> Callable[[mx.array], mx.array]:
+    module = target.output_head.module if target.output_head else None
+    if module is None:
         raise RedrafterError(
             "This model has no output rows as wide as its hidden state, so they cannot be shared: "
             "use a drafter with rows of its own."
@@ -95,8 +84,3 @@ def _quantised(module: Any) -> bool:
 
 def _packing(module: Any) -> dict[str, Any]:
     return {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-
-
-def _width(module: Any) -> int:
-    columns: int = module.weight.shape[1]
-    return columns * 32 // module.bits if _quantised(module) else columns

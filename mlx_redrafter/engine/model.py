@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
+from ..target.context_limit import context_limit
 from ..target.target import Target
 from .shape_planner import ShapePlanner
 
@@ -35,12 +37,14 @@ class SpeculativeModel:
         drafter: Its drafter; or anything that follows the DraftSource protocol; or None, and
             decoding is plain.
         name: What to call it on screens.
+        config: The target's config.json, if it is known.
 
     Attributes:
         target: The Target.
         drafter: As given.
         prepared: The drafter laid out for drafts; None where it is not a Drafter.
         name: As given.
+        config: As given.
         planner: Chooses what to draft where a call names no beam shape; None drafts the default
             shape. ``load`` sets it.
 
@@ -53,10 +57,12 @@ class SpeculativeModel:
         target: nn.Module | Target,
         drafter: Drafter | DraftSource | None = None,
         name: str = "",
+        config: Mapping[str, Any] | None = None,
     ):
         self.target = target if isinstance(target, Target) else Target(target)
         self.drafter = drafter
         self.name = name
+        self.config = dict(config or {})
         self.planner: ShapePlanner | None = None
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
         if drafter is not None and self.target.refusal is not None:
@@ -67,6 +73,16 @@ class SpeculativeModel:
         if isinstance(drafter, Drafter):
             check_sizes(drafter, self.target)
             self.prepared = PreparedDrafter(drafter)
+
+    @property
+    def context_limit(self) -> int | None:
+        """Longest context in tokens that the target was made for; None if that is not known.
+
+        Recurrent state alone has no positions, and so no limit.
+        """
+        if self.target.max_positions is not None:
+            return self.target.max_positions
+        return context_limit(self.config) if self.target.attends else None
 
     def make_cache(self) -> PromptCache:
         """Empty caches for one conversation."""

@@ -23,7 +23,6 @@ from ..engine.decode import DecodingConfig, decode
 from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts
-from ..target.context_limit import context_limit
 from ..tree import DraftTree
 from .costs import CostModel, between
 
@@ -79,7 +78,7 @@ def calibrate(
         row = _time_forwards(model, cache, note)
         rows.append(row)
         plain.append(_time_plain(model, cache))
-        if model.target.verifies == "chain" and context == contexts[0]:
+        if model.target.recurrent and context == contexts[0]:
             replay = _time_replay(model, cache) / between(REPLAYED[1], SIZES[: len(row)], row)
     draft, starts = {}, [0.0]
     done = total - len(WIDTHS)
@@ -101,7 +100,7 @@ def calibrate(
 
 def contexts_of(model: SpeculativeModel) -> tuple[int, ...]:
     """The context lengths that a model is measured at: all that it was made for."""
-    limit = context_limit(model.target.model) or max(CONTEXTS) + max(SIZES)
+    limit = model.context_limit or max(CONTEXTS) + max(SIZES)
     fitting = [context for context in CONTEXTS if context + max(SIZES) <= limit]
     return tuple(fitting or (max(1, limit - max(SIZES)),))
 

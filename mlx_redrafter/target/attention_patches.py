@@ -69,7 +69,7 @@ def grouped_call(context: ForwardContext, base: Any) -> Any:
     """Gemma 2's attention: its scores are grouped by key heads, and so must be a batch's mask."""
 
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
-        if isinstance(context.tree, BatchTree) and self.repeats > 1:
+        if isinstance(context.tree, BatchTree) and getattr(self, "repeats", 1) > 1:
             mask = mask[:, None]
         return base(self, x, mask, cache)
 

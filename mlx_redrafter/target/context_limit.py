@@ -1,20 +1,52 @@
-"""How long a text a model was made for."""
+"""How long a text a model was made for, by what its config.json states."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import mlx.nn as nn
+_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
+# Where models that also see or hear keep what concerns text.
+_NESTED = ("text_config", "language_config", "llm_config")
+_SCALINGS = ("rope_scaling", "rope_parameters")
+# Scalings whose factor multiplies the stated length. Others state the scaled one.
+_MULTIPLIES = frozenset({"linear", "dynamic", "yarn"})
+# Their config states the scaled length for linear scaling too.
+_STATES_SCALED = frozenset({"gemma3", "gemma3_text"})
 
-_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
+def context_limit(config: Mapping[str, Any]) -> int | None:
+    """Longest context in tokens, positions stretched by rope scaling included.
 
-def context_limit(model: nn.Module) -> int | None:
-    """Longest context in tokens as an mlx-lm model's configuration has it, None if it has none."""
-    arguments: Any = getattr(model, "args", None)
-    for holder in (arguments, getattr(arguments, "text_config", None)):
+    Args:
+        config: A model's config.json; mlx-lm's own defaults of missing keys say nothing of a model.
+
+    Returns:
+        None where the configuration states no length.
+    """
+    for holder in (config, *(config.get(name) for name in _NESTED)):
+        if not isinstance(holder, Mapping):
+            continue
         for key in _KEYS:
-            value = holder.get(key) if isinstance(holder, dict) else getattr(holder, key, None)
-            if isinstance(value, int) and value > 0:
-                return value
+            stated = holder.get(key)
+            if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0:
+                return _scaled(stated, holder)
     return None
+
+
+def _scaled(stated: int, config: Mapping[str, Any]) -> int:
+    """The stated length, or the one to which positions are stretched if that is longer."""
+    for name in _SCALINGS:
+        scaling = config.get(name)
+        if not isinstance(scaling, Mapping):
+            continue
+        factor = scaling.get("factor")
+        kind = scaling.get("rope_type") or scaling.get("type")
+        if not isinstance(factor, int | float) or not 1 <= factor < 2**20:
+            continue
+        original = scaling.get("original_max_position_embeddings")
+        if isinstance(original, int) and original > 0:
+            return max(stated, int(original * factor))
+        if kind in _MULTIPLIES and config.get("model_type") not in _STATES_SCALED:
+            return int(stated * factor)
+    return stated

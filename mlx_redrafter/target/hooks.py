@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache.forward_context import ForwardContext
-from ..cache.recurrent import recording_call
+from . import architectures
 from .attention_patches import (
     BLOCK_METHOD,
     GROUPED_SCORES,
@@ -24,6 +24,15 @@ from .attention_patches import (
     chunked_call,
     grouped_call,
     rebound,
+)
+from .output_head import Tap
+from .patching import set_call
+from .recurrent_hooks import (
+    CONVOLUTION_METHOD,
+    TAKES_STATE,
+    WHOLE,
+    convolution_method,
+    recurrent_call,
 )
 
 INNER_NAMES = ("model", "transformer", "backbone", "gpt_neox")
@@ -52,13 +61,6 @@ SCALE_FUNCTION = "_get_llama_4_attn_scale"
 DYNAMIC_ROTARY = "dynamicntkscaling"
 # InternLM 3's adds the number of heads to the length, so the limit may come that much sooner.
 DYNAMIC_MARGIN = 128
-
-
-class Tap:
-    """Where a model's inner module leaves the hidden states of the latest call, (1, n, hidden)."""
-
-    def __init__(self) -> None:
-        self.hidden: mx.array | None = None
 
 
 def inner_module(model: nn.Module) -> nn.Module | None:
@@ -106,7 +108,7 @@ def hook_output(inner: nn.Module) -> Tap:
         return existing
     tap = Tap()
     inner._redrafter_tap = tap
-    _set_call(inner, "Tapped", _tapped_call(tap, type(inner).__call__))
+    set_call(inner, "Tapped", _tapped_call(tap, type(inner).__call__))
     return tap
 
 
@@ -119,51 +121,75 @@ def hook_layers(model: nn.Module, *, recurrent: bool) -> ForwardContext:
         if hasattr(module, "_redrafter_context"):
             continue
         methods = [one for one in METHODS if hasattr(type(module), one)]
-        call = _hooked_call(name, module, context, recurrent)
+        hook, call = _hooked_call(name, module, context, recurrent)
         if call is not None or methods:
             module._redrafter_context = context
-            _set_call(module, "Hooked", call or type(module).__call__)
+            module._redrafter_hooks = {hook, *(METHODS[one][0] for one in methods)}
+            set_call(module, "Hooked", call or type(module).__call__)
         for method in methods:
-            hooked = METHODS[method](context, getattr(type(module), method))
+            hooked = METHODS[method][1](context, getattr(type(module), method))
             setattr(type(module), method, hooked)
     return context
 
 
-def _hooked_call(name: str, module: nn.Module, context: ForwardContext, recurrent: bool) -> Any:
+def missing_hooks(model: nn.Module, architecture: str, *, recurrent: bool) -> list[str]:
+    """What would have to be hooked in a model for its trees, and is not; see ``hooks_needed``.
+
+    Hooks find mlx-lm's modules and functions by their names, which another release may change.
+    """
+    needed = set(architectures.hooks_needed(architecture))
+    found: set[str] = set()
+    if recurrent:
+        needed.add(architectures.STATE)
+    for _, module in model.named_modules():
+        found |= getattr(module, "_redrafter_hooks", set()) - {architectures.STATE}
+        if getattr(module, TAKES_STATE, False) or getattr(module, WHOLE, False):
+            found.add(architectures.STATE)
+    return sorted(needed - found)
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Rows of the model's table of positions; None where it has none."""
+    tables = [
+        int(module.weight.shape[0])
+        for _, module in model.named_modules()
+        if architectures.POSITION_TABLE in getattr(module, "_redrafter_hooks", ())
+    ]
+    return min(tables, default=None)
+
+
+def _hooked_call(
+    name: str, module: nn.Module, context: ForwardContext, recurrent: bool
+) -> tuple[str, Any]:
+    """What is hooked in a module, and its new call; None where nothing is."""
     kind = type(module).__name__.lower()
     if not any("__call__" in vars(base) for base in type(module).__mro__):
-        return None  # a mere container
+        return "", None  # a mere container
     base: Any = type(module).__call__
     if DYNAMIC_ROTARY in kind:
-        return _rotary_call(context, _dynamic_call(base))
+        return architectures.ROTARY, _rotary_call(context, _dynamic_call(base))
     if ("rope" in kind or "rotary" in kind) and "attention" not in kind:
-        return _rotary_call(context, base)
+        return architectures.ROTARY, _rotary_call(context, base)
     used = base.__code__.co_names if isinstance(base, FunctionType) else ()
     if SCALED_BY_ROW in used:
-        return chunked_call(context, base)
+        return architectures.CHUNK_MASK, chunked_call(context, base)
     if GROUPED_SCORES in used:
-        return grouped_call(context, base)
+        return architectures.GROUPED_MASK, grouped_call(context, base)
     if ROTARY_FUNCTION in used:
         turn = _rotary_call(context, _as_method(base.__globals__[ROTARY_FUNCTION]))
-        return rebound(base, ROTARY_FUNCTION, partial(turn, None))
+        return architectures.ROTARY, rebound(base, ROTARY_FUNCTION, partial(turn, None))
     if SCALE_FUNCTION in used:
         scale = _scale_call(context, base.__globals__[SCALE_FUNCTION])
-        return rebound(base, SCALE_FUNCTION, scale)
+        return architectures.QUERY_SCALE, rebound(base, SCALE_FUNCTION, scale)
     if name in ("wpe", "position_embeddings"):
-        return _position_call(context, base)
+        return architectures.POSITION_TABLE, _position_call(context, base)
     if recurrent and "cache" in inspect.signature(base).parameters:
-        return recording_call(context, base)
-    return None
+        return architectures.STATE, recurrent_call(context, base)
+    return "", None
 
 
 def _as_method(function: Any) -> Any:
     return lambda _self, *args, **kwargs: function(*args, **kwargs)
-
-
-def _set_call(module: nn.Module, prefix: str, call: Any) -> None:
-    base = type(module)
-    namespace = {"__call__": call, "__module__": base.__module__}
-    module.__class__ = type(prefix + base.__name__, (base,), namespace)
 
 
 def _tapped_call(tap: Tap, base: Any) -> Any:
@@ -222,15 +248,24 @@ def _scale_call(context: ForwardContext, base: Any) -> Any:
 
 
 def _position_call(context: ForwardContext, base: Any) -> Any:
-    """Look positions up by depth: ``ids`` (..., n) count up from the root's."""
+    """Look positions up by depth: ``ids`` (..., n) count up from the root's.
+
+    Nodes deeper than the table reaches get its last row: what is read outside of it is another
+    program's memory, and no such node is ever accepted.
+    """
 
     def call(self: Any, ids: mx.array) -> Any:
         if context.tree is None:
             return base(self, ids)
-        return base(self, ids[..., :1] + context.positions(0))
+        return base(self, mx.minimum(ids[..., :1] + context.positions(0), self.weight.shape[0] - 1))
 
     return call
 
 
-# Methods that are hooked where a module has them: a rotary one (talkie), and MiniMax M3's blocks.
-METHODS = {"_rope": _rotary_call, BLOCK_METHOD: block_method}
+# Methods that are hooked where a module has them: a rotary one (talkie), MiniMax M3's blocks, and
+# Baichuan-M1's convolution.
+METHODS = {
+    "_rope": (architectures.ROTARY, _rotary_call),
+    BLOCK_METHOD: (architectures.KEY_BLOCKS, block_method),
+    CONVOLUTION_METHOD: (architectures.CONVOLUTION, convolution_method),
+}

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_lm
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import (
     ArraysCache,
@@ -34,15 +35,19 @@ from ..system.blas import share_cores
 from ..system.device import plans_attention
 from ..tree import BatchTree, DraftTree
 from . import architectures
+from .checks import check_numbers, ranks_like
 from .hooks import (
     INNER_NAMES,
-    Tap,
     draft_limit,
     embedding_of,
     hook_layers,
     hook_output,
     inner_module,
+    missing_hooks,
+    position_limit,
 )
+from .output_head import Tap, find_output_head, tap_input
+from .recurrent_hooks import hook_products
 
 # A model of fewer bytes takes about as long to compute one token as the host to build a graph.
 SMALL_BYTES = 64 << 20
@@ -59,6 +64,10 @@ class Target:
         hidden_size: Width of the final hidden state.
         vocab_size: Number of logits.
         verifies: "tree" or "chain": what kind of draft one forward can verify; "nothing" if none.
+        attends: Whether there are layers that are not recurrent.
+        recurrent: Whether layers carry state that is computed path by path.
+        max_positions: Tokens that can be fed, where positions come from a table; None if they are
+            computed.
         refusal: Why drafts cannot be verified with this model, or None if they can.
 
     Raises:
@@ -80,24 +89,51 @@ class Target:
         self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
         recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
+        self.recurrent = recurrent
+        self.attends = not all(_is_state(part) for layer in raw for part in _parts(layer))
+        if self.architecture in architectures.WHOLE:
+            inner._redrafter_whole = True
         self._context = hook_layers(model, recurrent=recurrent)
         counts_rows = self.architecture in architectures.COUNTS_ROWS
         self._context.pads_keys = plans_attention(self.dtype) and not counts_rows
-        self._tap: Tap = hook_output(inner)
+        self._inner_tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
+        self.max_positions = position_limit(model)
+        with self._context.explore():  # shapes only; nothing is evaluated
+            self.output_head = find_output_head(model, self._probe)
+            logits, inner_output = self._probe()
+        hook_products(model, self._context)
         self.refusal = self._find_refusal(raw)
-        trees = self.architecture in architectures.TREES and not recurrent
+        trees = self.architecture in architectures.TREES
         self.verifies = "nothing" if self.refusal else "tree" if trees else "chain"
-        probe = DraftTree.root_only(mx.zeros((1,), dtype=mx.int32))
-        logits, hidden = self.verify(probe, self.make_cache())  # shapes only; nothing is evaluated
         self.vocab_size = int(logits.shape[-1])
-        self.hidden_size = int(hidden.shape[-1])
+        head = self.output_head
+        self.hidden_size = int(inner_output.shape[-1]) if head is None else head.width
         self.take_cores(2)  # what is not a text's plain step has them all, training for one
 
     @property
     def dtype(self) -> mx.Dtype:
         """The precision of embeddings and hidden states."""
         return self.embed(mx.zeros((1,), dtype=mx.int32)).dtype
+
+    def check(self) -> None:
+        """Run one token and look at the outcome: numbers, and hidden states that explain them.
+
+        Where they do not, ``refusal`` says so from then on, and decoding is plain.
+
+        Raises:
+            RedrafterError: If the model computes no numbers; names the tensor.
+        """
+        logits, hidden = self.verify(DraftTree.root_only(mx.array([0])), self.make_cache())
+        check_numbers(self.model, logits)
+        head = self.output_head
+        if self.refusal is None and (head is None or not ranks_like(head, hidden, logits)):
+            self.verifies = "nothing"
+            self.refusal = (
+                f"the architecture '{self.architecture}' does something between its final hidden "
+                "state and its logits that is not known here, so a drafter would read the wrong "
+                "numbers"
+            )
 
     def _find_refusal(self, raw: list[Any]) -> str | None:
         kind = self.architecture
@@ -109,6 +145,13 @@ class Target:
                     f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
                     "which cannot take a rejected draft back"
                 )
+        missing = missing_hooks(self.model, kind, recurrent=self.recurrent)
+        if missing and kind in architectures.TREES:
+            return (
+                f"{missing[0]} could not be found in the architecture '{kind}' of mlx-lm "
+                f"{mlx_lm.__version__}, so drafts would be verified wrongly (another release of "
+                "mlx-lm may name them otherwise)"
+            )
         return None
 
     def make_cache(self, max_kv_size: int | None = None) -> PromptCache:
@@ -176,10 +219,12 @@ class Target:
         """
         self.take_cores(len(tree))
         watched = cache.begin(len(tree))
-        branching = self.verifies == "tree"
+        # A chain is an ordinary piece of text, which costs recurrent modules least.
+        chain = self.recurrent and tree.leaf_bound == 1
+        branching = self.verifies == "tree" and not chain
         with self._context.verifying(tree, branching=branching, watched=watched):
-            logits = self.model(tree.tokens[None], cache=cache.seams)
-        return logits.squeeze(0), self._hidden().squeeze(0)
+            logits, hidden = self._forward(tree.tokens[None], cache.seams)
+        return logits.squeeze(0), hidden.squeeze(0)
 
     def make_batch_cache(self) -> BatchCache:
         """Empty caches for several texts at once.
@@ -210,9 +255,8 @@ class Target:
         """
         self.take_cores(len(trees) * len(trees[0]))
         batch = BatchTree.stack(trees, cache.lengths)
-        with self._context.verifying(batch):
-            logits = self.model(batch.tokens, cache=cache.seams)
-        return logits, self._hidden()
+        with self._context.verifying(batch, watched=cache.begin(len(batch))):
+            return self._forward(batch.tokens, cache.seams)
 
     def teach(self, tokens: mx.array, cache: list[Any] | None = None) -> tuple[mx.array, mx.array]:
         """A causal forward from an empty context, or behind mlx-lm's own caches.
@@ -226,13 +270,32 @@ class Target:
         """
         if cache is None and self.architecture in architectures.TAUGHT_WITH_CACHES:
             cache = make_prompt_cache(self.model)
-        logits = self.model(tokens, cache=cache)
-        return logits, self._hidden()
+        return self._forward(tokens, cache)
 
-    def _hidden(self) -> mx.array:
-        hidden, self._tap.hidden = self._tap.hidden, None
-        assert hidden is not None, "the model did not call its inner module"
-        return hidden
+    def _forward(self, tokens: mx.array, caches: Any) -> tuple[mx.array, mx.array]:
+        """Logits and final hidden states, (batch, n, ...) each."""
+        tap = self._tap()
+        logits = self.model(tokens, cache=caches)
+        hidden, tap.hidden = tap.hidden, None
+        assert hidden is not None, "the model did not call its output head"
+        return logits, hidden
+
+    def _probe(self) -> tuple[mx.array, mx.array]:
+        """Logits of a token and what the inner module made of it, (1, 1, ...); not evaluated."""
+        cache, tree = self.make_cache(), DraftTree.root_only(mx.zeros((1,), dtype=mx.int32))
+        watched = cache.begin(1)
+        with self._context.verifying(tree, branching=False, watched=watched):
+            logits = self.model(tree.tokens[None], cache=cache.seams)
+        assert self._inner_tap.hidden is not None, "the model did not call its inner module"
+        return logits, self._inner_tap.hidden
+
+    def _tap(self) -> Tap:
+        """Where the hidden states are left: at the output head where there is a layer, else inside.
+
+        The layer may have been replaced since, by a quantised one, say; then it has no tap yet.
+        """
+        module = self.output_head.module if self.output_head else None
+        return self._inner_tap if module is None else tap_input(module)
 
 
 def _parts(raw: Any) -> tuple[Any, ...]:

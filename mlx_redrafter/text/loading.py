@@ -9,8 +9,6 @@ from typing import Any, Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_target
@@ -19,18 +17,18 @@ from ..drafting.drafter import Drafter, DrafterConfig, drafter_of
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
+from ..gguf import Progress
 from ..planning.lazy_planner import PlannerOnDemand
 from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import atomic_path, write_json
 from ..target.target import Target
+from .places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE, locate, may_be_repo, silent
 
-DRAFTER_DIRECTORY = "drafter"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+__all__ = ["CONFIG_FILE", "DRAFTER_DIRECTORY", "WEIGHTS_FILE", "may_be_repo"]
+
 # What mlx-lm raises, of whatever kind, when a directory is not quite a model's.
 _UNREADABLE = (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError)
-_HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
 
 
 def load(
@@ -40,12 +38,15 @@ def load(
     *,
     adapter_path: str | Path | None = None,
     plan: bool = True,
+    revision: str | None = None,
+    progress: Progress = silent,
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     """Load a target, its drafter and its tokenizer.
 
     Args:
-        path_or_repo: A directory in mlx-lm's layout, or a Hub repo. With a ``drafter`` directory
-            inside it is a bundle.
+        path_or_repo: A directory in mlx-lm's layout, a GGUF file, a Hub repo with either, or
+            "smollm2". With a ``drafter`` directory inside it is a bundle. A GGUF file is
+            converted once, into the user's cache.
         drafter: A drafter's directory or Hub repo, instead of the bundle's own. Without either the
             model has none and decodes plainly, as it does where this is False.
         dtype: Precision of unquantised weights. By default as stored; on a CPU float32, because
@@ -55,6 +56,8 @@ def load(
         plan: Whether the model gets a planner, which drafts only as far as that pays. It measures
             the machine for some seconds when the first text is generated, unless it is known from
             an earlier run. False drafts the default beam shape.
+        revision: Branch, tag or commit of ``path_or_repo`` on the Hub.
+        progress: Told the stage of a conversion, the bytes done and those in all.
 
     Returns:
         The model, whose ``target.model`` is mlx-lm's, and mlx-lm's tokenizer.
@@ -62,8 +65,9 @@ def load(
     Raises:
         RedrafterError: If something is missing, unreadable or does not fit together.
     """
-    path = resolve_path(path_or_repo)
-    _check_is_model(path, path_or_repo)
+    located = locate(path_or_repo, revision=revision, progress=progress)
+    path = located.directory
+    config = _check_is_model(path, path_or_repo)
     adapter = _adapter_directory(adapter_path)
     try:
         model, tokenizer = load_target(str(path), lazy=True, adapter_path=adapter)[:2]
@@ -71,7 +75,7 @@ def load(
         what = f"{path_or_repo} with the adapter {adapter}" if adapter else str(path_or_repo)
         raise RedrafterError(f"{what} could not be loaded by mlx-lm: {_one_line(error)}") from error
     _set_dtype(model, dtype)
-    drafter_path = resolve_path(drafter) if drafter else path / DRAFTER_DIRECTORY
+    drafter_path = resolve_path(drafter) if drafter else located.drafter or path / DRAFTER_DIRECTORY
     head: Drafter | None = None
     target = Target(model)
     # A directory that only holds the files of an unfinished training run is no drafter yet.
@@ -83,40 +87,20 @@ def load(
         if head.needs_rows:
             share_rows(head, target)
     mx.eval(model.parameters(), head.parameters() if head else [])
-    name = path.name if Path(path_or_repo).exists() else str(path_or_repo)
-    loaded = SpeculativeModel(target, head, name=name)
+    target.check()
+    loaded = SpeculativeModel(target, head, name=located.name, config=config)
     if plan and head is not None:
         loaded.planner = PlannerOnDemand(lambda: Planner.for_model(loaded))
     return loaded, tokenizer
 
 
-def resolve_path(path_or_repo: str | Path) -> Path:
-    """A local directory or file as it is, or a Hub repo's snapshot, downloaded where needed.
+def resolve_path(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """The directory or file that a name stands for, downloaded or converted where needed.
 
     Raises:
-        RedrafterError: If it is neither, or the Hub cannot be reached.
+        RedrafterError: If there is none; see :func:`mlx_redrafter.text.places.locate`.
     """
-    path = Path(path_or_repo).expanduser()
-    if path.exists():
-        return path
-    text = str(path_or_repo)
-    if not may_be_repo(text):
-        raise RedrafterError(
-            f"There is no {text} here, and it is not a Hub repo (owner/name) either: "
-            "check the path."
-        )
-    try:
-        return Path(snapshot_download(text, allow_patterns=_HUB_FILES))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise RedrafterError(
-            f"{text} is no local directory and could not be fetched from the Hugging Face Hub "
-            f"({_one_line(error)}): check the name, or your network."
-        ) from error
-
-
-def may_be_repo(name: str) -> bool:
-    """Whether a name has the form of a Hub repo's: owner/name."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return locate(path_or_repo, revision=revision).directory
 
 
 def load_drafter(directory: str | Path) -> Drafter:
@@ -207,7 +191,8 @@ def read_json(path: Path, owner: str) -> dict[str, Any]:
     return value
 
 
-def _check_is_model(path: Path, asked: str | Path) -> None:
+def _check_is_model(path: Path, asked: str | Path) -> dict[str, Any]:
+    """The configuration of a model's directory."""
     if not path.is_dir():
         raise RedrafterError(f"{asked} is a file, not a model directory: pass the directory.")
     config = read_json(path / CONFIG_FILE, "a model directory")
@@ -217,6 +202,7 @@ def _check_is_model(path: Path, asked: str | Path) -> None:
         raise RedrafterError(
             f"{asked} holds no safetensors weights: convert it first, with convert.py."
         )
+    return config
 
 
 def _adapter_directory(path: str | Path | None) -> str | None:

@@ -109,7 +109,7 @@ _HOMES = {
     ".callback": ("TrainingCallback",),
     ".report": ("TrainingReport",),
     ".run": ("train_drafter",),
-    "..rows": ("output_rows",),
+    "..drafting.shared_head": ("output_rows",),
     ".shapes": ("draft_vocabulary", "make_drafter"),
     ".sizes": ("DraftSizes", "draft_sizes"),
     ".sources": ("read_data",),

@@ -12,7 +12,6 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import get_total_parameters
 
 from ..drafting.drafter import Drafter
-from ..drafting.shared_head import output_module
 from .teacher import Teacher
 
 
@@ -68,7 +67,7 @@ def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None
     read = sum(own_bytes(v) for k, v in counted.items())
     read //= drafter.config.independent_heads or 1
     if drafter.config.shared_rows:
-        module = output_module(target)
+        module = target.output_head.module if target.output_head else None
         rows = _bytes(module, own_bytes) if module else 0
         read += rows * drafter.config.head_size // target.vocab_size
     return DraftSizes(
@@ -86,7 +85,7 @@ def _bytes(module: Any, own_bytes: Callable[[mx.array], int]) -> int:
 
 def _target_bytes(target: Teacher, own_bytes: Callable[[mx.array], int]) -> int:
     total = _bytes(target.model, own_bytes)
-    output = output_module(target)
+    output = target.output_head.module if target.output_head else None
     for _, module in target.model.named_modules():
         is_embedding = isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
         if is_embedding and module is not output and output is not None:

@@ -11,6 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
+from ..target.output_head import OutputHead
 from .config import DistillationConfig
 from .data import TokenRow
 from .features import Batch, Features, drawn
@@ -26,6 +27,10 @@ class Teacher(Protocol):
     model: Any
     hidden_size: int
     vocab_size: int
+
+    @property
+    def output_head(self) -> OutputHead | None:
+        """Where the output rows are."""
 
     def embed(self, tokens: mx.array) -> mx.array:
         """Embeddings (..., H) of token ids (...)."""

@@ -10,7 +10,6 @@ from ...drafting.drafter import Drafter
 from ...drafting.shape import BeamShape
 from ...engine.model import SpeculativeModel
 from ...system.device import on_gpu
-from ...target.context_limit import context_limit
 from .session import ModelFacts
 
 
@@ -23,7 +22,7 @@ def describe(model: SpeculativeModel) -> ModelFacts:
         device=device_words(),
         precision=precision_words(model.target.model),
         beam=(shape.width, shape.length),
-        context_limit=context_limit(model.target.model),
+        context_limit=model.context_limit,
     )
 
 

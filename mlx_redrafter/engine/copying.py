@@ -1,0 +1,232 @@
+"""What sequences copy from their own texts, and how much of it is verified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Protocol
+
+from ..drafting.copies import Copies, TextCopies
+from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.grafting import merge
+from ..drafting.shape import BeamShape
+from ..tree import HostTree
+
+
+@dataclass(frozen=True)
+class CopyShare:
+    """What a step verifies.
+
+    Attributes:
+        copied: Copied nodes.
+        guessed: Nodes of a draft; 0 leaves the draft out.
+    """
+
+    copied: int
+    guessed: int
+
+
+class CopyPlanner(Protocol):
+    """Who says how many copied tokens to verify.
+
+    All chances it is told are of nodes in the order in which they would be verified, the root left
+    out; of sequences that are decoded together, means over the sequences.
+    """
+
+    @property
+    def acceptance(self) -> CopyAcceptance:
+        """What is learnt of copies."""
+
+    def num_nodes(self, chances: Sequence[float], context: int) -> int:
+        """How many of nodes that cost no draft any more to verify; 0 is a plain step."""
+
+    def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
+        """Whether the next step is not to begin before the token before it is known.
+
+        Args:
+            first: Chance that this token is the one that would be copied.
+            after: If it is, the chances of the copied tokens after it.
+            context: Tokens before the step.
+        """
+
+    def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:
+        """What to verify of copies and of a draft that would have to be made."""
+
+    def drafts_after(self, whole: float, shape: BeamShape) -> bool:
+        """Whether the next step's draft is worth making although copies may go on.
+
+        Args:
+            whole: Chance that all of a copied chain is right, and the next step copies on.
+            shape: The draft.
+        """
+
+
+class BudgetedCopies:
+    """Shares a fixed number of rows between copies and guesses, where nothing plans the steps.
+
+    Args:
+        nodes: Nodes to verify in a step.
+    """
+
+    # Copied nodes below this chance are no better than what a draft has at the end of its budget.
+    LEAST_CHANCE = 0.1
+
+    def __init__(self, nodes: int):
+        self.acceptance = CopyAcceptance()
+        self._nodes = nodes
+
+    def num_nodes(self, chances: Sequence[float], context: int) -> int:  # noqa: ARG002
+        """Those that are likely enough, as far as the budget reaches."""
+        likely = sum(chance >= self.LEAST_CHANCE for chance in chances)
+        return min(likely, self._nodes)
+
+    def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
+        """Wait for what is likely to be verified."""
+        return first >= 0.5 and self.num_nodes(after, context) > 0
+
+    def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:  # noqa: ARG002
+        """The likeliest nodes of both; a draft's node of rank i is right in about 0.5 / i steps."""
+        copied = 0
+        while copied < min(len(chances), shape.nodes):
+            if chances[copied] <= max(self.LEAST_CHANCE, 0.5 / (shape.nodes - copied)):
+                break
+            copied += 1
+        return CopyShare(copied, shape.nodes - copied)
+
+    def drafts_after(self, whole: float, shape: BeamShape) -> bool:  # noqa: ARG002
+        """Whether copies may well end."""
+        return whole < 0.5
+
+
+@dataclass(frozen=True)
+class CopyProposal:
+    """Copies for one step of one sequence.
+
+    Attributes:
+        copies: What may follow the text.
+        chances: Of each node of their tree to be accepted, 1 for the root.
+    """
+
+    copies: Copies
+    chances: Sequence[float]
+
+    @property
+    def tree(self) -> HostTree:
+        """The copies, scored by the logarithms of their chances."""
+        tree = self.copies.tree
+        return HostTree(tree.tokens, tree.parents, tuple(map(_log, self.chances)))
+
+    @property
+    def chain(self) -> Sequence[float]:
+        """The chances along the first continuation."""
+        return self.chances[1 : 1 + len(self.copies.continuations[0].tokens)]
+
+
+class SequenceCopies:
+    """Proposes copies of one sequence's text, step by step, and learns how often they are right.
+
+    Args:
+        text: Holds the sequence's text.
+        acceptance: Shared with other sequences of the model.
+    """
+
+    def __init__(self, text: TextCopies, acceptance: CopyAcceptance):
+        self._text = text
+        self._acceptance = acceptance
+        self._proposal: CopyProposal | None = None
+        self._asked = False
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """The text is a prompt, the root of its first step included."""
+        self._text.follow(prompt)
+        self._asked = False
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Hear the tokens that a step added to the text."""
+        if self._asked and self._proposal is not None:
+            self._acceptance.observe(self._proposal.copies, tokens)
+        self._text.accepted(tokens)
+        self._asked = False
+
+    def propose(self, max_depth: int) -> CopyProposal | None:
+        """Copies of at most ``max_depth`` tokens; the same until the text goes on."""
+        if not self._asked:
+            self._asked, self._proposal = True, None
+            copies = self._text.propose(max_depth)
+            if copies is not None:
+                copies, chances = self._acceptance.likely(copies)
+                self._proposal = CopyProposal(copies, chances) if len(chances) > 1 else None
+        return self._proposal
+
+
+@dataclass(frozen=True)
+class KnownTree:
+    """A tree of guesses and copies that the host knows before it is verified.
+
+    Attributes:
+        tree: What to verify.
+        copied: Its nodes that nothing but a copy proposed.
+    """
+
+    tree: HostTree
+    copied: frozenset[int]
+
+
+class Candidates:
+    """Guesses and copies for one sequence, all known to the host, the likeliest first.
+
+    Args:
+        root: The sequence's last token.
+        guessed: A draft that was made already.
+        guess_chances: Of its nodes to be accepted, 1 for the root.
+        proposal: Copies.
+        chain: Whether only one path can be verified.
+    """
+
+    def __init__(
+        self,
+        root: int,
+        guessed: HostTree | None,
+        guess_chances: Sequence[float],
+        proposal: CopyProposal | None,
+        *,
+        chain: bool = False,
+    ):
+        alone = HostTree((root,), (-1,), (0.0,))
+        first, second = guessed or alone, proposal.tree if proposal else alone
+        self._merged = merge(first, second)
+        self._chances = self._merged.chances(
+            guess_chances if guessed else [1.0], proposal.chances if proposal else [1.0]
+        )
+        self._scores = [
+            first.log_probs[guess] if guess >= 0 else second.log_probs[copy]
+            for guess, copy in zip(self._merged.guesses, self._merged.copies, strict=True)
+        ]
+        self._path = self._merged.best_path(self._chances) if chain else None
+
+    @property
+    def chances(self) -> list[float]:
+        """The chances of its nodes, in the order in which they would be verified."""
+        if self._path is not None:
+            return [self._chances[node] for node in self._path[1:]]
+        return sorted(self._chances[1:], reverse=True)
+
+    def first(self, count: int) -> KnownTree:
+        """The tree of the ``count`` likeliest nodes; of a chain's first."""
+        if self._path is not None:
+            nodes = self._path[: 1 + count]
+        else:
+            nodes = self._merged.likeliest(self._chances, count)
+        copied = (i for i, node in enumerate(nodes) if node and self._merged.guesses[node] < 0)
+        return KnownTree(self._merged.pick(nodes, self._scores), frozenset(copied))
+
+
+def mean_chances(chances: Sequence[Sequence[float]]) -> list[float]:
+    """Chances by rank, mean over sequences; a node that one does not have is not accepted."""
+    return [sum(rank) / len(chances) for rank in zip_longest(*chances, fillvalue=0.0)]
+
+
+def _log(chance: float) -> float:
+    return math.log(max(chance, 1e-30))

@@ -1,0 +1,132 @@
+"""GGUF files as model directories in the user's cache, each made once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import RedrafterError
+from ..system.device import on_gpu
+from ..system.workspace import publish, require_space, workspace
+from .blocks import KEPT_BITS
+from .directory import Progress, write_model
+from .file import GGUFModel, GGUFTensor, read_gguf, require_regular, shards
+
+FORMAT = 1  # raised when the same file would be written differently
+HEADROOM = 1 << 24  # bytes for tokenizer and configuration
+REMEDY = "convert the file with convert.py, whose --mlx-path can be anywhere"
+
+
+def converted(path: Path, progress: Progress, store: Path | None = None) -> Path:
+    """The model directory of a GGUF file, written where there is none of just this file.
+
+    Where mlx computes on a CPU, whose kernels are fast in float32 alone, all is dequantised,
+    unless that would take half of the machine's memory.
+
+    Args:
+        path: A GGUF file, or any shard of several.
+        progress: Told the stage, the bytes done and those in all.
+        store: Where directories are kept; by default in the user's cache.
+
+    Raises:
+        RedrafterError: If the file cannot be converted; nothing is left then.
+    """
+    path = path.expanduser()
+    require_regular(path)
+    files = shards(path)
+    store = store or Path.home() / ".cache" / "mlx_redrafter" / "gguf"
+    place, version = _place(files), _version(files)
+    suffixes = ("",) if on_gpu() else ("-float32", "")
+    for suffix in suffixes:
+        done = store / f"{place}-{version}{suffix}" / files[0].stem
+        if (done / "config.json").is_file():
+            return done
+    model = read_gguf(path)
+    plain = _wants_float32(model)
+    out = store / f"{place}-{version}{'-float32' if plain else ''}" / files[0].stem
+    with workspace(out, REMEDY) as work:
+        require_space(work, _size(model, plain) + HEADROOM, REMEDY)
+        finished = work / out.name
+        finished.mkdir()
+        write_model(model, finished, progress, dequantised=plain)
+        publish(finished, out)
+    _forget_others(store, place, version)
+    return out
+
+
+def _place(files: list[Path]) -> str:
+    """Where the file lies, in a few letters."""
+    return hashlib.sha256(os.fsencode(files[0].absolute())).hexdigest()[:8]
+
+
+def _version(files: list[Path]) -> str:
+    """What tells this content of the place from an earlier one: sizes and times of change."""
+    told = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(repr((FORMAT, told)).encode()).hexdigest()[:12]
+
+
+def _wants_float32(model: GGUFModel) -> bool:
+    if on_gpu():
+        return False
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return _size(model, plain=True) <= pages * size / 2
+
+
+def _size(model: GGUFModel, plain: bool) -> int:
+    """Bytes that the directory takes: of float32, or at most those of float16."""
+    weights = sum(int(np.prod(t.shape)) for t in model.tensors.values())
+    if plain:
+        return 4 * weights
+    return sum(_stored_bytes(t) for t in model.tensors.values())
+
+
+def _stored_bytes(tensor: GGUFTensor) -> int:
+    if tensor.type in KEPT_BITS:
+        return tensor.data.nbytes * 3 // 2  # Q4_0's biases are new, and scales may be float32
+    return int(np.prod(tensor.shape)) * (4 if tensor.type == "F32" else 2)
+
+
+def _forget_others(store: Path, place: str, version: str) -> None:
+    """Remove what was made of earlier contents of the same place."""
+    for directory in store.glob(f"{place}-*"):
+        if not directory.name.startswith(f"{place}-{version}"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def gguf_files(directory: Path) -> list[Path]:
+    """GGUF models of a directory, of shards the first; projectors of images are none."""
+    found = [
+        path
+        for path in sorted(directory.glob("*.gguf"))
+        if path.is_file() and "mmproj" not in path.name
+    ]
+    return list(dict.fromkeys(shards(path)[0] for path in found))
+
+
+def only_file(files: list[Path], place: str, wanted: str | None = None) -> Path:
+    """The GGUF file that is meant.
+
+    Args:
+        files: Candidates.
+        place: Directory or repository, for the message.
+        wanted: A file's name, None where there should be only one.
+
+    Raises:
+        RedrafterError: If it is not there, or there are several and none is named.
+    """
+    if wanted is not None:
+        named = [path for path in files if wanted in (path.name, path.stem, str(path))]
+        if len(named) == 1:
+            return named[0]
+    if len(files) == 1 and wanted is None:
+        return files[0]
+    names = ", ".join(path.name for path in files) or "none"
+    what = "no GGUF file of that name" if wanted is not None else "several GGUF files"
+    raise RedrafterError(
+        f"'{place}' holds {what} (there: {names}): name one, as --gguf-file NAME to convert.py or "
+        f"as '{place}/NAME' elsewhere."
+    )

@@ -1,0 +1,135 @@
+"""How many copied tokens to verify, and whether guesses are worth their draft beside them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.shape import BeamShape
+from ..engine.copying import CopyShare
+
+# What copies have to gain, in plain steps, before a step is no longer plain: chances are estimates,
+# and the largest of several estimates is mostly too large.
+MARGIN = 0.03
+
+
+class Prices(Protocol):
+    """What steps cost and yield by now."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows whose forward was timed, ascending from 1."""
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, as decoding goes on the whole."""
+
+    def plain_seconds(self, context: int) -> float:
+        """Seconds of a plain step."""
+
+    def verify_seconds(self, rows: int, context: int) -> float:
+        """Seconds of a forward over so many rows."""
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a draft."""
+
+    def guessed(self, shape: BeamShape) -> float:
+        """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
+
+
+class CopyPlanner:
+    """Prices copied tokens by what they add to a step's tokens and to its time.
+
+    All chances it is told are of nodes in the order in which they would be verified, the root left
+    out; of sequences that are decoded together, means over the sequences.
+
+    Args:
+        prices: What steps cost and yield.
+        acceptance: What is learnt of copies; shared by the planners of all batch sizes.
+    """
+
+    def __init__(self, prices: Prices, acceptance: CopyAcceptance):
+        self.acceptance = acceptance
+        self._prices = prices
+
+    def num_nodes(self, chances: Sequence[float], context: int) -> int:
+        """How many of nodes that cost no draft any more to verify; 0 is a plain step."""
+        return self._best(chances, context)[0]
+
+    def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
+        """Whether the next step is not to begin before the token before it is known.
+
+        Args:
+            first: Chance that this token is the one that would be copied.
+            after: If it is, the chances of the copied tokens after it.
+            context: Tokens before the step.
+        """
+        prices = self._prices
+        gained = self._best(after, context)[1]
+        overlapped = prices.verify_seconds(1, context) - prices.plain_seconds(context)
+        return first * gained > prices.rate * max(0.0, overlapped)
+
+    def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:
+        """What to verify of copies and of a draft of ``shape`` that would have to be made.
+
+        Args:
+            shape: The draft.
+            chances: Of the copied nodes.
+            context: Tokens before the step.
+        """
+        prices = self._prices
+        guessed = prices.guessed(shape)
+        saved = prices.plain_seconds(context) - prices.draft_seconds(shape)
+        # How deep guesses are right is not known, so each depth is taken for equally likely; what
+        # is copied counts where the guesses are wrong.
+        missed = 1.0 / (1.0 + guessed)
+        gains = {}
+        for count in self._counts(len(chances), 1 + shape.nodes):
+            seconds = self._seconds(1 + shape.nodes + count, context) - saved
+            gain = guessed + missed * sum(chances[:count]) - prices.rate * seconds
+            gains[CopyShare(count, shape.nodes)] = gain
+        alone, gain = self._best(chances, context)
+        if alone:
+            gains[CopyShare(alone, 0)] = gain
+        return max(gains, key=gains.__getitem__)
+
+    def drafts_after(self, whole: float, shape: BeamShape) -> bool:
+        """Whether the next step's draft is worth making although copies may go on.
+
+        Args:
+            whole: Chance that all of a copied chain is right, and the next step copies on.
+            shape: The draft.
+        """
+        prices = self._prices
+        return (1.0 - whole) * prices.guessed(shape) > prices.rate * prices.draft_seconds(shape)
+
+    def _best(self, chances: Sequence[float], context: int) -> tuple[int, float]:
+        """The best number of nodes, and what it gains over a plain step, in tokens."""
+        prices = self._prices
+        plain = prices.plain_seconds(context)
+        best, gained = 0, 0.0
+        for count in self._counts(len(chances), 1)[1:]:
+            seconds = self._seconds(1 + count, context) - (1.0 - MARGIN) * plain
+            gain = sum(chances[:count]) - prices.rate * seconds
+            if gain > gained:
+                best, gained = count, gain
+        return best, gained
+
+    def _seconds(self, rows: int, context: int) -> float:
+        """Seconds of a forward; between two timed numbers of rows those of the larger one."""
+        sizes = self._prices.sizes
+        place = bisect_left(sizes, rows)
+        rows = sizes[place] if place < len(sizes) else rows
+        return self._prices.verify_seconds(rows, context)
+
+    def _counts(self, most: int, others: int) -> list[int]:
+        """0 and numbers of copied nodes that fill a timed number of rows, and ``most``.
+
+        Args:
+            most: Copied nodes that there are.
+            others: Rows beside them.
+        """
+        counts = (size - others for size in self._prices.sizes)
+        return sorted({0, most, *(count for count in counts if 0 < count < most)})

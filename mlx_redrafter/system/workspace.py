@@ -1,0 +1,123 @@
+"""Writing a directory so that it is either as it was or complete."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import RedrafterError
+
+ANOTHER_PLACE = "choose another place"
+
+
+@contextmanager
+def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
+    """A hidden directory beside ``out`` that is gone afterwards, whatever happens.
+
+    A process that is killed leaves its directory behind unlocked; the next conversion into the
+    same place removes it.
+
+    Args:
+        out: The directory to be written.
+        remedy: What a person can do where it cannot be written to, for messages.
+
+    Raises:
+        RedrafterError: If another conversion into ``out`` is running, or the disk is full.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        clear_stale(out, remedy)
+        directory = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+    except OSError as error:
+        raise RedrafterError(
+            f"'{out.parent}' cannot be written to ({error.strerror}): {remedy}."
+        ) from None
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield directory
+    except Exception as error:  # mlx and safetensors have their own kinds
+        if not _is_full(error):
+            raise
+        raise RedrafterError(
+            f"The disk that holds '{out.parent}' is full, and nothing was changed: "
+            f"free space or {remedy}."
+        ) from None
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(handle)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a write found no room, in the words of Python, mlx or safetensors."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "Unable to write" in str(error) or "I/O error" in str(error)
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}.convert-"
+
+
+def _replaced(out: Path) -> Path:
+    """Where an overwritten bundle waits for the instant between two renames."""
+    return out.parent / f".{out.name}.replaced"
+
+
+def clear_stale(out: Path, remedy: str = ANOTHER_PLACE) -> None:
+    """Remove what killed conversions into ``out`` left, and undo a replacement cut in half.
+
+    Raises:
+        RedrafterError: If another conversion into ``out`` is running.
+    """
+    if _replaced(out).exists():
+        if out.exists():
+            shutil.rmtree(_replaced(out), ignore_errors=True)
+        else:
+            _replaced(out).rename(out)
+    for directory in out.parent.glob(_prefix(out) + "*"):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RedrafterError(
+                f"Another conversion into '{out}' is running: wait for it or {remedy}."
+            ) from None
+        finally:
+            os.close(handle)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def publish(finished: Path, out: Path) -> None:
+    """Move a finished directory to ``out``, replacing what is there."""
+    if not out.exists():
+        finished.rename(out)
+        return
+    old = _replaced(out)
+    out.rename(old)
+    try:
+        finished.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def require_space(directory: Path, needed: int, remedy: str = ANOTHER_PLACE) -> None:
+    """Refuse to start what cannot be finished.
+
+    Raises:
+        RedrafterError: If fewer than ``needed`` bytes are free.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise RedrafterError(
+            f"The conversion needs {needed / 1e9:.1f} GB beside its output, but only "
+            f"{free / 1e9:.1f} GB are free: make room or {remedy}."
+        )

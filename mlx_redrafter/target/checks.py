@@ -1,0 +1,60 @@
+"""What is looked at once, before a model is used: its numbers, and its hidden states."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..errors import RedrafterError
+from .output_head import OutputHead
+
+# Logits of tokens that the rows rank the other way may differ by this share of their spread.
+ROUNDING = 0.02
+
+
+def check_numbers(model: nn.Module, logits: mx.array) -> None:
+    """Refuse a model that computes no numbers.
+
+    Args:
+        model: Whose weights are searched for the reason.
+        logits: Of some forward.
+
+    Raises:
+        RedrafterError: If a logit is NaN or infinite; names the tensor that is, where one is.
+    """
+    # Minus infinity is how some models rule tokens out.
+    if mx.all(logits < mx.inf).item():
+        return
+    for name, weight in tree_flatten(model.parameters()):
+        floating = mx.issubdtype(weight.dtype, mx.floating)
+        if floating and not mx.all(mx.isfinite(weight)).item():
+            raise RedrafterError(
+                f"The tensor {name} holds numbers that are not finite (NaN or infinity), so the "
+                "model cannot compute anything: fetch or convert the weights again."
+            )
+    raise RedrafterError(
+        "The model computes logits that are not finite (NaN or infinity) although its weights are: "
+        f"{logits.dtype} may be too narrow for it; load it in float32 or bfloat16."
+    )
+
+
+def ranks_like(head: OutputHead, hidden: mx.array, logits: mx.array) -> bool:
+    """Whether the output rows times the hidden state put tokens in the order of the logits.
+
+    Scales and soft caps behind the rows keep the order; anything else means that the hidden state,
+    or the rows, are not what they are taken for.
+
+    Args:
+        head: The output head.
+        hidden: (n, width).
+        logits: (n, vocab_size).
+    """
+    mine, theirs = head.logits(hidden).astype(mx.float32), logits.astype(mx.float32)
+    possible = theirs > -mx.inf
+    lowest = mx.min(mx.where(possible, theirs, mx.inf), axis=-1, keepdims=True)
+    mine, theirs = mx.where(possible, mine, -mx.inf), mx.maximum(theirs, lowest)
+    ranked = mx.take_along_axis(theirs, mx.argsort(mine, axis=-1), axis=-1)
+    falls = mx.max(mx.cummax(ranked, axis=-1) - ranked, axis=-1)
+    spread = mx.max(theirs - lowest, axis=-1)
+    return bool(mx.all(falls <= ROUNDING * spread).item())

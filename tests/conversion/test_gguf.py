@@ -1,0 +1,314 @@
+"""GGUF files of every family and type become the models that mlx-lm computes with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+import pytest
+from gguf_models import (
+    CONTEXT,
+    HIDDEN,
+    KINDS,
+    TOKENS,
+    expected_weights,
+    gguf,
+    make_model,
+    quantised,
+    stored_tensors,
+    tiny_gguf,
+    write_gguf,
+)
+from mlx.utils import tree_unflatten
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.gguf import read_gguf, write_model
+from mlx_redrafter.gguf.blocks import dequantise, keep
+from mlx_redrafter.gguf.rope import llama3_factors
+from mlx_redrafter.text.places import silent
+
+KEPT = ["Q4_0", "Q4_1", "Q8_0"]
+OTHERS = ["F32", "F16", "BF16", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+IDS = mx.array([[5, 260, 17, 3, 99, 42, 180, 261, 7, 33, 250, 4]])
+
+
+def converted(file: Path, **options: Any) -> Path:
+    out = file.parent / f"{file.stem}-out"
+    out.mkdir()
+    write_model(read_gguf(file), out, silent, **options)
+    return out
+
+
+def logits(directory: Path) -> np.ndarray:
+    return np.array(mlx_lm.load(str(directory))[0](IDS).astype(mx.float32))
+
+
+def expected_logits(name: str, stored: dict[str, Any]) -> np.ndarray:
+    model = make_model(KINDS[name])
+    model.update(tree_unflatten(expected_weights(KINDS[name], stored)))
+    return np.array(model(IDS))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_families_compute_what_mlx_lm_computes(tmp_path: Path, name: str) -> None:
+    kind = KINDS[name]
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    out = converted(write_gguf(tmp_path / "tiny.gguf", kind, stored))
+    config = json.loads((out / "config.json").read_text())
+    for key, value in kind.config.items():
+        assert config.get(key, value) == value or key == "model_type", key
+    assert np.abs(logits(out) - expected_logits(name, stored)).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "mixtral", "qwen3", "gemma2", "phi3"])
+@pytest.mark.parametrize("kind", KEPT)
+def test_block_types_of_mlx_are_kept_in_every_family(tmp_path: Path, name: str, kind: str) -> None:
+    stored = stored_tensors(KINDS[name], make_model(KINDS[name]), kind)
+    out = converted(write_gguf(tmp_path / "tiny.gguf", KINDS[name], stored), dtype=mx.float32)
+    config = json.loads((out / "config.json").read_text())
+    assert config["quantization"]["bits"] == (8 if kind == "Q8_0" else 4)
+    assert config["quantization"]["group_size"] == 32
+    assert np.abs(logits(out) - expected_logits(name, stored)).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_kept_blocks_hold_the_same_numbers_bit_for_bit(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(7)
+    values = rng.normal(0, 1, (48, 256)).astype(np.float32)
+    tensor = quantised("x", values, kind)
+    file = write_gguf(tmp_path / "x.gguf", KINDS["llama"], {"x": tensor})
+    kept = keep(read_gguf(file).tensors["x"])
+    assert kept is not None
+    scales, biases = (mx.array(a.astype(np.float32)) for a in (kept.scales, kept.biases))
+    unpacked = mx.dequantize(mx.array(kept.weight), scales, biases, 32, kept.bits)
+    expected = gguf.dequantize(tensor.data, tensor.type)
+    assert np.array_equal(np.array(unpacked), expected)
+    assert kept.scales.dtype == np.float16
+    # The same integers, not only the same products.
+    integers = mx.dequantize(
+        mx.array(kept.weight), mx.ones_like(scales), mx.zeros_like(biases), 32, kept.bits
+    )
+    assert len(np.unique(np.array(integers))) > (100 if kept.bits == 8 else 15)
+
+
+@pytest.mark.parametrize("kind", KEPT + OTHERS)
+def test_every_type_is_read_as_the_gguf_package_reads_it(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(8)
+    values = rng.normal(0, 1, (12, 512)).astype(np.float32)
+    tensor = quantised("x", values, kind)
+    assert tensor.type.name == kind
+    file = write_gguf(tmp_path / "x.gguf", KINDS["llama"], {"x": tensor})
+    found = dequantise(read_gguf(file).tensors["x"])
+    assert np.array_equal(found, gguf.dequantize(tensor.data, tensor.type))
+
+
+@pytest.mark.parametrize("kind", ["Q5_0", "Q4_K", "F16", "BF16"])
+def test_other_types_are_dequantised(tmp_path: Path, kind: str) -> None:
+    config = {**KINDS["llama"].config, "hidden_size": 256, "intermediate_size": 256}
+    big = replace(KINDS["llama"], config=config)
+    stored = stored_tensors(big, make_model(big), kind)
+    out = converted(write_gguf(tmp_path / "tiny.gguf", big, stored))
+    written = json.loads((out / "config.json").read_text())
+    assert "quantization" not in written
+    assert written["torch_dtype"] == ("bfloat16" if kind == "BF16" else "float16")
+    model = make_model(big)
+    model.update(tree_unflatten(expected_weights(big, stored)))
+    exact = converted(write_gguf(tmp_path / "again.gguf", big, stored), dtype=mx.float32)
+    assert np.abs(logits(exact) - np.array(model(IDS))).max() < 1e-4
+
+
+def test_a_file_of_several_types_keeps_each_layer_as_it_is(tmp_path: Path) -> None:
+    kind = KINDS["llama"]
+    stored = stored_tensors(kind, make_model(kind), "Q4_1")
+    embeddings = next(n for n in stored if "embed_tokens" in n)
+    down = "model.layers.1.mlp.down_proj.weight"
+    model = dict(expected_weights(kind, stored_tensors(kind, make_model(kind), "F32")))
+    stored[embeddings] = quantised(stored[embeddings].name, np.array(model[embeddings]), "Q8_0")
+    stored[down] = quantised(stored[down].name, np.array(model[down]), "F16")
+    out = converted(write_gguf(tmp_path / "tiny.gguf", kind, stored))
+    entry = json.loads((out / "config.json").read_text())["quantization"]
+    assert entry["bits"] == 4
+    assert entry["model.embed_tokens"]["bits"] == 8
+    loaded = dict(mlx_lm.load(str(out))[0].named_modules())
+    assert loaded["model.embed_tokens"].bits == 8
+    assert not hasattr(loaded["model.layers.1.mlp.down_proj"], "bits")
+    assert loaded["model.layers.0.mlp.down_proj"].scales.dtype == mx.float16
+
+
+def test_gemma_is_not_put_into_float16(tmp_path: Path) -> None:
+    for matrix, dtype in (("Q8_0", "float32"), ("F16", "bfloat16")):
+        out = converted(tiny_gguf(tmp_path / f"{matrix}.gguf", "gemma2", matrix))
+        assert json.loads((out / "config.json").read_text())["torch_dtype"] == dtype
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def rope_factors(scaling: dict[str, Any], dimensions: int, base: float) -> np.ndarray:
+    """As llama.cpp's converter writes them."""
+    found = []
+    low = scaling["original_max_position_embeddings"] / scaling["low_freq_factor"]
+    high = scaling["original_max_position_embeddings"] / scaling["high_freq_factor"]
+    for i in range(0, dimensions, 2):
+        length = 2 * np.pi * base ** (i / dimensions)
+        if length < high:
+            found.append(1.0)
+        elif length > low:
+            found.append(scaling["factor"])
+        else:
+            gap = scaling["high_freq_factor"] - scaling["low_freq_factor"]
+            at = scaling["original_max_position_embeddings"] / length - scaling["low_freq_factor"]
+            found.append(1 / ((1 - at / gap) / scaling["factor"] + at / gap))
+    return np.array(found, np.float32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"factor": 8.0}, {"original_max_position_embeddings": 512, "high_freq_factor": 8.0},
+     {"low_freq_factor": 2.0, "original_max_position_embeddings": 4096}],
+    ids=["3.2", "3.1", "512", "low"],
+)  # fmt: skip
+def test_llama3_scaling_is_recovered(tmp_path: Path, changes: dict[str, Any]) -> None:
+    scaling = {**LLAMA3, **changes}
+    base = 500000.0
+    config = {**KINDS["llama"].config, "head_dim": 64, "rope_theta": base, "rope_scaling": scaling}
+    kind = replace(KINDS["llama"], config=config, keys={"attention.key_length": 64})
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    factors = rope_factors(scaling, 64, base)
+    assert 1 < len(np.unique(factors)) < 32
+    file = write_gguf(tmp_path / "t.gguf", kind, stored, {"rope_freqs.weight": factors})
+    out = converted(file)
+    found = json.loads((out / "config.json").read_text())["rope_scaling"]
+    inverse = base ** (-np.arange(0, 64, 2) / 64) / (2 * np.pi)
+    assert np.allclose(llama3_factors(found, inverse), factors, rtol=1e-3)
+    model = make_model(kind)
+    assert np.abs(logits(out) - np.array(model(IDS))).max() < 1e-3
+
+
+def test_yarn_and_linear_scaling(tmp_path: Path) -> None:
+    yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
+    yarn["rope.scaling.original_context_length"] = 32
+    linear = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+    wanted: dict[str, dict[str, Any]] = {
+        "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+        "linear": {"rope_type": "linear", "factor": 4.0},
+    }
+    for name, keys in (("yarn", yarn), ("linear", linear)):
+        config = {**KINDS["qwen2"].config, "rope_scaling": wanted[name]}
+        kind = replace(KINDS["qwen2"], config=config, keys=keys)
+        stored = stored_tensors(kind, make_model(kind), "F32")
+        out = converted(write_gguf(tmp_path / f"{name}.gguf", kind, stored))
+        assert np.abs(logits(out) - np.array(make_model(kind)(IDS))).max() < 1e-4
+
+
+def test_longrope(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    long, short = (rng.uniform(1, 4, 8).astype(np.float32) for _ in range(2))
+    config = {
+        **KINDS["phi3"].config,
+        "max_position_embeddings": 4 * CONTEXT,
+        "original_max_position_embeddings": CONTEXT,
+        "rope_scaling": {"type": "longrope", "long_factor": long.tolist(),
+                         "short_factor": short.tolist()},
+    }  # fmt: skip
+    kind = replace(KINDS["phi3"], config=config)
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    extra = {"rope_factors_long.weight": long, "rope_factors_short.weight": short}
+    out = converted(write_gguf(tmp_path / "t.gguf", kind, stored, extra))
+    assert np.abs(logits(out) - np.array(make_model(kind)(IDS))).max() < 1e-4
+
+
+def test_shards_are_one_model(tmp_path: Path) -> None:
+    kind = KINDS["qwen2"]
+    stored = stored_tensors(kind, make_model(kind), "Q8_0")
+    names = list(stored)
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        write_gguf(tmp_path / f"m-{number:05d}-of-00002.gguf", kind, {n: stored[n] for n in part})
+    out = tmp_path / "out"
+    out.mkdir()
+    write_model(read_gguf(tmp_path / "m-00002-of-00002.gguf"), out, silent, dtype=mx.float32)
+    assert np.abs(logits(out) - expected_logits("qwen2", stored)).max() < 1e-3
+    (tmp_path / "m-00001-of-00002.gguf").unlink()
+    with pytest.raises(RedrafterError, match="m-00001-of-00002"):
+        read_gguf(tmp_path / "m-00002-of-00002.gguf")
+
+
+def test_special_tokens_and_template(tmp_path: Path) -> None:
+    out = converted(tiny_gguf(tmp_path / "tiny.gguf", tokenizer__ggml__eot_token_id=0))
+    _, tokenizer = mlx_lm.load(str(out))
+    assert set(tokenizer.eos_token_ids) == {0, 2}
+    assert tokenizer.has_chat_template
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "the 123"}], add_generation_prompt=True
+    )
+    assert [TOKENS[i] for i in ids[:1]] == ["<|im_start|>"]
+    assert tokenizer.decode(ids).startswith("<|im_start|>user\nthe 123<|im_end|>")
+
+
+def test_rows_beyond_the_vocabulary_are_kept(tmp_path: Path) -> None:
+    config = {**KINDS["llama"].config, "vocab_size": len(TOKENS) + 10}
+    kind = replace(KINDS["llama"], config=config)
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    out = converted(write_gguf(tmp_path / "t.gguf", kind, stored))
+    assert logits(out).shape[-1] == len(TOKENS) + 10
+    assert json.loads((out / "config.json").read_text())["hidden_size"] == HIDDEN
+
+
+# Families that transformers reads from GGUF by itself, with what it takes for granted.
+TRANSFORMERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "llama": ({}, {}),
+    "mistral": ({}, {}),
+    "llama-tied": ({}, {}),
+    "qwen2": ({}, {}),
+    "qwen3": ({"head_dim": 128}, {"attention.key_length": 128}),
+    "qwen3moe": (
+        {"head_dim": 128, "moe_intermediate_size": 768},
+        {"attention.key_length": 128, "expert_feed_forward_length": 768},
+    ),
+    "gemma2": (
+        {"head_dim": 256, "query_pre_attn_scalar": 256, "rope_theta": 10000.0},
+        {"attention.key_length": 256},
+    ),
+    "gemma3": (
+        {"head_dim": 256, "query_pre_attn_scalar": 256, "rope_theta": 1e6},
+        {"attention.key_length": 256},
+    ),
+    "phi3": ({}, {}),
+    "starcoder2": ({"rope_theta": 10000.0}, {}),
+    "stablelm": (
+        {"use_qkv_bias": False, "partial_rotary_factor": 0.25, "rope_theta": 10000.0},
+        {"rope.dimension_count": 4},
+    ),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_reads_the_same_model_from_the_file(tmp_path: Path, name: str) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    config, keys = TRANSFORMERS[name]
+    kind = KINDS[name]
+    kind = replace(kind, config={**kind.config, **config}, keys={**kind.keys, **keys})
+    file = write_gguf(tmp_path / "t.gguf", kind, stored_tensors(kind, make_model(kind), "F32"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="t.gguf", dtype=torch.float32
+    ).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor(np.array(IDS))).logits.numpy()
+    # Its Starcoder 2 takes another approximation of GELU.
+    assert np.abs(logits(converted(file)) - expected).max() < (
+        2e-3 if name == "starcoder2" else 2e-4
+    )

@@ -1,0 +1,195 @@
+"""Drafts made in the graph of the step before them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from decoding_cases import (
+    KINDS,
+    PROMPT,
+    SAMPLED,
+    Evaluations,
+    ScriptedPlanner,
+    assert_consistent,
+    assert_planned_as_plain,
+)
+
+import models
+from mlx_redrafter import load
+from mlx_redrafter.drafting.beam_search import BeamSearch
+from mlx_redrafter.drafting.next_draft import accepted_leaf, next_draft_input
+from mlx_redrafter.drafting.noise_scale import NoiseScale
+from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.sampling import Choices, SamplingConfig
+from mlx_redrafter.target.target import Target
+from mlx_redrafter.text.prompts import encode_prompt
+from mlx_redrafter.tree import DraftTree, HostTree, accept
+
+POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
+
+
+def random_tree(rng: random.Random, nodes: int) -> tuple[list[int], list[int]]:
+    """Tokens and parents of a tree; no token comes twice among siblings."""
+    tokens, parents = [0], [-1]
+    while len(tokens) < nodes:
+        parent, token = rng.randrange(len(tokens)), rng.randrange(4)
+        if (parent, token) not in zip(parents, tokens, strict=True):
+            tokens.append(token)
+            parents.append(parent)
+    return tokens, parents
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_path_ends_where_the_host_says(seed: int) -> None:
+    rng = random.Random(seed)
+    tokens, parents = random_tree(rng, rng.randrange(1, 14))
+    choices = [rng.randrange(3) for _ in tokens]
+    tree = DraftTree.from_parents(tokens, parents)
+    end = accepted_leaf(tree, mx.array(choices, dtype=mx.int32))
+    assert end.item() == accept(tokens, parents, choices)[-1]
+
+
+@pytest.mark.parametrize("lookback", [0, 3])
+@pytest.mark.parametrize("text", [[], [4], [9, 3, 8, 2, 5]], ids=len)
+def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[int]) -> None:
+    drafter = models.build_drafter(lookback=lookback, seed=4)
+    embed = Target(models.shared("llama")).embed
+    search = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(2, 3), SamplingConfig(1.0))
+    tokens, parents = [7, 5, 6, 9, 8], [-1, 0, 1, 0, 2]
+    tree = DraftTree.from_parents(tokens, parents)
+    hidden = mx.random.normal((5, models.HIDDEN), key=mx.random.key(0))
+    flipped_by_noise = [True, False, True, False, True]
+    noise = mx.random.gumbel((1 + 3 + 3, models.VOCAB), key=mx.random.key(1))
+    for choices in ([5, 6, 1, 1, 1], [2, 2, 2, 2, 2], [5, 6, 8, 1, 3], [9, 1, 1, 4, 1]):
+        path = accept(tokens, parents, choices)
+        end, depth = path[-1], len(path) - 1
+        noise_scale = NoiseScale()
+        noise_scale.observe([False, True])
+        chosen = Choices(mx.array(choices, dtype=mx.int32), mx.array(flipped_by_noise))
+        ahead = next_draft_input(tree, chosen, hidden, noise, text, search, noise_scale)
+        noise_scale.observe([flipped_by_noise[node] for node in path])
+        later = DraftInput(
+            mx.array([choices[end]], dtype=mx.int32),
+            hidden[end],
+            noise[depth + 1 :] * noise_scale.scale,
+            [*text, *(tokens[node] for node in path)],
+        )
+        assert ahead.noise is not None
+        assert mx.allclose(ahead.noise, later.noise[:3], atol=1e-5)
+        one, other = search(ahead), search(later)
+        assert one.tokens.tolist() == other.tokens.tolist()
+        assert mx.allclose(one.log_probs, other.log_probs, atol=1e-5)
+
+
+class Ahead(ScriptedPlanner):
+    """A planner that drafts ahead, and verifies as much of each draft as it is told to."""
+
+    drafts_ahead = True
+
+    def __init__(self, shapes: Sequence[BeamShape | None], counts: Sequence[int]):
+        self._shapes, self._counts = shapes, counts
+        self.asked = self.trimmed = 0
+        self.verified: list[int] = []
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        self.asked += 1
+        return self._shapes[self.asked % len(self._shapes)]
+
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        assert len(tree.tokens) == 1 + shape.nodes
+        self.trimmed += 1
+        return min(shape.nodes, self._counts[self.trimmed % len(self._counts)])
+
+    def observe(
+        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
+    ) -> None:
+        (record,) = records
+        assert record.drafted == 0 or shape is not None
+        self.verified.append(record.drafted)
+
+
+WIDE, CHAIN = BeamShape(3, 4, 7), BeamShape(1, 4)
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("max_tokens", [1, 2, 17, 30])
+@pytest.mark.parametrize("shapes", [[WIDE], [CHAIN, WIDE], [None, CHAIN, None, None]], ids=len)
+def test_texts_are_plain_s(
+    sampling: SamplingConfig, max_tokens: int, shapes: list[BeamShape | None]
+) -> None:
+    planner = Ahead(shapes, [7, 0, 2, 1])
+    stats = assert_planned_as_plain(planner, max_tokens, sampling)
+    assert len(planner.verified) == stats.steps
+    assert stats.drafted == sum(planner.verified)
+
+
+def test_a_step_is_one_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, stats = Evaluations(monkeypatch), AcceptanceStats()
+    planner = Ahead([WIDE, None, CHAIN], [7, 0, 2])
+    model = KINDS["beam search"]()
+    list(decode(model, PROMPT, DecodingConfig(17), stats=stats, planner=planner))
+    assert planner.trimmed > 0
+    assert len(counted.launched) == 1 + stats.steps
+
+
+def test_an_abandoned_text_leaves_the_cache_in_order() -> None:
+    model, planner = KINDS["beam search"](), Ahead([WIDE], [7, 3])
+    cache = model.make_cache()
+    stream = decode(model, PROMPT, DecodingConfig(17, SAMPLED), cache=cache, planner=planner)
+    text = [next(stream).token for _ in range(5)]
+    stream.close()
+    assert_consistent(cache, PROMPT + text[:-1])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_ahead_are_accepted_as_others_are(temperature: float) -> None:
+    model, tokenizer = load(POCKET, plan=False)
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What does np.clip do?"}])
+    config = DecodingConfig(
+        60,
+        SamplingConfig(temperature, seed=1),
+        beam=BeamShape(1, 5),
+        eos_token_ids=frozenset(tokenizer.eos_token_ids),
+    )
+    steps = {}
+    for name, planner in (("ahead", Ahead([config.beam], [5])), ("not", None)):
+        stats = AcceptanceStats()
+        text = [
+            token.token for token in decode(model, prompt, config, stats=stats, planner=planner)
+        ]
+        steps[name] = (text, stats.steps)
+    assert steps["ahead"][0] == steps["not"][0]
+    assert steps["ahead"][1] == steps["not"][1]
+    assert steps["not"][1] < len(steps["not"][0]) / 2
+
+
+def test_nothing_is_drafted_behind_a_draft_that_ends_the_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, tokenizer = load(POCKET, plan=False)
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What does np.clip do?"}])
+    drafted = []
+    search = BeamSearch.__call__
+
+    def counted(self: BeamSearch, state: DraftInput) -> DraftTree:
+        drafted.append(state)
+        return search(self, state)
+
+    monkeypatch.setattr(BeamSearch, "__call__", counted)
+    ends = frozenset(tokenizer.eos_token_ids)
+    stats, planner = AcceptanceStats(), Ahead([BeamShape(1, 15)], [15])
+    config = DecodingConfig(100, eos_token_ids=ends)
+    text = list(decode(model, prompt, config, stats=stats, planner=planner))
+    assert text[-1].from_draft
+    assert text[-1].finish_reason == "stop"
+    # One with the prompt, and one with every step but the last.
+    assert len(drafted) == stats.steps

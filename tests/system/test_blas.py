@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import ast
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import models
+from mlx_redrafter.system import blas
+from mlx_redrafter.target.target import Target
+
+LINUX = sys.platform.startswith("linux")
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+
+def openblas() -> str | None:
+    """The name under which the system's OpenBLAS can be loaded, if it has one."""
+    if not LINUX:
+        return None
+    for name in blas.OPENBLAS_NAMES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return name
+    return None
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """On a Linux where mlx was not imported and every library exists: what gets loaded."""
+    calls: list[tuple[str, int]] = []
+
+    def record(name: str, mode: int = 0) -> None:
+        calls.append((name, mode))
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", record)
+    return calls
+
+
+def test_openblas_is_loaded_for_all_later_libraries(opened: list[tuple[str, int]]) -> None:
+    assert blas.preload_openblas() is True
+    assert opened == [("libopenblas.so.0", ctypes.RTLD_GLOBAL)]
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32", "freebsd14"])
+def test_nothing_happens_on_other_systems(
+    platform: str, opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert blas.preload_openblas() is False
+    assert opened == []
+
+
+def test_nothing_happens_after_mlx(
+    opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlx.core", sys)
+    assert blas.preload_openblas() is False
+    assert opened == []
+
+
+def test_absent(opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def refuse(name: str, mode: int = 0) -> Any:
+        tried.append(name)
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    assert blas.preload_openblas() is False
+    assert tried == list(blas.OPENBLAS_NAMES)
+
+
+def test_the_second_name_will_do(
+    opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_first(name: str, mode: int = 0) -> None:
+        if name == blas.OPENBLAS_NAMES[0]:
+            raise OSError
+        opened.append((name, mode))
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse_first)
+    assert blas.preload_openblas() is True
+    assert opened == [(blas.OPENBLAS_NAMES[1], ctypes.RTLD_GLOBAL)]
+
+
+MULTIPLY = """
+import mlx.core as mx
+mx.set_default_device(mx.cpu)
+a = mx.ones((64, 64))
+mx.eval(a @ a)
+"""
+
+
+def bindings(tmp_path: Path, program: str) -> set[str]:
+    """The libraries that mlx's matrix products are bound to when a program runs."""
+    environment = {
+        **os.environ,
+        "LD_DEBUG": "bindings",
+        "LD_DEBUG_OUTPUT": str(tmp_path / "bindings"),
+        "LD_BIND_NOW": "",
+    }
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    bound = re.compile(r"binding file \S*libmlx\S* \[\d+\] to (\S+) \[\d+\]: .*`cblas_sgemm'")
+    return {
+        Path(match.group(1)).name
+        for path in tmp_path.glob("bindings.*")
+        for match in bound.finditer(path.read_text("utf-8", "replace"))
+    }
+
+
+@pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
+def test_mlx_multiplies_with_openblas(tmp_path: Path) -> None:
+    """Asked of the dynamic linker: which library defines the product that mlx calls."""
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    without = bindings(tmp_path / "without", MULTIPLY)
+    if not without:
+        pytest.skip("this linker does not tell its bindings, or mlx calls no BLAS")
+    assert not any("openblas" in name for name in without)
+    program = f"import mlx_redrafter\nassert mlx_redrafter.blas_loaded\n{MULTIPLY}"
+    loaded = bindings(tmp_path / "with", program)
+    assert len(loaded) == 1
+    assert "openblas" in loaded.pop()
+
+
+@pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
+def test_importing_the_package_after_mlx_loads_nothing() -> None:
+    program = "import mlx.core, mlx_redrafter\nassert mlx_redrafter.blas_loaded is False\n"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where OpenBLAS began with four threads: the numbers that it is told."""
+    told: list[int] = []
+    monkeypatch.setattr(blas, "_threads", lambda: (told.append, 4))
+    return told
+
+
+def test_a_core_is_left_to_the_host_where_it_works_at_the_same_time(threads: list[int]) -> None:
+    blas.share_cores(leave_one=True)
+    blas.share_cores(leave_one=False)
+    assert threads == [3, 4]
+    assert blas.usable_cores() == 4
+
+
+def test_a_target_that_was_opened_has_all_cores(threads: list[int]) -> None:
+    """Training begins from there, and takes no plain steps that would give it one back."""
+    Target(models.shared("llama"))
+    assert threads[-1] == 4
+
+
+def test_one_core_is_always_used(threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "_threads", lambda: (threads.append, 1))
+    blas.share_cores(leave_one=True)
+    assert threads == [1]
+
+
+def test_steps_of_one_row_leave_a_core_in_small_models_only(threads: list[int]) -> None:
+    target = models.shared("llama")
+    small, large = Target(target), Target(target)
+    large._is_small = False
+    threads.clear()
+    for rows in (1, 5):
+        small.take_cores(rows)
+        large.take_cores(rows)
+    assert threads == [3, 4, 4, 4]
+
+
+def test_without_openblas_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "is_loaded", lambda: False)
+    assert blas._threads.__wrapped__() is None
+    blas._threads.cache_clear()
+    try:
+        blas.share_cores(leave_one=True)
+    finally:
+        monkeypatch.undo()
+        blas._threads.cache_clear()
+
+
+SHARING = """
+import ast
+import ctypes
+import mlx_redrafter
+from mlx_redrafter import blas
+count = ctypes.CDLL({name!r}).openblas_get_num_threads
+began = count()
+told = []
+for leave_one in (True, False):
+    blas.share_cores(leave_one=leave_one)
+    told.append(count())
+assert told == [max(1, began - 1), began], (began, told)
+print(began)
+"""
+
+
+@pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
+@pytest.mark.parametrize("asked", ["1", "2", None])
+def test_openblas_keeps_to_the_threads_it_began_with(asked: str | None) -> None:
+    """The user's number, or the cores that the process may use."""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("NUM_THREADS")}
+    if asked is not None:
+        environment["OPENBLAS_NUM_THREADS"] = asked
+    done = subprocess.run(
+        [sys.executable, "-c", SHARING.format(name=openblas())],
+        env=environment,
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    cores = len(os.sched_getaffinity(0))
+    assert 1 <= int(done.stdout) <= min(int(asked or cores), cores)
+
+
+@pytest.mark.parametrize("script", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_load_the_blas_before_mlx(script: Path) -> None:
+    """Else they would measure the one in mlx's wheel without saying so."""
+    names = [
+        alias.name if isinstance(node, ast.Import) else node.module
+        for node in ast.parse(script.read_text("utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    roots = [(name or "").split(".")[0] for name in names]
+    local = {path.stem for path in EXPERIMENTS.glob("*.py")}  # which are held to the same
+    known = [root for root in roots if root in {"mlx", "mlx_lm", "mlx_redrafter"} | local]
+    assert not known or known[0] not in {"mlx", "mlx_lm"}

@@ -1,0 +1,184 @@
+"""The target's own answers as data: the tokens it wrote, whatever templates make of them."""
+
+from __future__ import annotations
+
+import mlx_redrafter  # noqa: F401  (loads OpenBLAS before mlx)
+
+import mlx.core as mx  # isort: skip
+import numpy as np
+import pytest
+from conversations import TEMPLATE, WORDS, chat, greedy, marked
+from mlx_lm.models import llama
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.training import regenerate, special_tokens, tokenize
+from mlx_redrafter.training.answers import AnswerSettings, answer_file
+from mlx_redrafter.training.data import is_text
+from mlx_redrafter.training.sources import read_data
+
+THOUGHTLESS = TEMPLATE.replace(
+    "m['content'] +",
+    "(m['content'].split(' ')[-1] if m['role'] == 'assistant' else m['content']) +",
+)
+OPENING = TEMPLATE.replace("'<|assistant|> ' }}", "'<|assistant|> how are ' }}")
+STRICT = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+)
+
+
+def make_tokenizer(template: str | None = TEMPLATE, *, begin: bool = False) -> TokenizerWrapper:
+    """Whole words; ``begin`` puts <|user|> before every text, as others put a mark of its begin."""
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="yes"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    if begin:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<|user|> $A", special_tokens=[("<|user|>", 1)]
+        )
+    names = {"bos_token": "<|user|>"} if begin else {}
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", **names)
+    fast.chat_template = template
+    return TokenizerWrapper(fast)
+
+
+@pytest.fixture(scope="module")
+def model() -> llama.Model:
+    args = llama.ModelArgs(
+        model_type="llama", hidden_size=16, num_hidden_layers=1, intermediate_size=16,
+        num_attention_heads=2, rms_norm_eps=1e-5, vocab_size=len(WORDS),
+    )  # fmt: skip
+    mx.random.seed(4)
+    model = llama.Model(args)
+    mx.eval(model.parameters())
+    return model
+
+
+def test_what_a_template_drops_is_learned_all_the_same(model):
+    tokenizer = make_tokenizer(THOUGHTLESS)
+    records = [chat("hi there", "x", "how are you", "x"), {"prompt": "yes"}]
+    answered = list(regenerate(model, tokenizer, records, max_tokens=5))
+    assert any("token_ids" in record for record in answered)
+    asked = [(r, i) for r in answered for i, m in enumerate(r["messages"]) if i % 2]
+    rows = tokenize(answered, tokenizer)
+    assert len(rows) == len(asked)
+    for row, (record, i) in zip(rows, asked, strict=True):
+        tokens, cut = greedy(model, tokenizer, record["messages"][:i], 5)
+        assert row.tokens[row.answer].tolist() == tokens + ([] if cut else [0])
+        assert row.answer[-1]
+        assert not row.answer[: -len(tokens) - (not cut)].any()
+
+
+def test_tokens_are_kept_only_where_the_text_does_not_give_them(model):
+    tokenizer = make_tokenizer()
+    records = [chat("hi there", "x", "how are you", "x"), {"prompt": "yes"}]
+    answered = list(regenerate(model, tokenizer, records, max_tokens=5))
+    assert not any("token_ids" in record for record in answered)
+
+
+def test_tokens_of_another_tokenizer_are_left_alone():
+    tokenizer = make_tokenizer()
+    kept = {"tokenizer": "another's", "answers": [{"tokens": [7, 7, 7], "prompt_tokens": 1}]}
+    (row,) = tokenize([chat("hi", "fine") | {"token_ids": kept}], tokenizer)
+    assert marked(row) == ["fine", "<|end|>"]
+
+
+def test_texts_that_begin_with_a_mark_are_continued_behind_one(model):
+    tokenizer = make_tokenizer(begin=True)
+    texts = [{"text": "hi there how are you"}, {"text": ""}, {"text": "fine yes how are you"}]
+    options = {"max_tokens": 4, "prompt_tokens": 3}
+    answered = list(regenerate(model, tokenizer, texts, **options))
+    assert answered[1] == {"text": ""}
+    rows = tokenize(answered, tokenizer)
+    for row, begun in zip(rows, ([1, 3, 4], [1, 8, 9]), strict=True):
+        assert row.tokens[:3].tolist() == begun
+        assert not row.answer[:3].any()
+        written = row.tokens[row.answer].tolist()
+        expected: list[int] = []
+        while len(expected) < 4 and 0 not in expected:
+            expected.append(mx.argmax(model(mx.array([begun + expected]))[0, -1]).item())
+        assert written == expected
+
+
+def test_an_answer_begins_where_the_prompt_for_it_parts_from_the_text():
+    (row,) = tokenize([chat("hi", "fine yes")], make_tokenizer(OPENING))
+    assert marked(row) == ["fine", "yes", "<|end|>"]
+
+
+def test_templates_that_refuse_are_told_in_a_sentence(model, tmp_path):
+    tokenizer = make_tokenizer(STRICT + TEMPLATE)
+    refused = {"messages": [{"role": "system", "content": "yes"}, *chat("hi", "fine")["messages"]]}
+    with pytest.raises(RedrafterError, match=r"refuses.*no system role.*system, user.*'yes'"):
+        tokenize([refused], tokenizer)
+    # Before any of the answers is made, or a long run would end at its last record.
+    path = tmp_path / "answers.jsonl"
+    for other, told in ((tokenizer, "no system role"), (make_tokenizer(None), "no chat template")):
+        with pytest.raises(RedrafterError, match=told):
+            answer_file(
+                path, model, other, [chat("hi"), refused], AnswerSettings(chunk_size=1),
+                target_sha256="x",
+            )  # fmt: skip
+        assert not path.exists()
+
+
+def test_answers_under_another_template_are_not_used_again(model, tmp_path):
+    path, settings = tmp_path / "answers.jsonl", AnswerSettings(max_tokens=2, chunk_size=1)
+
+    def answers(template):
+        tokenizer = make_tokenizer(template)
+        return answer_file(
+            path, model, tokenizer, [chat("hi")], settings, target_sha256="x"
+        )  # fmt: skip
+
+    made = answers(TEMPLATE)
+    assert answers(TEMPLATE) == made
+    with pytest.raises(RedrafterError, match="were made with another template"):
+        answers(OPENING)
+
+
+def test_tools_reach_the_template():
+    tokenizer = make_tokenizer("{% if tools %}{{ 'yes yes ' }}{% endif %}" + TEMPLATE)
+    (row,) = tokenize([chat("hi", "fine") | {"tools": [{"name": "x"}]}], tokenizer)
+    assert row.tokens.tolist()[:3] == [9, 9, 1]
+    assert marked(row) == ["fine", "<|end|>"]
+
+
+def test_kinds_of_records_are_told_apart_as_mlx_lm_does(tmp_path):
+    pair = {"prompt": "hi", "completion": "fine"}
+    assert not is_text({**pair, "text": "you"})
+    assert is_text({"prompt": "hi", "text": "you"})
+    (row,) = tokenize([{**pair, **chat("you", "there"), "text": "you"}], make_tokenizer())
+    assert marked(row) == ["fine", "<|end|>"]
+    call = {"role": "assistant", "tool_calls": [{"name": "x"}]}
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "x"}]}\n' * 2)
+    with pytest.raises(RedrafterError, match="'messages' has to be a list"):
+        read_data(path, held_out=1)
+    path.write_text(path.read_text().replace('{"role": "x"}', str(call).replace("'", '"')))
+    assert len(read_data(path, held_out=1)[0]) == 1
+
+
+def test_special_tokens_without_a_name_are_special_too():
+    tokenizer = make_tokenizer()
+    assert special_tokens(tokenizer) == [0]
+    tokenizer.add_tokens([AddedToken("<|call|>", special=True), AddedToken("word", special=False)])
+    assert special_tokens(tokenizer) == [0, len(WORDS)]
+    assert np.array(tokenizer.encode("<|call|>")).tolist() == [len(WORDS)]
+
+
+def test_texts_of_a_tokenizer_without_an_end_have_none():
+    tokenizer = make_tokenizer()
+    tokenizer._tokenizer.eos_token = None
+    (row,) = tokenize([{"text": "hi there how are"}], tokenizer)
+    assert marked(row) == ["there", "how", "are"]
+
+
+def test_texts_of_nothing_but_spaces_are_left_out(model):
+    tokenizer = make_tokenizer()
+    texts = [{"text": "  "}, {"text": "hi there how are"}]
+    assert len(tokenize(texts, tokenizer)) == 1
+    answered = list(regenerate(model, tokenizer, texts, max_tokens=3, prompt_tokens=2))
+    assert answered[0] == texts[0]
+    assert len(tokenize(answered, tokenizer)) == 1

@@ -1,0 +1,243 @@
+"""Training against targets of all kinds, and drafters of all shapes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import architectures
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from bundles import make_bundle
+from mlx.utils import tree_flatten
+from training_cases import make_rows
+from training_files import TINY, chats, write
+
+from mlx_redrafter import SpeculativeModel, Target, load
+from mlx_redrafter.conversion import convert
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.training import (
+    DistillationConfig,
+    compute_features,
+    draft_sizes,
+    make_drafter,
+    measure_decoding,
+    prompts_of,
+    regeneration,
+    train,
+    train_drafter,
+)
+from models import build
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("target") / "tiny", drafter=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "qwen3_next"])
+def test_any_target_is_taught_from_and_left_alone(kind):
+    target = hybrid() if kind == "qwen3_next" else Target(build(kind, intermediate_size=64))
+    if kind == "llama":
+        nn.quantize(target.model, group_size=32, bits=4)
+    before = digest_of(target)
+    rows = make_rows(8, length=30)
+    config = DistillationConfig(
+        unroll=2, steps=60, positions_per_step=64, top_k=16, learning_rate=1e-2, temperature=0.5
+    )
+    drafter = make_drafter(target, exit_dim=target.hidden_size, num_draft_layers=1)
+    features = compute_features(target, drafter, rows, config)
+    prompts = prompts_of(rows, 3)
+    reports = []
+    train(
+        target, drafter, features, config, evaluate_every=30, report_every=10,
+        measure=lambda d: measure_decoding(
+            target, d, prompts, beam=BeamShape(2, 2), max_tokens=12
+        ),
+        progress=reports.append,
+    )  # fmt: skip
+    assert reports[-1].loss < 0.8 * reports[0].loss
+    assert reports[-1].decoded.tokens_per_step >= 1
+    assert digest_of(target) == before
+    model = SpeculativeModel(target, drafter)
+    drafted, plain = (
+        [t.token for t in decode(model, prompts[0], DecodingConfig(max_tokens=8, draft=draft))]
+        for draft in (True, False)
+    )
+    assert drafted == plain
+
+
+def digest_of(target: Target) -> str:
+    from mlx_redrafter.training.store import target_hash
+
+    return target_hash(target)
+
+
+def hybrid() -> Target:
+    """A model with recurrent state in one layer and attention in the other."""
+    from mlx_lm.models import qwen3_next
+
+    args = {
+        "model_type": "qwen3_next", "hidden_size": 32, "num_hidden_layers": 2,
+        "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4, "num_experts": 0,
+        "num_experts_per_tok": 0, "decoder_sparse_step": 1, "shared_expert_intermediate_size": 32,
+        "mlp_only_layers": [], "moe_intermediate_size": 32, "rms_norm_eps": 1e-5, "vocab_size": 64,
+        "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "max_position_embeddings": 1000,
+        "head_dim": 8, "full_attention_interval": 2,
+    }  # fmt: skip
+    from models import randomise
+
+    model = qwen3_next.Model(qwen3_next.ModelArgs.from_dict(args))
+    randomise(model, 0)
+    return Target(model)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_shares_are_those_of_one_precision(bundle, bits):
+    """On a CPU targets are opened in float32, whatever their drafter is saved in."""
+    model, _ = load(bundle, drafter=False)
+    target = model.target
+    if bits:
+        nn.quantize(target.model, group_size=32, bits=bits)
+    drafter = make_drafter(target, num_draft_layers=1)
+    opened = draft_sizes(target, drafter, mx.bfloat16)
+    target.model.set_dtype(mx.bfloat16)
+    assert draft_sizes(target, drafter, mx.bfloat16) == opened
+    wide = draft_sizes(target, drafter, mx.float32)
+    assert wide.bytes_per_drafted_token == 2 * opened.bytes_per_drafted_token
+    if not bits:
+        assert wide.share == opened.share
+
+
+@pytest.mark.parametrize("size", [None, 32])
+@pytest.mark.parametrize("bits", [None, 4])
+def test_shared_rows_are_the_targets_and_are_not_stored(bundle, tmp_path, size, bits):
+    model, _ = load(bundle, drafter=False)
+    target = model.target
+    if bits:
+        nn.quantize(target.model, group_size=32, bits=bits)
+    counts = np.arange(target.vocab_size)
+    drafter = make_drafter(
+        target, counts, num_draft_layers=1, draft_vocab_size=size, shared_rows=True
+    )
+    own = make_drafter(target, counts, exit_dim=32, num_draft_layers=1, draft_vocab_size=size)
+    state = mx.ones((2, 32))
+    np.testing.assert_allclose(
+        drafter.logits(state, state), own.logits(state, state), rtol=1e-4, atol=1e-4
+    )
+    assert not any("lm_head.1" in name for name, _ in tree_flatten(drafter.parameters()))
+    own_sizes, sizes = draft_sizes(target, own), draft_sizes(target, drafter)
+    assert sizes.drafter_bytes < own_sizes.drafter_bytes
+    assert sizes.bytes_per_drafted_token <= own_sizes.bytes_per_drafted_token
+    save_drafter(tmp_path / "d", drafter)
+    alone = load_drafter(tmp_path / "d")
+    assert alone.needs_rows
+    with pytest.raises(RedrafterError, match="none are bound"):
+        alone.logits(state, state)
+
+
+def test_a_run_with_shared_rows_decodes_when_loaded(bundle, data, tmp_path):
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"steps": 2}
+    out = tmp_path / "out"
+    train_drafter(bundle, data, out, shared_rows=True, **settings)
+    model, _ = load(bundle, drafter=out)
+    assert model.drafter.config.shared_rows
+    drafted = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8))]
+    plain = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8, draft=False))]
+    assert drafted == plain
+
+
+def test_independent_heads_see_no_drafted_token_and_decode(bundle, data, tmp_path):
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"beam_length": 4}
+    out = tmp_path / "out"
+    report = train_drafter(bundle, data, out, independent=True, **settings)
+    model, _ = load(bundle, drafter=out)
+    drafter = model.drafter
+    assert drafter.config.independent_heads == 2
+    hidden = mx.ones((1, 32))
+    found = []
+    for token in (3, 4):
+        state = drafter.initial_state(1)
+        logits = []
+        for _ in range(3):
+            state = drafter.advance(model.target.embed(mx.array([token])), state)
+            logits.append(np.array(drafter.logits(hidden, state)))
+        found.append(logits)
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(found[0][0], found[0][1])
+    np.testing.assert_array_equal(found[0][1], found[0][2])  # the last head goes on
+    drafted = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8))]
+    plain = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8, draft=False))]
+    assert drafted == plain
+    heads = sum(v.size for n, v in tree_flatten(drafter.parameters()) if n.startswith("heads.0"))
+    assert report.sizes.drafter_parameters == 2 * heads
+    assert report.sizes.bytes_per_drafted_token == 2 * heads  # two bytes each, one head a depth
+
+
+def test_long_rows_go_through_the_target_in_pieces(monkeypatch):
+    from mlx_redrafter.training import teacher
+
+    for kind in ("llama:sliding", "qwen3_next"):
+        target = hybrid() if kind == "qwen3_next" else Target(build(kind))
+        drafter = make_drafter(target)
+        rows = make_rows(3, length=60)
+        config = DistillationConfig(top_k=8)
+        whole = compute_features(target, drafter, rows, config, dtype=np.float32)
+        monkeypatch.setattr(teacher, "MAX_LOGITS", 16 * 64)
+        pieces = compute_features(target, drafter, rows, config, dtype=np.float32)
+        monkeypatch.undo()
+        np.testing.assert_allclose(pieces.hidden, whole.hidden, rtol=2e-3, atol=2e-3)
+        np.testing.assert_array_equal(pieces.best, whole.best)
+
+
+@pytest.mark.parametrize("kind", ["shared_rows", "independent"])
+def test_the_converter_quantises_either_kind(bundle, data, tmp_path, kind):
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"steps": 2, kind: True}
+    train_drafter(bundle, data, tmp_path / "drafter", **settings)
+    quantised = tmp_path / "bundle"
+    shutil.copytree(bundle, quantised)
+    report = convert(
+        drafter=tmp_path / "drafter",
+        mlx_path=quantised,
+        drafter_q_bits=8,
+        q_group_size=32,
+        check=True,
+    )
+    model, _ = load(quantised)
+    assert any("scales" in name for name, _ in tree_flatten(model.drafter.parameters()))
+    assert report.check.passed
+    assert report.check.drafter_agreement > 0.9
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "qwen3_next", "llama4"])
+def test_any_target_answers_as_it_decodes(kind):
+    """Side by side with windows and recurrent state, and one by one where mlx-lm has to."""
+    model = hybrid().model if kind == "qwen3_next" else architectures.build(kind)
+    target = Target(model)
+    prompts = [[5, 6, 7, 9], [8, 9, 3], [4] * 12]
+    answers = regeneration._answers(
+        target.model, Plain(), prompts, 12, lambda x: mx.argmax(x, axis=-1), lambda: None
+    )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        config = DecodingConfig(max_tokens=12, draft=False)
+        plain = [t.token for t in decode(SpeculativeModel(target), prompt, config)]
+        assert answer == regeneration.Answer(plain, None)
+
+
+class Plain:
+    """A tokenizer without an end."""
+
+    eos_token_ids: frozenset[int] = frozenset()
