@@ -25,7 +25,7 @@ KINDS = 2 * BINS  # bins of the scores of favourites, then of the others
 PRIOR_WEIGHT = 3.0
 # What is left of earlier steps after one more: while drafts are judged worth it, and before that,
 # when what was learnt at one place must not stand in the way of another.
-FORGET = 0.993
+FORGET = 0.995
 FORGET_TRYING = 0.85
 
 

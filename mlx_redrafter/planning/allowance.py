@@ -20,6 +20,8 @@ TOKEN = 0.01
 IDLE_LIMIT = 1.5
 # No more is saved: what has paid for long may lose no more than this when it no longer does.
 SAVED = 8.0
+# What is left at least when drafting ends: enough for a small probe.
+LEFT = 0.5
 
 
 class Allowance:
@@ -56,3 +58,7 @@ class Allowance:
         """
         self._tokens += tokens
         self.balance = min(SAVED, self.balance + tokens - price)
+
+    def leave(self) -> None:
+        """Drafting ends for now; it can be tried again."""
+        self.balance = max(LEFT, self.balance)

@@ -146,6 +146,29 @@ class CostModel:
             plain=tuple(rows[at][1] for at in contexts),
         )
 
+    def scaled(self, factors: Mapping[int, float]) -> CostModel:
+        """The same costs with each size's times a factor.
+
+        Args:
+            factors: For some of the sizes, 1 among them; for others interpolated.
+        """
+        known = sorted(factors)
+        by_size = [between(size, known, [factors[n] for n in known]) for size in self.sizes]
+        return replace(
+            self,
+            verify=tuple(
+                tuple(seconds * factor for seconds, factor in zip(row, by_size, strict=True))
+                for row in self.verify
+            ),
+            plain=tuple(seconds * factors[1] for seconds in self.plain),
+            draft={width: seconds * factors[1] for width, seconds in self.draft.items()},
+            draft_start=self.draft_start * factors[1],
+        )
+
+    def doubted(self) -> CostModel:
+        """The same costs, not to be stored."""
+        return replace(self, doubtful=True)
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MARGIN = 1.04
 LEFT_AT = 1.0
 # Another shape has to promise this much more than the present one.
-SWITCH_MARGIN = 1.02
+SWITCH_MARGIN = 1.01
 # Probes that a first choice rests on.
 PROBES_TO_CHOOSE = 2
 # Until drafts have paid once, a probe costs no more plain steps than this, and after failures no
@@ -49,7 +49,7 @@ RISK = 0.5
 LARGEST_RISK = 1.5
 REACH = 3.0
 # The account may be overdrawn by so many plain steps before a choice is left.
-OVERDRAWN = -2.0
+OVERDRAWN = -1.0
 REPLAN_STEPS = 16
 # A plain step after so many that drafted, so that its time stays known.
 PLAIN_EVERY = 128

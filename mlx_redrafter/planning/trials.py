@@ -100,8 +100,9 @@ class Trials:
     def leave(self) -> None:
         """The choice was left: drafts do not pay any more, as far as this answer goes."""
         self.failed_here = True
-        self._plain = 0
-        self._gap = 2
+        self._plain, self._gap = 0, 2
+        self._in_a_row = FAILURES_FOR_SMALL
+        self.allowance.leave()
 
 
 class WideProbes:
