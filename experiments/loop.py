@@ -30,7 +30,8 @@ from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput, DraftSource
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.sampling import Sampler, SamplingConfig
 from mlx_redrafter.tree import DraftTree
 from mlx_redrafter.ui.cli.benchmark_view import circumstances

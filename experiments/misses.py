@@ -36,9 +36,10 @@ from mlx_redrafter.benchmark.prompts import own_prompts, prepare, read_conversat
 from mlx_redrafter.drafting.noise_scale import NoiseScale
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.backoff import DraftBackoff
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.planning.backoff import DraftBackoff
 from mlx_redrafter.sampling import Sampler, SamplingConfig
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .drafting.shape import BeamShape
     from .drafting.source import DraftInput, DraftSource
     from .engine.batch import BatchDecoder
-    from .engine.decode import DecodingConfig, decode
+    from .engine.config import DecodingConfig
+    from .engine.decode import decode
     from .engine.model import SpeculativeModel
     from .engine.statistics import AcceptanceStats
     from .engine.step import DecodedToken, StepRecord
@@ -92,10 +93,8 @@ _HOMES = {
     ".drafting.source": ("DraftSource", "DraftInput"),
     ".cache.prompt_cache": ("PromptCache",),
     ".conversion": ("convert",),
-    ".engine.decode": (
-        "DecodingConfig",
-        "decode",
-    ),
+    ".engine.config": ("DecodingConfig",),
+    ".engine.decode": ("decode",),
     ".training": ("train_drafter",),
     ".drafting.drafter": (
         "Drafter",

@@ -38,6 +38,9 @@ class SamplingConfig:
         repetition_context_size, presence_context_size, frequency_context_size: How many of the
             latest tokens, prompt included, count as recent.
         seed: Names the noise; the same seed gives the same text.
+        logit_bias: (token, number) each; added to its logit before anything else.
+        logprobs: None for none; else log-probabilities of the chosen tokens are computed, and of so
+            many of the likeliest: after bias and penalties, before temperature and filters.
     """
 
     temperature: float = 0.0
@@ -51,6 +54,8 @@ class SamplingConfig:
     frequency_penalty: float | None = None
     frequency_context_size: int = 20
     seed: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -66,6 +71,10 @@ class SamplingConfig:
         _check(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         penalty = self.repetition_penalty
         _check(penalty is None or penalty >= 0, "repetition_penalty", penalty, "0 or more")
+        finite = all(token >= 0 and math.isfinite(bias) for token, bias in self.logit_bias)
+        _check(finite, "logit_bias", self.logit_bias, "finite numbers by token")
+        wanted = self.logprobs
+        _check(wanted is None or wanted >= 0, "logprobs", wanted, "0 or more")
         for name in ("repetition", "presence", "frequency"):
             size = getattr(self, f"{name}_context_size")
             _check(size >= 1, f"{name}_context_size", size, "1 or more")
@@ -142,10 +151,21 @@ class Choices(NamedTuple):
         tokens: int32 (n,).
         flipped_by_noise: Whether the noise made it another than the likeliest token, bool (n,);
             None when greedy.
+        logprobs: Log-probabilities of ``tokens``, float32 (n,); None where not asked for.
+        top_tokens: The likeliest tokens, in no order, (n, k); None likewise.
+        top_logprobs: Theirs, float32 (n, k); None likewise.
     """
 
     tokens: mx.array
     flipped_by_noise: mx.array | None
+    logprobs: mx.array | None = None
+    top_tokens: mx.array | None = None
+    top_logprobs: mx.array | None = None
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Those that there are, to evaluate."""
+        return [array for array in self if array is not None]
 
 
 class Sampler:
@@ -161,6 +181,8 @@ class Sampler:
             raise RedrafterError(
                 f"top_k is {config.top_k}, but has to be below the vocabulary's {vocab_size}."
             )
+        if any(token >= vocab_size for token, _ in config.logit_bias):
+            raise RedrafterError(f"logit_bias names tokens beyond the vocabulary of {vocab_size}.")
         self.config = config
         self._vocab_size = vocab_size
         self._blocks: dict[int, mx.array] = {}
@@ -193,17 +215,41 @@ class Sampler:
             logits: (n, vocab_size).
             tree: The nodes.
             noise: Row d for nodes of depth d, (max_depth + 1, vocab_size); None when greedy.
-            recent: Tokens before the root, as many as there are or history_size - 1.
+            recent: Tokens before the root.
         """
+        if self.config.logit_bias:
+            logits = biased(logits, self.config.logit_bias)
         if self.config.penalties:
             logits = penalise(logits, tree, recent, self.config)
         if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
         chosen = scores(self.config, logits, noise, normalise=False)
         tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
-        if noise is None:
-            return Choices(tokens, None)
-        return Choices(tokens, tokens != mx.argmax(logits, axis=-1))
+        flipped = None if noise is None else tokens != mx.argmax(logits, axis=-1)
+        if self.config.logprobs is None:
+            return Choices(tokens, flipped)
+        return Choices(tokens, flipped, *_logprobs(logits, tokens, self.config.logprobs))
+
+
+def _logprobs(
+    logits: mx.array, tokens: mx.array, count: int
+) -> tuple[mx.array, mx.array | None, mx.array | None]:
+    """Log-probabilities of the chosen tokens and of the ``count`` likeliest, in no order."""
+    logits = logits.astype(mx.float32)
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+    count = min(count, logits.shape[-1])
+    if not count:
+        return chosen, None, None
+    top = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
+    return chosen, top, mx.take_along_axis(logprobs, top, axis=-1)
+
+
+def biased(logits: mx.array, bias: Sequence[tuple[int, float]]) -> mx.array:
+    """Logits (n, vocab_size) with numbers added, as mlx-lm's ``logit_bias`` does."""
+    places = mx.array([token for token, _ in bias])
+    values = mx.array([value for _, value in bias]).astype(logits.dtype)
+    return logits.at[:, places].add(values)
 
 
 def penalise(
@@ -221,7 +267,7 @@ def penalise(
         Penalised logits, (n, vocab_size).
     """
     size = config.history_size
-    recent = list(recent)[-(size - 1) :] if size > 1 else []
+    recent = list(recent[-(size - 1) :]) if size > 1 else []
     # Pad in front so that the root stands in column size - 1.
     padding = size - 1 - len(recent)
     before = mx.array([0] * padding + recent, dtype=mx.int32)

@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
+
+# What a leaf scores that only fills a tree up.
+PADDING_SCORE = -100.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class HostTree:
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
     log_probs: tuple[float, ...]
+
+    def first(self, nodes: int) -> HostTree:
+        """The root and the first ``nodes`` others, none of which stands before its parent."""
+        n = 1 + nodes
+        return HostTree(self.tokens[:n], self.parents[:n], self.log_probs[:n])
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
@@ -63,6 +72,8 @@ class DraftTree:
         max_depth: No node is deeper than this.
         max_leaves: There are no more root-to-leaf paths than this; None where nothing is known. A
             tree that can have one only is a chain, its nodes in the order of their depths.
+        known: The same tree as Python numbers, where the host made it; None where its numbers are
+            known on the device only.
     """
 
     tokens: mx.array
@@ -72,6 +83,7 @@ class DraftTree:
     ancestors: mx.array
     max_depth: int
     max_leaves: int | None = None
+    known: HostTree | None = None
 
     @property
     def leaf_bound(self) -> int:
@@ -110,14 +122,20 @@ class DraftTree:
                 raise ValueError(f"node {node} has parent {parent}, which does not precede it")
             depths[node] = depths[parent] + 1
             ancestors[node] |= ancestors[parent]
+        known = HostTree(
+            tuple(map(int, tokens)),
+            tuple(map(int, parents)),
+            tuple(map(float, log_probs or [0.0] * n)),
+        )
         return cls(
-            tokens=mx.array(list(tokens), dtype=mx.int32),
-            parents=mx.array(list(parents), dtype=mx.int32),
+            tokens=mx.array(known.tokens, dtype=mx.int32),
+            parents=mx.array(known.parents, dtype=mx.int32),
             depths=mx.array(depths),
-            log_probs=mx.array(list(log_probs or [0.0] * n), dtype=mx.float32),
+            log_probs=mx.array(known.log_probs, dtype=mx.float32),
             ancestors=mx.array(ancestors),
             max_depth=int(depths.max()),
             max_leaves=max(1, n - len(set(parents[1:]))),
+            known=known,
         )
 
     @classmethod
@@ -144,7 +162,8 @@ class DraftTree:
         n = 1 + nodes
         if known is not None:
             depth = max(known.depths[:n])
-            closer = replace(self, max_depth=depth, max_leaves=known.leaves(nodes))
+            leaves = known.leaves(nodes)
+            closer = replace(self, max_depth=depth, max_leaves=leaves, known=known)
             return closer if n == len(self) else closer.first(nodes)
         if n == len(self):
             return self
@@ -156,6 +175,48 @@ class DraftTree:
             ancestors=self.ancestors[:n, :n],
             max_depth=min(self.max_depth, nodes),
             max_leaves=self.max_leaves,
+            known=self.known and self.known.first(nodes),
+        )
+
+    def padded(self, size: int) -> DraftTree:
+        """The same tree with further leaves after the root, all of token 0, to ``size`` nodes.
+
+        They cost rows but not correctness: where 0 is the target's choice, one is accepted.
+        """
+        n, more = len(self), size - len(self)
+        if more <= 0:
+            return self
+        zeros = mx.zeros((more,), dtype=mx.int32)
+        own = mx.eye(size, dtype=mx.bool_)[n:]
+        root = mx.arange(size)[None] == 0
+        widened = mx.pad(self.ancestors, [(0, 0), (0, more)])
+        known = self.known
+        return DraftTree(
+            tokens=mx.concatenate([self.tokens, zeros]),
+            parents=mx.concatenate([self.parents, zeros]),
+            depths=mx.concatenate([self.depths, zeros + 1]),
+            log_probs=mx.concatenate([self.log_probs, zeros.astype(mx.float32) + PADDING_SCORE]),
+            ancestors=mx.concatenate([widened, own | root]),
+            max_depth=max(self.max_depth, 1),
+            max_leaves=self.leaf_bound + more,
+            known=known
+            and HostTree(
+                known.tokens + (0,) * more,
+                known.parents + (0,) * more,
+                known.log_probs + (PADDING_SCORE,) * more,
+            ),
+        )
+
+    def read(self) -> HostTree:
+        """Its numbers; waits for those that are not known yet."""
+        if self.known is not None:
+            return self.known
+        if len(self) == 1:
+            return HostTree(_numbers(self.tokens), (-1,), (0.0,))
+        return HostTree(
+            tokens=_numbers(self.tokens),
+            parents=_numbers(self.parents),
+            log_probs=_numbers(self.log_probs),
         )
 
     def positions(self, offset: int | mx.array) -> mx.array:
@@ -255,8 +316,12 @@ class BatchTree:
         return seen[:, None]
 
 
+# The acceptance rule, on the host and on the device. A step accepts the longest path from the root
+# on which every token is the target's choice after the node before it.
+
+
 def accept(tokens: Sequence[int], parents: Sequence[int], choices: Sequence[int]) -> list[int]:
-    """Follow, from the root, the child whose token is the target's choice.
+    """Nodes of the path that a step accepts: from the root, the child that is the target's choice.
 
     Args:
         tokens: Token of each node.
@@ -277,3 +342,22 @@ def accept(tokens: Sequence[int], parents: Sequence[int], choices: Sequence[int]
     while (child := children.get((path[-1], choices[path[-1]]))) is not None:
         path.append(child)
     return path
+
+
+def accepted_leaf(tree: DraftTree, choices: mx.array) -> mx.array:
+    """Index of the last node that :func:`accept` finds, computed on the device: int32 ().
+
+    Args:
+        tree: What was verified. Of siblings with the same token only one may have children, and
+            where none has, the first is taken.
+        choices: The target's choice after each node, int32 (n,).
+    """
+    chosen = tree.tokens == mx.take(choices, mx.maximum(tree.parents, 0))
+    chosen = chosen | (tree.parents < 0)
+    on_path = mx.all(chosen[None, :] | ~tree.ancestors, axis=1)
+    return mx.argmax(mx.where(on_path, tree.depths, -1)).astype(mx.int32)
+
+
+def _numbers(array: mx.array) -> tuple[Any, ...]:
+    """A vector's numbers; waits for them."""
+    return tuple(cast("list[Any]", array.tolist()))

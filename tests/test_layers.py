@@ -20,8 +20,9 @@ LAYERS = (
     ("text",),
     ("conversion",),
     ("training", "benchmark"),
-    ("server", "ui"),
-    ("plan", "train"),
+    ("server",),
+    ("ui",),
+    ("plan", "train", "__main__"),
 )
 MAX_PARTS = 25
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.sampling import NOISE_BLOCK, Sampler, SamplingConfig, noise_rows
 

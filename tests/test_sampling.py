@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import sqrt
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 import models
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import Sampler, SamplingConfig, noise_rows, penalise, scores
@@ -216,7 +218,7 @@ def test_a_choice_uses_the_noise_of_its_depth() -> None:
     sampler = Sampler(config, V)
     tree = DraftTree.from_parents([1, 2, 3, 4, 5], [-1, 0, 0, 2, 3])
     logits, noise = logits_of(8), sampler.noise(20, 4)
-    tokens, flipped_by_noise = sampler.choose(logits, tree, noise, [])
+    tokens, flipped_by_noise, *_ = sampler.choose(logits, tree, noise, [])
     choices = tokens.tolist()
     assert flipped_by_noise is not None
     assert flipped_by_noise.tolist() == (mx.argmax(logits, axis=-1) != tokens).tolist()
@@ -224,6 +226,34 @@ def test_a_choice_uses_the_noise_of_its_depth() -> None:
     for node, depth in enumerate([0, 1, 1, 2, 3]):
         alone = scores(config, logits[node], noise_rows(3, 20 + depth, 1, V)[0])
         assert choices[node] == mx.argmax(alone).item()
+
+
+def test_bias_is_mlx_lms_and_comes_before_penalties() -> None:
+    bias = {3: 2.5, 7: -100.0, 0: 0.5}
+    config = SamplingConfig(logit_bias=tuple(bias.items()), repetition_penalty=1.3, logprobs=3)
+    tree = DraftTree.root_only(mx.array([3]))
+    logits, history = logits_of(5, rows=1), [7, 1]
+    processed = logits
+    for processor in make_logits_processors(bias, repetition_penalty=1.3):
+        processed = processor(mx.array([*history, 3]), processed)
+    wanted = processed - mx.logsumexp(processed, axis=-1, keepdims=True)
+    choices = Sampler(config, V).choose(logits, tree, None, history)
+    assert choices.logprobs is not None
+    assert choices.top_tokens is not None
+    assert choices.top_logprobs is not None
+    assert choices.tokens.item() == mx.argmax(wanted).item()
+    assert choices.logprobs.item() == pytest.approx(mx.max(wanted).item(), abs=1e-5)
+    likeliest = mx.argsort(-wanted[0])[:3].tolist()
+    assert sorted(choices.top_tokens[0].tolist()) == sorted(likeliest)
+    assert np.allclose(wanted[0][choices.top_tokens[0]], choices.top_logprobs[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"logit_bias": ((V, 1.0),)}, {"logit_bias": ((1, np.inf),)}, {"logprobs": -1}]
+)
+def test_bias_and_log_probabilities_are_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RedrafterError, match=next(iter(wrong))):
+        Sampler(SamplingConfig(**wrong), V)
 
 
 def test_one_choice_a_node() -> None:

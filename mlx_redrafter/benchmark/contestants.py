@@ -293,13 +293,15 @@ def stats_of_drafted(drafted: Sequence[bool], size: int, max_tokens: int) -> Acc
     return stats
 
 
-def load_draft_model(name: str, tokenizer: TokenizerWrapper) -> nn.Module:
+def load_draft_model(
+    name: str, tokenizer: TokenizerWrapper, *, trust_remote_code: bool = False
+) -> nn.Module:
     """The smaller model of two-model decoding.
 
     Raises:
         RedrafterError: If it cannot be loaded, or its tokenizer is another one.
     """
-    model, own = load(name, drafter=False)
+    model, own = load(name, drafter=False, trust_remote_code=trust_remote_code)
     if own.vocab_size != tokenizer.vocab_size:
         raise RedrafterError(
             f"The draft model {name} has a vocabulary of {own.vocab_size} tokens, but the target "

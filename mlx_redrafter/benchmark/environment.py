@@ -7,7 +7,7 @@ import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def environment(arguments: Sequence[str], program: str = PROGRAM) -> Environment
     device = mx.default_device()
     return Environment(
         command=f"{program} {shlex.join(arguments)}".rstrip(),
-        date=datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
+        date=datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
         versions={
             "python": platform.python_version(),
             "mlx": version("mlx"),

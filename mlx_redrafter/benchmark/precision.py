@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -21,13 +22,13 @@ from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..system.device import on_gpu
 from ..target.target import Target
+from ..text.boundary import read_json
 from ..text.loading import (
     CONFIG_FILE,
     DRAFTER_DIRECTORY,
     check_pair,
     load,
     load_drafter,
-    read_json,
     resolve_path,
 )
 from .names import BITS, DTYPES, STORED
@@ -36,35 +37,34 @@ GROUP_SIZE = 64
 
 
 def load_at(
-    model: str, drafter: str | None, precision: str, adapter: str | None = None
+    model: str, precision: str, **options: Any
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     """Load a target and its drafter at a precision.
 
     Args:
         model: A directory or Hub repo.
-        drafter: A drafter other than the bundle's own.
         precision: "stored" as :func:`mlx_redrafter.load` has it; a dtype; or "8bit" and "4bit",
             quantised here and now as ``convert.py -q`` does it.
-        adapter: A fine-tuned adapter of the target.
+        **options: Further arguments of :func:`mlx_redrafter.load`.
 
     Raises:
         RedrafterError: If something is missing, an adapter is to be quantised with its target, or
             a quantised model is asked for at another precision than its own.
     """
-    check_precision(model, precision)
+    check_precision(model, precision, options.get("revision"))
     if precision == STORED:
-        return load(model, drafter, adapter_path=adapter)
+        return load(model, **options)
     if precision in DTYPES:
-        return load(model, drafter, dtype=getattr(mx, precision), adapter_path=adapter)
-    if adapter is not None:
+        return load(model, dtype=getattr(mx, precision), **options)
+    if options.get("adapter_path") is not None:
         raise RedrafterError(
             f"A model with an adapter is not quantised for {precision}: fuse the two with "
             "mlx_lm.fuse and pass the result."
         )
-    return _load_quantised(model, drafter, BITS[precision])
+    return _load_quantised(model, BITS[precision], options)
 
 
-def check_precision(model: str, precision: str) -> None:
+def check_precision(model: str, precision: str, revision: str | None = None) -> None:
     """Refuse another precision than the stored one for a model that is quantised.
 
     Raises:
@@ -72,7 +72,7 @@ def check_precision(model: str, precision: str) -> None:
     """
     if precision == STORED:
         return
-    config = read_json(resolve_path(model) / CONFIG_FILE, "a model directory")
+    config = read_json(resolve_path(model, revision) / CONFIG_FILE, "a model directory")
     if "quantization" in config or "quantization_config" in config:
         raise RedrafterError(
             f"{model} is quantised already, and at {precision} it would be another model: ask for "
@@ -92,22 +92,30 @@ def release_memory() -> None:
 
 
 def _load_quantised(
-    name: str, drafter: str | None, bits: int
+    name: str, bits: int, options: dict[str, Any]
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
-    checked, tokenizer = load(name, drafter)  # everything that can be wrong is told here
+    checked, tokenizer = load(name, **options)  # everything that can be wrong is told here
     head = checked.drafter
     # Loaded anew: the layers of a target that is in use cannot be exchanged under it.
     del checked
     release_memory()
-    path = resolve_path(name)
-    plain, _, config = load_target(str(path), lazy=True, return_config=True)
+    path = resolve_path(name, options.get("revision"))
+    plain, _, config = load_target(
+        str(path), lazy=True, return_config=True, model_config=options.get("model_config"),
+        tokenizer_config=options.get("tokenizer_config"),
+        trust_remote_code=options.get("trust_remote_code", False),
+    )  # fmt: skip
     if not on_gpu():
         plain.set_dtype(mx.float32)
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints a line of its own
         plain, _ = quantize_model(plain, config, GROUP_SIZE, bits)
     target = Target(plain)
     if isinstance(head, Drafter):
-        directory = resolve_path(drafter) if drafter else path / DRAFTER_DIRECTORY
+        directory = (
+            resolve_path(drafter)
+            if (drafter := options.get("drafter"))
+            else path / DRAFTER_DIRECTORY
+        )
         head = _drafter_for(target, tokenizer, directory, f"{bits}bit")
     mx.eval(plain.parameters(), head.parameters() if isinstance(head, Drafter) else [])
     return SpeculativeModel(target, head, name=path.name), tokenizer

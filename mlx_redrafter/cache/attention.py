@@ -8,6 +8,7 @@ is never committed is simply overwritten.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlx.utils import tree_map
 from mlx_lm.models.base import create_causal_mask
 
 from .forward_context import BUFFER_STEP, ForwardContext, round_up
+from .kept_points import KeptPoints
 from .prompt_cache import LayerCache
 
 # Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
@@ -27,11 +29,19 @@ class TreeKVCache(LayerCache):
 
     Rows stand in the order of their positions. A layer with a sliding window keeps the window and a
     margin, and forgets older rows when its buffer is full, so its memory is bounded.
+
+    Args:
+        context: The target's.
+        window: Positions that a row sees back, itself included; None: all.
+        keeps_points: Whether a window is kept at the ends of prompts, for layers beside it that
+            can go back to these only.
     """
 
     step = BUFFER_STEP
 
-    def __init__(self, context: ForwardContext, window: int | None = None):
+    def __init__(
+        self, context: ForwardContext, window: int | None = None, *, keeps_points: bool = False
+    ):
         self.offset = 0
         self.window = window
         self.keys: Any = None
@@ -39,6 +49,8 @@ class TreeKVCache(LayerCache):
         self._start = 0  # position of the buffer's first row
         self._fetched = (0, 0)  # rows that attention was last given
         self._context = context
+        self._keeps_points = keeps_points and window is not None
+        self._points: KeptPoints[tuple[mx.array, mx.array]] = KeptPoints()
 
     @property
     def mlx_cache(self) -> Any:
@@ -148,28 +160,80 @@ class TreeKVCache(LayerCache):
         for buffer in _leaves([self.keys, self.values]):
             buffer[..., row:end, :] = mx.take(buffer, path + row, axis=2)
 
+    def commit_all(self, rows: int) -> None:
+        """Keep the window at the end of a piece of a prompt, where that is asked for."""
+        if not self._keeps_points or self.keys is None:
+            return
+        end = self.offset - self._start
+        first = end - self._prefix()
+        window = [mx.contiguous(buffer[..., first:end, :]) for buffer in (self.keys, self.values)]
+        mx.async_eval(window)  # or it would keep the whole buffer, and that from being written into
+        self._points.add(self.offset - rows, self.offset, (window[0], window[1]))
+
     def can_rewind(self, length: int) -> bool:
         """Whether the rows needed to go on from ``length`` tokens are still here."""
         if self.keys is None:
             return True
         if length > self.offset:
             return False
+        return self._reaches(length) or self._points.find(length) is not None
+
+    def _reaches(self, length: int) -> bool:
         return self.window is None or self._start <= max(0, length - self.window + 1)
+
+    def rewind_points(self) -> list[int]:
+        """Where a window was kept."""
+        return self._points.positions
 
     def rewind(self, length: int) -> None:
         """Forget all rows at and after position ``length``."""
-        if self.keys is not None:
-            self.offset = length
+        if self.keys is None:
+            return
+        if not self._reaches(length):
+            kept = self._points.find(length)
+            assert kept is not None
+            self.keys, self.values = kept
+            self._start = length - self.keys.shape[2]
+        self.offset = length
+        self._points.forget_after(length)
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
         self.offset = self._start = 0
         self.keys = self.values = None
+        self._points = KeptPoints()
+
+    def copy(self) -> LayerCache:
+        """See :class:`LayerCache`; a slice of all of a buffer is an array of its own."""
+        made = copy.copy(self)
+        if self.keys is not None:
+            made.keys, made.values = tree_map(lambda x: x[...], [self.keys, self.values])
+        made._points = self._points.copy()
+        return made
+
+    def adopt(self, keys: mx.array, values: mx.array, length: int) -> None:
+        """Take over the committed rows of a text, (1, heads, rows, head_dim), from an empty cache.
+
+        Args:
+            keys: Of positions 0 to ``length`` - 1; of a window, only those that it still sees stay.
+            values: Likewise.
+            length: Number of rows.
+        """
+        self._start = 0 if self.window is None else max(0, length - self.window + 1)
+        rows = (buffer[..., self._start : length, :] for buffer in (keys, values))
+        self.keys, self.values = (mx.contiguous(buffer) for buffer in rows)
+        self.offset = length
 
     @property
     def state(self) -> tuple[Any, ...]:
         """The arrays to evaluate."""
         return () if self.keys is None else (self.keys, self.values)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the buffers in bytes, with the windows that are kept."""
+        kept = [array for pair in self._points.contents for array in pair]
+        return super().nbytes + sum(int(array.nbytes) for array in kept)
 
     def size(self) -> int:
         """Number of tokens this layer can still see, in mlx-lm's terms."""

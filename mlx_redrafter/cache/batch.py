@@ -243,6 +243,27 @@ class BatchCache:
             *(BatchSequence(c.tokens) for c in joined),
         ]
 
+    def extract(self, place: int, into: PromptCache) -> None:
+        """Copy what one text has committed into caches of its own.
+
+        Args:
+            place: The text's place in the batch.
+            into: Empty caches of the same target; windows and recurrent state can be gone on from
+                at the text's end only.
+        """
+        row = self.rows[place]
+        parts = [part for layer in into.layers for part in _single_caches(layer)]
+        entries = [part for part in parts if isinstance(part, TreeKVCache)]
+        for layer, entry in zip(self._layers, entries, strict=True):
+            if layer.keys is not None:
+                keys, values = (mx.take(b, mx.array([place]), axis=0) for b in layer.state)
+                entry.adopt(keys, values, len(row))
+        states = [part for part in parts if isinstance(part, RecurrentCache)]
+        for state, part in zip(self._states, states, strict=True):
+            part.adopt(state.extract(place), len(row))
+        into.tokens = list(row.tokens)
+        mx.eval(into.state)
+
     def commit(self) -> None:
         """Keep the rows of the paths that the texts have just committed."""
         paths = [row.path for row in self.rows]

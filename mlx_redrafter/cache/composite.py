@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,10 @@ class CacheGroup(LayerCache):
         for other in others:
             other.rewind(length)
 
+    def copy(self) -> CacheGroup:
+        """See :class:`LayerCache`."""
+        return CacheGroup([part.copy() for part in self._parts])
+
     def reset(self) -> None:
         """Tell the parts."""
         for part in self._parts:
@@ -140,6 +145,12 @@ class OpaqueCache(LayerCache):
         if surplus:
             self._raw.trim(surplus)
         self.offset, self._rows = length, 0
+
+    def copy(self) -> OpaqueCache:
+        """See :class:`LayerCache`; mlx-lm's caches are copied as its own server copies them."""
+        made = copy.copy(self)
+        made._raw = copy.deepcopy(self._raw)
+        return made
 
     def reset(self) -> None:
         """Make a new one."""

@@ -10,6 +10,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from .text_memory import TextMemory
+
 
 class LayerCache(ABC):
     """One entry of a model's cache list, seen from outside the model.
@@ -53,6 +55,10 @@ class LayerCache(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget everything and free the buffers."""
+
+    @abstractmethod
+    def copy(self) -> LayerCache:
+        """The committed rows in a cache of their own; buffers are shared until one is written."""
 
     @property
     @abstractmethod
@@ -102,6 +108,9 @@ class PromptCache:
         layers: One a layer; what the model is given is their ``mlx_cache``.
         tokens: The committed tokens; every layer holds exactly these.
         quantization: What is done to the layers as the text grows; None for nothing.
+        memory: What a draft head keeps of the tokens, or of the first of them where it did not see
+            the others; None where no head keeps anything.
+        user: Whose steps change it at present; None between texts.
 
     Args:
         layers: One a layer.
@@ -113,6 +122,8 @@ class PromptCache:
         self._draft_limit = draft_limit
         self.quantization: Quantization | None = None
         self.tokens: list[int] = []
+        self.memory: TextMemory | None = None
+        self.user: object | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -165,8 +176,16 @@ class PromptCache:
             if held != wanted:
                 break
             shared += 1
-        self.rewind(shared)
+        self.rewind(shared if self.memory is None else min(shared, self.memory.offset))
         return len(self)
+
+    def copy(self) -> PromptCache:
+        """The committed tokens in caches of their own; buffers are shared until one is written."""
+        made = PromptCache([layer.copy() for layer in self.layers], self._draft_limit)
+        made.quantization = self.quantization
+        made.tokens = list(self.tokens)
+        made.memory = None if self.memory is None else self.memory.copy()
+        return made
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Note that the layers' latest rows are those of ``tokens``."""
@@ -180,34 +199,47 @@ class PromptCache:
             layer.commit(path)
         self.tokens.extend(tokens)
 
+    def reachable(self, length: int) -> int:
+        """The longest text, of at most ``length`` tokens, that :meth:`rewind` can go back to."""
+        points = [point for layer in self.layers for point in layer.rewind_points()]
+        for point in sorted({length, *(p for p in points if p < length)}, reverse=True):
+            if point > 0 and all(layer.can_rewind(point) for layer in self.layers):
+                return point
+        return 0
+
     def rewind(self, length: int) -> None:
         """Forget every token at and after position ``length``, in every layer.
 
         Where a layer no longer knows how it stood then, more is forgotten: back to a point that
         all layers know, at worst everything.
         """
-        points = [point for layer in self.layers for point in layer.rewind_points()]
-        for point in sorted({length, *(p for p in points if p < length)}, reverse=True):
-            if point > 0 and all(layer.can_rewind(point) for layer in self.layers):
-                for layer in self.layers:
-                    layer.rewind(point)
-                del self.tokens[point:]
-                return
-        self.reset()
+        point = self.reachable(length)
+        if not point:
+            self.reset()
+            return
+        for layer in self.layers:
+            layer.rewind(point)
+        if self.memory is not None:
+            self.memory.rewind(point)
+        del self.tokens[point:]
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
         for layer in self.layers:
             layer.reset()
         self.layers = [layer.unquantized() for layer in self.layers]
+        if self.memory is not None:
+            self.memory.reset()
         self.tokens.clear()
 
     @property
     def state(self) -> list[Any]:
-        """All layers' arrays, to evaluate."""
-        return [layer.state for layer in self.layers]
+        """All layers' arrays, to evaluate, and a draft head's."""
+        state = [layer.state for layer in self.layers]
+        return state if self.memory is None else [*state, self.memory.state]
 
     @property
     def nbytes(self) -> int:
         """Size of all buffers in bytes."""
-        return sum(layer.nbytes for layer in self.layers)
+        memory = 0 if self.memory is None else self.memory.nbytes
+        return memory + sum(layer.nbytes for layer in self.layers)

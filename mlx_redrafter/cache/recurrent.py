@@ -10,6 +10,7 @@ made: nothing but the recurrence itself is computed, as part of the next step's 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,21 +18,16 @@ from typing import Any
 import mlx.core as mx
 
 from .forward_context import ForwardContext
+from .kept_points import KeptPoints
 from .module_call import ModuleCall
 from .prompt_cache import LayerCache
 from .tree_paths import PathPositions, TreePaths
 
-# Points of a text that can be gone back to: the ends of so many prompts, and of so many pieces in
-# which long ones were run. Each costs one more copy of the state.
-KEPT_PROMPTS = 6
-KEPT_PIECES = 6
 # The state of every path is held until one is accepted, up to so many bytes a layer; beyond, the
 # accepted rows are computed again.
 HELD_BYTES = 16 << 20
 
 Attributes = dict[str, Any]
-# A number of committed tokens, and the state after them.
-_Point = tuple[int, Attributes]
 
 
 class RecurrentState:
@@ -124,8 +120,7 @@ class RecurrentCache(RecurrentState, LayerCache):
         self._context = context
         self._empty = self.snapshot()
         self._steps: list[_Step] = []
-        self._prompts: list[_Point] = []
-        self._pieces: list[_Point] = []
+        self._points: KeptPoints[Attributes] = KeptPoints()
 
     def watch(self, watched: dict[int, Any]) -> None:
         """Ask to be told of the calls that get this cache."""
@@ -146,10 +141,7 @@ class RecurrentCache(RecurrentState, LayerCache):
         """The state now is that after a piece of a prompt; it stays reachable."""
         start = self.offset
         self._advance(rows)
-        pieces = [point for point in self._prompts if point[0] == start]
-        prompts = [point for point in self._prompts if point[0] != start]
-        self._pieces = thinned([*self._pieces, *pieces], KEPT_PIECES)
-        self._prompts = [*prompts, (self.offset, self.snapshot())][-KEPT_PROMPTS:]
+        self._points.add(start, self.offset, self.snapshot())
 
     def commit(self, path: Sequence[int]) -> None:
         """Keep the nodes ``path``, the root first."""
@@ -191,8 +183,8 @@ class RecurrentCache(RecurrentState, LayerCache):
         for step in reversed(self._steps):
             if step.start == length or (step.calls and step.start < length < step.end):
                 return step
-        points = [*self._prompts, *self._pieces]
-        return next((_Step(p, p, snapshot) for p, snapshot in points if p == length), None)
+        snapshot = self._points.find(length)
+        return None if snapshot is None else _Step(length, length, snapshot)
 
     def replay_start(self, length: int) -> int:
         """Where ``rewind(length)`` begins to run modules again; ``length`` if it need not."""
@@ -201,8 +193,7 @@ class RecurrentCache(RecurrentState, LayerCache):
 
     def rewind_points(self) -> list[int]:
         """The noted points."""
-        points = [point for point, _ in (*self._prompts, *self._pieces)]
-        return [step.start for step in self._steps] + points
+        return [step.start for step in self._steps] + self._points.positions
 
     def rewind(self, length: int) -> None:
         """Bring back the state after ``length`` tokens."""
@@ -213,15 +204,37 @@ class RecurrentCache(RecurrentState, LayerCache):
             self._replay(step, length - step.start)
             step.end = self.offset = length
         self._steps = [step for step in self._steps if step.start <= length]
-        self._prompts = [point for point in self._prompts if point[0] <= length]
-        self._pieces = [point for point in self._pieces if point[0] <= length]
+        self._points.forget_after(length)
+
+    def copy(self) -> RecurrentCache:
+        """See :class:`LayerCache`; of steps only their starts stay reachable."""
+        raw = copy.copy(self._raw)
+        vars(raw).update(_mapped(self._empty, lambda array: array))
+        made = RecurrentCache(raw, self._context)
+        pending = self._steps[-1].snapshot if self.num_nodes else self.snapshot()
+        made.adopt(pending, self.offset)
+        made._points = self._points.copy()
+        for step in self._steps:
+            if step.start < self.offset and self._points.find(step.start) is None:
+                made._points.add(step.start, step.start, step.snapshot)
+        return made
+
+    def adopt(self, state: Attributes, length: int) -> None:
+        """Take over the state after ``length`` tokens, from an empty cache."""
+        self.restore(state)
+        self.offset = length
 
     def reset(self) -> None:
         """Forget everything."""
         self.restore(self._empty)
         self.offset = 0
         self._settle()
-        self._steps, self._prompts, self._pieces = [], [], []
+        self._steps, self._points = [], KeptPoints()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the state in bytes, with that at the points that are kept."""
+        return sum(nbytes_of(one) for one in (vars(self._raw), *self._points.contents))
 
 
 class BatchRecurrentCache(RecurrentState):
@@ -284,6 +297,10 @@ class BatchRecurrentCache(RecurrentState):
             states.append(self.snapshot())
         back = _taking([order.index(text) for text in range(len(paths))])
         self.restore(_mapped(_joined(states), back))
+
+    def extract(self, place: int) -> Attributes:
+        """The state of one text, (1, ...) each array."""
+        return _mapped(vars(self._raw), _taking([place]))
 
     def compose(self, kept: Sequence[int], joined: Sequence[RecurrentCache]) -> None:
         """Keep the texts ``kept``, in that order, and put others behind them."""
@@ -350,17 +367,3 @@ def nbytes_of(attributes: Attributes) -> int:
 
     _mapped(attributes, count)
     return total
-
-
-def thinned(points: Sequence[_Point], most: int) -> list[_Point]:
-    """Points in ascending order, at most so many, spread over the text; the last one is kept.
-
-    What is left out, time and again, is the point whose neighbours are nearest to each other.
-    """
-    states = dict(points)
-    kept = sorted(states)
-    while len(kept) > most:
-        inner = zip([0, *kept], kept, kept[1:], strict=False)
-        gaps = {point: after - before for before, point, after in inner}
-        kept.remove(min(gaps, key=lambda point: gaps[point]))
-    return [(point, states[point]) for point in kept]

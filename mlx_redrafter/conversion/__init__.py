@@ -1,11 +1,11 @@
-"""PyTorch checkpoints to quantised MLX bundles."""
+"""PyTorch and GGUF checkpoints to MLX bundles."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .job import run
 from .options import Options
+from .pipeline import run
 from .report import CheckReport, ConversionReport, PartReport, Progress, silent
 
 __all__ = ["CheckReport", "ConversionReport", "PartReport", "convert"]
@@ -28,6 +28,7 @@ def convert(
     overwrite: bool = False,
     check: bool = False,
     revision: str | None = None,
+    gguf_file: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> ConversionReport:
@@ -37,9 +38,9 @@ def convert(
     layout is that of Apple's ml-recurrent-drafter, or this package's own.
 
     Args:
-        hf_path: The target: a directory or Hub repository with safetensors or PyTorch weights. If
-            it holds a drafter too, under a ``drafter.`` prefix or in ``drafter/``, that is
-            converted with it.
+        hf_path: The target: a directory or Hub repository with safetensors, PyTorch or GGUF
+            weights, or a GGUF file. If it holds a drafter too, under a ``drafter.`` prefix or in
+            ``drafter/``, that is converted with it.
         drafter: The drafter: a directory, a Hub repository or one weight file. Without ``hf_path``
             it goes into the existing bundle ``mlx_path``.
         mlx_path: The bundle to write; by default ``models/`` and the target's name.
@@ -59,6 +60,7 @@ def convert(
         overwrite: Replace an existing bundle, or drafter of a bundle.
         check: Decode with the finished bundle and compare it with its source.
         revision: Branch, tag or commit of ``hf_path`` on the Hub.
+        gguf_file: Which GGUF file of ``hf_path``, where it holds several.
         trust_remote_code: Whether Python files of the target's repository may be run.
         progress: Called with a stage's name, bytes done and bytes in all.
 
@@ -69,6 +71,25 @@ def convert(
         RedrafterError: If the arguments, the checkpoints or the disk do not allow it; ``mlx_path``
             is then as it was before.
     """
-    options = Options.of({k: v for k, v in locals().items() if k != "progress"})
+    options = Options(
+        hf_path=None if hf_path is None else str(hf_path),
+        drafter=None if drafter is None else str(drafter),
+        mlx_path=None if mlx_path is None else str(mlx_path),
+        quantize=quantize,
+        q_group_size=q_group_size,
+        q_bits=q_bits,
+        q_mode=q_mode,
+        quant_predicate=quant_predicate,
+        drafter_q_bits=drafter_q_bits,
+        drafter_rnn_q_bits=drafter_rnn_q_bits,
+        dtype=dtype,
+        dequantize=dequantize,
+        upload_repo=upload_repo,
+        overwrite=overwrite,
+        check=check,
+        revision=revision,
+        gguf_file=gguf_file,
+        trust_remote_code=trust_remote_code,
+    )
     options.validate()
     return run(options, progress or silent)

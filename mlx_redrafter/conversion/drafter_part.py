@@ -13,9 +13,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
-from ..drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig, drafter_of
+from ..drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig
+from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
-from ..text.loading import load_drafter, read_json
+from ..text.boundary import read_json
+from ..text.bounds import check_counts
+from ..text.loading import load_drafter
 from .options import Options
 from .report import PartReport
 from .target_part import model_bytes
@@ -39,6 +42,7 @@ class DrafterSource:
         prefix: What stands before those names in the files.
         config: config.json's values, None where it is to be inferred.
         notes: What was left out.
+        directory: Where its config.json is, or would be.
     """
 
     name: str
@@ -46,6 +50,7 @@ class DrafterSource:
     prefix: str
     config: dict[str, Any] | None
     notes: tuple[str, ...] = ()
+    directory: Path = Path()
 
 
 def find_drafter(
@@ -74,7 +79,7 @@ def find_drafter(
         config = read_json(path, "a drafter as save_pretrained writes it")
         if not config_needed and config.get("model_type") != MODEL_TYPE:
             config = None  # the target's, of which the file is a part
-    return DrafterSource(name, own, prefix, config, notes)
+    return DrafterSource(name, own, prefix, config, notes, directory)
 
 
 def infer_config(tensors: Mapping[str, TensorInfo], vocab_size: int | None) -> DrafterConfig:
@@ -128,6 +133,7 @@ def check_drafter(source: DrafterSource, config: DrafterConfig) -> None:
     Raises:
         RedrafterError: Naming the tensor, what was expected and what was found.
     """
+    check_counts(config.to_dict(), len(source.tensors), source.directory / "config.json")
     expected = {k: tuple(v.shape) for k, v in tree_flatten(drafter_of(config).parameters())}
     because = "a head made from its shapes" if source.config is None else _because(config)
     found = {k: info.shape for k, info in source.tensors.items()}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from mlx_lm.convert import MODEL_CONVERSION_DTYPES, QUANT_RECIPES
 
@@ -41,15 +39,8 @@ class Options:
     overwrite: bool = False
     check: bool = False
     revision: str | None = None
+    gguf_file: str | None = None
     trust_remote_code: bool = False
-
-    @classmethod
-    def of(cls, arguments: dict[str, Any]) -> Options:
-        """From the arguments of ``convert``, where paths may be Path objects."""
-        plain: dict[str, Any] = {
-            k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()
-        }
-        return cls(**plain)
 
     def validate(self) -> None:
         """Refuse combinations that cannot be meant.
@@ -59,6 +50,8 @@ class Options:
         """
         if self.hf_path is None and self.drafter is None:
             raise RedrafterError("Nothing to convert: pass --hf-path, --drafter or both.")
+        if self.gguf_file is not None and self.hf_path is None:
+            raise RedrafterError("--gguf-file names a file of --hf-path: pass that as well.")
         if self.hf_path is None and self.mlx_path is None:
             raise RedrafterError(
                 "A drafter alone goes into an existing bundle: name it with --mlx-path."

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
 from ..errors import RedrafterError
-from ..text.loading import read_json
+from ..gguf import gguf_files, only_file
+from ..gguf.file import require_regular
+from ..text.boundary import read_json
+from ..text.places import GGUF, KNOWN, fetch_file, known_file, may_be_repo, repo_gguf_files
 
 SAFETENSORS = ".safetensors"
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
-WEIGHT_SUFFIXES = (SAFETENSORS, *TORCH_SUFFIXES)
+TORCH_PATTERNS = ["*" + suffix for suffix in TORCH_SUFFIXES]
+WEIGHT_SUFFIXES = (SAFETENSORS, *TORCH_SUFFIXES, GGUF)
 # Left beside the weights by trainers; none of them holds parameters.
 TRAINER_FILES = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state)")
 SMALL_FILES = [
@@ -36,65 +41,124 @@ class Checkpoint:
     Attributes:
         name: Hub repository, or the directory's or file's own name without its path.
         directory: Where config.json and the tokenizer lie.
-        files: Weight files, either all safetensors or all PyTorch pickles.
+        files: Weight files, either all safetensors, all PyTorch pickles, or one GGUF file.
         lone_file: Whether the user named a single weight file.
+        root: The directory that its files may not lead out of.
     """
 
     name: str
     directory: Path
     files: tuple[Path, ...]
     lone_file: bool = False
+    root: Path = Path()
 
     @property
     def is_torch(self) -> bool:
         """Whether the weights must be read by PyTorch."""
-        return self.files[0].suffix != SAFETENSORS
+        return self.files[0].suffix in TORCH_SUFFIXES
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file."""
+        return self.files[0].suffix == GGUF
 
 
-def find_checkpoint(location: str, what: str, revision: str | None = None) -> Checkpoint:
+def find_checkpoint(
+    location: str, what: str, revision: str | None = None, gguf_file: str | None = None
+) -> Checkpoint:
     """Find the weights that ``location`` names.
 
     Args:
-        location: A directory, one weight file, or a Hub repository ("owner/name").
+        location: A directory, one weight file, or a Hub repository ("owner/name"), which may end
+            in "@" and a revision.
         what: "The target" or "The drafter", for messages.
         revision: Branch, tag or commit on the Hub.
+        gguf_file: Which GGUF file of the directory or repository is meant.
 
     Raises:
         RedrafterError: If there is no such place, no weights in it, or a shard is missing.
     """
     path = Path(location).expanduser()
-    if path.is_file():
+    if path.is_dir():
+        return _in_directory(path, what, gguf_file)
+    if path.exists():
         if path.suffix not in WEIGHT_SUFFIXES:
             raise RedrafterError(
                 f"'{path}' is not a weight file: expected one of {', '.join(WEIGHT_SUFFIXES)}."
             )
-        return Checkpoint(path.name, path.parent, (path,), lone_file=True)
-    if path.is_dir():
-        files = weight_files(path, what)
-        if not files:
-            raise RedrafterError(
-                f"{what}'s directory '{path}' holds no weights: expected model.safetensors, "
-                "pytorch_model.bin, .pt or .pth, single or sharded with an index."
-            )
-        return Checkpoint(path.resolve().name, path, files)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", location) or location.startswith("."):
+        require_regular(path)
+        name = path.stem if path.suffix == GGUF else path.name
+        return Checkpoint(name, path.parent, (path,), lone_file=True, root=path.parent)
+    if location in KNOWN:
+        return _gguf_checkpoint(known_file(location))
+    repo, _, after = location.partition("@")
+    if "/" not in repo or not may_be_repo(repo):
         raise RedrafterError(
             f"{what} '{location}' does not exist: pass a directory, a weight file or a Hub "
             "repository (owner/name)."
         )
-    directory = download(location, what, revision)
-    return Checkpoint(location, directory, weight_files(directory, what))
+    return _on_hub(repo, what, after or revision, gguf_file)
+
+
+def _in_directory(path: Path, what: str, gguf_file: str | None) -> Checkpoint:
+    files = () if gguf_file is not None else weight_files(path, what, path)
+    if not files and (found := gguf_files(path)):
+        return _gguf_checkpoint(only_file(found, str(path), gguf_file))
+    if not files:
+        raise RedrafterError(
+            f"{what}'s directory '{path}' holds no weights: expected model.safetensors, "
+            "pytorch_model.bin, .pt, .pth or .gguf, single or sharded with an index."
+        )
+    return Checkpoint(path.resolve().name, path, files, root=path)
+
+
+def _on_hub(repo: str, what: str, revision: str | None, gguf_file: str | None) -> Checkpoint:
+    if gguf_file is None:
+        directory = download(repo, what, revision)
+        files = weight_files(directory, what, directory)
+        if files:
+            return Checkpoint(repo, directory, files, root=directory)
+    candidates = [Path(name) for name in repo_gguf_files(repo, revision)]
+    if not candidates:
+        raise RedrafterError(f"The Hub repository '{repo}' holds no weights that can be read.")
+    chosen = only_file(candidates, repo, gguf_file)
+    return _gguf_checkpoint(fetch_file(repo, chosen.as_posix(), revision))
+
+
+def _gguf_checkpoint(file: Path) -> Checkpoint:
+    return Checkpoint(file.stem, file.parent, (file,), lone_file=True, root=file.parent)
+
+
+def inside(path: Path, root: Path) -> None:
+    """Refuse a file that lies, or leads by a link, outside a checkpoint.
+
+    The files of a Hub snapshot are links to the cache's own store, which belongs to it.
+
+    Raises:
+        RedrafterError: Naming the file.
+    """
+    home = root.resolve()
+    allowed = [home]
+    for folder in (root.absolute(), home):
+        for parent in (folder, *folder.parents):
+            if parent.parent.name == "snapshots":
+                allowed.append(parent.parent.parent / "blobs")
+    real = path.resolve()
+    if not any(real.is_relative_to(place.resolve()) for place in allowed):
+        raise RedrafterError(
+            f"'{path}' leads out of the checkpoint, to '{real}', so it was not read: put the file "
+            "itself there."
+        )
 
 
 def download(repo: str, what: str, revision: str | None) -> Path:
     """Fetch a repository's small files and its weights, safetensors where it has them."""
     small = [*SMALL_FILES, *(f"drafter/{p}" for p in (*SMALL_FILES, "*" + SAFETENSORS))]
+    found = Path()
     try:
-        for patterns in (["*" + SAFETENSORS], ["*" + suffix for suffix in TORCH_SUFFIXES]):
-            found = Path(
-                snapshot_download(repo, revision=revision, allow_patterns=small + patterns)
-            )
-            if weight_files(found, what):
+        for weights in (["model*" + SAFETENSORS], ["*" + SAFETENSORS], TORCH_PATTERNS):
+            found = _snapshot(repo, revision, [*small, *weights])
+            if weight_files(found, what, found):
                 return found
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -102,15 +166,37 @@ def download(repo: str, what: str, revision: str | None) -> Path:
             f"{what} '{repo}' is neither a local path nor a repository that the Hub gave out "
             f"({reason}): check the name, the connection, or 'hf auth login' if it is gated."
         ) from None
-    raise RedrafterError(f"The Hub repository '{repo}' holds no weights that can be read.")
+    return found
 
 
-def weight_files(directory: Path, what: str) -> tuple[Path, ...]:
+def _snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        # Offline, what mlx-lm fetched is complete, without a README.
+        patterns = DEFAULT_ALLOW_PATTERNS
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+
+
+def weight_files(directory: Path, what: str, root: Path) -> tuple[Path, ...]:
     """Weight files of a directory, safetensors before PyTorch, () where there are none.
 
+    Args:
+        directory: Where they lie.
+        what: "The target" or "The drafter", for messages.
+        root: The checkpoint's directory, which no file may lead out of.
+
     Raises:
-        RedrafterError: If an index names a file that is not there.
+        RedrafterError: If an index names a file that is not there or outside, or a file is none.
     """
+    files = _weight_files(directory, what)
+    for path in files:
+        inside(path, root)
+        require_regular(path)
+    return files
+
+
+def _weight_files(directory: Path, what: str) -> tuple[Path, ...]:
     for suffixes in ((SAFETENSORS,), TORCH_SUFFIXES):
         indexed = _indexed_files(directory, suffixes, what)
         if indexed:
@@ -118,7 +204,7 @@ def weight_files(directory: Path, what: str) -> tuple[Path, ...]:
         loose = sorted(
             path
             for path in directory.iterdir()
-            if path.is_file()
+            if not path.is_dir()
             and path.suffix in suffixes
             and not path.name.startswith(".")
             and not TRAINER_FILES.match(path.name)
@@ -134,9 +220,11 @@ def _indexed_files(directory: Path, suffixes: tuple[str, ...], what: str) -> tup
         if not isinstance(weight_map, dict) or not weight_map:
             continue
         names = sorted({str(name) for name in weight_map.values()})
+        for name in names:
+            inside(directory / name, directory)
         if Path(names[0]).suffix not in suffixes:
             continue
-        missing = [name for name in names if not (directory / name).is_file()]
+        missing = [name for name in names if not (directory / name).exists()]
         if len(missing) == len(names) and suffixes[0] == SAFETENSORS:
             continue  # an index left behind by another format
         if missing:

@@ -23,7 +23,8 @@ from mlx_lm.utils import (
 )
 
 from ..errors import RedrafterError
-from ..text.loading import read_json
+from ..text.boundary import read_json
+from ..text.bounds import check_counts
 from .options import Options
 from .report import PartReport
 from .tensors import DRAFTER_PREFIX, check_names
@@ -61,6 +62,7 @@ class _Checked:
 
     def load_weights(self, weights: list[tuple[str, mx.array]], strict: bool = True) -> Any:
         expected = tree_flatten(self.parameters())  # type: ignore[attr-defined]
+        _check_numbers(dict(expected), dict(weights))
         check_names(
             {name: tuple(array.shape) for name, array in expected},
             {name: tuple(array.shape) for name, array in weights},
@@ -70,6 +72,20 @@ class _Checked:
         return super().load_weights(weights, strict)  # type: ignore[misc]
 
 
+def _check_numbers(expected: dict[str, mx.array], weights: dict[str, mx.array]) -> None:
+    """Refuse whole numbers where a model computes with fractions, which are no weights."""
+    for name, array in weights.items():
+        wanted = expected.get(name)
+        if wanted is None or not mx.issubdtype(wanted.dtype, mx.floating):
+            continue
+        if not mx.issubdtype(array.dtype, mx.floating):
+            raise RedrafterError(
+                f"The target's tensor '{name}' holds whole numbers ({str(array.dtype)[9:]}) where "
+                "weights are expected: the checkpoint is damaged, or quantised in a way that "
+                "mlx-lm does not know."
+            )
+
+
 def _checked_classes(config: dict[str, Any]) -> tuple[type, type]:
     model_class, args_class = _get_classes(config)
     checked = type(model_class.__name__, (_Checked, model_class), {})
@@ -77,13 +93,16 @@ def _checked_classes(config: dict[str, Any]) -> tuple[type, type]:
     return checked, args_class
 
 
-def load_target(directory: Path, name: str, trust_remote_code: bool = False) -> TargetPart:
+def load_target(
+    directory: Path, name: str, trust_remote_code: bool = False, tensors: int | None = None
+) -> TargetPart:
     """Open a checkpoint as mlx-lm does, lazily.
 
     Args:
         directory: Holds config.json, model*.safetensors and the tokenizer.
         name: What to call it.
         trust_remote_code: Whether Python files of the checkpoint may be run.
+        tensors: How many its files hold, so that no model of more layers is built.
 
     Raises:
         RedrafterError: If configuration, tensors or tokenizer are incomplete or unknown to mlx-lm.
@@ -95,6 +114,8 @@ def load_target(directory: Path, name: str, trust_remote_code: bool = False) -> 
             "The target's config.json has no model_type, so the model cannot be built: "
             "use the config.json that save_pretrained wrote."
         )
+    if tensors is not None:
+        check_counts(values, tensors, directory / "config.json")
     try:
         model, config = load_model(
             directory,

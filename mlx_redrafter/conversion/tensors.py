@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import RedrafterError
 from .report import Progress
-from .sources import SAFETENSORS, TORCH_SUFFIXES, Checkpoint
-from .torch_files import torch_to_safetensors
 
 DRAFTER_PREFIX = "drafter."
 FLOATS = ("F32", "F16", "BF16")
@@ -26,42 +23,6 @@ class TensorInfo:
     file: Path
     dtype: str
     shape: tuple[int, ...]
-
-
-def stage(checkpoint: Checkpoint, directory: Path, progress: Progress) -> Checkpoint:
-    """Bring a checkpoint into the form mlx-lm reads: model*.safetensors beside its small files.
-
-    Safetensors and small files become links; PyTorch files are rewritten.
-
-    Args:
-        checkpoint: Where the files are.
-        directory: Fresh directory to fill.
-        progress: Told about rewritten weights.
-
-    Returns:
-        The same checkpoint, in ``directory``.
-    """
-    directory.mkdir()
-    weights = (SAFETENSORS, *TORCH_SUFFIXES)
-    for path in checkpoint.directory.iterdir():
-        if path.is_file() and path.suffix not in weights and ".index.json" not in path.name:
-            _link(directory / path.name, path)
-    if checkpoint.is_torch:
-        files = torch_to_safetensors(checkpoint.files, directory, progress)
-    else:
-        files = tuple(
-            directory / f"model-{i:05d}.safetensors" for i in range(1, len(checkpoint.files) + 1)
-        )
-        for link, path in zip(files, checkpoint.files, strict=True):
-            _link(link, path)
-    return Checkpoint(checkpoint.name, directory, files, checkpoint.lone_file)
-
-
-def _link(link: Path, path: Path) -> None:
-    try:
-        link.symlink_to(path.resolve())
-    except OSError:  # exFAT and other file systems without links
-        shutil.copyfile(path, link)
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, TensorInfo]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig, scores
 from ..tree import DraftTree
-from .drafter import Drafter
-from .prepared_drafter import PreparedDrafter
+from .memory_drafter import MemoryView, together
+from .prepared_drafter import DraftStart, PreparedDrafter
 from .shape import BeamShape
-from .source import DraftInput, last_tokens
+from .source import DraftInput, DraftSource, last_tokens
 
 # A token's score is at least this, so that sums stay finite where a filter removed the token ...
 FLOOR = -100.0
@@ -56,7 +57,8 @@ class BeamSearch:
             )
         self.shape = shape
         self.seconds = 0.0
-        self.lookback = config.lookback
+        self._prepared = prepared
+        self.lookback: int | None = config.lookback
         search = partial(_search, prepared, embed, shape, sampling)
         self._search = mx.compile(search) if compiled else search
 
@@ -77,6 +79,7 @@ class BeamSearch:
             mx.stack([state.root for state in states]),
             mx.stack(noises) if noises else None,
             mx.stack([self._before(state) for state in states]) if self.lookback else None,
+            self._memory(states) if self._prepared.needs_memory else None,
         )
         rows = [_rows(array) for array in arrays]
         return [
@@ -87,10 +90,23 @@ class BeamSearch:
             for tokens, parents, depths, log_probs, ancestors in zip(*rows, strict=True)
         ]  # fmt: skip
 
+    def begin(self, prompt: Sequence[int]) -> DraftSource:  # noqa: ARG002
+        """Itself: what it needs of a text it is told each time."""
+        return self
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Nothing is remembered."""
+
     def _before(self, state: DraftInput) -> mx.array:
         if state.before is not None:
             return state.before
-        return mx.array(last_tokens(state.text, self.lookback), dtype=mx.int32)
+        return mx.array(last_tokens(state.text, self.lookback or 0), dtype=mx.int32)
+
+    def _memory(self, states: Sequence[DraftInput]) -> MemoryView:
+        found = [state.memory for state in states if state.memory is not None]
+        if len(found) < len(states):
+            raise RedrafterError("This drafter needs a memory of the text: draft with decode().")
+        return found[0] if len(found) == 1 else together(found)
 
 
 def _rows(array: mx.array) -> list[mx.array]:
@@ -121,8 +137,9 @@ def _search(
     root: mx.array,
     noise: mx.array | None,
     before: mx.array | None,
+    memory: MemoryView | None,
 ) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
-    """The searches from the roots (batch, 1), with hidden (batch, hidden_size) and noise.
+    """The searches from the roots (batch, 1), with hidden (batch, state_size) and noise.
 
     ``before`` are the tokens before the root, (batch, lookback), -1 where there is none.
     Nodes are first numbered as they are opened: the root 0, beam b of depth d
@@ -132,22 +149,21 @@ def _search(
         Tokens, parents, depths, log-probabilities (batch, n) and ancestors (batch, n, n);
         n = 1 + shape.nodes.
     """
-    drafter, hidden_term = prepared.drafter, prepared.project_hidden(hidden)
+    drafter = prepared.drafter
     if noise is not None:
         noise = drafter.draft_columns(noise)
-    state = _first_state(drafter, embed, before, hidden)
+    draft, state = prepared.begin(DraftStart(embed, hidden, before, memory, shape.length))
     if shape.width == 1:
-        return _chain(prepared, embed, shape.nodes, sampling, hidden_term, root, noise, state)
+        return _chain(prepared, embed, shape.nodes, sampling, draft, root, noise, state)
     width, opened = shape.width, 1 + shape.width * shape.length
     batch = root.shape[0]
     itself = mx.eye(opened, dtype=mx.bool_)
     tokens, totals = [root], [mx.zeros((batch, 1))]
     lineage = [mx.broadcast_to(itself[:1], (batch, 1, opened))]
-    state = state[:, None]
     for depth in range(shape.length):
-        state = drafter.advance(embed(tokens[-1]), state)
+        state = prepared.advance(draft, embed(tokens[-1]), state, depth)
         level_noise = None if noise is None else noise[:, depth : depth + 1]
-        level_scores = _level_scores(prepared, sampling, hidden_term[:, None], state, level_noise)
+        level_scores = _level_scores(prepared, sampling, draft, state, level_noise)
         gain = _normalised(level_scores, level_scores)
         candidates = (totals[-1][..., None] + gain).reshape(batch, -1)
         best = _top(candidates, width)
@@ -169,7 +185,7 @@ def _chain(
     embed: Callable[[mx.array], mx.array],
     length: int,
     sampling: SamplingConfig,
-    hidden_term: mx.array,
+    draft: Any,
     root: mx.array,
     noise: mx.array | None,
     state: mx.array,
@@ -179,9 +195,9 @@ def _chain(
     batch, n = root.shape[0], 1 + length
     tokens, levels = [root], []
     for depth in range(length):
-        state = drafter.advance(embed(tokens[-1][:, 0]), state)
-        level_noise = None if noise is None else noise[:, depth]
-        level_scores = _level_scores(prepared, sampling, hidden_term, state, level_noise)
+        state = prepared.advance(draft, embed(tokens[-1]), state, depth)
+        level_noise = None if noise is None else noise[:, depth : depth + 1]
+        level_scores = _level_scores(prepared, sampling, draft, state, level_noise)[:, 0]
         tokens.append(drafter.target_tokens(mx.argmax(level_scores, axis=-1, keepdims=True)))
         levels.append(level_scores)
     level_scores = mx.stack(levels, axis=1)
@@ -196,29 +212,15 @@ def _chain(
     )
 
 
-def _first_state(
-    drafter: Drafter,
-    embed: Callable[[mx.array], mx.array],
-    before: mx.array | None,
-    hidden: mx.array,
-) -> mx.array:
-    """The state of each search when it comes to its root, (batch, state size)."""
-    if before is None:
-        state = drafter.initial_state(len(hidden))
-    else:
-        state = drafter.read(embed(mx.maximum(before, 0)), before >= 0)
-    return state.astype(hidden.dtype)
-
-
 def _level_scores(
     prepared: PreparedDrafter,
     sampling: SamplingConfig,
-    hidden_term: mx.array,
+    draft: Any,
     state: mx.array,
     noise: mx.array | None,
 ) -> mx.array:
     """Each next token's score but for a constant, float32 (..., head_size)."""
-    logits = prepared.logits(hidden_term, state).astype(mx.float32)
+    logits = prepared.logits(draft, state).astype(mx.float32)
     return scores(sampling, logits, noise, normalise=False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from ..tree import DraftTree
@@ -48,6 +50,24 @@ class ChainSource:
         """As the other's."""
         return self._source.seconds
 
+    @property
+    def lookback(self) -> int | None:
+        """None: a chain is picked from a tree by its scores."""
+        return None
+
     def __call__(self, state: DraftInput) -> DraftTree:
         """Propose a chain from ``state.root``."""
         return chain_of(self._source(state))
+
+    def together(self, states: Sequence[DraftInput]) -> list[DraftTree]:
+        """The other's trees, as chains."""
+        return [chain_of(tree) for tree in self._source.together(states)]
+
+    def begin(self, prompt: Sequence[int]) -> DraftSource:
+        """The chains of the other's source for this text."""
+        own = self._source.begin(prompt)
+        return self if own is self._source else ChainSource(own)
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Tell the other."""
+        self._source.accepted(tokens)

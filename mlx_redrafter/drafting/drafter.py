@@ -39,6 +39,14 @@ class DrafterConfig:
             None for the recurrent head.
         lookback: Tokens before the root that the state has read when it comes to the root; 0 is the
             paper's head, which begins with the root.
+        memory_heads: Attention heads that look into a memory of the text, see ``MemoryDrafter``;
+            None for the heads without one. The keys below belong to it, and only to it.
+        memory_head_dim: Width of each.
+        memory_window: Tokens that a draft sees of the text, the last ones.
+        state_size: Width of the recurrent state.
+        mlp_size: Width of the gated layer behind the memory.
+        target_layers: Layers of the target (from 0) whose outputs are read besides the final hidden
+            state, ascending.
     """
 
     hidden_size: int
@@ -52,6 +60,12 @@ class DrafterConfig:
     shared_rows: bool = False
     independent_heads: int | None = None
     lookback: int = 0
+    memory_heads: int | None = None
+    memory_head_dim: int | None = None
+    memory_window: int | None = None
+    state_size: int | None = None
+    mlp_size: int | None = None
+    target_layers: tuple[int, ...] = ()
     model_type: str = MODEL_TYPE
 
     @classmethod
@@ -88,14 +102,18 @@ class DrafterConfig:
         lookback = values.get("lookback", 0)
         fits = _is_count(lookback, 0) and (lookback == 0 or heads is None)
         _require(values, "lookback", fits, "at least 0, and 0 with independent_heads")
+        if values.get("memory_heads") is not None:
+            _check_memory(values)
         known = {field.name for field in fields(cls)}
+        given = {k: v for k, v in values.items() if k in known}
+        given["target_layers"] = tuple(values.get("target_layers") or ())
         # Apple's configuration class takes an absent `rnn` for false.
-        return cls(**{"rnn": False, **{k: v for k, v in values.items() if k in known}})
+        return cls(**{"rnn": False, **given})
 
     def to_dict(self) -> dict[str, Any]:
         """The config.json entry, without keys that are None or say what is usual."""
         entry = {k: v for k, v in asdict(self).items() if v is not None}
-        for name in ("shared_rows", "lookback"):
+        for name in ("shared_rows", "lookback", "target_layers"):
             if not entry[name]:
                 del entry[name]
         return entry
@@ -110,6 +128,21 @@ class DrafterConfig:
         """Number of output rows."""
         return self.draft_vocab_size or self.vocab_size
 
+    @property
+    def num_hidden_states(self) -> int:
+        """Hidden states of the target that are read at a position."""
+        return len(self.target_layers) + 1
+
+    @property
+    def memory_size(self) -> int:
+        """Width of all memory heads together."""
+        return (self.memory_heads or 0) * (self.memory_head_dim or 0)
+
+    @property
+    def rotary_dim(self) -> int:
+        """Width of what is turned by its position in each memory head: half of it, even."""
+        return (self.memory_head_dim or 0) // 4 * 2
+
 
 def _is_count(value: Any, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
@@ -120,6 +153,20 @@ def _require(values: dict[str, Any], name: str, good: bool, wanted: str) -> None
         raise RedrafterError(
             f"The drafter's config.json has {name}={values.get(name)!r}, but it has to be {wanted}."
         )
+
+
+def _check_memory(values: dict[str, Any]) -> None:
+    for name in ("memory_heads", "memory_head_dim", "memory_window", "state_size", "mlp_size"):
+        minimum = 4 if name == "memory_head_dim" else 1
+        _require(values, name, _is_count(values.get(name), minimum), f"at least {minimum}")
+    layers = values.get("target_layers") or []
+    fits = isinstance(layers, list | tuple) and all(_is_count(layer, 0) for layer in layers)
+    fits = fits and list(layers) == sorted(set(layers))
+    _require(values, "target_layers", fits, "layers of the target in ascending order")
+    others = ("shared_rows", "independent_heads", "lookback")
+    clash = next((name for name in others if values.get(name)), None)
+    if clash is not None:
+        _require(values, clash, False, "left out where there are memory_heads")
 
 
 # Each of these is one launch, and where a launch is dear a draft is made of little else.
@@ -323,8 +370,3 @@ def _head(config: DrafterConfig) -> list[nn.Module]:
     if config.shared_rows:
         return blocks
     return [*blocks, OutputRows(config.exit_dim, config.head_size, bias=False)]
-
-
-def drafter_of(config: DrafterConfig) -> Drafter:
-    """A drafter of the kind that a configuration asks for, its weights arbitrary."""
-    return Drafter(config) if config.independent_heads is None else IndependentHeads(config)

@@ -1,4 +1,4 @@
-"""Drafting ahead: the next step's draft as part of the graph that verifies the one before it.
+"""The next step's draft as part of the graph that verifies the one before it.
 
 A draft's own scores say how much of it is worth verifying. To read them before it is verified would
 take a second evaluation a step; a draft made at the end of the step before is read together with
@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from ..sampling import Choices
-from ..tree import DraftTree
-from .beam_search import BeamSearch
+from ..tree import DraftTree, accepted_leaf
 from .noise_scale import NoiseScale
 from .shape import BeamShape
-from .source import DraftInput, last_tokens
+from .source import DraftInput, DraftSource, last_tokens
 
 
 @dataclass(frozen=True)
@@ -34,26 +33,13 @@ class NextDraft:
     tree: DraftTree | None
 
 
-def accepted_leaf(tree: DraftTree, choices: mx.array) -> mx.array:
-    """The last node of the path that a step accepts, int32 (), as ``tree.accept`` finds it.
-
-    Args:
-        tree: What was verified, no token twice among siblings.
-        choices: The target's choice after each node, int32 (n,).
-    """
-    hit = tree.tokens == mx.take(choices, mx.maximum(tree.parents, 0))
-    hit = hit | (tree.parents < 0)
-    on_path = mx.all(hit[None, :] | ~tree.ancestors, axis=1)
-    return mx.argmax(mx.where(on_path, tree.depths, -1)).astype(mx.int32)
-
-
 def next_draft_input(
     tree: DraftTree,
     choices: Choices,
     hidden: mx.array,
     noise: mx.array | None,
     text: Sequence[int],
-    search: BeamSearch,
+    source: DraftSource,
     noise_scale: NoiseScale,
 ) -> DraftInput:
     """What a draft is told that starts where the verified tree's accepted path ends.
@@ -65,17 +51,17 @@ def next_draft_input(
         noise: Row d for the token after depth d of the tree, and further rows for the draft;
             None when greedy.
         text: The tokens before the tree's root.
-        search: What is to draft.
+        source: What is to draft; it looks at no more than its ``lookback``.
         noise_scale: How far drafts follow the noise, before this step's choices.
     """
     end = accepted_leaf(tree, choices.tokens)
     depth = mx.take(tree.depths, end)
     if noise is not None and choices.flipped_by_noise is not None:
         age = mx.where(mx.take(tree.ancestors, end, axis=0), depth - tree.depths, -1)
-        noise = mx.take(noise, depth + 1 + mx.arange(search.max_depth), axis=0)
+        noise = mx.take(noise, depth + 1 + mx.arange(source.max_depth), axis=0)
         noise = noise * noise_scale.scale_after(choices.flipped_by_noise, age)
     before = None
-    if lookback := search.lookback:
+    if lookback := source.lookback:
         line = mx.take(tree.path_tokens(), end, axis=0)
         line = mx.concatenate([mx.array(last_tokens(text, lookback), dtype=mx.int32), line])
         before = mx.take(line, depth + 1 + mx.arange(lookback))

@@ -11,16 +11,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
 from .drafter import Drafter
+from .memory_drafter import MemoryView
 
 # (what the hidden state contributes, state) -> their sum in front of the first residual block
 Projection = Callable[[mx.array, mx.array], mx.array]
+Embed = Callable[[mx.array], mx.array]
+
+
+class DraftStart(NamedTuple):
+    """Where drafts of one shape begin.
+
+    Attributes:
+        embed: The target's input embedding.
+        hidden: What the drafts start from, (batch, state_size).
+        before: Tokens before the roots, int32 (batch, lookback), -1 where there is none; None
+            without a lookback.
+        memory: What the drafts see of the text; None without a memory.
+        length: Levels of the draft.
+    """
+
+    embed: Embed
+    hidden: mx.array
+    before: mx.array | None
+    memory: MemoryView | None
+    length: int
 
 
 class PreparedDrafter:
@@ -38,6 +59,41 @@ class PreparedDrafter:
         has_projection = "input_proj" in drafter
         self._project = _state_projection(drafter.input_proj) if has_projection else None
 
+    @property
+    def needs_memory(self) -> bool:
+        """Whether drafts look into a memory of the text, see ``MemoryDrafter``."""
+        return False
+
+    @property
+    def state_size(self) -> int:
+        """Width of what a draft starts from, ``DraftInput.hidden``."""
+        config = self.drafter.config
+        return config.state_size or config.hidden_size
+
+    def begin(self, start: DraftStart) -> tuple[Any, mx.array]:
+        """What stays the same for a whole draft, and the states when they come to their roots.
+
+        Returns:
+            The first for :meth:`advance` and :meth:`logits`; states (batch, 1, width).
+        """
+        if start.before is None:
+            state = self.drafter.initial_state(len(start.hidden))
+        else:
+            embeddings = start.embed(mx.maximum(start.before, 0))
+            state = self.drafter.read(embeddings, start.before >= 0)
+        hidden = start.hidden
+        return self.project_hidden(hidden)[:, None], state.astype(hidden.dtype)[:, None]
+
+    def advance(
+        self,
+        draft: Any,  # noqa: ARG002 - what other heads need
+        embeddings: mx.array,
+        state: mx.array,
+        depth: int,  # noqa: ARG002
+    ) -> mx.array:
+        """Feed the tokens of a depth, 0 for the roots, to the states, (batch, m, width)."""
+        return self.drafter.advance(embeddings, state)
+
     def project_hidden(self, hidden: mx.array) -> mx.array:
         """What a hidden state contributes to every level of a draft.
 
@@ -54,7 +110,7 @@ class PreparedDrafter:
         projected: mx.array = self.drafter.input_proj(alone)
         return projected
 
-    def logits(self, hidden_term: mx.array, state: mx.array) -> mx.array:
+    def logits(self, hidden_term: Any, state: mx.array) -> mx.array:
         """As ``Drafter.logits``, of a hidden state that :meth:`see` has hidden_term.
 
         Args:

@@ -1,6 +1,6 @@
-"""Several prompts decoded together: one forward a step for all, each accepting what it accepts.
+"""Several texts decoded together: one forward a step for all, each accepting what it accepts.
 
-A text goes through the same steps as alone (``decoding.TextLoop``); what is shared is the draft's
+A text goes through the same steps as alone (``decode.DecodingLoop``); what is shared is the draft's
 beam search, the target's forward and the one evaluation. The text of each prompt is therefore the
 one that it has alone, with the noise of its own positions.
 """
@@ -9,47 +9,273 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field, replace
 
-import mlx.core as mx
-
-from ..drafting.beam_search import BeamSearch
-from ..drafting.shape import BeamShape
+from ..cache.prompt_cache import PromptCache
 from ..errors import RedrafterError
-from ..tree import DraftTree
-from .decode import CLEAR_CACHE_EVERY, DecodingConfig, TextLoop
+from .config import DecodingConfig
+from .decode import DecodingLoop
+from .events import Event, NewToken, PromptRead, SequenceFailed
 from .model import SpeculativeModel
+from .sequence import Sequence, check_prompt
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
-from .step import DecodedToken, PendingStep, StepRecord
+from .step import DecodedToken
 
 DEFAULT_BATCH = 8
 
 
-@dataclass
-class _Text:
-    """One text under way.
+@dataclass(eq=False)
+class _Member:
+    """A sequence of an engine.
 
     Attributes:
-        index: Place of its prompt among all.
-        loop: Its own steps.
-        root: Its last token, int32 (1,).
-        hidden: The hidden state from which that was chosen, (hidden_size,).
-        emitted: Tokens handed out.
+        number: What the engine calls it.
+        sequence: The sequence.
+        reading: Reads its prompt, piece by piece; None before it begins.
+        cached: Prompt tokens that its cache held.
+        seconds: Time spent on its prompt, up to its first token.
+        handed_out: Tokens handed out.
     """
 
-    index: int
-    loop: TextLoop
-    root: mx.array
-    hidden: mx.array
-    emitted: int = 1
+    number: int
+    sequence: Sequence
+    reading: Iterator[tuple[int, int]] | None = None
+    cached: int = -1
+    seconds: float = 0.0
+    handed_out: int = 0
+
+
+@dataclass
+class _Group:
+    """Sequences that share a loop, and those that wait for a step to be over to join it."""
+
+    loop: DecodingLoop
+    joining: list[Sequence] = field(default_factory=list)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        return [*self.loop.sequences, *self.joining]
+
+
+class Engine:
+    """Decodes texts together; they may be added and stopped between any two steps.
+
+    All that a text has of its own (sampling, seed, limits, back-off, statistics) is in its
+    :class:`Sequence`. A single text under way is stepped as :func:`decode` does. Texts that cannot
+    share a forward, because of the model or of the kind of their caches, take turns. An engine is
+    for one thread at a time; different engines of one model may run in different ones.
+
+    Args:
+        model: Target and drafter.
+        batch_size: Sequences under way at most; further ones wait.
+        planner: Chooses each step's beam shape for all, instead of each configuration's ``beam``;
+            the one that it has for as many sequences as are under way.
+        prompts_first: Whether waiting prompts are read whole before the next step. Else a piece of
+            one of them is read with each step, so that the texts under way go on.
+    """
+
+    def __init__(
+        self,
+        model: SpeculativeModel,
+        *,
+        batch_size: int = DEFAULT_BATCH,
+        planner: ShapePlanner | None = None,
+        prompts_first: bool = False,
+    ):
+        check_batch_size(batch_size)
+        self._model = model
+        self._size = batch_size
+        self._planner = planner
+        self._prompts_first = prompts_first
+        self._numbers = 0
+        self._members: dict[int, _Member] = {}
+        self._of: dict[Sequence, _Member] = {}
+        self._waiting: deque[_Member] = deque()
+        self._reading: list[_Member] = []
+        self._groups: list[_Group] = []
+
+    def add(
+        self,
+        prompt: Tokens[int],
+        config: DecodingConfig | None = None,
+        *,
+        cache: PromptCache | None = None,
+        stats: AcceptanceStats | None = None,
+    ) -> int:
+        """Let a text join as soon as there is room; nothing is computed yet.
+
+        Args:
+            prompt: Token ids, at least one.
+            config: How to decode it.
+            cache: Of an earlier turn, to resume. Where texts are decoded together it holds no more
+                than the prompt afterwards.
+            stats: Counts to add to.
+
+        Returns:
+            Its number.
+
+        Raises:
+            RedrafterError: If it cannot be decoded.
+        """
+        config = config or DecodingConfig()
+        sequence = Sequence(self._model, prompt, config, cache=cache, stats=stats)
+        self._new_loop().check(sequence)
+        member = _Member(self._numbers, sequence)
+        self._numbers += 1
+        self._members[member.number] = self._of[sequence] = member
+        self._waiting.append(member)
+        return member.number
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._members)
+
+    def step(self) -> list[Event]:
+        """Read a piece of a prompt, if one waits, and take one step of all that have begun."""
+        events: list[Event] = []
+        self._read_prompts(events)
+        for group in list(self._groups):
+            self._step(group, events)
+        return events
+
+    def stop(self, sequence: int) -> None:
+        """Let a text leave before its end; one that has ended is left alone."""
+        member = self._members.get(sequence)
+        if member is not None:
+            self._leave(member)
+
+    def stats(self, sequence: int) -> AcceptanceStats:
+        """Counts of a text that has not left, as they go on."""
+        return self._members[sequence].sequence.stats
+
+    # Prompts
+
+    def _read_prompts(self, events: list[Event]) -> None:
+        while self._begin_waiting() or self._reading:
+            member = self._reading[0]
+            try:
+                self._read_piece(member, events)
+            except RedrafterError as error:
+                events.append(SequenceFailed(member.number, error))
+                self._leave(member)
+            if not self._prompts_first:
+                return
+
+    def _begin_waiting(self) -> bool:
+        """Let one more text begin where there is room."""
+        under_way = len(self._reading) + sum(len(group.sequences) for group in self._groups)
+        if not self._waiting or under_way >= self._size:
+            return False
+        member = self._waiting.popleft()
+        member.reading = self._new_loop().prefill(member.sequence)
+        self._reading.append(member)
+        return True
+
+    def _read_piece(self, member: _Member, events: list[Event]) -> None:
+        assert member.reading is not None
+        started = time.perf_counter()
+        piece = next(member.reading, None)
+        self._spent(member, time.perf_counter() - started)
+        if piece is not None:
+            done, total = piece
+            member.cached = done if member.cached < 0 else member.cached
+            events.append(PromptRead(member.number, done, total, member.cached))
+            if done < total:
+                return
+        self._reading.remove(member)
+        self._take_first_token(member, events)
+
+    def _take_first_token(self, member: _Member, events: list[Event]) -> None:
+        """The step of a prompt's last token is the sequence's own; then it joins others."""
+        loop, started = self._new_loop(), time.perf_counter()
+        loop.compose([], [member.sequence])
+        made = loop.step(goes_on=False)
+        self._spent(member, time.perf_counter() - started)
+        self._hand_out(made, events)
+        if member.sequence.finish_reason is None:
+            self._place(member.sequence, loop)
+
+    def _spent(self, member: _Member, seconds: float) -> None:
+        """Count a prompt's time as its own, and not as the steps' that are under way."""
+        member.seconds += seconds
+        for group in self._groups:
+            group.loop.spent_elsewhere(seconds)
+
+    def _place(self, sequence: Sequence, loop: DecodingLoop) -> None:
+        """Let a sequence join those that it can share a forward with."""
+        if self._shares(sequence):
+            for group in self._groups:
+                if all(self._shares(other) for other in group.sequences):
+                    group.joining.append(sequence)
+                    return
+        self._groups.append(_Group(loop))
+
+    def _shares(self, sequence: Sequence) -> bool:
+        options = sequence.config.cache_options
+        plain = options.kv_bits is None and options.max_kv_size is None
+        return plain and self._model.target.batches
+
+    def _new_loop(self) -> DecodingLoop:
+        return DecodingLoop(self._model, self._planner)
+
+    # Steps
+
+    def _step(self, group: _Group, events: list[Event]) -> None:
+        loop = group.loop
+        for sequence in filter(self._of.__contains__, loop.sequences):
+            self._check_cache(sequence, events)
+        leaving = [s for s in loop.sequences if s not in self._of]
+        if len(leaving) == len(loop.sequences):
+            loop.discard()
+        changes = bool(leaving or group.joining)
+        if changes and loop.idle:
+            loop.compose(leaving, group.joining)
+            group.joining = []
+            changes = False
+        if loop.sequences:
+            goes_on = not (changes or self._reading)
+            self._hand_out(loop.step(goes_on=goes_on), events)
+        elif not group.joining:
+            self._groups.remove(group)
+
+    def _check_cache(self, sequence: Sequence, events: list[Event]) -> None:
+        try:
+            sequence.check_cache()
+        except RedrafterError as error:
+            member = self._of[sequence]
+            events.append(SequenceFailed(member.number, error))
+            self._leave(member)
+
+    def _hand_out(self, made: dict[Sequence, list[DecodedToken]], events: list[Event]) -> None:
+        for sequence, tokens in made.items():
+            member = self._of.get(sequence)
+            if member is None:
+                continue  # it was stopped while its step was under way
+            member.handed_out += len(tokens)
+            events += [NewToken(member.number, token, member.seconds) for token in tokens]
+            if sequence.finish_reason is not None:
+                self._leave(member)
+
+    def _leave(self, member: _Member) -> None:
+        del self._members[member.number], self._of[member.sequence]
+        if member in self._waiting:
+            self._waiting.remove(member)
+        if member in self._reading:
+            self._reading.remove(member)
+        for group in self._groups:
+            if member.sequence in group.joining:
+                group.joining.remove(member.sequence)
+        member.sequence.close(member.handed_out)
 
 
 class BatchDecoder:
     """Decodes prompts together; iterate over it once.
 
-    Prompts are prefilled one by one, and join as soon as there is room. A text leaves with its last
+    Prompts are read one by one, and join as soon as there is room. A text leaves with its last
     token, or when :meth:`stop` is called.
 
     Args:
@@ -73,164 +299,73 @@ class BatchDecoder:
     def __init__(
         self,
         model: SpeculativeModel,
-        prompts: Sequence[Sequence[int]],
+        prompts: Tokens[Tokens[int]],
         config: DecodingConfig | None = None,
         *,
-        max_tokens: Sequence[int] | None = None,
+        max_tokens: Tokens[int] | None = None,
         batch_size: int = DEFAULT_BATCH,
         planner: ShapePlanner | None = None,
     ):
         config = config or DecodingConfig()
-        _check(model, prompts, config, max_tokens, batch_size)
+        _check(model, prompts, config, max_tokens)
+        model.target.make_batch_cache()
         limits = max_tokens or [config.max_tokens] * len(prompts)
         self.stats = [AcceptanceStats() for _ in prompts]
         self.prompt_seconds = [0.0 for _ in prompts]
-        self._model = model
-        self._configs = [replace(config, max_tokens=limit) for limit in limits]
-        self._batch = model.target.make_batch_cache()
-        self._prompts = [list(prompt) for prompt in prompts]
-        self._size = batch_size
-        self._planner = planner if config.draft and model.drafter is not None else None
+        self._engine = Engine(model, batch_size=batch_size, planner=planner, prompts_first=True)
+        for prompt, limit, stats in zip(prompts, limits, self.stats, strict=True):
+            self._engine.add(prompt, replace(config, max_tokens=limit), stats=stats)
         self._stopped: set[int] = set()
 
     def stop(self, index: int) -> None:
         """Hand out no more tokens of a text."""
         self._stopped.add(index)
+        self._engine.stop(index)
 
     def __iter__(self) -> Iterator[tuple[int, DecodedToken]]:
         """Yield (place of the prompt, token); a text's last token carries a finish reason."""
-        waiting = deque(range(len(self._prompts)))
-        texts: list[_Text] = []
-        steps = 0
-        while waiting or texts:
-            places = [place for place, text in enumerate(texts) if self._goes_on(text)]
-            texts = [texts[place] for place in places]
-            joining: list[_Text] = []
-            while waiting and len(texts) + len(joining) < self._size:
-                if waiting[0] in self._stopped:
-                    waiting.popleft()
-                    continue
-                text, first = self._begin(waiting.popleft())
-                yield text.index, first
-                if first.finish_reason is None and self._goes_on(text):
-                    joining.append(text)
-            self._compose(places, texts, joining)
-            texts = texts + joining
-            if texts:
-                steps += 1
-                yield from self._step(texts)
-            if steps % CLEAR_CACHE_EVERY == 0:
-                mx.clear_cache()
+        try:
+            while self._engine.busy:
+                yield from self._step()
+        finally:
+            for index in range(len(self.stats)):
+                self._engine.stop(index)
 
-    def _goes_on(self, text: _Text) -> bool:
-        return text.index not in self._stopped
-
-    def _compose(self, places: list[int], texts: list[_Text], joining: list[_Text]) -> None:
-        """Bring the caches to the texts at ``places`` and those that join them."""
-        if not joining and len(places) == len(self._batch.rows):
-            return
-        self._batch.compose(places, [text.loop.cache for text in joining])
-        for text, row in zip([*texts, *joining], self._batch.rows, strict=True):
-            text.loop.cache = row
-
-    def _begin(self, index: int) -> tuple[_Text, DecodedToken]:
-        """Prefill a prompt and take its first token, alone."""
-        started = time.perf_counter()
-        model, config = self._model, self._configs[index]
-        loop = TextLoop(model, config, model.make_cache(), self.stats[index], self._planner)
-        loop.prefill(self._prompts[index], lambda _done, _total: None)
-        pending = loop.launch(mx.array(self._prompts[index][-1:]), None, None, goes_on=False)
-        record = loop.read(pending)
-        tokens, finish = loop.cut(record, 0)
-        loop.commit(record, len(tokens))
-        self.prompt_seconds[index] = time.perf_counter() - started
-        text = _Text(index, loop, pending.choices.tokens, pending.hidden[0])
-        return text, DecodedToken(tokens[0], False, finish, None)
-
-    def _step(self, texts: list[_Text]) -> Iterator[tuple[int, DecodedToken]]:
-        """One step of all texts."""
-        planner = self._planner and self._planner.for_batch(len(texts))
-        for text in texts:
-            text.loop.planner = planner
-        longest = max(texts, key=lambda text: len(text.loop.cache)).loop
-        context, shape = len(longest.cache), longest.next_shape()
-        pendings = self._launch(texts, shape)
-        records = [text.loop.read(pending) for text, pending in zip(texts, pendings, strict=True)]
-        made, seconds = [], 0.0
-        for text, pending, record in zip(texts, pendings, records, strict=True):
-            tokens, finish = text.loop.cut(record, text.emitted)
-            text.loop.commit(record, len(tokens))
-            # Between steps there may be other prompts' prefills.
-            seconds = text.loop.count(pending, record, len(tokens), pending.started)
-            end = record.path[-1]
-            text.root, text.hidden = pending.choices.tokens[end : end + 1], pending.hidden[end]
-            text.emitted += len(tokens)
-            made.append((tokens, finish))
-        self._batch.commit()
-        if planner is not None:
-            planner.observe(shape, records, seconds, context)
-        for text, record, (tokens, finish) in zip(texts, records, made, strict=True):
-            yield from self._hand_out(text, record, tokens, finish)
-
-    def _hand_out(
-        self, text: _Text, record: StepRecord, tokens: list[int], finish: str | None
-    ) -> Iterator[tuple[int, DecodedToken]]:
-        for place, token in enumerate(tokens, start=1):
-            if not self._goes_on(text):
-                return
-            reason = finish if place == len(tokens) else None
-            yield text.index, DecodedToken(token, place <= record.accepted, reason, record)
-        if finish is not None:
-            self.stop(text.index)
-
-    def _launch(self, texts: list[_Text], shape: BeamShape | None) -> list[PendingStep]:
-        """Start a step: draft for all, verify together, choose for each."""
-        started = time.perf_counter()
-        source, draft_seconds = texts[0].loop.source(shape)
-        noises = [text.loop.noise(source) for text in texts]
-        if source is None:
-            trees = [DraftTree.root_only(text.root) for text in texts]
-        else:
-            states = [
-                text.loop.state(text.root, text.hidden, noise)
-                for text, noise in zip(texts, noises, strict=True)
-            ]
-            if isinstance(source, BeamSearch):
-                trees = source.together(states)
-            else:
-                trees = [source(state) for state in states]
-        logits, hidden = self._model.target.verify_batch(trees, self._batch)
-        pendings = []
-        for row, (text, tree) in enumerate(zip(texts, trees, strict=True)):
-            choices = text.loop.choose(logits[row], tree, noises[row])
-            pendings.append(PendingStep(tree, choices, hidden[row], shape, started, draft_seconds))
-        mx.async_eval([pending.read_back for pending in pendings])
-        return pendings
+    def _step(self) -> Iterator[tuple[int, DecodedToken]]:
+        for event in self._engine.step():
+            if isinstance(event, SequenceFailed):
+                raise event.error
+            if isinstance(event, NewToken) and event.sequence not in self._stopped:
+                self.prompt_seconds[event.sequence] = event.prompt_seconds
+                yield event.sequence, event.decoded
 
 
 def _check(
     model: SpeculativeModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Tokens[Tokens[int]],
     config: DecodingConfig,
-    max_tokens: Sequence[int] | None,
-    batch_size: int,
+    max_tokens: Tokens[int] | None,
 ) -> None:
-    size = model.target.vocab_size
     for place, prompt in enumerate(prompts):
-        if not prompt:
-            raise RedrafterError(f"Prompt {place} is empty: give at least one token.")
-        if not all(0 <= token < size for token in prompt):
-            raise RedrafterError(f"Prompt {place} holds ids outside the vocabulary of {size}.")
+        check_prompt(prompt, model.target.vocab_size, f"Prompt {place}")
     if max_tokens is not None and len(max_tokens) != len(prompts):
         raise RedrafterError(
             f"max_tokens has {len(max_tokens)} entries for {len(prompts)} prompts: "
             "give one for each, or one number for all."
         )
-    if batch_size < 1:
-        raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")
     options = config.cache_options
     if options.kv_bits is not None or options.max_kv_size is not None:
         raise RedrafterError(
             "Prompts that are decoded together keep all keys and values as they are: leave kv_bits "
             "and max_kv_size out, or decode the prompts one by one."
         )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch of nobody.
+
+    Raises:
+        RedrafterError: If it is one.
+    """
+    if batch_size < 1:
+        raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")

@@ -1,82 +1,40 @@
-"""The decoding loop: prefill, then draft, verify, accept, commit. Plain decoding is the same loop
-with trees that are only a root.
+"""The decoding loop: draft, verify, choose, accept, commit. Plain decoding is the same loop with
+trees that are only a root, and a single text is a batch of one.
 
-Between steps every committed token except the last is in the caches; ``root`` is that last token
-and ``hidden`` the target's final hidden state from which it was chosen. A step is one lazy graph
-with one evaluation.
+A step is one lazy graph with one evaluation. Two things make the next step begin before one has
+been read: a plain step after a plain one is started early, so that the two overlap; and the next
+step's draft may be made in this step's graph (``NextDraft``), so that it can be read, and as much
+of it verified as is worth it, without a further evaluation.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Tokens
 
 import mlx.core as mx
 
+from ..cache.batch import BatchCache
 from ..cache.prompt_cache import PromptCache
-from ..cache.quantized import CacheOptions
-from ..drafting.beam_search import BeamSearch
-from ..drafting.drafter import Drafter
-from ..drafting.next_draft import NextDraft, next_draft_input
-from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftInput, DraftSource
-from ..errors import RedrafterError
-from ..sampling import Choices, Sampler, SamplingConfig
-from ..target.target import PREFILL_STEP
-from ..tree import DraftTree, HostTree, accept
+from ..tree import DraftTree
+from .config import DecodingConfig
+from .launch import PlannedDrafts, StepLauncher, caches_of
 from .model import SpeculativeModel
-from .open_cache import open_cache
-from .shape_planner import ShapePlanner
+from .sequence import Sequence
+from .shape_planner import ObservedStep, ShapePlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
 
 CLEAR_CACHE_EVERY = 256
 
-
-@dataclass(frozen=True)
-class DecodingConfig:
-    """What the loop is to do.
-
-    Attributes:
-        max_tokens: Tokens to decode at most; -1 for no limit.
-        sampling: How tokens are chosen.
-        draft: Whether to draft, where the model can.
-        beam: Shape of the drafts.
-        eos_token_ids: Tokens that end the text.
-        prefill_step_size: Prompt tokens run through the target at once.
-        cache_options: How keys and values are kept.
-    """
-
-    max_tokens: int = 256
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    draft: bool = True
-    beam: BeamShape = field(default_factory=BeamShape)
-    eos_token_ids: frozenset[int] = frozenset()
-    prefill_step_size: int = PREFILL_STEP
-    cache_options: CacheOptions = field(default_factory=CacheOptions)
-
-    def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            RedrafterError: If a value is out of its range.
-        """
-        if self.max_tokens != -1 and self.max_tokens < 1:
-            raise RedrafterError(
-                f"max_tokens is {self.max_tokens}, but has to be 1 or more, or -1 for no limit."
-            )
-        if self.prefill_step_size < 1:
-            raise RedrafterError(
-                f"prefill_step_size is {self.prefill_step_size}, but has to be 1 or more."
-            )
+Shapes = list[BeamShape | None]
 
 
 def decode(
     model: SpeculativeModel,
-    prompt: Sequence[int],
+    prompt: Tokens[int],
     config: DecodingConfig | None = None,
     *,
     cache: PromptCache | None = None,
@@ -93,7 +51,7 @@ def decode(
         model: Target and drafter.
         prompt: Token ids, at least one.
         config: What to do.
-        cache: Caches of an earlier turn, to go on from; only what differs is prefilled.
+        cache: Caches of an earlier turn, to resume; only what differs is prefilled.
         stats: Counts to add to.
         planner: Chooses each step's beam shape, or plain decoding, instead of ``config.beam``.
         progress: Told (prompt tokens done, prompt tokens to do) during prefill.
@@ -102,292 +60,342 @@ def decode(
         Tokens, the end-of-sequence token included; the last one carries a finish reason.
 
     Raises:
-        RedrafterError: If the prompt is empty or holds ids outside the vocabulary.
+        RedrafterError: If the prompt is empty or holds ids outside the vocabulary; and while
+            tokens are read, if another text has used the cache since.
     """
-    config = config or DecodingConfig()
-    size = model.target.vocab_size
-    if not prompt:
-        raise RedrafterError("The prompt is empty: give at least one token.")
-    if not all(0 <= token < size for token in prompt):
-        raise RedrafterError(f"The prompt holds token ids outside the vocabulary of {size}.")
-    drafts = config.draft and model.drafter is not None
-    cache = open_cache(model.target, cache, config.cache_options, drafts=drafts)
-    stats = stats if stats is not None else AcceptanceStats()
-    loop = TextLoop(model, config, cache, stats, planner)
-    return loop.run(list(prompt), progress or (lambda _done, _total: None))
+    sequence = Sequence(model, prompt, config or DecodingConfig(), cache=cache, stats=stats)
+    loop = DecodingLoop(model, planner)
+    loop.check(sequence)
+    return _run(loop, sequence, progress or (lambda _done, _total: None))
 
 
-class TextLoop:
-    """The state of one text while it is decoded: :meth:`run`, or its steps one by one.
+def _run(
+    loop: DecodingLoop, sequence: Sequence, progress: Callable[[int, int], None]
+) -> Iterator[DecodedToken]:
+    """Yield tokens; leave the cache consistent in every case."""
+    handed_out = 0
+    try:
+        for done, total in loop.prefill(sequence):
+            progress(done, total)
+        loop.compose([], [sequence])
+        while sequence.finish_reason is None:
+            sequence.check_cache()
+            for tokens in loop.step().values():
+                for token in tokens:
+                    handed_out += 1
+                    yield token
+    finally:
+        sequence.close(handed_out)
+
+
+class DecodingLoop:
+    """Takes the steps of sequences that share a forward; what is their own is in the Sequence.
+
+    Args:
+        model: Target and drafter.
+        planner: Chooses what to draft; None drafts each sequence's own shape.
 
     Attributes:
-        cache: What the text has left in the target so far.
-        planner: Chooses what to draft; None where nothing is drafted, or always the same.
+        sequences: Those that take part, in the order of the batch.
+        batch: What they have left in the target; None where one sequence has caches of its own.
     """
 
-    def __init__(
-        self,
-        model: SpeculativeModel,
-        config: DecodingConfig,
-        cache: PromptCache,
-        stats: AcceptanceStats,
-        planner: ShapePlanner | None,
-    ):
+    def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None = None):
         self._model = model
-        self._drafts = config.draft and model.drafter is not None
-        self.planner = planner if self._drafts else None
         self._target = model.target
-        self._config = config
-        self.cache = cache
-        self._stats = stats
-        self._sampler = Sampler(config.sampling, model.target.vocab_size)
-        self._noise_scale = NoiseScale()
-        # A chain is picked from a tree by its scores; and other sources want to see the text.
-        trees = model.target.verifies == "tree"
-        self._may_draft_ahead = trees and isinstance(model.drafter, Drafter)
-        if self.planner is None:
-            self.source(self.next_shape())  # a shape that cannot be drafted is refused here
+        self._planner = planner
+        self._launcher = StepLauncher(model.target, planner)
+        self.sequences: list[Sequence] = []
+        self.batch: BatchCache | None = None
+        self._pending: list[PendingStep] = []
+        # The last step that was read, and what to draft after it where that is decided.
+        self._last: tuple[list[PendingStep], Shapes | None] | None = None
+        self._counted = 0.0  # up to when time was counted
+        self._elsewhere = 0.0  # time since then that was not this loop's
+        self._to_clear = CLEAR_CACHE_EVERY
 
-    def run(
-        self, prompt: list[int], progress: Callable[[int, int], None]
-    ) -> Iterator[DecodedToken]:
-        """Yield tokens; leave the cache consistent in every case."""
-        emitted = 0
-        try:
-            self.prefill(prompt, progress)
-            root = prompt[-1]
-            pending = self.launch(mx.array([root]), None, None)
-            step: StepRecord | None = None
-            counted = 0.0  # up to when time was counted
-            while True:
-                # Asked for as late as can be: only behind a plain step may the next one overlap.
-                shape = self._shape_behind(pending) if pending.is_plain else None
-                ahead = self._launch_ahead(pending, root, emitted, shape)
-                record = self.read(pending)
-                if not emitted:
-                    counted = time.perf_counter()  # until here it was the prompt's time
-                tokens, finish = self.cut(record, emitted)
-                if ahead is None:
-                    self.commit(record, len(tokens))
-                if emitted:
-                    # A plain step starts before the one ahead of it is read; only what follows that
-                    # is its own. What planner and reader take is part of the step after.
-                    seconds = self.count(pending, record, len(tokens), counted)
-                    counted, step = counted + seconds, record
-                    if self.planner is not None:
-                        self.planner.observe(pending.shape, [record], seconds, len(self.cache))
-                if not pending.is_plain and not finish:
-                    shape = self._shape_behind(pending)
-                # The next step begins before tokens are handed out, so that reading them overlaps
-                # with it. A CPU may hold up its beginning, for which the first token does not wait.
-                following = ahead
-                if emitted and not ahead and not finish:
-                    following = self._follow(pending, record, shape)
-                for index, token in enumerate(tokens):
-                    emitted += 1
-                    last = index == len(tokens) - 1
-                    drafted = index < record.accepted
-                    yield DecodedToken(token, drafted, finish if last else None, step)
-                if finish:
-                    return
-                root, pending = tokens[-1], following or self._follow(pending, record, shape)
-                if emitted % CLEAR_CACHE_EVERY < len(tokens):
-                    mx.clear_cache()
-        finally:
-            self.cache.rewind(min(len(self.cache), len(prompt) + emitted - 1))
+    def check(self, sequence: Sequence) -> None:
+        """Refuse a shape that cannot be drafted, before anything is computed.
 
-    def prefill(self, prompt: list[int], progress: Callable[[int, int], None]) -> None:
-        """Commit all but the prompt's last token, in chunks; no logits are computed."""
-        if self.planner is not None:
-            self.planner.begin()
-        plain = not self._drafts or (self.planner is not None and self.planner.drafting_disabled)
-        self._target.take_cores(1 if plain else len(prompt))
-        total = len(prompt) - 1
-        held = self.cache.reuse(prompt)
-        progress(held, total)
-        step_size = self._config.prefill_step_size
-        for done in self._target.fill(prompt[held:total], self.cache, step_size):
-            progress(held + done, total)
+        Raises:
+            RedrafterError: If the sequence's own shape, or sampling, cannot be drafted.
+        """
+        if sequence.drafts and self._planner is None:
+            sequence.sources_for(sequence.config.beam, timed=True)
 
-    def next_shape(self) -> BeamShape | None:
-        """What to draft in the next step; None is a plain step."""
-        if not self._drafts:
-            return None
-        if self.planner is None:
-            return self._config.beam
-        shape = self.planner.next_shape(len(self.cache))
-        return None if shape and self.cache.changes_within(shape.length) else shape
+    def prefill(self, sequence: Sequence) -> Iterator[tuple[int, int]]:
+        """Read a sequence's prompt, all but its last token; yields (done, to do)."""
+        planner = self._planner
+        plain = not sequence.drafts or (planner is not None and planner.drafting_disabled)
+        self._target.take_cores(1 if plain else len(sequence.prompt))
+        yield from sequence.prefill()
+        if planner is not None and sequence.drafts:
+            planner.begin(sequence.cache)
 
-    def source(self, shape: BeamShape | None) -> tuple[DraftSource | None, float]:
-        """What drafts that shape, and how long one draft takes."""
-        if shape is None:
-            return None, 0.0
-        if self.planner is not None:
-            source = self._model.source(shape, self._config.sampling, timed=False)
-            return source, self.planner.costs.draft_seconds(shape)
-        source = self._model.source(shape, self._config.sampling)
-        return source, source.seconds if source else 0.0
-
-    def _shape_behind(self, pending: PendingStep) -> BeamShape | None:
-        """What to draft in the step behind one, which may have been decided with it."""
-        return pending.ahead.shape if pending.ahead else self.next_shape()
-
-    def launch(
-        self,
-        root: mx.array,
-        hidden: mx.array | None,
-        shape: BeamShape | None,
-        draft: DraftTree | None = None,
-        *,
-        goes_on: bool = True,
-    ) -> PendingStep:
-        """Start a step: draft (where a shape is given and no draft), verify, choose.
+    def step(self, *, goes_on: bool = True) -> dict[Sequence, list[DecodedToken]]:
+        """Take a step of all sequences.
 
         Args:
-            root: The last chosen token, int (1,).
-            hidden: The hidden state it was chosen from; None behind a prompt, where nothing is
-                drafted.
-            shape: What to draft, or was drafted; None is a plain step.
-            draft: What to verify of a draft that was made ahead.
-            goes_on: Whether there is likely to be a step behind it, which may be drafted ahead.
-        """
-        started = time.perf_counter()
-        source, draft_seconds = self.source(shape)
-        ahead = self._plan_ahead() if goes_on else None
-        search = self._search(ahead.shape) if ahead else None
-        noise = self.noise(source, search)
-        # Where the kind of cache changes, tokens are verified one by one.
-        if source is None or hidden is None or self.cache.changes_within(source.max_depth):
-            tree, draft_seconds, shape = DraftTree.root_only(root), 0.0, None
-        else:
-            tree = draft or source(self.state(root, hidden, noise))
-            shape = shape if draft or len(tree) > 1 else None
-        logits, states = self._target.verify(tree, self.cache)
-        choices = self.choose(logits, tree, noise)
-        if ahead and search:
-            text, noise_scale = self.cache.tokens, self._noise_scale
-            behind = next_draft_input(tree, choices, states, noise, text, search, noise_scale)
-            ahead = NextDraft(ahead.shape, search(behind))
-        pending = PendingStep(tree, choices, states, shape, started, draft_seconds, ahead)
-        mx.async_eval(pending.read_back)
-        return pending
-
-    def _plan_ahead(self) -> NextDraft | None:
-        """What the step behind the one to be launched drafts, if it is to be drafted with it."""
-        if self.planner is None or not self._may_draft_ahead or not self.planner.drafts_ahead:
-            return None
-        return NextDraft(self.next_shape(), None)
-
-    def _search(self, shape: BeamShape | None) -> BeamSearch | None:
-        search = self.source(shape)[0]
-        return search if isinstance(search, BeamSearch) else None
-
-    def noise(
-        self, source: DraftSource | None, search: BeamSearch | None = None
-    ) -> mx.array | None:
-        """Noise for the tokens after the root and after each depth that the source reaches.
-
-        And for those that a search ahead guesses behind them.
-        """
-        depth = (source.max_depth if source else 0) + (search.max_depth if search else 0)
-        return self._sampler.noise(len(self.cache) + 1, 1 + depth)
-
-    def state(self, root: mx.array, hidden: mx.array, noise: mx.array | None) -> DraftInput:
-        """What a draft from ``root`` is told."""
-        guessed = None if noise is None else noise * self._noise_scale.scale
-        return DraftInput(root.astype(mx.int32), hidden, guessed, self.cache.tokens)
-
-    def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
-        """The target's choices after the nodes of a verified tree."""
-        size = self._config.sampling.history_size
-        recent = self.cache.tokens[-(size - 1) :] if size > 1 else []
-        return self._sampler.choose(logits, tree, noise, recent)
-
-    def _launch_ahead(
-        self, pending: PendingStep, root: int, emitted: int, shape: BeamShape | None
-    ) -> PendingStep | None:
-        """Start a plain step after a plain one before that one is read, so that the two overlap."""
-        last = emitted + 1 == self._config.max_tokens
-        if not pending.is_plain or shape is not None or last or not self.cache.can_discard:
-            return None
-        self.cache.commit([0], [root])
-        return self.launch(pending.choices.tokens, pending.hidden[0], None)
-
-    def _follow(
-        self, pending: PendingStep, record: StepRecord, shape: BeamShape | None
-    ) -> PendingStep:
-        """Start the step after one that has been read."""
-        end = record.path[-1]
-        root, hidden = pending.choices.tokens[end : end + 1], pending.hidden[end]
-        ahead = pending.ahead
-        if ahead is None or ahead.tree is None:
-            return self.launch(root, hidden, shape)
-        assert self.planner is not None
-        assert ahead.shape is not None
-        drafted = _host_tree(ahead.tree)
-        count = self.planner.num_nodes_to_verify(ahead.shape, drafted, len(self.cache))
-        # A draft that ends the text is mostly right, and then another behind it would be in vain.
-        ends = not self._config.eos_token_ids.isdisjoint(drafted.tokens[: 1 + count])
-        return self.launch(root, hidden, shape, ahead.tree.first(count), goes_on=not ends)
-
-    def read(self, pending: PendingStep) -> StepRecord:
-        """Wait for a step; walk its tree."""
-        tree = _host_tree(pending.tree)
-        choices: tuple[int, ...] = _numbers(pending.choices.tokens)
-        path = tuple(accept(tree.tokens, tree.parents, choices))
-        if pending.choices.flipped_by_noise is not None:
-            flipped_by_noise = _numbers(pending.choices.flipped_by_noise)
-            self._noise_scale.observe([flipped_by_noise[node] for node in path])
-        return StepRecord(tree, choices, path)
-
-    def cut(self, record: StepRecord, emitted: int) -> tuple[list[int], str | None]:
-        """The step's tokens up to the end of the text, and why it ends there, if it does."""
-        tokens = [record.choices[node] for node in record.path]
-        limit = self._config.max_tokens
-        if limit != -1:
-            tokens = tokens[: limit - emitted]
-        for index, token in enumerate(tokens):
-            if token in self._config.eos_token_ids:
-                return tokens[: index + 1], "stop"
-        return tokens, "length" if emitted + len(tokens) == limit else None
-
-    def commit(self, record: StepRecord, emitted: int) -> None:
-        """Keep the root and the accepted nodes whose successors became text."""
-        path = record.path[:emitted]
-        self.cache.commit(path, [record.tree.tokens[node] for node in path])
-
-    def count(self, pending: PendingStep, record: StepRecord, emitted: int, since: float) -> float:
-        """Take note of a step that is over, and of the tokens of text it produced.
-
-        Args:
-            pending: The step.
-            record: How it went.
-            emitted: Tokens of text.
-            since: When its time began.
+            goes_on: Whether the next step is of the same sequences, and may begin at once.
 
         Returns:
-            The seconds it took.
+            The tokens that it made, for each sequence that had not ended before.
         """
-        stats = self._stats
-        stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
-        stats.evaluations += 1
-        stats.draft_seconds += pending.draft_seconds
-        elapsed = time.perf_counter() - since
-        stats.verify_seconds += max(0.0, elapsed - pending.draft_seconds)
-        return elapsed
+        # 1 draft, 2 verify, 3 choose: all launched at once, mostly at the end of the step before.
+        pending = self._pending or self._follow(goes_on=goes_on)
+        after_prompt = not any(sequence.emitted for sequence in self.sequences)
+        self._pending, self._last = [], None
+        # Decided as late as can be: only after a plain step may the next one overlap.
+        plain = all(step.is_plain for step in pending)
+        shapes = self._next_shapes(pending) if plain and goes_on else None
+        if shapes is not None and self._may_overlap(shapes):
+            self._pending = self._overlap(pending)
+        # 4 accept
+        ended = [sequence.finish_reason is not None for sequence in self.sequences]
+        records = [s.read(step) for s, step in zip(self.sequences, pending, strict=True)]
+        if after_prompt:
+            self._counted = time.perf_counter()  # until here it was the prompt's time
+        made = {
+            sequence: _decoded(sequence, step, record)
+            for sequence, step, record, over in zip(
+                self.sequences, pending, records, ended, strict=True
+            )
+            if not over
+        }
+        # 5 commit
+        if not self._pending:
+            self._commit(records, made)
+        if not after_prompt:
+            self._observe(pending, records, made)
+        if not self._pending and not any(s.finish_reason for s in self.sequences):
+            self._last = pending, shapes
+            # The next step begins before tokens are handed out, so that reading them overlaps with
+            # it. A CPU may hold up its beginning, for which the first token does not wait.
+            if goes_on and not after_prompt:
+                self._pending = self._follow()
+        if not self._pending and not after_prompt and not all(s.finish_reason for s in made):
+            # Another thread may take the next step.
+            mx.async_eval(caches_of(self.sequences, self.batch))
+        self._clear(sum(map(len, made.values())))
+        return made
+
+    # Drafting, verifying, choosing
+
+    def _follow(self, *, goes_on: bool = True) -> list[PendingStep]:
+        """Launch the step after the one that was read last."""
+        if self._last is None:
+            after_prompt = not any(sequence.emitted for sequence in self.sequences)
+            plain: Shapes = [None for _ in self.sequences]
+            return self._launch(plain if after_prompt else self._next_shapes(), goes_on=goes_on)
+        pending, shapes = self._last
+        shapes = self._next_shapes(pending) if shapes is None else shapes
+        drafts, ends = self._trimmed(pending)
+        # A draft that ends the text is mostly right, and then another after it would be wasted.
+        return self._launch(shapes, drafts, goes_on=goes_on and not ends)
+
+    def _trimmed(self, pending: list[PendingStep]) -> tuple[list[DraftTree | None], bool]:
+        """What is worth verifying of drafts made in the step before; whether all end their text."""
+        made = [step.next_draft.tree if step.next_draft else None for step in pending]
+        if not any(made):
+            return [None for _ in pending], False
+        planner = self._planner_of()
+        assert planner is not None
+        counts, known = [], []
+        for sequence, step, tree in zip(self.sequences, pending, made, strict=True):
+            known.append(tree.read() if tree else None)
+            if step.next_draft and step.next_draft.shape and known[-1]:
+                shape, context = step.next_draft.shape, len(sequence.cache)
+                counts.append(planner.num_nodes_to_verify(shape, known[-1], context))
+        count = max(counts)
+        drafts = [
+            t and t.first(min(count, len(t) - 1), k) for t, k in zip(made, known, strict=True)
+        ]
+        ends = (
+            draft is None or not s.config.eos_token_ids.isdisjoint(draft.read().tokens)
+            for s, draft in zip(self.sequences, drafts, strict=True)
+        )
+        return drafts, all(ends)
+
+    def _launch(
+        self, shapes: Shapes, drafts: list[DraftTree | None] | None = None, *, goes_on: bool = True
+    ) -> list[PendingStep]:
+        """Start a step; if there is likely to be one after it, that may be drafted with it."""
+        following = self._plan_next() if goes_on else None
+        drafts = drafts or [None for _ in shapes]
+        return self._launcher.launch(self.sequences, self.batch, shapes, drafts, following)
+
+    def _plan_next(self) -> PlannedDrafts | None:
+        """What the step after the one to be launched drafts, if it is to be drafted with it."""
+        planner = self._planner_of()
+        # A chain is picked from a tree by its scores.
+        early = self._target.verifies == "tree" and self._model.lookback is not None
+        if planner is None or not early or not planner.drafts_next:
+            return None
+        shape = self._ask()
+        sources = [
+            s.sources_for(shape, timed=False)[0] if shape and s.drafts else None
+            for s in self.sequences
+        ]
+        return PlannedDrafts(shape, sources)
+
+    def _next_shapes(self, pending: list[PendingStep] | None = None) -> Shapes:
+        """What each sequence drafts in the next step; it may have been decided with the last."""
+        decided = [step.next_draft for step in pending or ()]
+        if any(decided):
+            return [draft.shape if draft else None for draft in decided]
+        if self._planner is None:
+            return [s.config.beam if s.drafts else None for s in self.sequences]
+        shape = self._ask()
+        return [shape if s.drafts else None for s in self.sequences]
+
+    def _ask(self) -> BeamShape | None:
+        """The planner's next shape; None where it cannot be verified, or drafts are paused."""
+        planner, drafting = self._planner_of(), [s for s in self.sequences if s.drafts]
+        if planner is None:
+            return None
+        shape = planner.next_shape(self._context)
+        if shape is None or any(s.cache.changes_within(shape.length) for s in drafting):
+            return None
+        # A step is plain for all of a batch or for none.
+        pausing = [s for s in drafting if s.backoff.pausing]
+        if planner.probing or 2 * len(pausing) < len(drafting) or not pausing:
+            return shape
+        for sequence in pausing:
+            sequence.backoff.paused()
+        return None
+
+    def _planner_of(self) -> ShapePlanner | None:
+        """Who plans the steps of so many sequences; None where nobody does, or drafts."""
+        if self._planner is None or not any(sequence.drafts for sequence in self.sequences):
+            return None
+        return self._planner.for_batch(len(self.sequences))
+
+    @property
+    def _context(self) -> int:
+        """Committed tokens of the longest sequence."""
+        return max(len(sequence.cache) for sequence in self.sequences)
+
+    # Accepting, committing
+
+    def _commit(self, records: list[StepRecord], made: dict[Sequence, list[DecodedToken]]) -> None:
+        """Keep what became text."""
+        for sequence, record in zip(self.sequences, records, strict=True):
+            # One that has ended before is only carried along: its root alone is kept.
+            sequence.commit(record, len(made.get(sequence, (None,))))
+        if self.batch is not None:
+            self.batch.commit()
+
+    def _may_overlap(self, shapes: Shapes) -> bool:
+        """Whether a plain step may start before the plain one before it is read."""
+        going_on = [
+            sequence.emitted + 1 != sequence.config.max_tokens for sequence in self.sequences
+        ]
+        return (
+            not any(shapes)
+            and any(going_on)
+            and all(sequence.cache.can_discard for sequence in self.sequences)
+            and not any(sequence.finish_reason for sequence in self.sequences)
+        )
+
+    def _overlap(self, pending: list[PendingStep]) -> list[PendingStep]:
+        """Start a plain step after a plain one that is not read yet."""
+        for sequence, step in zip(self.sequences, pending, strict=True):
+            sequence.commit_root()
+            sequence.follow(step)
+        if self.batch is not None:
+            self.batch.commit()
+        return self._launch([None for _ in pending])
+
+    def _observe(
+        self,
+        pending: list[PendingStep],
+        records: list[StepRecord],
+        made: dict[Sequence, list[DecodedToken]],
+    ) -> None:
+        """Count a step that is over, and tell the planner."""
+        # A plain step starts before the one ahead of it is read; only what follows that is its own.
+        now = time.perf_counter()
+        seconds = now - max(self._counted, pending[0].started) - self._elsewhere
+        self._counted, self._elsewhere = now, 0.0
+        drafting = []
+        for sequence, step, record in zip(self.sequences, pending, records, strict=True):
+            if sequence not in made:
+                continue
+            sequence.count(step, record, len(made[sequence]), seconds)
+            if sequence.drafts:
+                drafting.append((sequence, record))
+        planner = self._planner_of()
+        if planner is None or not drafting:
+            return
+        planned = (step.next_draft.shape for step in pending if step.next_draft)
+        observed = ObservedStep(
+            shape=next((step.shape for step in pending if step.shape), None),
+            records=[record for _, record in drafting],
+            seconds=seconds,
+            context=max(step.context for step in pending),
+            next_shape=next(planned, None),
+        )
+        planner.observe(observed)
+        price = planner.price(observed)
+        if price is not None:
+            for sequence, record in drafting:
+                sequence.backoff.drafted(price, len(record.path))
+
+    def _clear(self, tokens: int) -> None:
+        """Give memory back now and then."""
+        self._to_clear -= tokens
+        if self._to_clear <= 0:
+            self._to_clear = CLEAR_CACHE_EVERY
+            mx.clear_cache()
+
+    # Who takes part
+
+    @property
+    def idle(self) -> bool:
+        """Whether no step is under way, so that sequences may join and leave."""
+        return not self._pending
+
+    def spent_elsewhere(self, seconds: float) -> None:
+        """Leave out of a step that is under way the time of a prompt that was read meanwhile."""
+        if self._pending:
+            self._elsewhere += seconds
+
+    def discard(self) -> None:
+        """Forget a step that is under way: none of its sequences goes on."""
+        self._pending = []
+
+    def compose(self, leaving: Iterable[Sequence], joining: Tokens[Sequence]) -> None:
+        """Let sequences leave and others, whose prompts are read, join behind those that stay.
+
+        Raises:
+            RedrafterError: If the model's texts have to be decoded one by one.
+        """
+        assert self.idle, "a step is under way"
+        gone = set(leaving)
+        places = [place for place, s in enumerate(self.sequences) if s not in gone]
+        staying = [self.sequences[place] for place in places]
+        if not joining and len(staying) == len(self.sequences):
+            return
+        self._last = None
+        self.sequences = [*staying, *joining]
+        if not self.sequences:
+            self.batch = None
+            return
+        if self.batch is None:
+            if len(self.sequences) == 1:
+                return
+            self.batch, places, joining = self._target.make_batch_cache(), [], self.sequences
+        self.batch.compose(places, [sequence.cache for sequence in joining])
+        for sequence, row in zip(self.sequences, self.batch.rows, strict=True):
+            sequence.cache, row.user = row, sequence
 
 
-def _host_tree(tree: DraftTree) -> HostTree:
-    """A tree's numbers; waits for them."""
-    if len(tree) == 1:
-        return HostTree(_numbers(tree.tokens), (-1,), (0.0,))
-    return HostTree(
-        tokens=_numbers(tree.tokens),
-        parents=_numbers(tree.parents),
-        log_probs=_numbers(tree.log_probs),
-    )
-
-
-def _numbers(array: mx.array) -> tuple[Any, ...]:
-    """A vector's numbers; waits for them."""
-    return tuple(cast("list[Any]", array.tolist()))
+def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[DecodedToken]:
+    """The tokens of text that a step made, the last with the reason why the text ends there."""
+    produced = record if sequence.emitted else None
+    tokens = sequence.advance(step, record)
+    reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
+    return [
+        DecodedToken(token, place < record.accepted, reason, produced)
+        for place, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
+    ]

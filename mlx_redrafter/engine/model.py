@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..drafting.chain import ChainSource
 from ..drafting.drafter import Drafter
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftInput, DraftSource
+from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
@@ -34,19 +34,20 @@ class SpeculativeModel:
 
     Args:
         target: Any mlx-lm model, or a Target around one.
-        drafter: Its drafter; or anything that follows the DraftSource protocol; or None, and
+        drafter: Its drafter; or a DraftSource, or anything that proposes as one; or None, and
             decoding is plain.
         name: What to call it on screens.
         config: The target's config.json, if it is known.
+        beside: Further sources, whose proposals are verified together with the drafter's.
 
     Attributes:
         target: The Target.
         drafter: As given.
-        prepared: The drafter laid out for drafts; None where it is not a Drafter.
+        head: The drafter where it is a draft head; None where it is a source, or there is none.
+        prepared: The head laid out for drafts; None where there is none.
+        sources: What proposes besides the head; each text begins its own with ``begin``.
         name: As given.
         config: As given.
-        planner: Chooses what to draft where a call names no beam shape; None drafts the default
-            shape. ``load`` sets it.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -55,24 +56,60 @@ class SpeculativeModel:
     def __init__(
         self,
         target: nn.Module | Target,
-        drafter: Drafter | DraftSource | None = None,
+        drafter: Drafter | DraftSource | Proposer | None = None,
         name: str = "",
         config: Mapping[str, Any] | None = None,
+        *,
+        beside: Sequence[DraftSource | Proposer] = (),
     ):
         self.target = target if isinstance(target, Target) else Target(target)
         self.drafter = drafter
         self.name = name
         self.config = dict(config or {})
-        self.planner: ShapePlanner | None = None
+        self._planner: ShapePlanner | None = None
+        self._make_planner: Callable[[], ShapePlanner] | None = None
+        self.head = drafter if isinstance(drafter, Drafter) else None
+        own = [] if drafter is None or self.head is not None else [drafter]
+        self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
-        if drafter is not None and self.target.refusal is not None:
+        if self.drafts and self.target.refusal is not None:
             raise RedrafterError(
                 f"No drafting with this model: {self.target.refusal}; load it without a drafter."
             )
         self.prepared: PreparedDrafter | None = None
-        if isinstance(drafter, Drafter):
-            check_sizes(drafter, self.target)
-            self.prepared = PreparedDrafter(drafter)
+        if self.head is not None:
+            check_sizes(self.head, self.target)
+            self.prepared = PreparedDrafter(self.head)
+
+    @property
+    def planner(self) -> ShapePlanner | None:
+        """Chooses what to draft where a call names no beam shape; None drafts the default shape.
+
+        Made when it is first asked for, since that may measure the machine for some seconds.
+        """
+        if self._make_planner is not None:
+            self._planner, self._make_planner = self._make_planner(), None
+        return self._planner
+
+    @planner.setter
+    def planner(self, planner: ShapePlanner | None) -> None:
+        self._planner, self._make_planner = planner, None
+
+    def plan_with(self, make: Callable[[], ShapePlanner]) -> None:
+        """Have the planner made when it is first asked for."""
+        self._make_planner = make
+
+    @property
+    def drafts(self) -> bool:
+        """Whether anything proposes."""
+        return self.head is not None or bool(self.sources)
+
+    @property
+    def lookback(self) -> int | None:
+        """That of the preferred source, see :class:`DraftSource`; None where it needs the text."""
+        if self.head is not None:
+            return self.head.config.lookback
+        return self.sources[0].lookback if self.sources else None
 
     @property
     def context_limit(self) -> int | None:
@@ -91,21 +128,23 @@ class SpeculativeModel:
     def source(
         self, shape: BeamShape, sampling: SamplingConfig, *, timed: bool = True
     ) -> DraftSource | None:
-        """What proposes candidates: a beam search, the source given, or None.
+        """The head's beam search for a shape; None where there is no head.
 
-        The search for a shape is made the first time it is asked for, and warmed up and timed the
-        first time ``timed`` is true. Those used lately are kept.
+        It is made the first time it is asked for, and warmed up and timed the first time ``timed``
+        is true. Those used lately are kept.
         """
-        chain = self.target.verifies == "chain"
         if self.prepared is None:
-            assert not isinstance(self.drafter, Drafter)
-            return ChainSource(self.drafter) if chain and self.drafter else self.drafter
-        if chain:
+            return None
+        if self.target.verifies == "chain":
             shape = replace(shape, node_budget=None)
         search = self._search(self.prepared, shape, sampling)
         if timed and not search.seconds:
             search.seconds = self._time(search, sampling)
-        return ChainSource(search) if chain else search
+        return self._fitting(search)
+
+    def _fitting(self, source: DraftSource) -> DraftSource:
+        """The source, reduced to chains where the target verifies no trees."""
+        return ChainSource(source) if self.target.verifies == "chain" else source
 
     def _search(
         self, prepared: PreparedDrafter, shape: BeamShape, sampling: SamplingConfig

@@ -1,4 +1,4 @@
-"""What a step of decoding is: under way, as it went, and as text; and who chooses its shape."""
+"""What a step of decoding is: pending, as it went, and as text."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from ..tree import DraftTree, HostTree
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step whose graph is under way: node outputs, not yet read back.
+    """One sequence's part of a step whose graph is under way and not read back yet.
 
     Attributes:
         tree: What is verified.
         choices: The target's choices after its nodes.
         hidden: The final hidden states at its nodes, (n, hidden_size).
         shape: What was drafted, of which ``tree`` may be a part; None is a plain step.
-        started: When it was launched.
+        context: Committed tokens before it.
+        started: When it was launched, by ``time.perf_counter``.
         draft_seconds: What its draft takes, measured alone.
-        ahead: The next step's draft, where that is made in this step's graph.
+        next_draft: The next step's draft, where that is made in this step's graph.
     """
 
     tree: DraftTree
     choices: Choices
     hidden: mx.array
     shape: BeamShape | None
+    context: int
     started: float
     draft_seconds: float
-    ahead: NextDraft | None = None
+    next_draft: NextDraft | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -42,11 +44,12 @@ class PendingStep:
     @property
     def read_back(self) -> list[mx.array]:
         """What the host reads when the step is over; of a root alone only its token is unknown."""
-        arrays = [array for array in self.choices if array is not None]
-        for tree in (self.tree, self.ahead.tree if self.ahead else None):
-            if tree is not None:
-                known = len(tree) == 1
-                arrays += [tree.tokens] if known else [tree.tokens, tree.parents, tree.log_probs]
+        arrays = self.choices.arrays
+        for tree in (self.tree, self.next_draft.tree if self.next_draft else None):
+            if tree is None or tree.known is not None:
+                continue
+            alone = len(tree) == 1
+            arrays += [tree.tokens] if alone else [tree.tokens, tree.parents, tree.log_probs]
         return arrays
 
 
@@ -73,6 +76,11 @@ class StepRecord:
     def accepted(self) -> int:
         """Candidates on the accepted path."""
         return len(self.path) - 1
+
+    @property
+    def tokens(self) -> list[int]:
+        """What the step adds to the text: the accepted tokens and the target's own."""
+        return [self.choices[node] for node in self.path]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def write_model(
     family, config = family_of(model), configuration(model)
     vocabulary = read_vocabulary(model)
     placed = place(model, family, config)
-    dtype = dtype or (mx.float32 if dequantised else working_type(placed, family))
+    dtype = dtype or working_type(placed, family)
     arrays = parameters(model, family, config, placed, dtype, dequantised)
     kept: dict[str, int] = {}
     kinds: dict[bool, set[str]] = {True: set(), False: set()}

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 
 from ..errors import RedrafterError
@@ -52,7 +53,7 @@ def converted(path: Path, progress: Progress, store: Path | None = None) -> Path
         require_space(work, _size(model, plain) + HEADROOM, REMEDY)
         finished = work / out.name
         finished.mkdir()
-        write_model(model, finished, progress, dequantised=plain)
+        write_model(model, finished, progress, plain, mx.float32 if plain else None)
         publish(finished, out)
     _forget_others(store, place, version)
     return out

@@ -15,7 +15,8 @@ from ..drafting.beam_search import BeamSearch
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput
-from ..engine.decode import DecodingConfig, decode
+from ..engine.config import DecodingConfig
+from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts
@@ -115,7 +116,9 @@ def calibrate_there(model: SpeculativeModel, costs: CostModel, cache: PromptCach
     timed = time_in_turns([_forward(model, cache, size) for size in sizes])
     seconds = dict(zip(sizes, timed.seconds, strict=True))
     if context < 2 * costs.contexts[0]:
-        changed = costs.scaled({n: s / costs.verify_seconds(n, context) for n, s in seconds.items()})
+        changed = costs.scaled(
+            {n: s / costs.verify_seconds(n, context) for n, s in seconds.items()}
+        )
     else:
         changed = costs.with_context(context, seconds)
     return changed if not timed.doubtful else changed.doubted()

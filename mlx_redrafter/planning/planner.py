@@ -8,8 +8,7 @@ lost by it (``trials``, ``allowance``). The planner brings these together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..drafting.shape import BeamShape
@@ -19,35 +18,22 @@ from .acceptance import AcceptanceModel, kinds_of
 from .clocks import PLAIN, Clocks
 from .costs import CostModel
 from .forecast import Forecast, TreeMemory, Yield, Yields, path_rows
-from .honesty import Honesty
+from .honesty import Honesty, Made
 from .num_nodes import num_nodes_to_verify
-from .shapes import candidate_shapes, covers, probe_shapes
-from .trials import WIDE_PROBES, Trials, WideProbes
+from .probes import MARGIN, Probes
+from .shapes import candidate_shapes
+from .trials import WIDE_PROBES, PlannerState, Trials, WideProbes
 
 if TYPE_CHECKING:
     from ..cache.prompt_cache import PromptCache
     from ..engine.model import SpeculativeModel
 
-# Drafting has to promise this much before plain decoding is left for it, and less than the second
-# before it is left again.
-MARGIN = 1.04
+# A choice is left when it promises less, times plain.
 LEFT_AT = 1.0
 # Another shape has to promise this much more than the present one.
 SWITCH_MARGIN = 1.01
 # Probes that a first choice rests on.
 PROBES_TO_CHOOSE = 2
-# Until drafts have paid once, a probe costs no more plain steps than this, and after failures no
-# more than the second figure; if no shape is so cheap, the cheapest of those that could pay at all,
-# up to the third.
-FIRST_PROBE_PRICE = 2.0
-SMALL_PROBE_PRICE = 1.4
-LARGEST_FIRST_PROBE = 4.0
-# Later it may cost so many at most, and beyond what drafts make this share of the account, and no
-# more than the third figure. It is no longer than so many times what drafts make.
-PROBE_PRICE = 7.0
-RISK = 0.5
-LARGEST_RISK = 1.5
-REACH = 3.0
 # The account may be overdrawn by so many plain steps before a choice is left.
 OVERDRAWN = -1.0
 REPLAN_STEPS = 16
@@ -60,21 +46,14 @@ CHEAP_DRAFT = 0.25
 RATE_FORGET = 0.995
 # Timed plain steps from which on the speed of plain decoding is told.
 PLAIN_STEPS_KNOWN = 4
+# Tokens from which on forecasts are to be believed.
+TOKENS_KNOWN = 150
 # Costs are measured again where steps have disagreed with them for so many steps.
 DISAGREEING_STEPS = 400
 # Context lengths at which forwards are measured when a text gets there.
 CONTEXTS = (512, 4096, 16384, 32768)
 
 Measure = Callable[["CostModel", "PromptCache"], "CostModel"]
-
-
-class PlannerState(Enum):
-    """What is known of whether drafts pay here."""
-
-    TRYING = "trying shapes"
-    DRAFTING = "drafting"
-    RESTING = "not on this answer"
-    OFF = "not on this machine so far"
 
 
 class Planner:
@@ -119,7 +98,6 @@ class Planner:
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
-        self._plain_steps = 0
         self.costs = costs
         self._take_costs(costs)
 
@@ -142,7 +120,9 @@ class Planner:
 
         costs = load_costs(model, recalibrate=recalibrate, progress=progress)
         chains = model.target.verifies == "chain"
-        return cls(costs, chains=chains, measure=lambda old, cache: measure_there(model, old, cache))
+        return cls(
+            costs, chains=chains, measure=lambda old, cache: measure_there(model, old, cache)
+        )
 
     def for_batch(self, sequences: int) -> Planner:
         """The planner for steps that so many sequences take together; itself for one.
@@ -171,7 +151,7 @@ class Planner:
         """What is known by now."""
         if self._choice is not None:
             return PlannerState.DRAFTING
-        if self._trials.evidence or self._first_probe is None:
+        if self._trials.evidence or self._probes.first is None:
             return PlannerState.OFF
         return PlannerState.RESTING if self._trials.failed_here else PlannerState.TRYING
 
@@ -192,7 +172,7 @@ class Planner:
         After a text's last step it is not; but a draft that was made with the step before it can
         be read, and only what is worth it verified, at no evaluation more.
         """
-        shape = self._choice or self._first_probe
+        shape = self._choice or self._probes.first
         if shape is None:
             return False
         return self.costs.draft_seconds(shape) <= CHEAP_DRAFT * self.costs.plain[0]
@@ -225,12 +205,9 @@ class Planner:
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""
         if self._choice is None:
-            due = self._first_probe is not None and self._trials.due(self._first_price)
-            return self._first_probe if due else None
-        if self._drafts_in_a_row >= PLAIN_EVERY and self._forecast.step_seconds > 0:
-            plain = self._plain_seconds(self._context)
-            if plain < self._forecast.step_seconds:
-                return None
+            return self._probes.first if self._trials.due(self._probes.first_price) else None
+        if self._drafts_in_a_row >= PLAIN_EVERY and self._probes.free is None:
+            return None
         return self._wide_probe or self._choice
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
@@ -275,12 +252,23 @@ class Planner:
             result.append(Forecast(drafted.shape, tokens, seconds))
         return result
 
+    def made(self, shape: BeamShape | None) -> Made:
+        """What timed steps of a shape made; None is plain decoding."""
+        return self._honesty.made.get(shape, Made())
+
+    @property
+    def known(self) -> bool:
+        """Whether enough is known to say whether drafts pay, and which."""
+        if self.state is PlannerState.DRAFTING:
+            return self._made >= TOKENS_KNOWN and self._wide.settled
+        return self.state is PlannerState.OFF
+
     def plain_speed(self, context: int) -> float | None:
         """Tokens a second of plain decoding at a context, by plain steps as they were timed.
 
         None before a few were.
         """
-        if self._plain_steps < PLAIN_STEPS_KNOWN:
+        if self.made(None).steps < PLAIN_STEPS_KNOWN:
             return None
         return 1.0 / self._plain_seconds(context)
 
@@ -343,7 +331,7 @@ class Planner:
         self.clocks.observe(1 + step.nodes, step.seconds, self._expected(step))
         self._made = RATE_FORGET * self._made + step.tokens
         self._taken = RATE_FORGET * self._taken + step.seconds
-        self._plain_steps += step.shape is None
+        self._honesty.made.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
 
     def _expected(self, step: ObservedStep) -> float:
         """What a step costs by what was measured, without any factor."""
@@ -367,8 +355,8 @@ class Planner:
     def _drafted_forecasts(self, context: int, *, honest: bool = True) -> list[Forecast]:
         """Forecasts of drafted steps, put right by what was made so far where ``honest``."""
         known = self._yields.expected(self.acceptance.chances, self._choice)
-        if self._free is not None:
-            known.setdefault(self._free, Yield(0.0, 0.0, float(self._free.nodes)))
+        if (free := self._probes.free) is not None:
+            known.setdefault(free, Yield(0.0, 0.0, float(free.nodes)))
         tokens = self._honesty.tokens if honest else 1.0
         seconds = self._honesty.seconds if honest else 1.0
         result = []
@@ -395,7 +383,9 @@ class Planner:
             best = present
         if self._choice is None:
             tried = self._probes_made >= PROBES_TO_CHOOSE and not self._trials.failed_here
-            pays = (tried or best.shape == self._free) and best.tokens_per_second > MARGIN * plain
+            pays = (
+                tried or best.shape == self._probes.free
+            ) and best.tokens_per_second > MARGIN * plain
         else:
             overdrawn = self._trials.allowance.balance < OVERDRAWN
             pays = best.tokens_per_second >= LEFT_AT * plain and not overdrawn
@@ -416,50 +406,21 @@ class Planner:
     def _take_costs(self, costs: CostModel) -> None:
         self.costs = costs
         self._yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
-        self._probes = probe_shapes(costs, chains=self._chains)
+        self._probes = Probes(costs, chains=self._chains)
         self._wide_probe: BeamShape | None = None
-        # A shape that costs less than a plain step, where there is one: it pays whatever comes.
-        self._free: BeamShape | None = None
         self._price_probes()
-        if self._free is not None:
+        if self._probes.free is not None:
             self._plan()
 
     def _price_probes(self) -> None:
-        """What probes cost by now, in plain steps, and the one to begin with."""
-        plain = self._plain_seconds(self._context)
-        self._priced = [
-            (
-                self.costs.step_seconds(shape, self._context)
-                * self.clocks.factor(1 + shape.nodes)
-                / plain,
-                shape,
-            )
-            for shape in self._probes
-        ]
-        limit = SMALL_PROBE_PRICE if self._trials.small else FIRST_PROBE_PRICE
-        cheap = [one for one in self._priced if one[0] <= limit]
-        cheap = cheap or [one for one in self._priced if one[0] <= FIRST_PROBE_PRICE]
-        if not cheap:
-            cheap = [
-                (price, shape)
-                for price, shape in self._priced
-                if (1 + shape.length) / price > MARGIN and price <= LARGEST_FIRST_PROBE
-            ]
-            cheap.sort(key=lambda one: one[0])
-        self._first_price, self._first_probe = cheap[0] if cheap else (0.0, None)
-        price, shape = min(self._priced, key=lambda one: one[0], default=(1.0, None))
-        self._free = shape if price * MARGIN < 1.0 else None
+        self._probes.price(self.clocks, self._context, small=self._trials.small)
 
     def _find_wide_probe(self) -> None:
-        """Look for a larger probe where one is due, can be afforded and may show something."""
+        """Look for a larger probe where one is due."""
         self._wide_probe = None
-        if self._choice is None or not self._wide.due:
-            return
-        tokens = self._forecast.tokens_per_step
-        risk = min(LARGEST_RISK, RISK * max(0.0, self._trials.allowance.balance))
-        for price, shape in self._priced:
-            fits = price <= min(PROBE_PRICE, tokens + risk) and shape.length <= REACH * tokens
-            if fits and not covers(self._choice, shape):
-                self._wide_probe = shape
-                return
-        self._wide.skip()
+        if self._choice is not None and self._wide.due:
+            self._wide_probe = self._probes.larger(
+                self._choice, self._forecast.tokens_per_step, self._trials.allowance.balance
+            )
+            if self._wide_probe is None:
+                self._wide.skip()

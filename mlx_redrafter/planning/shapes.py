@@ -50,7 +50,9 @@ def step_ends(sizes: Sequence[int], seconds: Sequence[float]) -> list[int]:
         least = min(least, seconds[place])
     above = [size for size in ends if size > MOST_ROWS]
     return [
-        size for size in ends if 1 < size <= MOST_ROWS or (MOST_ROWS not in ends and size in above[:1])
+        size
+        for size in ends
+        if 1 < size <= MOST_ROWS or (MOST_ROWS not in ends and size in above[:1])
     ]
 
 
@@ -90,9 +92,9 @@ def _budgets(sizes: Sequence[int], tiles: Sequence[int], width: int, length: int
     if length == 1:
         return [width] if 1 + width in sizes else []
     if not fitting:
-        fitting = [
-            size - 1 for size in sizes if least <= size - 1 <= opened and size <= MOST_ROWS
-        ][-1:]
+        fitting = [size - 1 for size in sizes if least <= size - 1 <= opened and size <= MOST_ROWS][
+            -1:
+        ]
     return fitting
 
 

@@ -7,6 +7,8 @@ at places apart, in one answer after another, and no more of them than the accou
 
 from __future__ import annotations
 
+from enum import Enum
+
 from .allowance import Allowance
 
 # Plain steps between the probes of an answer that failed; doubled each time.
@@ -23,6 +25,15 @@ ANSWERS_FOR_VERDICT = 3
 WIDE_PROBES = 3
 WIDE_GAP = 4
 WIDE_GAPS = (64, 512)
+
+
+class PlannerState(Enum):
+    """What is known of whether drafts pay here."""
+
+    TRYING = "trying shapes"
+    DRAFTING = "drafting"
+    RESTING = "not on this answer"
+    OFF = "not on this machine so far"
 
 
 class Trials:
@@ -112,11 +123,17 @@ class WideProbes:
         self._left = WIDE_PROBES
         self._steps = WIDE_GAP
         self._gap = WIDE_GAPS[0]
+        self._skipped = False
 
     @property
     def due(self) -> bool:
         """Whether one is to be made now, if it can be afforded."""
         return self._steps <= 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether larger shapes have been looked at as far as they were worth it."""
+        return self._left <= 0 or self._skipped
 
     def take_draft(self) -> None:
         """A step drafted the choice."""
@@ -135,4 +152,5 @@ class WideProbes:
 
     def skip(self) -> None:
         """None was to be had at this price: look again some steps later."""
+        self._skipped = True
         self._steps = 2 * WIDE_GAP

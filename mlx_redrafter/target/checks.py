@@ -13,6 +13,54 @@ from .output_head import OutputHead
 ROUNDING = 0.02
 
 
+def check_kinds(model: nn.Module, where: object) -> None:
+    """Refuse whole numbers where a layer multiplies by fractions.
+
+    Args:
+        model: Its weights may still be lazy.
+        where: The file or directory they come from, for the sentence.
+
+    Raises:
+        RedrafterError: Naming the tensor.
+    """
+    for path, module in model.named_modules():
+        if "scales" in module:
+            continue  # quantised: packed in whole numbers
+        for name in ("weight", "bias"):
+            value = module.get(name)
+            if isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.inexact):
+                raise RedrafterError(
+                    f"{where}: the tensor {path}.{name} holds whole numbers ({value.dtype}) where "
+                    "weights are fractions: fetch or convert it again."
+                )
+
+
+def check_weights(module: nn.Module, where: object) -> None:
+    """Refuse weights that are not finite, in one pass over them.
+
+    Args:
+        module: Its parameters are evaluated.
+        where: The file or directory they come from, for the sentence.
+
+    Raises:
+        RedrafterError: Naming the tensor.
+    """
+    floating = [
+        (name, weight)
+        for name, weight in tree_flatten(module.parameters())
+        if mx.issubdtype(weight.dtype, mx.floating) and weight.size
+    ]
+    # Extremes carry NaN along and need no memory of their own.
+    ends = [(mx.max(weight), mx.min(weight)) for _, weight in floating]
+    mx.eval(ends)
+    for (name, _), (highest, lowest) in zip(floating, ends, strict=True):
+        if not (mx.isfinite(highest).item() and mx.isfinite(lowest).item()):
+            raise RedrafterError(
+                f"{where}: the tensor {name} holds numbers that are not finite (NaN or infinity), "
+                "so the model cannot compute anything: fetch or convert it again."
+            )
+
+
 def check_numbers(model: nn.Module, logits: mx.array) -> None:
     """Refuse a model that computes no numbers.
 

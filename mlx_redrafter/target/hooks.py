@@ -7,6 +7,7 @@ as they were. Hooking a model twice finds the hooks of the first time.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -15,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache.forward_context import ForwardContext
+from ..errors import RedrafterError
 from . import architectures
 from .attention_patches import (
     BLOCK_METHOD,
@@ -112,6 +114,26 @@ def hook_output(inner: nn.Module) -> Tap:
     return tap
 
 
+def hook_layer_outputs(model: nn.Module, layers: Sequence[int]) -> list[Tap]:
+    """Make layers of a model leave what they return in taps, one a layer, in that order.
+
+    Args:
+        model: An mlx-lm model, whose ``layers`` are its blocks.
+        layers: Their indices.
+
+    Raises:
+        RedrafterError: If the model has no such layers.
+    """
+    blocks = getattr(model, "layers", None)
+    blocks = list(blocks) if isinstance(blocks, list | tuple) else []
+    if any(index >= len(blocks) for index in layers):
+        raise RedrafterError(
+            f"The drafter reads the layers {', '.join(map(str, layers))} of its model, but this "
+            f"model has {len(blocks)} that can be read: use the model it was trained for."
+        )
+    return [hook_output(blocks[index]) for index in layers]
+
+
 def hook_layers(model: nn.Module, *, recurrent: bool) -> ForwardContext:
     """Make rotary modules, position embeddings and recurrent modules heed one ForwardContext."""
     modules = [(name.rsplit(".", 1)[-1], module) for name, module in model.named_modules()]
@@ -195,7 +217,8 @@ def _as_method(function: Any) -> Any:
 def _tapped_call(tap: Tap, base: Any) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = base(self, *args, **kwargs)
-        tap.hidden = output
+        # Some blocks return what their neighbours share beside the hidden states.
+        tap.hidden = output[0] if isinstance(output, tuple) else output
         return output
 
     return call

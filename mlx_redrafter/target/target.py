@@ -9,7 +9,7 @@ state say how to repeat what they did.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -40,6 +40,7 @@ from .hooks import (
     INNER_NAMES,
     draft_limit,
     embedding_of,
+    hook_layer_outputs,
     hook_layers,
     hook_output,
     inner_module,
@@ -53,6 +54,23 @@ from .recurrent_hooks import hook_products
 SMALL_BYTES = 64 << 20
 # Tokens of a prompt that are run at once: attention may need memory for each against all before it.
 PREFILL_STEP = 2048
+
+
+class Observer(Protocol):
+    """Reads a prompt's hidden states while it is run through the target."""
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """Layers whose outputs it wants beside the final hidden states."""
+
+    def observe(self, hidden: mx.array, tokens: mx.array, cache: PromptCache) -> None:
+        """Take note of a piece of n tokens that is about to be committed to the cache.
+
+        Args:
+            hidden: As of ``Target.verify``, (n, ...).
+            tokens: int32 (n,).
+            cache: Where the tokens before it are.
+        """
 
 
 class Target:
@@ -140,7 +158,7 @@ class Target:
         if kind in architectures.REFUSED:
             return f"the architecture '{kind}' cannot verify drafts: {architectures.REFUSED[kind]}"
         for index, layer in enumerate(raw):
-            if _layer(layer, self._context) is None:
+            if self._layer(layer) is None:
                 return (
                     f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
                     "which cannot take a rejected draft back"
@@ -163,9 +181,12 @@ class Target:
         """
         layers = []
         for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
-            layer = _layer(raw, self._context)
+            layer = self._layer(raw)
             layers.append(layer or OpaqueCache(self._maker(index, max_kv_size)))
         return PromptCache(layers, self._draft_limit)
+
+    def _layer(self, raw: Any) -> LayerCache | None:
+        return _layer(raw, self._context, keeps_points=self.recurrent)
 
     def _maker(self, index: int, max_kv_size: int | None) -> Any:
         return lambda: make_prompt_cache(self.model, max_kv_size)[index]
@@ -183,15 +204,42 @@ class Target:
         """
         share_cores(leave_one=self._is_small and rows == 1)
 
-    def prefill(self, tokens: mx.array, cache: PromptCache) -> None:
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """See that the outputs of layers can be read; shapes only, nothing is evaluated.
+
+        Raises:
+            RedrafterError: If there are no such layers, or they return something else than one
+                hidden state a token.
+        """
+        cache, tree = self.make_cache(), DraftTree.root_only(mx.zeros((1,), dtype=mx.int32))
+        with self._context.explore():
+            self.verify(tree, cache, layers)
+
+    def prefill(
+        self, tokens: mx.array, cache: PromptCache, observer: Observer | None = None
+    ) -> None:
         """Run committed tokens, int (n,), through the model; only the caches are computed."""
         cache.begin(tokens.shape[0])
-        self.model(tokens[None], cache=cache.seams)
+        if observer is None:
+            self.model(tokens[None], cache=cache.seams)
+        else:
+            _, hidden = self._forward(tokens[None], cache.seams, observer.layers)
+            observer.observe(hidden.squeeze(0), tokens, cache)
 
     def fill(
-        self, tokens: Sequence[int], cache: PromptCache, step_size: int = PREFILL_STEP
+        self,
+        tokens: Sequence[int],
+        cache: PromptCache,
+        step_size: int = PREFILL_STEP,
+        observer: Observer | None = None,
     ) -> Iterator[int]:
         """Run tokens through the model in pieces of ``step_size``, and commit each.
+
+        Args:
+            tokens: What follows the cache's tokens.
+            cache: Caches of this target.
+            step_size: Tokens run at once.
+            observer: Is shown the hidden states of each piece.
 
         Yields:
             How many are done, after each piece.
@@ -199,23 +247,27 @@ class Target:
         done = 0
         while done < len(tokens):
             piece = list(tokens[done : done + step_size])
-            self.prefill(mx.array(piece), cache)
+            self.prefill(mx.array(piece), cache, observer)
             mx.eval(cache.state)
             cache.extend(piece)
             done += len(piece)
             mx.clear_cache()
             yield done
 
-    def verify(self, tree: DraftTree, cache: PromptCache) -> tuple[mx.array, mx.array]:
+    def verify(
+        self, tree: DraftTree, cache: PromptCache, layers: Sequence[int] = ()
+    ) -> tuple[mx.array, mx.array]:
         """One forward over a tree behind the committed tokens; commits nothing.
 
         Args:
             tree: n nodes, the root standing right behind the cache's tokens. Where the target
                 verifies chains, node i has to follow node i - 1.
             cache: Caches of this target.
+            layers: Layers whose outputs are wanted too.
 
         Returns:
-            Logits after each node, (n, vocab_size), and final hidden states, (n, hidden_size).
+            Logits after each node, (n, vocab_size), and final hidden states, (n, hidden_size),
+            behind the outputs of the layers: (n, (len(layers) + 1) * hidden_size).
         """
         self.take_cores(len(tree))
         watched = cache.begin(len(tree))
@@ -223,8 +275,15 @@ class Target:
         chain = self.recurrent and tree.leaf_bound == 1
         branching = self.verifies == "tree" and not chain
         with self._context.verifying(tree, branching=branching, watched=watched):
-            logits, hidden = self._forward(tree.tokens[None], cache.seams)
+            logits, hidden = self._forward(tree.tokens[None], cache.seams, layers)
         return logits.squeeze(0), hidden.squeeze(0)
+
+    @property
+    def batches(self) -> bool:
+        """Whether several texts can share a forward."""
+        kind = self.architecture
+        single = kind in architectures.UNBATCHED or self._draft_limit is not None
+        return self.verifies == "tree" and not single
 
     def make_batch_cache(self) -> BatchCache:
         """Empty caches for several texts at once.
@@ -233,7 +292,7 @@ class Target:
             RedrafterError: If this model's texts have to be decoded one by one.
         """
         kind = self.architecture
-        if self.verifies != "tree" or kind in architectures.UNBATCHED or self._draft_limit:
+        if not self.batches:
             raise RedrafterError(
                 f"Prompts cannot be decoded together with the architecture '{kind}', only where "
                 "each text's rows can be placed by themselves: decode the prompts one by one."
@@ -241,44 +300,61 @@ class Target:
         return BatchCache(self.make_cache(), self._context)
 
     def verify_batch(
-        self, trees: Sequence[DraftTree], cache: BatchCache
+        self, trees: Sequence[DraftTree], cache: BatchCache, layers: Sequence[int] = ()
     ) -> tuple[mx.array, mx.array]:
         """One forward over a tree for each text of a batch; commits nothing.
 
         Args:
             trees: One a text, with equally many nodes.
             cache: Batch caches of this target.
+            layers: Layers whose outputs are wanted too.
 
         Returns:
-            Logits after each node, (batch, n, vocab_size), and final hidden states,
-            (batch, n, hidden_size).
+            Logits after each node, (batch, n, vocab_size), and hidden states as of :meth:`verify`,
+            (batch, n, (len(layers) + 1) * hidden_size).
         """
         self.take_cores(len(trees) * len(trees[0]))
         batch = BatchTree.stack(trees, cache.lengths)
         with self._context.verifying(batch, watched=cache.begin(len(batch))):
-            return self._forward(batch.tokens, cache.seams)
+            return self._forward(batch.tokens, cache.seams, layers)
 
-    def teach(self, tokens: mx.array, cache: list[Any] | None = None) -> tuple[mx.array, mx.array]:
+    def teach(
+        self, tokens: mx.array, cache: list[Any] | None = None, layers: Sequence[int] = ()
+    ) -> tuple[mx.array, mx.array]:
         """A causal forward from an empty context, or behind mlx-lm's own caches.
 
         Args:
             tokens: int (batch, length).
             cache: As ``make_prompt_cache`` of mlx-lm makes them; filled.
+            layers: Layers whose outputs are wanted too.
 
         Returns:
-            Logits (batch, length, vocab_size) and hidden states (batch, length, hidden_size).
+            Logits (batch, length, vocab_size) and hidden states as of :meth:`verify`,
+            (batch, length, (len(layers) + 1) * hidden_size).
         """
         if cache is None and self.architecture in architectures.TAUGHT_WITH_CACHES:
             cache = make_prompt_cache(self.model)
-        return self._forward(tokens, cache)
+        return self._forward(tokens, cache, layers)
 
-    def _forward(self, tokens: mx.array, caches: Any) -> tuple[mx.array, mx.array]:
-        """Logits and final hidden states, (batch, n, ...) each."""
-        tap = self._tap()
+    def _forward(
+        self, tokens: mx.array, caches: Any, layers: Sequence[int] = ()
+    ) -> tuple[mx.array, mx.array]:
+        """Logits and hidden states of layers and at the end, (batch, n, ...) each."""
+        taps = [*hook_layer_outputs(self.model, layers), self._tap()]
         logits = self.model(tokens, cache=caches)
-        hidden, tap.hidden = tap.hidden, None
-        assert hidden is not None, "the model did not call its output head"
-        return logits, hidden
+        parts = [tap.hidden for tap in taps]
+        for tap in taps:
+            tap.hidden = None
+        final = parts.pop()
+        assert final is not None, "the model did not call its output head"
+        read = [part for part in parts if part is not None and part.shape == final.shape]
+        if len(read) < len(layers):
+            raise RedrafterError(
+                f"The layers of the architecture '{self.architecture}' do not return one hidden "
+                "state a token, so a drafter cannot read them: use one that reads the final hidden "
+                "state alone."
+            )
+        return logits, mx.concatenate([*read, final], axis=-1) if read else final
 
     def _probe(self) -> tuple[mx.array, mx.array]:
         """Logits of a token and what the inner module made of it, (1, 1, ...); not evaluated."""
@@ -308,18 +384,18 @@ def _is_state(raw: Any) -> bool:
     return type(raw) is ArraysCache or type(raw).__name__ == "LayerCache"
 
 
-def _layer(raw: Any, context: ForwardContext) -> LayerCache | None:
+def _layer(raw: Any, context: ForwardContext, *, keeps_points: bool) -> LayerCache | None:
     """What takes the place of one of mlx-lm's caches; None for a kind that is not known."""
     if type(raw) is KVCache:
         return TreeKVCache(context)
     if type(raw) is RotatingKVCache and raw.keep == 0:
-        return TreeKVCache(context, raw.max_size)
+        return TreeKVCache(context, raw.max_size, keeps_points=keeps_points)
     if type(raw) is ChunkedKVCache:
         return ChunkedTreeKVCache(context, raw.chunk_size)
     if _is_state(raw):
         return RecurrentCache(raw, context)
     if type(raw) is CacheList:
-        parts = [_layer(part, context) for part in raw.caches]
+        parts = [_layer(part, context, keeps_points=keeps_points) for part in raw.caches]
         known = [part for part in parts if part is not None]
         states = sum(isinstance(part, RecurrentCache) for part in known)
         return CacheGroup(known) if len(known) == len(parts) and states <= 1 else None

@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..cache.quantized import CacheOptions
-from ..engine.batch import DEFAULT_BATCH, BatchDecoder
+from ..engine.batch import DEFAULT_BATCH, BatchDecoder, check_batch_size
 from ..engine.model import SpeculativeModel
 from ..engine.shape_planner import ShapePlanner
 from ..engine.statistics import AcceptanceStats
@@ -133,13 +133,16 @@ def stream_batch_generate(
     )
     stops = stop_strings(stop)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    check_batch_size(batch_size)  # before a planner measures the machine
     decoder = BatchDecoder(
         model,
         ids,
         config,
         max_tokens=limits,
         batch_size=batch_size,
-        planner=planner_of(model, planner, map(options.get, _SHAPES)),
+        planner=planner_of(
+            model, planner, map(options.get, _SHAPES), draft=options.get("draft", True)
+        ),
     )
     return _stream(model, tokenizer, ids, decoder, stops)
 

@@ -14,7 +14,8 @@ from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import CacheOptions
 from ..drafting.drafter import Drafter
 from ..drafting.shape import BeamShape
-from ..engine.decode import DecodingConfig, decode
+from ..engine.config import DecodingConfig
+from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..engine.shape_planner import ShapePlanner
 from ..engine.statistics import AcceptanceStats
@@ -126,7 +127,7 @@ def stream_generate(
         config,
         cache=cache,
         stats=stats,
-        planner=planner_of(model, planner, (beam_width, beam_length, node_budget)),
+        planner=planner_of(model, planner, (beam_width, beam_length, node_budget), draft=draft),
         progress=prompt_progress_callback,
     )
     return _respond(model, respond(tokenizer, ids, tokens, stats, stop_strings(stop)))
@@ -193,9 +194,19 @@ def _beam_shape(width: int | None, length: int | None, budget: int | None) -> Be
 
 
 def planner_of(
-    model: SpeculativeModel, planner: ShapePlanner | None, shape: Iterable[int | None]
+    model: SpeculativeModel,
+    planner: ShapePlanner | None,
+    shape: Iterable[int | None],
+    *,
+    draft: bool,
 ) -> ShapePlanner | None:
-    """The planner that was given, or the model's own; None where part of a shape was given."""
+    """The planner that was given, or the model's own.
+
+    None where part of a shape was given, or nothing is drafted: the model's own may have to measure
+    the machine first.
+    """
+    if not draft:
+        return None
     return None if any(part is not None for part in shape) else planner or model.planner
 
 

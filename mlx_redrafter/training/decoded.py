@@ -8,7 +8,8 @@ from typing import Any
 
 from ..drafting.drafter import Drafter
 from ..drafting.shape import BeamShape
-from ..engine.decode import DecodingConfig, decode
+from ..engine.config import DecodingConfig
+from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..engine.statistics import AcceptanceStats
 from ..sampling import SamplingConfig

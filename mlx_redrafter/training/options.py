@@ -49,6 +49,18 @@ class TrainingOptions:
     adapter_path: str | None = option(
         None, _MODEL, "a fine-tuned adapter of the target (LoRA, DoRA)", metavar="DIR"
     )
+    revision: str | None = option(
+        None, _MODEL, "branch, tag or commit of --model on the Hub", metavar="NAME"
+    )
+    trust_remote_code: bool = option(
+        False, _MODEL, "let Python files that come with the model run on this machine"
+    )
+    tokenizer_config: dict[str, Any] | None = option(
+        None, _MODEL, "overrides of tokenizer_config.json", metavar="JSON"
+    )
+    model_config: dict[str, Any] | None = option(
+        None, _MODEL, "overrides of config.json", metavar="JSON"
+    )
     dtype: str = option("bfloat16", _MODEL, "type in which the drafter is saved", choices=DTYPES)
     overwrite: bool = option(
         False, _MODEL, "replace the drafter in --output, and start an unfinished run anew"
@@ -229,9 +241,12 @@ def _of_kind(name: str, value: Any, kind: str) -> Any:
     kind = kind.removesuffix(" | None")
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    wanted = {"str": str, "int": int, "float": float, "bool": bool}[kind]
+    wanted = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, Any]": dict}[kind]
     if type(value) is not wanted:
-        words = {"str": "a text", "int": "a whole number", "float": "a number"}
+        words = {
+            "str": "a text", "int": "a whole number", "float": "a number",
+            "dict[str, Any]": "names with values",
+        }  # fmt: skip
         raise RedrafterError(
             f"{name} is {value!r}, but has to be {words.get(kind, 'true or false')}."
         )

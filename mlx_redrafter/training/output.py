@@ -21,7 +21,10 @@ from .options import TrainingOptions
 CARD_FILE = "training.json"  # beside a drafter: what it was made of
 
 # What may differ when a run goes on; what these name is compared by its contents.
-_FREE = {"resume", "overwrite", "model", "output", "cache_features", "adapter_path"}
+_FREE = {
+    "resume", "overwrite", "model", "output", "cache_features", "adapter_path", "revision",
+    "trust_remote_code",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

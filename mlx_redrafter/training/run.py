@@ -111,7 +111,15 @@ def train_drafter(
 
 
 def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> _Setting:
-    model, tokenizer = load(options.model, drafter=False, adapter_path=options.adapter_path)
+    model, tokenizer = load(
+        options.model,
+        drafter=False,
+        adapter_path=options.adapter_path,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+        tokenizer_config=options.tokenizer_config,
+        model_config=options.model_config,
+    )
     refusal = model.target.refusal
     if refusal is not None:
         raise RedrafterError(f"No drafter can be trained for this model: {refusal}.")

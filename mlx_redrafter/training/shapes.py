@@ -8,7 +8,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map_with_path
 
-from ..drafting.drafter import Drafter, DrafterConfig, IndependentHeads, drafter_of
+from ..drafting.drafter import Drafter, DrafterConfig, IndependentHeads
+from ..drafting.kinds import drafter_of
 from ..drafting.shared_head import output_rows, share_rows
 from ..errors import RedrafterError
 from .teacher import Teacher

@@ -171,9 +171,9 @@ def test_sweep_writes_tables_and_pictures(bundle, tmp_path, capsys):
 def test_sweep_holds_one_model_at_a_time(bundle, tmp_path, monkeypatch):
     load_at, seen = precision.load_at, []
 
-    def watched(*arguments):
+    def watched(*arguments, **options):
         alive = sum(one() is not None for one in seen)
-        loaded = load_at(*arguments)
+        loaded = load_at(*arguments, **options)
         seen.append(weakref.ref(loaded[0].target.model))
         assert alive == 0, "a model of another precision is still there"
         return loaded

@@ -13,7 +13,8 @@ from text_source import TextSource
 
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions, QuantizedTreeKVCache
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mlx_redrafter.conversion.options import Options
 from mlx_redrafter.conversion.sources import TRAINER_FILES, find_checkpoint
 from mlx_redrafter.drafting.drafter import MODEL_TYPE
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.loading import load, load_drafter
 from mlx_redrafter.ui.cli.convert import main
 
 pytestmark = pytest.mark.torch
@@ -305,7 +307,7 @@ def test_hub_repository(tmp_path: Path, target: Path, monkeypatch: pytest.Monkey
     found = find_checkpoint("someone/tiny", "The target")
     assert found.name == "someone/tiny"
     assert len(calls) == 1
-    assert "*.safetensors" in calls[0][1]
+    assert "model*.safetensors" in calls[0][1]
     assert "*.bin" not in calls[0][1]
     convert(hf_path="someone/tiny", mlx_path=tmp_path / "out")
     assert "base_model: someone/tiny" in (tmp_path / "out" / "README.md").read_text()
@@ -390,3 +392,107 @@ def test_command_line_converts(
     assert "exists already: pass --overwrite" in capsys.readouterr().err
     assert main([*flags, "--dtype", "bfloat16", "--overwrite"]) == 0
     assert main([*flags, "-q", "--quant-predicate", "mixed_4_6", "--overwrite"]) == 0
+
+
+def copied(target: Path, directory: Path) -> Path:
+    """A checkpoint's files, to be tampered with."""
+    shutil.copytree(target, directory)
+    return directory
+
+
+def test_an_index_that_names_a_file_outside(tmp_path: Path, target: Path) -> None:
+    source = copied(target, tmp_path / "source")
+    (source / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    for name in ("../elsewhere.safetensors", str(tmp_path / "elsewhere.safetensors")):
+        index = {"weight_map": {"model.norm.weight": name}}
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+        told = refusal(tmp_path / "out", hf_path=source)
+        assert "leads out of the checkpoint" in told
+        assert "elsewhere.safetensors" in told
+
+
+@pytest.mark.parametrize("name", ["evil.py", "folder/evil.txt", "model.safetensors"])
+def test_links_that_lead_outside_are_not_followed(tmp_path: Path, target: Path, name: str) -> None:
+    source = copied(target, tmp_path / "source")
+    secret = tmp_path / "secret"
+    secret.write_text("not yours")
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(secret)
+    told = refusal(tmp_path / "out", hf_path=source)
+    assert name in told
+    assert "leads out of the checkpoint" in told
+
+
+def test_the_links_of_a_hub_snapshot_are_its_own(tmp_path: Path, target: Path) -> None:
+    store = tmp_path / "models--someone--tiny"
+    snapshot = store / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (store / "blobs").mkdir()
+    for number, path in enumerate(sorted(target.iterdir())):
+        shutil.copy(path, store / "blobs" / str(number))
+        (snapshot / path.name).symlink_to(Path("../../blobs") / str(number))
+    convert(hf_path=snapshot, mlx_path=tmp_path / "out")
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    (snapshot / "evil.py").symlink_to("/etc/hostname")
+    assert "evil.py" in refusal(tmp_path / "other", hf_path=snapshot)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.gguf"])
+def test_pipes_are_no_weights(tmp_path: Path, target: Path, name: str) -> None:
+    source = copied(target, tmp_path / "source")
+    (source / "model.safetensors").unlink()
+    os.mkfifo(source / name)
+    told = refusal(tmp_path / "out", hf_path=source)
+    assert "not a regular file" in told or "holds no weights" in told
+    assert "not a regular file" in refusal(tmp_path / "out", hf_path=target, drafter=source / name)
+
+
+def test_devices_are_no_weights(tmp_path: Path, target: Path) -> None:
+    (tmp_path / "head.safetensors").symlink_to("/dev/zero")
+    told = refusal(tmp_path / "out", hf_path=target, drafter=tmp_path / "head.safetensors")
+    assert "not a regular file" in told
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    model = make_llama()
+    source = write_target(tmp_path / "source", model, "bin")
+    tensors = model.state_dict()
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.int32)
+    torch.save(tensors, source / "pytorch_model.bin")
+    told = refusal(tmp_path / "out", hf_path=source)
+    assert name in told
+    assert "whole numbers" in told
+
+
+def test_more_layers_than_tensors_are_not_built(tmp_path: Path, target: Path) -> None:
+    source = copied(target, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**9}))
+    assert "1,000,000,000 as num_hidden_layers" in refusal(tmp_path / "out", hf_path=source)
+    with pytest.raises(RedrafterError, match="1,000,000,000 as num_hidden_layers"):
+        load(source)
+    head = write_head(tmp_path / "head", make_head())
+    config = json.loads((head / "config.json").read_text())
+    (head / "config.json").write_text(json.dumps({**config, "num_draft_layers": 10**9}))
+    words = "1,000,000,000 as num_draft_layers"
+    assert words in refusal(tmp_path / "out", hf_path=target, drafter=head)
+    with pytest.raises(RedrafterError, match=words):
+        load_drafter(head)
+
+
+def test_what_lies_beside_the_weights_is_kept(tmp_path: Path, target: Path) -> None:
+    source = copied(target, tmp_path / "source")
+    kept = ["merges/more.txt", "additional_chat_templates/tools.jinja", "LICENSE", "tekken.json"]
+    left = ["onnx/model.onnx", "optimizer.pt", ".cache/x", "tf_model.h5", "drafter-old.gguf"]
+    for name in (*kept, *left):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(name)
+    convert(hf_path=source, mlx_path=tmp_path / "out")
+    for name in kept:
+        assert (tmp_path / "out" / name).read_text() == name
+    for name in left:
+        assert not (tmp_path / "out" / name).exists()
+    _, tokenizer = load(tmp_path / "out")
+    assert tokenizer.chat_template["tools"] == kept[1]

@@ -289,7 +289,7 @@ def test_upload(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -
                 raise OSError("not allowed\ndetails")
             calls.append(f"upload {folder_path.name}")
 
-    monkeypatch.setattr("mlx_redrafter.conversion.job.HfApi", Api)
+    monkeypatch.setattr("mlx_redrafter.conversion.pipeline.HfApi", Api)
     report = convert(hf_path=target, mlx_path=tmp_path / "out", upload_repo="me/tiny")
     assert report.uploaded == "me/tiny"
     assert calls == ["create me/tiny", "upload out"]

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_redrafter.drafting.grafting import graft, merge
-from mlx_redrafter.drafting.next_draft import accepted_leaf
-from mlx_redrafter.tree import DraftTree, HostTree, accept
+from mlx_redrafter.tree import DraftTree, HostTree, accept, accepted_leaf
 
 ROOT = 9
 

@@ -21,18 +21,19 @@ from decoding_cases import (
 import models
 from mlx_redrafter import load
 from mlx_redrafter.drafting.beam_search import BeamSearch
-from mlx_redrafter.drafting.next_draft import accepted_leaf, next_draft_input
+from mlx_redrafter.drafting.next_draft import next_draft_input
 from mlx_redrafter.drafting.noise_scale import NoiseScale
 from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.statistics import AcceptanceStats
-from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.sampling import Choices, SamplingConfig
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.text.prompts import encode_prompt
-from mlx_redrafter.tree import DraftTree, HostTree, accept
+from mlx_redrafter.tree import DraftTree, HostTree, accept, accepted_leaf
 
 POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
 
@@ -93,7 +94,7 @@ def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[i
 class Ahead(ScriptedPlanner):
     """A planner that drafts ahead, and verifies as much of each draft as it is told to."""
 
-    drafts_ahead = True
+    drafts_next = True
 
     def __init__(self, shapes: Sequence[BeamShape | None], counts: Sequence[int]):
         self._shapes, self._counts = shapes, counts
@@ -109,11 +110,9 @@ class Ahead(ScriptedPlanner):
         self.trimmed += 1
         return min(shape.nodes, self._counts[self.trimmed % len(self._counts)])
 
-    def observe(
-        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
-    ) -> None:
-        (record,) = records
-        assert record.drafted == 0 or shape is not None
+    def observe(self, step: ObservedStep) -> None:
+        (record,) = step.records
+        assert record.drafted == 0 or step.shape is not None
         self.verified.append(record.drafted)
 
 
@@ -138,7 +137,7 @@ def test_a_step_is_one_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     model = KINDS["beam search"]()
     list(decode(model, PROMPT, DecodingConfig(17), stats=stats, planner=planner))
     assert planner.trimmed > 0
-    assert len(counted.launched) == 1 + stats.steps
+    assert len(counted.launched) == 1 + stats.steps + 1  # the last for what the cache keeps
 
 
 def test_an_abandoned_text_leaves_the_cache_in_order() -> None:
@@ -151,7 +150,7 @@ def test_an_abandoned_text_leaves_the_cache_in_order() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_drafts_ahead_are_accepted_as_others_are(temperature: float) -> None:
+def test_drafts_next_are_accepted_as_others_are(temperature: float) -> None:
     model, tokenizer = load(POCKET, plan=False)
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What does np.clip do?"}])
     config = DecodingConfig(
@@ -178,13 +177,13 @@ def test_nothing_is_drafted_behind_a_draft_that_ends_the_text(
     model, tokenizer = load(POCKET, plan=False)
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What does np.clip do?"}])
     drafted = []
-    search = BeamSearch.__call__
+    search = BeamSearch.together
 
-    def counted(self: BeamSearch, state: DraftInput) -> DraftTree:
-        drafted.append(state)
-        return search(self, state)
+    def counted(self: BeamSearch, states: Sequence[DraftInput]) -> list[DraftTree]:
+        drafted.extend(states)
+        return search(self, states)
 
-    monkeypatch.setattr(BeamSearch, "__call__", counted)
+    monkeypatch.setattr(BeamSearch, "together", counted)
     ends = frozenset(tokenizer.eos_token_ids)
     stats, planner = AcceptanceStats(), Ahead([BeamShape(1, 15)], [15])
     config = DecodingConfig(100, eos_token_ids=ends)

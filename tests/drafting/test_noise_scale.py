@@ -6,7 +6,8 @@ import pytest
 from mlx_redrafter.drafting.noise_scale import HALF, PRIOR_SHARE, NoiseScale
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig, noise_rows
 from mlx_redrafter.tree import DraftTree

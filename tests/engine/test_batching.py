@@ -17,9 +17,12 @@ from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch import BatchDecoder
-from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import DecodingLoop, decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.engine.step import DecodedToken, PendingStep, StepRecord
+from mlx_redrafter.engine.sequence import Sequence as TextSequence
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.step import DecodedToken, PendingStep
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
@@ -191,7 +194,8 @@ def test_one_evaluation_a_step_for_all_texts(kind: str, monkeypatch: pytest.Monk
     collect(decoder)
     steps = max(stats.steps for stats in decoder.stats)
     assert steps > 2
-    assert len(counted.launched) == 3 + steps  # a prompt's last token, then a step of all
+    # A prompt's last token each, then a step of all; and what is left in the cache where one ends.
+    assert 3 + steps <= len(counted.launched) <= 3 + steps + 2
     assert counted.waits == 3  # prefills
     assert counted.read <= set().union(*counted.launched)
 
@@ -200,24 +204,26 @@ def test_a_steps_time_is_not_other_prompts_prefill(monkeypatch: pytest.MonkeyPat
     """A third prompt joins while the others are under way, and is prefilled between two steps."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    prefill, launch = TextLoop.prefill, BatchDecoder._launch
+    prefill, launch = TextSequence.prefill, DecodingLoop._launch
 
-    def slowly(*arguments: Any) -> None:
+    def slowly(*arguments: Any) -> Iterator[tuple[int, int]]:
         now[0] += 100.0
-        prefill(*arguments)
+        yield from prefill(*arguments)
 
-    def in_a_second(*arguments: Any) -> list[PendingStep]:
-        pendings = launch(*arguments)
+    def in_a_second(*arguments: Any, **options: Any) -> list[PendingStep]:
+        pendings = launch(*arguments, **options)
         now[0] += 1.0
         return pendings
 
-    monkeypatch.setattr(TextLoop, "prefill", slowly)
-    monkeypatch.setattr(BatchDecoder, "_launch", in_a_second)
+    monkeypatch.setattr(TextSequence, "prefill", slowly)
+    monkeypatch.setattr(DecodingLoop, "_launch", in_a_second)
     limits = [12, 4, 12]
     model = SpeculativeModel(target("llama"))
     decoder = BatchDecoder(model, PROMPTS[:3], GREEDY, max_tokens=limits, batch_size=2)
     collect(decoder)
-    assert [stats.seconds for stats in decoder.stats] == [stats.steps for stats in decoder.stats]
+    # A step that overlaps with the one before it is launched in that one's time.
+    for stats in decoder.stats:
+        assert stats.steps <= stats.seconds <= stats.steps + 1
 
 
 def test_a_batch_may_be_abandoned() -> None:
@@ -235,30 +241,32 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
-    drafting_disabled = False
+    drafting_disabled = drafts_next = probing = False
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
         self.costs = costs
         self._shapes: Iterator[BeamShape | None] = iter(shapes)
+        self.sequences = 0
         self.texts: list[int] = []
-        self.begun = 0
         self.told: list[tuple[BeamShape | None, list[int], int]] = []
 
-    def for_batch(self, texts: int) -> Fixed:
-        self.texts.append(texts)
+    def for_batch(self, sequences: int) -> Fixed:
+        self.sequences = sequences
         return self
 
-    def begin(self) -> None:
-        self.begun += 1
+    def price(self, step: ObservedStep) -> float | None:
+        return None
+
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        raise AssertionError("nothing is drafted in the step before")
 
     def next_shape(self, context: int) -> BeamShape | None:
         return next(self._shapes)
 
-    def observe(
-        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
-    ) -> None:
-        assert seconds > 0
-        self.told.append((shape, [record.drafted for record in records], context))
+    def observe(self, step: ObservedStep) -> None:
+        assert step.seconds > 0
+        self.texts.append(self.sequences)
+        self.told.append((step.shape, [record.drafted for record in step.records], step.context))
 
 
 COSTS = CostModel((1, 8, 64), (64,), ((1.0, 1.7, 7.3),), {1: 0.05, 4: 0.06, 8: 0.1}, (0.9,))
@@ -316,7 +324,7 @@ def _sure_tree() -> HostTree:
     ("prompts", "options", "words"),
     [
         ([[1], []], {}, "Prompt 1 is empty"),
-        ([[1], [2, 64]], {}, "Prompt 1 holds ids outside the vocabulary of 64"),
+        ([[1], [2, 64]], {}, "Prompt 1 holds token ids outside the vocabulary of 64"),
         ([[1], [2]], {"max_tokens": [3]}, "1 entries for 2 prompts"),
         ([[1]], {"batch_size": 0}, "batch_size is 0"),
         ([[1]], {"max_tokens": [0]}, "max_tokens is 0"),

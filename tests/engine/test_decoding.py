@@ -24,7 +24,7 @@ from decoding_cases import (
 import models
 from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.prompt_cache import PromptCache
-from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine import sequence as sequences
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import Sampler
@@ -202,7 +202,7 @@ INTERRUPTIONS: list[tuple[Any, str, int]] = [
     *((PromptCache, "commit", n) for n in (1, 3)),
     *((Sampler, "choose", n) for n in (1, 3)),
     *((mx, "async_eval", n) for n in (1, 3)),
-    *((decoding, "_numbers", n) for n in (1, 6)),
+    *((sequences, "_numbers", n) for n in (1, 6)),
     *((AcceptanceStats, "record", n) for n in (1, 3)),
 ]
 

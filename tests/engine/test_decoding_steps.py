@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from itertools import islice, pairwise
 from typing import Any
@@ -34,8 +34,11 @@ from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine import decode as decoding
-from mlx_redrafter.engine.decode import DecodingConfig, TextLoop, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.sequence import Sequence as TextSequence
+from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.engine.step import DecodedToken, PendingStep, StepRecord
 from mlx_redrafter.errors import RedrafterError
@@ -127,8 +130,9 @@ def test_one_evaluation_a_step(
     counted = Evaluations(monkeypatch)
     stream = decode(model, PROMPT, config, cache=cache, stats=stats)
     assert [decoded.token for decoded in stream] == text[:LENGTH]
-    # One for the prompt's last token, of which the first token of text comes, then one a step.
-    assert len(counted.launched) == 1 + stats.steps == 1 + stats.evaluations
+    # One for the prompt's last token, of which the first token of text comes, then one a step, and
+    # one at the end for what the cache keeps.
+    assert len(counted.launched) == 1 + stats.steps + 1 == 1 + stats.evaluations + 1
     assert counted.waits == 0
     # What is read back was evaluated with its step; reading evaluates nothing more.
     assert counted.read <= set().union(*counted.launched)
@@ -285,19 +289,14 @@ class Switching(ScriptedPlanner):
         self.asked: list[BeamShape | None] = []
         self.observed: list[tuple[BeamShape | None, int]] = []
 
-    def begin(self) -> None:
-        assert not self.asked
-
     def next_shape(self, context: int) -> BeamShape | None:
         self.asked.append(self.shapes[len(self.asked) % len(self.shapes)])
         return self.asked[-1]
 
-    def observe(
-        self, shape: BeamShape | None, records: Sequence[StepRecord], seconds: float, context: int
-    ) -> None:
-        assert seconds >= 0
-        (record,) = records
-        self.observed.append((shape, record.drafted))
+    def observe(self, step: ObservedStep) -> None:
+        assert step.seconds >= 0
+        (record,) = step.records
+        self.observed.append((step.shape, record.drafted))
 
 
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
@@ -380,20 +379,20 @@ def test_the_prompts_time_is_not_the_first_steps(monkeypatch: pytest.MonkeyPatch
     """Plain steps start before the one ahead of them is read, the prompt's own forward too."""
     now = [0.0]
     monkeypatch.setattr(decoding.time, "perf_counter", lambda: now[0])
-    read = TextLoop.read
+    read = TextSequence.read
 
-    def slowly(loop: TextLoop, pending: PendingStep) -> StepRecord:
+    def slowly(loop: TextSequence, pending: PendingStep) -> StepRecord:
         now[0] += 50.0 if pending.started == 0 and now[0] == 0 else 1.0
         return read(loop, pending)
 
-    monkeypatch.setattr(TextLoop, "read", slowly)
+    monkeypatch.setattr(TextSequence, "read", slowly)
 
     class Plain(Switching):
         shapes = (None,)
         seconds: list[float] = []  # noqa: RUF012
 
-        def observe(self, shape: Any, records: Any, seconds: float, context: int) -> None:
-            self.seconds.append(seconds)
+        def observe(self, step: ObservedStep) -> None:
+            self.seconds.append(step.seconds)
 
     planner = Plain()
     list(decode(KINDS["beam search"](), PROMPT, DecodingConfig(6), planner=planner))

@@ -16,7 +16,8 @@ import models
 from mlx_redrafter.cache import attention as cache_module
 from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.engine.step import DecodedToken

@@ -8,7 +8,8 @@ from scripts import load_script
 
 from mlx_redrafter import load
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.text.prompts import encode_prompt
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 import pytest
 
 from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.backoff import DraftBackoff
+from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning import calibration
 from mlx_redrafter.planning.costs import CostModel
@@ -85,7 +87,7 @@ def run(planner: Planner, machine: Machine, truth: CostModel, tokens: int) -> tu
         rejected = float(record.accepted < record.drafted)
         seconds = truth.step_seconds(shape, made, kept=len(record.path), rejected=rejected)
         emitted = record.accepted + 1
-        planner.observe(shape, [record], seconds, made)
+        planner.observe(ObservedStep(shape, [record], seconds, made))
         spent += seconds
         made += emitted
     return spent, made
@@ -155,9 +157,9 @@ def test_the_first_step_of_a_kind_is_not_timed() -> None:
     """It may have waited for a compiler."""
     planner = Planner(costs(0.1))
     before = planner.forecasts(0)[0].step_seconds
-    planner.observe(None, [PLAIN], 1000.0, 0)
+    planner.observe(ObservedStep(None, [PLAIN], 1000.0, 0))
     assert planner.forecasts(0)[0].step_seconds == before
-    planner.observe(None, [PLAIN], 1000.0, 0)
+    planner.observe(ObservedStep(None, [PLAIN], 1000.0, 0))
     assert planner.forecasts(0)[0].step_seconds > before
 
 
@@ -214,7 +216,7 @@ def run_together(planner: Planner, machine: Machine, truth: CostModel, texts: in
     for context in range(300):
         shape = together.next_shape(context)
         records = [PLAIN if shape is None else machine.step(shape) for _ in range(texts)]
-        together.observe(shape, records, batch.step_seconds(shape, context), context)
+        together.observe(ObservedStep(shape, records, batch.step_seconds(shape, context), context))
 
 
 def test_a_batch_has_costs_of_its_own_and_shares_what_is_learnt() -> None:
@@ -240,10 +242,10 @@ def test_a_step_is_one_observation_however_many_texts() -> None:
     expected = together.costs.step_seconds(together.probe, 0)
     assert together.next_shape(0) == together.probe
     records = [Machine(0.9, 0.9, seed).step(together.probe) for seed in range(6)]
-    together.observe(together.probe, records, 2 * expected, 0)
+    together.observe(ObservedStep(together.probe, records, 2 * expected, 0))
     drafted = together.forecasts(0)[1:]
     fresh = Planner(machine.for_batch(6))
-    fresh.observe(fresh.probe, records[:1], 2 * expected, 0)
+    fresh.observe(ObservedStep(fresh.probe, records[:1], 2 * expected, 0))
     assert fresh._drift == together._drift
     assert max(forecast.tokens_per_step for forecast in drafted) > 1
     assert fresh.next_shape(0) == fresh.probe
@@ -251,18 +253,33 @@ def test_a_step_is_one_observation_however_many_texts() -> None:
     assert together._probes_left == 0
 
 
+def asked(planner: Planner, backoff: DraftBackoff, context: int) -> BeamShape | None:
+    """The next shape of a text, as the loop takes it."""
+    shape = planner.next_shape(context)
+    return None if shape is not None and not planner.probing and backoff.take() else shape
+
+
+def told(planner: Planner, backoff: DraftBackoff, step: ObservedStep) -> None:
+    """A step is over."""
+    planner.observe(step)
+    price = planner.price(step)
+    if price is not None:
+        backoff.drafted(price, step.tokens)
+
+
 def decoded(
     planner: Planner, machine: CostModel, text: Machine, steps: int
 ) -> Iterator[BeamShape | None]:
     """A text's shapes as the loop takes them: behind a plain step asked for before it is read."""
-    planner.begin()
-    shape = planner.next_shape(0)
+    backoff = DraftBackoff()
+    shape = asked(planner, backoff, 0)
     for context in range(steps):
         record = PLAIN if shape is None else text.step(shape)
-        following = planner.next_shape(context) if shape is None else None
-        planner.observe(shape, [record], machine.step_seconds(shape, context), context)
+        following = asked(planner, backoff, context) if shape is None else None
+        seconds = machine.step_seconds(shape, context)
+        told(planner, backoff, ObservedStep(shape, [record], seconds, context))
         yield shape
-        shape = planner.next_shape(context) if shape is not None else following
+        shape = asked(planner, backoff, context) if shape is not None else following
 
 
 def test_a_trial_is_one_step() -> None:
@@ -301,7 +318,9 @@ def test_probes_become_rare_while_they_change_nothing() -> None:
     assert converse(planner, machine, Machine(0.95, 0.95, 1), 4000) < 16
 
 
-def stretches(planner: Planner, machine: CostModel, lengths: int) -> tuple[float, int, int]:
+def stretches(
+    planner: Planner, machine: CostModel, lengths: int, backoff: type[DraftBackoff] = DraftBackoff
+) -> tuple[float, int, int]:
     """Texts whose first half the drafter knows and whose second it does not.
 
     Returns:
@@ -310,14 +329,13 @@ def stretches(planner: Planner, machine: CostModel, lengths: int) -> tuple[float
     known, unknown = Machine(0.95, 0.97), Machine(0.95, 0.05, 1)
     spent, made, failing = 0.0, 0, 0
     for _ in range(40):
-        planner.begin()
-        written = 0
+        own, written = backoff(), 0
         while written < lengths:
             hard = written >= lengths // 2
-            shape = planner.next_shape(written)
+            shape = asked(planner, own, written)
             record = PLAIN if shape is None else (unknown if hard else known).step(shape)
             seconds = machine.step_seconds(shape, written)
-            planner.observe(shape, [record], seconds, written)
+            told(planner, own, ObservedStep(shape, [record], seconds, written))
             written += len(record.path)
             spent, failing = spent + seconds, failing + (hard and shape is not None)
         made += written
@@ -328,9 +346,12 @@ def test_drafts_pause_where_a_text_is_unlike_the_rest() -> None:
     """The choice stands, since drafts pay on the whole, but hard places go plain for a while."""
     machine = costs(0.08, level=0.005)
     spent, made, failing = stretches(Planner(machine), machine, 80)
-    eager = Planner(machine)
-    eager._backoff.take = lambda: False  # type: ignore[method-assign]
-    slow, slow_made, slow_failing = stretches(eager, machine, 80)
+
+    class Eager(DraftBackoff):
+        def take(self) -> bool:
+            return False
+
+    slow, slow_made, slow_failing = stretches(Planner(machine), machine, 80, Eager)
     assert failing < slow_failing / 3
     assert made / spent > 1.25 * slow_made / slow
 
@@ -345,7 +366,6 @@ def test_a_pause_is_not_taken_for_giving_up() -> None:
     assert planner.choice is not None
     assert not planner.drafting_disabled
     assert planner._trial_steps == planner._steps_to_trial  # none of its steps count towards one
-    planner.begin()
     assert planner.next_shape(0) is not None
 
 
@@ -430,8 +450,8 @@ def settled(token_share: float = 0.1, level: float = 0.005) -> Planner:
 
 
 def test_cheap_drafts_are_made_ahead() -> None:
-    assert settled(level=0.005).drafts_ahead
-    assert not settled(level=0.1).drafts_ahead
+    assert settled(level=0.005).drafts_next
+    assert not settled(level=0.1).drafts_next
 
 
 def test_of_a_doubtful_draft_less_is_verified() -> None:
@@ -451,7 +471,7 @@ def test_a_probe_is_verified_whole() -> None:
     hopeless = score_tree(*(-7.0 - n for n in range(31)))
     assert planner.next_shape(0) == planner.probe
     assert planner.num_nodes_to_verify(planner.probe, hopeless, 0) == 31
-    planner.observe(planner.probe, [Machine(0.9, 0.9).step(planner.probe)], 1.0, 0)
+    planner.observe(ObservedStep(planner.probe, [Machine(0.9, 0.9).step(planner.probe)], 1.0, 0))
     assert planner.num_nodes_to_verify(planner.probe, hopeless, 0) == 31
     # One that was drafted after the last that was needed is a draft like any other.
     planner = settled()

@@ -12,7 +12,8 @@ from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.text.responses import GenerationResponse
 from mlx_redrafter.tree import HostTree
-from mlx_redrafter.ui.chat.session import ModelFacts, Session
+from mlx_redrafter.ui.chat.answer import ModelFacts
+from mlx_redrafter.ui.chat.session import Session
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.theme import THEME
 
@@ -45,8 +46,8 @@ class CharTokenizer:
     has_chat_template = True
     bos_token = None
 
-    def apply_chat_template(self, messages: Any, add_generation_prompt: bool) -> list[int]:
-        return self.encode("".join(f"<{m['role']}>{m['content']}" for m in messages))
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        return "".join(f"<{m['role']}>{m['content']}" for m in messages)
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         return [ord(c) for c in text]
@@ -149,6 +150,14 @@ class RecordingFrontEnd:
 
     def complain(self, sentence: str) -> None:
         self.complaints.append(sentence)
+
+    def confirm(self, question: str) -> bool:
+        self.said.append(question)
+        return False
+
+    @contextmanager
+    def progress(self, words: str) -> Iterator[Any]:
+        yield lambda _done, _total: None
 
     @contextmanager
     def busy(self, words: str) -> Iterator[None]:

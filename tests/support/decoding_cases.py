@@ -10,11 +10,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 import models
+from mlx_redrafter import tree as trees
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine import decode as decoding
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine import sequence as sequences
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.tree import HostTree
@@ -83,7 +86,8 @@ class ScriptedPlanner:
     """What planners of a single text have in common whose steps a test lays down."""
 
     drafting_disabled = False
-    drafts_ahead = False
+    drafts_next = False
+    probing = False
 
     class costs:
         """Nothing costs anything."""
@@ -92,14 +96,18 @@ class ScriptedPlanner:
         def draft_seconds(shape: BeamShape) -> float:
             return 0.0
 
-    def for_batch(self, texts: int) -> Any:
-        raise AssertionError("no batch here")
+    def for_batch(self, sequences: int) -> Any:
+        assert sequences == 1, "no batch here"
+        return self
 
-    def begin(self) -> None:
-        pass
+    def begin(self, cache: PromptCache) -> None:
+        """Texts are all alike."""
+
+    def price(self, step: ObservedStep) -> float | None:
+        return None
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
-        raise AssertionError("nothing is drafted ahead")
+        raise AssertionError("nothing is drafted in the step before")
 
 
 def assert_planned_as_plain(
@@ -124,7 +132,7 @@ class Evaluations:
         self.read: set[int] = set()
         self.waits = 0
         self._alive: list[Any] = []
-        launch, wait, numbers = mx.async_eval, mx.eval, decoding._numbers
+        launch, wait, numbers = mx.async_eval, mx.eval, sequences._numbers
 
         def async_eval(*arrays: Any) -> None:
             self.launched.append({id(array) for _, array in tree_flatten(list(arrays))})
@@ -139,6 +147,7 @@ class Evaluations:
             self.read.add(id(array))
             return numbers(array)
 
-        patch.setattr(decoding, "_numbers", read)
+        patch.setattr(sequences, "_numbers", read)
+        patch.setattr(trees, "_numbers", read)
         patch.setattr(mx, "async_eval", async_eval)
         patch.setattr(mx, "eval", evaluate)

@@ -13,6 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.tree import DraftTree
 
@@ -190,6 +191,32 @@ def build_drafter(
     if draft_vocab_size is not None:
         rng = np.random.default_rng(seed)
         tokens = np.sort(rng.choice(vocab_size, draft_vocab_size, replace=False))
+        drafter.draft_tokens = mx.array(tokens.astype(np.int32))
+    drafter.eval()
+    return drafter
+
+
+def memory_drafter(
+    *, size: int | None = None, window: int = 8, layers: tuple[int, ...] = (0, 1), seed: int = 0
+) -> MemoryDrafter:
+    """A new random head with a memory of the text; ``size`` as ``draft_vocab_size``."""
+    config = DrafterConfig(
+        hidden_size=HIDDEN,
+        vocab_size=VOCAB,
+        exit_dim=12,
+        num_draft_layers=1,
+        draft_vocab_size=size,
+        memory_heads=2,
+        memory_head_dim=10,
+        memory_window=window,
+        state_size=24,
+        mlp_size=20,
+        target_layers=layers,
+    )
+    drafter = MemoryDrafter(config)
+    randomise(drafter, seed)
+    if size is not None:
+        tokens = np.sort(np.random.default_rng(seed).choice(VOCAB, size, replace=False))
         drafter.draft_tokens = mx.array(tokens.astype(np.int32))
     drafter.eval()
     return drafter

@@ -14,7 +14,8 @@ import architectures
 import mlx_lm
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache, make_prompt_cache
 
-from mlx_redrafter.cache.recurrent import HELD_BYTES, KEPT_PIECES, KEPT_PROMPTS
+from mlx_redrafter.cache.kept_points import KEPT_PIECES, KEPT_PROMPTS
+from mlx_redrafter.cache.recurrent import HELD_BYTES
 from mlx_redrafter.target.architectures import REFUSED, UNBATCHED
 from mlx_redrafter.target.target import Target
 
@@ -106,10 +107,11 @@ CACHES = """\
   does not compute on quantised keys are refused, as mlx-lm fails on them too.
 - `max_kv_size` is for plain decoding: such a cache overwrites rows that a rejected draft would have
   to give back. Models that make their own caches ignore it, as in mlx-lm.
-- After an edited history, attention goes on from the first difference (a window from wherever it
-  still has its rows, up to 256 tokens back), recurrent state from the end of one of the last
-  {prompts} prompts, or of one of {pieces} pieces in which long ones were run, and otherwise the
-  prompt is prefilled again.
+- After an edited history, or back in an earlier turn, attention goes on from the first difference
+  (a window from wherever it still has its rows, up to 256 tokens back). Recurrent state goes on
+  from the end of one of the last {prompts} prompts, or from one of up to {pieces} places between
+  the pieces in which long ones were run, and so do the windows of such models; where there is none
+  before the difference, the prompt is prefilled again. Each such point costs a copy of the state.
 """
 
 

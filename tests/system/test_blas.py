@@ -192,7 +192,7 @@ SHARING = """
 import ast
 import ctypes
 import mlx_redrafter
-from mlx_redrafter import blas
+from mlx_redrafter.system import blas
 count = ctypes.CDLL({name!r}).openblas_get_num_threads
 began = count()
 told = []

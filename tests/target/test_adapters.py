@@ -15,7 +15,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_redrafter.benchmark.precision import load_at
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.loading import load
 from mlx_redrafter.ui.cli import benchmark as benchmark_cli

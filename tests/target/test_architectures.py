@@ -15,7 +15,8 @@ from text_source import TextSource
 from mlx_redrafter.cache.composite import CacheGroup
 from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
 from mlx_redrafter.cache.recurrent import RecurrentCache
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError

@@ -15,13 +15,15 @@ from mlx_lm.generate import generate_step
 from text_source import TextSource
 
 from mlx_redrafter.cache.forward_context import ForwardContext
+from mlx_redrafter.cache.kept_points import KEPT_PIECES, KEPT_PROMPTS
 from mlx_redrafter.cache.module_call import ModuleCall
 from mlx_redrafter.cache.prompt_cache import PromptCache
-from mlx_redrafter.cache.recurrent import KEPT_PIECES, KEPT_PROMPTS, RecurrentCache
+from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.drafting.chain import ChainSource, chain_of
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.step import DecodedToken
 from mlx_redrafter.planning.calibration import _time_replay, calibrate
@@ -162,11 +164,11 @@ def test_an_interrupted_step_leaves_the_cache_consistent(monkeypatch: pytest.Mon
             return tuple(array.tolist())  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr("mlx_redrafter.engine.decode._numbers", interrupted)
+            patch.setattr("mlx_redrafter.engine.sequence._numbers", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run(model, prompt, held)
         assert_holds(model, held, held.tokens)
-        assert held.tokens == prompt[: len(held.tokens)]
+        assert held.tokens[: len(prompt)] == prompt[: len(held.tokens)]
 
 
 def test_histories() -> None:
@@ -302,8 +304,7 @@ def test_memory_does_not_grow_with_the_text() -> None:
     layer = held.layers[0]
     assert isinstance(layer, RecurrentCache)
     assert len(layer._steps) <= 2
-    assert len(layer._prompts) <= KEPT_PROMPTS
-    assert len(layer._pieces) <= KEPT_PIECES
+    assert len(layer._points) <= KEPT_PROMPTS + KEPT_PIECES
 
 
 def test_the_replay_is_measured_and_leaves_the_cache_as_it_was() -> None:

@@ -15,8 +15,10 @@ from common_config import VOCAB
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
-from mlx_redrafter.cache import recurrent
+from mlx_redrafter.cache import attention, recurrent
+from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.composite import CacheGroup
+from mlx_redrafter.cache.kept_points import KEPT_PIECES, KEPT_PROMPTS
 from mlx_redrafter.cache.module_call import ModuleCall
 from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
 from mlx_redrafter.cache.recurrent import RecurrentCache
@@ -235,9 +237,17 @@ def test_a_beam_searchs_trees_change_nothing(name: str) -> None:
         assert all(text == texts[-1] for text in texts)
 
 
-def test_an_earlier_turn_is_gone_back_to_without_starting_anew() -> None:
-    """Ends of prompts stay reachable, and some of the pieces that long ones are run in."""
-    target = shared("qwen3_next").target
+@pytest.mark.parametrize("name", ["qwen3_next", "recurrent_gemma", "gear", "baichuan_m1"])
+def test_an_earlier_turn_is_gone_back_to_without_starting_anew(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends of prompts stay reachable, and some of the pieces that long ones are run in.
+
+    So they are where windows beside the recurrent state have moved on.
+    """
+    monkeypatch.setattr(attention, "REWIND_MARGIN", 2)
+    monkeypatch.setattr(TreeKVCache, "step", 8)
+    target = shared(name).target
     held = target.make_cache()
     text: list[int] = []
     ends = []
@@ -270,7 +280,7 @@ def test_states_that_are_kept_are_bounded() -> None:
     for _ in target.fill(prompt_of(120), held, 3):
         pass
     for state in states_of(held):
-        assert len(state.rewind_points()) <= recurrent.KEPT_PROMPTS + recurrent.KEPT_PIECES + 2
+        assert len(state.rewind_points()) <= KEPT_PROMPTS + KEPT_PIECES + 2
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name not in UNBATCHED])

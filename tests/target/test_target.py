@@ -12,7 +12,7 @@ from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.calibration import _filled_cache
-from mlx_redrafter.target.target import PREFILL_STEP, Target
+from mlx_redrafter.target.target import PREFILL_STEP, Observer, Target
 from mlx_redrafter.tree import DraftTree, HostTree
 
 TOLERANCE = 1e-4
@@ -258,9 +258,9 @@ def test_long_contexts_are_filled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     sizes: list[int] = []
     prefill = target.prefill
 
-    def snapshot(tokens: mx.array, cache: PromptCache) -> None:
+    def snapshot(tokens: mx.array, cache: PromptCache, observer: Observer | None) -> None:
         sizes.append(tokens.shape[0])
-        prefill(tokens, cache)
+        prefill(tokens, cache, observer)
 
     monkeypatch.setattr(target, "prefill", snapshot)
     cache = target.make_cache()

@@ -18,7 +18,8 @@ from training_files import TINY, chats, write
 from mlx_redrafter import SpeculativeModel, Target, load
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.decode import DecodingConfig, decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.loading import load_drafter, save_drafter
 from mlx_redrafter.training import (

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlx_redrafter.ui.chat.answer_text import AnswerText, line_breaks, visible
+from mlx_redrafter.system.visible import visible
+from mlx_redrafter.ui.chat.answer_text import AnswerText, line_breaks
 
 
 def lines_of(pieces, width):
     text = AnswerText()
-    lines = [line for piece in pieces for line in text.feed(piece, True, width)]
+    lines = [line for piece in pieces for line in text.feed(piece, "answer.drafted", width)]
     return [line.plain for line in [*lines, text.tail]]
 
 
@@ -36,8 +37,8 @@ def test_wide_characters_count_two_cells():
 
 def test_each_token_keeps_its_own_style_across_a_break():
     text = AnswerText()
-    text.feed("one ", True, 8)
-    (line,) = text.feed("two three", False, 8)
+    text.feed("one ", "answer.drafted", 8)
+    (line,) = text.feed("two three", "answer.target", 8)
     assert [(line.plain[s.start : s.end], s.style) for s in line.spans] == [
         ("one ", "answer.drafted"),
         ("two", "answer.target"),

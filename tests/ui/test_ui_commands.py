@@ -51,8 +51,12 @@ def test_what_is_impossible_is_told_in_a_sentence(line, sentence):
 
 def test_settings_change_as_asked_and_are_told_when_not():
     session = make_session()
-    assert run("/temp 0.7", session).said == ["Answers are now temperature 0.7, seed 0."]
-    assert run("/temp", session).said == ["Answers are now temperature 0.7, seed 0."]
+    assert run("/temp 0.7", session).said == [
+        "Answers are now temperature 0.7, a seed of each answer's own."
+    ]
+    assert run("/temp", session).said == [
+        "Answers are now temperature 0.7, a seed of each answer's own."
+    ]
     assert run("/beam 3 6", session).said == ["Drafts are beam 3 × 6."]
     assert run("/draft off", session).said == ["Drafting is off."]
     assert run("/system Be brief, please.", session).said == ["System message: Be brief, please."]
@@ -102,7 +106,7 @@ def test_stats_show_counts_and_the_histogram():
     (shown,) = run("/stats", session).shown
     for words in ("tokens per step", "2.00", "accepted at each depth", "100%", "not measured yet"):
         assert words in shown
-    assert "checked no draft" not in shown
+    assert "without a draft" not in shown
 
 
 def test_stats_tell_of_steps_without_a_draft():
@@ -111,8 +115,7 @@ def test_stats_tell_of_steps_without_a_draft():
     drafting = session.totals.drafting
     drafting.record([], accepted=0, emitted=1)
     (shown,) = run("/stats", session).shown
-    assert re.search(r"of these that checked no draft +1\b", shown)
-    assert re.search(rf"\bsteps +{drafting.steps}\b", shown)
+    assert re.search(rf"\bsteps +{drafting.steps}, 1 without a draft\b", shown)
 
 
 def test_compare_shows_both_speeds_and_the_verdict():
@@ -173,7 +176,7 @@ def test_saving_where_nothing_can_be_written_is_told(tmp_path):
 def test_quit_leaves_and_the_rest_is_not_read():
     with pytest.raises(Quit):
         run("/quit")
-    front = RecordingFrontEnd(["/nope", "q", "  ", "/quit", "never"])
+    front = RecordingFrontEnd(["/nope", "why", "  ", "q", "never"])
     session = make_session()
     converse(session, front, measured=False)
     assert front.answers == [*"hello", "|"]
@@ -217,11 +220,11 @@ def test_ctrl_c_ends_a_comparison_and_not_the_session():
 @pytest.mark.parametrize(("at", "kept"), [(1, 0), (3, 2)])
 def test_ctrl_c_ends_an_answer_where_a_person_types_and_the_program_elsewhere(at, kept):
     session = make_session(interrupting(at))
-    front = RecordingFrontEnd(["q"])
+    front = RecordingFrontEnd(["why"])
     converse(session, front, measured=False)
     assert len(session.messages) == kept
 
-    front = RecordingFrontEnd(["q", "never"])
+    front = RecordingFrontEnd(["why", "never"])
     front.attended = False
     session = make_session(interrupting(at))
     with pytest.raises(KeyboardInterrupt):

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from mlx_redrafter.system.visible import whole_characters
 from mlx_redrafter.ui.chat.lines import (
     HISTORY_SIZE,
     append_history,
-    clean,
     complete_path,
     join_lines,
     load_history,
@@ -35,8 +35,8 @@ def test_the_end_of_input_is_passed_on():
 
 
 def test_halves_of_characters_are_replaced():
-    assert clean("a\udce4b") == "a?b"
-    assert clean("ä\U0001f600") == "ä\U0001f600"
+    assert whole_characters("a\udce4b") == "a?b"
+    assert whole_characters("ä\U0001f600") == "ä\U0001f600"
 
 
 def test_history_survives_newlines_damage_and_absence(tmp_path):

@@ -1,20 +1,20 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.system.own_models import pocket_path
+from mlx_redrafter.ui.chat.options import build_parser, parse_chat_options
 from mlx_redrafter.ui.chat.settings import ChatSettings
-from mlx_redrafter.ui.parsing import build_parser, parse_chat_options
 
 
-def parse(*arguments, default=Path("/")):
-    return parse_chat_options(arguments, default)
+def parse(*arguments):
+    return parse_chat_options(arguments)
 
 
 def test_without_flags_the_pocket_and_the_defaults():
     options = parse()
-    assert options.model == "/"
+    assert options.model == str(pocket_path())
     assert options.settings == ChatSettings()
     assert options.prompt is None
 
@@ -25,8 +25,11 @@ def test_flags_become_settings():
         *("--min-p", "0.05", "--seed", "7", "--max-tokens", "99", "--system", "be brief"),
         *("--beam-width", "3", "--beam-length", "6", "--node-budget", "12", "--no-draft"),
     )
-    assert (options.model, options.drafter) == ("m", "d")
-    assert options.settings == ChatSettings(0.7, 0.9, 40, 0.05, 7, 99, "be brief", False, 3, 6, 12)
+    assert (options.model, options.flags.drafter) == ("m", "d")
+    assert options.settings == ChatSettings(
+        temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, seed=7, max_tokens=99, system="be brief",
+        draft=False, beam_width=3, beam_length=6, node_budget=12,
+    )  # fmt: skip
 
 
 def test_mlx_lms_names_are_understood():
@@ -71,10 +74,10 @@ def test_what_cannot_be_is_told_in_one_line_with_code_2(arguments, words, capsys
     assert printed.err.count("\n") == 1
 
 
-def test_a_missing_pocket_is_told(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        parse(default=tmp_path / "pocket")
-    assert "--model" in capsys.readouterr().err
+def test_a_missing_pocket_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_redrafter.ui.model_flags.pocket_path", lambda: tmp_path / "pocket")
+    with pytest.raises(RedrafterError, match="--model"):
+        parse()
 
 
 def test_help_names_every_flag():

@@ -7,8 +7,8 @@ from chat_fakes import FakeStream, make_session
 from rich.console import Console
 
 from mlx_redrafter.ui.chat import views
+from mlx_redrafter.ui.chat.answer import Baseline
 from mlx_redrafter.ui.chat.screen import ScreenFrontEnd
-from mlx_redrafter.ui.chat.session import Baseline
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.chat.status import Reading, bars, baseline_words, ending, status_line, summary
 from mlx_redrafter.ui.theme import THEME
@@ -117,10 +117,15 @@ def test_the_summary_counts_what_was_drafted():
     session = make_session()
     list(session.ask("q"))
     text = summary(session.last, 2.0)
-    assert text == "5 tokens · 200 tok/s · 2.00× plain · 2.00 tokens/step · 5 of them drafted"
+    assert text == (
+        "5 tokens · 200 tok/s · 2.00× plain · 2.00 tokens/step · 5 of them drafted · "
+        "accepted by depth 100 0 % · prompt 1 tok/s · 0.50 GB"
+    )
     session.settings = ChatSettings(draft=False)
     list(session.ask("q"))
-    assert summary(session.last, 1.0) == "5 tokens · 100 tok/s · plain decoding"
+    assert summary(session.last, 1.0) == (
+        "5 tokens · 100 tok/s · plain decoding · prompt 1 tok/s · 0.50 GB"
+    )
 
 
 def test_a_model_without_a_drafter_claims_nothing():

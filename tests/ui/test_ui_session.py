@@ -4,7 +4,7 @@ import pytest
 from chat_fakes import FakeStream, make_session
 
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.ui.chat.session import Baseline
+from mlx_redrafter.ui.chat.answer import Baseline
 from mlx_redrafter.ui.chat.settings import ChatSettings
 
 

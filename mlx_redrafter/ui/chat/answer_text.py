@@ -7,22 +7,10 @@ import re
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
+from ...system.visible import visible
+
 TAB = 4
 _WORD = re.compile(r"\s*\S+\s*")
-# A model may say anything, so what would steer the terminal is shown as a picture of itself.
-_CONTROLS = {
-    **{code: chr(0x2400 + code) for code in range(0x20)},
-    **dict.fromkeys(range(0x80, 0xA0), "\N{REPLACEMENT CHARACTER}"),
-    0x7F: "\N{SYMBOL FOR DELETE}",
-    ord("\r"): None,
-    ord("\n"): "\n",
-    ord("\t"): "\t",
-}
-
-
-def visible(text: str) -> str:
-    """``text`` with control characters, other than newline and tab, made harmless."""
-    return text.translate(_CONTROLS)
 
 
 def line_breaks(text: str, width: int) -> list[int]:
@@ -59,18 +47,18 @@ def line_breaks(text: str, width: int) -> list[int]:
 
 
 class AnswerText:
-    """Takes an answer token by token and gives out its lines as they are finished."""
+    """Takes an answer piece by piece and gives out its lines as they are finished."""
 
     def __init__(self) -> None:
         self._pending = Text()
         self.any = False
 
-    def feed(self, text: str, drafted: bool, width: int) -> list[Text]:
+    def feed(self, text: str, style: str, width: int) -> list[Text]:
         """Add a token's text; return the lines that it finished.
 
         Args:
             text: What the token adds.
-            drafted: Whether the drafter had guessed it.
+            style: How it is shown.
             width: Cells in a line.
         """
         if not self.any:
@@ -78,7 +66,6 @@ class AnswerText:
         if not text:
             return []
         self.any = True
-        style = "answer.drafted" if drafted else "answer.target"
         self._pending.append(visible(text).replace("\t", " " * TAB), style)
         if "\n" not in text and cell_len(self._pending.plain) <= width:
             return []

@@ -8,11 +8,13 @@ from contextlib import closing
 from typing import cast
 
 from ...cache.prompt_cache import PromptCache
-from ...engine.decode import DecodingConfig, decode
+from ...engine.config import DecodingConfig
+from ...engine.decode import decode
 from ...engine.model import SpeculativeModel
 from ...engine.step import DecodedToken
 from ...sampling import SamplingConfig
-from .session import Baseline, Session
+from .answer import Baseline
+from .session import Session
 
 TOKENS = 48
 SECONDS = 1.5
@@ -64,7 +66,7 @@ def sampling_of(session: Session) -> SamplingConfig:
         top_p=settings.top_p,
         top_k=settings.top_k,
         min_p=settings.min_p,
-        seed=settings.seed,
+        seed=settings.seed or 0,  # nothing of it is shown
     )
 
 

@@ -15,11 +15,15 @@ from .. import parsing as arguments
 from . import views
 from .conversation_file import load_conversation, save_conversation
 from .session import Session
+from .turns import show_answer
 
 if TYPE_CHECKING:
     from .frontend import FrontEnd
 
 Number = TypeVar("Number", int, float)
+
+
+OVERWRITE = "--overwrite"
 
 
 class Quit(Exception):
@@ -41,9 +45,13 @@ class Command:
     run: Callable[[Session, FrontEnd, str], None]
 
 
+# As one leaves mlx_lm.chat, Python or a shell.
+WORDS = dict.fromkeys(("q", "quit", "exit"), "/quit")
+
+
 def is_command(line: str) -> bool:
     """Whether a line is a command and not a question; a space in front makes it a question."""
-    return line.startswith("/")
+    return line.startswith("/") or line.rstrip() in WORDS
 
 
 def run_command(line: str, session: Session, front: FrontEnd) -> None:
@@ -54,6 +62,7 @@ def run_command(line: str, session: Session, front: FrontEnd) -> None:
         Quit: If the command is to leave.
     """
     name, _, argument = line.strip().partition(" ")
+    name = WORDS.get(name, name)
     command = COMMANDS.get(name.lower())
     if command is None:
         near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
@@ -78,6 +87,12 @@ def _stats(session: Session, front: FrontEnd, _argument: str) -> None:
     if not session.totals.answers:
         raise RedrafterError("There is nothing to count yet: ask a question first.")
     front.show(views.session_stats(session))
+
+
+def _costs(session: Session, front: FrontEnd, _argument: str) -> None:
+    if not session.plans:
+        raise RedrafterError("Nothing is planned here: a drafter and no beam of one's own need it.")
+    front.show(views.costs(session))
 
 
 def _tree(session: Session, front: FrontEnd, _argument: str) -> None:
@@ -124,18 +139,78 @@ def _beam(session: Session, front: FrontEnd, argument: str) -> None:
 
 def _system(session: Session, front: FrontEnd, argument: str) -> None:
     if argument:
-        system = None if argument == "none" else argument
+        system = None if argument in ("none", "clear", "off") else argument
         session.settings = replace(session.settings, system=system)
     text = session.settings.system
     front.say(f"System message: {text}" if text else "There is no system message.")
 
 
+def _max_tokens(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument:
+        value = _read(arguments.count(1), argument, "/max-tokens N")
+        session.settings = replace(session.settings, max_tokens=value)
+    front.say(f"Answers are {session.settings.max_tokens:,} tokens long at most.")
+
+
+def _seed(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument:
+        reader = arguments.count(0, arguments.LARGEST_SEED)
+        none = argument in ("none", "auto", "off")
+        value = None if none else _read(reader, argument, "/seed N|none")
+        session.settings = replace(session.settings, seed=value)
+    if session.settings.seed is None:
+        front.say("Every answer draws a seed of its own.")
+    else:
+        front.say(f"The seed is {session.settings.seed}.")
+
+
+def _retry(session: Session, front: FrontEnd, _argument: str) -> None:
+    show_answer(session, front, session.retry())
+
+
+def _continue(session: Session, front: FrontEnd, _argument: str) -> None:
+    show_answer(session, front, session.resume())
+
+
+def _marks(session: Session, front: FrontEnd, argument: str) -> None:
+    session.settings = replace(session.settings, marks=_on_off(argument, session.settings.marks))
+    front.say(f"Marks are {'on' if session.settings.marks else 'off'}.")
+
+
+def _thoughts(session: Session, front: FrontEnd, argument: str) -> None:
+    shown = _on_off(argument, session.settings.thoughts)
+    session.settings = replace(session.settings, thoughts=shown)
+    front.say(f"Thoughts are {'shown' if shown else 'folded away'}.")
+
+
+def _on_off(argument: str, now: bool) -> bool:
+    """What 'on' or 'off' ask for; nothing asks for the other than now."""
+    if argument not in ("on", "off", ""):
+        raise RedrafterError(f"'on' or 'off' is needed, not '{argument}'.")
+    return argument == "on" if argument else not now
+
+
 def _save(session: Session, front: FrontEnd, argument: str) -> None:
+    argument, overwrite = argument.removeprefix(OVERWRITE).strip(), argument.startswith(OVERWRITE)
     path = _path(argument, "/save FILE")
     if not session.messages:
         raise RedrafterError("There is no conversation to save yet: ask a question first.")
+    if (
+        _exists(path)
+        and not overwrite
+        and not front.confirm(f"{path} is there already. Replace it?")
+    ):
+        raise RedrafterError(
+            f"{path} is there already and stays: /save {OVERWRITE} FILE replaces a file."
+        )
     save_conversation(path, session.facts.name, session.settings.system, session.messages)
     front.say(f"Saved {len(session.messages)} messages to {path}.")
+
+
+def _exists(path: Path) -> bool:
+    with suppress(OSError):
+        return path.exists()
+    return False
 
 
 def _load(session: Session, front: FrontEnd, argument: str) -> None:
@@ -178,14 +253,21 @@ def _path(argument: str, usage: str) -> Path:
 COMMANDS: dict[str, Command] = {
     "/help": Command("/help", "this list", _help),
     "/reset": Command("/reset", "forget the conversation and start anew", _reset),
+    "/retry": Command("/retry", "answer the last question again, with another seed", _retry),
+    "/continue": Command("/continue", "go on with an answer that was cut or stopped", _continue),
     "/stats": Command("/stats", "speeds and acceptance over this session", _stats),
+    "/costs": Command("/costs", "what the planner measured, and what it expects", _costs),
     "/tree": Command("/tree", "the last draft tree and the path that was accepted", _tree),
+    "/compare": Command("/compare", "answer the last question plain and drafted", _compare),
     "/draft": Command("/draft on|off", "use the drafter, or decode plainly", _draft),
-    "/temp": Command("/temp X", "sampling temperature; 0 takes the likeliest token", _temp),
     "/beam": Command("/beam W L|auto", "draft W beams of L tokens; auto: as planned", _beam),
-    "/system": Command("/system TEXT", "instruction above the conversation; none clears", _system),
+    "/temp": Command("/temp X", "sampling temperature; 0 takes the likeliest token", _temp),
+    "/seed": Command("/seed N|none", "name the samples; none: each answer draws its own", _seed),
+    "/max-tokens": Command("/max-tokens N", "longest answer", _max_tokens),
+    "/system": Command("/system TEXT|none", "instruction above the conversation", _system),
+    "/thoughts": Command("/thoughts on|off", "show a reasoning model's thoughts", _thoughts),
+    "/marks": Command("/marks on|off", "show which tokens were guessed", _marks),
     "/save": Command("/save FILE", "write the conversation as JSON", _save),
     "/load": Command("/load FILE", "go on from a saved conversation", _load),
-    "/compare": Command("/compare", "answer the last question plain and drafted", _compare),
-    "/quit": Command("/quit", "leave, as Ctrl-D does", _quit),
+    "/quit": Command("/quit", "leave, as q, quit, exit and Ctrl-D do", _quit),
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import RedrafterError
 from ...system.files import write_json
+from ...system.visible import whole_characters
 
 ROLES = ("system", "user", "assistant")
 Message = dict[str, str]
@@ -39,7 +40,7 @@ def load_conversation(path: Path) -> tuple[str | None, list[Message]]:
         value: Any = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise RedrafterError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RedrafterError(f"{path} holds no JSON, so no conversation: {error}.") from error
     entries = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(entries, list):
@@ -55,7 +56,7 @@ def _message(path: Path, index: int, entry: Any) -> Message:
         role, content = entry.get("role"), entry.get("content")
         misplaced = role == "system" and index > 1
         if role in ROLES and isinstance(content, str) and not misplaced:
-            return {"role": role, "content": content}
+            return {"role": role, "content": whole_characters(content)}
     raise RedrafterError(
         f"{path}: message {index} is not a role (user, assistant, or system as the first) "
         "with its content as text."

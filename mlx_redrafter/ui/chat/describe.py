@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
@@ -10,11 +14,17 @@ from ...drafting.drafter import Drafter
 from ...drafting.shape import BeamShape
 from ...engine.model import SpeculativeModel
 from ...system.device import on_gpu
-from .session import ModelFacts
+from ...system.visible import visible_line
+from .answer import ModelFacts
+
+# A front matter of YAML, a heading, a table, code or a picture is no description.
+_NO_PROSE = re.compile(r"(?:[#|>`<!\[*-]|\d+\.)")
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+LONGEST_PURPOSE = 160
 
 
-def describe(model: SpeculativeModel) -> ModelFacts:
-    """What the screen says about a model."""
+def describe(model: SpeculativeModel, path: str | Path) -> ModelFacts:
+    """What the screen says about a model that was loaded from ``path``."""
     shape = BeamShape()
     return ModelFacts(
         name=f"{model.name or 'model'}, {parameters(model.target.model)}",
@@ -23,7 +33,22 @@ def describe(model: SpeculativeModel) -> ModelFacts:
         precision=precision_words(model.target.model),
         beam=(shape.width, shape.length),
         context_limit=model.context_limit,
+        purpose=purpose(Path(path)),
     )
+
+
+def purpose(directory: Path) -> str | None:
+    """The first sentence of a model's README.md, None where there is none."""
+    try:
+        text = (directory / "README.md").read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+    for paragraph in _FRONT_MATTER.sub("", text).split("\n\n"):
+        line = visible_line(paragraph)
+        if line and not _NO_PROSE.match(line):
+            sentence = re.split(r"(?<=[.!?]) ", line)[0]
+            return textwrap.shorten(sentence, LONGEST_PURPOSE, placeholder=" ...")
+    return None
 
 
 def parameters(module: nn.Module) -> str:

@@ -1,10 +1,12 @@
-"""Ctrl-C while an answer comes: the step under way is finished, then the answer ends."""
+"""Ctrl-C and Ctrl-Z while an answer comes: the step under way is finished first."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -56,3 +58,30 @@ def stoppable(items: Iterable[T]) -> Generator[T, None, None]:
                 return
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def suspendable(pause: Callable[[], None], resume: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-Z stop the program in good order, and ``fg`` go on with it.
+
+    Args:
+        pause: Gives the terminal back as it was.
+        resume: Takes it again.
+    """
+    stop = getattr(signal, "SIGTSTP", None)
+    if stop is None or not _in_main_thread() or signal.getsignal(stop) is signal.SIG_IGN:
+        yield
+        return
+
+    def on_stop(_number: int, _frame: FrameType | None) -> None:
+        pause()
+        signal.signal(stop, signal.SIG_DFL)
+        os.kill(os.getpid(), stop)  # comes back from here after fg
+        signal.signal(stop, on_stop)
+        resume()
+
+    previous = signal.signal(stop, on_stop)
+    try:
+        yield
+    finally:
+        signal.signal(stop, previous)

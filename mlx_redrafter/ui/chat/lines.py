@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from ...system.visible import whole_characters
 from ..theme import CONTINUATION, PROMPT
 
 HISTORY_SIZE = 1000
@@ -25,11 +26,6 @@ def history_path() -> Path | None:
     with suppress(RuntimeError):
         return Path.home() / ".local" / "state" / "mlx-redrafter" / "chat_history"
     return None
-
-
-def clean(text: str) -> str:
-    """``text`` without halves of characters, which no tokenizer takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class LineReader(Protocol):
@@ -71,7 +67,7 @@ class LineEditor:
         readline.set_completer_delims(" ")
         readline.set_auto_history(False)
         for line in load_history(self._history):
-            readline.add_history(line)
+            _add_history(readline, line)
 
     def _complete(self, text: str, state: int) -> str | None:
         assert self._readline is not None
@@ -91,7 +87,7 @@ class LineEditor:
             EOFError: On Ctrl-D.
             KeyboardInterrupt: On Ctrl-C.
         """
-        text = clean(join_lines(self._line))
+        text = whole_characters(join_lines(self._line))
         if text.strip():
             self._remember(text)
         return text
@@ -112,9 +108,10 @@ class LineEditor:
         if readline is None:
             return
         length = readline.get_current_history_length()
-        if length and readline.get_history_item(length) == text:
-            return
-        readline.add_history(text)
+        with suppress(UnicodeError):
+            if length and readline.get_history_item(length) == text:
+                return
+        _add_history(readline, text)
         append_history(self._history, text)
 
 
@@ -165,6 +162,12 @@ def append_history(path: Path | None, line: str) -> None:
             if new:
                 path.chmod(0o600)  # questions are private
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _add_history(readline: ModuleType, line: str) -> None:
+    """Remember a line, unless the locale has no bytes for it, as LC_ALL=C has none for an é."""
+    with suppress(UnicodeError):
+        readline.add_history(line)
 
 
 def _import_readline() -> ModuleType | None:

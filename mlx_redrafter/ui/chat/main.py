@@ -1,58 +1,27 @@
-"""The chat: ``python chat.py`` and ``mlx_redrafter.chat``."""
+"""The chat: ``python chat.py``, ``mlx_redrafter.chat`` and ``python -m mlx_redrafter chat``."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ...errors import RedrafterError
-from ..parsing import ChatOptions, parse_chat_options
-from .interrupt import heed, stoppable
+from ..entry import INTERRUPTED, SUCCESS, USER_ERROR, command_line
+from .interrupt import heed
+from .options import NAME, ChatOptions, parse_chat_options
+from .turns import answer_question
 
 if TYPE_CHECKING:
     from .frontend import FrontEnd
     from .session import Session
     from .settings import ChatSettings
 
-# In a checkout the models stand beside the package.
-POCKET = Path(__file__).resolve().parents[3] / "models" / "pocket"
-BAD_INPUT = 2
-INTERRUPTED = 130
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
+@command_line(NAME)
+def main(arguments: Sequence[str]) -> int:
     """Run the chat; returns the exit code."""
-    options = parse_chat_options(sys.argv[1:] if arguments is None else arguments, POCKET)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        _forgive(stream)
-    try:
-        code = _run(options)
-        sys.stdout.flush()
-        return code
-    except RedrafterError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has left. Python flushes once more at exit, which would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def _forgive(stream: TextIO) -> None:
-    """Show what the stream's encoding lacks as '?' instead of failing."""
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")
-
-
-def _run(options: ChatOptions) -> int:
+    options = parse_chat_options(arguments)
     front, on_screen = make_front_end(options)
     if front.attended:
         heed()
@@ -63,27 +32,27 @@ def _run(options: ChatOptions) -> int:
     if on_screen and session.model.drafter is not None:
         measure(session, front, first=True)
     front.welcome(session)
-    converse(session, front, measured=on_screen)
-    return 0
+    asked, answered = converse(session, front, measured=on_screen)
+    # A script has to learn that none of its questions was answered.
+    return USER_ERROR if asked and not answered and not front.attended else SUCCESS
 
 
 def make_front_end(options: ChatOptions) -> tuple[FrontEnd, bool]:
     """A screen where there is a terminal, else plain text; and whether it is a screen."""
-    from rich.console import Console
-
-    from ..theme import PROMPT, THEME
+    from ..output import make_console
+    from ..theme import PROMPT
     from .commands import COMMANDS
     from .lines import LineEditor, history_path
     from .plain import PlainFrontEnd
     from .screen import ScreenFrontEnd
 
-    console = Console(theme=THEME, highlight=False)
+    console = make_console()
     reads = options.prompt is not None or sys.stdin.isatty()
     if not (reads and sys.stdout.isatty()) or console.is_dumb_terminal or options.json:
-        return PlainFrontEnd(summaries=options.prompt is None), False
+        return PlainFrontEnd(silent=options.json), False
     with console.capture() as captured:
         console.print(PROMPT, style="chat.prompt", end="")
-    errors = Console(theme=THEME, highlight=False, stderr=True)
+    errors = make_console(errors=True)
     if options.prompt is not None:
         return ScreenFrontEnd(console, errors, input), True
     editor = LineEditor(list(COMMANDS), history_path(), captured.get())
@@ -97,7 +66,7 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
         RedrafterError: If that is not possible.
     """
     with front.busy(f"Loading {options.model} ..."):
-        session = load_session(options.model, options.drafter, options.settings, options.adapter)
+        session = load_session(options.model, options.settings, **options.flags.load_options())
     from ... import blas_loaded
     from ...system import blas
     from ...system.device import on_gpu
@@ -115,14 +84,19 @@ def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
 
     if not session.drafts or not isinstance(session.model.drafter, Drafter):
         return
-    with front.busy(f"{CALIBRATING} ..."):
-        session.planner = Planner.for_model(session.model, recalibrate=options.recalibrate)
+    with front.progress(f"{CALIBRATING} ...") as progress:
+        session.planner = Planner.for_model(
+            session.model, recalibrate=options.recalibrate, progress=progress
+        )
 
 
-def load_session(
-    model: str, drafter: str | None, settings: ChatSettings, adapter: str | None = None
-) -> Session:
+def load_session(model: str, settings: ChatSettings, **load_options: Any) -> Session:
     """A conversation with a model from a path or the Hub.
+
+    Args:
+        model: Directory or Hub repo.
+        settings: How answers are made, to begin with.
+        **load_options: Further arguments of :func:`mlx_redrafter.load`.
 
     Raises:
         RedrafterError: If the model cannot be loaded.
@@ -130,46 +104,50 @@ def load_session(
     # Slow to import, and not needed to tell that a flag is wrong.
     from ...text.generate import stream_generate
     from ...text.loading import load
+    from ..quiet import quiet_libraries
     from .describe import describe
     from .session import Session
 
-    loaded, tokenizer = load(model, drafter, adapter_path=adapter, plan=False)
-    return Session(loaded, tokenizer, describe(loaded), settings, stream_generate)
+    quiet_libraries()
+    loaded, tokenizer = load(model, plan=False, **load_options)
+    return Session(loaded, tokenizer, describe(loaded, model), settings, stream_generate)
 
 
 def answer_once(session: Session, front: FrontEnd, options: ChatOptions) -> int:
     """Answer ``--prompt``; returns the exit code."""
-    from .lines import clean
+    from ..output import write_json
 
     assert options.prompt is not None
-    answer_question(session, front, clean(options.prompt))
+    answer_question(session, front, options.prompt)
     if session.last is None or session.last.interrupted:
         return INTERRUPTED
     if options.json:
-        print(json.dumps(session.last.to_dict(), ensure_ascii=False), flush=True)
-    return 0
+        write_json(session.last.to_dict())
+    return SUCCESS
 
 
-def converse(session: Session, front: FrontEnd, measured: bool) -> None:
+def converse(session: Session, front: FrontEnd, measured: bool) -> tuple[int, int]:
     """Questions and commands until the person leaves.
 
     Args:
         session: The conversation.
         front: Where it is held.
         measured: Whether to keep the measurement of plain decoding up to date.
+
+    Returns:
+        How many questions were asked, and how many of them were answered.
     """
     from .commands import Quit, is_command, run_command
 
-    told = False
+    asked, told = 0, False
     while True:
         try:
             line = front.read()
             if is_command(line):
                 run_command(line, session, front)
             elif line.strip():
+                asked += 1
                 answer_question(session, front, line.strip())
-                if session.last is not None and session.last.interrupted and not front.attended:
-                    raise KeyboardInterrupt
                 told = explain_plan(session, front, told)
                 if measured:
                     measure(session, front, first=False)
@@ -179,23 +157,7 @@ def converse(session: Session, front: FrontEnd, measured: bool) -> None:
             if not front.attended:
                 raise
         except (EOFError, Quit):
-            return
-
-
-def answer_question(session: Session, front: FrontEnd, question: str) -> None:
-    """Answer one question, as far as the person lets it go."""
-    before = session.totals.answers
-    try:
-        with closing(session.ask(question)) as responses, closing(stoppable(responses)) as shown:
-            front.stream(session, shown)
-    except KeyboardInterrupt:
-        if session.totals.answers == before:
-            if not front.attended:
-                raise
-            front.say("Stopped before the first word; the question was taken back.")
-            return
-    if session.last is not None:
-        front.conclude(session, session.last)
+            return asked, session.totals.answers
 
 
 def explain_plan(session: Session, front: FrontEnd, told: bool) -> bool:
@@ -213,7 +175,8 @@ def measure(session: Session, front: FrontEnd, first: bool) -> None:
     from ..theme import MEASURING
     from . import baseline
 
-    if not first and not baseline.outgrown(session):
+    # Where shapes are planned, plain decoding is timed by plain steps as they happen.
+    if session.plans or (not first and not baseline.outgrown(session)):
         return
     try:
         with front.busy(f"{MEASURING} ..."):

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from ..theme import CONTINUATION, PROMPT, THEME
-from .answer_text import visible
-from .lines import clean, join_lines
-from .session import Answer, Session
-from .status import ending, summary
+from ...system.visible import whole_characters
+from ..output import complain, make_console, say, write
+from ..theme import CONTINUATION, PROMPT
+from .answer import Answer
+from .lines import join_lines
+from .session import Session
+from .status import afterwords, summary
 
 if TYPE_CHECKING:
     from ...text.responses import GenerationResponse
+    from ...text.thoughts import ThoughtSplitter
 
 WIDTH = 100
 
 
 class PlainFrontEnd:
-    """Lines from stdin, text to stdout, complaints to stderr.
+    """Lines from stdin, text to stdout, complaints and figures to stderr.
 
     Args:
-        summaries: Whether a line of figures follows each answer.
+        silent: Whether nothing is shown but complaints, since JSON follows on stdout.
     """
 
-    def __init__(self, summaries: bool = True):
-        self._summaries = summaries
-        # Environment variables may make Rich believe in a terminal; a pipe stays a pipe.
-        self._console = Console(
-            theme=THEME, width=WIDTH, force_terminal=False, color_system=None, highlight=False
-        )
+    def __init__(self, silent: bool = False):
+        self._silent = silent
+        self._console = make_console(plain_width=WIDTH)
 
     @property
     def attended(self) -> bool:
@@ -45,36 +45,46 @@ class PlainFrontEnd:
 
     def read(self) -> str:
         """The next line of stdin, with those it is continued on."""
-        return clean(join_lines(self._line))
+        return whole_characters(join_lines(self._line))
 
     def _line(self, first: bool) -> str:
         if sys.stdin.isatty():
-            sys.stderr.write(PROMPT if first else CONTINUATION)
-            sys.stderr.flush()
+            write(PROMPT if first else CONTINUATION, errors=True)
         line = sys.stdin.readline()
         if not line:
             raise EOFError
         return line.rstrip("\r\n")
 
-    def stream(self, _session: Session, responses: Iterable[GenerationResponse]) -> None:
-        """Print text as it comes."""
+    def stream(self, session: Session, responses: Iterable[GenerationResponse]) -> None:
+        """Print text as it comes; thoughts with the model's own markers, or not at all."""
         begun = False
-        for response in responses:
-            text = response.text if begun else response.text.lstrip("\n")
-            if text:
+        for text in self._texts(session, responses):
+            text = text if begun else text.lstrip("\n")
+            if text and not self._silent:
                 begun = True
-                sys.stdout.write(visible(text))
-                sys.stdout.flush()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+                write(text)
+        if not self._silent:
+            write("\n")
+
+    @staticmethod
+    def _texts(session: Session, responses: Iterable[GenerationResponse]) -> Iterator[str]:
+        if session.settings.thoughts:
+            yield from (response.text for response in responses)
+            return
+        passages: ThoughtSplitter | None = None
+        for response in responses:
+            passages = passages or session.splitter()
+            yield from (part.text for part in passages.feed(response.text) if not part.thought)
+        if passages is not None:
+            yield from (part.text for part in passages.flush() if not part.thought)
 
     def conclude(self, session: Session, answer: Answer) -> None:
-        """Print the figures, if wanted, and why the answer was cut, if it was."""
-        if self._summaries:
-            print(f"[{summary(answer, session.speedup(answer.tps))}]\n", flush=True)
-        reason = ending(answer, session.settings.max_tokens)
-        if reason:
-            self.complain(reason)
+        """Print the figures, and why the answer was cut, if it was, to stderr."""
+        if self._silent:
+            return
+        complain(f"[{summary(answer, session.ratio(answer), session.planning)}]")
+        for sentence in afterwords(session, answer):
+            complain(sentence)
 
     def show(self, view: RenderableType) -> None:
         """Print a table or a tree."""
@@ -83,11 +93,20 @@ class PlainFrontEnd:
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
-        print(visible(sentence), flush=True)
+        say(sentence)
 
     def complain(self, sentence: str) -> None:
         """Print a sentence to stderr."""
-        print(visible(sentence), file=sys.stderr, flush=True)
+        complain(sentence)
+
+    def confirm(self, _question: str) -> bool:
+        """Nobody can be asked."""
+        return False
+
+    @contextmanager
+    def progress(self, _words: str) -> Iterator[Callable[[int, int], None]]:
+        """Nothing is shown: there is nobody to wait."""
+        yield lambda _done, _total: None
 
     @contextmanager
     def busy(self, _words: str) -> Iterator[None]:

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from ...system.visible import visible, visible_line
 from . import views
-from .answer_text import AnswerText, visible
-from .session import Answer, Session
-from .status import ending, read, status_line, summary
+from .answer import Answer
+from .answer_text import AnswerText
+from .interrupt import suspendable
+from .session import Session
+from .status import afterwords, read, status_line, summary
 
 if TYPE_CHECKING:
     from ...text.responses import GenerationResponse
+    from ...text.thoughts import ThoughtSplitter
 
 # Drawing more often costs decoding speed and nobody sees it.
 FRAME_SECONDS = 1 / 12
@@ -71,21 +76,61 @@ class ScreenFrontEnd:
         finished: list[Text] = []
         console.print()
         live = Live(console=console, auto_refresh=False, transient=True)
+        passages: ThoughtSplitter | None = None
         try:
-            with quiet_keys(), live:
+            with self._own_terminal(live):
                 live.update(Text("reading the conversation ...", "chat.note"), refresh=True)
                 drawn = 0.0
                 for response in responses:
-                    finished += text.feed(response.text, response.from_draft, self._width)
+                    passages = passages or session.splitter()
+                    finished += self._take(session, response, passages, text)
                     now = time.perf_counter()
                     if now - drawn < FRAME_SECONDS:
                         continue
                     drawn = now
-                    self._draw(live, session, response, finished, text.tail)
+                    folded = passages.thinking and not session.settings.thoughts
+                    tail = Text("thinking ...", "answer.thought") if folded else text.tail
+                    self._draw(live, session, response, finished, tail)
                     finished.clear()
         finally:
             if text.any:
                 self._print_lines([*finished, text.tail])
+
+    def _take(
+        self,
+        session: Session,
+        response: GenerationResponse,
+        passages: ThoughtSplitter,
+        text: AnswerText,
+    ) -> list[Text]:
+        """Feed a response's passages to the text; return the lines that they finished."""
+        lines: list[Text] = []
+        parts = passages.feed(response.text)
+        if response.finish_reason is not None:
+            parts += passages.flush()
+        for part in parts:
+            if not part.thought:
+                lines += text.feed(part.text, mark(session, response), self._width)
+            elif session.settings.thoughts:
+                lines += text.feed(part.text, "answer.thought", self._width)
+        return lines
+
+    @contextmanager
+    def _own_terminal(self, live: Live) -> Iterator[None]:
+        """Keys are kept quiet and ``live`` is drawn; Ctrl-Z gives the terminal back meanwhile."""
+        keys = QuietKeys()
+
+        def pause() -> None:
+            keys.loud()
+            self._console.show_cursor(True)
+
+        def resume() -> None:
+            keys.quiet()
+            self._console.show_cursor(False)
+            live.refresh()
+
+        with keys, live, suspendable(pause, resume):
+            yield
 
     def _draw(
         self,
@@ -106,12 +151,11 @@ class ScreenFrontEnd:
 
     def conclude(self, session: Session, answer: Answer) -> None:
         """Draw the figures in one line, and why the answer was cut, if it was."""
-        words = summary(answer, session.speedup(answer.tps))
+        words = summary(answer, session.ratio(answer), session.planning)
         self._console.print()
         self._console.print(Text(words, "chat.note"))
-        reason = ending(answer, session.settings.max_tokens)
-        if reason:
-            self._console.print(Text(reason, "chat.note"))
+        for sentence in afterwords(session, answer):
+            self._console.print(Text(sentence, "chat.note"))
         self._console.print()
 
     def show(self, view: RenderableType) -> None:
@@ -125,7 +169,39 @@ class ScreenFrontEnd:
 
     def complain(self, sentence: str) -> None:
         """Tell what was wrong."""
-        self._errors.print(Text(visible(sentence), "chat.error"))
+        self._errors.print(Text(visible_line(sentence), "chat.error"))
+
+    def confirm(self, question: str) -> bool:
+        """Ask the person; everything but yes is no."""
+        try:
+            answer = input(f"{visible_line(question)} [y/N] ")
+        except EOFError:
+            self._console.print()
+            return False
+        return answer.strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def progress(self, words: str) -> Iterator[Callable[[int, int], None]]:
+        """Show ``words`` and a bar from when it is first told something until the block ends.
+
+        Drawn only when told, since what it waits for is timed.
+        """
+        bar = Progress(
+            TextColumn("{task.description}", style="chat.note"),
+            BarColumn(),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        task = bar.add_task(words, total=None, visible=False)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True, refresh=True)
+
+        with self._own_terminal(bar.live):
+            yield tell
 
     @contextmanager
     def busy(self, words: str) -> Iterator[None]:
@@ -138,7 +214,7 @@ class ScreenFrontEnd:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        with quiet_keys(), line:
+        with self._own_terminal(line):
             line.refresh()
             yield
 
@@ -150,23 +226,52 @@ def _line(text: Text) -> Text:
     return copy
 
 
-@contextmanager
-def quiet_keys() -> Iterator[None]:
-    """Keep what is typed meanwhile from being echoed into the drawing; it is read afterwards."""
-    termios: Any
-    try:
+def mark(session: Session, response: GenerationResponse) -> str:
+    """The style of a token's text: who supplied it."""
+    if not session.settings.marks:
+        return "answer.plain"
+    return "answer.drafted" if response.from_draft else "answer.target"
+
+
+class QuietKeys:
+    """Keeps what is typed meanwhile from being echoed into the drawing; it is read afterwards."""
+
+    def __init__(self) -> None:
+        self._handle: int | None = None
+        self._before: list[Any] = []
+
+    def __enter__(self) -> None:
+        termios: Any
+        try:
+            import termios
+
+            handle = sys.stdin.fileno()
+            self._before = termios.tcgetattr(handle)
+        except (ImportError, OSError, ValueError, termios.error):
+            return
+        self._handle = handle
+        self.quiet()
+
+    def __exit__(self, *_: object) -> None:
+        self.loud()
+
+    def quiet(self) -> None:
+        """Stop the echo."""
+        silent = [*self._before]
+        if self._handle is not None:
+            import termios
+
+            silent[3] &= ~termios.ECHO
+            self._set(silent)
+
+    def loud(self) -> None:
+        """Let keys be echoed as they were before."""
+        if self._handle is not None:
+            self._set(self._before)
+
+    def _set(self, attributes: list[Any]) -> None:
         import termios
 
-        handle = sys.stdin.fileno()
-        before = termios.tcgetattr(handle)
-    except (ImportError, OSError, ValueError, termios.error):
-        yield
-        return
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(handle, termios.TCSANOW, silent)
-    try:
-        yield
-    finally:
+        assert self._handle is not None
         with suppress(termios.error):
-            termios.tcsetattr(handle, termios.TCSANOW, before)
+            termios.tcsetattr(self._handle, termios.TCSANOW, attributes)

@@ -2,168 +2,36 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
 from ...text.prompts import encode_prompt
+from ...text.thoughts import ThoughtSplitter
+from .answer import Answer, Baseline, Comparison, ModelFacts, Totals
 from .settings import ChatSettings
 
 if TYPE_CHECKING:
     from ...cache.prompt_cache import PromptCache
     from ...engine.model import SpeculativeModel
-    from ...engine.step import StepRecord
     from ...planning.planner import Planner
     from ...text.responses import GenerationResponse
 
 Message = dict[str, str]
+
+
+def _said(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
 # What ``stream_generate`` looks like from here.
 StreamFunction = Callable[..., "Iterator[GenerationResponse]"]
 # A plain answer shorter than this says too little about the speed.
 ENOUGH_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the screen says about the model.
-
-    Attributes:
-        name: The target's name.
-        drafter: The drafter in a few words, None if there is none.
-        device: Where it runs.
-        precision: How its weights are stored.
-        beam: Default beam width and length.
-        context_limit: Longest conversation in tokens, None if not known.
-    """
-
-    name: str
-    drafter: str | None
-    device: str
-    precision: str
-    beam: tuple[int, int]
-    context_limit: int | None = None
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The speed of plain decoding, as it was measured.
-
-    Attributes:
-        tps: Tokens per second.
-        tokens: Tokens it was measured over.
-        context: Tokens in the context at the time.
-    """
-
-    tps: float
-    tokens: int
-    context: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer as it came out.
-
-    Attributes:
-        question: What was asked.
-        text: What was said, as far as it went.
-        drafted: Whether the drafter was used.
-        interrupted: Whether it was stopped before its end.
-        prompt_tokens: Length of the whole prompt.
-        final: The last response, None if not even the first token came.
-        step: The last step that drafted, None if none did.
-        stats: Counts of this answer.
-        at_limit: Whether the model's context was full.
-    """
-
-    question: str
-    text: str
-    drafted: bool
-    interrupted: bool
-    prompt_tokens: int
-    final: GenerationResponse | None
-    step: StepRecord | None
-    stats: AcceptanceStats
-    at_limit: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Tokens generated."""
-        return self.final.generation_tokens if self.final else 0
-
-    @property
-    def tps(self) -> float:
-        """Tokens per second of its steps.
-
-        ``generation_tps`` counts the prompt's own token too, as mlx-lm does; over few tokens that
-        flatters.
-        """
-        return self.stats.tokens_per_second
-
-    def to_dict(self) -> dict[str, Any]:
-        """Counts, speeds and the text, ready for JSON."""
-        final = self.final
-        return {
-            **self.stats.to_dict(),
-            "text": self.text,
-            "finish_reason": final.finish_reason if final else None,
-            "prompt_tokens": self.prompt_tokens,
-            "prompt_tps": final.prompt_tps if final else 0.0,
-            "generation_tokens": self.tokens,
-            "generation_tps": final.generation_tps if final else 0.0,
-            "peak_memory": final.peak_memory if final else 0.0,
-        }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The same question answered twice."""
-
-    plain: Answer
-    drafted: Answer
-
-    @property
-    def identical(self) -> bool:
-        """Whether both answers are the same text."""
-        return self.plain.text == self.drafted.text
-
-    @property
-    def parting(self) -> int:
-        """Number of characters before the texts part."""
-        pairs = zip(self.plain.text, self.drafted.text, strict=False)
-        same = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        return same if same is not None else min(len(self.plain.text), len(self.drafted.text))
-
-
-@dataclass
-class Totals:
-    """Counts over a session.
-
-    Attributes:
-        answers: Answers given.
-        plain_answers: Those of them made without the drafter.
-        tokens: Tokens generated.
-        seconds: Time they took, prompts not counted.
-        drafting: Counts of the answers that drafted.
-    """
-
-    answers: int = 0
-    plain_answers: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    drafting: AcceptanceStats = field(default_factory=AcceptanceStats)
-
-    def add(self, answer: Answer) -> None:
-        """Count an answer."""
-        self.answers += 1
-        self.tokens += answer.tokens
-        self.seconds += answer.tokens / answer.tps if answer.tps else 0.0
-        if answer.drafted:
-            self.drafting.merge(answer.stats)
-        else:
-            self.plain_answers += 1
 
 
 class Session:
@@ -184,7 +52,7 @@ class Session:
         baseline: Plain decoding as measured, None until it was.
         last: The latest answer.
         planner: Chooses beam shapes where the settings name none; None drafts one default shape.
-        prompt_tokens: Length of the prompt that is being, or was last, answered.
+        prompt: Token ids of the prompt that is being, or was last, answered.
     """
 
     def __init__(
@@ -204,7 +72,7 @@ class Session:
         self.baseline: Baseline | None = None
         self.last: Answer | None = None
         self.planner: Planner | None = None
-        self.prompt_tokens = 0
+        self.prompt: list[int] = []
         self._stream = stream
         self._cache: PromptCache = model.make_cache()
 
@@ -240,23 +108,62 @@ class Session:
         Raises:
             RedrafterError: If the conversation no longer fits the model's context.
         """
-        before = len(self.messages)
+        before = list(self.messages)
         self.messages.append({"role": "user", "content": question})
+        yield from self._take(before, self._answer(self.messages, self.settings.draft))
+
+    def retry(self) -> Generator[GenerationResponse, None, None]:
+        """Answer the last question again, in place of its answer and with another seed.
+
+        Raises:
+            RedrafterError: If there is no question yet.
+        """
+        asked = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+        if not asked:
+            raise RedrafterError("There is no question yet: ask one, then /retry.")
+        before = list(self.messages)
+        del self.messages[asked[-1] + 1 :]
+        seed = self.settings.seed  # one that was named would give the same words again
+        if seed is not None and self.last is not None:
+            seed = (self.last.seed + 1) % 2**63
+        return self._take(before, self._answer(self.messages, self.settings.draft, seed=seed))
+
+    def resume(self) -> Generator[GenerationResponse, None, None]:
+        """Go on with an answer that was stopped or cut, as if it had not been.
+
+        Raises:
+            RedrafterError: If the last answer was not cut.
+        """
+        last = self.last
+        if last is None or not last.cut or self.messages[-1:] != [_said(last.text)]:
+            raise RedrafterError("There is no answer that was cut: ask a question first.")
+        before = list(self.messages)
+        question = self.messages[:-1]
+        return self._take(before, self._answer(question, last.drafted, begun=last))
+
+    def _take(
+        self,
+        before: list[Message],
+        parts: Generator[tuple[Answer, GenerationResponse], None, None],
+    ) -> Generator[GenerationResponse, None, None]:
+        """Pass responses on; at the end the answer joins the conversation, or nothing changes."""
         answer: Answer | None = None
         try:
-            with closing(self._answer(question, self.messages, self.settings.draft)) as parts:
+            with closing(parts):
                 for answer, response in parts:  # noqa: B007 - the last one concludes
                     yield response
         finally:
             self._conclude(before, answer)
 
-    def _conclude(self, before: int, answer: Answer | None) -> None:
-        """Take an answer into the conversation, or its question out of it."""
+    def _conclude(self, before: list[Message], answer: Answer | None) -> None:
+        """Take an answer into the conversation, or go back to what was ``before``."""
         if answer is None:
-            del self.messages[before:]
+            self.messages[:] = before
             return
         answer = replace(answer, stats=answer.stats.snapshot())
-        self.messages.append({"role": "assistant", "content": answer.text})
+        if self.messages[-1]["role"] == "assistant":
+            self.messages.pop()  # the beginning that was gone on with
+        self.messages.append(_said(answer.text))
         self.last = answer
         self.totals.add(answer)
         if not answer.drafted:
@@ -280,34 +187,66 @@ class Session:
 
     def _rerun(self, messages: Sequence[Message], draft: bool) -> Answer:
         answer: Answer | None = None
-        with closing(self._answer(messages[-1]["content"], messages, draft)) as parts:
+        with closing(self._answer(messages, draft, seed=self._compared_seed())) as parts:
             for answer, _ in parts:  # noqa: B007 - the last one is the whole answer
                 pass
         assert answer is not None, "a generator without an error yields at least one token"
         return replace(answer, stats=answer.stats.snapshot())
 
+    def _compared_seed(self) -> int | None:
+        """Both runs of a comparison draw with one seed: the last answer's, if there is one."""
+        return self.last.seed if self.last is not None else None
+
+    def _seed(self) -> int:
+        """The next answer's seed: the one that was set, or one of its own."""
+        return secrets.randbelow(2**32) if self.settings.seed is None else self.settings.seed
+
     def _answer(
-        self, question: str, messages: Sequence[Message], draft: bool
+        self,
+        messages: Sequence[Message],
+        draft: bool,
+        *,
+        seed: int | None = None,
+        begun: Answer | None = None,
     ) -> Generator[tuple[Answer, GenerationResponse], None, None]:
-        """Generate, pairing each response with the answer as it stands."""
-        prompt = self.encode(messages)
+        """Generate, pairing each response with the answer as it stands.
+
+        Args:
+            messages: The conversation up to the question.
+            draft: Whether the drafter is used.
+            seed: Of this answer; None for the settings'.
+            begun: An answer to go on with, and to which seed and text belong.
+        """
+        question = messages[-1]["content"]
+        if begun is not None:
+            seed = begun.seed
+        seed = self._seed() if seed is None else seed
+        token_ids = list(begun.token_ids) if begun is not None else []
+        prompt = [*self.encode(messages), *token_ids]
         limit = self._room(len(prompt))
-        self.prompt_tokens = len(prompt)
+        self.prompt = prompt
         drafted = draft and self.model.drafter is not None
         responses = self._stream(
             self.model,
             self.tokenizer,
             prompt,
             cache=self._cache,
-            **self._stream_settings(draft, limit),
+            **self._stream_settings(draft, limit, seed),
         )
-        answer = Answer(question, "", drafted, True, len(prompt), None, None, AcceptanceStats())
+        answer = Answer(
+            question, begun.text if begun is not None else "", drafted, True, len(prompt), None,
+            None, AcceptanceStats(), False, seed, token_ids,
+        )  # fmt: skip
+        if begun is not None:
+            responses = _going_on(self.tokenizer, begun.token_ids, responses)
         # Only closing it leaves the caches at exactly the tokens that were taken.
         with closing(cast("Generator[GenerationResponse, None, None]", responses)):
             for response in responses:
                 step = response.step if response.step and response.step.drafted else answer.step
                 finish = response.finish_reason
                 cut = finish == "length" and limit < self.settings.max_tokens
+                if finish != "stop":
+                    token_ids.append(response.token)
                 answer = replace(
                     answer,
                     text=answer.text + response.text,
@@ -319,7 +258,7 @@ class Session:
                 )
                 yield answer, response
 
-    def _stream_settings(self, draft: bool, max_tokens: int) -> dict[str, Any]:
+    def _stream_settings(self, draft: bool, max_tokens: int, seed: int) -> dict[str, Any]:
         settings = self.settings
         return {
             "max_tokens": max_tokens,
@@ -327,7 +266,7 @@ class Session:
             "top_p": settings.top_p,
             "top_k": settings.top_k,
             "min_p": settings.min_p,
-            "seed": settings.seed,
+            "seed": seed,
             "draft": draft,
             "beam_width": settings.beam_width,
             "beam_length": settings.beam_length,
@@ -346,7 +285,13 @@ class Session:
         everything = [*above, *messages]
         if not getattr(self.tokenizer, "has_chat_template", True):
             return encode_prompt(self.tokenizer, "\n\n".join(m["content"] for m in everything))
-        return encode_prompt(self.tokenizer, everything)
+        return encode_prompt(
+            self.tokenizer, everything, template_args=self.settings.chat_template_args
+        )
+
+    def splitter(self) -> ThoughtSplitter:
+        """Tells thoughts and answer apart in the answer that is being made."""
+        return ThoughtSplitter.of(self.tokenizer, self.prompt)
 
     def _room(self, prompt_tokens: int) -> int:
         """Longest answer that still fits the context.
@@ -354,7 +299,7 @@ class Session:
         Raises:
             RedrafterError: If none does.
         """
-        limit = self.facts.context_limit
+        limit = self.settings.context_limit or self.facts.context_limit
         if limit is None:
             return self.settings.max_tokens
         if prompt_tokens >= limit:
@@ -369,11 +314,34 @@ class Session:
         if answer.tokens >= ENOUGH_TOKENS and answer.tps:
             self.baseline = Baseline(answer.tps, answer.tokens, answer.prompt_tokens)
 
-    def speedup(self, tps: float) -> float | None:
-        """How many times as fast as plain decoding; None before both were measured."""
-        if self.baseline is None or not tps:
+    def speedup(self, tps: float, context: int | None = None) -> float | None:
+        """How many times as fast as plain decoding; None before both were measured.
+
+        Args:
+            tps: Tokens per second.
+            context: The text's length: where shapes are planned, plain decoding's speed there is
+                known from plain steps as they happen.
+        """
+        plain = self.baseline.tps if self.baseline is not None else None
+        if context is not None and self.plans and self.planner is not None:
+            plain = self.planner.plain_speed(context) or plain
+        return tps / plain if plain and tps else None
+
+    def ratio(self, answer: Answer) -> float | None:
+        """How many times as fast as plain decoding an answer came; None where that says nothing.
+
+        So it is with a handful of tokens, and where nothing was drafted.
+        """
+        if answer.tokens < ENOUGH_TOKENS or not answer.stats.drafted:
             return None
-        return tps / self.baseline.tps
+        return self.speedup(answer.tps, answer.prompt_tokens + answer.tokens // 2)
+
+    @property
+    def planning(self) -> str | None:
+        """What the planner is about, where it does not simply draft; None otherwise."""
+        if not self.plans or self.planner is None or self.planner.choice is not None:
+            return None
+        return self.planner.state.value
 
     def reset(self) -> None:
         """Forget the conversation; settings and counts stay."""
@@ -383,5 +351,26 @@ class Session:
         """Go on from another conversation."""
         self.messages = [dict(message) for message in messages]
         self.last = None
-        self.prompt_tokens = 0
+        self.prompt = []
         self._cache.reset()
+
+
+def _going_on(
+    tokenizer: Any, begun: Sequence[int], responses: Iterator[GenerationResponse]
+) -> Generator[GenerationResponse, None, None]:
+    """Responses whose texts join onto the text of the tokens that were ``begun`` with.
+
+    By itself the first one would start a text: without its space, and without the bytes of a
+    character that had come only in part.
+    """
+    detokenizer = tokenizer.detokenizer
+    for token in begun:
+        detokenizer.add_token(token)
+        _ = detokenizer.last_segment
+    with closing(cast("Generator[GenerationResponse, None, None]", responses)):
+        for response in responses:
+            if response.finish_reason != "stop":
+                detokenizer.add_token(response.token)
+            if response.finish_reason is not None:
+                detokenizer.finalize()
+            yield replace(response, text=detokenizer.last_segment)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from .session import Answer, Baseline, Session
+from .answer import Answer, Baseline
+from .session import ENOUGH_TOKENS, Session
 
 if TYPE_CHECKING:
     from ...text.responses import GenerationResponse
@@ -47,15 +48,17 @@ def read(session: Session, response: GenerationResponse) -> Reading:
     """The figures after a response."""
     stats = response.stats
     tps = stats.tokens_per_second
+    context = len(session.prompt) + response.generation_tokens
+    tells = stats.tokens >= ENOUGH_TOKENS and stats.drafted > 0
     return Reading(
         tps=tps,
-        speedup=session.speedup(tps),
+        speedup=session.speedup(tps, context) if tells else None,
         drafted=session.drafts,
         tokens_per_step=stats.tokens_per_step,
         by_depth=tuple(stats.acceptance_by_depth),
         last_accepted=stats.last_accepted,
         last_drafted=stats.last_drafted,
-        context=session.prompt_tokens + response.generation_tokens,
+        context=context,
         memory=response.peak_memory,
     )
 
@@ -102,28 +105,52 @@ def _speed_style(speedup: float | None) -> str:
     return "status.faster" if speedup >= 1 else "status.slower"
 
 
-def summary(answer: Answer, speedup: float | None) -> str:
-    """An answer in one line, after it has ended."""
+def summary(answer: Answer, speedup: float | None, planning: str | None = None) -> str:
+    """An answer in one line, after it has ended.
+
+    Args:
+        answer: The answer.
+        speedup: How many times as fast as plain decoding it came; None where that says nothing.
+        planning: What the planner is about, where it does not simply draft.
+    """
     noun = "token" if answer.tokens == 1 else "tokens"
     parts = [f"{answer.tokens:,} {noun}", f"{answer.tps:,.0f} tok/s"]
     if answer.drafted and answer.stats.steps:
-        if speedup is not None:
-            parts.append(f"{times(speedup)} plain")
-        parts.append(f"{answer.stats.tokens_per_step:.2f} tokens/step")
-        parts.append(f"{answer.stats.accepted:,} of them drafted")
+        parts += _drafting_words(answer, speedup)
+        parts += [planning] if planning else []
     elif not answer.drafted:
         parts.append("plain decoding")
+    if answer.final is not None:
+        parts.append(f"prompt {answer.final.prompt_tps:,.0f} tok/s")
+        parts.append(f"{answer.final.peak_memory:.2f} GB")
     return " · ".join(parts)
+
+
+def _drafting_words(answer: Answer, speedup: float | None) -> list[str]:
+    words = [f"{times(speedup)} plain"] if speedup is not None else []
+    words.append(f"{answer.stats.tokens_per_step:.2f} tokens/step")
+    words.append(f"{answer.stats.accepted:,} of them drafted")
+    depths = " ".join(f"{share:.0%}".rstrip("%") for share in answer.stats.acceptance_by_depth[:8])
+    return [*words, f"accepted by depth {depths} %"] if depths else words
+
+
+def afterwords(session: Session, answer: Answer) -> list[str]:
+    """What else has to be said of an answer: why it ended, which seed it had."""
+    reason = ending(answer, session.settings.max_tokens)
+    sentences = [reason] if reason else []
+    if session.settings.temperature and session.settings.seed is None:
+        sentences.append(f"Drawn with seed {answer.seed}: /retry draws another.")
+    return sentences
 
 
 def ending(answer: Answer, max_tokens: int) -> str | None:
     """Why an answer ended, where that was not its own end."""
     if answer.interrupted:
-        return "Stopped; the conversation keeps what was said."
+        return "Stopped; the conversation keeps what was said, and /continue goes on with it."
     if answer.at_limit:
         return "The model's context is full: /reset starts a new conversation."
-    if answer.final is not None and answer.final.finish_reason == "length":
-        return f"Cut after {max_tokens:,} tokens: --max-tokens allows longer answers."
+    if answer.cut:
+        return f"Cut after {max_tokens:,} tokens: /continue goes on, /max-tokens allows more."
     return None
 
 

@@ -11,16 +11,19 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ..cli.plan_view import plan_report, shape_words
+from ...system.visible import visible, visible_line
+from ..cli.plan_view import plan_report, shape_words, verdict
 from ..theme import LEGEND
-from .answer_text import visible
-from .session import Comparison, Session
+from .answer import Comparison
+from .session import Session
 from .status import baseline_words, times
 
 if TYPE_CHECKING:
     from ...engine.step import StepRecord
 
-BAR_WIDTH = 24
+BAR_WIDTH = 12
+# What fits below the figures on a screen of 24 lines.
+DEPTHS = 8
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -30,14 +33,17 @@ def header(session: Session) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="chat.label")
     grid.add_column(overflow="fold")
-    grid.add_row("model", Text(facts.name, "chat.name"))
+    grid.add_row("model", Text(visible_line(facts.name), "chat.name"))
+    if facts.purpose is not None:
+        grid.add_row("", visible_line(facts.purpose))
     grid.add_row("drafter", drafter_words(session))
     grid.add_row("device", f"{facts.device}, {facts.precision}")
     grid.add_row("answers", f"{settings.sampling_words()}, {settings.max_tokens:,} tokens at most")
-    if session.drafts:
+    if session.drafts and (session.baseline is not None or not session.plans):
         grid.add_row("speed", baseline_words(session.baseline))
-    foot = legend() if session.model.drafter is not None else Text()
-    foot.append("   " if foot else "").append("/help", "chat.name").append(" lists the commands")
+    foot = legend() if session.drafts and settings.marks else Text()
+    foot.append("   " if foot else "").append("/help", "chat.name").append(" lists the commands, ")
+    foot.append("q", "chat.name").append(" or Ctrl-D leaves")
     panel = Panel(grid, title="mlx-redrafter", border_style="chat.border", title_align="left")
     return Group(panel, foot)
 
@@ -78,58 +84,77 @@ def bar(share: float, width: int = BAR_WIDTH) -> str:
 
 
 def session_stats(session: Session) -> RenderableType:
-    """The session's counts, acceptance by depth, and the histogram of accepted lengths."""
+    """The session's counts and what was accepted at each depth; it fits 24 lines of 40 columns."""
+    parts: list[RenderableType] = [Text("session", "chat.name"), _counts(session)]
+    drafting = session.totals.drafting
+    if drafting.steps:
+        parts.append(_depths(drafting.acceptance_by_depth, drafting.histogram))
+    return Group(*parts, *plan_words(session))
+
+
+def plan_words(session: Session) -> list[RenderableType]:
+    """Whether drafting pays, and where the reasons stand."""
+    if not session.plans or session.planner is None:
+        return []
+    return [verdict(session.planner, len(session.cache)), Text("/costs shows why", "chat.note")]
+
+
+def costs(session: Session) -> RenderableType:
+    """The planner's measurements and forecasts."""
+    assert session.planner is not None
+    return plan_report(session.planner, len(session.cache))
+
+
+def _counts(session: Session) -> RenderableType:
     totals, drafting = session.totals, session.totals.drafting
     tps = totals.tokens / totals.seconds if totals.seconds else 0.0
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="chat.label")
-    table.add_column(justify="right")
-    plain = f" ({totals.plain_answers} plain)" if totals.plain_answers else ""
-    table.add_row("answers", f"{totals.answers}{plain}")
-    table.add_row("tokens", f"{totals.tokens:,}")
+    table.add_column(style="chat.label", no_wrap=True)
+    table.add_column(overflow="fold")
+    plain = f" ({totals.plain_answers:,} plain)" if totals.plain_answers else ""
+    table.add_row("answers", f"{totals.answers:,}{plain}, {totals.tokens:,} tokens")
     table.add_row("tokens/s", f"{tps:,.1f}")
-    if session.baseline:
-        table.add_row("plain tokens/s", f"{session.baseline.tps:,.1f}")
+    table.add_row("plain", _baseline_words(session))
     if drafting.steps:
-        table.add_row("steps", f"{drafting.steps:,}")
-        if 0 < drafting.plain_steps < drafting.steps:
-            table.add_row("of these that checked no draft", f"{drafting.plain_steps:,}")
+        undrafted = drafting.plain_steps if drafting.plain_steps < drafting.steps else 0
+        without = f", {undrafted:,} without a draft" if undrafted else ""
+        table.add_row("steps", f"{drafting.steps:,}{without}")
         table.add_row("tokens per step", f"{drafting.tokens_per_step:.2f}")
-        table.add_row("drafted", f"{drafting.drafted:,}")
-        table.add_row("accepted", f"{drafting.accepted:,}")
-        table.add_row("drafting", f"{drafting.draft_seconds:.2f} s")
-        table.add_row("verifying", f"{drafting.verify_seconds:.2f} s")
-    parts: list[RenderableType] = [table, Text(baseline_words(session.baseline), "chat.note")]
-    if drafting.steps:
-        parts += [Text(), _depths(drafting.acceptance_by_depth)]
-        parts += [Text(), _histogram(drafting.histogram)]
-    if session.plans and session.planner is not None:
-        parts += [Text(), plan_report(session.planner, len(session.cache))]
-    return Panel(
-        Group(*parts), title="session", title_align="left", border_style="chat.border", expand=False
-    )
+        table.add_row("drafted", f"{drafting.drafted:,}, accepted {drafting.accepted:,}")
+        seconds = (
+            f"{drafting.draft_seconds:.2f} s drafting, {drafting.verify_seconds:.2f} s checking"
+        )
+        table.add_row("time", seconds)
+    return table
 
 
-def _bar_table(title: str, label: str, value: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="chat.label", box=None)
-    table.add_column(label, justify="right", style="chat.label", header_style="chat.label")
+def _baseline_words(session: Session) -> str:
+    context, planner = len(session.cache), session.planner
+    if session.plans and planner is not None:
+        measured = planner.plain_speed(context)
+        if measured is None:
+            return "not known before a few plain steps"
+        return f"{measured:,.1f} at {context:,} tokens of context, by plain steps"
+    baseline = session.baseline
+    if baseline is None:
+        return "not measured yet: /compare does it"
+    return f"{baseline.tps:,.1f} at {baseline.context:,} tokens of context"
+
+
+def _depths(shares: Sequence[float], histogram: Sequence[int]) -> RenderableType:
+    """For each depth the share accepted there, and how many steps accepted just so many."""
+    table = Table(title="accepted at each depth", title_justify="left", box=None, padding=(0, 1))
+    table.title_style = "chat.label"
+    table.add_column("depth", justify="right", style="chat.label", no_wrap=True)
     table.add_column("", style="status.bar", width=BAR_WIDTH, no_wrap=True)
-    table.add_column(value, justify="right", header_style="chat.label")
-    return table
-
-
-def _depths(shares: Sequence[float]) -> RenderableType:
-    table = _bar_table("accepted at each depth", "depth", "share")
-    for depth, share in enumerate(shares, start=1):
-        table.add_row(str(depth), bar(share), f"{share:.0%}")
-    return table
-
-
-def _histogram(counts: Sequence[int]) -> RenderableType:
-    table = _bar_table("drafted tokens accepted in a step", "tokens", "steps")
-    most = max(counts, default=0) or 1
-    for accepted, steps in enumerate(counts):
-        table.add_row(str(accepted), bar(steps / most), f"{steps:,}")
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    for depth in range(min(len(histogram), DEPTHS + 1)):
+        share = shares[depth - 1] if 0 < depth <= len(shares) else None
+        steps = histogram[depth] if depth < DEPTHS else sum(histogram[depth:])
+        more = "+" if depth == DEPTHS < len(histogram) - 1 else ""
+        shown = ("", "") if share is None else (bar(share), f"{share:.0%}")
+        table.add_row(f"{depth}{more}", *shown, f"{steps:,}")
     return table
 
 

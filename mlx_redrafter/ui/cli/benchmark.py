@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .benchmark_flags import PROGRAM, build_parser
+from ..entry import INTERRUPTED, SUCCESS, command_line
+from .benchmark_flags import NAME, parse_benchmark_options
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -23,43 +22,30 @@ if TYPE_CHECKING:
     from ...benchmark.writing import Report
     from ...engine.model import SpeculativeModel
 
-POCKET = Path(__file__).resolve().parents[3] / "models" / "pocket"
-INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
-
 Progress = Callable[[int, int], None]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command_line(NAME)
+def main(arguments: Sequence[str]) -> int:
     """Measure, show and write.
 
     Args:
-        arguments: The command line without the program's name; by default the process's own.
+        arguments: The command line without the program's name.
 
     Returns:
-        0; 2 where the input has to be changed; 130 after an interruption.
+        0; 130 after an interruption that left something to show.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.error("choose a command: run, sweep or cost")
-    if options.model is None and not POCKET.is_dir():
-        parser.error(f"the pocket bundle is not at {POCKET}: pass --model PATH_OR_REPO")
-    options.model = options.model or str(POCKET)
+    command, options = parse_benchmark_options(arguments)
     # After the flags are read, so that --help and slips cost no loading time.
-    from rich.console import Console
+    from ..output import make_console
+    from ..quiet import quiet_libraries
 
-    from ...errors import RedrafterError
-
-    job = _Job(options, arguments, Console(highlight=False), Console(stderr=True))
+    quiet_libraries()
+    job = _Job(command, options, arguments, make_console(), make_console(errors=True))
     try:
-        return {"run": _run, "sweep": _sweep, "cost": _cost}[options.command](job)
-    except RedrafterError as error:
-        sys.stderr.write(f"{PROGRAM} {options.command}: {error}\n")
-        return 2
+        return {"run": _run, "sweep": _sweep, "cost": _cost}[command](job)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{PROGRAM} {options.command}: interrupted before anything was measured\n")
-        return INTERRUPTED
+        raise KeyboardInterrupt("interrupted before anything was measured.") from None
 
 
 @dataclass(frozen=True)
@@ -67,13 +53,15 @@ class _Job:
     """One command as it was asked for.
 
     Attributes:
+        command: Its name.
         options: The flags.
         arguments: The command line.
         console: Where results are shown.
         screen: Where progress is shown.
     """
 
-    options: argparse.Namespace
+    command: str
+    options: Any
     arguments: Sequence[str]
     console: Console
     screen: Console
@@ -102,7 +90,7 @@ class _Job:
         options = self.options
         write_report(report, options.json, options.csv)
         if options.output is not None:
-            stem = options.output / options.command
+            stem = options.output / self.command
             write_report(report, stem.with_suffix(".json"), stem.with_suffix(".csv"))
 
     def draw(self, plot: Callable[[Any, Path], list[Path]], report: Any) -> None:
@@ -133,10 +121,8 @@ def _run(job: _Job) -> int:
     job.check()
     file, conversations = _conversations(options)
     environment = job.environment()
-    model, tokenizer = load_at(
-        options.model, options.drafter, options.precision, options.adapter_path
-    )
-    task = _task(tokenizer, options, options.temp)
+    model, tokenizer = load_at(options.path, options.precision, **options.load_options())
+    task = _task(tokenizer, options, options.temperature)
     contestants = _contestants(job, model, tokenizer)
     prompts = _prompts(job, conversations, model, task)
     rounds = []
@@ -155,7 +141,7 @@ def _run(job: _Job) -> int:
     job.write(comparison)
     job.draw(plot_comparison, comparison)
     job.console.print(run_report(comparison, model.name))
-    return INTERRUPTED if interrupted else 0
+    return INTERRUPTED if interrupted else SUCCESS
 
 
 def _sweep(job: _Job) -> int:
@@ -169,7 +155,7 @@ def _sweep(job: _Job) -> int:
     file, conversations = _conversations(options)
     grid = Grid(
         precisions=tuple(dict.fromkeys(options.precision)),
-        temperatures=tuple(sorted(set(options.temp))),
+        temperatures=tuple(sorted(set(options.temperature))),
         widths=tuple(sorted(set(options.beam_width))),
         lengths=tuple(sorted(set(options.beam_length))),
         node_budget=options.node_budget,
@@ -190,7 +176,7 @@ def _sweep(job: _Job) -> int:
         interrupted = True
     job.draw(plot_sweep, sweep)
     job.console.print(sweep_report(sweep))
-    return INTERRUPTED if interrupted else 0
+    return INTERRUPTED if interrupted else SUCCESS
 
 
 def _points(
@@ -200,7 +186,7 @@ def _points(
     from ...benchmark.precision import check_precision, release_memory
 
     for precision in grid.precisions:  # before hours are spent
-        check_precision(job.options.model, precision)
+        check_precision(job.options.path, precision, job.options.revision)
     for index, precision in enumerate(grid.precisions):
         yield from _points_at(job, grid, conversations, precision, index)
         release_memory()  # two models may be more than the machine holds
@@ -215,7 +201,7 @@ def _points_at(
 
     options, shapes = job.options, grid.shapes
     done = index * len(grid) // len(grid.precisions)
-    model, tokenizer = load_at(options.model, options.drafter, precision, options.adapter_path)
+    model, tokenizer = load_at(options.path, precision, **options.load_options())
     check_shapes(model, shapes)
     for temperature in grid.temperatures:
         task = _task(tokenizer, options, temperature)
@@ -237,7 +223,7 @@ def _cost(job: _Job) -> int:
     options = job.options
     job.check()
     environment = job.environment()
-    model, _ = load_at(options.model, options.drafter, options.precision, options.adapter_path)
+    model, _ = load_at(options.path, options.precision, **options.load_options())
     contexts = fitting_contexts(model, options.contexts, beyond=options.beyond_limit)
     settings = _settings(options, None, None)
     with job.progress("measuring") as progress:
@@ -245,17 +231,17 @@ def _cost(job: _Job) -> int:
     job.write(curve)
     job.draw(plot_costs, curve)
     job.console.print(cost_report(curve, model.name))
-    return 0
+    return SUCCESS
 
 
-def _conversations(options: argparse.Namespace) -> tuple[Path, list[Conversation]]:
+def _conversations(options: Any) -> tuple[Path, list[Conversation]]:
     from ...benchmark.prompts import own_prompts, read_conversations
 
-    file = options.prompts or own_prompts(Path(options.model))
+    file = options.prompts or own_prompts(Path(options.path))
     return file, read_conversations(file, options.limit)
 
 
-def _task(tokenizer: TokenizerWrapper, options: argparse.Namespace, temperature: float) -> Task:
+def _task(tokenizer: TokenizerWrapper, options: Any, temperature: float) -> Task:
     from ...benchmark.contestants import Task
     from ...sampling import SamplingConfig
 
@@ -304,7 +290,9 @@ def _contestants(
         other = other_drafter(model, tokenizer, name, options.precision)
         contestants.append(_drafting(job, other, f"{DRAFTED} by {name}"))
     if options.draft_model is not None:
-        draft_model = load_draft_model(options.draft_model, tokenizer)
+        draft_model = load_draft_model(
+            options.draft_model, tokenizer, trust_remote_code=options.trust_remote_code
+        )
         sizes = sorted(set(options.num_draft_tokens))
         contestants += [TwoModels(model, draft_model, size) for size in sizes]
     return contestants
@@ -329,15 +317,14 @@ def _drafting(job: _Job, model: SpeculativeModel, name: str) -> Contestant:
     return Ours(model, name, planner=planner)
 
 
-def _settings(
-    options: argparse.Namespace, file: Path | None, prompts: list[Prompt] | None
-) -> dict[str, Any]:
+def _settings(options: Any, file: Path | None, prompts: list[Prompt] | None) -> dict[str, Any]:
     """What was asked for, ready for JSON."""
     settings = {
         name: [str(part) for part in value] if name == "other_drafter" else value
         for name, value in vars(options).items()
-        if name not in ("json", "csv", "output", "no_plots", "command", "prompts")
+        if name not in ("json", "csv", "output", "no_plots", "prompts")
     }
+    settings["model"] = options.path
     if file is not None:
         settings["prompts"] = str(file)
     if prompts is not None:

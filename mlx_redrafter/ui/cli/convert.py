@@ -5,92 +5,123 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from mlx_lm.convert import MODEL_CONVERSION_DTYPES, QUANT_RECIPES
-
-from ...conversion import convert
-from ...conversion.options import DRAFTER_BITS, MODES
-from ...errors import RedrafterError
+from ..entry import BUG, SUCCESS, as_typed, command_line
+from ..flags import add_flags, flag, options_of
 from ..parsing import OneSentenceParser
-from .convert_screen import ProgressScreen, explain, show_report
 
-INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+NAME = "convert.py"
+DRAFTER_BITS = ("4", "5", "6", "8", "none")
+# mlx-lm's, repeated here so that --help does not wait for it; a test compares them.
+MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
+RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
+DTYPES = ("float16", "bfloat16", "float32")
+_WHAT, _HOW, _AFTER = "what", "precision", "the bundle"
 
 
 def drafter_bits(text: str) -> int | str:
     """Bits of the drafter from the command line: one of 4, 5, 6, 8, or "none"."""
-    if text == "none":
-        return text
-    if text.isdigit() and int(text) in DRAFTER_BITS:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not one of 4, 5, 6, 8, none")
+    if text not in DRAFTER_BITS:
+        raise argparse.ArgumentTypeError(f"{text} is not one of {', '.join(DRAFTER_BITS)}")
+    return text if text == "none" else int(text)
+
+
+@dataclass(frozen=True)
+class ConvertFlags:
+    """The arguments of :func:`mlx_redrafter.convert`; mlx_lm.convert's keep their meaning."""
+
+    hf_path: str | None = flag(
+        None,
+        _WHAT,
+        "target: a directory, Hub repository or GGUF file",
+        aliases=("model",),
+        metavar="TARGET",
+    )
+    gguf_file: str | None = flag(
+        None, _WHAT, "which GGUF file of TARGET, where it holds several", metavar="NAME"
+    )
+    drafter: str | None = flag(
+        None, _WHAT, "drafter: a directory, Hub repository or weight file; without --hf-path it "
+        "goes into the existing bundle --mlx-path", metavar="DRAFTER",
+    )  # fmt: skip
+    mlx_path: str | None = flag(
+        None, _WHAT, "bundle to write (default: models/ and TARGET's name)", metavar="OUT"
+    )
+    revision: str | None = flag(
+        None, _WHAT, "branch, tag or commit of TARGET on the Hub", metavar="NAME"
+    )
+    trust_remote_code: bool = flag(
+        False, _WHAT, "let Python files that come with TARGET run on this machine"
+    )
+    quantize: bool = flag(False, _HOW, "quantise target and drafter", aliases=("q",))
+    q_bits: int | None = flag(None, _HOW, "bits per weight (default: the mode's own, 4 for affine)")
+    q_group_size: int | None = flag(
+        None, _HOW, "weights that share a scale (default: 64 for affine)"
+    )
+    q_mode: str = flag("affine", _HOW, "quantisation mode of the target", choices=MODES)
+    quant_predicate: str | None = flag(
+        None, _HOW, "mixed-bit recipe of the target", choices=RECIPES
+    )
+    drafter_q_bits: int | str | None = flag(
+        None, _HOW, "bits of the drafter's residual blocks and head (default: --q-bits with -q)",
+        reader=drafter_bits, metavar="{4,5,6,8,none}",
+    )  # fmt: skip
+    drafter_rnn_q_bits: int | str | None = flag(
+        None, _HOW, "bits of the drafter's rnn_u, rnn_w and input_proj (default: 8)",
+        reader=drafter_bits, metavar="{4,5,6,8,none}",
+    )  # fmt: skip
+    dtype: str | None = flag(None, _HOW, "type of what is not quantised", choices=DTYPES)
+    dequantize: bool = flag(False, _HOW, "turn quantised layers into full ones", aliases=("d",))
+    overwrite: bool = flag(False, _AFTER, "replace OUT, or the drafter in it")
+    check: bool = flag(False, _AFTER, "decode with the bundle and compare with the source")
+    upload_repo: str | None = flag(
+        None, _AFTER, "upload the bundle to this Hub repository", metavar="REPO"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All flags; those of mlx_lm.convert keep their names and meaning."""
     parser = OneSentenceParser(
-        prog="convert.py",
+        as_typed(f"python {NAME}"),
         description="Turn a target model and a recurrent drafter into one MLX bundle.",
+        epilog="Exit codes: 0, 1 where --check failed (or for a bug), 2 where something has to be "
+        "changed, 130 after Ctrl-C.",
     )
-    add = parser.add_argument
-    add("--hf-path", "--model", metavar="TARGET", help="target: a directory or Hub repository")
-    add(
-        "--drafter",
-        metavar="DRAFTER",
-        help="drafter: a directory, Hub repository or weight file; without --hf-path it goes into "
-        "the existing bundle --mlx-path",
-    )
-    add("--mlx-path", metavar="OUT", help="bundle to write (default: models/ and TARGET's name)")
-    add("-q", "--quantize", action="store_true", help="quantise target and drafter")
-    add("--q-bits", type=int, help="bits per weight (default: the mode's own, 4 for affine)")
-    add("--q-group-size", type=int, help="weights that share a scale (default: 64 for affine)")
-    add("--q-mode", choices=list(MODES), default="affine", help="quantisation mode of the target")
-    add("--quant-predicate", choices=QUANT_RECIPES, help="mixed-bit recipe of the target")
-    add(
-        "--drafter-q-bits",
-        type=drafter_bits,
-        metavar="{4,5,6,8,none}",
-        help="bits of the drafter's residual blocks and head (default: --q-bits with -q)",
-    )
-    add(
-        "--drafter-rnn-q-bits",
-        type=drafter_bits,
-        metavar="{4,5,6,8,none}",
-        help="bits of the drafter's rnn_u, rnn_w and input_proj (default: 8)",
-    )
-    add("--dtype", choices=MODEL_CONVERSION_DTYPES, help="type of what is not quantised")
-    add("-d", "--dequantize", action="store_true", help="turn quantised layers into full ones")
-    add("--upload-repo", metavar="REPO", help="upload the bundle to this Hub repository")
-    add("--overwrite", action="store_true", help="replace OUT, or the drafter in it")
-    add("--check", action="store_true", help="decode with the bundle and compare with the source")
-    add("--revision", help="branch, tag or commit of TARGET on the Hub")
-    add("--trust-remote-code", action="store_true", help="allow TARGET's own Python files to run")
+    add_flags(parser, ConvertFlags)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command_line(NAME)
+def main(arguments: Sequence[str]) -> int:
     """Convert, showing progress and a report.
 
     Args:
-        arguments: The command line without the program's name; by default the process's own.
+        arguments: The command line without the program's name.
 
     Returns:
-        0; 1 where the check failed; 2 where the input has to be changed; 130 after an interruption.
+        0; 1 where the check failed.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
+        from .convert_screen import explain
+
         explain()
-        return 0
-    options: dict[str, Any] = vars(build_parser().parse_args(arguments))
+        return SUCCESS
+    options = options_of(ConvertFlags, build_parser().parse_args(arguments))
+    # After the flags are read, so that --help and slips cost no loading time.
+    from ...conversion import convert
+    from .convert_screen import ProgressScreen, show_report
+
     try:
         with ProgressScreen() as screen:
-            report = convert(**options, progress=screen.move)
-    except RedrafterError as error:
-        sys.stderr.write(f"convert.py: {error}\n")
-        return 2
+            report = convert(**asdict(options), progress=screen.move)
     except KeyboardInterrupt:
-        sys.stderr.write("convert.py: interrupted; what was not finished has been removed.\n")
-        return INTERRUPTED
-    show_report(report)
-    return 1 if report.check is not None and not report.check.passed else 0
+        stopped = "interrupted; what was not finished has been removed."
+        raise KeyboardInterrupt(stopped) from None
+    words = ["--trust-remote-code"] if options.trust_remote_code else []
+    show_report(report, words)
+    return BUG if report.check is not None and not report.check.passed else SUCCESS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ...conversion import CheckReport, ConversionReport, PartReport
 from ..bars import StageBars
-from ..theme import THEME
+from ..model_flags import chat_command
+from ..output import make_console
+
+if TYPE_CHECKING:
+    from ...conversion import CheckReport, ConversionReport, PartReport
 
 EXAMPLES = (
     (
@@ -21,6 +26,10 @@ EXAMPLES = (
         "    --mlx-path models/vicuna-4bit -q --check",
     ),
     ("A target alone", "python convert.py --hf-path TARGET -q"),
+    (
+        "A GGUF file; Q4_0, Q4_1 and Q8_0 are kept as they are",
+        "python convert.py --hf-path model.Q4_0.gguf --drafter DRAFTER",
+    ),
     (
         "A drafter alone, into a bundle that exists",
         "python convert.py --drafter drafter.pt --mlx-path models/vicuna-4bit",
@@ -37,24 +46,20 @@ EXAMPLES = (
 SHOWN_LAYERS = 4
 
 
-def _console() -> Console:
-    return Console(theme=THEME, highlight=False)
-
-
 def explain() -> None:
     """Say what convert.py is for, with examples."""
     parts: list[RenderableType] = [
         Text(
             "Turns a target model and a recurrent drafter, as PyTorch users have them, into one "
             "bundle that chat.py, mlx_redrafter.load and mlx_lm.load open. TARGET and DRAFTER are "
-            "directories or Hub repositories with safetensors or PyTorch weights; DRAFTER may also "
-            "be one file."
+            "directories or Hub repositories with safetensors, PyTorch or GGUF weights; TARGET may "
+            "also be a GGUF file, DRAFTER one weight file."
         )
     ]
     for title, command in EXAMPLES:
         parts += [Text(), Text(title, style="bold"), Text(command, style="cyan")]
     parts += [Text(), Text("python convert.py --help lists every flag.", style="dim")]
-    _console().print(Panel(Group(*parts), title="convert.py", border_style="chat.border"))
+    make_console().print(Panel(Group(*parts), title="convert.py", border_style="chat.border"))
 
 
 class ProgressScreen(StageBars):
@@ -67,12 +72,17 @@ class ProgressScreen(StageBars):
             TaskProgressColumn(),
             TimeRemainingColumn(),
         )
-        super().__init__(_console(), *columns)
+        super().__init__(make_console(), *columns)
 
 
-def show_report(report: ConversionReport) -> None:
-    """Print what was written, what was noticed, and the check's findings."""
-    console = _console()
+def show_report(report: ConversionReport, load_words: Sequence[str] = ()) -> None:
+    """Print what was written, what was noticed, and the check's findings.
+
+    Args:
+        report: The conversion's.
+        load_words: Flags without which the bundle does not load.
+    """
+    console = make_console()
     console.print(f"Written to {_short(report.path)}", markup=False, soft_wrap=True)
     table = Table()
     table.add_column("")
@@ -95,7 +105,8 @@ def show_report(report: ConversionReport) -> None:
             console.print(report.check.failure, style="chat.error", markup=False, soft_wrap=True)
     if report.uploaded is not None:
         console.print(f"Uploaded to https://huggingface.co/{report.uploaded}", markup=False)
-    console.print(f"python chat.py --model {_short(report.path)}", style="cyan", soft_wrap=True)
+    command = chat_command(_short(report.path), *load_words)
+    console.print(command, style="cyan", soft_wrap=True)
 
 
 def _sizes(part: PartReport) -> tuple[str, str, str, str]:

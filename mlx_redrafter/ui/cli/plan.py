@@ -2,64 +2,102 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
-from ..parsing import OneSentenceParser, count
+from ..entry import SUCCESS, as_typed, command_line
+from ..flags import add_flags, flag, options_of
+from ..model_flags import ModelFlags
+from ..parsing import OneSentenceParser, count, temperature
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ...engine.model import SpeculativeModel
     from ...planning.planner import Planner
 
+NAME = "python -m mlx_redrafter.plan"
 SAMPLE = "Explain, with an example, what this is good for."
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+# Samples are decoded until there is enough to say something, but no longer than for so many tokens
+# and seconds.
+MOST_TOKENS = 2000
+MOST_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class PlanFlags(ModelFlags):
+    """What is planned for, and on which samples."""
+
+    bundle: str | None = flag(
+        None, "model", "the model, as --model names it", positional=True, optional=True,
+        metavar="MODEL",
+    )  # fmt: skip
+    prompt: list[str] = flag(
+        (), "samples", "text to draft on; may be repeated", repeated=True, aliases=("p",),
+        metavar="TEXT",
+    )  # fmt: skip
+    tokens: int = flag(192, "samples", "length of each sample's text", reader=count(8))
+    temperature: float = flag(
+        0.0, "samples", "sampling temperature", reader=temperature, aliases=("temp",), metavar="X"
+    )
+    recalibrate: bool = flag(False, "samples", "measure this machine again")
+
+    @property
+    def path(self) -> str:
+        """The model that either way names, the pocket where neither does.
+
+        Raises:
+            RedrafterError: If both do and differ, or the pocket is not there.
+        """
+        from ...errors import RedrafterError
+
+        if self.bundle is not None and self.model not in (None, self.bundle):
+            raise RedrafterError(
+                f"Two models are named, {self.bundle} and {self.model}: leave one out."
+            )
+        return self.bundle if self.bundle is not None else super().path
+
+
+def build_parser() -> OneSentenceParser:
+    """The parser."""
+    parser = OneSentenceParser(
+        as_typed(NAME),
+        description="Measure what drafting costs on this machine, and what it would gain.",
+    )
+    add_flags(parser, PlanFlags)
+    return parser
+
+
+@command_line(NAME)
+def main(arguments: Sequence[str]) -> int:
     """Measure, decode a sample, and show what the planner makes of it.
 
     Args:
-        arguments: The command line without the program's name; by default the process's own.
+        arguments: The command line without the program's name.
 
     Returns:
-        0; 2 where the input has to be changed.
+        0.
     """
-    parser = OneSentenceParser(
-        prog="plan",
-        description="Measure what drafting costs on this machine, and what it would gain.",
-    )
-    parser.add_argument("model", help="a bundle: directory or Hub repo")
-    parser.add_argument("--drafter", help="a drafter other than the bundle's own")
-    parser.add_argument(
-        "--adapter-path", metavar="PATH", help="a fine-tuned adapter of the target (LoRA, DoRA)"
-    )
-    parser.add_argument("--prompt", action="append", help="sample to draft on; may be repeated")
-    parser.add_argument("--tokens", type=count(8), default=192, help="length of each sample's text")
-    parser.add_argument("--temp", type=float, default=0.0, help="sampling temperature")
-    parser.add_argument("--recalibrate", action="store_true", help="measure again")
-    options = parser.parse_args(arguments)
+    options = options_of(PlanFlags, build_parser().parse_args(arguments))
     # After the flags are read, so that --help and slips cost no loading time.
-    from ...errors import RedrafterError
     from ...text.loading import load
-
-    console = Console()
-    try:
-        model, tokenizer = load(
-            options.model, options.drafter, adapter_path=options.adapter_path, plan=False
-        )
-        planner = make_planner(model, console, recalibrate=options.recalibrate)
-        context = _decode_samples(model, tokenizer, planner, options)
-    except RedrafterError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    from ..output import make_console
+    from ..quiet import quiet_libraries
     from .plan_view import plan_report
 
+    quiet_libraries()
+    console = make_console()
+    model, tokenizer = load(options.path, plan=False, **options.load_options())
+    errors = make_console(errors=True)
+    planner = make_planner(model, errors, recalibrate=options.recalibrate)
+    context = _decode_samples(model, tokenizer, planner, options, errors)
     console.print(plan_report(planner, context))
-    return 0
+    return SUCCESS
 
 
 def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool) -> Planner:
@@ -68,6 +106,8 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
     Raises:
         RedrafterError: If the model has no drafter to plan for.
     """
+    from rich.progress import BarColumn, Progress, TextColumn
+
     from ...drafting.drafter import Drafter
     from ...errors import RedrafterError
     from ...planning.planner import Planner
@@ -90,21 +130,56 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
         )
 
 
-def _decode_samples(model: SpeculativeModel, tokenizer: Any, planner: Planner, options: Any) -> int:
-    """Let the planner see drafts on real text; return the context's length at the end."""
+def _decode_samples(
+    model: SpeculativeModel, tokenizer: Any, planner: Planner, options: PlanFlags, console: Console
+) -> int:
+    """Let the planner see drafts on real text until it can say something.
+
+    Every sample is decoded once; then they come round again, drawn with other seeds above
+    temperature 0.
+
+    Returns:
+        The context's length at the end.
+    """
+    from itertools import count as numbers
+
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    prompts = options.prompt or _own_questions(options.path) or [SAMPLE]
+    columns = (TextColumn("drafting on samples"), BarColumn(), TextColumn("{task.description}"))
+    started, tokens, context = time.perf_counter(), 0, 0
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=MOST_TOKENS)
+        for number in numbers():
+            text = prompts[number % len(prompts)]
+            for context in _decode(model, tokenizer, planner, options, text, number):
+                tokens += 1
+                words = f"{tokens:,} tokens, {planner.state.value}"
+                progress.update(task, completed=min(tokens, MOST_TOKENS), description=words)
+            enough = planner.known and number + 1 >= len(prompts)
+            if enough or tokens >= MOST_TOKENS or time.perf_counter() - started > MOST_SECONDS:
+                return context
+    return context
+
+
+def _decode(
+    model: SpeculativeModel,
+    tokenizer: Any,
+    planner: Planner,
+    options: PlanFlags,
+    text: str,
+    seed: int,
+) -> Iterator[int]:
+    """Decode one sample; yields the context's length at each token."""
     from ...text.generate import stream_generate
 
-    prompts = options.prompt or _own_questions(options.model) or [SAMPLE]
-    context = 0
-    for prompt in prompts:
-        messages = [{"role": "user", "content": prompt}]
-        given = messages if tokenizer.has_chat_template else prompt
-        for response in stream_generate(
-            model, tokenizer, given, max_tokens=options.tokens, temperature=options.temp,
-            planner=planner,
-        ):  # fmt: skip
-            context = response.prompt_tokens + response.generation_tokens
-    return context
+    messages = [{"role": "user", "content": text}]
+    given = messages if tokenizer.has_chat_template else text
+    for response in stream_generate(
+        model, tokenizer, given, max_tokens=options.tokens, temperature=options.temperature,
+        seed=seed, planner=planner,
+    ):  # fmt: skip
+        yield response.prompt_tokens + response.generation_tokens
 
 
 def _own_questions(model: str) -> list[str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ...training.callback import TrainingCallback
 from ..bars import StageBars
-from ..theme import THEME
+from ..model_flags import chat_command
+from ..output import make_console
 
 if TYPE_CHECKING:
     from ...training.loop import Progress
+    from ...training.options import TrainingOptions
     from ...training.report import TrainingReport
 
 TRAINING = "training"
@@ -24,7 +25,7 @@ class TrainingScreen(TrainingCallback, StageBars):
     """Hears how a run goes, see :class:`TrainingCallback`; a context manager around the work."""
 
     def __init__(self) -> None:
-        self._console = Console(theme=THEME, highlight=False)
+        self._console = make_console()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -86,9 +87,9 @@ def _shares(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.2f}" for value in values)
 
 
-def show_report(report: TrainingReport) -> None:
+def show_report(report: TrainingReport, options: TrainingOptions) -> None:
     """Print what came out and how to use it."""
-    console = Console(theme=THEME, highlight=False)
+    console = make_console()
     console.print(f"Written to {report.output}", markup=False, soft_wrap=True)
     table = Table(title=f"Step {report.best_step} of {report.steps}", title_justify="left")
     table.add_column("depth", justify="right")
@@ -108,10 +109,14 @@ def show_report(report: TrainingReport) -> None:
             f"{report.decoded.tokens_per_step:.2f} tokens per step on {report.decoded.prompts} "
             f"held-out prompts; peak memory {report.peak_memory:.2f} GB"
         )
-    console.print(_command(report.output), style="cyan", markup=False, soft_wrap=True)
+    console.print(_command(report.output, options), style="cyan", soft_wrap=True)
 
 
-def _command(output: Path) -> str:
+def _command(output: Path, options: TrainingOptions) -> str:
+    """How to chat with what was made, as it can be copied into a shell."""
+    words: list[object] = ["--trust-remote-code"] if options.trust_remote_code else []
+    words += ["--adapter-path", options.adapter_path] if options.adapter_path else []
     if output.name == "drafter" and (output.parent / "config.json").is_file():
-        return f"python chat.py --model {output.parent}"
-    return f"python chat.py --model MODEL --drafter {output}"
+        return chat_command(output.parent, *words)
+    words += ["--revision", options.revision] if options.revision else []
+    return chat_command(options.model, "--drafter", output, *words)

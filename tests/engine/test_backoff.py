@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_redrafter.planning.backoff import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, DraftBackoff
+from mlx_redrafter.engine.backoff import ALLOWED_LOSS, FIRST_PAUSE, LONGEST_PAUSE, DraftBackoff
 
 
 def plain_steps(pauses: DraftBackoff) -> int:

@@ -28,12 +28,20 @@ class DraftBackoff:
         self._left = 0
         self._length = FIRST_PAUSE
 
+    @property
+    def pausing(self) -> bool:
+        """Whether the next step is to be plain."""
+        return self._left > 0
+
+    def paused(self) -> None:
+        """Take note of a step that was plain for that reason."""
+        self._left = max(0, self._left - 1)
+
     def take(self) -> bool:
         """Whether the next step is to be plain; asked once for each step."""
-        if self._left == 0:
-            return False
-        self._left -= 1
-        return True
+        pausing = self.pausing
+        self.paused()
+        return pausing
 
     def drafted(self, cost: float, tokens: float) -> None:
         """Take note of a step that drafted.

@@ -1,0 +1,252 @@
+"""One conversion from beginning to end; each stage returns what the next ones need."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.nn as nn
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from mlx.utils import tree_flatten
+
+from ..drafting.drafter import Drafter
+from ..errors import RedrafterError
+from ..system.files import atomic_path, write_json
+from ..system.workspace import clear_stale, publish, require_space, workspace
+from ..text.loading import DRAFTER_DIRECTORY, save_drafter, tokenizer_hash
+from .card import write_card
+from .check import check_bundle
+from .drafter_part import build_drafter, drafter_report, prepare_drafter
+from .opening import (
+    REMEDY,
+    OpenDrafter,
+    OpenTarget,
+    open_drafter,
+    open_target,
+    require_drafter,
+)
+from .options import MODES, Options
+from .report import ConversionReport, PartReport, Progress
+from .staging import small_files
+from .target_part import load_target, model_bytes, transform
+from .tensors import read_headers
+from .writing import compute, write_model
+
+MODELS = Path("models")
+HEADROOM = 1 << 24  # bytes for tokenizer, configuration and card
+# What a bundle has of its own.
+OWN_FILES = ("config.json", "README.md")
+
+
+def run(options: Options, progress: Progress) -> ConversionReport:
+    """Convert as asked.
+
+    Raises:
+        RedrafterError: If something does not fit; the output is then as it was before.
+    """
+    out = output_path(options)
+    clear_stale(out, REMEDY)
+    _check_output(options, out)
+    with workspace(out, REMEDY) as work:
+        target = open_target(options, out, work, progress)
+        drafter = open_drafter(options, target, work, progress)
+        require_drafter(options, out, drafter)
+        bundle = work / out.name
+        bundle.mkdir()
+        part = None
+        if options.hf_path is not None:
+            spare = 0 if drafter is None else model_bytes(drafter.head)
+            part = _write_target(options, target, bundle, spare, progress)
+        head = (
+            None if drafter is None else _write_drafter(options, target, drafter, bundle, progress)
+        )
+        _write_card(options, target, part, head, out, bundle)
+        _publish(options, bundle, out)
+        check = None
+        if options.check:
+            original = None if head is None else head.original
+            check = check_bundle(out, _reference(options, target), original, progress)
+    if options.upload_repo is not None:
+        _upload(out, options.upload_repo)
+    return ConversionReport(
+        path=out,
+        target=part,
+        drafter=None if head is None else head.report,
+        notes=(*target.notes, *(() if drafter is None else drafter.notes)),
+        check=check,
+        uploaded=options.upload_repo,
+    )
+
+
+def output_path(options: Options) -> Path:
+    """Where the bundle goes: as asked, or ``models/`` and the target's name."""
+    if options.mlx_path is not None:
+        return Path(options.mlx_path).expanduser().absolute()
+    assert options.hf_path is not None
+    path = Path(options.gguf_file or options.hf_path.partition("@")[0]).expanduser().absolute()
+    name = path.stem if path.suffix == ".gguf" else path.name
+    if options.quantize:
+        bits = options.q_bits or MODES[options.q_mode][1][0]
+        name += f"-{bits}bit" if options.q_mode == "affine" else f"-{options.q_mode}"
+    return (MODELS / name).absolute()
+
+
+def _check_output(options: Options, out: Path) -> None:
+    """Refuse before any work what could not be published."""
+    inside = out / DRAFTER_DIRECTORY
+    if options.hf_path is None:
+        if not (out / "config.json").is_file():
+            raise RedrafterError(
+                f"There is no bundle at '{out}' to put the drafter into: convert its target "
+                "first, or pass --hf-path as well."
+            )
+        if inside.exists() and not options.overwrite:
+            raise RedrafterError(f"'{out}' has a drafter already: pass --overwrite to replace it.")
+        return
+    if not out.exists():
+        return
+    if not options.overwrite:
+        raise RedrafterError(
+            f"'{out}' exists already: pass --overwrite to replace it, or another --mlx-path."
+        )
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").is_file()):
+        raise RedrafterError(
+            f"'{out}' is not a model directory, so it is not overwritten: choose another "
+            "--mlx-path."
+        )
+    source = Path(options.hf_path).expanduser()
+    if source.exists() and source.resolve().is_relative_to(out.resolve()):
+        raise RedrafterError(
+            "The target cannot be overwritten by its own conversion: choose another --mlx-path."
+        )
+
+
+def _write_target(
+    options: Options, target: OpenTarget, bundle: Path, spare: int, progress: Progress
+) -> PartReport:
+    """Write the target and everything that lies beside its weights; ``spare`` bytes come later."""
+    assert target.staged is not None
+    part = transform(target.part, options)
+    assert part.report is not None
+    require_space(bundle, part.report.bytes_after + spare + HEADROOM, REMEDY)
+    write_model(part.model, part.config, bundle, progress, "Writing the target")
+    part.tokenizer.save_pretrained(bundle)
+    _copy_others(target, bundle)
+    return part.report
+
+
+def _copy_others(target: OpenTarget, bundle: Path) -> None:
+    """Copy what no writer wrote: the tokenizer's other files, templates, code, the licence."""
+    assert target.staged is not None
+    source = replace(target.staged, root=target.staged.directory, lone_file=False)
+    if target.checkpoint is not None and not target.checkpoint.is_gguf:
+        source = target.checkpoint
+    for path in small_files(source):
+        place = bundle / path.relative_to(source.directory)
+        if not place.exists() and str(place.relative_to(bundle)) not in OWN_FILES:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+
+
+@dataclass(frozen=True)
+class _WrittenDrafter:
+    """A drafter that lies in the bundle.
+
+    Attributes:
+        report: Its sizes.
+        original: The head before it was quantised here, None where it was not.
+    """
+
+    report: PartReport
+    original: Drafter | None
+
+
+def _write_drafter(
+    options: Options, target: OpenTarget, found: OpenDrafter, bundle: Path, progress: Progress
+) -> _WrittenDrafter:
+    config, before = found.head.config, model_bytes(found.head)
+    head, left = prepare_drafter(found.head, options)
+    original = None
+    if config.quantization is None and head.config.quantization is not None:
+        original = build_drafter(found.source, config)
+    made_for = {"name": target.part.name, **(config.target or {})}
+    made_for["tokenizer_hash"] = tokenizer_hash(target.part.tokenizer)
+    head.config = replace(head.config, target=made_for)
+    report = drafter_report(head, found.source.name, before, left)
+    require_space(bundle, report.bytes_after + HEADROOM, REMEDY)
+    _save_head(bundle / DRAFTER_DIRECTORY, head, found.source.name, progress)
+    return _WrittenDrafter(report, original)
+
+
+def _save_head(directory: Path, head: Drafter, name: str, progress: Progress) -> None:
+    done, total = 0, model_bytes(head)
+    for key, array in tree_flatten(head.parameters()):
+        compute(key, array)
+        done += array.nbytes
+        progress("Writing the drafter", done, total)
+    save_drafter(directory, head)
+    write_json(directory / "config.json", {**head.config.to_dict(), "converted_from": name})
+    read_headers([directory / "model.safetensors"])
+
+
+def _write_card(
+    options: Options,
+    target: OpenTarget,
+    part: PartReport | None,
+    head: _WrittenDrafter | None,
+    out: Path,
+    bundle: Path,
+) -> None:
+    base = options.hf_path
+    is_repo = base is not None and not Path(base).expanduser().exists()
+    checkpoint = target.checkpoint
+    own_card = checkpoint is not None and not checkpoint.is_gguf
+    text = write_card(
+        out,
+        checkpoint.directory / "README.md" if checkpoint is not None and own_card else None,
+        part,
+        None if head is None else head.report,
+        base if is_repo else None,
+        options.upload_repo or out.name,
+    )
+    (bundle / "README.md").write_text(text, "utf-8")
+
+
+def _publish(options: Options, bundle: Path, out: Path) -> None:
+    """Move what is finished to its place."""
+    if options.hf_path is not None:
+        publish(bundle, out)
+        return
+    clear_stale(out / DRAFTER_DIRECTORY, REMEDY)
+    publish(bundle / DRAFTER_DIRECTORY, out / DRAFTER_DIRECTORY)
+    with atomic_path(out / "README.md") as temporary:
+        shutil.copyfile(bundle / "README.md", temporary)
+
+
+def _reference(options: Options, target: OpenTarget) -> Callable[[], nn.Module] | None:
+    """Makes mlx-lm's conversion of the same checkpoint again, in memory."""
+    staged = target.staged
+    if staged is None:
+        return None
+
+    def make() -> nn.Module:
+        part = load_target(staged.directory, "", options.trust_remote_code)
+        return transform(part, options).model
+
+    return make
+
+
+def _upload(bundle: Path, repo: str) -> None:
+    try:
+        api = HfApi()
+        api.create_repo(repo_id=repo, exist_ok=True)
+        api.upload_folder(folder_path=bundle, repo_id=repo)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RedrafterError(
+            f"The bundle is complete at '{bundle}', but '{repo}' did not take it ({reason}): "
+            "check 'hf auth login' and upload it with 'hf upload'."
+        ) from None

@@ -1,0 +1,112 @@
+"""A checkpoint in the form that mlx-lm reads: model*.safetensors beside its small files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+
+from ..gguf import Written, read_gguf, write_model
+from ..text.places import GGUF
+from .report import Progress
+from .sources import SAFETENSORS, TORCH_SUFFIXES, Checkpoint, inside
+from .torch_files import torch_to_safetensors
+
+# Forms of weights, of which a bundle has its own.
+WEIGHTS = (SAFETENSORS, *TORCH_SUFFIXES, GGUF, ".onnx", ".onnx_data", ".h5", ".msgpack", ".npz")
+SKIPPED = ("drafter", "__pycache__")
+
+
+def stage(
+    checkpoint: Checkpoint,
+    directory: Path,
+    progress: Progress,
+    dequantised: bool = False,
+    dtype: str | None = None,
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Bring a checkpoint into mlx-lm's form.
+
+    Safetensors and small files become links; PyTorch and GGUF files are rewritten.
+
+    Args:
+        checkpoint: Where the files are.
+        directory: Fresh directory to fill.
+        progress: Told about rewritten weights.
+        dequantised: Whether GGUF's block types are unpacked although mlx has them too.
+        dtype: Of what GGUF files do not have packed; by default what their own types suggest.
+
+    Returns:
+        The same checkpoint, in ``directory``, and what a person should know of it.
+
+    Raises:
+        RedrafterError: If a file cannot be read, or lies outside the checkpoint.
+    """
+    directory.mkdir()
+    if checkpoint.is_gguf:
+        kind = None if dtype is None else getattr(mx, dtype)
+        model = read_gguf(checkpoint.files[0])
+        written = write_model(model, directory, progress, dequantised, kind)
+        files = tuple(sorted(directory.glob("model*.safetensors")))
+        # Nothing beside the file belongs to it.
+        staged = Checkpoint(checkpoint.name, directory, files, root=directory)
+        return staged, _gguf_notes(written)
+    for path in small_files(checkpoint):
+        link = directory / path.relative_to(checkpoint.directory)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        _link(link, path)
+    if checkpoint.is_torch:
+        files = torch_to_safetensors(checkpoint.files, directory, progress)
+    else:
+        files = tuple(
+            directory / f"model-{i:05d}.safetensors" for i in range(1, len(checkpoint.files) + 1)
+        )
+        for link, path in zip(files, checkpoint.files, strict=True):
+            _link(link, path)
+    staged = Checkpoint(
+        checkpoint.name, directory, files, checkpoint.lone_file, root=checkpoint.root
+    )
+    return staged, ()
+
+
+def _gguf_notes(written: Written) -> tuple[str, ...]:
+    notes: tuple[str, ...] = ()
+    if written.kept:
+        notes += (f"Blocks of {' and '.join(written.kept)} were kept bit for bit.",)
+    if written.unpacked:
+        notes += (
+            f"{' and '.join(written.unpacked)}, which mlx does not have, became "
+            f"{written.dtype}: -q quantises these layers again.",
+        )
+    return notes
+
+
+def small_files(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Everything but weights, in subdirectories too.
+
+    Yields:
+        Regular files, or links to files of the checkpoint.
+
+    Raises:
+        RedrafterError: If a link leads out of the checkpoint.
+    """
+    for place, folders, names in os.walk(checkpoint.directory):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED)
+        for name in sorted(names):
+            path = Path(place, name)
+            if name.startswith(".") or path.suffix in WEIGHTS or ".index.json" in name:
+                continue
+            if path.is_file():
+                inside(path, checkpoint.root)
+                yield path
+        if checkpoint.lone_file:
+            return
+
+
+def _link(link: Path, path: Path) -> None:
+    try:
+        link.symlink_to(path.resolve())
+    except OSError:  # exFAT and other file systems without links
+        shutil.copyfile(path, link)

@@ -1,0 +1,63 @@
+"""Proposals of several sources as one tree, equal prefixes merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..tree import DraftTree
+from .grafting import graft, merge
+from .source import DraftInput, DraftSource
+
+
+def combine(first: DraftTree, second: DraftTree) -> DraftTree:
+    """Two trees of one root as one; nothing is evaluated here.
+
+    Where both are known to the host, nodes with the same tokens on the way from the root become
+    one. Where one of them is known on the device only, a node of the other whose path is in it
+    already keeps a row of its own, which nothing follows.
+
+    Args:
+        first: Preferred: its nodes stand first.
+        second: A tree of the same root.
+
+    Raises:
+        ValueError: If neither is known to the host: its structure has to be known to one.
+    """
+    if first.known is not None and second.known is not None:
+        merged = merge(first.known, second.known)
+        scores = [
+            first.known.log_probs[one] if one >= 0 else second.known.log_probs[other]
+            for one, other in zip(merged.guesses, merged.copies, strict=True)
+        ]
+        return DraftTree.from_parents(merged.tokens, merged.parents, scores)
+    if second.known is not None:
+        return graft(first, second.known)
+    if first.known is not None:
+        return graft(second, first.known)
+    raise ValueError("of two combined sources at least one has to know its tree on the host")
+
+
+def draft_together(
+    sources: Sequence[Sequence[DraftSource]], states: Sequence[DraftInput]
+) -> list[DraftTree]:
+    """A tree for each of several texts; a source that texts share drafts for them at once.
+
+    Args:
+        sources: For each text what proposes, at least one source, the preferred one first.
+        states: What each text's sources are told.
+    """
+    shared: dict[int, tuple[DraftSource, list[tuple[int, int]]]] = {}
+    for text, own in enumerate(sources):
+        for rank, source in enumerate(own):
+            shared.setdefault(id(source), (source, []))[1].append((text, rank))
+    proposed: dict[tuple[int, int], DraftTree] = {}
+    for source, places in shared.values():
+        trees = source.together([states[text] for text, _ in places])
+        proposed.update(zip(places, trees, strict=True))
+    result = []
+    for text, own in enumerate(sources):
+        tree = proposed[text, 0]
+        for rank in range(1, len(own)):
+            tree = combine(tree, proposed[text, rank])
+        result.append(tree)
+    return result

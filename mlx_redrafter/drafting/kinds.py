@@ -1,0 +1,22 @@
+"""Which classes a drafter's configuration asks for."""
+
+from __future__ import annotations
+
+from .drafter import Drafter, DrafterConfig, IndependentHeads
+from .memory_drafter import MemoryDrafter
+from .prepared_drafter import PreparedDrafter
+from .prepared_memory import PreparedMemoryDrafter
+
+
+def drafter_of(config: DrafterConfig) -> Drafter:
+    """A drafter of the kind that a configuration asks for, its weights arbitrary."""
+    if config.memory_heads is not None:
+        return MemoryDrafter(config)
+    return Drafter(config) if config.independent_heads is None else IndependentHeads(config)
+
+
+def prepare(drafter: Drafter) -> PreparedDrafter:
+    """A drafter whose weights are final, laid out for drafts."""
+    if isinstance(drafter, MemoryDrafter):
+        return PreparedMemoryDrafter(drafter)
+    return PreparedDrafter(drafter)

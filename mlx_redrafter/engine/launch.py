@@ -1,0 +1,183 @@
+"""A step's graph: draft, verify, choose, and perhaps the next step's draft; one evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from ..cache.batch import BatchCache
+from ..drafting.chain import chain_of
+from ..drafting.combined import combine, draft_together
+from ..drafting.next_draft import NextDraft, next_draft_input
+from ..drafting.shape import BeamShape
+from ..drafting.source import DraftSource
+from ..target.target import Target
+from ..tree import DraftTree
+from .sequence import Sequence
+from .shape_planner import ShapePlanner
+from .step import PendingStep
+
+
+@dataclass(frozen=True)
+class PlannedDrafts:
+    """What a step drafts for the one after it.
+
+    Attributes:
+        shape: The shape; None: the next step is plain.
+        sources: Who drafts it for each sequence; None: nobody.
+    """
+
+    shape: BeamShape | None
+    sources: Tokens[DraftSource | None]
+
+    @property
+    def depth(self) -> int:
+        """No node is deeper."""
+        return max((source.max_depth for source in self.sources if source), default=0)
+
+
+class StepLauncher:
+    """Launches the steps of sequences that share a forward.
+
+    Args:
+        target: Verifies.
+        planner: Knows what drafts cost; None: their sources do.
+    """
+
+    def __init__(self, target: Target, planner: ShapePlanner | None):
+        self._target = target
+        self._planner = planner
+
+    def launch(
+        self,
+        sequences: Tokens[Sequence],
+        batch: BatchCache | None,
+        shapes: Tokens[BeamShape | None],
+        drafts: Tokens[DraftTree | None],
+        following: PlannedDrafts | None,
+    ) -> list[PendingStep]:
+        """Start a step: draft (where a shape is given and no draft), verify, choose.
+
+        Args:
+            sequences: Those that take part.
+            batch: What they have left in the target; None for a single sequence with its own.
+            shapes: What to draft, or was drafted, for each sequence; None is a plain step.
+            drafts: What to verify of drafts that were made in the step before.
+            following: What to draft for the step after it; None: that is not decided yet.
+        """
+        started = time.perf_counter()
+        sources = [
+            s.sources_for(shape, timed=self._planner is None) if shape and s.can_draft else []
+            for s, shape in zip(sequences, shapes, strict=True)
+        ]
+        depth = max((source.max_depth for own in sources for source in own), default=0)
+        more = following.depth if following else 0
+        noises = [sequence.noise(depth + more) for sequence in sequences]
+        # Where the kind of cache changes, tokens are verified one by one.
+        if depth and any(sequence.cache.changes_within(depth) for sequence in sequences):
+            sources = [[] for _ in sources]
+        trees = self._draft(sequences, sources, drafts, noises)  # 1 draft
+        logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
+        pending = []
+        for place, sequence in enumerate(sequences):
+            tree, noise, drafted = trees[place], noises[place], bool(sources[place])
+            choices = sequence.choose(logits[place], tree, noise)  # 3 choose
+            shape = shapes[place] if drafted and len(tree) > 1 else None
+            seconds = self._draft_seconds(shape, sources[place])
+            step = PendingStep(
+                tree, choices, hidden[place], shape, len(sequence.cache), started, seconds
+            )
+            pending.append(step)
+        if following is not None:
+            pending = _draft_next(sequences, pending, noises, following)
+        hidden_and_rest = [step.hidden for step in pending], caches_of(sequences, batch)
+        mx.async_eval([step.read_back for step in pending], hidden_and_rest)
+        return pending
+
+    def _draft(
+        self,
+        sequences: Tokens[Sequence],
+        sources: list[list[DraftSource]],
+        drafts: Tokens[DraftTree | None],
+        noises: list[mx.array | None],
+    ) -> list[DraftTree]:
+        """A tree for each sequence: what its sources propose, made one; all of one size."""
+        trees = [DraftTree.root_only(sequence.root) for sequence in sequences]
+        wanted, states, own = [], [], []
+        for place, proposing in enumerate(sources):
+            draft = drafts[place]
+            rest = proposing[1:] if draft is not None else proposing
+            if proposing and draft is not None:
+                trees[place] = draft
+            if rest:
+                wanted.append(place)
+                own.append(rest)
+                states.append(sequences[place].draft_input(noises[place]))
+        for place, tree in zip(wanted, draft_together(own, states), strict=True):
+            draft = drafts[place]
+            whole = tree if draft is None else combine(draft, tree)
+            several = len(sources[place]) > 1 and self._target.verifies == "chain"
+            trees[place] = chain_of(whole) if several else whole
+        size = max(len(tree) for tree in trees)
+        return [tree.padded(size) for tree in trees]
+
+    def _verify(
+        self, sequences: Tokens[Sequence], batch: BatchCache | None, trees: list[DraftTree]
+    ) -> tuple[list[mx.array], list[mx.array]]:
+        """Logits and hidden states at the nodes of each tree, of one forward."""
+        if batch is None:
+            (sequence,), (tree,) = sequences, trees
+            logits, hidden = self._target.verify(tree, sequence.cache)
+            return [logits], [hidden]
+        logits, hidden = self._target.verify_batch(trees, batch)
+        return list(logits), list(hidden)
+
+    def _draft_seconds(self, shape: BeamShape | None, sources: list[DraftSource]) -> float:
+        """How long a draft takes, measured alone."""
+        if shape is None:
+            return 0.0
+        if self._planner is not None:
+            return self._planner.costs.draft_seconds(shape)
+        return sum(source.seconds for source in sources)
+
+
+def _draft_next(
+    sequences: Tokens[Sequence],
+    pending: list[PendingStep],
+    noises: list[mx.array | None],
+    following: PlannedDrafts,
+) -> list[PendingStep]:
+    """The same steps with the drafts of the next one, which begin where these will end."""
+    if following.shape is None:
+        return [replace(step, next_draft=NextDraft(None, None)) for step in pending]
+    places, states, sources = [], [], []
+    for place, (sequence, step) in enumerate(zip(sequences, pending, strict=True)):
+        source = following.sources[place]
+        if source is None:
+            continue
+        places.append(place)
+        sources.append([source])
+        states.append(
+            next_draft_input(
+                step.tree,
+                step.choices,
+                step.hidden,
+                noises[place],
+                sequence.cache.tokens,
+                source,
+                sequence.noise_scale,
+            )
+        )
+    result = list(pending)
+    for place, tree in zip(places, draft_together(sources, states), strict=True):
+        result[place] = replace(pending[place], next_draft=NextDraft(following.shape, tree))
+    return result
+
+
+def caches_of(sequences: Tokens[Sequence], batch: BatchCache | None) -> list[Any]:
+    """What the caches hold, to evaluate, so that nothing is left that only one thread could."""
+    return batch.state if batch is not None else sequences[0].cache.state

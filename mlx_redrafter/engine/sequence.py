@@ -1,0 +1,219 @@
+"""One text while it is decoded: what is its own, apart from the loop that takes its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
+from typing import Any, cast
+
+import mlx.core as mx
+
+from ..cache.prompt_cache import PromptCache
+from ..drafting.noise_scale import NoiseScale
+from ..drafting.shape import BeamShape
+from ..drafting.source import DraftInput, DraftSource
+from ..errors import RedrafterError
+from ..sampling import Choices, Sampler
+from ..tree import DraftTree, accept
+from .backoff import DraftBackoff
+from .config import DecodingConfig
+from .model import SpeculativeModel
+from .open_cache import open_cache
+from .statistics import AcceptanceStats
+from .step import PendingStep, StepRecord
+
+
+class Sequence:
+    """One text while it is decoded.
+
+    Between steps every committed token except the last, the root, is in the cache.
+
+    Args:
+        model: Target and drafter.
+        prompt: Token ids, at least one.
+        config: How to decode.
+        cache: Of an earlier turn, to resume; only what differs is prefilled. None: an empty one.
+        stats: Counts to add to.
+
+    Attributes:
+        prompt: As given.
+        config: As given.
+        cache: What the text has left in the target so far.
+        stats: Counts of its steps.
+        drafts: Whether it is drafted at all.
+        sources: What proposes for it, each with its own memory of the text, besides the draft head.
+        backoff: When it pauses drafts that are useless for a while.
+        last_token: Its last token, the root of the next step, as of the last step that was read.
+        emitted: Tokens decoded.
+        finish_reason: "stop", "length", or None while it goes on.
+
+    Raises:
+        RedrafterError: If the prompt is empty or holds ids outside the vocabulary, or an option
+            does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: SpeculativeModel,
+        prompt: Tokens[int],
+        config: DecodingConfig,
+        *,
+        cache: PromptCache | None = None,
+        stats: AcceptanceStats | None = None,
+    ):
+        check_prompt(prompt, model.target.vocab_size)
+        self._target = model.target
+        self._model = model
+        self.prompt = list(prompt)
+        self.config = config
+        self.drafts = config.draft and model.drafts
+        self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
+        self.stats = stats if stats is not None else AcceptanceStats()
+        self.backoff = DraftBackoff()
+        self.noise_scale = NoiseScale()
+        self.sources: list[DraftSource] = []
+        self._sampler = Sampler(config.sampling, model.target.vocab_size)
+        self.last_token = self.prompt[-1]
+        self._end: tuple[PendingStep, int] | None = None
+        self.emitted = 0
+        self.finish_reason: str | None = None
+
+    def prefill(self) -> Iterator[tuple[int, int]]:
+        """Commit all but the prompt's last token, in pieces; no logits are computed.
+
+        Yields:
+            (prompt tokens done, prompt tokens to do), first for what the cache held already.
+        """
+        total = len(self.prompt) - 1
+        held = self.cache.reuse(self.prompt)
+        self.cache.user = self
+        self.sources = [s.begin(self.prompt) for s in self._model.sources if self.drafts]
+        yield held, total
+        step_size = self.config.prefill_step_size
+        for done in self._target.fill(self.prompt[held:total], self.cache, step_size):
+            yield held + done, total
+            self.check_cache()
+
+    def check_cache(self) -> None:
+        """Refuse to go on where another text has used the cache since.
+
+        Raises:
+            RedrafterError: If one has.
+        """
+        if self.cache.user is not self:
+            raise RedrafterError(
+                "This text cannot go on: its cache has served another text since; read one text to "
+                "its end, or close it, before the next begins, or give each a cache of its own."
+            )
+
+    def sources_for(self, shape: BeamShape, *, timed: bool) -> list[DraftSource]:
+        """What proposes in a step: the head's beam search of that shape, and the text's sources."""
+        head = self._model.source(shape, self.config.sampling, timed=timed)
+        return [*([head] if head is not None else []), *self.sources]
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether a draft can begin: not right after a prompt."""
+        return self.drafts and self._end is not None
+
+    def follow(self, pending: PendingStep) -> None:
+        """The next step begins where a plain one ends that is not read yet."""
+        self._end = pending, 0
+
+    @property
+    def root(self) -> mx.array:
+        """Its last token, int (1,); may be unevaluated."""
+        if self._end is None:
+            return mx.array([self.last_token])
+        pending, leaf = self._end
+        return pending.choices.tokens[leaf : leaf + 1]
+
+    def noise(self, depth: int) -> mx.array | None:
+        """Noise for the tokens after the root and each depth, (1 + depth, vocab_size), or None."""
+        return self._sampler.noise(len(self.cache) + 1, 1 + depth)
+
+    def draft_input(self, noise: mx.array | None) -> DraftInput:
+        """What a draft from the root is told."""
+        assert self._end is not None, "nothing is drafted right after a prompt"
+        pending, leaf = self._end
+        guessed = None if noise is None else noise * self.noise_scale.scale
+        root = self.root.astype(mx.int32)
+        return DraftInput(root, pending.hidden[leaf], guessed, self.cache.tokens)
+
+    def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
+        """The target's choices after the nodes of a verified tree."""
+        return self._sampler.choose(logits, tree, noise, self.cache.tokens)
+
+    def read(self, pending: PendingStep) -> StepRecord:
+        """Wait for a step; walk its tree."""
+        tree = pending.tree.read()
+        choices: tuple[int, ...] = _numbers(pending.choices.tokens)
+        path = tuple(accept(tree.tokens, tree.parents, choices))
+        if pending.choices.flipped_by_noise is not None:
+            flipped = _numbers(pending.choices.flipped_by_noise)
+            self.noise_scale.observe([flipped[node] for node in path])
+        return StepRecord(tree, choices, path)
+
+    def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
+        """Take a step's tokens up to the end of the text; its end is the next root.
+
+        Returns:
+            The tokens; ``finish_reason`` says whether they end the text.
+        """
+        tokens = record.tokens
+        limit = self.config.max_tokens
+        if limit != -1:
+            tokens = tokens[: limit - self.emitted]
+        ends = [place for place, token in enumerate(tokens) if token in self.config.eos_token_ids]
+        if ends:
+            tokens, self.finish_reason = tokens[: ends[0] + 1], "stop"
+        elif self.emitted + len(tokens) == limit:
+            self.finish_reason = "length"
+        self._end = pending, record.path[-1]
+        self.last_token = tokens[-1]
+        self.emitted += len(tokens)
+        for source in self.sources:
+            source.accepted(tokens)
+        return tokens
+
+    def commit(self, record: StepRecord, emitted: int) -> None:
+        """Keep the root and the accepted nodes whose successors became text."""
+        path = record.path[:emitted]
+        self.cache.commit(path, [record.tree.tokens[node] for node in path])
+
+    def commit_root(self) -> None:
+        """Keep the root of a plain step, whose token is known before it is read."""
+        self.cache.commit([0], [self.last_token])
+
+    def count(self, pending: PendingStep, record: StepRecord, emitted: int, seconds: float) -> None:
+        """Count a step that took so long and made so many tokens of text."""
+        stats = self.stats
+        stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
+        stats.evaluations += 1
+        stats.draft_seconds += pending.draft_seconds
+        stats.verify_seconds += max(0.0, seconds - pending.draft_seconds)
+
+    def close(self, handed_out: int) -> None:
+        """Leave the cache with the prompt and all tokens handed out except the last."""
+        if self.cache.user is self:
+            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
+            self.cache.user = None
+            if self.cache.layers and len(self.cache):
+                mx.async_eval(self.cache.state)  # another thread may resume it
+
+
+def check_prompt(prompt: Tokens[int], vocab_size: int, name: str = "The prompt") -> None:
+    """Refuse an empty prompt and ids that the model has not.
+
+    Raises:
+        RedrafterError: Naming the prompt.
+    """
+    if not prompt:
+        raise RedrafterError(f"{name} is empty: give at least one token.")
+    if not all(0 <= token < vocab_size for token in prompt):
+        raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
+
+
+def _numbers(array: mx.array) -> tuple[Any, ...]:
+    """A vector's numbers; waits for them."""
+    return tuple(cast("list[Any]", array.tolist()))

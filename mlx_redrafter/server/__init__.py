@@ -1,0 +1,1 @@
+"""An HTTP server: drafting for everyone at once, by the APIs that editors and agents speak."""

@@ -1,0 +1,1 @@
+"""The HTTP APIs as pure functions: requests checked, answers written; nothing is computed here."""

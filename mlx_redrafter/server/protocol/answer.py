@@ -1,0 +1,194 @@
+"""An answer, whichever API it goes out by: a stream of events, and all of them put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .failures import ApiError
+
+Source = Literal["model", "guess", "copy"]
+Reason = Literal["stop", "stop_string", "length", "tool_calls"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text and who proposed it: the model itself, its drafter, or a copy of earlier text."""
+
+    text: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token and its log-probability before temperature and filters.
+
+    Attributes:
+        token: Its text.
+        logprob: Natural logarithm.
+        top: The likeliest tokens at that place and theirs, likeliest first.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of an answer; ``cached`` of the prompt's were not computed again."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.completion + other.completion,
+            self.reasoning + other.reasoning,
+        )
+
+
+@dataclass(frozen=True)
+class Began:
+    """The prompt is read; ``cached`` of its tokens were known."""
+
+    index: int
+    prompt_tokens: int
+    cached: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """So many of the prompt's tokens are read."""
+
+    index: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a token adds to the answer, or to the reasoning before it."""
+
+    index: int
+    text: str
+    reasoning: bool = False
+    pieces: tuple[Piece, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A whole call; ``arguments`` is JSON."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a step of decoding went, ready for JSON; where the request asked for it."""
+
+    index: int
+    trace: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end.
+
+    Attributes:
+        index: Of the answer.
+        reason: Why.
+        usage: Tokens.
+        report: Acceptance and seed, ready for JSON.
+        stop: The stop string, where one was found.
+    """
+
+    index: int
+    reason: Reason
+    usage: Usage
+    report: dict[str, Any]
+    stop: str | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end of one that did not go well."""
+
+    index: int
+    error: ApiError
+
+
+Event = Began | Progress | Text | ToolCall | Step | Finished | Failed
+
+
+@dataclass
+class Answer:
+    """All events of one answer."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
+        if isinstance(event, Text):
+            if event.reasoning:
+                self.reasoning += event.text
+            else:
+                self.text += event.text
+            self.logprobs.extend(event.logprobs)
+            self.pieces.extend(event.pieces)
+        elif isinstance(event, ToolCall):
+            self.tool_calls.append(event)
+        elif isinstance(event, Finished):
+            self.finished = event
+
+    @property
+    def end(self) -> Finished:
+        """How it ended; asked for only then."""
+        assert self.finished is not None, "the answer has not ended"
+        return self.finished
+
+
+def assemble(events: Iterable[Event], count: int) -> list[Answer]:
+    """The answers that a request's events make up, ``count`` of them.
+
+    Raises:
+        ApiError: If one failed.
+    """
+    answers = [Answer() for _ in range(count)]
+    for event in events:
+        if isinstance(event, Failed):
+            raise event.error
+        answers[event.index].add(event)
+    return answers
+
+
+def total_usage(answers: Iterable[Answer], prompts: int) -> Usage:
+    """Tokens of all answers; a prompt that was answered several times counts once.
+
+    Args:
+        answers: In their order, those of one prompt together.
+        prompts: Number of prompts.
+    """
+    listed = [answer.end.usage for answer in answers]
+    each = max(1, len(listed) // max(1, prompts))
+    total = Usage()
+    for place, usage in enumerate(listed):
+        first = place % each == 0
+        prompt, cached = (usage.prompt, usage.cached) if first else (0, 0)
+        total = total.plus(Usage(prompt, cached, usage.completion, usage.reasoning))
+    return total

@@ -1,0 +1,121 @@
+"""What requests are made of, with pydantic: strict types, ranges, no unknown fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .failures import ApiError
+
+MAX_STOPS = 64
+MAX_ANSWERS = 16
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+Temperature = Annotated[float, Field(ge=0, le=100)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+MinP = Annotated[float, Field(ge=0, le=1)]
+TopK = Annotated[int, Field(ge=-1, lt=2**31, description="0 and -1 keep all tokens")]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=100)]
+ContextSize = Annotated[int, Field(ge=1, lt=2**31)]
+MaxTokens = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias], Field(max_length=1024)
+]
+# Said for the sake of the description: what has no effect on the text is read and left.
+Ignored = Annotated[Any, Field(description="accepted, without effect on the text")]
+
+
+class Strict(BaseModel):
+    """A part of a request that has no other fields than those named."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Open(BaseModel):
+    """A part of a request whose other fields are handed on, to the chat template."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Extension(Strict):
+    """The field ``redrafter``: what no other API has.
+
+    Attributes:
+        draft: False decodes plainly; the text stays the same.
+        trace: Stream where each token came from, the draft trees and the counts.
+    """
+
+    draft: bool = True
+    trace: bool = False
+
+
+class SamplingFields(Strict):
+    """How tokens are chosen, in the names that local servers share."""
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    repetition_context_size: ContextSize | None = None
+    presence_penalty: Penalty | None = None
+    presence_context_size: ContextSize | None = None
+    frequency_penalty: Penalty | None = None
+    frequency_context_size: ContextSize | None = None
+    seed: Seed | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """Those that were given, as fields of SamplingConfig."""
+        given = {name: getattr(self, name) for name in SamplingFields.model_fields}
+        if given["top_k"] == -1:
+            given["top_k"] = 0
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def bias_pairs(bias: dict[str, float] | None) -> dict[str, Any]:
+    """``logit_bias`` as a field of SamplingConfig; nothing where none is given."""
+    pairs = tuple(sorted((int(token), value) for token, value in (bias or {}).items() if value))
+    return {"logit_bias": pairs} if pairs else {}
+
+
+def stop_list(stop: str | list[str] | None) -> tuple[str, ...]:
+    """One stop string or several."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def parse(model: type[Parsed], body: dict[str, Any]) -> Parsed:
+    """A request, checked.
+
+    Raises:
+        ApiError: 400 with the name of the first field that is wrong.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"] if not _is_tag(part))
+        code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
+        message = _sentence(first["type"], first["msg"], param)
+        raise ApiError(400, message, param or None, code) from error
+
+
+def _is_tag(part: int | str) -> bool:
+    """Whether a part of a location names a type of pydantic's and no field."""
+    return isinstance(part, str) and ("[" in part or part in ("str", "int", "nullable"))
+
+
+def _sentence(kind: str, message: str, param: str) -> str:
+    if kind == "extra_forbidden":
+        return f"{param} is not supported here: leave it out."
+    if kind == "missing":
+        return f"{param} is missing."
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    return f"{param}: {message[0].lower()}{message[1:]}." if param else f"{message}."

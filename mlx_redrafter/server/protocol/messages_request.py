@@ -1,0 +1,275 @@
+"""``POST /v1/messages`` and ``/v1/messages/count_tokens``: the request (Anthropic's API)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .failures import ApiError
+from .fields import (
+    Extension,
+    Ignored,
+    MaxTokens,
+    Open,
+    Stops,
+    Strict,
+    Temperature,
+    TopK,
+    TopP,
+    parse,
+)
+from .task import Conversation, Message, Parsed, Task, ToolChoice
+
+
+class TextBlock(Open):
+    """Text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(Open):
+    """What the assistant thought."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class ToolUseBlock(Open):
+    """A call that the assistant made."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResultBlock(Open):
+    """What a call returned."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+
+
+UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
+AssistantBlock = Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discriminator="type")]
+
+
+class UserTurn(Open):
+    """What the person says, and what calls returned."""
+
+    role: Literal["user"]
+    content: str | list[UserBlock]
+
+
+class AssistantTurn(Open):
+    """What the assistant said; the last one is the beginning of its answer."""
+
+    role: Literal["assistant"]
+    content: str | list[AssistantBlock]
+
+
+Turn = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
+
+
+class CustomTool(Strict):
+    """A function that may be called."""
+
+    type: Literal["custom"] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    input_schema: dict[str, Any]
+    cache_control: Ignored = None
+    strict: Ignored = None
+    eager_input_streaming: Ignored = None
+    input_examples: Ignored = None
+    defer_loading: Literal[False] | None = None
+
+
+class AutoChoice(Strict):
+    """Whether tools may, or have to be, called."""
+
+    type: Literal["auto", "any", "none"]
+    disable_parallel_tool_use: bool = False
+
+
+class NamedChoice(Strict):
+    """The one tool to call."""
+
+    type: Literal["tool"]
+    name: str
+    disable_parallel_tool_use: bool = False
+
+
+class ThinkingOn(Strict):
+    """Thinking, as far as the chat template can switch it; the budget is not enforced."""
+
+    type: Literal["enabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    display: Ignored = None
+
+
+class ThinkingOff(Strict):
+    """No thinking."""
+
+    type: Literal["disabled"]
+
+
+class CountRequest(Strict):
+    """The body of ``count_tokens``."""
+
+    model: str | None = None
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    system: str | list[TextBlock] | None = None
+    tools: list[CustomTool] | None = None
+    tool_choice: Annotated[AutoChoice | NamedChoice, Field(discriminator="type")] | None = None
+    thinking: Annotated[ThinkingOn | ThinkingOff, Field(discriminator="type")] | None = None
+    mcp_servers: Annotated[list[Any], Field(max_length=0)] | None = None
+    context_management: Ignored = None
+    output_config: Ignored = None
+
+
+class MessagesRequest(CountRequest):
+    """The body of ``messages``."""
+
+    max_tokens: MaxTokens
+    stream: bool | None = None
+    stop_sequences: Stops | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    redrafter: Extension | None = None
+    metadata: Ignored = None
+    service_tier: Ignored = None
+    inference_geo: Ignored = None
+    speed: Ignored = None
+
+
+def parse_messages(body: dict[str, Any]) -> Parsed:
+    """The request of a body.
+
+    Raises:
+        ApiError: 400 with the field's name.
+    """
+    request = parse(MessagesRequest, body)
+    extension = request.redrafter or Extension()
+    names = ("temperature", "top_p", "top_k")
+    given = {name: getattr(request, name) for name in names}
+    if given["top_k"] == -1:
+        given["top_k"] = 0
+    task = Task(
+        prompt=_conversation(request),
+        sampling={name: value for name, value in given.items() if value is not None},
+        max_tokens=request.max_tokens,
+        stops=tuple(request.stop_sequences or ()),
+        draft=extension.draft,
+        trace=extension.trace,
+    )
+    return Parsed(request.model, [task], bool(request.stream))
+
+
+def parse_count(body: dict[str, Any]) -> Parsed:
+    """The request of a body whose tokens are to be counted.
+
+    Raises:
+        ApiError: 400 with the field's name.
+    """
+    request = parse(CountRequest, body)
+    return Parsed(request.model, [Task(_conversation(request))])
+
+
+def _conversation(request: CountRequest) -> Conversation:
+    tools, choice = _tools(request)
+    messages: list[Message] = []
+    system = _joined(request.system or "")
+    if system:
+        messages.append({"role": "system", "content": system})
+    for turn in request.messages:
+        messages.extend(_user(turn) if isinstance(turn, UserTurn) else [_assistant(turn)])
+    last = request.messages[-1]
+    starts = isinstance(last, AssistantTurn)
+    if starts and messages[-1].get("tool_calls"):
+        raise ApiError(
+            400, "the last message is a call without its result.", "messages", "invalid_value"
+        )
+    return Conversation(
+        messages=messages,
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=not (
+            request.tool_choice and request.tool_choice.disable_parallel_tool_use
+        ),
+        continue_last=starts,
+        template={"enable_thinking": isinstance(request.thinking, ThinkingOn)},
+    )
+
+
+def _tools(request: CountRequest) -> tuple[list[dict[str, Any]], ToolChoice]:
+    tools: list[dict[str, Any]] = []
+    for tool in request.tools or []:
+        function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+        if tool.description is not None:
+            function["description"] = tool.description
+        tools.append({"type": "function", "function": function})
+    choice = request.tool_choice
+    if choice is None or choice.type == "auto":
+        return tools, "auto"
+    if choice.type == "none":
+        return [], "none"
+    if isinstance(choice, NamedChoice):
+        tools = [tool for tool in tools if tool["function"]["name"] == choice.name]
+    if not tools:
+        raise ApiError(400, "tool_choice names no tool of this request.", "tool_choice")
+    return tools, "required"
+
+
+def _user(turn: UserTurn) -> list[Message]:
+    """A turn as messages: results first, as templates want them behind their calls."""
+    if isinstance(turn.content, str):
+        return [{"role": "user", "content": turn.content}]
+    results: list[Message] = [
+        {
+            "role": "tool",
+            "tool_call_id": block.tool_use_id,
+            "content": ("Error: " if block.is_error else "") + _joined(block.content or ""),
+        }
+        for block in turn.content
+        if isinstance(block, ToolResultBlock)
+    ]
+    texts = [block.text for block in turn.content if isinstance(block, TextBlock)]
+    if texts or not results:
+        results.append({"role": "user", "content": "\n".join(texts)})
+    return results
+
+
+def _assistant(turn: AssistantTurn) -> Message:
+    if isinstance(turn.content, str):
+        return {"role": "assistant", "content": turn.content}
+    blocks = turn.content
+    message: Message = {
+        "role": "assistant",
+        "content": "".join(block.text for block in blocks if isinstance(block, TextBlock)),
+    }
+    thinking = "".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock))
+    calls = [
+        {
+            "id": block.id,
+            "type": "function",
+            "function": {"name": block.name, "arguments": block.input},
+        }
+        for block in blocks
+        if isinstance(block, ToolUseBlock)
+    ]
+    if thinking:
+        message["reasoning_content"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _joined(content: str | list[TextBlock]) -> str:
+    return content if isinstance(content, str) else "\n".join(block.text for block in content)

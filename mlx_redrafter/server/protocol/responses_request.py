@@ -1,0 +1,292 @@
+"""``POST /v1/responses``: the request (OpenAI's Responses API, without anything stored)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from .chat_request import (
+    NamedFunction,
+    NamedTool,
+    arguments_of,
+    choose_tools,
+    template_arguments,
+)
+from .failures import ApiError
+from .fields import (
+    Extension,
+    Ignored,
+    MaxTokens,
+    Open,
+    SamplingFields,
+    Strict,
+    parse,
+)
+from .task import Conversation, Message, Parsed, Task
+
+
+class InputText(Open):
+    """A piece of a message."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+
+
+class InputRefusal(Open):
+    """An earlier refusal, read like text."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+InputPart = Annotated[InputText | InputRefusal, Field(discriminator="type")]
+
+
+class InputMessage(Open):
+    """A message."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[InputPart]
+
+
+class FunctionCallItem(Open):
+    """A call that the assistant made."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class FunctionOutputItem(Open):
+    """What a call returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[InputPart]
+
+
+class ReasoningText(Open):
+    """A piece of reasoning."""
+
+    type: Literal["reasoning_text", "summary_text", "text"]
+    text: str
+
+
+class ReasoningItem(Open):
+    """What the assistant thought before it went on."""
+
+    type: Literal["reasoning"]
+    content: list[ReasoningText] | None = None
+    summary: list[ReasoningText] | None = None
+
+
+Item = Annotated[
+    FunctionCallItem | FunctionOutputItem | ReasoningItem | InputMessage,
+    Field(discriminator="type"),
+]
+
+
+class FunctionTool(Open):
+    """A function that may be called."""
+
+    type: Literal["function"]
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class NamedChoice(Strict):
+    """The one function to call."""
+
+    type: Literal["function"]
+    name: str
+
+
+class Reasoning(Strict):
+    """How much to think; handed to the chat template."""
+
+    effort: str | None = None
+    summary: Ignored = None
+    generate_summary: Ignored = None
+
+
+class FreeText(Strict):
+    """The form of the answer; free text only."""
+
+    type: Literal["text"]
+
+
+class TextOptions(Strict):
+    """Of the answer's text."""
+
+    format: FreeText | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class ResponsesRequest(SamplingFields):
+    """The body."""
+
+    model: str | None = None
+    input: str | Annotated[list[Item], Field(min_length=1)]
+    instructions: str | None = None
+    stream: bool | None = None
+    max_output_tokens: MaxTokens | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    text: TextOptions | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    redrafter: Extension | None = None
+    background: Literal[False] | None = None
+    truncation: Literal["disabled"] | None = None
+    top_logprobs: Literal[0] | None = None
+    previous_response_id: None = None
+    conversation: None = None
+    prompt: None = None
+    max_tool_calls: None = None
+    include: list[str] | None = None
+    stream_options: Ignored = None
+    store: Ignored = None
+    metadata: Ignored = None
+    user: Ignored = None
+    service_tier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    safety_identifier: Ignored = None
+    client_metadata: Ignored = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _typed(cls, value: Any) -> Any:
+        """Messages may come without a type."""
+        if not isinstance(value, list):
+            return value
+        return [
+            {"type": "message", **item}
+            if isinstance(item, dict) and "role" in item and "type" not in item
+            else item
+            for item in value
+        ]
+
+    @field_validator("include")
+    @classmethod
+    def _known(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or []:
+            if name != "reasoning.encrypted_content":  # nothing is encrypted, so nothing to add
+                raise ValueError(f"include does not know {name} here.")
+        return value
+
+
+def parse_responses(body: dict[str, Any]) -> Parsed:
+    """The request of a body.
+
+    Raises:
+        ApiError: 400 with the field's name.
+    """
+    request = parse(ResponsesRequest, body)
+    extension = request.redrafter or Extension()
+    tools = [_tool(tool) for tool in request.tools or []]
+    choice: Any = request.tool_choice
+    if isinstance(choice, NamedChoice):
+        choice = NamedTool(type="function", function=NamedFunction(name=choice.name))
+    offered, policy = choose_tools(tools, choice)
+    effort = request.reasoning.effort if request.reasoning else None
+    conversation = Conversation(
+        messages=_messages(request),
+        tools=offered,
+        tool_choice=policy,
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        template=template_arguments(request.chat_template_kwargs, effort),
+    )
+    task = Task(
+        prompt=conversation,
+        sampling=request.sampling(),
+        max_tokens=request.max_output_tokens,
+        draft=extension.draft,
+        trace=extension.trace,
+    )
+    return Parsed(request.model, [task], bool(request.stream), echo=_echo(request, body))
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    """A function in the form of Chat Completions, which chat templates read."""
+    fields = tool.model_dump(exclude_none=True, exclude={"type"})
+    return {"type": "function", "function": fields}
+
+
+def _messages(request: ResponsesRequest) -> list[Message]:
+    """The input as messages; what belongs to one turn of the assistant's is joined."""
+    messages: list[Message] = []
+    if request.instructions:
+        messages.append({"role": "system", "content": request.instructions})
+    if isinstance(request.input, str):
+        return [*messages, {"role": "user", "content": request.input}]
+    for place, item in enumerate(request.input):
+        if isinstance(item, FunctionOutputItem):
+            answer = {"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)}
+            messages.append(answer)
+        elif isinstance(item, InputMessage) and item.role != "assistant":
+            _say(messages, "user" if item.role == "user" else "system", _text(item.content))
+        else:
+            _join(_turn(messages), item, f"input.{place}.arguments")
+    if not messages:
+        raise ApiError(400, "input holds no message.", "input", "invalid_value")
+    return messages
+
+
+def _say(messages: list[Message], role: str, text: str) -> None:
+    """Add a message; one more of the system's at the beginning is part of the first."""
+    if role == "system" and messages and all(m["role"] == "system" for m in messages):
+        messages[-1]["content"] += "\n\n" + text
+    else:
+        messages.append({"role": role, "content": text})
+
+
+def _turn(messages: list[Message]) -> Message:
+    """The assistant's turn under way, or a new one."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    return messages[-1]
+
+
+def _join(turn: Message, item: Any, param: str) -> None:
+    """Add reasoning, text or a call to the assistant's turn."""
+    if isinstance(item, InputMessage):
+        turn["content"] += _text(item.content)
+    elif isinstance(item, ReasoningItem):
+        parts = item.content or item.summary or []
+        if parts:
+            turn["reasoning_content"] = "".join(part.text for part in parts)
+    else:
+        function = {"name": item.name, "arguments": arguments_of(item.arguments, param)}
+        call = {"id": item.call_id, "type": "function", "function": function}
+        turn.setdefault("tool_calls", []).append(call)
+
+
+def _text(content: str | list[Any]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(p.text if isinstance(p, InputText) else p.refusal for p in content)
+
+
+def _echo(request: ResponsesRequest, body: dict[str, Any]) -> dict[str, Any]:
+    """What the answer repeats of the request, as this API does."""
+    return {
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "metadata": body.get("metadata") if isinstance(body.get("metadata"), dict) else {},
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "temperature": request.temperature,
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": body.get("tools") or [],
+        "top_p": request.top_p,
+        "truncation": "disabled",
+        "store": False,
+        "previous_response_id": None,
+        "reasoning": body.get("reasoning") or {"effort": None, "summary": None},
+        "text": body.get("text") or {"format": {"type": "text"}},
+    }

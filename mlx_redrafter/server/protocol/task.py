@@ -1,0 +1,75 @@
+"""A request, whichever API it came by: what is to be answered and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Message = dict[str, Any]
+ToolChoice = Literal["auto", "none", "required"]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages and tools as a chat template takes them.
+
+    Attributes:
+        messages: {"role", "content", ...}; contents are text.
+        tools: {"type": "function", "function": {...}} each.
+        tool_choice: "required" makes the answer begin with a call.
+        parallel_tool_calls: False ends the answer after its first call.
+        continue_last: Whether the last message is the beginning of the answer.
+        template: Further arguments of the chat template, such as ``enable_thinking``.
+    """
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    continue_last: bool = False
+    template: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prompt and how to answer it.
+
+    Attributes:
+        prompt: A conversation, text, or token ids.
+        sampling: Fields of SamplingConfig that the request names; the server's defaults hold for
+            the others.
+        max_tokens: Tokens at most; None for the server's default.
+        stops: Strings that end the answer; they are not part of it.
+        count: Answers wanted, with consecutive seeds.
+        logprobs: None for no log-probabilities; else how many of the likeliest alternatives.
+        draft: False decodes plainly.
+        trace: Whether each step is reported: tokens' sources, the draft tree, counts.
+    """
+
+    prompt: Conversation | str | list[int]
+    sampling: dict[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+    stops: tuple[str, ...] = ()
+    count: int = 1
+    logprobs: int | None = None
+    draft: bool = True
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A request that was understood.
+
+    Attributes:
+        model: The name it asks for; None for the default.
+        tasks: What to answer: one, or one a prompt.
+        stream: Whether events are sent as they come.
+        include_usage: Whether a stream of OpenAI's ends with its usage.
+        echo: What the answer repeats of the request (the Responses API does).
+    """
+
+    model: str | None
+    tasks: list[Task]
+    stream: bool = False
+    include_usage: bool = False
+    echo: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,104 @@
+"""Start, serve, stop: uvicorn around the application, and the signals."""
+
+from __future__ import annotations
+
+import math
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from ..errors import RedrafterError
+from .metrics import Metrics
+from .settings import ServerSettings
+from .web.app import make_app
+from .work.engine_thread import EngineThread
+from .work.service import ServedModel, Service
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """Take the address before models are loaded, so that a taken port costs no time.
+
+    Raises:
+        RedrafterError: If that is not possible.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RedrafterError(
+            f"{settings.host}:{settings.port} cannot be listened at ({reason}): pass another "
+            "--host or --port."
+        ) from error
+
+
+def address_of(listener: socket.socket) -> str:
+    """The address to call, as a URL; where it listens everywhere, that of this machine itself."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(
+    listener: socket.socket,
+    thread: EngineThread,
+    models: dict[str, ServedModel],
+    settings: ServerSettings,
+    metrics: Metrics,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then let running answers finish for ``grace`` seconds.
+
+    Args:
+        listener: From :func:`bind`.
+        thread: Started.
+        models: By name, the default first.
+        settings: All of them.
+        metrics: Those that the hosts of the models count in.
+        ready: Called once requests are taken.
+    """
+    app = make_app(Service(thread, models, settings), metrics)
+    server = make_server(app, settings, ready)
+    # uvicorn raises the signal that ended it once more when it is done; then it is our end.
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        thread.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self._ready()
+
+
+def make_server(
+    app: object, settings: ServerSettings, ready: Callable[[], None] = lambda: None
+) -> uvicorn.Server:
+    """uvicorn for an application."""
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=math.ceil(settings.grace),
+    )
+    return _Server(config, ready)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the server, not the process in the middle of its leave-taking."""

@@ -1,0 +1,1 @@
+"""HTTP, with Starlette: routes, streams, keys and hosts."""

@@ -1,0 +1,105 @@
+"""The application: routes and what stands before them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..metrics import Metrics
+from ..protocol.failures import ApiError, internal
+from ..work.service import Service
+from .bodies import api_of, refusal
+from .description import describe
+from .endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Handlers
+from .security import KeyCheck, known_hosts
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+PAGE = Path(__file__).resolve().parent.parent / "page"
+# The page may load nothing but its own two files, and talk to its own server only.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def make_app(service: Service, metrics: Metrics) -> Starlette:
+    """The application for a service."""
+    handlers = Handlers(service, metrics)
+    settings = service.settings
+
+    def post(path: str, handler: Handler) -> Route:
+        return Route(path, handler, methods=["POST"])
+
+    routes = [
+        post("/v1/chat/completions", handlers.endpoint(CHAT)),
+        post("/v1/completions", handlers.endpoint(COMPLETIONS)),
+        post("/v1/responses", handlers.endpoint(RESPONSES)),
+        post("/v1/messages", handlers.endpoint(MESSAGES)),
+        post("/v1/messages/count_tokens", handlers.count_tokens),
+        Route("/v1/models", handlers.models),
+        Route("/v1/models/{name:path}", handlers.one_model),
+        Route("/health", handlers.health),
+        Route("/metrics", handlers.metrics),
+        Route("/status", handlers.status),
+        Route("/openapi.json", _description),
+        Route("/", _file("index.html", "text/html")),
+        Route("/page.css", _file("page.css", "text/css")),
+        Route("/page.js", _file("page.js", "text/javascript")),
+        Route("/favicon.ico", _file("icon.svg", "image/svg+xml")),
+    ]
+    hosts = known_hosts(settings.host, settings.allowed_hosts)
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
+    if settings.allowed_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.allowed_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+            )
+        )
+    middleware.append(Middleware(KeyCheck, key=settings.api_key, origins=settings.allowed_origins))
+    return Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+
+
+def _file(name: str, kind: str) -> Handler:
+    content = (PAGE / name).read_bytes()
+
+    async def handler(request: Request) -> Response:  # noqa: ARG001
+        return Response(content, media_type=kind, headers=PAGE_HEADERS)
+
+    return handler
+
+
+async def _description(request: Request) -> Response:  # noqa: ARG001
+    return JSONResponse(describe())
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "There is nothing at this path.", 405: "This path does not take this method."}
+    message = words.get(error.status_code, str(error.detail))
+    made = ApiError(error.status_code, message, headers=dict(error.headers or {}))
+    return refusal(made, api_of(request.url.path))
+
+
+async def _failed(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return refusal(internal(), api_of(request.url.path))

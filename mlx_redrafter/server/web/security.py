@@ -1,0 +1,89 @@
+"""Who may ask: keys and origins. (Host names are Starlette's TrustedHostMiddleware's.)"""
+
+from __future__ import annotations
+
+import hmac
+import socket
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..protocol.failures import ApiError
+from .bodies import api_of, refusal
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# What is served without a key: the page, which asks for it, and whether the server lives.
+OPEN = frozenset({"/", "/page.css", "/page.js", "/favicon.ico", "/health"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own only."""
+    return host in LOOPBACK or host.startswith("127.")
+
+
+def known_hosts(host: str, further: Sequence[str]) -> list[str]:
+    """The names under which this server may be called.
+
+    A page of another site whose name resolves to this machine carries that name in its requests,
+    and is turned away. "*" among the further names allows all.
+    """
+    names = [*LOOPBACK, *further]
+    if host in ("0.0.0.0", "::", ""):
+        own = socket.gethostname()
+        names += [own, f"{own}.local", *_addresses(own)]
+    else:
+        names.append(host)
+    bare = {name.lower().strip("[]") for name in names}
+    return ["*"] if "*" in bare else sorted(f"[{name}]" if ":" in name else name for name in bare)
+
+
+def _addresses(name: str) -> list[str]:
+    try:
+        return [str(info[4][0]) for info in socket.getaddrinfo(name, None)]
+    except OSError:
+        return []
+
+
+class KeyCheck:
+    """Lets requests through that show the key, and come from no foreign web page.
+
+    Args:
+        app: What follows.
+        key: The key; None for none.
+        origins: Origins that are allowed besides the server's own.
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None, origins: Sequence[str] = ()):
+        self._app = app
+        self._key = key.encode("utf-8") if key is not None else None
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        error = self._refuse(scope["path"], headers)
+        if error is None:
+            await self._app(scope, receive, send)
+        else:
+            await refusal(error, api_of(scope["path"]))(scope, receive, send)
+
+    def _refuse(self, path: str, headers: Headers) -> ApiError | None:
+        origin = headers.get("origin")
+        if origin is not None and not self._allows(origin, headers.get("host", "")):
+            return ApiError(403, "Web pages of other origins may not call this server.")
+        if self._key is None or path in OPEN:
+            return None
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        shown = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if hmac.compare_digest(shown.strip().encode("latin-1"), self._key):
+            return None
+        message = "The API key is missing or wrong."
+        return ApiError(401, message, code="invalid_api_key")
+
+    def _allows(self, origin: str, host: str) -> bool:
+        own = origin in (f"http://{host}", f"https://{host}")
+        return own or origin in self._origins or "*" in self._origins

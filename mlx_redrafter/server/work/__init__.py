@@ -1,0 +1,1 @@
+"""Between requests and the engine: prompts, answers, and the one thread that computes."""

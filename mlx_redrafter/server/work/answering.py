@@ -1,0 +1,197 @@
+"""A sequence's tokens as the events of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ...text.responses import StopScanner
+from ..protocol.answer import (
+    Began,
+    Event,
+    Finished,
+    Piece,
+    Progress,
+    Reason,
+    Step,
+    Text,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from .prompts import Encoded
+from .segments import Segments
+from .sequences import Decoding, NewToken, PromptRead, StepShape
+
+LEAD_IN = 8  # tokens of a bare prompt that are detokenised again
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer that is wanted.
+
+    Attributes:
+        index: Its place among the answers of the request.
+        encoded: The prompt.
+        decoding: How to go on from it.
+        stops: Strings that end it.
+        trace: Whether its steps are reported.
+    """
+
+    index: int
+    encoded: Encoded
+    decoding: Decoding
+    stops: tuple[str, ...] = ()
+    trace: bool = False
+
+
+@dataclass
+class Answering:
+    """Makes the events of one answer.
+
+    Attributes:
+        job: What is wanted.
+        tokenizer: Of its model.
+        statistics: Asked for the acceptance so far.
+        plain_speed: Asked for the speed of plain decoding behind so many tokens.
+        done: Whether the answer has ended, and the sequence is no longer needed.
+    """
+
+    job: Job
+    tokenizer: TokenizerWrapper
+    statistics: Callable[[], dict[str, Any]]
+    plain_speed: Callable[[int], float | None] = lambda _context: None
+    done: bool = False
+    _began: bool = False
+    _cached: int = 0
+    _tokens: int = 0
+    _reasoning: int = 0
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self._detokenizer = self.tokenizer.detokenizer
+        self._skip = 0
+        self._scanner = StopScanner(job.stops)
+        self._segments: Segments | None = None
+        if job.encoded.initial is not None:
+            tools = list(job.encoded.tools)
+            self._segments = Segments(self.tokenizer, job.index, tools, job.encoded.initial)
+        else:
+            self._lead_in(job.decoding.prompt[-LEAD_IN:])
+
+    def _lead_in(self, tokens: list[int]) -> None:
+        """Let the text begin behind the prompt's end: detokenizers drop a leading space."""
+        alone = self.tokenizer.detokenizer
+        for detokenizer in (alone, self._detokenizer):
+            for token in tokens:
+                detokenizer.add_token(token)
+        alone.finalize()
+        self._skip = len(alone.text)
+
+    def _new_text(self) -> str:
+        """What the detokenizer has made since it was last asked, the prompt's end left out."""
+        text: str = self._detokenizer.last_segment
+        skipped = min(self._skip, len(text))
+        self._skip -= skipped
+        return text[skipped:]
+
+    def prompt(self, read: PromptRead) -> Iterator[Event]:
+        """Events of a prompt that is being read."""
+        if read.done < read.total:
+            yield Progress(self.job.index, read.done, read.total)
+        else:
+            yield from self._begin(read.cached)
+
+    def _begin(self, cached: int) -> Iterator[Event]:
+        if not self._began:
+            self._began, self._cached = True, cached
+            yield Began(self.job.index, len(self.job.decoding.prompt), cached)
+
+    def token(self, token: NewToken) -> Iterator[Event]:
+        """Events of a token; those after the end are dropped."""
+        if self.done:
+            return
+        yield from self._begin(0)
+        self._tokens += 1
+        if self.job.trace and token.step is not None:
+            yield Step(self.job.index, self._trace(token.step))
+        finish = token.finish_reason
+        if finish != "stop":
+            self._detokenizer.add_token(token.token)
+            self._note_logprob(token)
+        if finish is not None:
+            self._detokenizer.finalize()
+        text, stopped = self._scanner.feed(self._new_text())
+        if finish is not None and not stopped:
+            text += self._scanner.flush()
+        called = False
+        for event in self._parts(text, token):
+            called = called or isinstance(event, ToolCall)
+            yield self._with_logprobs(event)
+            if called and not self.job.encoded.parallel:
+                break
+        if self._segments is not None and self._segments.reasons:
+            self._reasoning += 1
+        if called and not self.job.encoded.parallel:
+            yield from self._end("tool_calls")
+        elif stopped:
+            yield from self._end("stop_string")
+        elif finish is not None:
+            yield from self._end("length" if finish == "length" else "stop")
+
+    def _parts(self, text: str, token: NewToken) -> Iterator[Text | ToolCall]:
+        if not text:
+            return
+        if self._segments is not None:
+            yield from self._segments.feed(text, token.source)
+        else:
+            yield Text(self.job.index, text, pieces=(Piece(text, token.source),))
+
+    def _end(self, reason: Reason) -> Iterator[Event]:
+        self.done = True
+        segments = self._segments
+        if segments is not None and reason != "tool_calls":
+            yield from map(self._with_logprobs, segments.finish())
+        if segments is not None and segments.calls and reason in ("stop", "stop_string"):
+            reason = "tool_calls"
+        if self._logprobs:
+            yield self._with_logprobs(Text(self.job.index, ""))
+        stop = self._scanner.found if reason == "stop_string" else None
+        usage = Usage(len(self.job.decoding.prompt), self._cached, self._tokens, self._reasoning)
+        seed = self.job.decoding.sampling.get("seed")
+        report = self.statistics() | {"seed": seed}
+        yield Finished(self.job.index, reason, usage, report, stop)
+
+    def _note_logprob(self, token: NewToken) -> None:
+        if token.logprob is not None:
+            top = tuple((self._name(other), value) for other, value in token.top)
+            self._logprobs.append(TokenLogprob(self._name(token.token), token.logprob, top))
+
+    def _name(self, token: int) -> str:
+        return str(self.tokenizer.decode([token]))
+
+    def _with_logprobs(self, event: Event) -> Event:
+        """The event with the log-probabilities of the tokens up to its end, and without sources
+        where nobody asked for them."""
+        if not isinstance(event, Text):
+            return event
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        pieces = event.pieces if self.job.trace else ()
+        return Text(event.index, event.text, event.reasoning, pieces, logprobs)
+
+    def _trace(self, step: StepShape) -> dict[str, Any]:
+        """A step for those who watch: the tree with its texts, and the counts so far."""
+        context = len(self.job.decoding.prompt) + self._tokens
+        return {
+            "tree": {
+                "tokens": [self._name(token) for token in step.tokens],
+                "parents": list(step.parents),
+                "path": list(step.path),
+            },
+            "statistics": self.statistics(),
+            "plain_tokens_per_second": self.plain_speed(context),
+        }

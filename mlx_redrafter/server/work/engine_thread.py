@@ -1,0 +1,122 @@
+"""The one thread that computes."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+
+from ..protocol.answer import Failed
+from ..protocol.failures import ApiError
+from .host import Host, Work
+
+log = logging.getLogger("mlx_redrafter.server")
+
+Command = Callable[[], None]
+
+
+class EngineThread:
+    """Loads the models, then takes steps for as long as there is work.
+
+    Others only put commands into its queue; it looks there before every step.
+
+    Args:
+        load: Makes a host for each model, in the thread: mlx's streams belong to threads.
+
+    Attributes:
+        hosts: By name, once :meth:`start` has returned.
+    """
+
+    def __init__(self, load: Callable[[], Mapping[str, Host]]):
+        self.hosts: Mapping[str, Host] = {}
+        self._load = load
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._loaded = threading.Event()
+        self._ending = threading.Lock()
+        self._ended = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin, and wait until the models are loaded.
+
+        Raises:
+            Exception: What loading raised.
+        """
+        self._thread.start()
+        self._loaded.wait()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes work."""
+        return self._thread.is_alive() and self._error is None
+
+    def submit(self, host: Host, work: Work) -> None:
+        """Let a request's answers wait for their turn."""
+        with self._ending:
+            if not self._ended:
+                self._commands.put(lambda: host.submit(work))
+                return
+        work.deliver([Failed(work.jobs[0].index, _gone())])
+
+    def cancel(self, host: Host, work: Work) -> None:
+        """Forget a request, before the next step."""
+        self._commands.put(lambda: host.cancel(work))
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """End, with whatever still runs; waits so long for the step under way."""
+        self._commands.put(None)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        try:
+            self.hosts = self._load()
+        except BaseException as error:
+            self._error = error
+            return
+        finally:
+            self._loaded.set()
+        try:
+            while self._take_commands():
+                for host in self.hosts.values():
+                    if host.busy:
+                        host.step()
+        except BaseException as error:
+            log.exception("the engine has ended")
+            self._error = error
+        finally:
+            self._end()
+
+    def _take_commands(self) -> bool:
+        """Do what was asked for; wait where there is nothing else to do. False: end."""
+        wait = not any(host.busy for host in self.hosts.values())
+        while True:
+            try:
+                command = self._commands.get(block=wait)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+            wait = False
+
+    def _end(self) -> None:
+        with self._ending:
+            self._ended = True
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                break
+            if command is not None:
+                command()
+        for host in self.hosts.values():
+            host.fail_all(_gone())
+
+
+def _gone() -> ApiError:
+    return ApiError(503, "The server is shutting down.", code="shutting_down")

@@ -1,0 +1,99 @@
+"""Requests as token ids: chat templates, tools, forced calls, limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..protocol.failures import ApiError, unsupported
+from ..protocol.task import Conversation, Task
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt.
+
+    Attributes:
+        ids: Token ids, at least one.
+        initial: What its end has opened: "normal", "reasoning", "tool"; None for bare text, whose
+            continuation is not taken apart.
+        tools: Those offered.
+        parallel: Whether several calls may be made.
+    """
+
+    ids: list[int]
+    initial: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    parallel: bool = True
+
+
+def encode(tokenizer: TokenizerWrapper, task: Task, vocab_size: int) -> Encoded:
+    """The prompt of a task.
+
+    Raises:
+        ApiError: 400 if the model has no chat template or no tools, the template refuses the
+            messages, a token id is not the vocabulary's, or the prompt is empty.
+    """
+    prompt = task.prompt
+    if isinstance(prompt, Conversation):
+        encoded = _conversation(tokenizer, prompt)
+    elif isinstance(prompt, str):
+        bos = tokenizer.bos_token
+        special = bos is None or not prompt.startswith(bos)
+        encoded = Encoded(list(tokenizer.encode(prompt, add_special_tokens=special)))
+    else:
+        encoded = Encoded(list(prompt))
+        if any(token >= vocab_size for token in encoded.ids):
+            message = f"prompt holds token ids outside the vocabulary of {vocab_size}."
+            raise ApiError(400, message, "prompt", "invalid_value")
+    if not encoded.ids:
+        raise ApiError(400, "The prompt is empty.", "prompt", "invalid_value")
+    return encoded
+
+
+def _conversation(tokenizer: TokenizerWrapper, conversation: Conversation) -> Encoded:
+    if not tokenizer.has_chat_template:
+        raise ApiError(400, "This model has no chat template: use /v1/completions.", "messages")
+    if conversation.tools and not tokenizer.has_tool_calling:
+        raise unsupported("tools", "This model has no format for tool calls: leave tools out.")
+    ids = _templated(tokenizer, conversation)
+    initial = tokenizer.response_initial_state or "normal"
+    if tokenizer.has_thinking and initial == "normal":
+        opened = tokenizer.rfind_think_start(ids) > tokenizer.rfind_think_end(ids)
+        initial = "reasoning" if opened else "normal"
+    if conversation.tool_choice == "required":
+        # What is begun with the marker of a call can only become one.
+        marker = tokenizer.tool_call_start
+        ids += list(tokenizer.encode(marker, add_special_tokens=False))
+        initial = "tool"
+    return Encoded(ids, initial, tuple(conversation.tools), conversation.parallel_tool_calls)
+
+
+def _templated(tokenizer: TokenizerWrapper, conversation: Conversation) -> list[int]:
+    arguments = dict(conversation.template)
+    if conversation.tool_choice == "required":
+        arguments.setdefault("enable_thinking", False)
+    if conversation.continue_last:
+        arguments["continue_final_message"] = True
+    try:
+        ids = tokenizer.apply_chat_template(
+            conversation.messages,
+            tools=conversation.tools or None,
+            add_generation_prompt=not conversation.continue_last,
+            **arguments,
+        )
+    except TemplateError as error:
+        message = f"The chat template refused these messages: {_one_line(error)}"
+        raise ApiError(400, message, "messages", "invalid_value") from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        message = "The model's chat template cannot render these messages or tools."
+        raise ApiError(400, message, "messages", "invalid_value") from error
+    return list(ids)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

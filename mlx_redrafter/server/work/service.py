@@ -1,0 +1,194 @@
+"""The handlers' side of the engine: queues with limits, tickets for answers under way."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..protocol.answer import Event
+from ..protocol.failures import ApiError, queue_full, too_long
+from ..protocol.task import Parsed, Task
+from ..settings import ServerSettings
+from .answering import Job
+from .engine_thread import EngineThread
+from .host import Host, Work
+from .prompts import Encoded, encode
+from .sequences import Decoding
+
+REMEMBERED = 32
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What handlers know of a model.
+
+    Attributes:
+        name: Under which requests ask for it.
+        host: Its place in the engine's thread.
+        tokenizer: Of it.
+        vocab_size: Tokens it knows.
+        context_limit: Tokens of prompt and answer at most; None for no limit.
+        encoding: Held while a prompt is encoded.
+    """
+
+    name: str
+    host: Host
+    tokenizer: TokenizerWrapper
+    vocab_size: int
+    context_limit: int | None
+    encoding: threading.Lock
+
+
+class Ticket:
+    """A request's answers as they come; used in the event loop's thread."""
+
+    def __init__(self, service: Service, model: ServedModel, jobs: list[Job]):
+        self.model = model
+        self.jobs = jobs
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[list[Event]] = asyncio.Queue()
+        self._closed = False
+        self.work = Work(jobs, self._deliver)
+
+    def _deliver(self, events: list[Event]) -> None:
+        """Called in the engine's thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._events.put_nowait, events)
+
+    async def next(self) -> list[Event]:
+        """The next events."""
+        return await self._events.get()
+
+    def close(self, *, finished: bool) -> None:
+        """Give the place back; what has not finished is stopped."""
+        if not self._closed:
+            self._closed = True
+            self._service.closed(self, finished=finished)
+
+
+class Service:
+    """Takes requests for the models.
+
+    Args:
+        thread: Computes; started.
+        models: By name, the default first.
+        settings: Limits.
+    """
+
+    def __init__(
+        self, thread: EngineThread, models: dict[str, ServedModel], settings: ServerSettings
+    ):
+        self.models = models
+        self.settings = settings
+        self._thread = thread
+        self._open = 0
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine works."""
+        return self._thread.alive
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model that a request names.
+
+        Raises:
+            ApiError: 404 if it is not served; nothing is loaded because a request names it.
+        """
+        if name in (None, "default", "default_model"):
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            message = f"The model {name!r} is not served here: ask for one of {known}."
+            raise ApiError(404, message, "model", "model_not_found")
+        return self.models[name]
+
+    def jobs(self, model: ServedModel, parsed: Parsed) -> list[Job]:
+        """What a request wants, encoded; slow for long prompts, so not for the event loop.
+
+        Raises:
+            ApiError: If a prompt cannot be encoded or is too long.
+        """
+        made: list[Job] = []
+        for task in parsed.tasks:
+            encoded = self.encoded(model, task)
+            for place in range(task.count):
+                decoding = self._decoding(model, task, encoded, place)
+                job = Job(len(made), encoded, decoding, task.stops, task.trace)
+                made.append(job)
+        return made
+
+    def encoded(self, model: ServedModel, task: Task, *, bounded: bool = True) -> Encoded:
+        """The prompt of a task.
+
+        Args:
+            model: That is asked.
+            task: Whose prompt.
+            bounded: Whether it has to fit into the context.
+
+        Raises:
+            ApiError: If it cannot be encoded or is too long.
+        """
+        with model.encoding:
+            encoded = encode(model.tokenizer, task, model.vocab_size)
+        limit = model.context_limit
+        if bounded and limit is not None and len(encoded.ids) >= limit:
+            raise too_long(len(encoded.ids), limit)
+        return encoded
+
+    def _decoding(self, model: ServedModel, task: Task, encoded: Encoded, place: int) -> Decoding:
+        sampling = {**self.settings.sampling, **task.sampling}
+        seed = sampling.get("seed")
+        if seed is None:
+            seed = secrets.randbits(32)
+        sampling["seed"] = (seed + place) % 2**63
+        if sampling.get("top_k", 0) >= model.vocab_size:
+            sampling["top_k"] = 0
+        for token, _ in sampling.get("logit_bias", ()):
+            if token >= model.vocab_size:
+                message = f"logit_bias names the token {token}, outside the vocabulary."
+                raise ApiError(400, message, "logit_bias", "invalid_value")
+        most = task.max_tokens or self.settings.max_tokens
+        if model.context_limit is not None:
+            most = min(most, model.context_limit - len(encoded.ids))
+        return Decoding(encoded.ids, most, sampling, task.draft, task.logprobs)
+
+    def submit(self, model: ServedModel, jobs: list[Job]) -> Ticket:
+        """Queue a request.
+
+        Raises:
+            ApiError: 429 if too many wait, 503 if the engine has ended.
+        """
+        capacity = self.settings.max_concurrent + self.settings.max_queue
+        if len(jobs) > capacity:
+            message = f"{len(jobs)} answers are wanted, but {capacity} are the most here."
+            raise ApiError(400, message, "n", "invalid_value")
+        if self._open + len(jobs) > capacity:
+            raise queue_full(self._retry_after())
+        if not self.alive:
+            raise ApiError(503, "The engine has ended: restart the server.")
+        ticket = Ticket(self, model, jobs)
+        self._open += len(jobs)
+        self._thread.submit(model.host, ticket.work)
+        return ticket
+
+    def closed(self, ticket: Ticket, *, finished: bool) -> None:
+        """A ticket's place is free again."""
+        self._open -= len(ticket.jobs)
+        if finished:
+            self._seconds.append(time.monotonic() - ticket.work.since)
+        else:
+            self._thread.cancel(ticket.model.host, ticket.work)
+
+    def _retry_after(self) -> int:
+        """Seconds in which a place is likely to be free."""
+        mean = sum(self._seconds) / len(self._seconds) if self._seconds else 1.0
+        return max(1, min(60, math.ceil(mean)))

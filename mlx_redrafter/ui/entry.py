@@ -1,0 +1,101 @@
+"""What all command lines share: how they are called, how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import RedrafterError
+
+SUCCESS = 0
+# A traceback stands above it; also a result that is not what it has to be (convert.py --check).
+BUG = 1
+USER_ERROR = 2
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+OUT_OF_MEMORY = (
+    "there is not enough memory for this: take a smaller or more strongly quantised model, or "
+    "shorter texts."
+)
+
+
+class Main(Protocol):
+    """A command line's entry point."""
+
+    def __call__(self, arguments: Sequence[str] | None = None, /) -> int:
+        """Run it on arguments, by default the process's own; return the exit code."""
+
+
+_SCRIPTS = ("chat.py", "convert.py")
+_PACKAGE = "mlx_redrafter"
+
+
+def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
+    """Make a ``main`` of a function that takes arguments and returns an exit code.
+
+    Input that has to be changed is one sentence on stderr and code 2; Ctrl-C is code 130; a reader
+    that has left is no error; a bug keeps its traceback, and is code 1.
+
+    Args:
+        name: How error sentences begin where the program was not started by a name of its own.
+    """
+
+    def wrap(run: Callable[[Sequence[str]], int]) -> Main:
+        @wraps(run)
+        def main(arguments: Sequence[str] | None = None) -> int:
+            from .output import complain, forgive_encodings, write
+
+            forgive_encodings()
+            try:
+                code = run(sys.argv[1:] if arguments is None else arguments)
+                sys.stdout.flush()
+                return code
+            except RedrafterError as error:
+                complain(f"{short_name(name)}: {error}")
+                return USER_ERROR
+            except KeyboardInterrupt as stop:
+                if str(stop):
+                    complain(f"{short_name(name)}: {stop}")
+                return INTERRUPTED
+            except MemoryError:
+                complain(f"{short_name(name)}: {OUT_OF_MEMORY}")
+                return USER_ERROR
+            except BrokenPipeError:
+                _drop_output()
+                return SUCCESS
+            except Exception:
+                write(traceback.format_exc(), errors=True)
+                return BUG
+
+        return main
+
+    return wrap
+
+
+def _drop_output() -> None:
+    """Python flushes once more at exit, which would complain that nobody reads."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def as_typed(name: str) -> str:
+    """The command as the person typed it, for --help; ``name`` where that cannot be known."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None and spec.name.split(".")[0] == _PACKAGE:
+        module = spec.name.removesuffix(".__main__")
+        command = sys.argv[1:2] if module == _PACKAGE else []
+        return " ".join(["python -m", module, *command])
+    script = Path(sys.argv[0]).name if sys.argv else ""
+    if script in _SCRIPTS:
+        return f"python {sys.argv[0]}"
+    return script if script.startswith(f"{_PACKAGE}.") else name
+
+
+def short_name(name: str) -> str:
+    """The last word of the command, to begin an error sentence with."""
+    return Path(as_typed(name).split()[-1]).name

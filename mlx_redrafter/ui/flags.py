@@ -1,0 +1,123 @@
+"""Flags made of dataclass fields: a field's metadata is its flag, its help and how it is read.
+
+``training.options.option`` makes fields of the same kind, so the trainer's settings become flags in
+the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, field, fields
+from typing import Any, TypeVar
+
+from .parsing import json_object, number, whole_number
+
+Options = TypeVar("Options")
+_METAVARS = {"int": "N", "float": "X", "str": "TEXT"}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "int": whole_number, "float": number, "str": str, "dict[str, Any]": json_object,
+}  # fmt: skip
+
+
+def flag(default: Any, group: str, text: str, **hints: Any) -> Any:
+    """A field that becomes a flag.
+
+    Args:
+        default: Its default; a positional argument has to be given all the same.
+        group: Heading under which --help lists it.
+        text: Its help; the default is added where the text does not speak of one.
+        **hints: ``reader`` (text to value), ``metavar``, ``choices``, ``aliases`` (further names
+            without dashes; one letter makes a short flag), ``several`` (it takes one value or
+            more), ``repeated`` (it may be given more than once), ``positional`` (and ``optional``),
+            ``negative`` (the flag that switches it off, where that is the only one).
+    """
+    if isinstance(default, list | tuple):
+        several = list(default)
+        return field(
+            default_factory=lambda: list(several), metadata={"group": group, "help": text, **hints}
+        )
+    return field(default=default, metadata={"group": group, "help": text, **hints})
+
+
+def add_flags(parser: argparse.ArgumentParser, *options: type[Any], given: bool = False) -> None:
+    """Add a flag for each field of dataclasses that has metadata, under its groups' headings.
+
+    Args:
+        parser: Gets them.
+        *options: Dataclasses whose fields are made by :func:`flag`, or like it.
+        given: Whether only flags that were given are to appear among the parsed values.
+    """
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for one in (one for group in options for one in _flags(group)):
+        name = one.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_flag(groups[name], one, given)
+
+
+def options_of(options: type[Options], values: argparse.Namespace) -> Options:
+    """The dataclass from parsed flags."""
+    found = vars(values)
+    return options(**{one.name: found[one.name] for one in _flags(options) if one.name in found})
+
+
+def _flags(options: type[Any]) -> Iterable[Field[Any]]:
+    return (one for one in fields(options) if "help" in one.metadata)
+
+
+def _default(one: Field[Any]) -> Any:
+    if one.default_factory is not MISSING:
+        return one.default_factory()
+    return one.default
+
+
+def _add_flag(group: argparse._ArgumentGroup, one: Field[Any], given: bool) -> None:
+    hints, default = one.metadata, _default(one)
+    kind = str(one.type).removesuffix(" | None")
+    text = _help(hints["help"], default)
+    unless_given = argparse.SUPPRESS if given else default
+    if kind == "bool":
+        _add_switch(group, one, text, unless_given)
+        return
+    more: dict[str, Any] = {
+        "choices": hints.get("choices"),
+        "help": text,
+        "default": unless_given,
+    }
+    if hints.get("several"):
+        more["nargs"] = "+"
+    elif hints.get("repeated"):
+        more["action"] = "append"
+    more["type"] = hints.get("reader") or _READERS.get(kind, str)
+    if not hints.get("choices") or hints.get("metavar"):
+        more["metavar"] = hints.get("metavar") or _METAVARS.get(kind, "VALUE")
+    if hints.get("positional"):
+        if hints.get("optional"):
+            more["nargs"] = "?"
+        group.add_argument(one.name, **more)
+    else:
+        group.add_argument(*_names(one), dest=one.name, **more)
+
+
+def _add_switch(
+    group: argparse._ArgumentGroup, one: Field[Any], text: str, unless_given: Any
+) -> None:
+    more: dict[str, Any] = {"dest": one.name, "default": unless_given, "help": text}
+    if "negative" in one.metadata:
+        group.add_argument(f"--{one.metadata['negative']}", action="store_false", **more)
+        return
+    action: Any = argparse.BooleanOptionalAction if _default(one) else "store_true"
+    group.add_argument(*_names(one), action=action, **more)
+
+
+def _names(one: Field[Any]) -> list[str]:
+    names = (one.name, *one.metadata.get("aliases", ()))
+    return [f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}" for name in names]
+
+
+def _help(text: str, default: Any) -> str:
+    if default not in (None, "", False, True) and "default" not in text:
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        text += f" (default {shown})" if not isinstance(default, list) or default else ""
+    return text.replace("%", "%%")

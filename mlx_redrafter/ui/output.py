@@ -1,0 +1,82 @@
+"""Everything that is printed: one place, which makes it visible first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from ..system.visible import visible, visible_json, visible_line
+from .theme import THEME
+
+
+class SafeConsole(Console):
+    """Rich's console, through which no text reaches the terminal with orders in it."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Segments of a renderable; control segments are Rich's own and stay as they are."""
+        for segment in super().render(renderable, options):
+            text = visible(segment.text)
+            if segment.control or text == segment.text:
+                yield segment
+            else:
+                yield Segment(text, segment.style)
+
+
+def make_console(*, errors: bool = False, plain_width: int | None = None) -> Console:
+    """A console on stdout or stderr in the project's colours; square brackets are plain text.
+
+    Args:
+        errors: Whether it is stderr's.
+        plain_width: Columns of text without any control codes; None for what the stream can do.
+    """
+    if plain_width is None:
+        return SafeConsole(theme=THEME, highlight=False, markup=False, emoji=False, stderr=errors)
+    # Environment variables may make Rich believe in a terminal; a pipe stays a pipe.
+    return SafeConsole(
+        theme=THEME,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        stderr=errors,
+        width=plain_width,
+        force_terminal=False,
+        color_system=None,
+    )
+
+
+def write(text: str, *, errors: bool = False) -> None:
+    """Write text as it stands, without a newline of its own, and flush."""
+    stream = sys.stderr if errors else sys.stdout
+    stream.write(visible(text))
+    stream.flush()
+
+
+def say(sentence: str) -> None:
+    """Print a line on stdout."""
+    write(sentence + "\n")
+
+
+def complain(sentence: str) -> None:
+    """Print one line on stderr, whatever line breaks the sentence brings along."""
+    write(visible_line(sentence) + "\n", errors=True)
+
+
+def write_json(value: Any) -> None:
+    """Print one line of JSON on stdout."""
+    sys.stdout.write(visible_json(value) + "\n")
+    sys.stdout.flush()
+
+
+def forgive_encodings() -> None:
+    """Show what a stream's encoding lacks as '?' instead of failing."""
+    streams: tuple[TextIO, ...] = (sys.stdin, sys.stdout, sys.stderr)
+    for stream in streams:
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

@@ -1,0 +1,230 @@
+"""The page in headless Chromium, before a scripted engine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live import Live, eventually, serve_scripted, tool_tokenizer
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from scripted_answers import ANSWERS, LONG, script
+
+from mlx_redrafter.server.settings import ServerSettings
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+# What keeps a browser from calling its maker, which no test should.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    return tool_tokenizer(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def live(tokenizer: TokenizerWrapper) -> Iterator[Live]:
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.01)) as live:
+        yield live
+
+
+@pytest.fixture
+def page(browser: Any, live: Live) -> Iterator[Any]:
+    page = opened(browser, live)
+    yield page
+    assert page.faults == []
+    page.context.close()
+
+
+def opened(browser: Any, live: Live, **options: Any) -> Any:
+    """A tab on the page; ``faults`` collects what its scripts and policy complain of."""
+    page = browser.new_context(**options).new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            page.faults.append(message.text) if "Content Security Policy" in message.text else None
+        ),
+    )
+    page.goto(live.url)
+    page.wait_for_selector("#model option", state="attached")
+    return page
+
+
+def ask(page: Any, word: str) -> None:
+    page.fill("#question", f"please {word}")
+    page.press("#question", "Enter")
+
+
+def finished(page: Any) -> None:
+    page.wait_for_selector("body[data-state=done]", timeout=20_000)
+
+
+def last_answer(page: Any) -> str:
+    return str(page.locator("li.assistant").last.locator("> .text").inner_text()).strip()
+
+
+def test_an_answer_streams_and_shows_where_it_came_from(page: Any) -> None:
+    ask(page, "long")
+    page.wait_for_function(
+        "() => document.querySelectorAll('li.assistant .piece').length > 3", timeout=10_000
+    )
+    assert page.get_attribute("body", "data-state") == "answering", "it streams"
+    finished(page)
+    assert last_answer(page).strip() == LONG.strip()
+    assert page.locator("li.assistant .piece.guess").count() > 3
+    assert page.locator("li.assistant .piece.model").count() > 3
+    assert re.fullmatch(r"\d+ %", page.inner_text("#share-guess"))
+    assert page.locator("#tree svg text.accepted").count() >= 2
+    assert page.locator("#depths .depth").count() == 2
+    assert "50.0 tokens/s" in page.inner_text("#plain")
+    assert page.inner_text("#ratio").endswith(" x")
+    assert page.inner_text("#per-step") == "2.00"
+    assert "prompt tokens" in page.inner_text("li.assistant .end")
+
+
+def test_an_answer_can_be_stopped_and_made_again(browser: Any, tokenizer: TokenizerWrapper) -> None:
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.05)) as live:
+        page = opened(browser, live)
+        ask(page, "long")
+        page.wait_for_selector("li.assistant .piece")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("body[data-state=ended]")
+        assert "stopped" in page.inner_text("li.assistant .end")
+        part = last_answer(page)
+        assert 0 < len(part) < len(LONG)
+        assert LONG.startswith(part)
+        page.click("#retry")
+        finished(page)
+        assert page.locator("li.assistant").count() == 1
+        assert last_answer(page) == LONG.strip()
+        page.context.close()
+
+
+def test_a_conversation_goes_on_and_begins_anew(page: Any) -> None:
+    ask(page, "think")
+    finished(page)
+    assert page.inner_text("details.thinking .text") == "Is it lazy?"
+    assert last_answer(page) == "Yes, it is."
+    ask(page, "smile")
+    page.wait_for_function("() => document.querySelectorAll('li.assistant').length == 2")
+    finished(page)
+    assert last_answer(page) == ANSWERS["smile"]
+    page.click("#new")
+    assert page.locator("#messages li").count() == 0
+
+
+def test_two_tabs_talk_at_once(browser: Any, tokenizer: TokenizerWrapper) -> None:
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.04)) as live:
+        tabs = [opened(browser, live) for _ in range(2)]
+        for tab in tabs:
+            ask(tab, "long")
+        tabs[0].wait_for_function(
+            "() => document.querySelectorAll('.slot.on').length == 2", timeout=10_000
+        )
+        for tab in tabs:
+            finished(tab)
+            assert last_answer(tab) == LONG.strip()
+            tab.context.close()
+
+
+def test_a_server_that_dies_is_called_so(browser: Any, tokenizer: TokenizerWrapper) -> None:
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.05)) as live:
+        page = opened(browser, live)
+        ask(page, "long")
+        page.wait_for_selector("li.assistant .piece")
+        live.server.force_exit = live.server.should_exit = True
+        page.wait_for_selector("li.assistant .fault", timeout=10_000)
+        assert "The server stopped answering" in page.inner_text("li.assistant .fault")
+        assert page.is_enabled("#retry")
+        page.wait_for_selector("#banner:not([hidden])")
+    page.context.close()
+
+
+def test_markup_in_an_answer_stays_text(browser: Any, tokenizer: TokenizerWrapper) -> None:
+    with serve_scripted(tokenizer, script(tokenizer)) as live:
+        page = opened(browser, live)
+        ask(page, "markup")
+        finished(page)
+        assert last_answer(page) == ANSWERS["markup"]
+        assert page.locator("#messages img, #messages b").count() == 0
+        assert page.faults == []
+        page.context.close()
+
+
+def test_a_key_is_asked_for(browser: Any, tokenizer: TokenizerWrapper) -> None:
+    settings = ServerSettings(api_key="secret")
+    with serve_scripted(tokenizer, script(tokenizer), settings) as live:
+        page = browser.new_context().new_page()
+        page.goto(live.url)
+        page.wait_for_selector("#banner:not([hidden])")
+        assert "API key" in page.inner_text("#banner")
+        page.click("#settings summary")
+        page.fill("#key", "secret")
+        page.press("#key", "Tab")
+        page.wait_for_selector("#model option", state="attached")
+        ask(page, "say")
+        finished(page)
+        assert last_answer(page) == ANSWERS["say"]
+        page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_light_and_dark(browser: Any, live: Live, scheme: Any) -> None:
+    page = opened(browser, live, viewport={"width": 360, "height": 640}, color_scheme=scheme)
+    ask(page, "say")
+    finished(page)
+    wide = page.evaluate("() => document.documentElement.scrollWidth")
+    assert wide <= 360
+    ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 384) == (scheme == "dark")
+    assert page.is_visible("#send")
+    page.context.close()
+
+
+def test_it_is_used_from_the_keyboard_alone(page: Any) -> None:
+    assert page.evaluate("() => document.activeElement.id") == "question"
+    page.keyboard.type("first line")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("please say")
+    page.keyboard.press("Enter")
+    finished(page)
+    assert last_answer(page) == ANSWERS["say"]
+    page.keyboard.press("Alt+R")
+    page.wait_for_function("() => document.querySelectorAll('li.assistant').length == 1")
+    finished(page)
+    names = page.evaluate(
+        "() => [...document.querySelectorAll('button, input, select, textarea')]"
+        ".filter(e => !(e.textContent.trim() || e.labels?.length)).map(e => e.id)"
+    )
+    assert names == [], "every control has a name"
+
+
+def test_nothing_comes_from_elsewhere(live: Live) -> None:
+    folder = Path(__file__).resolve().parents[2] / "mlx_redrafter" / "server" / "page"
+    for file in folder.iterdir():
+        text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|//cdn|@import", text), file.name
+    assert eventually(lambda: live.thread.alive)

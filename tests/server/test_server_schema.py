@@ -1,0 +1,54 @@
+"""Requests made from the server's own description of what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from live import Live, serve_scripted, tool_tokenizer
+from scripted_answers import script
+
+from mlx_redrafter.server.settings import ServerSettings
+from mlx_redrafter.server.web.description import describe
+
+schemathesis = pytest.importorskip("schemathesis")
+from schemathesis.checks import not_a_server_error  # noqa: E402
+from schemathesis.specs.openapi.checks import (  # noqa: E402
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+schema = schemathesis.openapi.from_dict(describe())
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    tokenizer = tool_tokenizer(tmp_path_factory.mktemp("schema"))
+    with serve_scripted(tokenizer, script(tokenizer), ServerSettings(max_tokens=8)) as live:
+        yield live
+
+
+@schema.parametrize()
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_request_is_answered_as_described(case: Any, live: Live) -> None:
+    case.call_and_validate(base_url=live.url, checks=CHECKS, timeout=20)
+
+
+def test_the_description_names_every_field(live: Live) -> None:
+    schemas = describe()["components"]["schemas"]
+    assert "top_logprobs" in schemas["ChatRequest"]["properties"]
+    assert schemas["ChatRequest"]["additionalProperties"] is False
