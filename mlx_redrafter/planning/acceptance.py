@@ -8,11 +8,13 @@ drafter scores alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from ..drafting.shape import BeamShape
 from ..engine.step import StepRecord
 from ..tree import HostTree
 
@@ -69,19 +71,41 @@ def kinds_of(tree: HostTree) -> list[int]:
     Favourites are the nodes after which, from the root on, each token was the likeliest that the
     drafter gave after the one before.
     """
+    on_path = set(_favourites(tree))
+    return [
+        sum(score < edge for edge in BIN_EDGES) + (0 if node in on_path else BINS)
+        for node, score in enumerate(tree.log_probs)
+    ]
+
+
+def _favourites(tree: HostTree) -> list[int]:
+    """From the root on each node's likeliest child."""
     favourite: dict[int, int] = {}
     for node, parent in enumerate(tree.parents):
         held = favourite.get(parent)
         if held is None or tree.log_probs[node] > tree.log_probs[held]:
             favourite[parent] = node
-    on_path, node = {0}, 0
-    while node in favourite:
-        node = favourite[node]
-        on_path.add(node)
-    return [
-        sum(score < edge for edge in BIN_EDGES) + (0 if node in on_path else BINS)
-        for node, score in enumerate(tree.log_probs)
-    ]
+    path = [0]
+    while path[-1] in favourite:
+        path.append(favourite[path[-1]])
+    return path
+
+
+def subtree(tree: HostTree, shape: BeamShape, best: Sequence[int] | None = None) -> list[int]:
+    """The nodes of a wide tree that a search of another shape would have drafted, without the root.
+
+    Args:
+        tree: A tree drafted with a shape at least as wide and as long.
+        shape: The narrower shape.
+        best: ``narrowed(tree, shape.width)``, where it is known.
+    """
+    best = narrowed(tree, shape.width) if best is None else best
+    within = [node for node in best if tree.depths[node] <= shape.length]
+    if shape.max_leaves is None:
+        return within[: shape.nodes]
+    path = _favourites(tree)[1 : 1 + shape.length]
+    beside = [node for node in within if node not in path and tree.parents[node] in (0, *path)]
+    return [*path, *beside[: shape.max_leaves - 1]][: shape.nodes]
 
 
 def narrowed(tree: HostTree, width: int) -> list[int]:
@@ -92,8 +116,7 @@ def narrowed(tree: HostTree, width: int) -> list[int]:
         width: Nodes of each depth whose parents are in, the best ones.
 
     Returns:
-        Node indices, the best first; a search of fewer levels or nodes drafts those of them that
-        are not too deep, and the first of these.
+        Node indices, the best first.
     """
     levels: dict[int, list[int]] = {}
     for node, depth in enumerate(tree.depths):

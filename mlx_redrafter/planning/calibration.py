@@ -88,14 +88,14 @@ def calibrate(
             path_row = _time_path_row(model, cache)
         rows.append(row)
     done = total - len(WIDTHS)
-    draft, draft_start = _time_drafts(model, note)
+    draft, draft_start, doubtful = _time_drafts(model, note)
     known = min(len(row.seconds) for row in rows)
     verify = tuple(row.seconds[:known] for row in rows)
     # A plain step overlaps with the host's work, so it costs no more than a forward by itself.
     plain = [min(alone, row[0]) for alone, row in zip(plain, verify, strict=True)]
     return CostModel(
         SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay, draft_start,
-        path_row, any(row.doubtful for row in rows),
+        path_row, doubtful or any(row.doubtful for row in rows),
     )  # fmt: skip
 
 
@@ -201,28 +201,30 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
 
 def _time_drafts(
     model: SpeculativeModel, note: Callable[[int], None]
-) -> tuple[dict[int, float], float]:
-    """Seconds of a drafted level by width, and of a draft before its first level."""
-    levels, starts = {}, [0.0]
+) -> tuple[dict[int, float], float, bool]:
+    """Seconds of a drafted level by width, those before a draft's first, and whether to doubt."""
+    levels, starts, doubts = {}, [0.0], False
     for width in WIDTHS:
         prepared = model.prepared
         if prepared is not None and width <= prepared.drafter.config.head_size:
-            start, levels[width] = _time_draft(model, prepared, width)
+            start, levels[width], doubtful = _time_draft(model, prepared, width)
             starts.append(start)
+            doubts = doubts or doubtful
         note(1)
-    return levels, median(starts[1:] or starts)
+    return levels, median(starts[1:] or starts), doubts
 
 
 def _time_draft(
     model: SpeculativeModel, prepared: PreparedDrafter, width: int
-) -> tuple[float, float]:
-    """Seconds of a draft before its first level, and of each level."""
+) -> tuple[float, float, bool]:
+    """Seconds of a draft before its first level, of each level, and whether to doubt them."""
     first, last = DRAFT_LENGTHS
     searches = [_search(model, prepared, BeamShape(width, length)) for length in DRAFT_LENGTHS]
-    short, long = time_in_turns(searches).seconds
+    timed = time_in_turns(searches)
+    short, long = timed.seconds
     # Another program's time in one of the two must not make levels free, or drafts.
     level = min(max((long - short) / (last - first), 0.5 * long / last), long / last)
-    return long - last * level, level
+    return long - last * level, level, timed.doubtful
 
 
 def _search(

@@ -24,8 +24,10 @@ LARGEST_SURPRISE = math.log(2)
 # A step that took this many times what was expected waited for something: a compiler, a disk.
 STALL = 8.0
 STALLS_BELIEVED = 3
-# Steps disagree with the measured costs where kinds differ by this factor.
+# Steps disagree with the measured costs where kinds differ by the first factor, or all by the
+# second.
 DISAGREEMENT = 1.3
+MACHINE_DISAGREEMENT = 1.5
 
 PLAIN = 1  # rows of a plain step
 
@@ -52,7 +54,7 @@ class Clocks:
 
     @property
     def disagreeing(self) -> int:
-        """Steps in a row by which the costs of kinds have differed from those measured."""
+        """Steps that disagreed with the costs measured, more than twice as many as did not."""
         return self._disagreeing
 
     def observe(self, rows: int, seconds: float, expected: float) -> None:
@@ -76,7 +78,9 @@ class Clocks:
         self._machine += MACHINE_RATE * surprise
         self._last = rows
         apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
-        self._disagreeing = self._disagreeing + 1 if apart > math.log(DISAGREEMENT) else 0
+        disagrees = apart > math.log(DISAGREEMENT)
+        disagrees = disagrees or abs(self._machine) > math.log(MACHINE_DISAGREEMENT)
+        self._disagreeing = max(0, self._disagreeing + (1 if disagrees else -2))
 
     def _own(self, rows: int) -> float:
         return 0.0 if rows == PLAIN else self._drafted + self._sizes.get(rows, 0.0)

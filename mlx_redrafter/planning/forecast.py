@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
-from .acceptance import KINDS, FloatArray, kinds_of, narrowed
+from .acceptance import KINDS, FloatArray, kinds_of, narrowed, subtree
 from .shapes import covers
 
 REMEMBERED_PROBES = 20
@@ -183,15 +183,14 @@ class Yields:
         size = len(self.candidates)
         nodes, deepest = np.zeros((size, KINDS)), np.zeros((size, KINDS))
         rows, covered = np.zeros(size), np.zeros(size, np.bool_)
-        by_width: dict[int, npt.NDArray[np.int64]] = {}
+        by_width: dict[int, list[int]] = {}
         for place, candidate in enumerate(self.candidates):
             if not covers(shape, candidate):
                 continue
             covered[place] = True
             if candidate.width not in by_width:
-                by_width[candidate.width] = np.array(narrowed(tree, candidate.width), np.int64)
-            best = by_width[candidate.width]
-            drafted = best[depths[best] <= candidate.length][: candidate.nodes]
+                by_width[candidate.width] = narrowed(tree, candidate.width)
+            drafted = np.array(subtree(tree, candidate, by_width[candidate.width]), np.int64)
             nodes[place] = np.bincount(kinds[drafted], minlength=KINDS)
             at_end = drafted[depths[drafted] == candidate.length]
             deepest[place] = np.bincount(kinds[at_end], minlength=KINDS)

@@ -96,12 +96,12 @@ def _first_round(calls: Sequence[Callable[[], object]], hopeless: float) -> list
     """Seconds of each call, after one that is not counted: it may wait for a compiler."""
     taken: list[float] = []
     for call in calls:
-        if taken and taken[-1] >= hopeless * taken[0]:
+        # Two in a row: a machine that is busy for a moment is no reason.
+        if len(taken) > 2 and min(taken[-2:]) >= hopeless * min(taken):
             break
         # The shorter of two: neither a first call's work nor another program's is a reason.
         seconds = _seconds(call)
-        doubted = seconds < LONG_CALL or (taken and seconds >= hopeless * taken[0])
-        taken.append(min(seconds, _seconds(call)) if doubted else seconds)
+        taken.append(min(seconds, _seconds(call)) if seconds < LONG_CALL else seconds)
     return taken
 
 

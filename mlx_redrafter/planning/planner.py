@@ -37,8 +37,9 @@ PROBES_TO_CHOOSE = 2
 # The account may be overdrawn by so many plain steps before a choice is left.
 OVERDRAWN = -1.0
 REPLAN_STEPS = 16
-# A plain step after so many that drafted, so that its time stays known.
-PLAIN_EVERY = 128
+# A plain step after so many drafts, times the square of what they gain: the less that is, the more
+# it matters how long a plain step takes by now, and the less one costs.
+PLAIN_EVERY = 16
 # Of chosen drafts every so many-th is remembered beside the probes.
 REMEMBER_EVERY = 8
 # A draft is made with the step before it where it costs at most so much of a plain step.
@@ -95,6 +96,7 @@ class Planner:
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
         self._drafts_in_a_row = 0
+        self._drafts_between_plain = PLAIN_EVERY
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
@@ -206,7 +208,7 @@ class Planner:
         """The shape for the next step; None is a plain step. Asking changes nothing."""
         if self._choice is None:
             return self._probes.first if self._trials.due(self._probes.first_price) else None
-        if self._drafts_in_a_row >= PLAIN_EVERY and self._probes.free is None:
+        if self._drafts_in_a_row >= self._drafts_between_plain and self._probes.free is None:
             return None
         return self._wide_probe or self._choice
 
@@ -402,6 +404,8 @@ class Planner:
         self._choice = shape
         raw = self._drafted_forecasts(self._context, honest=False)
         self._forecast = next(one for one in raw if one.shape == shape)
+        gain = self._forecast.tokens_per_second * self._plain_seconds(self._context)
+        self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2)
 
     def _take_costs(self, costs: CostModel) -> None:
         self.costs = costs

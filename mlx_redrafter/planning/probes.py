@@ -73,7 +73,12 @@ class Probes:
             for price, shape in self._priced
             if (1 + shape.length) > MARGIN * price and price <= LARGEST_FIRST_PROBE
         ]
-        return min(possible, key=lambda one: one[0], default=(0.0, None))
+        if possible:
+            return min(possible, key=lambda one: one[0])
+        if self._costs.doubtful and self._priced:
+            # What drafts cost is not known well enough to try none: steps will tell.
+            return FIRST_PROBE_PRICE, min(self._priced, key=lambda one: one[0])[1]
+        return 0.0, None
 
     def larger(self, choice: BeamShape, tokens: float, balance: float) -> BeamShape | None:
         """A probe that shows more than the choice does, can be afforded and may show something.

@@ -19,6 +19,7 @@ SAME_STEP = 1.04
 # On a slope without steps, sizes that are nearer than this are not told apart.
 APART = 1.25
 WIDTHS = (2, 3, 4, 8)
+PATHS = (2, 3, 4)
 LENGTHS = (1, 2, 3, 4, 5, 7, 11, 15)
 # More rows are verified only where they are on the step that begins below.
 MOST_ROWS = 32
@@ -72,14 +73,22 @@ def candidate_shapes(costs: CostModel, *, chains: bool = False) -> tuple[BeamSha
     tiles = sorted({end for row in costs.verify for end in step_ends(costs.sizes, row)})
     # Each token of a chain costs a drafted level, so a step need not be filled to be worth it.
     shapes = [BeamShape(1, size - 1) for size in costs.sizes if 2 <= size <= 1 + max(LENGTHS)]
-    if not chains:
-        for width in WIDTHS:
-            for length in LENGTHS:
-                shapes += [
-                    BeamShape(width, length, nodes)
-                    for nodes in _budgets(costs.sizes, tiles, width, length)
-                ]
-    return tuple(shapes)
+    if chains:
+        return tuple(shapes)
+    for width in WIDTHS:
+        for length in LENGTHS:
+            shapes += [
+                BeamShape(width, length, nodes)
+                for nodes in _budgets(costs.sizes, tiles, width, length)
+            ]
+    # Where each path has a price, a long favourite path with a few nodes beside it is worth a look.
+    narrow = [
+        BeamShape(leaves, length, None, leaves)
+        for leaves in PATHS
+        for length in LENGTHS
+        if costs.path_row and length > 1
+    ]
+    return (*shapes, *(shape for shape in narrow if 1 + shape.nodes in costs.sizes))
 
 
 def _budgets(sizes: Sequence[int], tiles: Sequence[int], width: int, length: int) -> list[int]:
@@ -120,6 +129,9 @@ def _shown(shape: BeamShape) -> float:
 
 def covers(wide: BeamShape, narrow: BeamShape) -> bool:
     """Whether a tree of one shape holds what another would have drafted."""
+    if wide.max_leaves is not None:
+        narrow_enough = narrow.max_leaves is not None and narrow.max_leaves <= wide.max_leaves
+        return narrow_enough and wide.length >= narrow.length
     return (
         wide.width >= narrow.width and wide.length >= narrow.length and wide.nodes >= narrow.nodes
     )

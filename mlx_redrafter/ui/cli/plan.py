@@ -152,8 +152,8 @@ def _decode_samples(
         task = progress.add_task("", total=MOST_TOKENS)
         for number in numbers():
             text = prompts[number % len(prompts)]
-            for context in _decode(model, tokenizer, planner, options, text, number):
-                tokens += 1
+            for length in _decode(model, tokenizer, planner, options, text, number):
+                context, tokens = length, tokens + 1
                 words = f"{tokens:,} tokens, {planner.state.value}"
                 progress.update(task, completed=min(tokens, MOST_TOKENS), description=words)
             enough = planner.known and number + 1 >= len(prompts)

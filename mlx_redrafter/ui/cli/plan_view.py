@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...drafting.shape import BeamShape
     from ...planning.costs import CostModel
     from ...planning.forecast import Forecast
+    from ...planning.honesty import Made
     from ...planning.planner import Planner
 
 # Of the shapes forecast so many are shown, the best ones, and those that were drafted.
@@ -31,6 +32,7 @@ def shape_words(shape: BeamShape | None) -> str:
     if shape is None:
         return "plain"
     budget = f", {shape.node_budget} nodes" if shape.node_budget else ""
+    budget += f", {shape.max_leaves} paths" if shape.max_leaves else ""
     return f"{shape.width} × {shape.length}{budget}"
 
 
@@ -68,16 +70,6 @@ def forecast_table(planner: Planner, context: int) -> Table:
         table.add_column(name, justify="right")
     for forecast in _shown(planner, forecasts):
         chosen = forecast.shape == planner.choice
-        made = planner.made(forecast.shape)
-        measured = (
-            (
-                f"{made.steps:,}",
-                f"{made.tokens / made.steps:.2f}",
-                f"{made.tokens / made.seconds:.1f}",
-            )
-            if made.steps and made.seconds
-            else ("", "", "")
-        )
         table.add_row(
             "→" if chosen else "",
             shape_words(forecast.shape),
@@ -85,10 +77,17 @@ def forecast_table(planner: Planner, context: int) -> Table:
             f"{1000 * forecast.step_seconds:.2f}",
             f"{forecast.tokens_per_second:.1f}",
             f"{forecast.tokens_per_second / plain:.2f}",
-            *measured,
+            *_measured(planner.made(forecast.shape)),
             style="bold" if chosen else None,
         )
     return table
+
+
+def _measured(made: Made) -> tuple[str, str, str]:
+    if not made.steps:
+        return "", "", ""
+    rate = made.tokens / max(made.seconds, 1e-9)
+    return f"{made.steps:,}", f"{made.tokens / made.steps:.2f}", f"{rate:.1f}"
 
 
 def _shown(planner: Planner, forecasts: list[Forecast]) -> list[Forecast]:
