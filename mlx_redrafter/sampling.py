@@ -10,77 +10,122 @@ Filters and penalties mean what they mean in mlx-lm's ``make_sampler`` and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from .errors import RedrafterError
+from .logits import Penalty, biased, chosen_logprobs, exclude_top, penalise
+from .ranges import OptionRange
 from .tree import DraftTree
 
 NOISE_BLOCK = 8
+# A drawn seed is short enough to be typed again; any up to 2**63 - 1 can be named.
+DRAWN_SEEDS = 2**32
+LARGEST_SEED = 2**63 - 1
+# Below it 1 / temperature is no number of float32.
+LEAST_TEMPERATURE = 1e-37
+# Below it the largest score is taken off first, so that products with 1 / temperature stay finite.
+COLD = 1e-3
+
+# (tokens (k,), logits (1, vocab_size)) -> logits, as mlx-lm's
+LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
+
+
+def _option(default: Any, text: str, **limits: Any) -> Any:
+    return field(default=default, metadata={"range": OptionRange(text, **limits)})
+
+
+def _window(of: str) -> Any:
+    text = f"how many of the latest tokens, prompt included, {of}_penalty looks at"
+    return _option(20, text, kind=int, minimum=1)
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are chosen; the defaults are greedy.
 
+    A new option is one field here, and its effect in :class:`Sampler`. None for an option means its
+    default.
+
     Attributes:
         temperature: 0 takes the likeliest token.
         top_p: Keep the likeliest tokens whose probabilities sum to this; 1 keeps all.
         top_k: Keep this many of the likeliest tokens; 0 keeps all.
         min_p: Keep tokens at least this likely relative to the likeliest; 0 keeps all.
+        xtc_probability: Chance that a token's choice excludes the likeliest tokens (XTC).
+        xtc_threshold: XTC excludes all tokens above this probability but the least of them.
+        xtc_special_tokens: Ids that XTC never excludes.
         repetition_penalty: Divides positive and multiplies negative logits of recent tokens.
         presence_penalty: Subtracted once from the logit of a recent token.
         frequency_penalty: Subtracted from a recent token's logit for each time it occurred.
         repetition_context_size, presence_context_size, frequency_context_size: How many of the
             latest tokens, prompt included, count as recent.
-        seed: Names the noise; the same seed gives the same text.
-        logit_bias: (token, number) each; added to its logit before anything else.
+        logit_bias: Token ids, each with what is added to its logit: a mapping or pairs; kept as
+            pairs.
         logprobs: None for none; else log-probabilities of the chosen tokens are computed, and of so
             many of the likeliest: after bias and penalties, before temperature and filters.
+        seed: Names the noise: the same seed gives the same text. None: each text draws its own.
+
+    Raises:
+        RedrafterError: If a value is out of its range.
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float | None = None
-    repetition_context_size: int = 20
-    presence_penalty: float | None = None
-    presence_context_size: int = 20
-    frequency_penalty: float | None = None
-    frequency_context_size: int = 20
-    seed: int = 0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    logprobs: int | None = None
+    temperature: float = _option(
+        0.0, "0 takes the likeliest token", minimum=LEAST_TEMPERATURE, or_zero=True
+    )
+    top_p: float = _option(
+        1.0, "share of probability sampled from; 1 is all", minimum=0, maximum=1, above=True
+    )
+    top_k: int = _option(0, "sample from the K likeliest tokens; 0 is all", kind=int, minimum=0)
+    min_p: float = _option(
+        0.0, "least probability relative to the likeliest; 0 is none", minimum=0, maximum=1
+    )
+    repetition_penalty: float | None = _option(
+        None, "divides the logits of recent tokens", minimum=0
+    )
+    repetition_context_size: int = _window("repetition")
+    presence_penalty: float | None = _option(None, "subtracted from recent tokens' logits")
+    presence_context_size: int = _window("presence")
+    frequency_penalty: float | None = _option(
+        None, "subtracted from recent tokens' logits for each time they occurred"
+    )
+    frequency_context_size: int = _window("frequency")
+    seed: int | None = _option(
+        None, "names the text; drawn anew by default", kind=int, minimum=0, maximum=LARGEST_SEED
+    )
+    xtc_probability: float = _option(
+        0.0, "chance that the likeliest tokens are excluded", minimum=0, maximum=1
+    )
+    xtc_threshold: float = _option(
+        0.1, "probability above which XTC excludes tokens", minimum=0, maximum=0.5
+    )
+    xtc_special_tokens: tuple[int, ...] = ()
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None = ()
+    logprobs: int | None = _option(
+        None, "report log-probabilities, and those of so many likeliest", kind=int, minimum=0
+    )
 
     def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-            RedrafterError: If a value is out of its range.
-        """
-        finite = 0 <= self.temperature < math.inf
-        _check(finite, "temperature", self.temperature, "a finite number, 0 or more")
-        _check(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _check(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
-        _check(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
-        _check(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
-        penalty = self.repetition_penalty
-        _check(penalty is None or penalty >= 0, "repetition_penalty", penalty, "0 or more")
-        finite = all(token >= 0 and math.isfinite(bias) for token, bias in self.logit_bias)
-        _check(finite, "logit_bias", self.logit_bias, "finite numbers by token")
-        wanted = self.logprobs
-        _check(wanted is None or wanted >= 0, "logprobs", wanted, "0 or more")
-        for name in ("repetition", "presence", "frequency"):
-            size = getattr(self, f"{name}_context_size")
-            _check(size >= 1, f"{name}_context_size", size, "1 or more")
+        for one in fields(self):
+            if "range" in one.metadata:
+                value = one.metadata["range"].checked(getattr(self, one.name), one.name)
+                value = one.default if value is None else value
+                object.__setattr__(self, one.name, value)
+        object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
+        object.__setattr__(self, "xtc_special_tokens", tuple(self.xtc_special_tokens or ()))
 
     @property
-    def penalties(self) -> tuple[tuple[str, float, int], ...]:
+    def bias(self) -> tuple[tuple[int, float], ...]:
+        """``logit_bias`` as pairs of a token id and what is added to its logit."""
+        return cast("tuple[tuple[int, float], ...]", self.logit_bias)
+
+    @property
+    def penalties(self) -> tuple[Penalty, ...]:
         """Those that are on, in mlx-lm's order: (kind, penalty, context size)."""
         entries = (
             ("repetition", self.repetition_penalty, self.repetition_context_size),
@@ -94,10 +139,23 @@ class SamplingConfig:
         """How many recent tokens the penalties look at; 0 when none is on."""
         return max((size for _, _, size in self.penalties), default=0)
 
+    def seeded(self, offset: int = 0) -> SamplingConfig:
+        """The same with a seed: its own plus ``offset``, or one that is drawn now."""
+        if self.seed is None:
+            return replace(self, seed=secrets.randbelow(DRAWN_SEEDS))
+        return replace(self, seed=(self.seed + offset) % (LARGEST_SEED + 1)) if offset else self
 
-def _check(good: bool, name: str, value: object, wanted: str) -> None:
-    if not good:
-        raise RedrafterError(f"{name} is {value}, but has to be {wanted}.")
+
+def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
+    """Token ids with finite numbers, ascending."""
+    try:
+        entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
+        pairs = {int(token): float(value) for token, value in entries}
+    except (TypeError, ValueError, OverflowError):
+        pairs = {-1: math.nan}
+    if not all(token >= 0 and math.isfinite(value) for token, value in pairs.items()):
+        raise RedrafterError("logit_bias has to map token ids to finite numbers.")
+    return tuple(sorted(pairs.items()))
 
 
 def noise_rows(seed: int, first: int, count: int, vocab_size: int) -> mx.array:
@@ -105,16 +163,34 @@ def noise_rows(seed: int, first: int, count: int, vocab_size: int) -> mx.array:
 
     Row i depends on (seed, first + i) and nothing else.
     """
-    low, high = seed & 0xFFFFFFFF, seed >> 32
-    base = mx.random.split(mx.array([high, low], dtype=mx.uint32), 2)[0]
-    positions = mx.arange(first, first + count, dtype=mx.uint32)
-    # Threefry keys are two words: one stays the seed's, the other takes the position in.
-    keys = mx.stack([mx.broadcast_to(base[0], (count,)), base[1] ^ positions], axis=1)
+    keys = _keys(seed, mx.arange(first, first + count, dtype=mx.uint32))[0]
     return mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))(keys)
 
 
+def coins(seed: int, positions: mx.array) -> mx.array:
+    """A number from 0 to 1 for each position, float32 (n,), independent of the noise there."""
+    keys = _keys(seed, positions.astype(mx.uint32))[1]
+    return mx.vmap(lambda key: mx.random.uniform(key=key))(keys)
+
+
+def _keys(seed: int, positions: mx.array) -> list[mx.array]:
+    """Two independent keys for each position, (n, 2) each."""
+    low, high = seed & 0xFFFFFFFF, seed >> 32
+    bases = mx.random.split(mx.array([high, low], dtype=mx.uint32), 2)
+    # Threefry keys are two words: one stays the seed's, the other takes the position in.
+    return [
+        mx.stack([mx.broadcast_to(base[0], positions.shape), base[1] ^ positions], axis=1)
+        for base in bases
+    ]
+
+
 def scores(
-    config: SamplingConfig, logits: mx.array, noise: mx.array | None, *, normalise: bool = True
+    config: SamplingConfig,
+    logits: mx.array,
+    noise: mx.array | None,
+    *,
+    normalise: bool = True,
+    coin: mx.array | None = None,
 ) -> mx.array:
     """Log-probabilities, filtered, at temperature, plus noise: their argmax is the choice.
 
@@ -123,7 +199,8 @@ def scores(
         logits: (..., vocabulary), after penalties.
         noise: Broadcastable to the logits; None when greedy.
         normalise: False leaves each row wrong by a constant where that changes no choice. It saves
-            the exponentials over the vocabulary, which are dear on a CPU.
+            the exponentials over the vocabulary, which are expensive on a CPU.
+        coin: What decides over XTC, (..., 1); None leaves XTC out.
 
     Returns:
         Same shape as logits; -inf where a filter removed the token.
@@ -139,8 +216,19 @@ def scores(
         logprobs = apply_top_p(logprobs, config.top_p)
     if config.min_p > 0:
         logprobs = apply_min_p(logprobs, config.min_p)
+    if coin is not None:
+        logprobs = exclude_top(
+            logprobs,
+            coin,
+            probability=config.xtc_probability,
+            threshold=config.xtc_threshold,
+            special_tokens=config.xtc_special_tokens,
+        )
     if 0 < config.top_k < logits.shape[-1]:
         logprobs = apply_top_k(logprobs, config.top_k)
+    if config.temperature < COLD:
+        logprobs = logprobs.astype(mx.float32)
+        logprobs = logprobs - mx.max(logprobs, axis=-1, keepdims=True)
     return logprobs.astype(mx.float32) * (1.0 / config.temperature) + noise
 
 
@@ -172,19 +260,36 @@ class Sampler:
     """Turns logits into choices for one text.
 
     Args:
-        config: What to do.
+        config: What to do; with a seed.
         vocab_size: Number of logits.
+        processors: Change the logits after each node, as mlx-lm's do for a text: each is called
+            with the tokens up to the node. Trees have to be known to the host then.
+        choose: Chooses instead of the configuration, as mlx-lm's samplers do: (1, vocab_size)
+            log-probabilities to token ids (1,).
     """
 
-    def __init__(self, config: SamplingConfig, vocab_size: int):
+    def __init__(
+        self,
+        config: SamplingConfig,
+        vocab_size: int,
+        *,
+        processors: Sequence[LogitsProcessor] = (),
+        choose: Callable[[mx.array], mx.array] | None = None,
+    ):
         if config.top_k >= vocab_size:
             raise RedrafterError(
                 f"top_k is {config.top_k}, but has to be below the vocabulary's {vocab_size}."
             )
-        if any(token >= vocab_size for token, _ in config.logit_bias):
-            raise RedrafterError(f"logit_bias names tokens beyond the vocabulary of {vocab_size}.")
+        ids = (*config.xtc_special_tokens, *(token for token, _ in config.bias))
+        if not all(0 <= token < vocab_size for token in ids):
+            raise RedrafterError(
+                "logit_bias and xtc_special_tokens may name ids of the vocabulary only, "
+                f"below {vocab_size}."
+            )
         self.config = config
         self._vocab_size = vocab_size
+        self._processors = tuple(processors)
+        self._choose = choose
         self._blocks: dict[int, mx.array] = {}
 
     def noise(self, first: int, count: int) -> mx.array | None:
@@ -192,7 +297,7 @@ class Sampler:
 
         Rows are made in blocks, each once, and dropped when the text has passed them.
         """
-        if self.config.temperature == 0:
+        if self.config.temperature == 0 or self._choose is not None:
             return None
         wanted = range(first // NOISE_BLOCK, (first + count - 1) // NOISE_BLOCK + 1)
         self._blocks = {index: self._block(index) for index in wanted}
@@ -204,7 +309,7 @@ class Sampler:
     def _block(self, index: int) -> mx.array:
         if index in self._blocks:
             return self._blocks[index]
-        return noise_rows(self.config.seed, index * NOISE_BLOCK, NOISE_BLOCK, self._vocab_size)
+        return noise_rows(self.config.seed or 0, index * NOISE_BLOCK, NOISE_BLOCK, self._vocab_size)
 
     def choose(
         self, logits: mx.array, tree: DraftTree, noise: mx.array | None, recent: Sequence[int]
@@ -215,83 +320,57 @@ class Sampler:
             logits: (n, vocab_size).
             tree: The nodes.
             noise: Row d for nodes of depth d, (max_depth + 1, vocab_size); None when greedy.
-            recent: Tokens before the root.
+            recent: Tokens before the root, all of them.
         """
-        if self.config.logit_bias:
-            logits = biased(logits, self.config.logit_bias)
-        if self.config.penalties:
-            logits = penalise(logits, tree, recent, self.config)
+        logits = self._processed(logits, tree, recent)
+        if self._choose is not None:
+            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            rows = [self._choose(logprobs[n : n + 1]).reshape(1) for n in range(len(tree))]
+            return self._report(logits, mx.concatenate(rows).astype(mx.int32), None)
+        coin = None
         if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
-        chosen = scores(self.config, logits, noise, normalise=False)
+            if self.config.xtc_probability > 0:
+                at = tree.depths + (len(recent) + 1)
+                coin = coins(self.config.seed or 0, at)[:, None]
+        chosen = scores(self.config, logits, noise, normalise=False, coin=coin)
         tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
         flipped = None if noise is None else tokens != mx.argmax(logits, axis=-1)
+        return self._report(logits, tokens, flipped)
+
+    def _report(self, logits: mx.array, tokens: mx.array, flipped: mx.array | None) -> Choices:
         if self.config.logprobs is None:
             return Choices(tokens, flipped)
-        return Choices(tokens, flipped, *_logprobs(logits, tokens, self.config.logprobs))
+        return Choices(tokens, flipped, *chosen_logprobs(logits, tokens, self.config.logprobs))
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether trees have to be known to the host."""
+        return bool(self._processors)
 
-def _logprobs(
-    logits: mx.array, tokens: mx.array, count: int
-) -> tuple[mx.array, mx.array | None, mx.array | None]:
-    """Log-probabilities of the chosen tokens and of the ``count`` likeliest, in no order."""
-    logits = logits.astype(mx.float32)
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
-    count = min(count, logits.shape[-1])
-    if not count:
-        return chosen, None, None
-    top = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
-    return chosen, top, mx.take_along_axis(logprobs, top, axis=-1)
+    def _processed(self, logits: mx.array, tree: DraftTree, text: Sequence[int]) -> mx.array:
+        """Logits after the bias, the penalties and the processors, in mlx-lm's order."""
+        config = self.config
+        if config.bias:
+            logits = biased(logits, config.bias)
+        if config.penalties:
+            logits = penalise(logits, tree, text, config.penalties)
+        if self._processors:
+            rows = [self._of_path(logits[n : n + 1], tree, n, text) for n in range(len(tree))]
+            logits = mx.concatenate(rows)
+        return logits
 
-
-def biased(logits: mx.array, bias: Sequence[tuple[int, float]]) -> mx.array:
-    """Logits (n, vocab_size) with numbers added, as mlx-lm's ``logit_bias`` does."""
-    places = mx.array([token for token, _ in bias])
-    values = mx.array([value for _, value in bias]).astype(logits.dtype)
-    return logits.at[:, places].add(values)
-
-
-def penalise(
-    logits: mx.array, tree: DraftTree, recent: Sequence[int], config: SamplingConfig
-) -> mx.array:
-    """mlx-lm's penalties, each node's for its own history: prompt, accepted text and ancestors.
-
-    Args:
-        logits: (n, vocab_size).
-        tree: The n nodes.
-        recent: Tokens before the root.
-        config: Which penalties.
-
-    Returns:
-        Penalised logits, (n, vocab_size).
-    """
-    size = config.history_size
-    recent = list(recent[-(size - 1) :]) if size > 1 else []
-    # Pad in front so that the root stands in column size - 1.
-    padding = size - 1 - len(recent)
-    before = mx.array([0] * padding + recent, dtype=mx.int32)
-    before = mx.broadcast_to(before[None], (len(tree), size - 1))
-    line = mx.concatenate([before, tree.path_tokens()], axis=1)
-    columns = tree.depths[:, None] + mx.arange(size)[None, :]
-    history = mx.take_along_axis(line, columns, axis=1)
-    real = columns >= padding
-    # Padding repeats the node's own token, which is in the history anyway.
-    history = mx.where(real, history, tree.tokens[:, None])
-    for kind, penalty, context in config.penalties:
-        logits = _penalise(logits, history[:, -context:], real[:, -context:], kind, penalty)
-    return logits
-
-
-def _penalise(
-    logits: mx.array, history: mx.array, real: mx.array, kind: str, penalty: float
-) -> mx.array:
-    if kind == "frequency":
-        rows = mx.arange(logits.shape[0])[:, None]
-        return logits.at[rows, history].subtract(penalty * real.astype(logits.dtype))
-    picked = mx.take_along_axis(logits, history, axis=1)
-    if kind == "repetition":
-        picked = mx.where(picked < 0, picked * penalty, picked / penalty)
-    else:
-        picked = picked - penalty
-    return mx.put_along_axis(logits, history, picked, axis=1)
+    def _of_path(
+        self, logits: mx.array, tree: DraftTree, node: int, text: Sequence[int]
+    ) -> mx.array:
+        """Logits after one node, processed with the text and the path to it."""
+        tokens = mx.array(list(text), dtype=mx.int32)
+        if tree.known is None:
+            assert len(tree) == 1, "processors need trees that the host knows"
+            tokens = mx.concatenate([tokens, tree.tokens])
+        else:
+            path = [tree.known.tokens[one] for one in tree.known.path(node)]
+            tokens = mx.concatenate([tokens, mx.array(path, dtype=mx.int32)])
+        for processor in self._processors:
+            logits = processor(tokens, logits)
+        return logits

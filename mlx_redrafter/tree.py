@@ -41,6 +41,13 @@ class HostTree:
         n = 1 + nodes
         return HostTree(self.tokens[:n], self.parents[:n], self.log_probs[:n])
 
+    def path(self, node: int) -> list[int]:
+        """The nodes on the way from the root to a node, both included."""
+        path = [node]
+        while self.parents[path[-1]] >= 0:
+            path.append(self.parents[path[-1]])
+        return path[::-1]
+
     @cached_property
     def depths(self) -> tuple[int, ...]:
         """Number of drafted tokens on the way to each node; 0 for the root."""

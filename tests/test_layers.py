@@ -10,8 +10,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mlx_redrafter"
 # From the bottom up; a part imports those of the lines above its own, and itself.
 LAYERS = (
     ("errors", "_lazy"),
-    ("system",),
+    ("ranges", "system"),
     ("tree", "gguf"),
+    ("logits",),
     ("sampling",),
     ("cache", "drafting"),
     ("target",),

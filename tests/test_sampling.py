@@ -14,7 +14,8 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.sampling import Sampler, SamplingConfig, noise_rows, penalise, scores
+from mlx_redrafter.logits import penalise
+from mlx_redrafter.sampling import Sampler, SamplingConfig, noise_rows, scores
 from mlx_redrafter.tree import DraftTree
 
 V = models.VOCAB
@@ -170,7 +171,7 @@ def test_penalties_are_mlx_lms_for_every_node(
     tree = DraftTree.from_parents(tokens, parents)
     logits = logits_of(5, rows=len(tokens))
     kept = before[-(config.history_size - 1) :] if config.history_size > 1 else []
-    got = np.array(penalise(logits, tree, kept, config))
+    got = np.array(penalise(logits, tree, kept, config.penalties))
     for node in range(len(tokens)):
         line, at = [], node
         while at != -1:
@@ -183,17 +184,16 @@ def test_penalties_are_mlx_lms_for_every_node(
 def test_penalties_do_not_write_into_the_logits() -> None:
     logits = logits_of(6, rows=1)
     before = np.array(logits)
-    mx.eval(
-        penalise(logits, DraftTree.root_only(mx.array([3])), [1, 2], SamplingConfig(**PENALTIES[6]))
-    )
+    one = SamplingConfig(**PENALTIES[6])
+    mx.eval(penalise(logits, DraftTree.root_only(mx.array([3])), [1, 2], one.penalties))
     np.testing.assert_array_equal(np.array(logits), before)
 
 
 def test_more_history_than_needed_is_harmless() -> None:
     config = SamplingConfig(**PENALTIES[6])
     tree, logits = DraftTree.from_parents([1, 2], [-1, 0]), logits_of(7, rows=2)
-    few = penalise(logits, tree, list(range(20))[-6:], config)
-    assert mx.array_equal(few, penalise(logits, tree, list(range(20)), config))
+    few = penalise(logits, tree, list(range(20))[-6:], config.penalties)
+    assert mx.array_equal(few, penalise(logits, tree, list(range(20)), config.penalties))
 
 
 def test_zero_penalties_are_off_as_in_mlx_lm() -> None:

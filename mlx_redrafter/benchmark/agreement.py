@@ -140,7 +140,7 @@ def decision(
     logits, _ = model.target.verify(DraftTree.root_only(mx.array([root])), cache)
     row = logits[0].astype(mx.float32)
     if sampling.temperature > 0:
-        noise = noise_rows(sampling.seed, len(context), 1, model.target.vocab_size)
+        noise = noise_rows(sampling.seed or 0, len(context), 1, model.target.vocab_size)
         row = scores(sampling, logits, noise)[0].astype(mx.float32)
     values = cast("list[float]", row.tolist())
     best, second = sorted(values, reverse=True)[:2]

@@ -313,7 +313,7 @@ def load_draft_model(
 def _mlx_lm(model: nn.Module, prompt: Sequence[int], task: Task, **options: Any) -> Any:
     sampling = task.sampling
     if sampling.temperature > 0:
-        mx.random.seed(sampling.seed)  # mlx-lm's samplers know no other seed
+        mx.random.seed(sampling.seed or 0)  # mlx-lm's samplers know no other seed
     sampler = make_sampler(
         temp=sampling.temperature, top_p=sampling.top_p, min_p=sampling.min_p, top_k=sampling.top_k
     )

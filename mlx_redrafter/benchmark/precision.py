@@ -31,6 +31,7 @@ from ..text.loading import (
     load_drafter,
     resolve_path,
 )
+from ..text.places import locate
 from .names import BITS, DTYPES, STORED
 
 GROUP_SIZE = 64
@@ -99,7 +100,8 @@ def _load_quantised(
     # Loaded anew: the layers of a target that is in use cannot be exchanged under it.
     del checked
     release_memory()
-    path = resolve_path(name, options.get("revision"))
+    located = locate(name, revision=options.get("revision"))
+    path = located.directory
     plain, _, config = load_target(
         str(path), lazy=True, return_config=True, model_config=options.get("model_config"),
         tokenizer_config=options.get("tokenizer_config"),
@@ -111,11 +113,8 @@ def _load_quantised(
         plain, _ = quantize_model(plain, config, GROUP_SIZE, bits)
     target = Target(plain)
     if isinstance(head, Drafter):
-        directory = (
-            resolve_path(drafter)
-            if (drafter := options.get("drafter"))
-            else path / DRAFTER_DIRECTORY
-        )
+        given, own = options.get("drafter"), located.drafter or path / DRAFTER_DIRECTORY
+        directory = resolve_path(given) if given else own
         head = _drafter_for(target, tokenizer, directory, f"{bits}bit")
     mx.eval(plain.parameters(), head.parameters() if isinstance(head, Drafter) else [])
     return SpeculativeModel(target, head, name=path.name), tokenizer

@@ -11,8 +11,9 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
-from ..text.loading import may_be_repo
-from ..text.prompts import encode_prompt
+from ..system.own_models import own_models
+from ..text.places import KNOWN, may_be_repo
+from ..text.prompts import encode_prompt, plain_messages
 
 OWN_FILES = ("questions.jsonl", "prompts.jsonl")
 KEYS = '"turns", "messages", "question", "prompt" or "text"'
@@ -91,7 +92,9 @@ def own_prompts(model: Path) -> Path:
     Raises:
         RedrafterError: If it brings none, or a path leads nowhere.
     """
-    if not model.expanduser().is_dir() and not may_be_repo(str(model)):
+    if str(model) in KNOWN:
+        model = own_models() / model
+    if not model.expanduser().exists() and not may_be_repo(str(model)):
         raise RedrafterError(f"There is no model directory {model}: check --model.")
     for name in OWN_FILES:
         if (model.expanduser() / name).is_file():
@@ -215,4 +218,4 @@ def _opening(conversation: Conversation, chat: bool) -> str | list[Message]:
         return conversation.opening
     if chat:
         return list(conversation.opening)
-    return BETWEEN_TURNS.join(str(message["content"]) for message in conversation.opening)
+    return BETWEEN_TURNS.join(m["content"] for m in plain_messages(conversation.opening))

@@ -54,21 +54,20 @@ class ModuleCall:
         """Compute it over all nodes; returns what the module does, a row a node."""
         paths = self.paths
         if paths is None:
-            with context.inside(_Verified(self, {}), context.tree):
+            with context.inside(_Verified(self), context.tree):
                 return self.run(*self.args, **self.kwargs)
-        spread: dict[int, mx.array] = {}
+        products = _Verified(self)
 
         def to_rows(value: Any) -> Any:
-            if not paths.holds_nodes(value):
-                return value
-            rows = paths.to_rows(value)
-            spread[id(rows)] = value
-            return rows
+            return products.to_rows(value) if paths.holds_nodes(value) else value
+
+        def to_nodes(value: Any) -> Any:
+            return products.to_nodes(value) if paths.holds_rows(value) else value
 
         args, kwargs = tree_map(to_rows, [list(self.args), self.kwargs])
-        with context.inside(_Verified(self, spread), paths.placing):
+        with context.inside(products, paths.placing):
             result = self.run(*args, **kwargs)
-        return tree_map(lambda v: paths.to_nodes(v) if paths.holds_rows(v) else v, result)
+        return tree_map(to_nodes, result)
 
     def replay(
         self,
@@ -115,10 +114,29 @@ class ModuleCall:
 
 @dataclass
 class _Verified:
-    """Products inside a call that is being verified: once a node, and kept."""
+    """Products inside a call that is being verified: once a node, and kept.
+
+    Attributes:
+        call: The call.
+        made: Rows of paths that were made of nodes, by ``id``, each with these nodes: who wants
+            nodes of them again need not compute the rows.
+    """
 
     call: ModuleCall
-    spread: dict[int, mx.array]
+    made: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)
+
+    def to_rows(self, nodes: mx.array) -> mx.array:
+        """Rows of paths, of nodes."""
+        assert self.call.paths is not None
+        rows = self.call.paths.to_rows(nodes)
+        self.made[id(rows)] = rows, nodes
+        return rows
+
+    def to_nodes(self, rows: mx.array) -> mx.array:
+        """Nodes, of rows of paths."""
+        assert self.call.paths is not None
+        known = self.made.get(id(rows))
+        return self.call.paths.to_nodes(rows) if known is None else known[1]
 
     def apply(self, module: object, x: mx.array, product: RowModule) -> mx.array:
         """What a row-wise module gives for its rows."""
@@ -130,10 +148,9 @@ class _Verified:
             return result
         if x.ndim != 3 or not paths.holds_rows(x):
             return product(x)
-        nodes = self.spread.get(id(x))
-        result = product(paths.to_nodes(x) if nodes is None else nodes)
+        result = product(self.to_nodes(x))
         call.products[id(module)].append(result)
-        return paths.to_rows(result)
+        return self.to_rows(result)
 
 
 @dataclass

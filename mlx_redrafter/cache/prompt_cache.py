@@ -111,6 +111,7 @@ class PromptCache:
         memory: What a draft head keeps of the tokens, or of the first of them where it did not see
             the others; None where no head keeps anything.
         user: Whose steps change it at present; None between texts.
+        text_index: What drafts from the text have kept of it for the next turn; None if nothing.
 
     Args:
         layers: One a layer.
@@ -124,6 +125,7 @@ class PromptCache:
         self.tokens: list[int] = []
         self.memory: TextMemory | None = None
         self.user: object | None = None
+        self.text_index: Any = None
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -114,7 +114,9 @@ class TreePaths:
 
     def spread(self, state: mx.array) -> mx.array:
         """A state for each tree, (batch, ...), as one for each path, (batch * paths, ...)."""
-        return state if self.paths == 1 else mx.repeat(state, self.paths, axis=0)
+        if self.batch == 1:  # a view, which only some modules need copied
+            return mx.broadcast_to(state, (self.paths, *state.shape[1:]))
+        return mx.repeat(state, self.paths, axis=0)
 
     def path_of(self, node: int) -> mx.array:
         """The path of a single tree on which a node stands, int32 (1,)."""

@@ -148,9 +148,9 @@ class Engine:
         if member is not None:
             self._leave(member)
 
-    def stats(self, sequence: int) -> AcceptanceStats:
-        """Counts of a text that has not left, as they go on."""
-        return self._members[sequence].sequence.stats
+    def sequence(self, sequence: int) -> Sequence:
+        """A text that has not left: its configuration with its seed, and its counts."""
+        return self._members[sequence].sequence
 
     # Prompts
 
@@ -281,13 +281,14 @@ class BatchDecoder:
     Args:
         model: Target and drafter; the target's texts have to be verifiable as trees.
         prompts: Token ids, each at least one.
-        config: What to do.
+        config: What to do, for all or one for each.
         max_tokens: For each prompt, instead of the configuration's.
         batch_size: Texts under way at most.
         planner: Chooses each step's beam shape for all texts, instead of ``config.beam``; the one
             that it has for as many texts as are under way.
 
     Attributes:
+        sequences: The texts.
         stats: Counts of each text. Seconds are those of whole steps, which the texts share.
         prompt_seconds: For each prompt the time to its first token, 0 before.
 
@@ -300,21 +301,21 @@ class BatchDecoder:
         self,
         model: SpeculativeModel,
         prompts: Tokens[Tokens[int]],
-        config: DecodingConfig | None = None,
+        config: DecodingConfig | Tokens[DecodingConfig] | None = None,
         *,
         max_tokens: Tokens[int] | None = None,
         batch_size: int = DEFAULT_BATCH,
         planner: ShapePlanner | None = None,
     ):
-        config = config or DecodingConfig()
-        _check(model, prompts, config, max_tokens)
+        configs = _configs(config, max_tokens, len(prompts))
+        _check(model, prompts, configs)
         model.target.make_batch_cache()
-        limits = max_tokens or [config.max_tokens] * len(prompts)
         self.stats = [AcceptanceStats() for _ in prompts]
         self.prompt_seconds = [0.0 for _ in prompts]
         self._engine = Engine(model, batch_size=batch_size, planner=planner, prompts_first=True)
-        for prompt, limit, stats in zip(prompts, limits, self.stats, strict=True):
-            self._engine.add(prompt, replace(config, max_tokens=limit), stats=stats)
+        for prompt, own, stats in zip(prompts, configs, self.stats, strict=True):
+            self._engine.add(prompt, own, stats=stats)
+        self.sequences = [self._engine.sequence(place) for place in range(len(prompts))]
         self._stopped: set[int] = set()
 
     def stop(self, index: int) -> None:
@@ -340,21 +341,33 @@ class BatchDecoder:
                 yield event.sequence, event.decoded
 
 
-def _check(
-    model: SpeculativeModel,
-    prompts: Tokens[Tokens[int]],
-    config: DecodingConfig,
+def _configs(
+    config: DecodingConfig | Tokens[DecodingConfig] | None,
     max_tokens: Tokens[int] | None,
+    count: int,
+) -> list[DecodingConfig]:
+    """A configuration for each prompt."""
+    if config is None or isinstance(config, DecodingConfig):
+        configs = [config or DecodingConfig()] * count
+    else:
+        configs = list(config)
+    for name, given in (("config", configs), ("max_tokens", max_tokens)):
+        if given is not None and len(given) != count:
+            raise RedrafterError(
+                f"{name} has {len(given)} entries for {count} prompts: "
+                "give one for each, or one number for all."
+            )
+    limits = max_tokens or [one.max_tokens for one in configs]
+    return [replace(one, max_tokens=limit) for one, limit in zip(configs, limits, strict=True)]
+
+
+def _check(
+    model: SpeculativeModel, prompts: Tokens[Tokens[int]], configs: Tokens[DecodingConfig]
 ) -> None:
     for place, prompt in enumerate(prompts):
         check_prompt(prompt, model.target.vocab_size, f"Prompt {place}")
-    if max_tokens is not None and len(max_tokens) != len(prompts):
-        raise RedrafterError(
-            f"max_tokens has {len(max_tokens)} entries for {len(prompts)} prompts: "
-            "give one for each, or one number for all."
-        )
-    options = config.cache_options
-    if options.kv_bits is not None or options.max_kv_size is not None:
+    options = [config.cache_options for config in configs]
+    if any(one.kv_bits is not None or one.max_kv_size is not None for one in options):
         raise RedrafterError(
             "Prompts that are decoded together keep all keys and values as they are: leave kv_bits "
             "and max_kv_size out, or decode the prompts one by one."

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import mlx.core as mx
 
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
-from ..sampling import SamplingConfig
+from ..ranges import is_count
+from ..sampling import LogitsProcessor, SamplingConfig
 from ..target.target import PREFILL_STEP
 
 
@@ -18,7 +22,13 @@ class DecodingConfig:
     Attributes:
         max_tokens: Tokens to decode at most; -1 for no limit.
         sampling: How tokens are chosen.
+        logits_processors: Change the logits after each token before one is chosen, as mlx-lm's do:
+            (tokens (k,), logits (1, vocab_size)) to logits. Drafts are verified with each node's
+            own tokens, which takes a further evaluation a step.
+        sampler: Chooses tokens instead, as mlx-lm's do: log-probabilities (1, vocab_size) to ids
+            (1,). What it draws depends on when it is asked, so nothing is drafted.
         draft: Whether to draft, where the model can.
+        copy: Whether to draft copies of the text too, for which no draft head is needed.
         beam: Shape of the drafts.
         eos_token_ids: Tokens that end the text.
         prefill_step_size: Prompt tokens run through the target at once.
@@ -27,7 +37,10 @@ class DecodingConfig:
 
     max_tokens: int = 256
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    sampler: Callable[[mx.array], mx.array] | None = None
     draft: bool = True
+    copy: bool = False
     beam: BeamShape = field(default_factory=BeamShape)
     eos_token_ids: frozenset[int] = frozenset()
     prefill_step_size: int = PREFILL_STEP
@@ -39,11 +52,11 @@ class DecodingConfig:
         Raises:
             RedrafterError: If a value is out of its range.
         """
-        if self.max_tokens != -1 and self.max_tokens < 1:
+        limit = self.max_tokens
+        if not is_count(limit) or (limit != -1 and limit < 1):
             raise RedrafterError(
-                f"max_tokens is {self.max_tokens}, but has to be 1 or more, or -1 for no limit."
+                f"max_tokens is {limit!r}, but has to be 1 or more, or -1 for no limit."
             )
-        if self.prefill_step_size < 1:
-            raise RedrafterError(
-                f"prefill_step_size is {self.prefill_step_size}, but has to be 1 or more."
-            )
+        size = self.prefill_step_size
+        if not is_count(size) or size < 1:
+            raise RedrafterError(f"prefill_step_size is {size!r}, but has to be 1 or more.")

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from ..drafting.copies import Copies, TextCopies
 from ..drafting.copy_acceptance import CopyAcceptance
-from ..drafting.grafting import merge
+from ..drafting.grafting import graft, merge
 from ..drafting.shape import BeamShape
-from ..tree import HostTree
+from ..tree import DraftTree, HostTree
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,25 @@ class CopyPlanner(Protocol):
         """
 
 
-class BudgetedCopies:
-    """Shares a fixed number of rows between copies and guesses, where nothing plans the steps.
+# Copied nodes below this chance are no better than what a draft has at the end of its budget.
+LEAST_CHANCE = 0.1
 
-    Args:
-        nodes: Nodes to verify in a step.
+
+@dataclass(frozen=True)
+class BudgetedCopies:
+    """Shares a fixed number of nodes between copies and guesses, where nothing plans the steps.
+
+    Attributes:
+        acceptance: What is learnt of copies.
+        nodes: Nodes to verify in a step, at most.
     """
 
-    # Copied nodes below this chance are no better than what a draft has at the end of its budget.
-    LEAST_CHANCE = 0.1
-
-    def __init__(self, nodes: int):
-        self.acceptance = CopyAcceptance()
-        self._nodes = nodes
+    acceptance: CopyAcceptance
+    nodes: int
 
     def num_nodes(self, chances: Sequence[float], context: int) -> int:  # noqa: ARG002
         """Those that are likely enough, as far as the budget reaches."""
-        likely = sum(chance >= self.LEAST_CHANCE for chance in chances)
-        return min(likely, self._nodes)
+        return min(sum(chance >= LEAST_CHANCE for chance in chances), self.nodes)
 
     def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
         """Wait for what is likely to be verified."""
@@ -89,8 +90,8 @@ class BudgetedCopies:
     def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:  # noqa: ARG002
         """The likeliest nodes of both; a draft's node of rank i is right in about 0.5 / i steps."""
         copied = 0
-        while copied < min(len(chances), shape.nodes):
-            if chances[copied] <= max(self.LEAST_CHANCE, 0.5 / (shape.nodes - copied)):
+        while copied < min(len(chances), self.nodes, shape.nodes):
+            if chances[copied] <= max(LEAST_CHANCE, 0.5 / (shape.nodes - copied)):
                 break
             copied += 1
         return CopyShare(copied, shape.nodes - copied)
@@ -173,6 +174,12 @@ class KnownTree:
     tree: HostTree
     copied: frozenset[int]
 
+    @property
+    def on_device(self) -> DraftTree:
+        """The tree, to be verified."""
+        tree = self.tree
+        return DraftTree.from_parents(tree.tokens, tree.parents, tree.log_probs)
+
 
 class Candidates:
     """Guesses and copies for one sequence, all known to the host, the likeliest first.
@@ -221,6 +228,148 @@ class Candidates:
             nodes = self._merged.likeliest(self._chances, count)
         copied = (i for i, node in enumerate(nodes) if node and self._merged.guesses[node] < 0)
         return KnownTree(self._merged.pick(nodes, self._scores), frozenset(copied))
+
+
+@dataclass(frozen=True)
+class StepDraft:
+    """What is known of one sequence's tree before its step is launched.
+
+    Attributes:
+        shape: What its sources draft, or have drafted; None where they do not.
+        tree: The tree, where it is known already.
+        beside: Copies to be set beside what its sources will propose, of which the first
+            ``guessed`` nodes are kept; None for no copies.
+        guessed: See there; None keeps all.
+        copied: Nodes of ``tree`` that nothing but a copy proposed.
+    """
+
+    shape: BeamShape | None = None
+    tree: DraftTree | None = None
+    beside: HostTree | None = None
+    guessed: int | None = None
+    copied: frozenset[int] = frozenset()
+
+    @property
+    def max_depth(self) -> int:
+        """Depth of the nodes that are known already."""
+        return max(
+            self.tree.max_depth if self.tree else 0, max(self.beside.depths) if self.beside else 0
+        )
+
+    def complete(self, proposed: DraftTree) -> tuple[DraftTree, frozenset[int]]:
+        """The tree with what the sources proposed, and which of its nodes only a copy did."""
+        kept = proposed if self.guessed is None else proposed.first(self.guessed)
+        if self.beside is None:
+            return kept, frozenset()
+        tree = graft(kept, self.beside)
+        return tree, frozenset(range(len(kept), len(tree)))
+
+
+class StepCopies:
+    """Plans one step of sequences that share a forward, of which some have copies to verify.
+
+    Args:
+        planner: Prices copied nodes.
+        proposals: Copies of each sequence, None for one that has none.
+        roots: The last token of each.
+        context: Tokens of the longest.
+        chain: Whether only one path can be verified.
+    """
+
+    def __init__(
+        self,
+        planner: CopyPlanner,
+        proposals: Sequence[CopyProposal | None],
+        roots: Sequence[int],
+        context: int,
+        *,
+        chain: bool = False,
+    ):
+        self._planner = planner
+        self._proposals = proposals
+        self._roots = roots
+        self._context = context
+        self._chain = chain
+
+    @property
+    def waits(self) -> bool:
+        """Whether the step after this one should not begin before this one's token is known."""
+        chains = [proposal.chain for proposal in self._proposals if proposal is not None]
+        if not chains:
+            return False
+        first = sum(chain[0] for chain in chains) / len(self._proposals)
+        after = [[chance / chain[0] for chance in chain[1:]] for chain in chains]
+        return self._planner.waits_for_copies(first, mean_chances(after), self._context)
+
+    def with_drafts_to_make(self, shapes: Sequence[BeamShape | None]) -> list[StepDraft]:
+        """What to verify where drafts would still have to be made, or are not.
+
+        Args:
+            shapes: What would be drafted for each sequence: for some the same, for others nothing.
+        """
+        ranked = [sorted(p.chances[1:], reverse=True) if p else [] for p in self._proposals]
+        shape = next(filter(None, shapes), None)
+        if shape is not None:
+            share = self._planner.share(shape, mean_chances(ranked), self._context)
+            if share.guessed:
+                return self._grafts(shapes, share)
+        nothing = [None for _ in self._roots]
+        return self.with_known_drafts(nothing, nothing, [[1.0] for _ in self._roots])
+
+    def _grafts(self, shapes: Sequence[BeamShape | None], share: CopyShare) -> list[StepDraft]:
+        """Copies beside drafts that the sequences' sources will make."""
+        result = []
+        for shape, root, proposal in zip(shapes, self._roots, self._proposals, strict=True):
+            if proposal is None or not share.copied or self._chain:
+                result.append(StepDraft(shape))
+                continue
+            copied = Candidates(root, None, [1.0], proposal).first(share.copied)
+            if shape is None:
+                result.append(StepDraft(None, copied.on_device, copied=copied.copied))
+                continue
+            guessed = None if share.guessed == shape.nodes else share.guessed
+            result.append(StepDraft(shape, None, copied.tree, guessed))
+        return result
+
+    def with_known_drafts(
+        self,
+        shapes: Sequence[BeamShape | None],
+        guesses: Sequence[HostTree | None],
+        chances: Sequence[Sequence[float]],
+    ) -> list[StepDraft]:
+        """What to verify where all drafts are known already.
+
+        Args:
+            shapes: What was drafted for each sequence.
+            guesses: The drafts.
+            chances: Of their nodes to be accepted, 1 for the root.
+        """
+        candidates = [
+            Candidates(root, guessed, own, proposal, chain=self._chain)
+            for root, guessed, own, proposal in zip(
+                self._roots, guesses, chances, self._proposals, strict=True
+            )
+        ]
+        ranked = [candidate.chances for candidate in candidates]
+        count = self._planner.num_nodes(mean_chances(ranked), self._context)
+        if not count:
+            return [StepDraft() for _ in self._roots]
+        trees = [candidate.first(count) for candidate in candidates]
+        return [
+            StepDraft(shape if guessed else None, tree.on_device, copied=tree.copied)
+            for shape, guessed, tree in zip(shapes, guesses, trees, strict=True)
+        ]
+
+
+def copied_on(drafts: Sequence[StepDraft]) -> float:
+    """Chance that a step accepts copies to their end, so that the next one copies on; a mean."""
+    total = 0.0
+    for draft in drafts:
+        tree = draft.tree.known if draft.tree else None
+        if tree is not None and draft.copied:
+            deepest = max(draft.copied, key=tree.depths.__getitem__)
+            total += math.exp(tree.log_probs[deepest])
+    return total / max(1, len(drafts))
 
 
 def mean_chances(chances: Sequence[Sequence[float]]) -> list[float]:

@@ -17,10 +17,10 @@ import mlx.core as mx
 
 from ..cache.batch import BatchCache
 from ..cache.prompt_cache import PromptCache
-from ..drafting.shape import BeamShape
-from ..tree import DraftTree
+from .choose import DraftChooser, Shapes
 from .config import DecodingConfig
-from .launch import PlannedDrafts, StepLauncher, caches_of
+from .copying import StepDraft
+from .launch import StepLauncher, caches_of
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
@@ -28,8 +28,6 @@ from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
 
 CLEAR_CACHE_EVERY = 256
-
-Shapes = list[BeamShape | None]
 
 
 def decode(
@@ -63,10 +61,26 @@ def decode(
         RedrafterError: If the prompt is empty or holds ids outside the vocabulary; and while
             tokens are read, if another text has used the cache since.
     """
+    return begin(
+        model, prompt, config, cache=cache, stats=stats, planner=planner, progress=progress
+    )[1]
+
+
+def begin(
+    model: SpeculativeModel,
+    prompt: Tokens[int],
+    config: DecodingConfig | None = None,
+    *,
+    cache: PromptCache | None = None,
+    stats: AcceptanceStats | None = None,
+    planner: ShapePlanner | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Sequence, Iterator[DecodedToken]]:
+    """A sequence, and the iterator that decodes it; see :func:`decode`."""
     sequence = Sequence(model, prompt, config or DecodingConfig(), cache=cache, stats=stats)
     loop = DecodingLoop(model, planner)
     loop.check(sequence)
-    return _run(loop, sequence, progress or (lambda _done, _total: None))
+    return sequence, _run(loop, sequence, progress or (lambda _done, _total: None))
 
 
 def _run(
@@ -104,6 +118,7 @@ class DecodingLoop:
         self._model = model
         self._target = model.target
         self._planner = planner
+        self._chooser = DraftChooser(model, planner)
         self._launcher = StepLauncher(model.target, planner)
         self.sequences: list[Sequence] = []
         self.batch: BatchCache | None = None
@@ -125,6 +140,7 @@ class DecodingLoop:
 
     def prefill(self, sequence: Sequence) -> Iterator[tuple[int, int]]:
         """Read a sequence's prompt, all but its last token; yields (done, to do)."""
+        self._chooser.begin(sequence)
         planner = self._planner
         plain = not sequence.drafts or (planner is not None and planner.drafting_disabled)
         self._target.take_cores(1 if plain else len(sequence.prompt))
@@ -147,7 +163,7 @@ class DecodingLoop:
         self._pending, self._last = [], None
         # Decided as late as can be: only after a plain step may the next one overlap.
         plain = all(step.is_plain for step in pending)
-        shapes = self._next_shapes(pending) if plain and goes_on else None
+        shapes = self._chooser.shapes(self.sequences, pending) if plain and goes_on else None
         if shapes is not None and self._may_overlap(shapes):
             self._pending = self._overlap(pending)
         # 4 accept
@@ -183,97 +199,21 @@ class DecodingLoop:
 
     def _follow(self, *, goes_on: bool = True) -> list[PendingStep]:
         """Launch the step after the one that was read last."""
-        if self._last is None:
-            after_prompt = not any(sequence.emitted for sequence in self.sequences)
-            plain: Shapes = [None for _ in self.sequences]
-            return self._launch(plain if after_prompt else self._next_shapes(), goes_on=goes_on)
-        pending, shapes = self._last
-        shapes = self._next_shapes(pending) if shapes is None else shapes
-        drafts, ends = self._trimmed(pending)
+        choose, sequences = self._chooser, self.sequences
+        if self._last is None and not any(sequence.emitted for sequence in sequences):
+            return self._launch([StepDraft() for _ in sequences], goes_on=goes_on)
+        pending, shapes = self._last or ([], None)
+        shapes = choose.shapes(sequences, pending) if shapes is None else shapes
+        drafts = choose.drafts(sequences, shapes, pending)
         # A draft that ends the text is mostly right, and then another after it would be wasted.
-        return self._launch(shapes, drafts, goes_on=goes_on and not ends)
+        early = any(step.next_draft for step in pending)
+        ends = early and all(map(_ends, sequences, drafts))
+        return self._launch(drafts, goes_on=goes_on and not ends)
 
-    def _trimmed(self, pending: list[PendingStep]) -> tuple[list[DraftTree | None], bool]:
-        """What is worth verifying of drafts made in the step before; whether all end their text."""
-        made = [step.next_draft.tree if step.next_draft else None for step in pending]
-        if not any(made):
-            return [None for _ in pending], False
-        planner = self._planner_of()
-        assert planner is not None
-        counts, known = [], []
-        for sequence, step, tree in zip(self.sequences, pending, made, strict=True):
-            known.append(tree.read() if tree else None)
-            if step.next_draft and step.next_draft.shape and known[-1]:
-                shape, context = step.next_draft.shape, len(sequence.cache)
-                counts.append(planner.num_nodes_to_verify(shape, known[-1], context))
-        count = max(counts)
-        drafts = [
-            t and t.first(min(count, len(t) - 1), k) for t, k in zip(made, known, strict=True)
-        ]
-        ends = (
-            draft is None or not s.config.eos_token_ids.isdisjoint(draft.read().tokens)
-            for s, draft in zip(self.sequences, drafts, strict=True)
-        )
-        return drafts, all(ends)
-
-    def _launch(
-        self, shapes: Shapes, drafts: list[DraftTree | None] | None = None, *, goes_on: bool = True
-    ) -> list[PendingStep]:
+    def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:
         """Start a step; if there is likely to be one after it, that may be drafted with it."""
-        following = self._plan_next() if goes_on else None
-        drafts = drafts or [None for _ in shapes]
-        return self._launcher.launch(self.sequences, self.batch, shapes, drafts, following)
-
-    def _plan_next(self) -> PlannedDrafts | None:
-        """What the step after the one to be launched drafts, if it is to be drafted with it."""
-        planner = self._planner_of()
-        # A chain is picked from a tree by its scores.
-        early = self._target.verifies == "tree" and self._model.lookback is not None
-        if planner is None or not early or not planner.drafts_next:
-            return None
-        shape = self._ask()
-        sources = [
-            s.sources_for(shape, timed=False)[0] if shape and s.drafts else None
-            for s in self.sequences
-        ]
-        return PlannedDrafts(shape, sources)
-
-    def _next_shapes(self, pending: list[PendingStep] | None = None) -> Shapes:
-        """What each sequence drafts in the next step; it may have been decided with the last."""
-        decided = [step.next_draft for step in pending or ()]
-        if any(decided):
-            return [draft.shape if draft else None for draft in decided]
-        if self._planner is None:
-            return [s.config.beam if s.drafts else None for s in self.sequences]
-        shape = self._ask()
-        return [shape if s.drafts else None for s in self.sequences]
-
-    def _ask(self) -> BeamShape | None:
-        """The planner's next shape; None where it cannot be verified, or drafts are paused."""
-        planner, drafting = self._planner_of(), [s for s in self.sequences if s.drafts]
-        if planner is None:
-            return None
-        shape = planner.next_shape(self._context)
-        if shape is None or any(s.cache.changes_within(shape.length) for s in drafting):
-            return None
-        # A step is plain for all of a batch or for none.
-        pausing = [s for s in drafting if s.backoff.pausing]
-        if planner.probing or 2 * len(pausing) < len(drafting) or not pausing:
-            return shape
-        for sequence in pausing:
-            sequence.backoff.paused()
-        return None
-
-    def _planner_of(self) -> ShapePlanner | None:
-        """Who plans the steps of so many sequences; None where nobody does, or drafts."""
-        if self._planner is None or not any(sequence.drafts for sequence in self.sequences):
-            return None
-        return self._planner.for_batch(len(self.sequences))
-
-    @property
-    def _context(self) -> int:
-        """Committed tokens of the longest sequence."""
-        return max(len(sequence.cache) for sequence in self.sequences)
+        following = self._chooser.next_drafts(self.sequences, drafts) if goes_on else None
+        return self._launcher.launch(self.sequences, self.batch, drafts, following)
 
     # Accepting, committing
 
@@ -295,6 +235,7 @@ class DecodingLoop:
             and any(going_on)
             and all(sequence.cache.can_discard for sequence in self.sequences)
             and not any(sequence.finish_reason for sequence in self.sequences)
+            and not self._chooser.waits(self.sequences)
         )
 
     def _overlap(self, pending: list[PendingStep]) -> list[PendingStep]:
@@ -304,7 +245,7 @@ class DecodingLoop:
             sequence.follow(step)
         if self.batch is not None:
             self.batch.commit()
-        return self._launch([None for _ in pending])
+        return self._launch([StepDraft() for _ in pending])
 
     def _observe(
         self,
@@ -322,9 +263,9 @@ class DecodingLoop:
             if sequence not in made:
                 continue
             sequence.count(step, record, len(made[sequence]), seconds)
-            if sequence.drafts:
+            if sequence.drafts or sequence.copies:
                 drafting.append((sequence, record))
-        planner = self._planner_of()
+        planner = self._chooser.planner_of(self.sequences)
         if planner is None or not drafting:
             return
         planned = (step.next_draft.shape for step in pending if step.next_draft)
@@ -390,12 +331,20 @@ class DecodingLoop:
             sequence.cache, row.user = row, sequence
 
 
+def _ends(sequence: Sequence, draft: StepDraft) -> bool:
+    """Whether a text's draft ends it; that of a text without one is taken to."""
+    if draft.tree is None:
+        return True
+    return not sequence.config.eos_token_ids.isdisjoint(draft.tree.read().tokens)
+
+
 def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[DecodedToken]:
     """The tokens of text that a step made, the last with the reason why the text ends there."""
     produced = record if sequence.emitted else None
+    logprobs = sequence.logprobs(step, record)
     tokens = sequence.advance(step, record)
     reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
     return [
-        DecodedToken(token, place < record.accepted, reason, produced)
-        for place, (token, reason) in enumerate(zip(tokens, reasons, strict=True))
+        DecodedToken(token, record.source(place), reasons[place], produced, *logprobs[place])
+        for place, token in enumerate(tokens)
     ]

@@ -17,6 +17,7 @@ from ..drafting.shape import BeamShape
 from ..drafting.source import DraftSource
 from ..target.target import Target
 from ..tree import DraftTree
+from .copying import StepDraft
 from .sequence import Sequence
 from .shape_planner import ShapePlanner
 from .step import PendingStep
@@ -56,40 +57,47 @@ class StepLauncher:
         self,
         sequences: Tokens[Sequence],
         batch: BatchCache | None,
-        shapes: Tokens[BeamShape | None],
-        drafts: Tokens[DraftTree | None],
+        drafts: Tokens[StepDraft],
         following: PlannedDrafts | None,
     ) -> list[PendingStep]:
-        """Start a step: draft (where a shape is given and no draft), verify, choose.
+        """Start a step: draft (where a shape is given and no tree), verify, choose.
 
         Args:
             sequences: Those that take part.
             batch: What they have left in the target; None for a single sequence with its own.
-            shapes: What to draft, or was drafted, for each sequence; None is a plain step.
-            drafts: What to verify of drafts that were made in the step before.
+            drafts: What to draft, or was drafted, for each sequence.
             following: What to draft for the step after it; None: that is not decided yet.
         """
         started = time.perf_counter()
         sources = [
-            s.sources_for(shape, timed=self._planner is None) if shape and s.can_draft else []
-            for s, shape in zip(sequences, shapes, strict=True)
+            s.sources_for(draft.shape, timed=self._planner is None)
+            if draft.shape and s.can_draft
+            else []
+            for s, draft in zip(sequences, drafts, strict=True)
         ]
         depth = max((source.max_depth for own in sources for source in own), default=0)
+        depth = max(depth, *(draft.max_depth for draft in drafts))
         more = following.depth if following else 0
         noises = [sequence.noise(depth + more) for sequence in sequences]
         # Where the kind of cache changes, tokens are verified one by one.
         if depth and any(sequence.cache.changes_within(depth) for sequence in sequences):
-            sources = [[] for _ in sources]
-        trees = self._draft(sequences, sources, drafts, noises)  # 1 draft
+            sources, drafts = [[] for _ in sources], [StepDraft() for _ in drafts]
+        trees, copied = self._draft(sequences, sources, drafts, noises)  # 1 draft
         logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
         pending = []
         for place, sequence in enumerate(sequences):
             tree, noise, drafted = trees[place], noises[place], bool(sources[place])
             choices = sequence.choose(logits[place], tree, noise)  # 3 choose
-            shape = shapes[place] if drafted and len(tree) > 1 else None
-            seconds = self._draft_seconds(shape, sources[place])
+            shape = drafts[place].shape if drafted and len(tree) > 1 else None
             step = PendingStep(
-                tree, choices, hidden[place], shape, len(sequence.cache), started, seconds
+                tree=tree,
+                choices=choices,
+                hidden=hidden[place],
+                shape=shape,
+                context=len(sequence.cache),
+                started=started,
+                draft_seconds=self._draft_seconds(shape, sources[place]),
+                copied=copied[place],
             )
             pending.append(step)
         if following is not None:
@@ -102,28 +110,35 @@ class StepLauncher:
         self,
         sequences: Tokens[Sequence],
         sources: list[list[DraftSource]],
-        drafts: Tokens[DraftTree | None],
+        drafts: Tokens[StepDraft],
         noises: list[mx.array | None],
-    ) -> list[DraftTree]:
-        """A tree for each sequence: what its sources propose, made one; all of one size."""
-        trees = [DraftTree.root_only(sequence.root) for sequence in sequences]
+    ) -> tuple[list[DraftTree], list[frozenset[int]]]:
+        """A tree for each sequence, all of one size; which of its nodes only a copy proposed."""
+        trees = [
+            draft.tree or DraftTree.root_only(sequence.root)
+            for sequence, draft in zip(sequences, drafts, strict=True)
+        ]
+        copied = [draft.copied for draft in drafts]
         wanted, states, own = [], [], []
         for place, proposing in enumerate(sources):
-            draft = drafts[place]
-            rest = proposing[1:] if draft is not None else proposing
-            if proposing and draft is not None:
-                trees[place] = draft
+            rest = proposing[1:] if drafts[place].tree is not None else proposing
             if rest:
                 wanted.append(place)
                 own.append(rest)
                 states.append(sequences[place].draft_input(noises[place]))
         for place, tree in zip(wanted, draft_together(own, states), strict=True):
             draft = drafts[place]
-            whole = tree if draft is None else combine(draft, tree)
+            if draft.tree is not None:
+                whole = combine(draft.tree, tree)
+            else:
+                whole, copied[place] = draft.complete(tree)
             several = len(sources[place]) > 1 and self._target.verifies == "chain"
             trees[place] = chain_of(whole) if several else whole
+        for place, sequence in enumerate(sequences):
+            if sequence.needs_tokens and len(trees[place]) > 1:
+                trees[place] = replace(trees[place], known=trees[place].read())
         size = max(len(tree) for tree in trees)
-        return [tree.padded(size) for tree in trees]
+        return [tree.padded(size) for tree in trees], copied
 
     def _verify(
         self, sequences: Tokens[Sequence], batch: BatchCache | None, trees: list[DraftTree]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
+from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
 
 from ..cache.prompt_cache import PromptCache
+from ..drafting.copies import MAX_CHAIN, TextCopies
+from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
@@ -17,10 +20,14 @@ from ..sampling import Choices, Sampler
 from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
 from .config import DecodingConfig
+from .copying import CopyProposal, SequenceCopies
 from .model import SpeculativeModel
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
 from .step import PendingStep, StepRecord
+
+# A token's log-probability, and those of the likeliest, the likeliest first.
+Logprobs = tuple[float | None, tuple[tuple[int, float], ...]]
 
 
 class Sequence:
@@ -37,7 +44,7 @@ class Sequence:
 
     Attributes:
         prompt: As given.
-        config: As given.
+        config: As given, with the seed that was drawn where it named none.
         cache: What the text has left in the target so far.
         stats: Counts of its steps.
         drafts: Whether it is drafted at all.
@@ -65,14 +72,20 @@ class Sequence:
         self._target = model.target
         self._model = model
         self.prompt = list(prompt)
-        self.config = config
-        self.drafts = config.draft and model.drafts
+        self.config = config = replace(config, sampling=config.sampling.seeded())
+        self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
         self.stats = stats if stats is not None else AcceptanceStats()
         self.backoff = DraftBackoff()
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
-        self._sampler = Sampler(config.sampling, model.target.vocab_size)
+        self.copies: SequenceCopies | None = None
+        self._sampler = Sampler(
+            config.sampling,
+            model.target.vocab_size,
+            processors=config.logits_processors,
+            choose=config.sampler,
+        )
         self.last_token = self.prompt[-1]
         self._end: tuple[PendingStep, int] | None = None
         self.emitted = 0
@@ -106,10 +119,42 @@ class Sequence:
                 "its end, or close it, before the next begins, or give each a cache of its own."
             )
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the host has to know a tree before choices are made."""
+        return self._sampler.needs_tokens
+
     def sources_for(self, shape: BeamShape, *, timed: bool) -> list[DraftSource]:
         """What proposes in a step: the head's beam search of that shape, and the text's sources."""
         head = self._model.source(shape, self.config.sampling, timed=timed)
         return [*([head] if head is not None else []), *self.sources]
+
+    @property
+    def may_copy(self) -> bool:
+        """Whether copies of the text are to be drafted, and can be verified."""
+        wanted = self.config.draft and self.config.copy and self.config.sampler is None
+        return wanted and self._target.verifies != "nothing" and self.cache.can_discard
+
+    def begin_copies(self, acceptance: CopyAcceptance) -> None:
+        """Copy from the text from now on.
+
+        Args:
+            acceptance: What is learnt of copies, for all sequences of a model.
+        """
+        text = TextCopies(self.cache.text_index)
+        self.cache.text_index = text.automaton
+        self.copies = SequenceCopies(text, acceptance)
+        self.copies.begin(self.prompt)
+
+    def propose_copies(self) -> CopyProposal | None:
+        """Copies that may follow the last token, as far as they can be verified."""
+        if self.copies is None or self.finish_reason is not None:
+            return None
+        limit = self.config.max_tokens
+        most = MAX_CHAIN if limit == -1 else min(MAX_CHAIN, limit - self.emitted - 1)
+        while most > 0 and self.cache.changes_within(most):
+            most //= 2
+        return self.copies.propose(most)
 
     @property
     def can_draft(self) -> bool:
@@ -152,7 +197,22 @@ class Sequence:
         if pending.choices.flipped_by_noise is not None:
             flipped = _numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
-        return StepRecord(tree, choices, path)
+        return StepRecord(tree, choices, path, pending.copied)
+
+    def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
+        """Of each token that the step made; without where nobody asked for them."""
+        choices = pending.choices
+        if choices.logprobs is None:
+            return [(None, ()) for _ in record.path]
+        chosen = _numbers(choices.logprobs)
+        if choices.top_tokens is None or choices.top_logprobs is None:
+            return [(chosen[node], ()) for node in record.path]
+        ids, values = _numbers(choices.top_tokens), _numbers(choices.top_logprobs)
+        pairs = [
+            sorted(zip(ids[node], values[node], strict=True), key=lambda pair: -pair[1])
+            for node in record.path
+        ]
+        return [(chosen[node], tuple(top)) for node, top in zip(record.path, pairs, strict=True)]
 
     def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
         """Take a step's tokens up to the end of the text; its end is the next root.
@@ -174,6 +234,8 @@ class Sequence:
         self.emitted += len(tokens)
         for source in self.sources:
             source.accepted(tokens)
+        if self.copies is not None:
+            self.copies.accepted(tokens)
         return tokens
 
     def commit(self, record: StepRecord, emitted: int) -> None:
@@ -188,7 +250,14 @@ class Sequence:
     def count(self, pending: PendingStep, record: StepRecord, emitted: int, seconds: float) -> None:
         """Count a step that took so long and made so many tokens of text."""
         stats = self.stats
-        stats.record(record.tree.depths[1:], min(record.accepted, emitted), emitted)
+        accepted = record.path[1 : 1 + emitted]
+        stats.record(
+            record.tree.depths[1:],
+            len(accepted),
+            emitted,
+            copied=len(record.copied),
+            accepted_copies=sum(node in record.copied for node in accepted),
+        )
         stats.evaluations += 1
         stats.draft_seconds += pending.draft_seconds
         stats.verify_seconds += max(0.0, seconds - pending.draft_seconds)

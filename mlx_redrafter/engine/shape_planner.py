@@ -9,6 +9,7 @@ from typing import Protocol
 from ..cache.prompt_cache import PromptCache
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
+from .copying import CopyPlanner
 from .step import StepRecord
 
 
@@ -88,6 +89,13 @@ class ShapePlanner(Protocol):
         Asked after a step has been observed; before that after a plain step, and where
         ``drafts_next``. It need not be taken.
         """
+
+    @property
+    def copies(self) -> CopyPlanner:
+        """Who prices copies of the text."""
+
+    def guess_chances(self, tree: HostTree) -> list[float]:
+        """The chance of each node of a draft to be accepted, 1 for the root."""
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """How many of a draft's nodes to verify, from the first on; asked where ``drafts_next``."""

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+_SUMS = (
+    "steps", "drafted", "accepted", "copied", "accepted_copies", "tokens", "evaluations",
+    "draft_seconds", "verify_seconds",
+)  # fmt: skip
+
 
 def _add(counts: list[int], index: int, amount: int = 1) -> None:
     counts.extend([0] * (index + 1 - len(counts)))
@@ -25,6 +30,8 @@ class AcceptanceStats:
         steps: Target forwards.
         drafted: Candidate nodes verified.
         accepted: Drafted tokens that became text.
+        copied: Those of ``drafted`` that nothing but a copy of the text proposed.
+        accepted_copies: Those of ``accepted`` that nothing but a copy of the text proposed.
         tokens: Tokens of text that steps produced: accepted plus the target's own.
         trials_by_depth: Steps that had a candidate at depth 1, 2, ... and were not cut off above it
             by the end of the text.
@@ -40,6 +47,8 @@ class AcceptanceStats:
     steps: int = 0
     drafted: int = 0
     accepted: int = 0
+    copied: int = 0
+    accepted_copies: int = 0
     tokens: int = 0
     trials_by_depth: list[int] = field(default_factory=list)
     accepted_by_depth: list[int] = field(default_factory=list)
@@ -76,7 +85,24 @@ class AcceptanceStats:
         pairs = zip(self.accepted_by_depth, self.trials_by_depth, strict=True)
         return [hits / trials if trials else 0.0 for hits, trials in pairs]
 
-    def record(self, depths: Sequence[int], accepted: int, emitted: int) -> None:
+    @property
+    def by_source(self) -> dict[str, int]:
+        """Tokens of steps by who came up with them: guessed, copied, and the target's own."""
+        return {
+            "guessed": self.accepted - self.accepted_copies,
+            "copied": self.accepted_copies,
+            "own": self.tokens - self.accepted,
+        }
+
+    def record(
+        self,
+        depths: Sequence[int],
+        accepted: int,
+        emitted: int,
+        *,
+        copied: int = 0,
+        accepted_copies: int = 0,
+    ) -> None:
         """Count one step.
 
         Args:
@@ -84,10 +110,14 @@ class AcceptanceStats:
             accepted: Drafted tokens that became text.
             emitted: Tokens of text the step produced: ``accepted`` plus one, or ``accepted`` where
                 the end of the text came first.
+            copied: Candidate nodes that nothing but a copy proposed.
+            accepted_copies: Those of them that became text.
         """
         self.steps += 1
         self.drafted += len(depths)
         self.accepted += accepted
+        self.copied += copied
+        self.accepted_copies += accepted_copies
         self.tokens += emitted
         self.last_drafted, self.last_accepted = len(depths), accepted
         _add(self.histogram, accepted)
@@ -100,9 +130,7 @@ class AcceptanceStats:
 
     def merge(self, other: AcceptanceStats) -> None:
         """Add the counts of another text."""
-        for name in ("steps", "drafted", "accepted", "tokens", "evaluations"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("draft_seconds", "verify_seconds"):
+        for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("trials_by_depth", "accepted_by_depth", "histogram"):
             for index, amount in enumerate(getattr(other, name)):
@@ -121,6 +149,8 @@ class AcceptanceStats:
             "tokens_per_step": self.tokens_per_step,
             "drafted": self.drafted,
             "accepted": self.accepted,
+            "copied": self.copied,
+            "by_source": self.by_source,
             "tokens": self.tokens,
             "acceptance_by_depth": self.acceptance_by_depth,
             "trials_by_depth": list(self.trials_by_depth),

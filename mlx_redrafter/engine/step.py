@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import mlx.core as mx
 
@@ -10,6 +11,8 @@ from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..sampling import Choices
 from ..tree import DraftTree, HostTree
+
+TokenSource = Literal["guessed", "copied", "own"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class PendingStep:
         started: When it was launched, by ``time.perf_counter``.
         draft_seconds: What its draft takes, measured alone.
         next_draft: The next step's draft, where that is made in this step's graph.
+        copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
     """
 
     tree: DraftTree
@@ -35,6 +39,7 @@ class PendingStep:
     started: float
     draft_seconds: float
     next_draft: NextDraft | None = None
+    copied: frozenset[int] = frozenset()
 
     @property
     def is_plain(self) -> bool:
@@ -61,16 +66,39 @@ class StepRecord:
         tree: What was verified.
         choices: The target's choice after each node.
         path: The accepted nodes, the root (0) first.
+        copied: The nodes that nothing but a copy of the text proposed.
     """
 
     tree: HostTree
     choices: tuple[int, ...]
     path: tuple[int, ...]
+    copied: frozenset[int] = frozenset()
+
+    @property
+    def guessed(self) -> StepRecord:
+        """The part of the step that was guessed, without what only copies proposed."""
+        if not self.copied:
+            return self
+        kept = [node for node in range(len(self.choices)) if node not in self.copied]
+        place = {node: index for index, node in enumerate(kept)} | {-1: -1}
+        tree = HostTree(
+            tokens=tuple(self.tree.tokens[node] for node in kept),
+            parents=tuple(place[self.tree.parents[node]] for node in kept),
+            log_probs=tuple(self.tree.log_probs[node] for node in kept),
+        )
+        path = tuple(place[node] for node in self.path if node in place)
+        return StepRecord(tree, tuple(self.choices[node] for node in kept), path)
 
     @property
     def drafted(self) -> int:
         """Candidates verified."""
         return len(self.tree.tokens) - 1
+
+    def source(self, place: int) -> TokenSource:
+        """Who came up with the step's token number ``place``."""
+        if place >= self.accepted:
+            return "own"
+        return "copied" if self.path[1 + place] in self.copied else "guessed"
 
     @property
     def accepted(self) -> int:
@@ -89,13 +117,23 @@ class DecodedToken:
 
     Attributes:
         token: Its id.
-        from_draft: Whether the drafter had guessed it.
+        source: Who came up with it: the drafter ("guessed"), a copy of the text ("copied") or the
+            target itself ("own").
         finish_reason: "stop" for an end-of-sequence token, "length" for the last of max_tokens.
         step: The step that produced it; None for the first token, which the prompt's own forward
             produced.
+        logprob: Its log-probability, where ``SamplingConfig.logprobs`` asks for it.
+        top_logprobs: (token, log-probability) of the likeliest, the likeliest first.
     """
 
     token: int
-    from_draft: bool
+    source: TokenSource
     finish_reason: str | None
     step: StepRecord | None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def from_draft(self) -> bool:
+        """Whether it had been guessed or copied before the target chose it."""
+        return self.source != "own"

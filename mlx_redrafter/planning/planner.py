@@ -8,14 +8,16 @@ lost by it (``trials``, ``allowance``). The planner brings these together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .acceptance import AcceptanceModel, kinds_of
 from .clocks import PLAIN, Clocks
+from .copy_planner import CopyPlanner
 from .costs import CostModel
 from .forecast import Forecast, TreeMemory, Yield, Yields, path_rows
 from .honesty import Honesty, Made
@@ -84,6 +86,7 @@ class Planner:
 
     def __init__(self, costs: CostModel, *, chains: bool = False, measure: Measure | None = None):
         self.acceptance = AcceptanceModel()
+        self.copies = CopyPlanner(self, CopyAcceptance())
         self.clocks = Clocks()
         self._chains, self._measure = chains, measure
         self._memory = TreeMemory()
@@ -99,6 +102,7 @@ class Planner:
         self._drafts_between_plain = PLAIN_EVERY
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
+        self._guessed: dict[BeamShape, float] = {}
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
         self.costs = costs
         self._take_costs(costs)
@@ -139,6 +143,7 @@ class Planner:
         if sequences not in self._for_batches:
             made = Planner(self.costs.for_batch(sequences), chains=self._chains)
             made.acceptance, made._memory = self.acceptance, self._memory
+            made.copies = CopyPlanner(made, self.copies.acceptance)
             made._take_costs(made.costs)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
@@ -221,15 +226,47 @@ class Planner:
         drafted = len(tree.tokens) - 1
         if self._taken == 0 or self._is_probe(shape):
             return drafted
-        chance = self.acceptance.chances
-        chances = [float(chance[kind]) for kind in kinds_of(tree)[1:]]
+        chances = self.guess_chances(tree)[1:]
         counts = [size - 1 for size in self.costs.sizes if size - 1 < drafted] + [drafted]
         return num_nodes_to_verify(
             chances,
             counts,
-            lambda rows: self.clocks.factor(rows) * self.costs.verify_seconds(rows, context),
-            self._made / self._taken,
+            lambda rows: self.verify_seconds(rows, context),
+            self.rate,
         )
+
+    def guess_chances(self, tree: HostTree) -> list[float]:
+        """The chance of each node of a draft to be accepted, 1 for the root."""
+        chances = self.acceptance.chances
+        return [1.0, *(float(chances[kind]) for kind in kinds_of(tree)[1:])]
+
+    # What copies are priced by, see CopyPlanner
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows whose forward was timed."""
+        return self.costs.sizes
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, as decoding goes on the whole."""
+        return self._made / self._taken if self._taken else 1.0 / self.plain_seconds(0)
+
+    def plain_seconds(self, context: int) -> float:
+        """What a plain step takes, by the costs and what was measured since."""
+        return self.costs.step_seconds(None, context) * self.clocks.factor(PLAIN)
+
+    def verify_seconds(self, rows: int, context: int) -> float:
+        """Seconds of a forward over so many rows by now."""
+        return self.costs.verify_seconds(rows, context) * self.clocks.factor(rows)
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a draft by now."""
+        return self.costs.draft_seconds(shape) * self.clocks.machine
+
+    def guessed(self, shape: BeamShape) -> float:
+        """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
+        return self._guessed.get(shape, 0.0)
 
     def price(self, step: ObservedStep) -> float | None:
         """Expected time of a step in plain steps; None for plain steps and probes.
@@ -245,7 +282,7 @@ class Planner:
 
         Steps that pause drafts are counted in, as they come.
         """
-        plain = self._plain_seconds(context)
+        plain = self.plain_seconds(context)
         result = [Forecast(None, 1.0, plain)]
         paused = self._honesty.paused if self._choice is not None else 0.0
         for drafted in self._drafted_forecasts(context):
@@ -272,13 +309,15 @@ class Planner:
         """
         if self.made(None).steps < PLAIN_STEPS_KNOWN:
             return None
-        return 1.0 / self._plain_seconds(context)
+        return 1.0 / self.plain_seconds(context)
 
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step that is over."""
         self._context = step.context
         self._time(step)
-        if step.shape is None:
+        if step.shape is None and step.nodes:
+            pass  # copies alone say nothing of drafts
+        elif step.shape is None:
             self._drafts_in_a_row = 0
             if self._choice is None:
                 self._trials.take_plain(step.tokens)
@@ -288,7 +327,7 @@ class Planner:
         else:
             self._drafts_in_a_row += 1
             for record in step.records:
-                self.acceptance.observe(record, trying=self._choice is None)
+                self.acceptance.observe(record.guessed, trying=self._choice is None)
             self._learn(step, step.shape)
         self._steps_to_replan -= 1
         if self._choice is not None and self._steps_to_replan <= 0:
@@ -300,7 +339,7 @@ class Planner:
         price, probe = self._price(step), self._is_probe(shape)
         if probe:
             for record in step.records:
-                self._memory.add(record.tree, shape)
+                self._memory.add(record.guessed.tree, shape)
         if self._choice is None:
             self._probes_made += 1
             self._trials.take_probe(price, step.tokens)
@@ -313,8 +352,8 @@ class Planner:
             return
         self._wide.take_draft()
         if self._drafts_in_a_row % REMEMBER_EVERY == 0:
-            self._memory.add(step.records[0].tree, shape, probe=False)
-        if shape == self._choice:
+            self._memory.add(step.records[0].guessed.tree, shape, probe=False)
+        if shape == self._choice and not any(record.copied for record in step.records):
             seconds = self._expected(step) * self.clocks.factor(1 + step.nodes)
             self._honesty.take_drafted(
                 step.tokens / self._forecast.tokens_per_step, seconds / self._forecast.step_seconds
@@ -333,10 +372,13 @@ class Planner:
         self.clocks.observe(1 + step.nodes, step.seconds, self._expected(step))
         self._made = RATE_FORGET * self._made + step.tokens
         self._taken = RATE_FORGET * self._taken + step.seconds
-        self._honesty.made.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
+        if step.shape is not None or not step.nodes:
+            self._honesty.made.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
 
     def _expected(self, step: ObservedStep) -> float:
         """What a step costs by what was measured, without any factor."""
+        if step.shape is None and step.nodes:  # copies alone
+            return self.costs.verify_seconds(1 + step.nodes, step.context)
         return self.costs.step_seconds(
             step.shape, step.context, nodes=step.nodes, kept=step.tokens, rejected=step.rejected,
             path_rows=path_rows(step.records[0].tree) if self.costs.path_row else 0.0,
@@ -345,11 +387,7 @@ class Planner:
     def _price(self, step: ObservedStep) -> float:
         """Expected time of a step, in plain steps."""
         seconds = self._expected(step) * self.clocks.factor(1 + step.nodes)
-        return seconds / self._plain_seconds(step.context)
-
-    def _plain_seconds(self, context: int) -> float:
-        """What a plain step takes, by the costs and what was measured since."""
-        return self.costs.step_seconds(None, context) * self.clocks.factor(PLAIN)
+        return seconds / self.plain_seconds(step.context)
 
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide_probe
@@ -376,9 +414,12 @@ class Planner:
         self._steps_to_replan = REPLAN_STEPS
         self._price_probes()
         forecasts = {one.shape: one for one in self._drafted_forecasts(self._context)}
+        self._guessed = {
+            shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
+        }
         if not forecasts:
             return
-        plain = 1.0 / self._plain_seconds(self._context)
+        plain = 1.0 / self.plain_seconds(self._context)
         best = max(forecasts.values(), key=lambda one: one.tokens_per_second)
         present = forecasts.get(self._choice) if self._choice else None
         if present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
@@ -404,7 +445,7 @@ class Planner:
         self._choice = shape
         raw = self._drafted_forecasts(self._context, honest=False)
         self._forecast = next(one for one in raw if one.shape == shape)
-        gain = self._forecast.tokens_per_second * self._plain_seconds(self._context)
+        gain = self._forecast.tokens_per_second * self.plain_seconds(self._context)
         self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2)
 
     def _take_costs(self, costs: CostModel) -> None:

@@ -6,9 +6,19 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from ..errors import RedrafterError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+
+LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -16,16 +26,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that is renamed onto it when the block succeeds.
 
     The temporary name keeps the suffix, since some writers choose a format or append one by it.
+    What writers of the same file that were killed have left is removed.
+
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    _remove_abandoned(path)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
     temporary = Path(name)
     try:
+        _lock(handle)  # as long as it is open, which a killed process does not keep it
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
 
 
@@ -33,3 +47,88 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.stem}-"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporaries of ``path`` that no process holds any longer."""
+    if fcntl is None:
+        return
+    made = len(_prefix(path)) + 8 + len(path.suffix)  # eight letters are mkstemp's own
+    with suppress(OSError):
+        for left in path.parent.iterdir():
+            name = left.name
+            ours = name.startswith(_prefix(path)) and name.endswith(path.suffix)
+            if ours and len(name) == made and left.is_file():
+                _remove_unless_locked(left)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            if _lock(handle):
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file for this process; whether it was free."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def only_one(directory: Path, work: str) -> Iterator[None]:
+    """Hold a directory for one process as long as the block runs; its end, however, frees it.
+
+    Args:
+        directory: Made if it is not there.
+        work: What is done in it, for the sentence that others are told.
+
+    Raises:
+        RedrafterError: If another process holds it; says which.
+    """
+    made = _missing(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RedrafterError(
+            f"{directory} cannot be written: {error.strerror or error}."
+        ) from error
+    with file:
+        if not _lock(file.fileno()):
+            raise RedrafterError(
+                f"Another {work} is under way in {directory} ({_holder(file)}): wait for it, end "
+                "it, or choose another directory."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        try:
+            yield
+        finally:
+            (directory / LOCK_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # they are kept where something was written into them
+                for path in made:
+                    path.rmdir()
+
+
+def _missing(directory: Path) -> list[Path]:
+    """Those of a directory and its parents that are not there, from the bottom up."""
+    return [path for path in (directory, *directory.parents) if not path.exists()]
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read(200).strip() or "which has not said its name"

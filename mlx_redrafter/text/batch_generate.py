@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +11,17 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..cache.quantized import CacheOptions
 from ..engine.batch import DEFAULT_BATCH, BatchDecoder, check_batch_size
 from ..engine.model import SpeculativeModel
-from ..engine.shape_planner import ShapePlanner
 from ..engine.statistics import AcceptanceStats
-from ..engine.step import DecodedToken
 from ..errors import RedrafterError
-from .generate import decoding_config, planner_of, wired
-from .prompts import Messages, encode_prompt
-from .responses import GenerationResponse, respond, stop_strings
+from ..sampling import SamplingConfig
+from .generate import Prompt, wired, wrapped
+from .options import read_options
+from .prompts import encode_prompt
+from .responses import GenerationResponse, ResponseWriter
 
-Prompt = str | Sequence[int] | Messages | mx.array
-
-_SHAPES = ("beam_width", "beam_length", "node_budget")
-_CACHE_OPTIONS = ("max_kv_size", "kv_bits", "kv_group_size", "quantized_kv_start")
+DEFAULT_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -59,29 +54,17 @@ class BatchResponse:
         texts: One a prompt, in their order.
         token_ids: Their tokens, without the end-of-sequence token.
         finish_reasons: "stop" or "length" for each.
+        seeds: Names the noise that each is drawn with.
+        logprobs: Their tokens' log-probabilities, where asked for; else None for each.
         stats: What it took.
     """
 
     texts: list[str]
     token_ids: list[list[int]]
     finish_reasons: list[str]
+    seeds: list[int | None]
+    logprobs: list[list[float | None]]
     stats: BatchStats
-
-
-class _Feed:
-    """The tokens of one text, each put in just before it is asked for."""
-
-    def __init__(self) -> None:
-        self.tokens: deque[DecodedToken] = deque()
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> DecodedToken:
-        return self.tokens.popleft()
-
-    def close(self) -> None:
-        """Nothing is held that has to be given back."""
 
 
 def stream_batch_generate(
@@ -89,85 +72,103 @@ def stream_batch_generate(
     tokenizer: TokenizerWrapper,
     prompts: Sequence[Prompt],
     *,
-    max_tokens: int | Sequence[int] = 128,
+    max_tokens: int | Sequence[int] | None = None,
+    seed: int | Sequence[int] | None = None,
     batch_size: int = DEFAULT_BATCH,
-    stop: str | Sequence[str] = (),
-    planner: ShapePlanner | None = None,
+    per_prompt: Sequence[Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> Iterator[tuple[int, GenerationResponse]]:
     """Generate texts for several prompts together, yielding (place of the prompt, response).
 
-    Each text is the one that :func:`stream_generate` gives for its prompt alone, with the same
-    seed: up to rounding, and in float32 equal. Responses of a text are in order; those of different
-    texts come as they are made.
+    Each text is the one that :func:`stream_generate` gives for its prompt alone with the same seed:
+    up to rounding, and in float32 equal. Responses of a text are in order; those of different texts
+    come as they are made.
 
     Args:
         model: From :func:`mlx_redrafter.load`; its architecture has to verify trees.
         tokenizer: From the same.
         prompts: Each text, token ids, or a list of chat messages.
-        max_tokens: Tokens at most, for all or one number a prompt.
+        max_tokens: Tokens at most, for all or one number a prompt; 128 by default.
+        seed: One a prompt; or a number, to which each prompt's place is added. None: each text
+            draws its own, which its responses name.
         batch_size: Texts under way at once; further prompts join as others leave.
-        stop: Strings that end a text; they are not part of it.
-        planner: Chooses each step's beam shape for all texts; by default the model's own. It plans
-            with the costs of as many texts as are under way. Not used where a beam argument is
-            given.
-        **options: ``draft``, ``beam_width``, ``beam_length``, ``node_budget``,
-            ``prefill_step_size``, and the fields of :class:`SamplingConfig`.
+        per_prompt: Options of single prompts, which go before those for all.
+        **options: Those of :func:`stream_generate` for all prompts, caches apart. The planner plans
+            with the costs of as many texts as are under way.
 
     Raises:
         RedrafterError: If an argument is out of its range, or the model's texts have to be decoded
             one by one; before anything is computed.
     """
+    tokenizer = wrapped(tokenizer)
     if isinstance(prompts, str):
         raise RedrafterError("prompts is one text: give a list of prompts, or use generate.")
-    limits = None if isinstance(max_tokens, int) else list(max_tokens)
-    common = max_tokens if isinstance(max_tokens, int) else 128
-    if options.pop("cache", None) is not None:
+    own = [dict(one) for one in per_prompt] if per_prompt is not None else [{} for _ in prompts]
+    if len(own) != len(prompts):
         raise RedrafterError(
-            "Prompts that are decoded together keep no cache between turns: leave cache out, or "
-            "decode them one by one."
+            f"per_prompt has {len(own)} entries for {len(prompts)} prompts: give one for each."
         )
-    kept = {name: options.pop(name) for name in _CACHE_OPTIONS if name in options}
-    config = decoding_config(
-        tokenizer, max_tokens=common, cache_options=CacheOptions(**kept), **options
-    )
-    stops = stop_strings(stop)
-    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    for name, values in (("max_tokens", max_tokens), ("seed", seed)):
+        for place, value in enumerate(_one_each(name, values, len(prompts))):
+            own[place].setdefault(name, value)
     check_batch_size(batch_size)  # before a planner measures the machine
+    read = [
+        read_options(model, tokenizer, {**options, **one}, max_tokens=DEFAULT_TOKENS)
+        for one in own or [{}]
+    ]
+    ids = [
+        encode_prompt(tokenizer, prompt, tools=one.tools, template_args=one.template_args)
+        for prompt, one in zip(prompts, read, strict=False)
+    ]
+    # Where the texts could not share a shape, no planner can choose one for them.
+    planners = {id(one.planner) for one in read}
     decoder = BatchDecoder(
         model,
         ids,
-        config,
-        max_tokens=limits,
+        [one.config for one in read[: len(ids)]],
         batch_size=batch_size,
-        planner=planner_of(
-            model, planner, map(options.get, _SHAPES), draft=options.get("draft", True)
-        ),
+        planner=read[0].planner if len(planners) == 1 else None,
     )
-    return _stream(model, tokenizer, ids, decoder, stops)
+    return _stream(model, tokenizer, decoder, [one.stops for one in read])
+
+
+def _one_each(name: str, values: Any, count: int) -> list[Any]:
+    """A value for each prompt: of a list its own; seeds count up from a number."""
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        if len(values) != count:
+            raise RedrafterError(
+                f"{name} has {len(values)} entries for {count} prompts: "
+                "give one for each, or one number for all."
+            )
+        return list(values)
+    if name == "seed" and values is not None:
+        first = SamplingConfig(seed=values)
+        return [first.seeded(place).seed for place in range(count)]
+    return [values] * count
 
 
 def _stream(
     model: SpeculativeModel,
     tokenizer: TokenizerWrapper,
-    prompts: list[list[int]],
     decoder: BatchDecoder,
-    stops: tuple[str, ...],
+    stops: list[tuple[str, ...]],
 ) -> Iterator[tuple[int, GenerationResponse]]:
-    writers: dict[int, tuple[_Feed, Iterator[GenerationResponse]]] = {}
+    writers: dict[int, ResponseWriter] = {}
     with wired(model), closing(iter(decoder)) as tokens:  # type: ignore[type-var]
         for index, token in tokens:
             if index not in writers:
-                feed, begun = _Feed(), time.perf_counter() - decoder.prompt_seconds[index]
-                stats = decoder.stats[index]
-                writer = respond(tokenizer, prompts[index], feed, stats, stops, begun)
-                writers[index] = feed, writer
-            feed, writer = writers[index]
-            feed.tokens.append(token)
-            response = next(writer)
-            if response.finish_reason is not None:
+                sequence = decoder.sequences[index]
+                writers[index] = ResponseWriter(
+                    tokenizer,
+                    len(sequence.prompt),
+                    stops[index],
+                    stats=sequence.stats,
+                    seed=sequence.config.sampling.seed,
+                    prompt_seconds=decoder.prompt_seconds[index],
+                )
+            response = writers[index].add(token)
+            if writers[index].finished:
                 decoder.stop(index)
-                del writers[index]
             yield index, response
 
 
@@ -187,15 +188,18 @@ def batch_generate(
     started = time.perf_counter()
     texts = ["" for _ in prompts]
     tokens: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float | None]] = [[] for _ in prompts]
     last: dict[int, GenerationResponse] = {}
     for index, response in stream_batch_generate(model, tokenizer, prompts, **options):
         texts[index] += response.text
         tokens[index].append(response.token)
+        logprobs[index].append(response.logprob)
         last[index] = response
     seconds = time.perf_counter() - started
     responses = [last[index] for index in range(len(prompts))]
     made = sum(len(text) for text in tokens)
-    ends = set(tokenizer.eos_token_ids)
+    ends = set(wrapped(tokenizer).eos_token_ids)
+    kept = [len(text) - (text[-1] in ends) for text in tokens]
     stats = BatchStats(
         prompt_tokens=sum(response.prompt_tokens for response in responses),
         generation_tokens=made,
@@ -206,7 +210,9 @@ def batch_generate(
     )
     return BatchResponse(
         texts=texts,
-        token_ids=[text[:-1] if text[-1] in ends else text for text in tokens],
+        token_ids=[text[:count] for text, count in zip(tokens, kept, strict=True)],
         finish_reasons=[response.finish_reason or "length" for response in responses],
+        seeds=[response.seed for response in responses],
+        logprobs=[text[:count] for text, count in zip(logprobs, kept, strict=True)],
         stats=stats,
     )

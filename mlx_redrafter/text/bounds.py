@@ -19,11 +19,13 @@ LARGEST_HEADER = 100_000_000
 PACKED = 32
 # Sizes that stand for no tensor's dimension (chunks, windows, image sizes) may be as large as this.
 ALWAYS = 1 << 20
+# Each token of it is a product a draft.
+LARGEST_LOOKBACK = 1024
 _COUNTS = re.compile(
     r"^(num|n)_?(\w+_)?(layers?|blocks)$|^(\w+_)?layers$|^depth$|^independent_heads$"
 )
 _SIZES = re.compile(
-    r"(hidden|embed|intermediate|vocab|head|expert|rank|state|inner|ffn|model|proj|conv).*"
+    r"(hidden|embed|intermediate|vocab|exit|draft|head|expert|rank|state|inner|ffn|model|proj|conv).*"
     r"(size|dim|heads|experts|width|rank)|^(n|num)_.*(heads|experts)|d_model|n_embd|head_dim",
     re.IGNORECASE,
 )
@@ -134,6 +136,11 @@ def check_config(config: Mapping[str, Any], tensors: Tensors, path: Path) -> Non
     """
     check_counts(config, tensors.count, path)
     for key, value in _numbers(config):
+        if key == "lookback" and value > LARGEST_LOOKBACK:
+            raise RedrafterError(
+                f"{path} asks for a lookback of {value:,} tokens: {LARGEST_LOOKBACK:,} are the "
+                "most."
+            )
         sizes = _SIZES.search(key)
         most = tensors.widest if key == "rank" else max(ALWAYS, PACKED * tensors.widest)
         if (sizes or key == "rank") and value > most:

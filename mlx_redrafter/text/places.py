@@ -146,6 +146,18 @@ def _locate_gguf(file: Path, progress: Progress, drafter: Path | None = None) ->
     return Located(directory, directory.name, beside if beside.is_dir() else None)
 
 
+def own_drafter(model: str) -> Path:
+    """Where a model's own drafter is trained to, unless another place is asked for.
+
+    In the model's directory, where loading finds it; beside a GGUF file.
+    """
+    path = Path(model).expanduser()
+    files = gguf_files(path) if path.is_dir() and not (path / CONFIG_FILE).is_file() else []
+    if path.suffix == GGUF or len(files) == 1:
+        return drafter_beside(path if path.suffix == GGUF else files[0])
+    return path / DRAFTER_DIRECTORY
+
+
 def drafter_beside(file: Path) -> Path:
     """Where the drafter of a GGUF file is looked for, and trained to."""
     return file.with_name(f"{file.stem}-{DRAFTER_DIRECTORY}")

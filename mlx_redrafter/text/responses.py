@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.statistics import AcceptanceStats
-from ..engine.step import DecodedToken, StepRecord
+from ..engine.step import DecodedToken, StepRecord, TokenSource
 from ..errors import RedrafterError
 
 
@@ -28,8 +29,12 @@ class GenerationResponse:
         generation_tokens: Tokens so far.
         generation_tps: Tokens per second since the first.
         peak_memory: In GB, since the program started.
-        stats: The acceptance statistics so far; goes on counting, ``snapshot()`` keeps a copy.
+        stats: The acceptance statistics up to this token's step, a copy.
         step: The step that produced the token; None for the first.
+        seed: Names the noise that the text is drawn with, whether it was given or not.
+        logprob: The token's log-probability, where ``logprobs`` asks for it.
+        top_logprobs: (token, log-probability) of so many likeliest, the likeliest first.
+        source: Who came up with the token: "guessed", "copied" or the target itself ("own").
     """
 
     text: str
@@ -43,11 +48,16 @@ class GenerationResponse:
     peak_memory: float
     stats: AcceptanceStats
     step: StepRecord | None
+    seed: int | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    source: TokenSource = "own"
 
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     """One stop string or several, checked."""
-    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    listed = isinstance(stop, Iterable) and not isinstance(stop, str)
+    strings: tuple[str, ...] = tuple(stop) if listed else (cast("str", stop),)
     if not all(isinstance(string, str) and string for string in strings):
         raise RedrafterError("stop has to be a string or strings, none of them empty.")
     return strings
@@ -93,56 +103,86 @@ def _overlap(text: str, stop: str) -> int:
     return next(n for n in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:n]))
 
 
-def respond(
-    tokenizer: TokenizerWrapper,
-    prompt: list[int],
-    tokens: Iterator[DecodedToken],
-    stats: AcceptanceStats,
-    stops: tuple[str, ...],
-    started: float | None = None,
-) -> Iterator[GenerationResponse]:
-    """Detokenise, watch for stop strings, measure; one response a token.
+class ResponseWriter:
+    """Turns the tokens of a text into responses: detokenises, watches for stop strings, measures.
 
     Args:
         tokenizer: Of the tokens.
-        prompt: What they follow.
-        tokens: A text's; closed at its end.
-        stats: Handed on.
+        prompt_tokens: Length of the prompt.
         stops: Stop strings.
-        started: When its prompt was begun, by ``time.perf_counter``; None for now.
+        stats: Counts of the text, which go on.
+        seed: Of the text.
+        prompt_seconds: Time its prompt took; None: measured from now to the first token.
+
+    Attributes:
+        finished: Whether the text has ended; further tokens are none of its.
+        stop_string: The stop string that ended it; None where none did.
     """
-    detokenizer = tokenizer.detokenizer
-    scanner = StopScanner(stops)
-    started = time.perf_counter() if started is None else started
-    prompt_tps = 0.0
-    try:
-        for count, decoded in enumerate(tokens, start=1):
+
+    def __init__(
+        self,
+        tokenizer: TokenizerWrapper,
+        prompt_tokens: int,
+        stops: Sequence[str] = (),
+        *,
+        stats: AcceptanceStats | None = None,
+        seed: int | None = None,
+        prompt_seconds: float | None = None,
+    ):
+        self.finished = False
+        self._detokenizer = tokenizer.detokenizer
+        self._scanner = StopScanner(stops)
+        self._prompt_tokens = prompt_tokens
+        self._stats = stats if stats is not None else AcceptanceStats()
+        self._counted = self._stats.snapshot()
+        self._seed = seed
+        self._prompt_seconds = prompt_seconds
+        self._since = time.perf_counter()
+        self._tokens = 0
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text; None where none did."""
+        return self._scanner.found
+
+    def add(self, decoded: DecodedToken) -> GenerationResponse:
+        """The response to the text's next token."""
+        if not self._tokens:
             now = time.perf_counter()
-            if count == 1:
-                prompt_tps, started = len(prompt) / (now - started), now
-            finish = decoded.finish_reason
-            if finish != "stop":
-                detokenizer.add_token(decoded.token)
-            if finish is not None:
-                detokenizer.finalize()
-            text, stopped = scanner.feed(detokenizer.last_segment)
-            finish = "stop" if stopped else finish
-            if finish is not None and not stopped:
-                text += scanner.flush()
-            yield GenerationResponse(
-                text=text,
-                token=decoded.token,
-                from_draft=decoded.from_draft,
-                finish_reason=finish,
-                prompt_tokens=len(prompt),
-                prompt_tps=prompt_tps,
-                generation_tokens=count,
-                generation_tps=count / max(time.perf_counter() - started, 1e-9),
-                peak_memory=mx.get_peak_memory() / 1e9,
-                stats=stats,
-                step=decoded.step,
-            )
-            if finish is not None:
-                return
-    finally:
-        tokens.close()  # type: ignore[attr-defined]
+            if self._prompt_seconds is None:
+                self._prompt_seconds = now - self._since
+            self._since = now
+        self._tokens += 1
+        if self._stats.steps != self._counted.steps:
+            self._counted = self._stats.snapshot()
+        text, finish = self._text(decoded)
+        self.finished = finish is not None
+        return GenerationResponse(
+            text=text,
+            token=decoded.token,
+            from_draft=decoded.from_draft,
+            finish_reason=finish,
+            prompt_tokens=self._prompt_tokens,
+            prompt_tps=self._prompt_tokens / max(self._prompt_seconds or 0.0, 1e-9),
+            generation_tokens=self._tokens,
+            generation_tps=self._tokens / max(time.perf_counter() - self._since, 1e-9),
+            peak_memory=mx.get_peak_memory() / 1e9,
+            stats=self._counted,
+            step=decoded.step,
+            seed=self._seed,
+            logprob=decoded.logprob,
+            top_logprobs=decoded.top_logprobs,
+            source=decoded.source,
+        )
+
+    def _text(self, decoded: DecodedToken) -> tuple[str, str | None]:
+        """What a token adds to the text that is shown, and why the text ends, if it does."""
+        finish = decoded.finish_reason
+        if finish != "stop":
+            self._detokenizer.add_token(decoded.token)
+        if finish is not None:
+            self._detokenizer.finalize()
+        text, stopped = self._scanner.feed(self._detokenizer.last_segment)
+        if stopped:
+            return text, "stop"
+        return (text + self._scanner.flush() if finish is not None else text), finish

@@ -15,6 +15,7 @@ from mlx_lm.tuner.datasets import ChatDataset, TextDataset
 from ..errors import RedrafterError
 from ..system.files import atomic_path
 from ..text.loading import tokenizer_hash
+from ..text.prompts import plain_messages
 
 Record = dict[str, Any]
 
@@ -82,15 +83,15 @@ def conversation(record: Record) -> list[dict[str, Any]]:
     """The messages of a record of chat messages, of a prompt, or of a prompt and its completion.
 
     Raises:
-        RedrafterError: If it is none of these.
+        RedrafterError: If it is none of these, or a message has content other than text.
     """
     if "messages" in record and not _is_completion(record):
-        return list(record["messages"])
+        return plain_messages(record["messages"])
     if "prompt" in record:
         messages = [{"role": "user", "content": record["prompt"]}]
         if "completion" in record:
             messages.append({"role": "assistant", "content": record["completion"]})
-        return messages
+        return plain_messages(messages)
     raise RedrafterError(
         f"A record has the keys {sorted(record)}: 'messages', 'prompt' or 'text' is needed."
     )

@@ -262,7 +262,8 @@ def _check_required(options: TrainingOptions) -> None:
     for name, what in (("model", "the target"), ("data", "what to learn from")):
         if not getattr(options, name):
             raise RedrafterError(f"No {name} was given: pass --{name}, {what}.")
-    if options.output is None and not Path(options.model).expanduser().is_dir():
+    path = Path(options.model).expanduser()
+    if options.output is None and not (path.is_dir() or (path.suffix == ".gguf" and path.exists())):
         raise RedrafterError(
             f"{options.model} is no local directory that the drafter could go into: pass --output."
         )

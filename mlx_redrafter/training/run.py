@@ -18,8 +18,10 @@ from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig
+from ..system.files import only_one
 from ..target.target import Target
-from ..text.loading import DRAFTER_DIRECTORY, load, tokenizer_hash
+from ..text.loading import load, tokenizer_hash
+from ..text.places import own_drafter
 from .answers import AnswerSettings, answer_file
 from .callback import TrainingCallback
 from .config import DistillationConfig
@@ -89,8 +91,14 @@ def train_drafter(
     BeamShape(options.beam_width, options.beam_length)
     SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
     callback = callback or TrainingCallback()
-    given = options.output or Path(options.model).expanduser() / DRAFTER_DIRECTORY
+    given = options.output or own_drafter(options.model)
     paths = RunPaths(Path(given).expanduser())
+    with only_one(paths.work, "training"):
+        return _train(options, paths, callback)
+
+
+def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> TrainingReport:
+    """Train where no other run can come between."""
     check_run_dir(paths, options)
     mx.reset_peak_memory()
     records, held = read_data(

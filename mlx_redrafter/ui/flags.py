@@ -49,7 +49,9 @@ def add_flags(parser: argparse.ArgumentParser, *options: type[Any], given: bool 
         given: Whether only flags that were given are to appear among the parsed values.
     """
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for one in (one for group in options for one in _flags(group)):
+    # What is inherited comes first in a dataclass, but which model is the first question.
+    everything = [one for group in options for one in _flags(group)]
+    for one in sorted(everything, key=lambda one: one.name != "model"):
         name = one.metadata["group"]
         if name not in groups:
             groups[name] = parser.add_argument_group(name)

@@ -177,7 +177,12 @@ def test_records_hold_plain_numbers() -> None:
             record = decoded.step
             if record is None:
                 continue
-            assert {field.name for field in fields(StepRecord)} == {"tree", "choices", "path"}
+            assert {field.name for field in fields(StepRecord)} == {
+                "tree",
+                "choices",
+                "path",
+                "copied",
+            }
             assert {type(number) for number in (*record.choices, *record.path)} == {int}
             tree = record.tree
             assert type(tree) is HostTree

@@ -110,7 +110,7 @@ def test_the_next_draft_is_left_out_where_copies_go_on() -> None:
 
 
 def test_a_budget_is_shared_by_chance() -> None:
-    budget = BudgetedCopies(7)
+    budget = BudgetedCopies(CopyAcceptance(), 7)
     shape = BeamShape(2, 4, 7)
     assert budget.share(shape, CERTAIN, 0) == CopyShare(7, 0)
     assert budget.share(shape, [], 0) == CopyShare(0, 7)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.support.planning_machines import (
+from planning_machines import (
     BABBLE,
     CPU,
     CURVES,
@@ -486,7 +485,10 @@ def test_a_first_probe_is_verified_whole() -> None:
 def test_sentences_and_tables_do_not_contradict_each_other(kind: Kind) -> None:
     planner = Planner(costs_of(CPU))
     chat = Chat(planner.costs, planner)
-    said: Callable[[], str] = lambda: verdict(planner, 64).plain
+
+    def said() -> str:
+        return verdict(planner, 64).plain
+
     assert "Nothing has been drafted yet" in said()
     for number in range(15):
         chat.answers(kind, 1, seed=number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlx_redrafter.cache.composite import CacheGroup
 from mlx_redrafter.cache.kept_points import KEPT_PIECES, KEPT_PROMPTS
 from mlx_redrafter.cache.module_call import ModuleCall
 from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
+from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.drafting.shape import BeamShape
@@ -216,6 +218,22 @@ def test_abandonment_anywhere_keeps_what_was_handed_out(name: str) -> None:
         assert got == text[:seen]
         assert held.tokens == prompt + got[:-1]
         check_nodes(model.target, held, (0, 6))
+
+
+@pytest.mark.parametrize("start", [0, 16])
+@pytest.mark.parametrize("name", ["qwen3_next", "falcon_h1", "lfm2"])
+def test_quantised_keys_beside_recurrent_state(name: str, start: int) -> None:
+    """Where they begin within a draft, tokens are verified one by one."""
+    # Heads as wide as a group of what is quantised together.
+    model = SpeculativeModel(architectures.build(name, head_dim=32, num_attention_heads=2))
+    prompt = prompt_of(12)
+    options = CacheOptions(kv_bits=8, kv_group_size=32, quantized_kv_start=start)
+    config = DecodingConfig(max_tokens=12, cache_options=options)
+    plain = [one.token for one in decode(model, prompt, replace(config, draft=False))]
+    source = TextSource(prompt + plain, branching=True)
+    drafted = SpeculativeModel(model.target, source)
+    assert [one.token for one in decode(drafted, prompt, config)] == plain
+    assert source.hoped > 0
 
 
 @pytest.mark.parametrize("name", ["qwen3_next", "lfm2", "falcon_h1", "rwkv7"])

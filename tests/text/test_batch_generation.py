@@ -49,9 +49,12 @@ def test_texts_are_those_of_each_alone(
         model, tokenizer, PROMPTS, max_tokens=limits, batch_size=3, beam_width=2, **options
     )
     alone = [
-        list(stream_generate(model, tokenizer, prompt, max_tokens=limit, **options))
-        for prompt, limit in zip(PROMPTS, limits, strict=True)
+        list(
+            stream_generate(model, tokenizer, prompt, **options | {"max_tokens": n, "seed": 3 + i})
+        )
+        for i, (prompt, n) in enumerate(zip(PROMPTS, limits, strict=True))
     ]
+    assert made.seeds == [3, 4, 5, 6]
     assert made.texts == ["".join(one.text for one in text) for text in alone]
     assert made.finish_reasons == [text[-1].finish_reason for text in alone]
     ends = set(tokenizer.eos_token_ids)
@@ -154,7 +157,7 @@ def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> 
         ({"kv_bits": 8}, "leave kv_bits and max_kv_size out"),
         ({"max_kv_size": 64}, "leave kv_bits and max_kv_size out"),
         ({"kv_bits": 7}, "kv_bits is 7"),
-        ({"cache": PromptCache([])}, "leave cache out"),
+        ({"cache": PromptCache([])}, "one by one"),
     ],
 )
 def test_caches_that_a_batch_has_not(

@@ -130,8 +130,8 @@ def test_random_bytes_too(kind: str, tokenizer: TokenizerWrapper, babbler: nn.Mo
     [
         {},
         {"temperature": 1.0, "seed": 4},
-        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
-        {"temperature": 1.0, "repetition_penalty": 1.4, "presence_penalty": 0.5},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "seed": 0},
+        {"temperature": 1.0, "repetition_penalty": 1.4, "presence_penalty": 0.5, "seed": 0},
         {"frequency_penalty": 0.7, "frequency_context_size": 5},
     ],
     ids=str,
@@ -450,10 +450,10 @@ def test_length_is_the_reason_at_max_tokens(tokenizer: TokenizerWrapper) -> None
 
 def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrapper) -> None:
     class Refusing:
-        drafting_disabled = False
+        drafting_disabled = drafts_next = probing = False
 
-        def begin(self) -> None:
-            pass
+        def for_batch(self, sequences: int) -> Any:
+            return self
 
         def next_shape(self, context: int) -> None:
             raise AssertionError("asked")

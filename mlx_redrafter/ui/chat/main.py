@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import RedrafterError
 from ..entry import INTERRUPTED, SUCCESS, USER_ERROR, command_line
+from ..opening import prepare
 from .interrupt import heed
 from .options import NAME, ChatOptions, parse_chat_options
 from .turns import answer_question
@@ -65,6 +66,7 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
     Raises:
         RedrafterError: If that is not possible.
     """
+    prepare(options.model, options.flags.revision)
     with front.busy(f"Loading {options.model} ..."):
         session = load_session(options.model, options.settings, **options.flags.load_options())
     from ... import blas_loaded

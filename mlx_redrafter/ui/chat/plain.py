@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from ...system.visible import whole_characters
+from ...text.passages import THOUGHTS
 from ..output import complain, make_console, say, write
 from ..theme import CONTINUATION, PROMPT
 from .answer import Answer
@@ -18,8 +19,8 @@ from .session import Session
 from .status import afterwords, summary
 
 if TYPE_CHECKING:
+    from ...text.passages import Passages
     from ...text.responses import GenerationResponse
-    from ...text.thoughts import ThoughtSplitter
 
 WIDTH = 100
 
@@ -71,12 +72,12 @@ class PlainFrontEnd:
         if session.settings.thoughts:
             yield from (response.text for response in responses)
             return
-        passages: ThoughtSplitter | None = None
+        passages: Passages | None = None
         for response in responses:
-            passages = passages or session.splitter()
-            yield from (part.text for part in passages.feed(response.text) if not part.thought)
+            passages = passages or session.passages()
+            yield from (part.text for part in passages.feed(response.text) if part.kind != THOUGHTS)
         if passages is not None:
-            yield from (part.text for part in passages.flush() if not part.thought)
+            yield from (part.text for part in passages.flush() if part.kind != THOUGHTS)
 
     def conclude(self, session: Session, answer: Answer) -> None:
         """Print the figures, and why the answer was cut, if it was, to stderr."""

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from ...system.visible import visible, visible_line
+from ...text.passages import THOUGHTS
 from . import views
 from .answer import Answer
 from .answer_text import AnswerText
@@ -22,8 +23,8 @@ from .session import Session
 from .status import afterwords, read, status_line, summary
 
 if TYPE_CHECKING:
+    from ...text.passages import Passages
     from ...text.responses import GenerationResponse
-    from ...text.thoughts import ThoughtSplitter
 
 # Drawing more often costs decoding speed and nobody sees it.
 FRAME_SECONDS = 1 / 12
@@ -76,13 +77,13 @@ class ScreenFrontEnd:
         finished: list[Text] = []
         console.print()
         live = Live(console=console, auto_refresh=False, transient=True)
-        passages: ThoughtSplitter | None = None
+        passages: Passages | None = None
         try:
             with self._own_terminal(live):
                 live.update(Text("reading the conversation ...", "chat.note"), refresh=True)
                 drawn = 0.0
                 for response in responses:
-                    passages = passages or session.splitter()
+                    passages = passages or session.passages()
                     finished += self._take(session, response, passages, text)
                     now = time.perf_counter()
                     if now - drawn < FRAME_SECONDS:
@@ -100,7 +101,7 @@ class ScreenFrontEnd:
         self,
         session: Session,
         response: GenerationResponse,
-        passages: ThoughtSplitter,
+        passages: Passages,
         text: AnswerText,
     ) -> list[Text]:
         """Feed a response's passages to the text; return the lines that they finished."""
@@ -109,7 +110,7 @@ class ScreenFrontEnd:
         if response.finish_reason is not None:
             parts += passages.flush()
         for part in parts:
-            if not part.thought:
+            if part.kind != THOUGHTS:
                 lines += text.feed(part.text, mark(session, response), self._width)
             elif session.settings.thoughts:
                 lines += text.feed(part.text, "answer.thought", self._width)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
+from ...text.passages import Passages
 from ...text.prompts import encode_prompt
-from ...text.thoughts import ThoughtSplitter
 from .answer import Answer, Baseline, Comparison, ModelFacts, Totals
 from .settings import ChatSettings
 
@@ -289,9 +289,9 @@ class Session:
             self.tokenizer, everything, template_args=self.settings.chat_template_args
         )
 
-    def splitter(self) -> ThoughtSplitter:
+    def passages(self) -> Passages:
         """Tells thoughts and answer apart in the answer that is being made."""
-        return ThoughtSplitter.of(self.tokenizer, self.prompt)
+        return Passages(self.tokenizer, self.prompt)
 
     def _room(self, prompt_tokens: int) -> int:
         """Longest answer that still fits the context.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..entry import INTERRUPTED, SUCCESS, command_line
+from ..opening import prepare
 from .benchmark_flags import NAME, parse_benchmark_options
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     from ..quiet import quiet_libraries
 
     quiet_libraries()
+    prepare(options.path, options.revision)
     job = _Job(command, options, arguments, make_console(), make_console(errors=True))
     try:
         return {"run": _run, "sweep": _sweep, "cost": _cost}[command](job)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..entry import SUCCESS, as_typed, command_line
 from ..flags import add_flags, flag, options_of
 from ..model_flags import ModelFlags
+from ..opening import prepare
 from ..parsing import OneSentenceParser, count, temperature
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str]) -> int:
 
     quiet_libraries()
     console = make_console()
+    prepare(options.path, options.revision)
     model, tokenizer = load(options.path, plan=False, **options.load_options())
     errors = make_console(errors=True)
     planner = make_planner(model, errors, recalibrate=options.recalibrate)

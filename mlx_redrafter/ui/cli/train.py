@@ -13,6 +13,7 @@ from typing import Any
 from ...training.options import TrainingOptions, read_config
 from ..entry import SUCCESS, as_typed, command_line
 from ..flags import add_flags
+from ..opening import prepare
 from ..parsing import OneSentenceParser
 
 NAME = "python -m mlx_redrafter.train"
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     from ..quiet import quiet_libraries
 
     quiet_libraries()
+    prepare(options.model, options.revision)
     try:
         with screen, _polite_interrupts(screen):
             report = train_drafter(**options.to_dict(), callback=screen)

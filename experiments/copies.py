@@ -1,0 +1,208 @@
+"""Copies of the text, a draft head, and both in one tree, by task: tokens a step and speed.
+
+    python experiments/copies.py                              the pocket model
+    python experiments/copies.py --model MODEL --drafter HEAD --tasks edit quote json
+    python experiments/copies.py --model MODEL --fixed 4 5 15 --steps-only
+
+The tasks are experiments/tasks/*.jsonl, 20 prompts each: four whose answers repeat the prompt or
+themselves (edit, quote, json, table), two that use their prompt (retrieval, summary), and one that
+repeats nothing (open). Any other file of prompts can be named too. Runs are interleaved: each
+prompt goes through all contestants before the next, in rotating order, and every repeat yields its
+own ratios, of which medians are shown. Seconds are whole answers, prompt included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
+from mlx_lm.generate import stream_generate as mlx_lm_stream
+from pocket import ROOT, Run, read_prompts
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mlx_redrafter import Planner, RedrafterError, SpeculativeModel, load, stream_generate
+from mlx_redrafter.benchmark.environment import environment
+from mlx_redrafter.text.prompts import encode_prompt
+from mlx_redrafter.ui.cli.benchmark_view import circumstances
+
+TASKS = Path(__file__).resolve().parent / "tasks"
+REPEATING = ("edit", "quote", "json", "table")
+ALL_TASKS = (*REPEATING, "retrieval", "summary", "open")
+MLX_LM, PLAIN, HEAD, COPIES, BOTH = "mlx-lm", "plain", "head", "copies", "both"
+
+
+def prompts_of(task: str, count: int) -> list[Any]:
+    """Prompts of one of the tasks, or of a file."""
+    path = TASKS / f"{task}.jsonl" if task in ALL_TASKS else Path(task)
+    return read_prompts(path, count)
+
+
+def contestants(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+    """The models of the contestants, which share a target, by name; and the tokenizer."""
+    model, tokenizer = load(args.model, drafter=args.drafter, plan=False)
+    alone = SpeculativeModel(model.target, None, f"{model.name}, no head")
+    models = {MLX_LM: model, PLAIN: model, COPIES: alone}
+    if model.drafter is not None:
+        models |= {HEAD: model, BOTH: model}
+    if not args.fixed:
+        for each in (model, alone):
+            each.planner = Planner.for_model(each)
+    if args.steps_only:
+        del models[MLX_LM], models[PLAIN]
+    return models, tokenizer
+
+
+def answer(name: str, model: Any, tokenizer: Any, ids: list[int], args: Any) -> Iterator[Any]:
+    """Responses of one contestant for one prompt."""
+    if name == MLX_LM:
+        model.target.take_cores(1)  # as plain decoding here has them
+        return mlx_lm_stream(model.target.model, tokenizer, ids, max_tokens=args.max_tokens)
+    width, length, budget = args.fixed or (None, None, None)
+    return stream_generate(
+        model,
+        tokenizer,
+        ids,
+        max_tokens=args.max_tokens,
+        temperature=args.temp,
+        seed=args.seed,
+        draft=name != PLAIN,
+        copy=name in (COPIES, BOTH),
+        beam_width=width,
+        beam_length=length,
+        node_budget=budget,
+    )
+
+
+def take(run: Run, responses: Iterator[Any]) -> None:
+    """Consume one answer and add it to ``run``."""
+    tokens: list[int] = []
+    stats = None
+    start = time.perf_counter()
+    for response in responses:
+        tokens.append(response.token)
+        stats = getattr(response, "stats", None)
+    run.seconds += time.perf_counter() - start
+    run.tokens += len(tokens)
+    run.texts.append(tokens)
+    if stats is not None:
+        run.stats.merge(stats)
+
+
+def measure(task: str, models: dict[str, Any], tokenizer: Any, args: Any) -> list[dict[str, Run]]:
+    """Runs of every contestant, one dictionary a repeat; the first, a warm-up, is left out."""
+    prompts = [encode_prompt(tokenizer, prompt) for prompt in prompts_of(task, args.count)]
+    names, repeats = list(models), []
+    for repeat in track(range(args.repeats + 1), description=task, transient=True):
+        runs = {name: Run() for name in names}
+        for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts):
+            turn = (index + repeat) % len(names)
+            for name in names[turn:] + names[:turn]:
+                take(runs[name], answer(name, models[name], tokenizer, ids, args))
+        if repeat:
+            repeats.append(runs)
+    return repeats
+
+
+def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
+    """Medians over the repeats, tokens a step, and whether the texts are the same."""
+    last = repeats[-1]
+    result: dict[str, Any] = {}
+    for name, run in last.items():
+        row: dict[str, Any] = {"tokens_per_second": median_of(repeats, name), "tokens": run.tokens}
+        for other in (MLX_LM, PLAIN):
+            if other in last:
+                row[f"over_{other}"] = statistics.median(
+                    runs[name].rate / runs[other].rate for runs in repeats
+                )
+        if run.stats.steps:
+            row["stats"] = run.stats.to_dict()
+        first = next(iter(last.values()))
+        row["same_texts"] = sum(a == b for a, b in zip(run.texts, first.texts, strict=True))
+        result[name] = row
+    return result
+
+
+def median_of(repeats: list[dict[str, Run]], name: str) -> float:
+    return statistics.median(runs[name].rate for runs in repeats)
+
+
+def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
+    """All tasks and contestants."""
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("task")
+    grid.add_column("")
+    columns = ("tokens/step", "of these copied", "tokens/s", "x mlx-lm", "x plain", "same texts")
+    for column in columns:
+        grid.add_column(column, justify="right")
+    for task, result in results.items():
+        for name, row in result.items():
+            stats = row.get("stats")
+            copied = stats["by_source"]["copied"] / max(1, stats["steps"]) if stats else 0.0
+            grid.add_row(
+                task,
+                name,
+                f"{stats['tokens_per_step']:.2f}" if stats else "",
+                f"{copied:.2f}" if copied else "",
+                f"{row['tokens_per_second']:.1f}",
+                *(f"{row[key]:.2f}" if key in row else "" for key in ("over_mlx-lm", "over_plain")),
+                str(row["same_texts"]),
+            )
+        grid.add_section()
+    return grid
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=str(ROOT / "models/pocket"))
+    parser.add_argument("--drafter", default=None)
+    parser.add_argument("--tasks", nargs="+", default=list(ALL_TASKS), help="names, or files")
+    parser.add_argument("--count", type=int, default=20, help="prompts a task (default 20)")
+    parser.add_argument("--repeats", type=int, default=3, help="interleaved repeats (default 3)")
+    parser.add_argument("--max-tokens", type=int, default=160)
+    parser.add_argument("--temp", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--fixed", type=int, nargs=3, metavar=("WIDTH", "LENGTH", "NODES"),
+        help="a beam shape instead of the planner; copies share its nodes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps-only", action="store_true", help="leave out mlx-lm and plain decoding"
+    )
+    parser.add_argument("--json", type=Path, default=None, help="write the figures to a file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    console = Console()
+    models, tokenizer = contestants(args)
+    where = environment(sys.argv[1:], "python experiments/copies.py")
+    results: dict[str, dict[str, Any]] = {}
+    for task in args.tasks:
+        results[task] = summarise(measure(task, models, tokenizer, args))
+        if args.json is not None:
+            report = {"environment": where.to_dict(), "model": args.model, "results": results}
+            args.json.write_text(json.dumps(report), "utf-8")
+    shape = "x".join(map(str, args.fixed[:2])) if args.fixed else "planned"
+    title = f"{args.model}, {shape}, temperature {args.temp:g}, {args.count} prompts a task"
+    console.print(table(title, results))
+    console.print(circumstances(where))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RedrafterError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,135 @@
+"""Damage every file of a bundle, many times over, and see that each is refused in one sentence.
+
+python experiments/damaged_files.py [--bundle models/pocket] [--flips 300] [--seed 0] [--only FILE]
+
+Every damage is loaded and answers a question, in a process of its own kind that is watched: a
+traceback, a signal, more than --seconds or more than --gigabytes are faults and are listed; the
+exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from damage import damaged, files_of  # noqa: E402
+
+
+def try_once(directory: Path) -> str:
+    """Load a bundle and let it answer; "answered", "refused", or a traceback."""
+    from mlx_redrafter import RedrafterError, load, stream_generate
+
+    try:
+        model, tokenizer = load(directory, plan=False)
+        prompt = [{"role": "user", "content": "the dog"}] if tokenizer.has_chat_template else "the"
+        for _ in stream_generate(model, tokenizer, prompt, max_tokens=4):
+            pass
+        return "answered"
+    except RedrafterError as error:
+        sentence = str(error)
+        return "refused" if "\n" not in sentence else f"more than one line: {sentence}"
+    except BaseException:
+        return traceback.format_exc()
+
+
+def work_through(
+    bundle: Path, work: Path, names: list[str], seed: int, flips: int, first: int
+) -> None:
+    """Try damages of files from the ``first`` on; one line of JSON each, before and after."""
+    everything = (one for name in names for one in damaged(bundle, work, name, seed, flips))
+    for number, described in enumerate(everything):
+        if number < first:
+            continue
+        print(json.dumps({"begun": number, "what": described}), flush=True)
+        started = time.perf_counter()
+        outcome = try_once(work)
+        took = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(json.dumps({"outcome": outcome, "seconds": took, "gigabytes": peak}), flush=True)
+
+
+def faults_of(
+    bundle: Path, names: list[str], seed: int, flips: int, seconds: float, gigabytes: float
+) -> list[str]:
+    """Run the damages of files in watched processes; return what went wrong."""
+    faults, first = [], 0
+    while first < flips * len(names):
+        with tempfile.TemporaryDirectory() as work:
+            arguments = ["--bundle", str(bundle), "--seed", str(seed), "--flips", str(flips)]
+            worker = [sys.executable, __file__, *arguments, "--worker", work, str(first), *names]
+            with tempfile.TemporaryFile("w+") as errors:
+                process = subprocess.Popen(worker, stdout=subprocess.PIPE, stderr=errors, text=True)
+                found, first = _watch(process, seconds, gigabytes, first)
+        faults += found
+    return faults
+
+
+def _watch(
+    process: subprocess.Popen[str], seconds: float, gigabytes: float, first: int
+) -> tuple[list[str], int]:
+    """Read a worker's lines until it ends; return faults and the number to go on with."""
+    faults: list[str] = []
+    what = "before the first damage"
+    assert process.stdout is not None
+    while True:
+        killer = threading.Timer(seconds + 60, process.kill)  # start-up is not counted closely
+        killer.start()
+        line = process.stdout.readline()
+        killer.cancel()
+        if not line:
+            break
+        entry = json.loads(line)
+        if "begun" in entry:
+            first, what = entry["begun"] + 1, entry["what"]
+        elif entry["outcome"] not in ("answered", "refused"):
+            faults.append(f"{what}: {entry['outcome'].strip()}")
+        elif entry["seconds"] > seconds or entry["gigabytes"] > gigabytes:
+            faults.append(f"{what}: {entry['seconds']:.1f} s, {entry['gigabytes']:.2f} GB")
+    code = process.wait()
+    if code != 0:
+        faults.append(f"{what}: the process ended with {code}")
+        return faults, first
+    return faults, sys.maxsize
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "pocket")
+    parser.add_argument("--flips", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="one file, relative to the bundle")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--gigabytes", type=float, default=1)
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work, first, *names = options.worker
+        work_through(options.bundle, Path(work), names, options.seed, options.flips, int(first))
+        return 0
+    count = 0
+    for name in [options.only] if options.only else files_of(options.bundle):
+        started = time.perf_counter()
+        faults = faults_of(
+            options.bundle, [name], options.seed, options.flips, options.seconds, options.gigabytes
+        )
+        took = time.perf_counter() - started
+        print(f"{name}: {options.flips} damages, {len(faults)} faults, {took:.0f} s", flush=True)
+        for fault in faults:
+            print(f"  {fault}")
+        count += len(faults)
+    return 1 if count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

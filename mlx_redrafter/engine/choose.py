@@ -1,0 +1,164 @@
+"""What a step drafts and verifies: the planner's shapes, drafts made in advance, and copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+
+from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.shape import BeamShape
+from ..tree import DraftTree
+from .copying import BudgetedCopies, CopyPlanner, StepCopies, StepDraft, copied_on
+from .launch import PlannedDrafts
+from .model import SpeculativeModel
+from .sequence import Sequence
+from .shape_planner import ShapePlanner
+from .step import PendingStep
+
+Shapes = list[BeamShape | None]
+
+
+class DraftChooser:
+    """Chooses what sequences that share a forward draft, and how much of it is verified.
+
+    Args:
+        model: Target and drafter.
+        planner: Chooses shapes and prices copies; None drafts each sequence's own shape.
+    """
+
+    def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None):
+        self._model = model
+        self._target = model.target
+        self._planner = planner
+        self._acceptance = CopyAcceptance()  # of copies, where no planner has one
+
+    def begin(self, sequence: Sequence) -> None:
+        """A sequence's prompt is to be read."""
+        planner = self._planner
+        if sequence.may_copy:
+            sequence.begin_copies(planner.copies.acceptance if planner else self._acceptance)
+
+    def planner_of(self, sequences: Tokens[Sequence]) -> ShapePlanner | None:
+        """Who plans the steps of so many sequences; None where nobody does, or drafts."""
+        if self._planner is None or not any(s.drafts or s.copies for s in sequences):
+            return None
+        return self._planner.for_batch(len(sequences))
+
+    def shapes(self, sequences: Tokens[Sequence], pending: Tokens[PendingStep] = ()) -> Shapes:
+        """What each sequence drafts in the next step; it may have been decided with the last."""
+        decided = [step.next_draft for step in pending]
+        if any(decided):
+            return [draft.shape if draft else None for draft in decided]
+        if self._planner is None:
+            return [s.config.beam if s.drafts else None for s in sequences]
+        shape = self._ask(sequences)
+        return [shape if s.drafts else None for s in sequences]
+
+    def _ask(self, sequences: Tokens[Sequence]) -> BeamShape | None:
+        """The planner's next shape; None where it cannot be verified, or drafts are paused."""
+        planner, drafting = self.planner_of(sequences), [s for s in sequences if s.drafts]
+        if planner is None or not drafting:
+            return None
+        shape = planner.next_shape(context_of(sequences))
+        if shape is None or any(s.cache.changes_within(shape.length) for s in drafting):
+            return None
+        # A step is plain for all of a batch or for none.
+        pausing = [s for s in drafting if s.backoff.pausing]
+        if planner.probing or 2 * len(pausing) < len(drafting) or not pausing:
+            return shape
+        for sequence in pausing:
+            sequence.backoff.paused()
+        return None
+
+    def drafts(
+        self, sequences: Tokens[Sequence], shapes: Shapes, pending: Tokens[PendingStep] = ()
+    ) -> list[StepDraft]:
+        """What to verify of the next step's drafts and copies.
+
+        Args:
+            sequences: Those that take part.
+            shapes: What each drafts, or has drafted.
+            pending: Their steps before, whose graphs the drafts may have been made in.
+        """
+        made: list[DraftTree | None] = [None for _ in shapes]
+        for place, step in enumerate(pending):
+            made[place] = step.next_draft.tree if step.next_draft else None
+        planner, copies = self.planner_of(sequences), self._copies(sequences)
+        probing = planner is not None and planner.probing and any(shapes)
+        if copies is None or probing:
+            return self._trimmed(sequences, shapes, made)
+        if not any(made):
+            return copies.with_drafts_to_make(shapes)
+        assert planner is not None
+        known = [tree.read() if tree else None for tree in made]
+        chances = [planner.guess_chances(tree) if tree else [1.0] for tree in known]
+        return copies.with_known_drafts(shapes, known, chances)
+
+    def _trimmed(
+        self, sequences: Tokens[Sequence], shapes: Shapes, made: list[DraftTree | None]
+    ) -> list[StepDraft]:
+        """What is worth verifying of drafts that were made in the step before."""
+        if not any(made):
+            return [StepDraft(shape) for shape in shapes]
+        planner = self.planner_of(sequences)
+        assert planner is not None
+        known = [tree.read() if tree else None for tree in made]
+        count = max(
+            planner.num_nodes_to_verify(shape, tree, len(sequence.cache))
+            for sequence, shape, tree in zip(sequences, shapes, known, strict=True)
+            if shape and tree
+        )
+        return [
+            StepDraft(shape, tree and tree.first(min(count, len(tree) - 1), numbers))
+            for shape, tree, numbers in zip(shapes, made, known, strict=True)
+        ]
+
+    def next_drafts(
+        self, sequences: Tokens[Sequence], drafts: Tokens[StepDraft]
+    ) -> PlannedDrafts | None:
+        """What the step after the one to be launched drafts, if it is to be drafted with it.
+
+        Args:
+            sequences: Those that take part.
+            drafts: What the step to be launched verifies.
+        """
+        planner = self.planner_of(sequences)
+        # A chain is picked from a tree by its scores.
+        early = self._target.verifies == "tree" and self._model.lookback is not None
+        if planner is None or not early or not planner.drafts_next:
+            return None
+        shape = self._ask(sequences)
+        copied = copied_on(drafts)
+        copies_go_on = shape and copied and not planner.probing
+        if shape and copies_go_on and not planner.copies.drafts_after(copied, shape):
+            return None
+        sources = [
+            s.sources_for(shape, timed=False)[0] if shape and s.drafts else None for s in sequences
+        ]
+        return PlannedDrafts(shape, sources)
+
+    def waits(self, sequences: Tokens[Sequence]) -> bool:
+        """Whether the next step has to wait for this one's token, since it may verify copies."""
+        copies = self._copies(sequences)
+        return copies is not None and copies.waits
+
+    def _copies(self, sequences: Tokens[Sequence]) -> StepCopies | None:
+        """What the sequences may copy; None for nothing."""
+        proposals = [sequence.propose_copies() for sequence in sequences]
+        if not any(proposals):
+            return None
+        roots = [sequence.last_token for sequence in sequences]
+        chain = self._target.verifies == "chain"
+        planner, context = self._copy_planner(sequences), context_of(sequences)
+        return StepCopies(planner, proposals, roots, context, chain=chain)
+
+    def _copy_planner(self, sequences: Tokens[Sequence]) -> CopyPlanner:
+        """Who prices copies: the planner's, or none but the shapes' numbers of nodes."""
+        planner = self.planner_of(sequences)
+        if planner is not None:
+            return planner.copies
+        return BudgetedCopies(self._acceptance, min(s.config.beam.nodes for s in sequences))
+
+
+def context_of(sequences: Tokens[Sequence]) -> int:
+    """Committed tokens of the longest sequence."""
+    return max(len(sequence.cache) for sequence in sequences)

@@ -1,0 +1,105 @@
+"""What is done to logits before a token is chosen, as mlx-lm does it, for all nodes of a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from .tree import DraftTree
+
+# "repetition", "presence" or "frequency", its size, and how many tokens it looks at
+Penalty = tuple[str, float, int]
+
+
+def chosen_logprobs(
+    logits: mx.array, tokens: mx.array, count: int
+) -> tuple[mx.array, mx.array | None, mx.array | None]:
+    """Log-probabilities of the chosen tokens and of the ``count`` likeliest, in no order."""
+    logits = logits.astype(mx.float32)
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+    count = min(count, logits.shape[-1])
+    if not count:
+        return chosen, None, None
+    top = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
+    return chosen, top, mx.take_along_axis(logprobs, top, axis=-1)
+
+
+def biased(logits: mx.array, bias: Sequence[tuple[int, float]]) -> mx.array:
+    """Logits (n, vocab_size) with numbers added, as mlx-lm's ``logit_bias`` does."""
+    places = mx.array([token for token, _ in bias])
+    values = mx.array([value for _, value in bias]).astype(logits.dtype)
+    return logits.at[:, places].add(values)
+
+
+def exclude_top(
+    logprobs: mx.array,
+    coin: mx.array,
+    *,
+    probability: float,
+    threshold: float,
+    special_tokens: Sequence[int] = (),
+) -> mx.array:
+    """XTC as mlx-lm has it, with a coin for each row.
+
+    Args:
+        logprobs: (..., vocab_size).
+        coin: From 0 to 1, (..., 1): a row where it is at most ``probability`` loses its likeliest
+            tokens.
+        probability: Chance of that.
+        threshold: All tokens above this probability are lost but the least likely of them.
+        special_tokens: Ids that are never lost.
+    """
+    probs = mx.softmax(logprobs.astype(mx.float32), axis=-1)
+    likely = mx.where(probs > threshold, probs, mx.inf)
+    excluded = probs > likely.min(axis=-1, keepdims=True)
+    if special_tokens:
+        excluded[..., mx.array(list(special_tokens))] = False
+    return mx.where(excluded & (coin <= probability), -mx.inf, logprobs)
+
+
+def penalise(
+    logits: mx.array, tree: DraftTree, recent: Sequence[int], penalties: Sequence[Penalty]
+) -> mx.array:
+    """mlx-lm's penalties, each node's for its own history: prompt, accepted text and ancestors.
+
+    Args:
+        logits: (n, vocab_size).
+        tree: The n nodes.
+        recent: Tokens before the root.
+        penalties: Which ones, in their order.
+
+    Returns:
+        Penalised logits, (n, vocab_size).
+    """
+    # No window is longer than what there is.
+    size = min(max(size for _, _, size in penalties), len(recent) + 1 + tree.max_depth)
+    recent = list(recent[-(size - 1) :]) if size > 1 else []
+    # Pad in front so that the root stands in column size - 1.
+    padding = size - 1 - len(recent)
+    before = mx.array([0] * padding + recent, dtype=mx.int32)
+    before = mx.broadcast_to(before[None], (len(tree), size - 1))
+    line = mx.concatenate([before, tree.path_tokens()], axis=1)
+    columns = tree.depths[:, None] + mx.arange(size)[None, :]
+    history = mx.take_along_axis(line, columns, axis=1)
+    real = columns >= padding
+    # Padding repeats the node's own token, which is in the history anyway.
+    history = mx.where(real, history, tree.tokens[:, None])
+    for kind, penalty, context in penalties:
+        logits = _penalise(logits, history[:, -context:], real[:, -context:], kind, penalty)
+    return logits
+
+
+def _penalise(
+    logits: mx.array, history: mx.array, real: mx.array, kind: str, penalty: float
+) -> mx.array:
+    if kind == "frequency":
+        rows = mx.arange(logits.shape[0])[:, None]
+        return logits.at[rows, history].subtract(penalty * real.astype(logits.dtype))
+    picked = mx.take_along_axis(logits, history, axis=1)
+    if kind == "repetition":
+        picked = mx.where(picked < 0, picked * penalty, picked / penalty)
+    else:
+        picked = picked - penalty
+    return mx.put_along_axis(logits, history, picked, axis=1)

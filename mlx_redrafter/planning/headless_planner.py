@@ -1,0 +1,125 @@
+"""Planning without a draft head: copies alone are verified, as far as that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.shape import BeamShape
+from ..engine.shape_planner import ObservedStep
+from ..tree import HostTree
+from .copy_planner import CopyPlanner
+from .costs import CostModel
+
+# Share of a step's surprise that the factors on measured costs take over, and the largest factor
+# that one step may stand for.
+DRIFT_RATE = 0.15
+LARGEST_SURPRISE = 4.0
+RATE_FORGET = 0.995
+
+
+class HeadlessPlanner:
+    """Plans the steps of a model without a draft head.
+
+    The machine is measured when the first copies are to be priced: a text in which nothing repeats
+    needs no measurement.
+
+    Args:
+        measure: Measures what steps cost, or reads what was measured before.
+
+    Attributes:
+        copies: Prices copies.
+    """
+
+    drafting_disabled = False
+    probing = False
+    drafts_next = False
+    choice: BeamShape | None = None
+
+    def __init__(self, measure: Callable[[], CostModel]):
+        self.copies = CopyPlanner(self, CopyAcceptance())
+        self._measure = measure
+        self._costs: CostModel | None = None
+        self._for_batches: dict[int, HeadlessPlanner] = {}
+        # Measured over predicted step time, of plain steps and of those over several rows.
+        self._drift = {True: 1.0, False: 1.0}
+        self._timed: set[int] = set()
+        self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
+
+    @property
+    def costs(self) -> CostModel:
+        """What steps cost; measured when they are first asked for."""
+        if self._costs is None:
+            self._costs = self._measure()
+        return self._costs
+
+    def for_batch(self, sequences: int) -> HeadlessPlanner:
+        """The planner for steps that so many sequences take together; itself for one."""
+        if sequences == 1:
+            return self
+        if sequences not in self._for_batches:
+            made = HeadlessPlanner(lambda: self.costs.for_batch(sequences))
+            made.copies = CopyPlanner(made, self.copies.acceptance)
+            self._for_batches[sequences] = made
+        return self._for_batches[sequences]
+
+    def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
+        """Nothing is drafted but copies."""
+        return None
+
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        """Not asked: nothing is drafted but copies."""
+        raise NotImplementedError
+
+    def guess_chances(self, tree: HostTree) -> list[float]:
+        """Not asked: nothing is drafted but copies."""
+        raise NotImplementedError
+
+    def price(self, step: ObservedStep) -> float | None:  # noqa: ARG002
+        """No draft is ever paused."""
+        return None
+
+    def observe(self, step: ObservedStep) -> None:
+        """Learn from a step's time; the first of a kind may have waited for a GPU's compiler."""
+        if step.nodes not in self._timed:
+            self._timed.add(step.nodes)
+            return
+        self._made = RATE_FORGET * self._made + step.tokens
+        self._taken = RATE_FORGET * self._taken + step.seconds
+        if self._costs is None:
+            return
+        plain = step.nodes == 0
+        if plain:
+            expected = self._costs.step_seconds(None, step.context)
+        else:
+            expected = self._costs.verify_seconds(1 + step.nodes, step.context)
+        surprise = min(LARGEST_SURPRISE, max(1 / LARGEST_SURPRISE, step.seconds / expected))
+        self._drift[plain] += DRIFT_RATE * (surprise - self._drift[plain])
+
+    # What copies are priced by
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows whose forward was timed."""
+        return self.costs.sizes
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, as decoding goes on the whole."""
+        return self._made / self._taken if self._taken else 1.0 / self.plain_seconds(0)
+
+    def plain_seconds(self, context: int) -> float:
+        """Seconds of a plain step by now."""
+        return self.costs.step_seconds(None, context) * self._drift[True]
+
+    def verify_seconds(self, rows: int, context: int) -> float:
+        """Seconds of a forward over so many rows by now."""
+        return self.costs.verify_seconds(rows, context) * self._drift[False]
+
+    def draft_seconds(self, shape: BeamShape) -> float:  # noqa: ARG002
+        """Nothing is drafted."""
+        return 0.0
+
+    def guessed(self, shape: BeamShape) -> float:  # noqa: ARG002
+        """Nothing is guessed."""
+        return 0.0

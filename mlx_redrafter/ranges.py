@@ -1,0 +1,66 @@
+"""Which numbers an option may be, for checks, flags and documentation alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from .errors import RedrafterError
+
+
+@dataclass(frozen=True)
+class OptionRange:
+    """Which numbers an option may be, and what it means.
+
+    Attributes:
+        help: What it does.
+        kind: ``float`` or ``int``.
+        minimum: The least number.
+        maximum: The largest number; infinity itself is never one.
+        above: Whether the minimum itself is excluded.
+        or_zero: Whether 0 is allowed although the minimum is larger.
+    """
+
+    help: str
+    kind: type = float
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    above: bool = False
+    or_zero: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in the range."""
+        if self.or_zero and value == 0:
+            return True
+        low = value > self.minimum if self.above else value >= self.minimum
+        return low and value <= self.maximum and not math.isinf(value)
+
+    def __str__(self) -> str:
+        number = "a whole number" if self.kind is int else "a finite number"
+        least = "above" if self.above else "from"
+        low = "" if math.isinf(self.minimum) else f" {least} {self.minimum:g}"
+        high = "" if math.isinf(self.maximum) else f" to {self.maximum:.15g}"
+        return f"{'0, or ' if self.or_zero else ''}{number}{low}{high}"
+
+    def checked(self, value: Any, name: str) -> Any:
+        """The value as a number of this kind in this range; None stays None.
+
+        Raises:
+            RedrafterError: Naming the option and what it has to be.
+        """
+        if value is None:
+            return None
+        if hasattr(value, "item") and getattr(value, "size", 0) == 1:
+            value = value.item()  # an array's or numpy's number
+        wanted = Integral if self.kind is int else Real
+        number = isinstance(value, wanted) and not isinstance(value, bool)
+        if not number or not self.holds(value):
+            raise RedrafterError(f"{name} is {value!r}, but has to be {self}.")
+        return self.kind(value)
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,0 +1,166 @@
+"""The options of a call, checked and sorted: what the loop needs, the prompt, and the text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..cache.quantized import CacheOptions
+from ..drafting.shape import BeamShape
+from ..engine.config import DecodingConfig
+from ..engine.model import SpeculativeModel
+from ..engine.shape_planner import ShapePlanner
+from ..errors import RedrafterError
+from ..sampling import SamplingConfig
+from .responses import stop_strings
+
+SAMPLING_OPTIONS = tuple(one.name for one in fields(SamplingConfig))
+CACHE_OPTIONS = tuple(one.name for one in fields(CacheOptions))
+SHAPE_OPTIONS = ("beam_width", "beam_length", "node_budget")
+TEXT_OPTIONS = (
+    "max_tokens",
+    "stop",
+    "draft",
+    "copy",
+    "planner",
+    "prefill_step_size",
+    "sampler",
+    "logits_processors",
+    "tools",
+    "chat_template_args",
+)
+OPTIONS = frozenset((*SAMPLING_OPTIONS, *CACHE_OPTIONS, *SHAPE_OPTIONS, *TEXT_OPTIONS))
+
+# What callers of mlx-lm and of other programs may write, and what takes its place here.
+INSTEAD = {
+    "temp": "use temperature",
+    "draft_model": "give the drafter to load",
+    "num_draft_tokens": "use beam_length",
+    "num_beams": "use beam_width",
+    "max_new_tokens": "use max_tokens",
+    "stop_strings": "use stop",
+    "stop_words": "use stop",
+    "top_logprobs": "use logprobs with the number of likeliest tokens",
+    "return_logprobs": "use logprobs=0",
+    "return_token_ids": "the response has token_ids always",
+    "chat_template_config": "use chat_template_args",
+    "prompt_caches": "texts of a batch keep no caches; use cache with stream_generate",
+    "return_prompt_caches": "texts of a batch keep no caches; use cache with stream_generate",
+    "prompt_cache": "texts of a batch keep no caches; use it with stream_generate",
+    "cache": "texts of a batch keep no caches between turns; decode the prompts one by one",
+    "samplers": "use sampler, or per_prompt with one for each prompt",
+    "min_tokens_to_keep": "min_p keeps the likeliest token always",
+    "completion_batch_size": "use batch_size",
+    "prefill_batch_size": "use batch_size",
+    "stream": "streams are mlx's own, one for each thread",
+    "input_embeddings": "give tokens",
+}
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The options of one text.
+
+    Attributes:
+        config: What the loop needs.
+        stops: Strings that end the text.
+        planner: Who chooses beam shapes; None where a shape is given, or there is none.
+        tools: Descriptions of functions for the chat template.
+        template_args: Further arguments of the chat template.
+    """
+
+    config: DecodingConfig
+    stops: tuple[str, ...]
+    planner: ShapePlanner | None
+    tools: Sequence[dict[str, Any]] | None
+    template_args: Mapping[str, Any] | None
+
+
+def read_options(
+    model: SpeculativeModel,
+    tokenizer: TokenizerWrapper,
+    given: Mapping[str, Any],
+    *,
+    max_tokens: int = 256,
+) -> TextOptions:
+    """Sort and check the options of a text; one that is None means its default.
+
+    Args:
+        model: Has a planner of its own, perhaps.
+        tokenizer: Names the tokens that end a text.
+        given: By name.
+        max_tokens: Where none is given.
+
+    Raises:
+        RedrafterError: If one is unknown, naming what takes its place, or out of its range.
+    """
+    check_names(given)
+    options = {name: value for name, value in given.items() if value is not None}
+    shape = {name: options[name] for name in SHAPE_OPTIONS if name in options}
+    config = DecodingConfig(
+        max_tokens=options.get("max_tokens", max_tokens),
+        sampling=SamplingConfig(**_chosen(options, SAMPLING_OPTIONS)),
+        logits_processors=_processors(options.get("logits_processors", ())),
+        sampler=_sampler(model, options),
+        draft=bool(options.get("draft", True)),
+        copy=bool(options.get("copy", DecodingConfig.copy)),
+        beam=BeamShape(**{name.removeprefix("beam_"): value for name, value in shape.items()}),
+        eos_token_ids=frozenset(tokenizer.eos_token_ids),
+        prefill_step_size=options.get("prefill_step_size", DecodingConfig.prefill_step_size),
+        cache_options=CacheOptions(**_chosen(options, CACHE_OPTIONS)),
+    )
+    # The model's own may have to measure the machine first: not where nothing is drafted.
+    planned = config.draft and not shape
+    planner = options.get("planner") or model.planner if planned else None
+    return TextOptions(
+        config,
+        stop_strings(options.get("stop", ())),
+        planner,
+        options.get("tools"),
+        options.get("chat_template_args"),
+    )
+
+
+def check_names(given: Mapping[str, Any], known: frozenset[str] = OPTIONS) -> None:
+    """Refuse names that are no options.
+
+    Raises:
+        RedrafterError: Naming the first, and what takes its place.
+    """
+    for name in given:
+        if name not in known:
+            said = INSTEAD.get(name, f"there are {', '.join(sorted(known))}")
+            raise RedrafterError(f"There is no option {name}: {said}.")
+
+
+def _chosen(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
+
+
+def _processors(given: Any) -> tuple[Callable[..., Any], ...]:
+    processors = (given,) if callable(given) else tuple(given)
+    if not all(callable(one) for one in processors):
+        raise RedrafterError("logits_processors has to be a list of functions of (tokens, logits).")
+    return processors
+
+
+def _sampler(model: SpeculativeModel, options: Mapping[str, Any]) -> Callable[..., Any] | None:
+    sampler: Callable[..., Any] | None = options.get("sampler")
+    if sampler is None:
+        return None
+    if not callable(sampler):
+        raise RedrafterError("sampler has to be a function from log-probabilities to token ids.")
+    filters = [name for name in ("temperature", "top_p", "top_k", "min_p") if name in options]
+    if filters:
+        raise RedrafterError(f"sampler takes the place of {filters[0]}: give one of the two.")
+    if model.drafts and options.get("draft", True):
+        warnings.warn(
+            "With a sampler of its own a text is decoded plainly, since what it draws depends on "
+            "when it is asked; use temperature, top_p, top_k, min_p and seed to have drafts.",
+            stacklevel=4,
+        )
+    return sampler

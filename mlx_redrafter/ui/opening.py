@@ -1,0 +1,37 @@
+"""Bringing a model here before it is loaded: conversions of GGUF files, under a bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CONFIG_FILE = "config.json"
+
+
+def prepare(model: str, revision: str | None = None) -> None:
+    """Convert what a model's name stands for, where it is a GGUF file that was not yet.
+
+    The bar goes to the error stream. Loading the same name afterwards finds the conversion.
+
+    Args:
+        model: What ``--model`` was given.
+        revision: What ``--revision`` was given.
+
+    Raises:
+        RedrafterError: If there is no such model, or it cannot be converted.
+    """
+    if (Path(model).expanduser() / CONFIG_FILE).is_file():
+        return  # most are, and nothing slow is imported for them
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from ..text.places import locate
+    from .bars import StageBars
+    from .output import make_console
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with StageBars(make_console(errors=True), *columns) as bars:
+        locate(model, revision=revision, progress=bars.move)

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import architectures
+import mlx.core as mx
+import pytest
+from decoding_cases import Evaluations, ScriptedPlanner
+
+import models
+from mlx_redrafter.cache.quantized import CacheOptions
+from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.batch import Engine, NewToken
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.planning.copy_planner import CopyPlanner
+from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.tree import HostTree
+
+PROMPT = models.prompt_of(12)
+GREEDY = SamplingConfig()
+SAMPLED = SamplingConfig(1.0, top_k=3, seed=4)
+PENALISED = SamplingConfig(0.7, top_k=4, frequency_penalty=0.2, presence_penalty=0.1, seed=2)
+WIDE, CHAIN = BeamShape(3, 4, 7), BeamShape(1, 4)
+
+
+@dataclass
+class Machine:
+    """Prices on which a row costs a hundredth of a step."""
+
+    row: float = 0.01
+    draft: float = 0.1
+    rate: float = 1.0
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+
+    def plain_seconds(self, context: int) -> float:
+        return 1.0
+
+    def verify_seconds(self, rows: int, context: int) -> float:
+        return 1.0 + self.row * (rows - 1)
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        return self.draft
+
+    def guessed(self, shape: BeamShape) -> float:
+        return 0.8
+
+
+class Copying(ScriptedPlanner):
+    """A planner whose shapes are laid down, and whose copies are priced on a made-up machine."""
+
+    def __init__(
+        self,
+        shapes: Sequence[BeamShape | None] = (None,),
+        *,
+        drafts_next: bool = False,
+        machine: Machine | None = None,
+    ):
+        self._shapes, self._asked = shapes, 0
+        self.drafts_next = drafts_next
+        self.copies = CopyPlanner(machine or Machine(), CopyAcceptance())
+        self.steps: list[ObservedStep] = []
+
+    def for_batch(self, sequences: int) -> Any:
+        return self
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        return self._shapes[len(self.steps) % len(self._shapes)]
+
+    def guess_chances(self, tree: HostTree) -> list[float]:
+        return [0.5**depth for depth in tree.depths]
+
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        return len(tree.tokens) - 1
+
+    def observe(self, step: ObservedStep) -> None:
+        self.steps.append(step)
+
+
+@cache
+def repeating() -> Any:
+    """A model whose next token follows from the last: greedy texts go round in circles."""
+    model = models.build("llama")
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight = mx.zeros_like(layer.self_attn.o_proj.weight)
+    return model
+
+
+def model_of(head: bool = False, **options: Any) -> SpeculativeModel:
+    return SpeculativeModel(repeating(), models.build_drafter(**options) if head else None)
+
+
+def written(
+    model: SpeculativeModel,
+    sampling: SamplingConfig,
+    *,
+    prompt: Sequence[int] = PROMPT,
+    max_tokens: int = 60,
+    **options: Any,
+) -> tuple[list[int], AcceptanceStats]:
+    stats = AcceptanceStats()
+    planner = options.pop("planner", None)
+    held = options.pop("cache", None)
+    config = DecodingConfig(max_tokens, sampling, **options)
+    stream = decode(model, prompt, config, planner=planner, stats=stats, cache=held)
+    return [decoded.token for decoded in stream], stats
+
+
+@cache
+def plainly(sampling: SamplingConfig, max_tokens: int = 60) -> list[int]:
+    return written(model_of(), sampling, max_tokens=max_tokens, draft=False)[0]
+
+
+SAMPLINGS = pytest.mark.parametrize(
+    "sampling", [GREEDY, SAMPLED, PENALISED], ids=["greedy", "sampled", "penalised"]
+)
+PLANNED: dict[str, Any] = {
+    "copies alone": lambda: (False, Copying()),
+    "drafts in the step": lambda: (True, Copying([WIDE, CHAIN])),
+    "drafts in the step before": lambda: (True, Copying([WIDE, CHAIN], drafts_next=True)),
+    "drafts now and then": lambda: (True, Copying([None, WIDE, None], drafts_next=True)),
+    "dear drafts": lambda: (True, Copying([WIDE], machine=Machine(draft=5.0))),
+    "a fixed shape": lambda: (True, None),
+    "no planner": lambda: (False, None),
+}
+
+
+@SAMPLINGS
+@pytest.mark.parametrize("kind", PLANNED)
+@pytest.mark.parametrize("max_tokens", [1, 2, 60])
+def test_copied_texts_are_plain_s(kind: str, sampling: SamplingConfig, max_tokens: int) -> None:
+    head, planner = PLANNED[kind]()
+    model = model_of(head, lookback=2)
+    beam = BeamShape(3, 3)
+    options = {"copy": True, "beam": beam, "planner": planner, "max_tokens": max_tokens}
+    text, stats = written(model, sampling, **options)
+    assert text == plainly(sampling, 60)[:max_tokens]
+    if max_tokens == 60 and sampling == GREEDY:
+        assert stats.accepted_copies > 20
+        assert stats.tokens_per_step > 2.5
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+def test_a_step_is_one_evaluation(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, planner = PLANNED[kind]()
+    model = model_of(head)
+    counted = Evaluations(monkeypatch)
+    _, stats = written(model, GREEDY, copy=True, planner=planner)
+    assert len(counted.launched) == 1 + stats.steps + 1  # the last for what the cache keeps
+    assert stats.evaluations == stats.steps
+
+
+def test_a_long_match_leaves_the_draft_out() -> None:
+    planner = Copying([WIDE])
+    written(model_of(True), GREEDY, copy=True, planner=planner)
+    alone = [step for step in planner.steps if step.shape is None and step.nodes]
+    assert alone
+    assert max(step.nodes for step in alone) >= 31
+    assert any(step.shape for step in planner.steps)
+
+
+def test_where_copies_go_on_no_draft_is_made_for_the_next_step() -> None:
+    planner = Copying([WIDE], drafts_next=True, machine=Machine(draft=0.6))
+    written(model_of(True), GREEDY, copy=True, planner=planner, max_tokens=200)
+    assert {step.next_shape for step in planner.steps} == {None, WIDE}
+
+
+def test_a_fixed_shape_s_nodes_are_shared() -> None:
+    _, stats = written(model_of(True), GREEDY, copy=True, beam=BeamShape(4, 5, 15))
+    assert stats.accepted_copies > 0
+    assert stats.drafted <= 15 * stats.steps
+
+
+def test_nothing_is_copied_unless_asked() -> None:
+    for options in ({"copy": False}, {"copy": True, "draft": False}):
+        text, stats = written(model_of(), GREEDY, planner=Copying(), **options)
+        assert text == plainly(GREEDY)
+        assert (stats.drafted, stats.copied) == (0, 0)
+
+
+def test_plain_steps_overlap_where_nothing_is_to_be_copied() -> None:
+    """The first step that has to wait for the token before it is one that may verify copies."""
+    planner = Copying(machine=Machine(row=3.0))
+    text, stats = written(model_of(), GREEDY, copy=True, planner=planner)
+    assert text == plainly(GREEDY)
+    assert stats.drafted == 0
+
+
+def test_ends_inside_accepted_copies() -> None:
+    text = plainly(GREEDY)
+    for end in range(20, 40):
+        eos = frozenset({text[end]})
+        wanted = text[: 1 + next(i for i, token in enumerate(text) if token in eos)]
+        cache_ = model_of().make_cache()
+        got, _ = written(
+            model_of(), GREEDY, copy=True, planner=Copying(), eos_token_ids=eos, cache=cache_
+        )
+        assert got == wanted
+        assert cache_.tokens == [*PROMPT, *wanted[:-1]]
+
+
+def test_a_conversation_goes_on_from_its_text() -> None:
+    """What an earlier turn held is copied in the next, also after a rewind of the cache."""
+    model, planner = model_of(), Copying()
+    held = model.make_cache()
+    first, _ = written(model, SAMPLED, copy=True, planner=planner, cache=held)
+    index = held.text_index
+    assert list(index.tokens) == [*PROMPT, *first]
+    prompt = [*PROMPT, *first[:30], 7, 7, *first[:12]]
+    plain, _ = written(model, GREEDY, prompt=prompt, draft=False)
+    second, stats = written(model, GREEDY, prompt=prompt, copy=True, planner=planner, cache=held)
+    assert second == plain
+    assert held.text_index is index
+    assert list(index.tokens) == [*prompt, *second]
+    assert stats.accepted_copies > 0
+
+
+def test_an_abandoned_text_leaves_the_cache_as_it_should_be() -> None:
+    model, held = model_of(), model_of().make_cache()
+    stream = decode(model, PROMPT, DecodingConfig(60, copy=True), cache=held, planner=Copying())
+    taken = [next(stream).token for _ in range(17)]
+    stream.close()
+    assert held.tokens == [*PROMPT, *taken[:-1]]
+    text, _ = written(model, GREEDY, copy=True, planner=Copying(), cache=held)
+    assert text == plainly(GREEDY)
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+@SAMPLINGS
+def test_texts_of_a_batch_copy_each_its_own(kind: str, sampling: SamplingConfig) -> None:
+    head, planner = PLANNED[kind]()
+    prompts = [PROMPT, models.prompt_of(5, seed=1), models.prompt_of(30, seed=2)]
+    wanted = [
+        written(model_of(), sampling, prompt=prompt, max_tokens=40, draft=False)[0]
+        for prompt in prompts
+    ]
+    engine = Engine(model_of(head), planner=planner)
+    config = DecodingConfig(40, sampling, copy=True)
+    stats = [AcceptanceStats() for _ in prompts]
+    numbers = [
+        engine.add(prompt, config, stats=own) for prompt, own in zip(prompts, stats, strict=True)
+    ]
+    texts: dict[int, list[int]] = {number: [] for number in numbers}
+    while engine.busy:
+        for event in engine.step():
+            if isinstance(event, NewToken):
+                texts[event.sequence].append(event.decoded.token)
+    assert [texts[number] for number in numbers] == wanted
+    if sampling == GREEDY:
+        assert all(own.accepted_copies > 0 for own in stats)
+
+
+@pytest.mark.parametrize(
+    "name", ["falcon_h1", "qwen3_next", "lfm2", "rwkv7", "longcat_flash_ngram", "gemma3_text"]
+)
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_other_architectures_copy_too(name: str, sampling: SamplingConfig) -> None:
+    known = models.ARCHITECTURES
+    model = SpeculativeModel((models if name in known else architectures).build(name))
+    prompt = models.prompt_of(6) * 3
+    plain, _ = written(model, sampling, prompt=prompt, max_tokens=30, draft=False)
+    # What comes is in the prompt already, so that much of it can be copied.
+    prompt = [*prompt, *plain, *prompt]
+    plain, _ = written(model, sampling, prompt=prompt, max_tokens=30, draft=False)
+    copied, stats = written(
+        model, sampling, prompt=prompt, max_tokens=30, copy=True, planner=Copying()
+    )
+    assert copied == plain
+    assert stats.drafted > 0
+
+
+def test_a_cache_that_cannot_be_given_back_is_not_drafted_in() -> None:
+    options = {"cache_options": CacheOptions(max_kv_size=32)}
+    model, prompt = SpeculativeModel(models.shared("qwen2")), PROMPT * 3
+    plain, _ = written(model, GREEDY, prompt=prompt, draft=False, **options)
+    text, stats = written(model, GREEDY, prompt=prompt, copy=True, planner=Copying(), **options)
+    assert text == plain
+    assert stats.drafted == 0
+
+
+def test_tokens_say_where_they_come_from() -> None:
+    config = DecodingConfig(60, copy=True)
+    tokens = list(decode(model_of(), PROMPT, config, planner=Copying()))
+    sources = [decoded.source for decoded in tokens]
+    assert sources[0] == "own"
+    assert set(sources) == {"own", "copied"}
+    assert all(decoded.from_draft == (decoded.source != "own") for decoded in tokens)

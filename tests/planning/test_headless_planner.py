@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.headless_planner import HeadlessPlanner
+from mlx_redrafter.tree import HostTree
+
+SIZES = (1, 2, 4, 8, 16, 32)
+COSTS = CostModel(SIZES, (64,), (tuple(1.0 + 0.05 * (n - 1) for n in SIZES),), {}, (1.0,))
+CERTAIN = [0.95**depth for depth in range(1, 33)]
+
+
+class Measurements:
+    """Counts how often the machine is measured."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> CostModel:
+        self.count += 1
+        return COSTS
+
+
+def step(nodes: int, tokens: int, seconds: float) -> ObservedStep:
+    tree = HostTree((0,) * (1 + nodes), tuple(range(-1, nodes)), (0.0,) * (1 + nodes))
+    record = StepRecord(tree, (0,) * (1 + nodes), tuple(range(tokens)), frozenset(range(1, nodes)))
+    return ObservedStep(None, [record], seconds, 64)
+
+
+def test_a_text_in_which_nothing_repeats_needs_no_measurement() -> None:
+    measure = Measurements()
+    planner = HeadlessPlanner(measure)
+    for _ in range(20):
+        assert planner.next_shape(64) is None
+        planner.observe(step(0, 1, 1.0))
+    assert not any((planner.drafting_disabled, planner.probing, planner.drafts_next))
+    assert measure.count == 0
+    assert planner.copies.num_nodes(CERTAIN, 64) > 0
+    assert planner.for_batch(3).copies.num_nodes(CERTAIN, 64) > 0
+    assert measure.count == 1
+
+
+def test_what_steps_take_corrects_what_was_measured() -> None:
+    planner = HeadlessPlanner(Measurements())
+    assert planner.copies.num_nodes([0.3], 64) == 1
+    for _ in range(60):  # another program slows down what uses all cores
+        planner.observe(step(8, 5, 14.0))
+        planner.observe(step(0, 1, 1.0))
+    assert planner.verify_seconds(9, 64) > 3.9 * COSTS.verify_seconds(9, 64)
+    assert planner.plain_seconds(64) == pytest.approx(1.0)
+    assert planner.copies.num_nodes([0.3], 64) == 0
+
+
+def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
+    planner = HeadlessPlanner(Measurements())
+    assert planner.for_batch(1) is planner
+    several = planner.for_batch(4)
+    assert several is planner.for_batch(4)
+    assert several.copies.acceptance is planner.copies.acceptance
+    assert several.verify_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
+    assert (several.draft_seconds(BeamShape(1, 1)), several.guessed(BeamShape(1, 1))) == (0, 0)
+
+
+def test_the_rate_is_what_was_made_of_late() -> None:
+    planner = HeadlessPlanner(Measurements())
+    assert planner.rate == pytest.approx(1.0)
+    for _ in range(50):
+        planner.observe(step(8, 4, 2.0))
+    assert planner.rate == pytest.approx(2.0)

@@ -1,0 +1,81 @@
+"""Files are whole or not there, and nothing of killed writers stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.system.files import atomic_path, only_one, write_json
+
+
+def killed_while(body: str, *arguments: object) -> None:
+    """Run a program up to where it says so, and kill it."""
+    program = f"import sys, time\n{body}\n    print('there', flush=True)\n    time.sleep(60)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    process.kill()
+    process.wait()
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    killed_while(
+        "from pathlib import Path\n"
+        "from mlx_redrafter.system.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half')",
+        path,
+    )
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / ".figures-notes.json").write_text("of someone else")
+    write_json(path, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".figures-notes.json", "figures.json"]
+
+
+def test_what_another_writer_is_about_stays(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text("mine")
+        write_json(path, {"other": 1})
+        assert temporary.exists()
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_is_one_processs_until_it_ends(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "run"
+    with only_one(directory, "training"):
+        holding = "from pathlib import Path\nfrom mlx_redrafter.system.files import only_one\n"
+        take = f"{holding}with only_one(Path(sys.argv[1]), 'training'): pass"
+        other = subprocess.run(
+            [sys.executable, "-c", f"import sys\n{take}", directory],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "Another training is under way" in other.stderr
+        assert "process " in other.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing was written, so nothing stays"
+    killed_while(
+        "from pathlib import Path\n"
+        "from mlx_redrafter.system.files import only_one\n"
+        "with only_one(Path(sys.argv[1]), 'training'):\n"
+        "    pass",
+        directory,
+    )
+    with only_one(directory, "training"):
+        pass
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RedrafterError, match="cannot be written"),
+        only_one(tmp_path / "file" / "run", "training"),
+    ):
+        pass

@@ -1,0 +1,141 @@
+"""Whatever a file makes go wrong is one sentence: no traceback, no signal, no end of waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bundles
+import mlx.core as mx
+import pytest
+from damage import files_of
+from mlx.utils import tree_flatten
+from scripts import load_script
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.generate import generate
+from mlx_redrafter.text.loading import load
+
+# The whole of it: python experiments/damaged_files.py
+FLIPS = 12
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return bundles.make_bundle(tmp_path / "tiny")
+
+
+def test_damaged_files_are_refused_or_answer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("damaged_files", monkeypatch)
+    names = files_of(bundle)
+    assert {"config.json", "tokenizer.json", "drafter/model.safetensors"} <= set(names)
+    assert script.faults_of(bundle, names, seed=7, flips=FLIPS, seconds=20, gigabytes=1) == []
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    with pytest.raises(RedrafterError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def rewrite(path: Path, name: str, change: Callable[[mx.array], mx.array]) -> None:
+    weights = mx.load(str(path))
+    weights[name] = change(weights[name])
+    mx.save_safetensors(str(path), weights, {"format": "mlx"})
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.json", "num_hidden_layers", 10**9),
+        ("config.json", "hidden_size", 2**40),
+        ("config.json", "vocab_size", 10**12),
+        ("drafter/config.json", "num_draft_layers", 10**9),
+        ("drafter/config.json", "independent_heads", 10**9),
+        ("drafter/config.json", "lookback", 10**9),
+        ("drafter/config.json", "exit_dim", 2**31),
+    ],
+)
+def test_impossible_counts_are_told_before_anything_is_built(
+    bundle: Path, file: str, key: str, value: int
+) -> None:
+    change(bundle / file, **{key: value})
+    assert key in refusal(lambda: load(bundle))
+
+
+def test_an_adapters_rank_is_held_against_its_weights(bundle: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    mx.save_safetensors(
+        str(adapter / "adapters.safetensors"), {"model.layers.0.x.lora_a": mx.zeros((32, 8))}
+    )
+    parameters = {"rank": 10**9, "scale": 1.0, "dropout": 0.0}
+    values = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
+    (adapter / "adapter_config.json").write_text(json.dumps(values))
+    assert "rank" in refusal(lambda: load(bundle, adapter_path=adapter))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "drafter/model.safetensors", "config.json"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)
+    refusal(lambda: load(bundle))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named(bundle: Path, value: float) -> None:
+    def spoil(weight: mx.array) -> mx.array:
+        weight[3, 4] = value
+        return weight
+
+    rewrite(bundle / "model.safetensors", "model.layers.1.mlp.down_proj.weight", spoil)
+    assert "model.layers.1.mlp.down_proj.weight" in refusal(lambda: load(bundle))
+
+
+def test_a_drafters_weights_that_are_not_finite_are_named(bundle: Path) -> None:
+    path = bundle / "drafter" / "model.safetensors"
+    name = next(iter(mx.load(str(path))))
+    rewrite(path, name, lambda weight: weight * mx.nan)
+    assert name in refusal(lambda: load(bundle))
+
+
+@pytest.mark.parametrize("dtype", [mx.uint32, mx.int32, mx.int8])
+def test_whole_numbers_as_weights_are_named(bundle: Path, dtype: mx.Dtype) -> None:
+    rewrite(bundle / "model.safetensors", "model.norm.weight", lambda w: w.astype(dtype))
+    assert "model.norm.weight" in refusal(lambda: load(bundle))
+
+
+def test_what_is_read_lazily_is_not_looked_at(bundle: Path) -> None:
+    rewrite(bundle / "model.safetensors", "model.norm.weight", lambda w: w * mx.nan)
+    model, _ = load(bundle, lazy=True)
+    assert dict(tree_flatten(model.target.model.parameters()))["model.norm.weight"].shape == (32,)
+
+
+TEMPLATES = {
+    "loops for ever": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
+    "{% endfor %}",
+    "writes megabytes": "{% for i in range(99999) %}{{ 'x' * 99 }}{% endfor %}",
+    "doubles a text": "{% set n = namespace(s='x' * 99) %}{% for i in range(99) %}"
+    "{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
+    "multiplies a text": "{{ 'x' * 1000000000000 }}",
+    "raises to a power": "{{ 10 ** 100000000 }}",
+    "never returns": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "reaches for Python": "{{ ''.__class__.__mro__ }}",
+    "is no template": "{% for",
+}
+
+
+@pytest.mark.parametrize("what", TEMPLATES)
+def test_a_template_is_stopped(bundle: Path, what: str) -> None:
+    model, tokenizer = load(bundle, drafter=False)
+    tokenizer.chat_template = TEMPLATES[what]
+    messages = [{"role": "user", "content": "hello"}]
+    assert "template" in refusal(lambda: generate(model, tokenizer, messages, max_tokens=2))
