@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -27,7 +28,12 @@ class RowProducts(Protocol):
 class ForwardContext:
     """What the layers of one target need to know while they run over uncommitted rows.
 
+    It belongs to the model object, since that is where layers find it. So building a forward's
+    graph is one critical section: whoever runs modules holds ``lock``, as the blocks here do.
+    Graphs of different threads are evaluated outside of it, side by side.
+
     Attributes:
+        lock: Held while modules of the model run; the same thread may take it again.
         active: Whether the rows now being computed stay uncommitted.
         replaying: Whether a module is only run again to bring its recurrent state to an earlier
             row; attention layers then keep what they have.
@@ -43,6 +49,7 @@ class ForwardContext:
     """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self.active = False
         self.replaying = False
         self.tree: DraftTree | BatchTree | PathPositions | None = None
@@ -82,32 +89,35 @@ class ForwardContext:
             watched: See the attribute.
         """
         placed = branching and (isinstance(tree, BatchTree) or len(tree) > 1)
-        self.active, self.tree = True, tree if placed else None
-        self.watched = watched or {}
-        try:
-            yield
-        finally:
-            self.active, self.tree, self.watched, self._paths = False, None, {}, None
-            self._positions.clear()
-            self._masks.clear()
+        with self.lock:
+            self.active, self.tree = True, tree if placed else None
+            self.watched = watched or {}
+            try:
+                yield
+            finally:
+                self.active, self.tree, self.watched, self._paths = False, None, {}, None
+                self._positions.clear()
+                self._masks.clear()
 
     @contextmanager
     def explore(self) -> Iterator[None]:
         """Find out inside the block which modules hand a cache on to others."""
-        self.exploring = []
-        try:
-            yield
-        finally:
-            self.exploring = None
+        with self.lock:
+            self.exploring = []
+            try:
+                yield
+            finally:
+                self.exploring = None
 
     @contextmanager
     def replay(self) -> Iterator[None]:
         """Run modules again inside the block without writing keys and values."""
-        self.replaying = True
-        try:
-            yield
-        finally:
-            self.replaying = False
+        with self.lock:
+            self.replaying = True
+            try:
+                yield
+            finally:
+                self.replaying = False
 
     @contextmanager
     def inside(

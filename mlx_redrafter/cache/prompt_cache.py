@@ -116,9 +116,16 @@ class PromptCache:
     Args:
         layers: One a layer.
         draft_limit: From this length on tokens have to be verified one by one; None for no limit.
+        owner: What the model that it is for is known by.
     """
 
-    def __init__(self, layers: Sequence[LayerCache], draft_limit: int | None = None):
+    def __init__(
+        self,
+        layers: Sequence[LayerCache],
+        draft_limit: int | None = None,
+        owner: object | None = None,
+    ):
+        self.owner = owner
         self.layers = list(layers)
         self._draft_limit = draft_limit
         self.quantization: Quantization | None = None

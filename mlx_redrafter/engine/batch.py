@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field, replace
 
@@ -75,6 +75,8 @@ class Engine:
             the one that it has for as many sequences as are under way.
         prompts_first: Whether waiting prompts are read whole before the next step. Else a piece of
             one of them is read with each step, so that the texts under way go on.
+        keep: Given what a text has left in the target when it leaves, in caches of its own: its
+            prompt, and its tokens except the last.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class Engine:
         batch_size: int = DEFAULT_BATCH,
         planner: ShapePlanner | None = None,
         prompts_first: bool = False,
+        keep: Callable[[PromptCache], None] | None = None,
     ):
         check_batch_size(batch_size)
         self._model = model
         self._size = batch_size
         self._planner = planner
         self._prompts_first = prompts_first
+        self._keep = keep
         self._numbers = 0
         self._members: dict[int, _Member] = {}
         self._of: dict[Sequence, _Member] = {}
@@ -269,7 +273,22 @@ class Engine:
         for group in self._groups:
             if member.sequence in group.joining:
                 group.joining.remove(member.sequence)
+        left = self._left_by(member) if self._keep is not None and member.handed_out else None
         member.sequence.close(member.handed_out)
+        if self._keep is not None and left is not None:
+            left.rewind(len(member.sequence.prompt) + member.handed_out - 1)
+            self._keep(left)
+
+    def _left_by(self, member: _Member) -> PromptCache:
+        """What a text has left in the target; its own caches, or a copy of its part of a batch."""
+        sequence = member.sequence
+        for group in self._groups:
+            batch, sequences = group.loop.batch, group.loop.sequences
+            if batch is not None and sequence in sequences:
+                taken = self._model.make_cache()
+                batch.extract(sequences.index(sequence), taken)
+                return taken
+        return sequence.cache
 
 
 class BatchDecoder:

@@ -158,7 +158,7 @@ class DecodingLoop:
             The tokens that it made, for each sequence that had not ended before.
         """
         # 1 draft, 2 verify, 3 choose: all launched at once, mostly at the end of the step before.
-        pending = self._pending or self._follow(goes_on=goes_on)
+        pending = self._trusted(self._pending or self._follow(goes_on=goes_on))
         after_prompt = not any(sequence.emitted for sequence in self.sequences)
         self._pending, self._last = [], None
         # Decided as late as can be: only after a plain step may the next one overlap.
@@ -189,7 +189,7 @@ class DecodingLoop:
             # it. A CPU may hold up its beginning, for which the first token does not wait.
             if goes_on and not after_prompt:
                 self._pending = self._follow()
-        if not self._pending and not after_prompt and not all(s.finish_reason for s in made):
+        if not self._pending and not after_prompt:
             # Another thread may take the next step.
             mx.async_eval(caches_of(self.sequences, self.batch))
         self._clear(sum(map(len, made.values())))
@@ -209,6 +209,13 @@ class DecodingLoop:
         early = any(step.next_draft for step in pending)
         ends = early and all(map(_ends, sequences, drafts))
         return self._launch(drafts, goes_on=goes_on and not ends)
+
+    def _trusted(self, pending: list[PendingStep]) -> list[PendingStep]:
+        """A step as it is, or a plain one in its place where a branch computed no numbers."""
+        if all(step.is_trustworthy for step in pending):
+            return pending
+        self._pending = []
+        return self._launch([StepDraft() for _ in pending], goes_on=False)
 
     def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:
         """Start a step; if there is likely to be one after it, that may be drafted with it."""

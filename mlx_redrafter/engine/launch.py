@@ -98,6 +98,7 @@ class StepLauncher:
                 started=started,
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 copied=copied[place],
+                finite=None if len(tree) == 1 else mx.all(mx.abs(hidden[place]) < mx.inf),
             )
             pending.append(step)
         if following is not None:

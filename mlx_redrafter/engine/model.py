@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,7 @@ class SpeculativeModel:
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
+        self._lock = threading.RLock()
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
         if self.drafts and self.target.refusal is not None:
             raise RedrafterError(
@@ -137,9 +139,10 @@ class SpeculativeModel:
             return None
         if self.target.verifies == "chain":
             shape = replace(shape, node_budget=None)
-        search = self._search(self.prepared, shape, sampling)
-        if timed and not search.seconds:
-            search.seconds = self._time(search, sampling)
+        with self._lock:
+            search = self._search(self.prepared, shape, sampling)
+            if timed and not search.seconds:
+                search.seconds = self._time(search, sampling)
         return self._fitting(search)
 
     def _fitting(self, source: DraftSource) -> DraftSource:

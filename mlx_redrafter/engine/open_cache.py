@@ -24,7 +24,9 @@ def open_cache(
     Raises:
         RedrafterError: If the options do not fit the model, or a draft.
     """
-    cache = cache if cache is not None else target.make_cache(options.max_kv_size)
+    if cache is None:
+        cache = target.make_cache(options.max_kv_size)
+    target.check_cache(cache)
     if drafts and not cache.can_discard:
         raise RedrafterError(
             "A cache bounded by max_kv_size overwrites rows that a rejected draft would have to "

@@ -72,7 +72,9 @@ class Sequence:
         self._target = model.target
         self._model = model
         self.prompt = list(prompt)
-        self.config = config = replace(config, sampling=config.sampling.seeded())
+        limit = position_limit(len(prompt), config.max_tokens, model.target.max_positions)
+        sampling = config.sampling.seeded()
+        self.config = config = replace(config, sampling=sampling, max_tokens=limit)
         self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
         self.stats = stats if stats is not None else AcceptanceStats()
@@ -265,9 +267,10 @@ class Sequence:
     def close(self, handed_out: int) -> None:
         """Leave the cache with the prompt and all tokens handed out except the last."""
         if self.cache.user is self:
-            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
+            before = len(self.cache)
+            self.cache.rewind(min(before, len(self.prompt) + handed_out - 1))
             self.cache.user = None
-            if self.cache.layers and len(self.cache):
+            if self.cache.layers and 0 < len(self.cache) < before:
                 mx.async_eval(self.cache.state)  # another thread may resume it
 
 
@@ -281,6 +284,28 @@ def check_prompt(prompt: Tokens[int], vocab_size: int, name: str = "The prompt")
         raise RedrafterError(f"{name} is empty: give at least one token.")
     if not all(0 <= token < vocab_size for token in prompt):
         raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
+
+
+def position_limit(prompt: int, max_tokens: int, positions: int | None) -> int:
+    """Tokens to decode at most where a model's table of positions ends.
+
+    Args:
+        prompt: Tokens of the prompt.
+        max_tokens: What was asked for; -1 for no limit.
+        positions: Rows of the table; None where the model has none.
+
+    Raises:
+        RedrafterError: If the prompt alone is longer than the table.
+    """
+    if positions is None:
+        return max_tokens
+    if prompt > positions:
+        raise RedrafterError(
+            f"The prompt has {prompt} tokens, but this model has positions for {positions}: "
+            "shorten it."
+        )
+    room = positions + 1 - prompt  # the last token is chosen, but never fed
+    return room if max_tokens == -1 else min(max_tokens, room)
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

@@ -111,7 +111,10 @@ class ShapePlanner(Protocol):
 
 
 class DraftCosts(Protocol):
-    """What drafts cost."""
+    """What steps and their drafts cost."""
+
+    def step_seconds(self, shape: BeamShape | None, context: int) -> float:
+        """Seconds of a step after so many tokens; None is a plain one."""
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a draft of that shape."""

@@ -29,6 +29,8 @@ class PendingStep:
         draft_seconds: What its draft takes, measured alone.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
+        finite: Whether all hidden states are numbers, bool (); None for a root alone, which is
+            what plain decoding computes.
     """
 
     tree: DraftTree
@@ -40,6 +42,15 @@ class PendingStep:
     draft_seconds: float
     next_draft: NextDraft | None = None
     copied: frozenset[int] = frozenset()
+    finite: mx.array | None = None
+
+    @property
+    def is_trustworthy(self) -> bool:
+        """Whether no branch spoilt the others; waits for the step.
+
+        A mask gives a rejected branch no weight, but zero times NaN or infinity is NaN.
+        """
+        return self.finite is None or bool(self.finite.item())
 
     @property
     def is_plain(self) -> bool:
@@ -49,7 +60,7 @@ class PendingStep:
     @property
     def read_back(self) -> list[mx.array]:
         """What the host reads when the step is over; of a root alone only its token is unknown."""
-        arrays = self.choices.arrays
+        arrays = self.choices.arrays + ([] if self.finite is None else [self.finite])
         for tree in (self.tree, self.next_draft.tree if self.next_draft else None):
             if tree is None or tree.known is not None:
                 continue

@@ -128,6 +128,9 @@ class Target:
         head = self.output_head
         self.hidden_size = int(inner_output.shape[-1]) if head is None else head.width
         self.take_cores(2)  # what is not a text's plain step has them all, training for one
+        # What modules hold besides parameters, such as frequencies: whatever thread runs first
+        # could evaluate only its own.
+        mx.eval(_private_arrays(model))
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -183,7 +186,24 @@ class Target:
         for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
             layer = self._layer(raw)
             layers.append(layer or OpaqueCache(self._maker(index, max_kv_size)))
-        return PromptCache(layers, self._draft_limit)
+        return PromptCache(layers, self._draft_limit, owner=self._context)
+
+    def check_cache(self, cache: Any) -> None:
+        """Refuse a cache that was not made for this model object.
+
+        Raises:
+            RedrafterError: If it is another's, or none of this package's.
+        """
+        if not isinstance(cache, PromptCache):
+            raise RedrafterError(
+                f"The cache is a {type(cache).__name__}, and mlx-lm's caches cannot take a "
+                "rejected draft back: make one with model.make_cache()."
+            )
+        if cache.owner is not self._context:
+            raise RedrafterError(
+                "The cache was made with another model, or with another load of this one: make "
+                "one with this model's make_cache(), and let it read the prompt again."
+            )
 
     def _layer(self, raw: Any) -> LayerCache | None:
         return _layer(raw, self._context, keeps_points=self.recurrent)
@@ -221,7 +241,8 @@ class Target:
         """Run committed tokens, int (n,), through the model; only the caches are computed."""
         cache.begin(tokens.shape[0])
         if observer is None:
-            self.model(tokens[None], cache=cache.seams)
+            with self._context.lock:
+                self.model(tokens[None], cache=cache.seams)
         else:
             _, hidden = self._forward(tokens[None], cache.seams, observer.layers)
             observer.observe(hidden.squeeze(0), tokens, cache)
@@ -340,11 +361,12 @@ class Target:
         self, tokens: mx.array, caches: Any, layers: Sequence[int] = ()
     ) -> tuple[mx.array, mx.array]:
         """Logits and hidden states of layers and at the end, (batch, n, ...) each."""
-        taps = [*hook_layer_outputs(self.model, layers), self._tap()]
-        logits = self.model(tokens, cache=caches)
-        parts = [tap.hidden for tap in taps]
-        for tap in taps:
-            tap.hidden = None
+        with self._context.lock:
+            taps = [*hook_layer_outputs(self.model, layers), self._tap()]
+            logits = self.model(tokens, cache=caches)
+            parts = [tap.hidden for tap in taps]
+            for tap in taps:
+                tap.hidden = None
         final = parts.pop()
         assert final is not None, "the model did not call its output head"
         read = [part for part in parts if part is not None and part.shape == final.shape]
@@ -372,6 +394,12 @@ class Target:
         """
         module = self.output_head.module if self.output_head else None
         return self._inner_tap if module is None else tap_input(module)
+
+
+def _private_arrays(model: nn.Module) -> list[mx.array]:
+    """Arrays that modules hold under names that begin with an underscore."""
+    named = (entry for module in model.modules() for entry in module.items())
+    return [value for name, value in named if name[0] == "_" and isinstance(value, mx.array)]
 
 
 def _parts(raw: Any) -> tuple[Any, ...]:

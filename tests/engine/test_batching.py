@@ -196,7 +196,7 @@ def test_one_evaluation_a_step_for_all_texts(kind: str, monkeypatch: pytest.Monk
     steps = max(stats.steps for stats in decoder.stats)
     assert steps > 2
     # A prompt's last token each, then a step of all; and what is left in the cache where one ends.
-    assert 3 + steps <= len(counted.launched) <= 3 + steps + 2
+    assert 3 + steps <= len(counted.launched) <= 3 + steps + 3
     assert counted.waits == 3  # prefills
     assert counted.read <= set().union(*counted.launched)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from live import Live, serve_scripted, tool_tokenizer
+from live_server import Live, serve_scripted, tool_tokenizer
 from scripted_answers import script
 
 from mlx_redrafter.server.settings import ServerSettings

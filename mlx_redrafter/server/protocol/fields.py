@@ -49,10 +49,12 @@ class Extension(Strict):
 
     Attributes:
         draft: False decodes plainly; the text stays the same.
+        copies: Whether copies of the text are drafted too; None for the server's default.
         trace: Stream where each token came from, the draft trees and the counts.
     """
 
     draft: bool = True
+    copies: bool | None = None
     trace: bool = False
 
 
@@ -69,6 +71,8 @@ class SamplingFields(Strict):
     presence_context_size: ContextSize | None = None
     frequency_penalty: Penalty | None = None
     frequency_context_size: ContextSize | None = None
+    xtc_probability: MinP | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
     seed: Seed | None = None
 
     def sampling(self) -> dict[str, Any]:

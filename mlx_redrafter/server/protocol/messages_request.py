@@ -73,7 +73,14 @@ class AssistantTurn(Open):
     content: str | list[AssistantBlock]
 
 
-Turn = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
+class SystemTurn(Open):
+    """What the assistant is told in the middle of a conversation."""
+
+    role: Literal["system"]
+    content: str | list[TextBlock]
+
+
+Turn = Annotated[UserTurn | AssistantTurn | SystemTurn, Field(discriminator="role")]
 
 
 class CustomTool(Strict):
@@ -167,6 +174,7 @@ def parse_messages(body: dict[str, Any]) -> Parsed:
         max_tokens=request.max_tokens,
         stops=tuple(request.stop_sequences or ()),
         draft=extension.draft,
+        copies=extension.copies,
         trace=extension.trace,
     )
     return Parsed(request.model, [task], bool(request.stream))
@@ -189,7 +197,10 @@ def _conversation(request: CountRequest) -> Conversation:
     if system:
         messages.append({"role": "system", "content": system})
     for turn in request.messages:
-        messages.extend(_user(turn) if isinstance(turn, UserTurn) else [_assistant(turn)])
+        if isinstance(turn, SystemTurn):
+            messages.append({"role": "system", "content": _joined(turn.content)})
+        else:
+            messages.extend(_user(turn) if isinstance(turn, UserTurn) else [_assistant(turn)])
     last = request.messages[-1]
     starts = isinstance(last, AssistantTurn)
     if starts and messages[-1].get("tool_calls"):

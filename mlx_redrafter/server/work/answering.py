@@ -58,6 +58,7 @@ class Answering:
         statistics: Asked for the acceptance so far.
         plain_speed: Asked for the speed of plain decoding behind so many tokens.
         done: Whether the answer has ended, and the sequence is no longer needed.
+        began: Whether its prompt is read.
     """
 
     job: Job
@@ -65,7 +66,7 @@ class Answering:
     statistics: Callable[[], dict[str, Any]]
     plain_speed: Callable[[int], float | None] = lambda _context: None
     done: bool = False
-    _began: bool = False
+    began: bool = False
     _cached: int = 0
     _tokens: int = 0
     _reasoning: int = 0
@@ -107,8 +108,8 @@ class Answering:
             yield from self._begin(read.cached)
 
     def _begin(self, cached: int) -> Iterator[Event]:
-        if not self._began:
-            self._began, self._cached = True, cached
+        if not self.began:
+            self.began, self._cached = True, cached
             yield Began(self.job.index, len(self.job.decoding.prompt), cached)
 
     def token(self, token: NewToken) -> Iterator[Event]:

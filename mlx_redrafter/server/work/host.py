@@ -19,6 +19,7 @@ from .answering import Answering, Job
 from .sequences import NewToken, PromptRead, SequenceEvent, SequenceFailed, Sequences
 
 log = logging.getLogger("mlx_redrafter.server")
+SAME_BEGINNING = 64  # tokens that prompts share before one waits for what the other's leaves
 
 
 @dataclass(eq=False)
@@ -129,8 +130,13 @@ class Host:
         self._count()
 
     def _admit(self) -> None:
-        while self._waiting and len(self._active) < self._max_concurrent:
-            work, job, followers = self._waiting.popleft()
+        for entry in list(self._waiting):
+            work, job, followers = entry
+            if len(self._active) >= self._max_concurrent:
+                return
+            if self._is_being_read(job.decoding.prompt):
+                continue
+            self._waiting.remove(entry)
             try:
                 number = self._sequences.add(job.decoding)
                 self._active[number] = self._begin(number, work, job, followers)
@@ -139,6 +145,14 @@ class Host:
             except Exception:
                 log.exception("a request could not begin")
                 work.deliver([Failed(job.index, internal())])
+
+    def _is_being_read(self, prompt: list[int]) -> bool:
+        """Whether a prompt with the same beginning is being read: then it is soon known."""
+        beginning = prompt[:SAME_BEGINNING]
+        return len(beginning) == SAME_BEGINNING and any(
+            not active.answering.began and active.job.decoding.prompt[:SAME_BEGINNING] == beginning
+            for active in self._active.values()
+        )
 
     def _begin(self, number: int, work: Work, job: Job, followers: list[Job]) -> _Active:
         sequences = self._sequences

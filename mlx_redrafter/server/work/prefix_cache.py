@@ -45,6 +45,11 @@ class PrefixCache:
         return len(self._entries)
 
     @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._limit > 0
+
+    @property
     def nbytes(self) -> int:
         """Size of all that is kept, in bytes; copies that are in use do not count."""
         return self._nbytes

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ...errors import RedrafterError
+from ...text.prompts import encode_prompt
 from ..protocol.failures import ApiError, unsupported
 from ..protocol.task import Conversation, Task
 
@@ -40,17 +41,14 @@ def encode(tokenizer: TokenizerWrapper, task: Task, vocab_size: int) -> Encoded:
     prompt = task.prompt
     if isinstance(prompt, Conversation):
         encoded = _conversation(tokenizer, prompt)
-    elif isinstance(prompt, str):
-        bos = tokenizer.bos_token
-        special = bos is None or not prompt.startswith(bos)
-        encoded = Encoded(list(tokenizer.encode(prompt, add_special_tokens=special)))
     else:
-        encoded = Encoded(list(prompt))
-        if any(token >= vocab_size for token in encoded.ids):
-            message = f"prompt holds token ids outside the vocabulary of {vocab_size}."
-            raise ApiError(400, message, "prompt", "invalid_value")
-    if not encoded.ids:
-        raise ApiError(400, "The prompt is empty.", "prompt", "invalid_value")
+        try:
+            encoded = Encoded(encode_prompt(tokenizer, prompt))
+        except RedrafterError as error:
+            raise ApiError(400, str(error), "prompt", "invalid_value") from error
+    if any(token >= vocab_size for token in encoded.ids):
+        message = f"prompt holds token ids outside the vocabulary of {vocab_size}."
+        raise ApiError(400, message, "prompt", "invalid_value")
     return encoded
 
 
@@ -77,23 +75,13 @@ def _templated(tokenizer: TokenizerWrapper, conversation: Conversation) -> list[
     if conversation.tool_choice == "required":
         arguments.setdefault("enable_thinking", False)
     if conversation.continue_last:
-        arguments["continue_final_message"] = True
+        arguments |= {"add_generation_prompt": False, "continue_final_message": True}
     try:
-        ids = tokenizer.apply_chat_template(
+        return encode_prompt(
+            tokenizer,
             conversation.messages,
             tools=conversation.tools or None,
-            add_generation_prompt=not conversation.continue_last,
-            **arguments,
+            template_args=arguments,
         )
-    except TemplateError as error:
-        message = f"The chat template refused these messages: {_one_line(error)}"
-        raise ApiError(400, message, "messages", "invalid_value") from error
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        message = "The model's chat template cannot render these messages or tools."
-        raise ApiError(400, message, "messages", "invalid_value") from error
-    return list(ids)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    except RedrafterError as error:
+        raise ApiError(400, str(error), "messages", "invalid_value") from error

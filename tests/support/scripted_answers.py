@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from live import ScriptedSequences
+from live_server import ScriptedSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_redrafter.server.work.sequences import Decoding

@@ -1,0 +1,135 @@
+"""The engine as the server sees it: prompts resume from kept prefixes, tokens tell their source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ...cache.prompt_cache import PromptCache
+from ...engine import events
+from ...engine.batch import Engine
+from ...engine.config import DecodingConfig
+from ...engine.model import SpeculativeModel
+from ...engine.statistics import AcceptanceStats
+from ...engine.step import DecodedToken, StepRecord
+from ...sampling import SamplingConfig
+from .prefix_cache import PrefixCache
+from .sequences import (
+    Decoding,
+    NewToken,
+    PromptRead,
+    SequenceEvent,
+    SequenceFailed,
+    StepShape,
+)
+
+
+class EngineSequences:
+    """Sequences of one model; see :class:`Sequences`.
+
+    Args:
+        model: Target and drafter.
+        tokenizer: Names the tokens that end a text.
+        prefixes: Kept from request to request.
+        max_concurrent: Sequences under way at most.
+        prefill_step_size: Prompt tokens read between two steps.
+    """
+
+    def __init__(
+        self,
+        model: SpeculativeModel,
+        tokenizer: TokenizerWrapper,
+        prefixes: PrefixCache,
+        *,
+        max_concurrent: int,
+        prefill_step_size: int,
+    ):
+        self._model = model
+        self._ends = frozenset(tokenizer.eos_token_ids)
+        self._prefixes = prefixes
+        self._prefill_step_size = prefill_step_size
+        self._engine = Engine(
+            model,
+            batch_size=max_concurrent,
+            planner=model.planner,
+            keep=prefixes.put if prefixes.keeps else None,
+        )
+        self._stats: dict[int, AcceptanceStats] = {}
+        self._prompts: dict[int, PromptCache] = {}
+        self._steps: dict[int, StepRecord] = {}
+
+    def add(self, decoding: Decoding) -> int:
+        """See :class:`Sequences`."""
+        config = DecodingConfig(
+            max_tokens=decoding.max_tokens,
+            sampling=SamplingConfig(**decoding.sampling, logprobs=decoding.logprobs),
+            draft=decoding.draft,
+            copy=decoding.copies,
+            eos_token_ids=self._ends,
+            prefill_step_size=self._prefill_step_size,
+        )
+        cache = self._prefixes.take(decoding.prompt) or self._model.make_cache()
+        stats = AcceptanceStats()
+        number = self._engine.add(decoding.prompt, config, cache=cache, stats=stats)
+        self._stats[number] = stats
+        if self._prefixes.keeps:
+            self._prompts[number] = cache
+        return number
+
+    def step(self) -> Iterator[SequenceEvent]:
+        """See :class:`Sequences`."""
+        for event in self._engine.step():
+            if isinstance(event, events.PromptRead):
+                yield self._read(event)
+            elif isinstance(event, events.NewToken):
+                yield self._token(event.sequence, event.decoded)
+            else:
+                yield SequenceFailed(event.sequence, event.error)
+
+    def stop(self, sequence: int) -> None:
+        """See :class:`Sequences`."""
+        self._engine.stop(sequence)
+        self._stats.pop(sequence, None)
+        self._prompts.pop(sequence, None)
+        self._steps.pop(sequence, None)
+
+    def statistics(self, sequence: int) -> dict[str, Any]:
+        """See :class:`Sequences`."""
+        return self._stats[sequence].to_dict()
+
+    def plain_tokens_per_second(self, context: int) -> float | None:
+        """See :class:`Sequences`; by the measurements that the planner plans with."""
+        planner = self._model.planner
+        return None if planner is None else 1.0 / planner.costs.step_seconds(None, context)
+
+    @property
+    def cache_bytes(self) -> int:
+        """See :class:`Sequences`."""
+        return self._prefixes.nbytes
+
+    def _read(self, event: events.PromptRead) -> PromptRead:
+        if event.done >= event.total and event.sequence in self._prompts:
+            # Others may begin with the same prompt while this one is answered.
+            self._prefixes.put(self._prompts.pop(event.sequence).copy())
+        return PromptRead(event.sequence, event.done, event.total, event.cached)
+
+    def _token(self, number: int, decoded: DecodedToken) -> NewToken:
+        step = decoded.step
+        new = step is not None and self._steps.get(number) is not step
+        if step is not None:
+            self._steps[number] = step
+        return NewToken(
+            number,
+            decoded.token,
+            decoded.source,
+            decoded.finish_reason,
+            logprob=decoded.logprob,
+            top=decoded.top_logprobs,
+            step=_shape(step) if step is not None and new else None,
+        )
+
+
+def _shape(step: StepRecord) -> StepShape:
+    return StepShape(step.tree.tokens, step.tree.parents, step.path)

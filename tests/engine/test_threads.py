@@ -1,0 +1,156 @@
+"""Texts of several threads on one model object: each is the one that it is alone."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import architectures
+import pytest
+
+import models
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.target.target import Target
+
+PROMPTS = [models.prompt_of(length, seed=length) for length in (3, 14, 9, 1)]
+LENGTH = 9
+HYBRIDS = ("qwen3_next", "lfm2")
+THREADS = 8
+
+
+@cache
+def model_of(name: str) -> SpeculativeModel:
+    target = Target(architectures.build(name) if name in HYBRIDS else models.shared(name))
+    drafter = models.build_drafter(
+        hidden_size=target.hidden_size, vocab_size=target.vocab_size, seed=1, lookback=2
+    )
+    return SpeculativeModel(target, drafter)
+
+
+def config_of(*, draft: bool, temperature: float) -> DecodingConfig:
+    sampling = SamplingConfig(temperature, seed=3, repetition_penalty=1.2)
+    return DecodingConfig(LENGTH, sampling, draft=draft, beam=BeamShape(2, 3))
+
+
+def single(model: SpeculativeModel, config: DecodingConfig) -> list[list[int]]:
+    return [[one.token for one in decode(model, prompt, config)] for prompt in PROMPTS]
+
+
+def together(model: SpeculativeModel, config: DecodingConfig) -> list[list[int]]:
+    texts: list[list[int]] = [[] for _ in PROMPTS]
+    for index, one in BatchDecoder(model, PROMPTS, config, batch_size=3):
+        texts[index].append(one.token)
+    return texts
+
+
+Job = Callable[[], list[list[int]]]
+
+
+def jobs_of(model: SpeculativeModel, *, batches: bool) -> list[tuple[Job, list[list[int]]]]:
+    """Ways to decode the prompts, and what each has to give."""
+    jobs = []
+    for temperature in (0.0, 1.0):
+        plain = config_of(draft=False, temperature=temperature)
+        expected = single(model, plain)
+        for config in (plain, config_of(draft=True, temperature=temperature)):
+            jobs.append((lambda config=config: single(model, config), expected))
+            if batches:
+                jobs.append((lambda config=config: together(model, config), expected))
+    return jobs
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("name", ["llama:sliding", "qwen3_next"])
+def test_threads_do_not_get_each_others_numbers(name: str) -> None:
+    jobs = jobs_of(model_of(name), batches=True)
+    with ThreadPoolExecutor(THREADS) as pool:
+        running = [(pool.submit(job), expected) for job, expected in jobs * 3]
+        for future, expected in running:
+            assert future.result() == expected
+
+
+def test_calls_from_asyncio() -> None:
+    jobs = jobs_of(model_of("llama"), batches=True)
+
+    async def all_at_once() -> list[list[list[int]]]:
+        return await asyncio.gather(*(asyncio.to_thread(job) for job, _ in jobs))
+
+    assert asyncio.run(all_at_once()) == [expected for _, expected in jobs]
+
+
+@pytest.mark.parametrize("name", ["llama:sliding", "qwen3_next"])
+@pytest.mark.parametrize("draft", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_may_be_read_in_several_threads(name: str, draft: bool, temperature: float) -> None:
+    """Nothing is left between two tokens that only the thread before could compute."""
+    model = model_of(name)
+    config = config_of(draft=draft, temperature=temperature)
+    expected = single(model, config_of(draft=False, temperature=temperature))
+    pools = [ThreadPoolExecutor(1) for _ in range(3)]
+
+    def hopping(stream: Iterator[Any]) -> Iterator[Any]:
+        done, place = object(), 0
+        while (item := pools[place % 3].submit(next, stream, done).result()) is not done:
+            place += 1
+            yield item
+
+    for prompt, text in zip(PROMPTS, expected, strict=True):
+        held = model.make_cache()
+        one = decode(model, prompt, config, cache=held)
+        assert [token.token for token in hopping(one)] == text
+        # And the cache that it leaves may be resumed in another.
+        more = [*prompt, *text[:4], 5]
+        again = pools[1].submit(list, decode(model, more, config, cache=held)).result()
+        cold = decode(model, more, config)
+        assert [token.token for token in again] == [token.token for token in cold]
+    texts: list[list[int]] = [[] for _ in PROMPTS]
+    for index, token in hopping(iter(BatchDecoder(model, PROMPTS, config, batch_size=2))):
+        texts[index].append(token.token)
+    assert texts == expected
+    for pool in pools:
+        pool.shutdown()
+
+
+def test_a_text_whose_cache_served_another_ends_with_a_sentence() -> None:
+    model, config = model_of("llama"), config_of(draft=True, temperature=0.0)
+    held = model.make_cache()
+    older = decode(model, PROMPTS[1], config, cache=held)
+    next(older)
+    newer = decode(model, PROMPTS[2], config, cache=held)
+    text = [next(newer).token]
+    with pytest.raises(RedrafterError, match="its cache has served another text since"):
+        list(older)
+    text += [token.token for token in newer]
+    assert text == single(model, config)[2]
+    assert held.tokens == PROMPTS[2] + text[:-1]
+
+
+def test_caches_belong_to_one_model_object() -> None:
+    model, other = model_of("llama"), SpeculativeModel(models.build("llama"))
+    with pytest.raises(RedrafterError, match="another load of this one"):
+        decode(model, PROMPTS[0], cache=other.make_cache())
+    with pytest.raises(RedrafterError, match=r"make one with model.make_cache\(\)"):
+        decode(model, PROMPTS[0], cache=[])  # type: ignore[arg-type]
+    again = SpeculativeModel(model.target.model)  # the same object may be wrapped twice
+    config = config_of(draft=False, temperature=0.0)
+    text = decode(model, PROMPTS[0], config, cache=again.make_cache())
+    assert [token.token for token in text] == single(model, config)[0]

@@ -1,0 +1,107 @@
+"""The command line: what it says, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from bundles import make_bundle
+
+from mlx_redrafter.server.loading import ModelSpec
+from mlx_redrafter.ui.cli.serve import _parser, _settings, _size, main
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("cli") / "tiny", drafter=False)
+
+
+@pytest.fixture
+def process(bundle: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "mlx_redrafter.server", "--model", str(bundle), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+        yield started
+        started.kill()
+
+
+def said_until(process: subprocess.Popen[str], words: str) -> list[str]:
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line.strip())
+        if words in line:
+            return lines
+    raise AssertionError(f"never said {words}: {lines}")
+
+
+def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str], bundle: Path) -> None:
+    lines = said_until(process, "Anthropic")
+    url = lines[-1].split()[-1]
+    body = {"messages": [{"role": "user", "content": "the dog"}], "max_tokens": 4}
+    made = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert made.status_code == 200
+    assert made.json()["model"] == "tiny"
+    assert str(bundle.parent) not in made.text
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+def test_slips_are_told_in_one_sentence(
+    tmp_path: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["--model", str(bundle), "--port", port]) == 2
+    assert "pass another --host or --port" in capsys.readouterr().err
+    assert main(["--model", str(tmp_path / "none"), "--port", "0"]) == 2
+    assert "check the path" in capsys.readouterr().err
+    two = ["--model", str(bundle), "--model", str(bundle), "--port", "0"]
+    assert main(two) == 2
+    assert "Two models are called tiny" in capsys.readouterr().err
+    assert main([*two, "--drafter", "x"]) == 2
+    assert main(["--api-key-file", str(tmp_path / "none")]) == 2
+    assert main(["--api-key", ""]) == 2
+    for flags in (["--cache-memory", "lots"], ["--grace", "-1"], ["--port", "99999"]):
+        with pytest.raises(SystemExit) as caught:
+            main(flags)
+        assert caught.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert all("Traceback" not in line for line in lines)
+
+
+def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
+    assert [_size(text) for text in ("0", "4GB", "1.5m", "16 MiB", "7")] == [
+        0,
+        4 * 10**9,
+        1_500_000,
+        16_000_000,
+        7,
+    ]
+    (tmp_path / "key").write_text("secret\n", "utf-8")
+    options = _parser().parse_args(["--api-key-file", str(tmp_path / "key"), "--temp", "0.5"])
+    settings = _settings(options)
+    assert settings.api_key == "secret"
+    assert settings.sampling["temperature"] == 0.5
+    assert settings.cache_memory > 10**8
+
+
+def test_a_name_shows_no_path(bundle: Path) -> None:
+    assert ModelSpec(str(bundle)).name == "tiny"
+    assert ModelSpec(f"{bundle}/../tiny/").name == "tiny"
+    assert ModelSpec("mlx-community/SmolLM2-135M").name == "mlx-community/SmolLM2-135M"
+
+
+def test_an_open_address_without_a_key_is_warned_of(
+    bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--host", "0.0.0.0", "--port", "0", "--model", str(tmp_path / "none")]
+    assert main(flags) == 2
+    assert "Warning: 0.0.0.0 is reachable" in capsys.readouterr().err
+    assert main([*flags, "--api-key", "x"]) == 2
+    assert "Warning" not in capsys.readouterr().err
