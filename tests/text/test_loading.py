@@ -20,8 +20,8 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.system.files import atomic_path, write_json
 from mlx_redrafter.planning import measuring
+from mlx_redrafter.system.files import atomic_path, write_json
 from mlx_redrafter.text import loading, places
 from mlx_redrafter.text.generate import generate
 from mlx_redrafter.text.loading import (
