@@ -14,7 +14,6 @@ from ..cache.prompt_cache import PromptCache
 from ..drafting.beam_search import BeamSearch
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftInput
 from ..engine.config import DecodingConfig
 from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
@@ -232,11 +231,7 @@ def _search(
 ) -> Callable[[], None]:
     embed, sampling = model.target.embed, SamplingConfig()
     search = BeamSearch(prepared, embed, shape, sampling, compiled=fuses_drafts())
-    state = DraftInput(
-        root=mx.zeros((1,), dtype=mx.int32),
-        hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),
-        noise=None,
-    )
+    state = model.blank_input(None)
 
     def draft() -> None:
         model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
