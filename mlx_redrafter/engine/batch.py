@@ -88,8 +88,7 @@ class Engine:
         prompts_first: bool = False,
         keep: Callable[[PromptCache], None] | None = None,
     ):
-        if batch_size < 1:
-            raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")
+        check_batch_size(batch_size)
         self._model = model
         self._size = batch_size
         self._planner = planner
@@ -395,3 +394,13 @@ def _check(
             "Prompts that are decoded together keep all keys and values as they are: leave kv_bits "
             "and max_kv_size out, or decode the prompts one by one."
         )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch of nobody.
+
+    Raises:
+        RedrafterError: If it is one.
+    """
+    if batch_size < 1:
+        raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")
