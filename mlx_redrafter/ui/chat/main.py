@@ -89,11 +89,11 @@ def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
     if not session.drafts:
         return
     model, again = session.model, options.recalibrate
-    with front.busy(f"{CALIBRATING} ..."):
+    with front.progress(f"{CALIBRATING} ...") as progress:
         if isinstance(model.drafter, Drafter):
-            session.planner = Planner.for_model(model, recalibrate=again)
+            session.planner = Planner.for_model(model, recalibrate=again, progress=progress)
         elif model.drafter is None:
-            costs = load_costs(model, recalibrate=again)
+            costs = load_costs(model, recalibrate=again, progress=progress)
             session.headless = HeadlessPlanner(lambda: costs)
 
 
@@ -182,7 +182,8 @@ def measure(session: Session, front: FrontEnd, first: bool) -> None:
     from ..theme import MEASURING
     from . import baseline
 
-    if not first and not baseline.outgrown(session):
+    # Where shapes are planned, plain decoding is timed by plain steps as they happen.
+    if session.plans or (not first and not baseline.outgrown(session)):
         return
     try:
         with front.busy(f"{MEASURING} ..."):

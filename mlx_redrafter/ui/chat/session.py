@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
+from ...text.detokenizing import add_token
 from ...text.passages import Passages
 from ...text.prompts import encode_prompt
 from .answer import Answer, Baseline, Comparison, ModelFacts, Totals
@@ -334,11 +335,34 @@ class Session:
         if answer.tokens >= ENOUGH_TOKENS and answer.tps:
             self.baseline = Baseline(answer.tps, answer.tokens, answer.prompt_tokens)
 
-    def speedup(self, tps: float) -> float | None:
-        """How many times as fast as plain decoding; None before both were measured."""
-        if self.baseline is None or not tps:
+    def speedup(self, tps: float, context: int | None = None) -> float | None:
+        """How many times as fast as plain decoding; None before both were measured.
+
+        Args:
+            tps: Tokens per second.
+            context: The text's length: where shapes are planned, plain decoding's speed there is
+                known from plain steps as they happen.
+        """
+        plain = self.baseline.tps if self.baseline is not None else None
+        if context is not None and self.plans and self.planner is not None:
+            plain = self.planner.plain_speed(context) or plain
+        return tps / plain if plain and tps else None
+
+    def ratio(self, answer: Answer) -> float | None:
+        """How many times as fast as plain decoding an answer came; None where that says nothing.
+
+        So it is with a handful of tokens, and where nothing was drafted.
+        """
+        if answer.tokens < ENOUGH_TOKENS or not answer.stats.drafted:
             return None
-        return tps / self.baseline.tps
+        return self.speedup(answer.tps, answer.prompt_tokens + answer.tokens // 2)
+
+    @property
+    def planning(self) -> str | None:
+        """What the planner is about, where it does not simply draft; None otherwise."""
+        if not self.plans or self.planner is None or self.planner.choice is not None:
+            return None
+        return self.planner.state.value
 
     def reset(self) -> None:
         """Forget the conversation; settings and counts stay."""
@@ -362,12 +386,12 @@ def _going_on(
     """
     detokenizer = tokenizer.detokenizer
     for token in begun:
-        detokenizer.add_token(token)
+        add_token(detokenizer, token)
         _ = detokenizer.last_segment
     with closing(cast("Generator[GenerationResponse, None, None]", responses)):
         for response in responses:
             if response.finish_reason != "stop":
-                detokenizer.add_token(response.token)
+                add_token(detokenizer, response.token)
             if response.finish_reason is not None:
                 detokenizer.finalize()
             yield replace(response, text=detokenizer.last_segment)
