@@ -312,7 +312,7 @@ def sorted_questions(tmp_path_factory):
 
 def test_run_by_category_at_both_temperatures(bundle, sorted_questions, tmp_path, capsys):
     page, path = tmp_path / "page.md", tmp_path / "r.json"
-    options = ("--prompts", sorted_questions, "--report", page, "--json", path)
+    options = ("--prompts", sorted_questions, "--report", page, "--json", path, "--no-copy")
     assert quick("run", bundle, *SHAPE, *options) == 0
     report = json.loads(path.read_text("utf-8"))
     assert report["kind"] == "runs"
