@@ -7,10 +7,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RedrafterError
+from ..system.files import local_path
 from ..text.generate import wired
 from ..text.loading import load
 from .metrics import Metrics
@@ -41,7 +41,7 @@ class ModelSpec:
     @property
     def name(self) -> str:
         """Under which requests ask for it: a directory's own name, or the repo's; no path."""
-        path = Path(self.path).expanduser()
+        path = local_path(self.path)
         return path.resolve().name if path.exists() else self.path
 
 

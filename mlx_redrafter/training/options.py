@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
+from ..system.files import local_path
 
 LOSSES = ("distilled", "hard", "mix")
 FEATURES = ("auto", "memory", "disk", "stream")
@@ -262,7 +263,7 @@ def _check_required(options: TrainingOptions) -> None:
     for name, what in (("model", "the target"), ("data", "what to learn from")):
         if not getattr(options, name):
             raise RedrafterError(f"No {name} was given: pass --{name}, {what}.")
-    path = Path(options.model).expanduser()
+    path = local_path(options.model)
     if options.output is None and not (path.is_dir() or (path.suffix == ".gguf" and path.exists())):
         raise RedrafterError(
             f"{options.model} is no local directory that the drafter could go into: pass --output."

@@ -18,7 +18,7 @@ from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig
-from ..system.files import only_one
+from ..system.files import local_path, only_one
 from ..target.target import Target
 from ..text.loading import load, tokenizer_hash
 from ..text.places import own_drafter
@@ -92,7 +92,7 @@ def train_drafter(
     SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
     callback = callback or TrainingCallback()
     given = options.output or own_drafter(options.model)
-    paths = RunPaths(Path(given).expanduser())
+    paths = RunPaths(local_path(given))
     with only_one(paths.work, "training"):
         return _train(options, paths, callback)
 
@@ -259,7 +259,7 @@ def _features(
 
     options = run.options
     return stored_features(
-        Path(options.cache_features or run.paths.work / "features").expanduser(),
+        local_path(options.cache_features or run.paths.work / "features"),
         run.target,
         drafter,
         rows,
