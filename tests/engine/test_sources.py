@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 import models
@@ -170,3 +171,25 @@ def test_what_only_proposes_is_a_source() -> None:
     model = SpeculativeModel(target("llama"), Repeating())
     expected = [one.token for one in decode(SpeculativeModel(model.target), PROMPTS[0])]
     assert [one.token for one in decode(model, PROMPTS[0])] == expected
+
+
+def test_a_head_whose_parameters_change_is_followed() -> None:
+    """Fine-tuned or quantised in the process: drafts are those of a model made anew."""
+    of, config = target("llama"), config_of(0.0)
+    drafter = models.build_drafter(seed=1, exit_dim=64)
+    model = SpeculativeModel(of, drafter)
+
+    def trees(of_model: SpeculativeModel) -> list[Any]:
+        made = decode(of_model, PROMPTS[1], config)
+        return [one.step.tree.tokens for one in made if one.step is not None]
+
+    before = trees(model)
+    prepared = model.prepared
+    assert trees(model) == before
+    assert model.prepared is prepared
+    drafter.update(models.build_drafter(seed=2, exit_dim=64).parameters())
+    after = trees(model)
+    assert after != before
+    assert after == trees(SpeculativeModel(of, drafter))
+    nn.quantize(drafter, group_size=32, bits=8)
+    assert trees(model) == trees(SpeculativeModel(of, drafter))
