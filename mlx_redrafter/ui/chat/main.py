@@ -80,7 +80,6 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
 
 def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
     """Give the session who plans its drafts, measuring the machine where that was never done."""
-    from ...drafting.drafter import Drafter
     from ...planning.cost_store import load_costs
     from ...planning.headless_planner import HeadlessPlanner
     from ...planning.planner import Planner
@@ -90,7 +89,7 @@ def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
         return
     model, again = session.model, options.recalibrate
     with front.progress(f"{CALIBRATING} ...") as progress:
-        if isinstance(model.drafter, Drafter):
+        if model.head is not None:
             session.planner = Planner.for_model(model, recalibrate=again, progress=progress)
         elif model.drafter is None:
             costs = load_costs(model, recalibrate=again, progress=progress)
