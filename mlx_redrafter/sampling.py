@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
-from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from .errors import RedrafterError
 from .logits import Penalty, biased, chosen_logprobs, exclude_top, penalise
@@ -205,6 +204,9 @@ def scores(
     Returns:
         Same shape as logits; -inf where a filter removed the token.
     """
+    # Imported here: it takes seconds, and a command line's --help needs only the options above.
+    from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
     # Top-p takes sums of probabilities. In half precision the subtraction rounds, as mlx-lm's does.
     needed = config.top_p < 1 or logits.dtype != mx.float32
     logprobs = logits
