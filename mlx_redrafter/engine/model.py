@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..cache.prompt_cache import PromptCache
 from ..drafting.beam_search import BeamSearch
 from ..drafting.chain import ChainSource
 from ..drafting.drafter import Drafter
+from ..drafting.kinds import prepare
 from ..drafting.prepared_drafter import PreparedDrafter
+from ..drafting.prepared_memory import PreparedMemoryDrafter
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
@@ -24,6 +28,7 @@ from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
 from ..target.context_limit import context_limit
 from ..target.target import Target
+from .head_memory import HeadMemory
 from .shape_planner import ShapePlanner
 
 _TIMED_CALLS = 3
@@ -46,11 +51,10 @@ class SpeculativeModel:
         drafter: As given.
         head: The drafter where it is a draft head; None where it is a source, or there is none.
         prepared: The head laid out for drafts; None where there is none.
+        memory: How a head with a memory follows texts; None for other heads.
         sources: What proposes besides the head; each text begins its own with ``begin``.
         name: As given.
         config: As given.
-        planner: Chooses what to draft where a call names no beam shape; None drafts the default
-            shape. ``load`` sets it.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -69,7 +73,8 @@ class SpeculativeModel:
         self.drafter = drafter
         self.name = name
         self.config = dict(config or {})
-        self.planner: ShapePlanner | None = None
+        self._planner: ShapePlanner | None = None
+        self._make_planner: Callable[[], ShapePlanner] | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
@@ -80,9 +85,53 @@ class SpeculativeModel:
                 f"No drafting with this model: {self.target.refusal}; load it without a drafter."
             )
         self.prepared: PreparedDrafter | None = None
+        self.memory: HeadMemory | None = None
+        self._prepared_from: list[mx.array] = []
         if self.head is not None:
             check_sizes(self.head, self.target)
-            self.prepared = PreparedDrafter(self.head)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Lay the head out again where its parameters are others than they were; texts begin so.
+
+        Fine-tuned or quantised in the process, a head has other arrays.
+        """
+        if self.head is None:
+            return
+        arrays = [array for _, array in tree_flatten(self.head.parameters())]
+        before = self._prepared_from
+        same = len(arrays) == len(before) and all(map(operator.is_, arrays, before))
+        if not same:
+            with self._lock:
+                self._prepared_from, self.prepared = arrays, prepare(self.head)
+                self.memory = self._memory(self.head)
+                self._searches.clear()
+
+    def _memory(self, head: Drafter) -> HeadMemory | None:
+        if not isinstance(self.prepared, PreparedMemoryDrafter):
+            return None
+        self.target.check_layers(head.config.target_layers)
+        window = head.config.memory_window or 0
+        bound = self.prepared.drafter
+        return HeadMemory(bound, self.target.embed, window, padded=fuses_drafts())
+
+    @property
+    def planner(self) -> ShapePlanner | None:
+        """Chooses what to draft where a call names no beam shape; None drafts the default shape.
+
+        Made when it is first asked for, since that may measure the machine for some seconds.
+        """
+        if self._make_planner is not None:
+            self._planner, self._make_planner = self._make_planner(), None
+        return self._planner
+
+    @planner.setter
+    def planner(self, planner: ShapePlanner | None) -> None:
+        self._planner, self._make_planner = planner, None
+
+    def plan_with(self, make: Callable[[], ShapePlanner]) -> None:
+        """Have the planner made when it is first asked for."""
+        self._make_planner = make
 
     @property
     def drafts(self) -> bool:
@@ -151,17 +200,28 @@ class SpeculativeModel:
         """Median seconds of a draft on its own, the first call not counted."""
         target = self.target
         target.take_cores(1 + search.shape.nodes)  # as in a step that drafts
-        state = DraftInput(
-            root=mx.zeros((1,), dtype=mx.int32),
-            hidden=mx.zeros((target.hidden_size,), dtype=target.dtype),
-            noise=Sampler(sampling, target.vocab_size).noise(0, search.max_depth),
-        )
+        state = self.blank_input(Sampler(sampling, target.vocab_size).noise(0, search.max_depth))
         seconds = []
         for _ in range(_TIMED_CALLS + 1):
             start = time.perf_counter()
             mx.eval(search(state).log_probs)
             seconds.append(time.perf_counter() - start)
         return sorted(seconds[1:])[_TIMED_CALLS // 2]
+
+    def blank_input(self, noise: mx.array | None) -> DraftInput:
+        """What a draft might be told, to time drafts with; the text is of some length.
+
+        Args:
+            noise: See ``DraftInput``.
+        """
+        assert self.prepared is not None, "there is no head to time"
+        kind = self.target.dtype
+        return DraftInput(
+            root=mx.zeros((1,), dtype=mx.int32),
+            hidden=mx.zeros((self.prepared.state_size,), dtype=kind),
+            noise=noise,
+            memory=self.memory.blank_view(kind) if self.memory else None,
+        )
 
 
 def check_sizes(drafter: Drafter, target: Target) -> None:

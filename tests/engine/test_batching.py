@@ -13,6 +13,7 @@ from decoding_cases import Evaluations
 
 import models
 from mlx_redrafter.cache.batch import STEP
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
@@ -120,13 +121,20 @@ def test_each_text_is_the_one_it_has_alone(kind: str, size: int) -> None:
         assert stats.steps < config.max_tokens - 1
 
 
+HEADS = {
+    "lookback": models.build_drafter(seed=1, lookback=4),
+    "memory": models.memory_drafter(seed=1),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3"])
-def test_the_drafters_beam_search_together(name: str, kind: str) -> None:
+def test_the_drafters_beam_search_together(name: str, head: str, kind: str) -> None:
     """Drafts are those of a text alone, so statistics are equal as well."""
     config = replace(KINDS[kind], beam=BeamShape(3, 3, 6))
     of = target(name)
-    model = SpeculativeModel(of, models.build_drafter(seed=1, lookback=4))
+    model = SpeculativeModel(of, HEADS[head])
     decoder = BatchDecoder(model, PROMPTS, config, batch_size=3)
     made = collect(decoder)
     for index, prompt in enumerate(PROMPTS):
@@ -254,6 +262,9 @@ class Fixed:
         self.sequences = sequences
         return self
 
+    def begin(self, cache: PromptCache) -> None:
+        """Texts are all alike."""
+
     def price(self, step: ObservedStep) -> float | None:
         return None
 
@@ -307,7 +318,8 @@ def test_gains_shrink_as_the_batch_grows() -> None:
     gains = []
     for texts in (1, 4, 16):
         planner = single.for_batch(texts)
-        planner._remember(_sure_tree())
+        for _ in range(2):
+            single._memory.add(_sure_tree(), BeamShape(1, 7))
         plain, *drafted = planner.forecasts(0)
         best = max(one.tokens_per_second for one in drafted)
         gains.append(best / plain.tokens_per_second)

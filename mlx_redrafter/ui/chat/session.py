@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
+from ...text.detokenizing import add_token
 from ...text.passages import Passages
 from ...text.prompts import encode_prompt
 from .answer import Answer, Baseline, Comparison, ModelFacts, Totals
@@ -233,12 +234,14 @@ class Session:
             cache=self._cache,
             **self._stream_settings(draft, limit, seed),
         )
+        said = ""
+        if begun is not None:
+            detokenizer, said = _reopened(self.tokenizer, begun.token_ids)
+            responses = _going_on(detokenizer, responses)
         answer = Answer(
-            question, begun.text if begun is not None else "", drafted, True, len(prompt), None,
+            question, said, drafted, True, len(prompt), None,
             None, AcceptanceStats(), False, seed, token_ids,
         )  # fmt: skip
-        if begun is not None:
-            responses = _going_on(self.tokenizer, begun.token_ids, responses)
         # Only closing it leaves the caches at exactly the tokens that were taken.
         with closing(cast("Generator[GenerationResponse, None, None]", responses)):
             for response in responses:
@@ -314,11 +317,34 @@ class Session:
         if answer.tokens >= ENOUGH_TOKENS and answer.tps:
             self.baseline = Baseline(answer.tps, answer.tokens, answer.prompt_tokens)
 
-    def speedup(self, tps: float) -> float | None:
-        """How many times as fast as plain decoding; None before both were measured."""
-        if self.baseline is None or not tps:
+    def speedup(self, tps: float, context: int | None = None) -> float | None:
+        """How many times as fast as plain decoding; None before both were measured.
+
+        Args:
+            tps: Tokens per second.
+            context: The text's length: where shapes are planned, plain decoding's speed there is
+                known from plain steps as they happen.
+        """
+        plain = self.baseline.tps if self.baseline is not None else None
+        if context is not None and self.plans and self.planner is not None:
+            plain = self.planner.plain_speed(context) or plain
+        return tps / plain if plain and tps else None
+
+    def ratio(self, answer: Answer) -> float | None:
+        """How many times as fast as plain decoding an answer came; None where that says nothing.
+
+        So it is with a handful of tokens, and where nothing was drafted.
+        """
+        if answer.tokens < ENOUGH_TOKENS or not answer.stats.drafted:
             return None
-        return tps / self.baseline.tps
+        return self.speedup(answer.tps, answer.prompt_tokens + answer.tokens // 2)
+
+    @property
+    def planning(self) -> str | None:
+        """What the planner is about, where it does not simply draft; None otherwise."""
+        if not self.plans or self.planner is None or self.planner.choice is not None:
+            return None
+        return self.planner.state.value
 
     def reset(self) -> None:
         """Forget the conversation; settings and counts stay."""
@@ -332,22 +358,27 @@ class Session:
         self._cache.reset()
 
 
-def _going_on(
-    tokenizer: Any, begun: Sequence[int], responses: Iterator[GenerationResponse]
-) -> Generator[GenerationResponse, None, None]:
-    """Responses whose texts join onto the text of the tokens that were ``begun`` with.
+def _reopened(tokenizer: Any, token_ids: Sequence[int]) -> tuple[Any, str]:
+    """A detokenizer in the midst of a text, and the text so far, as far as it is certain.
 
-    By itself the first one would start a text: without its space, and without the bytes of a
-    character that had come only in part.
+    A cut text ends with what stood for the part of a character that had come; the rest of its bytes
+    may be the next token's.
     """
-    detokenizer = tokenizer.detokenizer
-    for token in begun:
-        detokenizer.add_token(token)
-        _ = detokenizer.last_segment
+    detokenizer, text = tokenizer.detokenizer, ""
+    for token in token_ids:
+        add_token(detokenizer, token)
+        text += detokenizer.last_segment
+    return detokenizer, text
+
+
+def _going_on(
+    detokenizer: Any, responses: Iterator[GenerationResponse]
+) -> Generator[GenerationResponse, None, None]:
+    """Responses whose texts join onto the text that the detokenizer holds."""
     with closing(cast("Generator[GenerationResponse, None, None]", responses)):
         for response in responses:
             if response.finish_reason != "stop":
-                detokenizer.add_token(response.token)
+                add_token(detokenizer, response.token)
             if response.finish_reason is not None:
                 detokenizer.finalize()
             yield replace(response, text=detokenizer.last_segment)
