@@ -23,6 +23,8 @@ from .ranges import OptionRange
 from .tree import DraftTree
 
 NOISE_BLOCK = 8
+# Blocks of noise that are kept, from where the text stands on.
+KEPT_BLOCKS = 12
 # A drawn seed is short enough to be typed again; any up to 2**63 - 1 can be named.
 DRAWN_SEEDS = 2**32
 LARGEST_SEED = 2**63 - 1
@@ -297,12 +299,15 @@ class Sampler:
     def noise(self, first: int, count: int) -> mx.array | None:
         """Noise for ``count`` positions from ``first``, (count, vocab_size); None when greedy.
 
-        Rows are made in blocks, each once, and dropped when the text has passed them.
+        Rows are made in blocks, each once, and dropped when the text has passed them; those that a
+        rejected draft had needed wait for the text to get there.
         """
         if self.config.temperature == 0 or self._choose is not None:
             return None
         wanted = range(first // NOISE_BLOCK, (first + count - 1) // NOISE_BLOCK + 1)
-        self._blocks = {index: self._block(index) for index in wanted}
+        ahead = range(wanted[0], wanted[0] + KEPT_BLOCKS)
+        kept = {index: rows for index, rows in self._blocks.items() if index in ahead}
+        self._blocks = kept | {index: self._block(index) for index in wanted}
         rows = [self._blocks[index] for index in wanted]
         lead = first - wanted[0] * NOISE_BLOCK
         joined = rows[0] if len(rows) == 1 else mx.concatenate(rows)

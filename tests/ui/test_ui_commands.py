@@ -101,7 +101,7 @@ def test_tree_that_ends_the_text_has_nothing_after_its_end():
 def test_tree_of_a_plain_answer_does_not_exist():
     session = make_session(settings=ChatSettings(draft=False))
     list(session.ask("q"))
-    with pytest.raises(RedrafterError, match="without the drafter"):
+    with pytest.raises(RedrafterError, match="Nothing was drafted"):
         run("/tree", session)
 
 

@@ -101,18 +101,26 @@ def _tree(session: Session, front: FrontEnd, _argument: str) -> None:
     if session.last is None:
         raise RedrafterError("There is no draft to show yet: ask a question first.")
     if session.last.step is None:
-        raise RedrafterError("The last answer was made without the drafter, so it has no tree.")
+        raise RedrafterError("Nothing was drafted in the last answer, so it has no tree.")
     front.show(views.draft_tree(session.last.step, session.tokenizer))
 
 
 def _draft(session: Session, front: FrontEnd, argument: str) -> None:
     if argument not in ("on", "off", ""):
         raise RedrafterError(f"/draft takes 'on' or 'off', not '{argument}'.")
-    if argument == "on" and session.model.drafter is None:
+    if argument == "on" and not session.drafts_if_on:
         raise RedrafterError("There is no drafter to switch on: start with --drafter.")
     if argument:
         session.settings = replace(session.settings, draft=argument == "on")
     front.say(f"Drafting is {'on' if session.drafts else 'off'}.")
+
+
+def _copy(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument == "on" and not session.facts.copies:
+        raise RedrafterError("Copies cannot be verified with this model.")
+    copy = _on_off(argument, session.settings.copy) if argument else session.settings.copy
+    session.settings = replace(session.settings, copy=copy)
+    front.say(f"Copying from the text is {'on' if session.copies else 'off'}.")
 
 
 def _temp(session: Session, front: FrontEnd, argument: str) -> None:
@@ -255,6 +263,7 @@ COMMANDS: dict[str, Command] = {
     "/tree": Command("/tree", "the last draft tree and the path that was accepted", _tree),
     "/compare": Command("/compare", "answer the last question plain and drafted", _compare),
     "/draft": Command("/draft on|off", "use the drafter, or decode plainly", _draft),
+    "/copy": Command("/copy on|off", "draft copies of the text, or do not", _copy),
     "/beam": Command("/beam W L|auto", "draft W beams of L tokens; auto: as planned", _beam),
     "/temp": Command("/temp X", "sampling temperature; 0 takes the likeliest token", _temp),
     "/seed": Command("/seed N|none", "name the samples; none: each answer draws its own", _seed),

@@ -19,6 +19,7 @@ from .settings import ChatSettings
 if TYPE_CHECKING:
     from ...cache.prompt_cache import PromptCache
     from ...engine.model import SpeculativeModel
+    from ...planning.headless_planner import HeadlessPlanner
     from ...planning.planner import Planner
     from ...text.responses import GenerationResponse
 
@@ -53,6 +54,7 @@ class Session:
         baseline: Plain decoding as measured, None until it was.
         last: The latest answer.
         planner: Chooses beam shapes where the settings name none; None drafts one default shape.
+        headless: Says how much to copy where there is no drafter.
         prompt: Token ids of the prompt that is being, or was last, answered.
     """
 
@@ -73,14 +75,31 @@ class Session:
         self.baseline: Baseline | None = None
         self.last: Answer | None = None
         self.planner: Planner | None = None
+        self.headless: HeadlessPlanner | None = None
         self.prompt: list[int] = []
         self._stream = stream
         self._cache: PromptCache = model.make_cache()
 
     @property
     def drafts(self) -> bool:
-        """Whether the next answer will be drafted."""
+        """Whether the next answer will be drafted, by the drafter or by copies of the text."""
+        return self.settings.draft and self.drafts_if_on
+
+    @property
+    def drafts_if_on(self) -> bool:
+        """Whether an answer would be drafted that is not to be plain."""
+        copies = self.settings.copy and self.facts.copies
+        return self.model.drafter is not None or copies
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the drafter guesses the next answer."""
         return self.settings.draft and self.model.drafter is not None
+
+    @property
+    def copies(self) -> bool:
+        """Whether the next answer may be copied from the text."""
+        return self.settings.draft and self.settings.copy and self.facts.copies
 
     @property
     def beam(self) -> tuple[int, int]:
@@ -93,7 +112,7 @@ class Session:
         """Whether the planner chooses the shapes of the next answer's drafts."""
         settings = self.settings
         given = (settings.beam_width, settings.beam_length, settings.node_budget)
-        return self.drafts and self.planner is not None and given == (None, None, None)
+        return self.guesses and self.planner is not None and given == (None, None, None)
 
     @property
     def cache(self) -> PromptCache:
@@ -174,9 +193,9 @@ class Session:
         """Answer the last question again, plain and then drafted; the conversation stays.
 
         Raises:
-            RedrafterError: If there is no question yet or no drafter.
+            RedrafterError: If there is no question yet or nothing is drafted.
         """
-        if self.model.drafter is None:
+        if not self.drafts_if_on:
             raise RedrafterError("There is no drafter to compare with: start with --drafter.")
         asked = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
         if not asked:
@@ -226,7 +245,7 @@ class Session:
         prompt = [*self.encode(messages), *token_ids]
         limit = self._room(len(prompt))
         self.prompt = prompt
-        drafted = draft and self.model.drafter is not None
+        drafted = draft and self.drafts_if_on
         responses = self._stream(
             self.model,
             self.tokenizer,
@@ -268,10 +287,11 @@ class Session:
             **_options(settings.sampling),
             "seed": seed,
             "draft": draft,
+            "copy": settings.copy,
             "beam_width": settings.beam_width,
             "beam_length": settings.beam_length,
             "node_budget": settings.node_budget,
-            "planner": self.planner if draft else None,
+            "planner": (self.planner or self.headless) if draft else None,
         }
 
     def encode(self, messages: Sequence[Message]) -> list[int]:

@@ -38,6 +38,10 @@ class ChatSettings:
     )  # fmt: skip
 
     draft: bool = flag(True, _DRAFTING, "start with plain decoding", negative="no-draft")
+    copy: bool = flag(
+        True, _DRAFTING, "do not draft copies of the text, for which no drafter is needed",
+        negative="no-copy",
+    )  # fmt: skip
     beam_width: int | None = flag(
         None, _DRAFTING, "beams kept while drafting", reader=count(1, WIDEST_BEAM), metavar="W"
     )
