@@ -23,7 +23,6 @@ from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..gguf import Progress
-from ..planning.lazy_planner import PlannerOnDemand
 from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import atomic_path, local_path, write_json
@@ -163,7 +162,7 @@ def load(
         target.check()
     loaded = SpeculativeModel(target, head, name=located.name, config=config)
     if plan and head is not None:
-        loaded.planner = PlannerOnDemand(lambda: Planner.for_model(loaded))
+        loaded.plan_with(lambda: Planner.for_model(loaded))
     return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
 
 
