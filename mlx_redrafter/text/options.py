@@ -107,7 +107,7 @@ def read_options(
         logits_processors=_processors(options.get("logits_processors", ())),
         sampler=_sampler(model, options),
         draft=bool(options.get("draft", True)),
-        copy=bool(options.get("copy", DecodingConfig.copy)),
+        copy=bool(options.get("copy", True)),
         beam=BeamShape(**{name.removeprefix("beam_"): value for name, value in shape.items()}),
         eos_token_ids=frozenset(tokenizer.eos_token_ids),
         prefill_step_size=options.get("prefill_step_size", DecodingConfig.prefill_step_size),

@@ -4,6 +4,7 @@ import pytest
 from chat_fakes import FakeStream, make_session
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.ui.chat.answer import Baseline
 from mlx_redrafter.ui.chat.settings import ChatSettings
 
@@ -26,7 +27,8 @@ def test_turns_build_a_conversation_on_one_cache():
 def test_settings_reach_the_engine():
     stream = FakeStream()
     settings = ChatSettings(
-        temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, seed=3, max_tokens=9, draft=False,
+        SamplingConfig(temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, seed=3), max_tokens=9,
+        draft=False,
         beam_width=2, beam_length=3, node_budget=4,
     )  # fmt: skip
     list(make_session(stream, settings).ask("q"))

@@ -178,7 +178,7 @@ def _decode(
     given = messages if tokenizer.has_chat_template else text
     for response in stream_generate(
         model, tokenizer, given, max_tokens=options.tokens, temperature=options.temperature,
-        seed=seed, planner=planner,
+        seed=seed, planner=planner, copy=False,
     ):  # fmt: skip
         yield response.prompt_tokens + response.generation_tokens
 
