@@ -90,7 +90,7 @@ _HOMES = {
     ),
     ".engine.batch": ("BatchDecoder",),
     ".drafting.shape": ("BeamShape",),
-    ".drafting.source": ("DraftSource", "DraftInput"),
+    ".drafting.source": ("DraftSource", "DraftInput", "DraftState"),
     ".cache.prompt_cache": ("PromptCache",),
     ".conversion": ("convert",),
     ".engine.config": ("DecodingConfig",),

@@ -193,3 +193,9 @@ def test_a_head_whose_parameters_change_is_followed() -> None:
     assert after == trees(SpeculativeModel(of, drafter))
     nn.quantize(drafter, group_size=32, bits=8)
     assert trees(model) == trees(SpeculativeModel(of, drafter))
+
+
+def test_the_former_name_of_what_a_source_is_told() -> None:
+    import mlx_redrafter
+
+    assert mlx_redrafter.DraftState is DraftInput

@@ -7,11 +7,13 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import RedrafterError
+from ...sampling import SamplingConfig
 from ...system.files import is_there, local_path
 from .. import parsing as arguments
+from ..flags import read_option
 from . import views
 from .conversation_file import load_conversation, save_conversation
 from .session import Session
@@ -123,9 +125,15 @@ def _copy(session: Session, front: FrontEnd, argument: str) -> None:
 
 def _temp(session: Session, front: FrontEnd, argument: str) -> None:
     if argument:
-        value = _read(arguments.temperature, argument, "/temp X")
-        session.settings = replace(session.settings, temperature=value)
+        _choose(session, "temperature", argument)
     front.say(f"Answers are now {session.settings.sampling_words()}.")
+
+
+def _choose(session: Session, name: str, text: str | None) -> None:
+    """Set an option of sampling; None sets its default."""
+    value: Any = None if text is None else read_option(SamplingConfig, name, text)
+    sampling = replace(session.settings.sampling, **{name: value})
+    session.settings = replace(session.settings, sampling=sampling)
 
 
 def _beam(session: Session, front: FrontEnd, argument: str) -> None:
@@ -162,14 +170,9 @@ def _max_tokens(session: Session, front: FrontEnd, argument: str) -> None:
 
 def _seed(session: Session, front: FrontEnd, argument: str) -> None:
     if argument:
-        reader = arguments.count(0, arguments.LARGEST_SEED)
-        none = argument in ("none", "auto", "off")
-        value = None if none else _read(reader, argument, "/seed N|none")
-        session.settings = replace(session.settings, seed=value)
-    if session.settings.seed is None:
-        front.say("Every answer draws a seed of its own.")
-    else:
-        front.say(f"The seed is {session.settings.seed}.")
+        _choose(session, "seed", None if argument in ("none", "auto", "off") else argument)
+    seed = session.settings.sampling.seed
+    front.say("Every answer draws a seed of its own." if seed is None else f"The seed is {seed}.")
 
 
 def _retry(session: Session, front: FrontEnd, _argument: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
+from ...sampling import SamplingConfig
 from ...text.detokenizing import add_token
 from ...text.passages import Passages
 from ...text.prompts import encode_prompt
@@ -143,7 +143,7 @@ class Session:
             raise RedrafterError("There is no question yet: ask one, then /retry.")
         before = list(self.messages)
         del self.messages[asked[-1] + 1 :]
-        seed = self.settings.seed  # one that was named would give the same words again
+        seed = self.settings.sampling.seed  # one that was named would give the same words again
         if seed is not None and self.last is not None:
             seed = (self.last.seed + 1) % 2**63
         return self._take(before, self._answer(self.messages, self.settings.draft, seed=seed))
@@ -219,7 +219,7 @@ class Session:
 
     def _seed(self) -> int:
         """The next answer's seed: the one that was set, or one of its own."""
-        return secrets.randbelow(2**32) if self.settings.seed is None else self.settings.seed
+        return self.settings.sampling.seeded().seed or 0
 
     def _answer(
         self,
@@ -284,10 +284,7 @@ class Session:
         settings = self.settings
         return {
             "max_tokens": max_tokens,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-            "min_p": settings.min_p,
+            **_options(settings.sampling),
             "seed": seed,
             "draft": draft,
             "copy": settings.copy,
@@ -376,6 +373,12 @@ class Session:
         self.last = None
         self.prompt = []
         self._cache.reset()
+
+
+def _options(sampling: SamplingConfig) -> dict[str, Any]:
+    """The options that differ from the defaults, by name."""
+    every = {one.name: (getattr(sampling, one.name), one.default) for one in fields(sampling)}
+    return {name: value for name, (value, default) in every.items() if value != default}
 
 
 def _reopened(tokenizer: Any, token_ids: Sequence[int]) -> tuple[Any, str]:
