@@ -62,7 +62,8 @@ def _run(options: argparse.Namespace) -> None:
     specs = _specs(options)
     for spec in specs:
         prepare(spec.path, options.revision)
-    _say(f"Loading {', '.join(spec.name for spec in specs)} ...")
+    names = ", ".join(spec.name for spec in specs)
+    _say(f"Loading {names} (the first time, what drafting costs here is measured too) ...")
     metrics = Metrics()
     thread, models = load_models(specs, settings, metrics)
     serve(listener, thread, models, settings, metrics, lambda: _announce(listener, list(models)))
