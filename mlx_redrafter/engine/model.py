@@ -55,6 +55,7 @@ class SpeculativeModel:
         sources: What proposes besides the head; each text begins its own with ``begin``.
         name: As given.
         config: As given.
+        planner_lock: Held by whoever asks a planner of the model's texts, or tells it of a step.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -78,6 +79,7 @@ class SpeculativeModel:
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
+        self.planner_lock = threading.RLock()
         self._lock = threading.RLock()
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
         if self.drafts and self.target.refusal is not None:
@@ -121,9 +123,10 @@ class SpeculativeModel:
 
         Made when it is first asked for, since that may measure the machine for some seconds.
         """
-        if self._make_planner is not None:
-            self._planner, self._make_planner = self._make_planner(), None
-        return self._planner
+        with self.planner_lock:
+            if self._make_planner is not None:
+                self._planner, self._make_planner = self._make_planner(), None
+            return self._planner
 
     @planner.setter
     def planner(self, planner: ShapePlanner | None) -> None:

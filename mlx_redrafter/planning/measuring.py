@@ -20,6 +20,8 @@ MOST_SLOW_BLOCKS = 3
 # measured more coarsely, not for minutes.
 MOST_ROUNDS = 4
 BUDGET = 4.0
+# Nobody waits longer than this for a block more.
+LONGEST = 20.0
 # A call that takes longer is not repeated before the first block.
 LONG_CALL = 0.1
 # A rest is so large a share of a round, and no longer than that.
@@ -52,16 +54,22 @@ def time_in_turns(
         hopeless: Calls after one that takes this many times as long as the first are left out.
         note: Told of timings done; ``timings_of`` says how many there are at least.
     """
-    first = _first_round(calls, hopeless)
-    note(len(calls))
+    started = time.perf_counter()
+    first = _first_round(calls, hopeless, note)
+    left_out = len(calls) - len(first)
     calls = calls[: len(first)]
     rounds = max(1, min(MOST_ROUNDS, int(BUDGET / 2 / max(sum(first), 1e-9))))
-    blocks = [_block(calls, rounds), _block(calls, rounds)]
-    note(len(calls))
+    blocks = [_block(calls, rounds, note)]
+    if time.perf_counter() - started > LONGEST:
+        note(len(calls) + 3 * left_out)
+        return Timings(tuple(map(min, zip(first, blocks[0], strict=True))), doubtful=True)
+    blocks.append(_block(calls, rounds, note))
+    note(3 * left_out)
     most = MOST_BLOCKS if rounds > 1 else MOST_SLOW_BLOCKS
     while not agree(blocks[-2], blocks[-1]) and len(blocks) < most:
-        blocks.append(_block(calls, rounds))
-        note(len(calls))
+        if time.perf_counter() - started > LONGEST:
+            break
+        blocks.append(_block(calls, rounds, note))
     if agree(blocks[-2], blocks[-1]):
         return Timings(tuple(map(fmean, zip(*blocks[-2:], strict=True))), doubtful=False)
     return Timings(tuple(map(min, zip(*blocks, strict=True))), doubtful=True)
@@ -69,7 +77,7 @@ def time_in_turns(
 
 def timings_of(calls: int) -> int:
     """How many timings ``time_in_turns`` notes of so many calls, where two blocks agree."""
-    return 2 * calls
+    return 3 * calls
 
 
 def agree(before: Sequence[float], after: Sequence[float]) -> bool:
@@ -92,7 +100,9 @@ def _falls(before: Sequence[float], after: Sequence[float]) -> bool:
     return True
 
 
-def _first_round(calls: Sequence[Callable[[], object]], hopeless: float) -> list[float]:
+def _first_round(
+    calls: Sequence[Callable[[], object]], hopeless: float, note: Callable[[int], None]
+) -> list[float]:
     """Seconds of each call, after one that is not counted: it may wait for a compiler."""
     taken: list[float] = []
     for call in calls:
@@ -102,10 +112,13 @@ def _first_round(calls: Sequence[Callable[[], object]], hopeless: float) -> list
         # The shorter of two: neither a first call's work nor another program's is a reason.
         seconds = _seconds(call)
         taken.append(min(seconds, _seconds(call)) if seconds < LONG_CALL else seconds)
+        note(1)
     return taken
 
 
-def _block(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+def _block(
+    calls: Sequence[Callable[[], object]], rounds: int, note: Callable[[int], None]
+) -> list[float]:
     """Seconds of each call: the mean of the faster half of the rounds."""
     taken: list[list[float]] = [[] for _ in calls]
     for number in range(rounds):
@@ -114,6 +127,8 @@ def _block(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
         order = range(len(calls)) if number % 2 == 0 else reversed(range(len(calls)))
         for place in order:
             taken[place].append(_seconds(calls[place]))
+            if number == 0:
+                note(1)
         time.sleep(min(LONGEST_REST, REST_SHARE * (time.perf_counter() - started)))
     return [fmean(sorted(seconds)[: (len(seconds) + 1) // 2]) for seconds in taken]
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import RedrafterError
 from ..system.files import write_json
 from .data import Record, write_jsonl
-from .disk import changes, writing
+from .output import changes, writing
 from .regeneration import check_prompts, regenerate
 
 

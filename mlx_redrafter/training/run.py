@@ -24,21 +24,18 @@ from ..target.target import Target
 from ..text.loading import load, tokenizer_hash
 from ..text.places import own_drafter
 from .answers import AnswerSettings, answer_file
-from .callback import TrainingCallback
 from .config import DistillationConfig
-from .data import Record, TokenRow, special_tokens, token_counts, tokenize
-from .decoded import DecodedFigures, measure_decoding, prompts_of
+from .data import Record, TokenRow, tokenize
+from .evaluation import DecodedFigures, measure_decoding, prompts_of
 from .features import BatchSource, Features
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
 from .output import RunPaths, begin, check_run_dir, finish, forget_unbegun
-from .report import TrainingReport
-from .run_logger import RunLogger, step_of
+from .report import RunLogger, TrainingCallback, TrainingReport, step_of
 from .self_questions import QuestionSettings, question_file
-from .shapes import MemoryShape, make_drafter, make_memory_drafter
-from .sizes import DraftSizes, draft_sizes
+from .shapes import DraftSizes, draft_sizes
 from .sources import needs_answers, read_data, split
-from .starting import drafter_to_go_on_from, weights_hash
+from .starting import first_drafter, weights_hash
 from .store import StorePlan, rows_hash, stored_features, target_hash
 from .teacher import FeatureExtractor, StreamedBatches, compute_features, kept_positions
 from .text_batches import TextBatches
@@ -220,46 +217,6 @@ def _rows(
     return rows, held_rows
 
 
-def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
-    options, target = run.options, run.target
-    if options.start_from is not None:
-        return drafter_to_go_on_from(
-            options.start_from, target, run.tokenizer, unroll=options.unroll,
-            lookback=options.lookback, name=run.model.name,
-        )  # fmt: skip
-    counts = token_counts(rows, target.vocab_size)
-    if options.memory:
-        shape = MemoryShape(
-            options.layers, options.state_size, options.mlp_size, options.exit_dim,
-            options.memory_heads, options.memory_head_dim, options.memory_window,
-        )  # fmt: skip
-        return make_memory_drafter(
-            target,
-            counts,
-            shape=shape,
-            draft_vocab_size=options.draft_vocab_size,
-            special=special_tokens(run.tokenizer),
-            name=run.model.name,
-            tokenizer_hash=tokenizer_hash(run.tokenizer),
-            seed=options.seed,
-        )
-    return make_drafter(
-        target,
-        counts,
-        exit_dim=options.exit_dim,
-        num_draft_layers=options.num_draft_layers,
-        rnn=options.rnn,
-        draft_vocab_size=options.draft_vocab_size,
-        special=special_tokens(run.tokenizer),
-        shared_rows=options.shared_rows,
-        independent_heads=options.unroll if options.independent else None,
-        lookback=options.lookback or 0,
-        name=run.model.name,
-        tokenizer_hash=tokenizer_hash(run.tokenizer),
-        seed=options.seed,
-    )
-
-
 def _config(options: TrainingOptions, rows: Sequence[TokenRow], where: str) -> Any:
     steps = options.steps or DEFAULT_STEPS
     if options.epochs is not None:
@@ -348,7 +305,7 @@ def _few(rows: Sequence[TokenRow]) -> list[TokenRow]:
 def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
     """Make the drafter, train it, write it."""
     options, paths, callback = run.options, run.paths, run.callback
-    drafter = _make_drafter(run, rows)
+    drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
     callback.note(_described(sizes))
     where = _where(run, drafter, rows)

@@ -17,7 +17,7 @@ from ..errors import RedrafterError
 from ..system.files import write_json
 from ..text.chat_template import render
 from .data import Record
-from .disk import changes, writing
+from .output import changes, writing
 from .regeneration import Answer, decode_batch, sampler_for
 
 # Low ones ask what is usual, high ones what is rare; each batch has one of them.
