@@ -20,6 +20,8 @@ MOST_SLOW_BLOCKS = 3
 # measured more coarsely, not for minutes.
 MOST_ROUNDS = 4
 BUDGET = 4.0
+# Nobody waits longer than this for a block more.
+LONGEST = 20.0
 # A call that takes longer is not repeated before the first block.
 LONG_CALL = 0.1
 # A rest is so large a share of a round, and no longer than that.
@@ -52,14 +54,21 @@ def time_in_turns(
         hopeless: Calls after one that takes this many times as long as the first are left out.
         note: Told of timings done; ``timings_of`` says how many there are at least.
     """
+    started = time.perf_counter()
     first = _first_round(calls, hopeless, note)
     left_out = len(calls) - len(first)
     calls = calls[: len(first)]
     rounds = max(1, min(MOST_ROUNDS, int(BUDGET / 2 / max(sum(first), 1e-9))))
-    blocks = [_block(calls, rounds, note), _block(calls, rounds, note)]
+    blocks = [_block(calls, rounds, note)]
+    if time.perf_counter() - started > LONGEST:
+        note(len(calls) + 3 * left_out)
+        return Timings(tuple(map(min, zip(first, blocks[0], strict=True))), doubtful=True)
+    blocks.append(_block(calls, rounds, note))
     note(3 * left_out)
     most = MOST_BLOCKS if rounds > 1 else MOST_SLOW_BLOCKS
     while not agree(blocks[-2], blocks[-1]) and len(blocks) < most:
+        if time.perf_counter() - started > LONGEST:
+            break
         blocks.append(_block(calls, rounds, note))
     if agree(blocks[-2], blocks[-1]):
         return Timings(tuple(map(fmean, zip(*blocks[-2:], strict=True))), doubtful=False)
