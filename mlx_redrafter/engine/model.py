@@ -22,6 +22,7 @@ from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
+from ..system.ranks import Ranks
 from ..target.context_limit import context_limit
 from ..target.target import Target
 from .shape_planner import ShapePlanner
@@ -51,6 +52,8 @@ class SpeculativeModel:
         config: As given.
         planner: Chooses what to draft where a call names no beam shape; None drafts the default
             shape. ``load`` sets it.
+        ranks: The processes that share the target; None where it is this one's alone. ``load``
+            sets it.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -70,6 +73,7 @@ class SpeculativeModel:
         self.name = name
         self.config = dict(config or {})
         self.planner: ShapePlanner | None = None
+        self.ranks: Ranks | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
