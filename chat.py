@@ -2,6 +2,9 @@
 
 import sys
 
+if sys.version_info < (3, 11):  # noqa: UP036 - told, not tripped over
+    sys.exit("chat.py: Python 3.11 or later is needed; on a Mac: brew install python@3.13")
+
 if __name__ == "__main__":
     try:
         from mlx_redrafter.ui.chat.main import main

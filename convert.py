@@ -1,6 +1,14 @@
-"""Turn a target model and a recurrent drafter into one bundle: python convert.py --help."""
+"""Turn a target model and a recurrent drafter into one bundle: ``python convert.py --help``."""
 
-from mlx_redrafter.ui.cli.convert import main
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - told, not tripped over
+    sys.exit("convert.py: Python 3.11 or later is needed; on a Mac: brew install python@3.13")
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        from mlx_redrafter.ui.cli.convert import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while Python was still importing
+        sys.exit(130)

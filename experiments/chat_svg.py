@@ -16,10 +16,12 @@ from rich.text import Text
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.system.files import atomic_path
+from mlx_redrafter.system.own_models import pocket_path
 from mlx_redrafter.ui.chat import views
 from mlx_redrafter.ui.chat.answer_text import AnswerText
 from mlx_redrafter.ui.chat.baseline import measure_opening
-from mlx_redrafter.ui.chat.main import POCKET, load_session
+from mlx_redrafter.ui.chat.main import load_session
+from mlx_redrafter.ui.chat.screen import mark
 from mlx_redrafter.ui.chat.session import Session
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.chat.status import read, status_line, summary
@@ -50,7 +52,7 @@ def answer_one(console: Console, session: Session, question: str, live: bool) ->
     text = AnswerText()
     figures = Text()
     for response in session.ask(question):
-        for line in text.feed(response.text, response.from_draft, WIDTH):
+        for line in text.feed(response.text, mark(session, response), WIDTH):
             console.print(line)
         figures = status_line(read(session, response), WIDTH)
     console.print(text.tail)
@@ -62,13 +64,13 @@ def answer_one(console: Console, session: Session, question: str, live: bool) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default=str(POCKET))
+    parser.add_argument("--model", default=str(pocket_path()))
     parser.add_argument("--question", action="append", help="may be given several times")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "chat.svg")
     options = parser.parse_args()
     questions = options.question or list(QUESTIONS)
     try:
-        session = load_session(options.model, None, ChatSettings())
+        session = load_session(options.model, ChatSettings())
         if session.model.drafter is not None:
             session.planner = Planner.for_model(session.model)
             # Once for the caches and the beam search to warm up, as after a minute of chatting.

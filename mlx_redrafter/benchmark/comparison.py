@@ -36,6 +36,11 @@ class Comparison:
     prompts: Sequence[Prompt]
     rounds: Sequence[Round]
 
+    @property
+    def temperature(self) -> float:
+        """The sampling temperature."""
+        return float(self.settings["sampling"]["temperature"])
+
     def best(self, names: Sequence[str]) -> Result | None:
         """The fastest of some contestants, None of none."""
         found = [result for result in self.results if result.name in names]
@@ -68,6 +73,21 @@ class Comparison:
             for index, prompt in enumerate(self.prompts)
             for name in turn_order(names, repeat, index)
         ]
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Several comparisons of the same contestants, at temperatures of their own."""
+
+    runs: Sequence[Comparison]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"format": FORMAT, "kind": "runs", "runs": [run.to_dict() for run in self.runs]}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A table of all answers, the temperature first."""
+        return [{"temperature": run.temperature, **row} for run in self.runs for row in run.rows()]
 
 
 def _row(repeat: int, answers: Round, prompt: Prompt, index: int, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
+from ..system.files import local_path
 from ..system.own_models import own_models
 from ..text.places import KNOWN, may_be_repo
 from ..text.prompts import encode_prompt, plain_messages
@@ -71,7 +72,7 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
         RedrafterError: If there is no such file, nothing in it, or a line that is not understood.
     """
     try:
-        text = path.expanduser().read_text("utf-8-sig")
+        text = local_path(path).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RedrafterError(f"{path} cannot be read ({reason}): check --prompts.") from error
@@ -94,11 +95,11 @@ def own_prompts(model: Path) -> Path:
     """
     if str(model) in KNOWN:
         model = own_models() / model
-    if not model.expanduser().exists() and not may_be_repo(str(model)):
+    if not local_path(model).exists() and not may_be_repo(str(model)):
         raise RedrafterError(f"There is no model directory {model}: check --model.")
     for name in OWN_FILES:
-        if (model.expanduser() / name).is_file():
-            return model.expanduser() / name
+        if (local_path(model) / name).is_file():
+            return local_path(model) / name
     raise RedrafterError(f"{model} brings no {OWN_FILES[0]} along: pass --prompts FILE.")
 
 

@@ -45,6 +45,19 @@ def write_report(report: Report, json_path: Path | None, csv_path: Path | None) 
         raise RedrafterError(f"The report cannot be written: {error}.") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a page.
+
+    Raises:
+        RedrafterError: If that is not possible.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, "utf-8")
+    except OSError as error:
+        raise RedrafterError(f"The report cannot be written: {error}.") from error
+
+
 def check_writable(*paths: Path | None) -> None:
     """Refuse paths that are directories or lie in something that is none, before measuring.
 

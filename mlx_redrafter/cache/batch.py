@@ -20,6 +20,7 @@ from .composite import CacheGroup
 from .forward_context import ForwardContext
 from .prompt_cache import LayerCache, PromptCache
 from .recurrent import BatchRecurrentCache, RecurrentCache
+from .text_memory import TextMemory
 
 STEP = 256
 
@@ -31,9 +32,10 @@ class BatchSequence(PromptCache):
         path: The nodes that the last commit keeps, root first.
     """
 
-    def __init__(self, tokens: Sequence[int]):
+    def __init__(self, tokens: Sequence[int], memory: TextMemory | None = None):
         super().__init__([])
         self.tokens = list(tokens)
+        self.memory = memory and memory.copy()
         self.path: list[int] = []
 
     def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:
@@ -215,8 +217,10 @@ class BatchCache:
 
     @property
     def state(self) -> list[Any]:
-        """All layers' arrays, to evaluate."""
-        return [*(layer.state for layer in self._layers), *(one.state for one in self._states)]
+        """All layers' arrays, to evaluate, and what draft heads keep of the texts."""
+        memories = (row.memory.state for row in self.rows if row.memory is not None)
+        layers = (layer.state for layer in self._layers)
+        return [*layers, *(one.state for one in self._states), *memories]
 
     def begin(self, rows: int) -> dict[int, BatchRecurrentCache]:
         """Announce a forward over ``rows`` rows a text; returns the caches to be watched in it."""
@@ -240,7 +244,7 @@ class BatchCache:
             state.compose(kept, [part[index] for part in states])
         self.rows = [
             *(self.rows[place] for place in kept),
-            *(BatchSequence(c.tokens) for c in joined),
+            *(BatchSequence(c.tokens, c.memory) for c in joined),
         ]
 
     def extract(self, place: int, into: PromptCache) -> None:
@@ -262,6 +266,7 @@ class BatchCache:
         for state, part in zip(self._states, states, strict=True):
             part.adopt(state.extract(place), len(row))
         into.tokens = list(row.tokens)
+        into.memory = row.memory and row.memory.copy()
         mx.eval(into.state)
 
     def commit(self) -> None:

@@ -170,11 +170,15 @@ class PromptCache:
         plan = self.quantization
         return plan is not None and len(self) < plan.start <= len(self) + depth
 
-    def reuse(self, prompt: Sequence[int]) -> int:
+    def reuse(self, prompt: Sequence[int], *, remembered: bool = False) -> int:
         """Rewind to the longest prefix shared with ``prompt`` that can be gone on from.
 
         Attention layers go on from anywhere, a window from wherever it still has its rows,
         recurrent state from where it stands and from the ends of the last prompts.
+
+        Args:
+            prompt: Token ids.
+            remembered: Whether ``memory`` has to hold all that is kept.
 
         Returns:
             The number of tokens held; at least the prompt's last token is left over, for the first
@@ -185,7 +189,9 @@ class PromptCache:
             if held != wanted:
                 break
             shared += 1
-        self.rewind(shared if self.memory is None else min(shared, self.memory.offset))
+        if remembered:
+            shared = min(shared, 0 if self.memory is None else self.memory.offset)
+        self.rewind(shared)
         return len(self)
 
     def copy(self) -> PromptCache:

@@ -25,7 +25,7 @@ from .tree_paths import PathPositions, TreePaths
 
 # The state of every path is held until one is accepted, up to so many bytes a layer; beyond, the
 # accepted rows are computed again.
-HELD_BYTES = 16 << 20
+HELD_BYTES = 4 << 20
 
 Attributes = dict[str, Any]
 

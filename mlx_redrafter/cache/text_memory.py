@@ -14,11 +14,16 @@ class TextMemory:
     (token value). It is read as pairs: the key of token j with its value and the token value of
     token j + 1, so that a query that resembles token j finds what followed it.
 
+    Args:
+        owner: Whose rows these are.
+
     Attributes:
         offset: Tokens held.
+        owner: As given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: object = None) -> None:
+        self.owner = owner
         self.offset = 0
         self._buffers: list[mx.array] = []
 
@@ -58,7 +63,7 @@ class TextMemory:
 
     def copy(self) -> TextMemory:
         """The same rows in a memory of its own; buffers are shared until one is written."""
-        made = TextMemory()
+        made = TextMemory(self.owner)
         made.offset, made._buffers = self.offset, [x[...] for x in self._buffers]
         return made
 

@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
-from ..system.files import atomic_path, write_json
+from ..system.files import atomic_path, local_path, write_json
 from ..system.workspace import clear_stale, publish, require_space, workspace
 from ..text.loading import DRAFTER_DIRECTORY, save_drafter, tokenizer_hash
 from .card import write_card
@@ -84,9 +84,9 @@ def run(options: Options, progress: Progress) -> ConversionReport:
 def output_path(options: Options) -> Path:
     """Where the bundle goes: as asked, or ``models/`` and the target's name."""
     if options.mlx_path is not None:
-        return Path(options.mlx_path).expanduser().absolute()
+        return local_path(options.mlx_path).absolute()
     assert options.hf_path is not None
-    path = Path(options.gguf_file or options.hf_path.partition("@")[0]).expanduser().absolute()
+    path = local_path(options.gguf_file or options.hf_path.partition("@")[0]).absolute()
     name = path.stem if path.suffix == ".gguf" else path.name
     if options.quantize:
         bits = options.q_bits or MODES[options.q_mode][1][0]
@@ -117,7 +117,7 @@ def _check_output(options: Options, out: Path) -> None:
             f"'{out}' is not a model directory, so it is not overwritten: choose another "
             "--mlx-path."
         )
-    source = Path(options.hf_path).expanduser()
+    source = local_path(options.hf_path)
     if source.exists() and source.resolve().is_relative_to(out.resolve()):
         raise RedrafterError(
             "The target cannot be overwritten by its own conversion: choose another --mlx-path."
@@ -201,7 +201,7 @@ def _write_card(
     bundle: Path,
 ) -> None:
     base = options.hf_path
-    is_repo = base is not None and not Path(base).expanduser().exists()
+    is_repo = base is not None and not local_path(base).exists()
     checkpoint = target.checkpoint
     own_card = checkpoint is not None and not checkpoint.is_gguf
     text = write_card(

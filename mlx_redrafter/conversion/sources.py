@@ -13,6 +13,7 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from ..errors import RedrafterError
 from ..gguf import gguf_files, only_file
 from ..gguf.file import require_regular
+from ..system.files import is_there, local_path
 from ..text.boundary import read_json
 from ..text.places import GGUF, KNOWN, fetch_file, known_file, may_be_repo, repo_gguf_files
 
@@ -78,10 +79,10 @@ def find_checkpoint(
     Raises:
         RedrafterError: If there is no such place, no weights in it, or a shard is missing.
     """
-    path = Path(location).expanduser()
+    path = local_path(location)
     if path.is_dir():
         return _in_directory(path, what, gguf_file)
-    if path.exists():
+    if is_there(path):
         if path.suffix not in WEIGHT_SUFFIXES:
             raise RedrafterError(
                 f"'{path}' is not a weight file: expected one of {', '.join(WEIGHT_SUFFIXES)}."

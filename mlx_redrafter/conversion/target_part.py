@@ -23,7 +23,8 @@ from mlx_lm.utils import (
 )
 
 from ..errors import RedrafterError
-from ..text.boundary import read_json
+from ..text.boundary import read_json, reading
+from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
 from .options import Options
 from .report import PartReport
@@ -125,15 +126,15 @@ def load_target(
         )
     except RedrafterError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError) as error:
+    except Exception as error:  # of whatever kind, it is the checkpoint's doing
         raise RedrafterError(_load_failure(kind, error)) from error
     return TargetPart(model, config, _tokenizer(directory, config, trust_remote_code), name)
 
 
 def _load_failure(kind: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()).rstrip(".")
+    reason = reason_of(error)
     if isinstance(error, KeyError):
-        reason = f"missing key {reason}"
+        reason = f"missing key {error}"
     if isinstance(error, TypeError) and "argument" in reason:
         reason = "missing keys: " + reason.partition(": ")[2]
     if "not supported" in reason:
@@ -147,18 +148,13 @@ def _load_failure(kind: str, error: Exception) -> str:
 
 
 def _tokenizer(directory: Path, config: dict[str, Any], trust_remote_code: bool) -> Any:
-    try:
+    remedy = "put tokenizer.json or tokenizer.model and tokenizer_config.json beside config.json"
+    with reading("The target's tokenizer", remedy):
         return load_tokenizer(
             directory,
             {"trust_remote_code": trust_remote_code},
             eos_token_ids=config.get("eos_token_id"),
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise RedrafterError(
-            f"The target's tokenizer cannot be loaded ({reason}): put tokenizer.json or "
-            "tokenizer.model and tokenizer_config.json beside config.json."
-        ) from error
 
 
 def transform(part: TargetPart, options: Options) -> TargetPart:

@@ -8,16 +8,20 @@ what the draft is told of it, are computed on the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from ..sampling import Choices
 from ..tree import DraftTree, accepted_leaf
+from .memory_drafter import MemoryView
 from .noise_scale import NoiseScale
 from .shape import BeamShape
 from .source import DraftInput, DraftSource, last_tokens
+
+# (the accepted leaf, int32 (); the token chosen after it, int32 (1,)) -> what a draft sees there
+Look = Callable[[mx.array, mx.array], MemoryView]
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,20 @@ def next_draft_input(
     text: Sequence[int],
     source: DraftSource,
     noise_scale: NoiseScale,
+    look: Look | None = None,
 ) -> DraftInput:
     """What a draft is told that starts where the verified tree's accepted path ends.
 
     Args:
         tree: What is being verified.
         choices: The target's choices after the nodes.
-        hidden: Its final hidden state at each node, (n, hidden_size).
+        hidden: What a draft starts from at each node, see ``DraftInput``, (n, ...).
         noise: Row d for the token after depth d of the tree, and further rows for the draft;
             None when greedy.
         text: The tokens before the tree's root.
         source: What is to draft; it looks at no more than its ``lookback``.
         noise_scale: How far drafts follow the noise, before this step's choices.
+        look: What a head with a memory sees of the text; None for others.
     """
     end = accepted_leaf(tree, choices.tokens)
     depth = mx.take(tree.depths, end)
@@ -66,4 +72,5 @@ def next_draft_input(
         line = mx.concatenate([mx.array(last_tokens(text, lookback), dtype=mx.int32), line])
         before = mx.take(line, depth + 1 + mx.arange(lookback))
     root = mx.take(choices.tokens, end[None])
-    return DraftInput(root, mx.take(hidden, end, axis=0), noise, before=before)
+    memory = None if look is None else look(end, root)
+    return DraftInput(root, mx.take(hidden, end, axis=0), noise, before=before, memory=memory)

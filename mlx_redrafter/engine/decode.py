@@ -118,8 +118,8 @@ class DecodingLoop:
         self._model = model
         self._target = model.target
         self._planner = planner
+        self._launcher = StepLauncher(model, planner)
         self._chooser = DraftChooser(model, planner)
-        self._launcher = StepLauncher(model.target, planner)
         self.sequences: list[Sequence] = []
         self.batch: BatchCache | None = None
         self._pending: list[PendingStep] = []
@@ -178,7 +178,7 @@ class DecodingLoop:
         }
         # 5 commit
         if not self._pending:
-            self._commit(records, made)
+            self._commit(pending, records, made)
         if not after_prompt:
             self._observe(pending, records, made)
         if not self._pending and not any(s.finish_reason for s in self.sequences):
@@ -222,11 +222,16 @@ class DecodingLoop:
 
     # Accepting, committing
 
-    def _commit(self, records: list[StepRecord], made: dict[Sequence, list[DecodedToken]]) -> None:
+    def _commit(
+        self,
+        pending: list[PendingStep],
+        records: list[StepRecord],
+        made: dict[Sequence, list[DecodedToken]],
+    ) -> None:
         """Keep what became text."""
-        for sequence, record in zip(self.sequences, records, strict=True):
+        for sequence, step, record in zip(self.sequences, pending, records, strict=True):
             # One that has ended before is only carried along: its root alone is kept.
-            sequence.commit(record, len(made.get(sequence, (None,))))
+            sequence.commit(step, record, len(made.get(sequence, (None,))))
         if self.batch is not None:
             self.batch.commit()
 
@@ -246,7 +251,7 @@ class DecodingLoop:
     def _overlap(self, pending: list[PendingStep]) -> list[PendingStep]:
         """Start a plain step after a plain one that is not read yet."""
         for sequence, step in zip(self.sequences, pending, strict=True):
-            sequence.commit_root()
+            sequence.commit_root(step)
             sequence.follow(step)
         if self.batch is not None:
             self.batch.commit()

@@ -43,8 +43,8 @@ class HeadMemory:
 
     def open(self, cache: PromptCache) -> None:
         """Let a cache keep what the head needs; what it holds already is prefilled again."""
-        if cache.memory is None:
-            cache.memory = TextMemory()
+        if cache.memory is None or cache.memory.owner is not self:
+            cache.memory = TextMemory(self)
 
     def fused(self, hidden: mx.array) -> mx.array:
         """What drafts start from, (..., state_size), of hidden states of the target's layers."""
@@ -55,14 +55,17 @@ class HeadMemory:
         self.keep(self.fused(hidden), tokens, cache)
 
     def keep(self, states: mx.array, tokens: mx.array, cache: PromptCache) -> None:
-        """Keep tokens that are being committed.
+        """Keep tokens that are about to be committed.
 
         Args:
             states: Fused hidden states at them, (n, state_size).
             tokens: int32 (n,).
-            cache: Their text's.
+            cache: Their text's. Where its memory lacks earlier tokens nothing is kept: they will
+                be read again when the text is resumed.
         """
         memory = _memory_of(cache)
+        if memory.offset != len(cache):
+            return
         embeddings = self._embed(tokens)
         memory.append(*self._head.remembered(states[None], embeddings[None], memory.offset))
 
@@ -72,6 +75,14 @@ class HeadMemory:
         keys, values = memory.pairs(self._window, self._token_values(root))
         position = mx.array([memory.offset], dtype=mx.int32)
         return self._room(MemoryView(keys, values, None, position))
+
+    def blank_view(self, kind: mx.Dtype) -> MemoryView:
+        """What a draft might see, to time drafts with."""
+        config = self._head.config
+        count = min(self._window, BUFFER_STEP)
+        shape = (1, config.memory_heads or 0, count, config.memory_head_dim or 0)
+        rows = mx.zeros(shape, dtype=kind)
+        return self._room(MemoryView(rows, rows, None, mx.array([count], dtype=mx.int32)))
 
     def next_view(
         self, cache: PromptCache, tree: DraftTree, states: mx.array, end: mx.array, root: mx.array
@@ -94,16 +105,20 @@ class HeadMemory:
         following = self._token_values(mx.concatenate([tree.tokens[1:], root.astype(mx.int32)]))
         on_path = mx.take(tree.ancestors, end, axis=0)[1:]
         seen = mx.concatenate([on_path, mx.array([True])])[None, None, None]
-        before = committed.mask
-        if before is None:
-            before = mx.ones((1, 1, 1, committed.keys.shape[2]), dtype=mx.bool_)
+        depth = mx.take(tree.depths, end)
+        count = committed.keys.shape[2]
+        # The window moves on with the path.
+        before = mx.arange(count) > min(self._window, memory.offset) - self._window + depth
+        before = before[None, None, None]
+        if committed.mask is not None:
+            before = before & committed.mask
         return MemoryView(
             mx.concatenate([committed.keys, mx.take(rows.keys, source, axis=2)], axis=2),
             mx.concatenate(
                 [committed.values, mx.take(rows.values, source, axis=2) + following], axis=2
             ),
             mx.concatenate([before, seen], axis=-1),
-            committed.position + mx.take(tree.depths, end) + 1,
+            committed.position + depth + 1,
         )
 
     def _token_values(self, tokens: mx.array) -> mx.array:

@@ -12,12 +12,12 @@ import mlx.core as mx
 from ..cache.batch import BatchCache
 from ..drafting.chain import chain_of
 from ..drafting.combined import combine, draft_together
-from ..drafting.next_draft import NextDraft, next_draft_input
+from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftSource
-from ..target.target import Target
 from ..tree import DraftTree
 from .copying import StepDraft
+from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ShapePlanner
 from .step import PendingStep
@@ -45,12 +45,13 @@ class StepLauncher:
     """Launches the steps of sequences that share a forward.
 
     Args:
-        target: Verifies.
+        model: Its target verifies.
         planner: Knows what drafts cost; None: their sources do.
     """
 
-    def __init__(self, target: Target, planner: ShapePlanner | None):
-        self._target = target
+    def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None):
+        self._target = model.target
+        self._memory = model.memory
         self._planner = planner
 
     def launch(
@@ -144,13 +145,15 @@ class StepLauncher:
     def _verify(
         self, sequences: Tokens[Sequence], batch: BatchCache | None, trees: list[DraftTree]
     ) -> tuple[list[mx.array], list[mx.array]]:
-        """Logits and hidden states at the nodes of each tree, of one forward."""
+        """Logits at the nodes of each tree, and what drafts start from there; of one forward."""
+        layers = self._memory.layers if self._memory else ()
+        fused = self._memory.fused if self._memory else lambda hidden: hidden
         if batch is None:
             (sequence,), (tree,) = sequences, trees
-            logits, hidden = self._target.verify(tree, sequence.cache)
-            return [logits], [hidden]
-        logits, hidden = self._target.verify_batch(trees, batch)
-        return list(logits), list(hidden)
+            logits, hidden = self._target.verify(tree, sequence.cache, layers)
+            return [logits], [fused(hidden)]
+        logits, hidden = self._target.verify_batch(trees, batch, layers)
+        return list(logits), list(fused(hidden))
 
     def _draft_seconds(self, shape: BeamShape | None, sources: list[DraftSource]) -> float:
         """How long a draft takes, measured alone."""
@@ -177,17 +180,7 @@ def _draft_next(
             continue
         places.append(place)
         sources.append([source])
-        states.append(
-            next_draft_input(
-                step.tree,
-                step.choices,
-                step.hidden,
-                noises[place],
-                sequence.cache.tokens,
-                source,
-                sequence.noise_scale,
-            )
-        )
+        states.append(sequence.next_draft_input(step, noises[place], source))
     result = list(pending)
     for place, tree in zip(places, draft_together(sources, states), strict=True):
         result[place] = replace(pending[place], next_draft=NextDraft(following.shape, tree))

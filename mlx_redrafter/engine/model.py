@@ -16,7 +16,9 @@ from ..cache.prompt_cache import PromptCache
 from ..drafting.beam_search import BeamSearch
 from ..drafting.chain import ChainSource
 from ..drafting.drafter import Drafter
+from ..drafting.kinds import prepare
 from ..drafting.prepared_drafter import PreparedDrafter
+from ..drafting.prepared_memory import PreparedMemoryDrafter
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
@@ -25,6 +27,7 @@ from ..system.device import fuses_drafts
 from ..system.ranks import Ranks
 from ..target.context_limit import context_limit
 from ..target.target import Target
+from .head_memory import HeadMemory
 from .shape_planner import ShapePlanner
 
 _TIMED_CALLS = 3
@@ -47,6 +50,7 @@ class SpeculativeModel:
         drafter: As given.
         head: The drafter where it is a draft head; None where it is a source, or there is none.
         prepared: The head laid out for drafts; None where there is none.
+        memory: How a head with a memory follows texts; None for other heads.
         sources: What proposes besides the head; each text begins its own with ``begin``.
         name: As given.
         config: As given.
@@ -84,9 +88,19 @@ class SpeculativeModel:
                 f"No drafting with this model: {self.target.refusal}; load it without a drafter."
             )
         self.prepared: PreparedDrafter | None = None
+        self.memory: HeadMemory | None = None
         if self.head is not None:
             check_sizes(self.head, self.target)
-            self.prepared = PreparedDrafter(self.head)
+            self.prepared = prepare(self.head)
+            self.memory = self._memory(self.head)
+
+    def _memory(self, head: Drafter) -> HeadMemory | None:
+        if not isinstance(self.prepared, PreparedMemoryDrafter):
+            return None
+        self.target.check_layers(head.config.target_layers)
+        window = head.config.memory_window or 0
+        bound = self.prepared.drafter
+        return HeadMemory(bound, self.target.embed, window, padded=fuses_drafts())
 
     @property
     def drafts(self) -> bool:
@@ -155,17 +169,28 @@ class SpeculativeModel:
         """Median seconds of a draft on its own, the first call not counted."""
         target = self.target
         target.take_cores(1 + search.shape.nodes)  # as in a step that drafts
-        state = DraftInput(
-            root=mx.zeros((1,), dtype=mx.int32),
-            hidden=mx.zeros((target.hidden_size,), dtype=target.dtype),
-            noise=Sampler(sampling, target.vocab_size).noise(0, search.max_depth),
-        )
+        state = self.blank_input(Sampler(sampling, target.vocab_size).noise(0, search.max_depth))
         seconds = []
         for _ in range(_TIMED_CALLS + 1):
             start = time.perf_counter()
             mx.eval(search(state).log_probs)
             seconds.append(time.perf_counter() - start)
         return sorted(seconds[1:])[_TIMED_CALLS // 2]
+
+    def blank_input(self, noise: mx.array | None) -> DraftInput:
+        """What a draft might be told, to time drafts with; the text is of some length.
+
+        Args:
+            noise: See ``DraftInput``.
+        """
+        assert self.prepared is not None, "there is no head to time"
+        kind = self.target.dtype
+        return DraftInput(
+            root=mx.zeros((1,), dtype=mx.int32),
+            hidden=mx.zeros((self.prepared.state_size,), dtype=kind),
+            noise=noise,
+            memory=self.memory.blank_view(kind) if self.memory else None,
+        )
 
 
 def check_sizes(drafter: Drafter, target: Target) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ import mlx.core as mx
 from ..cache.prompt_cache import PromptCache
 from ..drafting.copies import MAX_CHAIN, TextCopies
 from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.next_draft import next_draft_input
 from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
@@ -77,6 +79,7 @@ class Sequence:
         self.config = config = replace(config, sampling=sampling, max_tokens=limit)
         self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
+        self._memory = model.memory if self.drafts else None
         self.stats = stats if stats is not None else AcceptanceStats()
         self.backoff = DraftBackoff()
         self.noise_scale = NoiseScale()
@@ -100,12 +103,15 @@ class Sequence:
             (prompt tokens done, prompt tokens to do), first for what the cache held already.
         """
         total = len(self.prompt) - 1
-        held = self.cache.reuse(self.prompt)
+        memory = self._memory
+        if memory is not None:
+            memory.open(self.cache)
+        held = self.cache.reuse(self.prompt, remembered=memory is not None)
         self.cache.user = self
         self.sources = [s.begin(self.prompt) for s in self._model.sources if self.drafts]
         yield held, total
         step_size = self.config.prefill_step_size
-        for done in self._target.fill(self.prompt[held:total], self.cache, step_size):
+        for done in self._target.fill(self.prompt[held:total], self.cache, step_size, memory):
             yield held + done, total
             self.check_cache()
 
@@ -185,7 +191,20 @@ class Sequence:
         pending, leaf = self._end
         guessed = None if noise is None else noise * self.noise_scale.scale
         root = self.root.astype(mx.int32)
-        return DraftInput(root, pending.hidden[leaf], guessed, self.cache.tokens)
+        view = self._memory.view(self.cache, root) if self._memory else None
+        return DraftInput(root, pending.hidden[leaf], guessed, self.cache.tokens, memory=view)
+
+    def next_draft_input(
+        self, pending: PendingStep, noise: mx.array | None, source: DraftSource
+    ) -> DraftInput:
+        """What a draft is told that starts where a step under way will end."""
+        memory, look = self._memory, None
+        if memory is not None:
+            look = partial(memory.next_view, self.cache, pending.tree, pending.hidden)
+        return next_draft_input(
+            pending.tree, pending.choices, pending.hidden, noise, self.cache.tokens, source,
+            self.noise_scale, look,
+        )  # fmt: skip
 
     def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
         """The target's choices after the nodes of a verified tree."""
@@ -240,14 +259,22 @@ class Sequence:
             self.copies.accepted(tokens)
         return tokens
 
-    def commit(self, record: StepRecord, emitted: int) -> None:
+    def commit(self, pending: PendingStep, record: StepRecord, emitted: int) -> None:
         """Keep the root and the accepted nodes whose successors became text."""
         path = record.path[:emitted]
-        self.cache.commit(path, [record.tree.tokens[node] for node in path])
+        self._keep(pending, path, [record.tree.tokens[node] for node in path])
 
-    def commit_root(self) -> None:
+    def commit_root(self, pending: PendingStep) -> None:
         """Keep the root of a plain step, whose token is known before it is read."""
-        self.cache.commit([0], [self.last_token])
+        self._keep(pending, [0], [self.last_token])
+
+    def _keep(self, pending: PendingStep, path: Tokens[int], tokens: list[int]) -> None:
+        if self._memory is not None:
+            states = pending.hidden
+            if list(path) != list(range(len(pending.tree))):
+                states = mx.take(states, mx.array(list(path)), axis=0)
+            self._memory.keep(states, mx.array(tokens), self.cache)
+        self.cache.commit(path, tokens)
 
     def count(self, pending: PendingStep, record: StepRecord, emitted: int, seconds: float) -> None:
         """Count a step that took so long and made so many tokens of text."""

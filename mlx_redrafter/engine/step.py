@@ -22,7 +22,7 @@ class PendingStep:
     Attributes:
         tree: What is verified.
         choices: The target's choices after its nodes.
-        hidden: The final hidden states at its nodes, (n, hidden_size).
+        hidden: What drafts start from at its nodes, see ``DraftInput``, (n, ...).
         shape: What was drafted, of which ``tree`` may be a part; None is a plain step.
         context: Committed tokens before it.
         started: When it was launched, by ``time.perf_counter``.

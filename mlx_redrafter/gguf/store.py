@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import RedrafterError
 from ..system.device import on_gpu
+from ..system.files import local_path
 from ..system.workspace import publish, require_space, workspace
 from .blocks import KEPT_BITS
 from .directory import Progress, write_model
@@ -36,7 +37,7 @@ def converted(path: Path, progress: Progress, store: Path | None = None) -> Path
     Raises:
         RedrafterError: If the file cannot be converted; nothing is left then.
     """
-    path = path.expanduser()
+    path = local_path(path)
     require_regular(path)
     files = shards(path)
     store = store or Path.home() / ".cache" / "mlx_redrafter" / "gguf"

@@ -18,7 +18,6 @@ from ..cache.prompt_cache import PromptCache
 from ..drafting.beam_search import BeamSearch
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftInput
 from ..engine.config import DecodingConfig
 from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
@@ -213,10 +212,6 @@ def _time_search(model: SpeculativeModel, prepared: PreparedDrafter, shape: Beam
     model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
     embed, sampling = model.target.embed, SamplingConfig()
     search = BeamSearch(prepared, embed, shape, sampling, compiled=fuses_drafts())
-    state = DraftInput(
-        root=mx.zeros((1,), dtype=mx.int32),
-        hidden=mx.zeros((model.target.hidden_size,), dtype=model.target.dtype),
-        noise=None,
-    )
+    state = model.blank_input(None)
     (seconds,) = _in_turns([lambda: search(state).log_probs])
     return seconds

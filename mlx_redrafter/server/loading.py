@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import RedrafterError
+from ..system.files import local_path
 from ..text.generate import wired
 from ..text.loading import load
 from .metrics import Metrics
@@ -31,17 +31,19 @@ class ModelSpec:
         drafter: Another drafter than the bundle's own; False for none.
         adapter: Directory of a fine-tuned adapter, None for none.
         plan: Whether it drafts only as far as that pays; see ``mlx_redrafter.load``.
+        options: Further arguments of ``mlx_redrafter.load``.
     """
 
     path: str
     drafter: str | Literal[False] | None = None
     adapter: str | None = None
     plan: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Under which requests ask for it: a directory's own name, or the repo's; no path."""
-        path = Path(self.path).expanduser()
+        path = local_path(self.path)
         return path.resolve().name if path.exists() else self.path
 
 
@@ -73,7 +75,9 @@ def load_models(
 def _load(
     spec: ModelSpec, settings: ServerSettings, metrics: Metrics, held: ExitStack, models: int
 ) -> ServedModel:
-    model, tokenizer = load(spec.path, spec.drafter, adapter_path=spec.adapter, plan=spec.plan)
+    model, tokenizer = load(
+        spec.path, spec.drafter, adapter_path=spec.adapter, plan=spec.plan, **spec.options
+    )
     held.enter_context(wired(model))
     if model.planner is not None:
         _ = (

@@ -26,6 +26,7 @@ class ServerSettings:
         max_body: Bytes of a request at most.
         keep_alive: Seconds of silence in a stream, after which it says that it lives.
         grace: Seconds that running answers get when the server is told to stop.
+        copies: Whether copies of the text are drafted too, where a request says nothing.
         sampling: Fields of SamplingConfig, where a request names none.
     """
 
@@ -43,4 +44,5 @@ class ServerSettings:
     max_body: int = 16 * 2**20
     keep_alive: float = 10.0
     grace: float = 10.0
+    copies: bool = False
     sampling: Mapping[str, Any] = field(default_factory=dict)

@@ -18,6 +18,27 @@ except ImportError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 
+def local_path(path: str | Path) -> Path:
+    """A path with a home directory in place of ~.
+
+    Raises:
+        RedrafterError: If there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise RedrafterError(
+            f"{path} begins with a home directory that is not known here: write the path out."
+        ) from None
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at a path; not at one that is too long or holds a zero byte."""
+    with suppress(OSError, ValueError):
+        return path.exists()
+    return False
+
+
 LOCK_FILE = ".lock"
 
 

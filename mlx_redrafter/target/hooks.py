@@ -206,7 +206,7 @@ def _hooked_call(
     if name in ("wpe", "position_embeddings"):
         return architectures.POSITION_TABLE, _position_call(context, base)
     if recurrent and "cache" in inspect.signature(base).parameters:
-        return architectures.STATE, recurrent_call(context, base)
+        return architectures.STATE, recurrent_call(context, module)
     return "", None
 
 

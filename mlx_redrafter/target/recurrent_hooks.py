@@ -48,26 +48,28 @@ PRODUCT = "_redrafter_product"
 CONVOLUTION_METHOD = "_custom_convolution"
 
 
-def recurrent_call(context: ForwardContext, base: Any) -> Any:
+def recurrent_call(context: ForwardContext, module: nn.Module) -> Any:
     """A module's call that runs over paths where it is given a watched cache."""
+    base: Any = type(module).__call__
+    keeps_products = not _compiles(type(module))
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = _watched(self, context, [*args, *kwargs.values()])
         if not given:
             return base(self, *args, **kwargs)
-        cache = given[-1][1]
+        last = given[-1][1]
         if context.exploring is not None:
-            with _explored(context, self, cache):
+            with _explored(context, self, last):
                 return base(self, *args, **kwargs)
-        if getattr(self, HANDS_ON, False) or cache.num_nodes == 1:
+        if getattr(self, HANDS_ON, False) or last.num_nodes == 1:
             return base(self, *args, **kwargs)
         # A group of caches holds keys and values too, and those see nodes.
-        group = next((value for value, cache in given if value is not cache.mlx_cache), None)
+        group = next((value for value, one in given if value is not one.mlx_cache), None)
         paths = context.paths if group is None else None
         made = ModuleCall(
-            run=partial(base, self), args=args, kwargs=kwargs, batch=cache.batch,
-            nodes=cache.num_nodes, paths=paths, branching=context.tree is not None, group=group,
-            keeps_products=not _compiles(self),
+            run=partial(base, self), args=args, kwargs=kwargs, batch=last.batch,
+            nodes=last.num_nodes, paths=paths, branching=context.tree is not None, group=group,
+            keeps_products=keeps_products,
         )  # fmt: skip
         if paths is not None:
             for _, one in given:
@@ -75,7 +77,7 @@ def recurrent_call(context: ForwardContext, base: Any) -> Any:
         result = made.verify(context)
         # The last is the last to be brought back, and then all stand where the call began.
         for _, one in given:
-            one.record(made if one is cache else None)
+            one.record(made if one is last else None)
         return result
 
     return call
@@ -91,10 +93,9 @@ def _explored(context: ForwardContext, module: Any, cache: Any) -> Iterator[None
             setattr(outer, HANDS_ON, True)
     setattr(module, TAKES_STATE, not getattr(module, HANDS_ON, False))
     context.exploring.append((module, cache))
-    watched, context.watched = (
-        context.watched,
-        {} if getattr(module, WHOLE, False) else context.watched,
-    )
+    watched = context.watched
+    if getattr(module, WHOLE, False):
+        context.watched = {}
     try:
         yield
     finally:
@@ -112,9 +113,9 @@ def _watched(module: Any, context: ForwardContext, values: list[Any]) -> list[tu
     return [(value, cache) for value, cache in pairs if cache is not None]
 
 
-def _compiles(module: Any) -> bool:
-    """Whether a module fuses its step over a single row, which must not take in what was kept."""
-    functions = (f for kind in type(module).__mro__ for f in vars(kind).values())
+def _compiles(kind: type) -> bool:
+    """Whether modules fuse their step over a single row, which must not take in what was kept."""
+    functions = (f for base in kind.__mro__ for f in vars(base).values())
     codes = (f.__code__ for f in functions if isinstance(f, FunctionType))
     return any("compile" in code.co_names for code in codes)
 

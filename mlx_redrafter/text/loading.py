@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -25,7 +26,7 @@ from ..gguf import Progress
 from ..planning.lazy_planner import PlannerOnDemand
 from ..planning.planner import Planner
 from ..system.device import on_gpu
-from ..system.files import atomic_path, write_json
+from ..system.files import atomic_path, local_path, write_json
 from ..system.ranks import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
@@ -35,7 +36,6 @@ from .places import (
     CONFIG_FILE,
     DRAFTER_DIRECTORY,
     WEIGHTS_FILE,
-    local_path,
     locate,
     may_be_repo,
     silent,
@@ -195,13 +195,7 @@ def _load_target(
 
     Errors name the part that could not be read: the model, its adapter, its tokenizer.
     """
-    remedy = "fetch or convert it again"
-    if not trust_remote_code:
-        remedy += (
-            "; if it comes with Python files of its own and you trust them, pass "
-            "--trust-remote-code (trust_remote_code=True)"
-        )
-    with reading(f"{path} by mlx-lm", remedy):
+    with reading(f"{path} by mlx-lm"), _asking_for_trust(path):
         model, config = load_model(
             path, lazy=True, model_config=model_config, trust_remote_code=trust_remote_code
         )
@@ -209,12 +203,26 @@ def _load_target(
         with reading(f"{path} with the adapter {adapter}", "pass the adapter of this model"):
             model = load_adapters(model, str(adapter))
             model.eval()
-    with reading(f"the tokenizer in {path}", remedy):
+    with reading(f"the tokenizer in {path}"), _asking_for_trust(path):
         tokenizer = load_tokenizer(
             path, tokenizer_config, eos_token_ids=config.get("eos_token_id", None)
         )
         _try_tokenizer(tokenizer)
     return model, tokenizer
+
+
+@contextmanager
+def _asking_for_trust(path: Path) -> Iterator[None]:
+    """Name the flag where mlx-lm or transformers would not run a checkpoint's own code."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if _TRUST not in str(error):
+            raise
+        raise RedrafterError(
+            f"{path} comes with Python files of its own, which are not run unless you trust them: "
+            "pass --trust-remote-code (trust_remote_code=True)."
+        ) from error
 
 
 def _try_tokenizer(tokenizer: TokenizerWrapper) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -15,6 +14,7 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from ..errors import RedrafterError
 from ..gguf.directory import Progress
 from ..gguf.store import converted, gguf_files, only_file
+from ..system.files import is_there, local_path
 from ..system.own_models import own_models
 from ..system.visible import visible_line
 
@@ -96,7 +96,7 @@ def locate(
     """
     path = local_path(path_or_repo)
     text = str(path_or_repo)
-    if _exists(path):
+    if is_there(path):
         return _locate_path(path, progress)
     if text in KNOWN:
         return _locate_gguf(known_file(text), progress, own_models() / KNOWN[text].drafter)
@@ -116,19 +116,6 @@ def locate(
         return Located(directory, text)
     chosen = only_file([Path(name) for name in files], text)
     return _locate_gguf(fetch_file(text, chosen.as_posix(), revision), progress)
-
-
-def local_path(path: str | Path) -> Path:
-    """A path with the home directory in place of ~; as it stands where there is no such home."""
-    with suppress(RuntimeError):
-        return Path(path).expanduser()
-    return Path(path)
-
-
-def _exists(path: Path) -> bool:
-    with suppress(OSError, ValueError):  # names that are too long, or hold a zero byte
-        return path.exists()
-    return False
 
 
 def _locate_path(path: Path, progress: Progress) -> Located:
@@ -151,7 +138,7 @@ def own_drafter(model: str) -> Path:
 
     In the model's directory, where loading finds it; beside a GGUF file.
     """
-    path = Path(model).expanduser()
+    path = local_path(model)
     files = gguf_files(path) if path.is_dir() and not (path / CONFIG_FILE).is_file() else []
     if path.suffix == GGUF or len(files) == 1:
         return drafter_beside(path if path.suffix == GGUF else files[0])

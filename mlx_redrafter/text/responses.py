@@ -13,6 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..engine.statistics import AcceptanceStats
 from ..engine.step import DecodedToken, StepRecord, TokenSource
 from ..errors import RedrafterError
+from .detokenizing import add_token
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class ResponseWriter:
         """What a token adds to the text that is shown, and why the text ends, if it does."""
         finish = decoded.finish_reason
         if finish != "stop":
-            self._detokenizer.add_token(decoded.token)
+            add_token(self._detokenizer, decoded.token)
         if finish is not None:
             self._detokenizer.finalize()
         text, stopped = self._scanner.feed(self._detokenizer.last_segment)

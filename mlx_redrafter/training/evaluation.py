@@ -9,8 +9,9 @@ import numpy as np
 
 from ..drafting.drafter import Drafter
 from .features import Batch, Features
-from .loss import unrolled_logits
+from .loss import batch_logits
 from .teacher import Teacher
+from .text_batches import TextBatches
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def ranks(drafter: Drafter, batch: Batch, embeddings: mx.array) -> mx.array:
 
     head_size where the head lacks that token.
     """
-    logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
+    logits = batch_logits(drafter, batch, embeddings)
     chosen = mx.take_along_axis(logits, mx.maximum(batch.best, 0)[..., None], axis=-1)
     above = (logits > chosen).sum(-1).astype(mx.int32)
     return mx.where(batch.best >= 0, above, logits.shape[-1])
@@ -61,7 +62,7 @@ def summarize(rank: np.ndarray, counted: np.ndarray) -> Agreement:
 def evaluate(
     target: Teacher,
     drafter: Drafter,
-    features: Features,
+    features: Features | TextBatches,
     *,
     unroll: int = 5,
     positions: int = 4096,
@@ -73,12 +74,15 @@ def evaluate(
     Args:
         target: For its embeddings.
         drafter: The draft head.
-        features: Of held-out rows, made for this drafter's vocabulary.
+        features: Of held-out rows, made for this drafter's vocabulary; or batches of them, which
+            are all measured, to the depth that they have.
         unroll: Depths measured.
         positions: Most anchors.
         chunk: Anchors in one pass.
         seed: Of the choice of anchors.
     """
+    if isinstance(features, TextBatches):
+        return _evaluate_texts(target, drafter, features)
     anchors = np.random.default_rng(seed).permutation(features.anchors)[:positions]
     rank, counted = [], []
     for start in range(0, len(anchors), chunk):
@@ -87,4 +91,15 @@ def evaluate(
         counted.append(np.array(batch.weights) > 0)
     if not rank:
         return summarize(np.zeros((0, unroll)), np.zeros((0, unroll), dtype=bool))
+    return summarize(np.concatenate(rank), np.concatenate(counted))
+
+
+def _evaluate_texts(target: Teacher, drafter: Drafter, texts: TextBatches) -> Agreement:
+    rank, counted = [], []
+    for batch in texts.all():
+        counts = np.array(batch.weights) > 0
+        taught = counts.any(1)  # a text's prompt is read, but nothing is guessed in it
+        found = np.array(ranks(drafter, batch, target.embed(batch.fed).astype(mx.float32)))
+        rank.append(found[taught])
+        counted.append(counts[taught])
     return summarize(np.concatenate(rank), np.concatenate(counted))

@@ -20,10 +20,13 @@ class Batch(NamedTuple):
     x_{p+k} (the first is the root), and index k-1 of the other arrays belongs to draft step k,
     which guesses x_{p+1+k}; its teacher is the target's distribution at position p + k.
 
+    Of a head with a memory the anchors are the positions of B texts, one after the other, N = B * A
+    with A = T - U - 1; ``hidden`` and ``tokens`` are then those of whole texts.
+
     Attributes:
-        hidden: (N, H) float32.
+        hidden: (N, H) float32; of whole texts (B, T, layers * H).
         before: (N, lookback) int32, the tokens up to x_p, -1 where the row had not begun.
-        tokens: (N, U) int32 target token ids.
+        tokens: (N, U) int32 target token ids; of whole texts (B, T).
         columns: (N, U, K) int32 head columns of the teacher's likeliest draft tokens.
         log_probs: (N, U, K) float32, the teacher's log-probabilities of them, renormalised over
             the draft vocabulary.
@@ -48,6 +51,8 @@ class Batch(NamedTuple):
     @property
     def fed(self) -> mx.array:
         """All tokens that the drafter reads, (N, lookback + U); any token where there is none."""
+        if self.before.shape[1] == 0:
+            return self.tokens
         return mx.concatenate([mx.maximum(self.before, 0), self.tokens], axis=1)
 
 

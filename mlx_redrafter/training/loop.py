@@ -23,6 +23,7 @@ from .disk import DiskError, writing
 from .evaluation import Agreement, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features
 from .teacher import Teacher
+from .text_batches import TextBatches
 from .trainer import Trainer
 
 
@@ -97,7 +98,7 @@ def train(
     features: Features | BatchSource,
     config: DistillationConfig,
     *,
-    held_out: Features | None = None,
+    held_out: Features | TextBatches | None = None,
     measure: Callable[[Drafter], DecodedFigures] | None = None,
     checkpoint: Path | None = None,
     best: Path | None = None,
@@ -118,7 +119,7 @@ def train(
         features: Of the training rows, see ``teacher.compute_features``; or a source of batches
             such as ``teacher.StreamedBatches``.
         config: The run.
-        held_out: Features of rows to measure agreement on.
+        held_out: Features of rows to measure agreement on, or batches of them.
         measure: Real decoding with the drafter as it stands; its tokens per step say which drafter
             is best. Without it the agreement's chain does.
         checkpoint: File (.safetensors) that is written every ``save_every`` steps, at the end, and
@@ -223,7 +224,7 @@ class _Loop:
 
     def run(
         self,
-        held_out: Features | None,
+        held_out: Features | TextBatches | None,
         measure: Callable[[Drafter], DecodedFigures] | None,
         progress: Callable[[Progress], Any] | None,
         after_step: Callable[[int, int], Any] | None,
@@ -290,7 +291,7 @@ class _Loop:
 
     def _evaluate(
         self,
-        held_out: Features | None,
+        held_out: Features | TextBatches | None,
         measure: Callable[[Drafter], DecodedFigures] | None,
         progress: Callable[[Progress], Any] | None,
     ) -> None:

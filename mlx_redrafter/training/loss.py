@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..drafting.drafter import Drafter
+from ..drafting.memory_drafter import MemoryDrafter
 from .config import DistillationConfig
 from .features import Batch
 
@@ -41,6 +42,21 @@ def unrolled_logits(
     if drafter.config.independent_heads is not None:  # whose states differ in shape
         return mx.stack([drafter.logits(hidden, state) for state in states], axis=1)
     return drafter.logits(hidden[:, None], mx.stack(states, axis=1))
+
+
+def batch_logits(drafter: Drafter, batch: Batch, embeddings: mx.array) -> mx.array:
+    """Draft logits of every step of a batch, (N, U, head_size).
+
+    Args:
+        drafter: The draft head.
+        batch: N anchors with U steps each.
+        embeddings: Target's embeddings of ``batch.fed``.
+    """
+    if isinstance(drafter, MemoryDrafter):
+        unroll = batch.columns.shape[1]
+        logits = mx.stack(drafter.unrolled(batch.hidden, embeddings, unroll), axis=2)
+        return logits.reshape(-1, unroll, logits.shape[-1])
+    return unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
 
 
 def _soft_loss_forward(
@@ -121,9 +137,9 @@ def distillation_loss(
         config: ``hard_weight`` and ``depth_decay`` are read.
     """
     columns, probs, rest, weight = _targets(batch, config.hard_weight)
-    logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
+    logits = batch_logits(drafter, batch, embeddings)
     cross_entropy, _ = _soft_loss(logits, columns, probs, rest)
     divergence = cross_entropy - _entropy(probs, rest)
-    decay = config.depth_decay ** mx.arange(batch.tokens.shape[1])
+    decay = config.depth_decay ** mx.arange(batch.columns.shape[1])
     counted = batch.weights * decay
     return (divergence * weight * counted).sum() / mx.maximum(counted.sum(), SMALLEST)

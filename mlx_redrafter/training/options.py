@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
+from ..system.files import local_path
 
 LOSSES = ("distilled", "hard", "mix")
 FEATURES = ("auto", "memory", "disk", "stream")
@@ -103,6 +104,21 @@ class TrainingOptions:
         None, _SHAPE, "tokens before the last one that the drafter's state reads first (default: 0 "
         "as in the paper, or what --start-from has)", metavar="N",
     )  # fmt: skip
+    memory: bool = option(
+        False, _SHAPE, "a head that reads several layers of the target and remembers the text: it "
+        "guesses best; the next six are its shape, with --exit-dim and --draft-vocab-size",
+    )  # fmt: skip
+    target_layers: str | None = option(
+        None, _SHAPE, "layers read besides the final hidden state, counted from 0, such as 2,14 "
+        "(default: an early one and one from the middle)", metavar="N,N",
+    )  # fmt: skip
+    state_size: int | None = option(
+        None, _SHAPE, "width of its state (default: the target's hidden size, 1024 at most)"
+    )
+    mlp_size: int | None = option(None, _SHAPE, "width of its gated layer (default: half of that)")
+    memory_heads: int = option(4, _SHAPE, "attention heads of its memory")
+    memory_head_dim: int = option(48, _SHAPE, "width of each")
+    memory_window: int = option(1024, _SHAPE, "tokens that a draft sees of the text")
     independent: bool = option(
         False, _SHAPE, "one head per depth over the hidden state alone (Medusa-like), to compare"
     )
@@ -166,6 +182,13 @@ class TrainingOptions:
         _check_required(self)
         _check_ranges(self)
         _check_combinations(self)
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """``target_layers`` as numbers."""
+        if self.target_layers is None:
+            return None
+        return tuple(int(part) for part in self.target_layers.split(",") if part.strip())
 
     @property
     def label_share(self) -> float:
@@ -262,7 +285,7 @@ def _check_required(options: TrainingOptions) -> None:
     for name, what in (("model", "the target"), ("data", "what to learn from")):
         if not getattr(options, name):
             raise RedrafterError(f"No {name} was given: pass --{name}, {what}.")
-    path = Path(options.model).expanduser()
+    path = local_path(options.model)
     if options.output is None and not (path.is_dir() or (path.suffix == ".gguf" and path.exists())):
         raise RedrafterError(
             f"{options.model} is no local directory that the drafter could go into: pass --output."
@@ -273,7 +296,8 @@ _AT_LEAST_ONE = (
     "held_out", "max_records", "max_seq_length", "regenerate_max_tokens", "regenerate_batch_size",
     "regenerate_prompt_tokens", "exit_dim", "draft_vocab_size", "unroll", "top_k", "steps",
     "positions_per_step", "accumulate", "batch_size", "batch_tokens", "eval_every", "eval_prompts",
-    "eval_max_tokens", "beam_width", "beam_length", "patience", "save_every", "report_every",
+    "eval_max_tokens", "state_size", "mlp_size", "memory_heads", "memory_window", "beam_width",
+    "beam_length", "patience", "save_every", "report_every",
 )  # fmt: skip
 
 
@@ -312,6 +336,7 @@ def _check_combinations(options: TrainingOptions) -> None:
             f"cache_features keeps features on disk, but features is '{options.features}': "
             "leave one of them out."
         )
+    _check_memory(options)
     if options.independent and options.shared_rows:
         raise RedrafterError(
             "Independent heads have output rows of their own: leave out shared_rows."
@@ -330,3 +355,39 @@ def _check_combinations(options: TrainingOptions) -> None:
                 )
     if options.resume and options.overwrite:
         raise RedrafterError("resume goes on and overwrite starts anew: choose one of them.")
+
+
+_OF_MEMORY = (
+    "target_layers", "state_size", "mlp_size", "memory_heads", "memory_head_dim", "memory_window",
+)  # fmt: skip
+_NOT_OF_MEMORY = ("shared_rows", "lookback", "independent")
+
+
+def _check_memory(options: TrainingOptions) -> None:
+    defaults = {one.name: one.default for one in fields(TrainingOptions)}
+    changed = [name for name, usual in defaults.items() if getattr(options, name) != usual]
+    if not options.memory:
+        given = [name for name in _OF_MEMORY if name in changed]
+        if given:
+            raise RedrafterError(f"{given[0]} is of heads with a memory: pass memory as well.")
+        return
+    wrong = [name for name in (*_NOT_OF_MEMORY, "num_draft_layers") if name in changed]
+    if not options.rnn:
+        wrong.append("rnn")
+    if wrong:
+        raise RedrafterError(f"A head with a memory has no {wrong[0]}: leave it out.")
+    if options.features in ("memory", "disk") or options.cache_features is not None:
+        raise RedrafterError(
+            "A head with a memory learns from whole texts, of which nothing is kept: leave out "
+            "features and cache_features."
+        )
+    if options.memory_head_dim < 4:
+        raise RedrafterError(f"memory_head_dim is {options.memory_head_dim}: 4 or more is needed.")
+    try:
+        layers = options.layers
+    except ValueError:
+        raise RedrafterError(
+            f"target_layers is {options.target_layers!r}, but has to be numbers, such as 2,14."
+        ) from None
+    if layers is not None and list(layers) != sorted(set(layers)):
+        raise RedrafterError(f"target_layers is {options.target_layers}: name each once, in order.")

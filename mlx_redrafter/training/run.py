@@ -14,11 +14,12 @@ import numpy as np
 from mlx_lm.generate import wired_limit
 
 from ..drafting.drafter import Drafter
+from ..drafting.memory_drafter import MemoryDrafter
 from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig
-from ..system.files import only_one
+from ..system.files import local_path, only_one
 from ..target.target import Target
 from ..text.loading import load, tokenizer_hash
 from ..text.places import own_drafter
@@ -33,12 +34,13 @@ from .options import DEFAULT_STEPS, TrainingOptions
 from .output import RunPaths, begin, check_run_dir, finish, forget_unbegun
 from .report import TrainingReport
 from .run_logger import RunLogger, step_of
-from .shapes import make_drafter
+from .shapes import MemoryShape, make_drafter, make_memory_drafter
 from .sizes import DraftSizes, draft_sizes
 from .sources import needs_answers, read_data
 from .starting import drafter_to_go_on_from, weights_hash
 from .store import StorePlan, rows_hash, stored_features, target_hash
 from .teacher import FeatureExtractor, StreamedBatches, compute_features, kept_positions
+from .text_batches import TextBatches
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
 MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
@@ -92,7 +94,7 @@ def train_drafter(
     SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
     callback = callback or TrainingCallback()
     given = options.output or own_drafter(options.model)
-    paths = RunPaths(Path(given).expanduser())
+    paths = RunPaths(local_path(given))
     with only_one(paths.work, "training"):
         return _train(options, paths, callback)
 
@@ -183,9 +185,25 @@ def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
             options.start_from, target, run.tokenizer, unroll=options.unroll,
             lookback=options.lookback, name=run.model.name,
         )  # fmt: skip
+    counts = token_counts(rows, target.vocab_size)
+    if options.memory:
+        shape = MemoryShape(
+            options.layers, options.state_size, options.mlp_size, options.exit_dim,
+            options.memory_heads, options.memory_head_dim, options.memory_window,
+        )  # fmt: skip
+        return make_memory_drafter(
+            target,
+            counts,
+            shape=shape,
+            draft_vocab_size=options.draft_vocab_size,
+            special=special_tokens(run.tokenizer),
+            name=run.model.name,
+            tokenizer_hash=tokenizer_hash(run.tokenizer),
+            seed=options.seed,
+        )
     return make_drafter(
         target,
-        token_counts(rows, target.vocab_size),
+        counts,
         exit_dim=options.exit_dim,
         num_draft_layers=options.num_draft_layers,
         rnn=options.rnn,
@@ -200,12 +218,16 @@ def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
     )
 
 
-def _config(options: TrainingOptions, rows: Sequence[TokenRow], streamed: bool) -> Any:
+def _config(options: TrainingOptions, rows: Sequence[TokenRow], where: str) -> Any:
     steps = options.steps or DEFAULT_STEPS
     if options.epochs is not None:
-        anchors = sum(int(row.answer[2:].sum()) for row in rows)
-        each = options.batch_size if streamed else options.positions_per_step
-        passes = options.epochs * (len(rows) if streamed else anchors) / each
+        each = options.positions_per_step
+        if where == "texts":
+            passes = options.epochs * sum(len(row.tokens) for row in rows) / each
+        elif where == "stream":
+            passes = options.epochs * len(rows) / options.batch_size
+        else:
+            passes = options.epochs * sum(int(row.answer[2:].sum()) for row in rows) / each
         steps = max(1, math.ceil(passes / options.accumulate))
     return DistillationConfig(
         steps=steps,
@@ -221,8 +243,10 @@ def _config(options: TrainingOptions, rows: Sequence[TokenRow], streamed: bool) 
 
 
 def _where(run: _Setting, drafter: Drafter, rows: Sequence[TokenRow]) -> str:
-    """Where features are kept: memory, disk or nowhere (stream)."""
+    """Where features are kept: memory, disk or nowhere (stream; texts, of whole ones)."""
     options = run.options
+    if isinstance(drafter, MemoryDrafter):
+        return "texts"
     if options.cache_features is not None:
         return "disk"
     if options.features != "auto":
@@ -244,6 +268,8 @@ def _features(
     config: DistillationConfig,
     where: str,
 ) -> Features | BatchSource:
+    if isinstance(drafter, MemoryDrafter):
+        return TextBatches(run.target, drafter, rows, config)
     if where == "stream":
         return StreamedBatches(run.target, drafter, rows, config)
     told = partial(run.callback.stage, "target's features")
@@ -259,7 +285,7 @@ def _features(
 
     options = run.options
     return stored_features(
-        Path(options.cache_features or run.paths.work / "features").expanduser(),
+        local_path(options.cache_features or run.paths.work / "features"),
         run.target,
         drafter,
         rows,
@@ -284,10 +310,14 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
     callback.note(_described(sizes))
     where = _where(run, drafter, rows)
-    config = _config(options, rows, where == "stream")
+    config = _config(options, rows, where)
     features = _features(run, drafter, rows, config, where)
-    kept = np.float32 if where == "stream" else np.float16
-    held_out = compute_features(run.target, drafter, _few(held_rows), config, dtype=kept)
+    held_out: Features | TextBatches
+    if isinstance(drafter, MemoryDrafter):
+        held_out = TextBatches(run.target, drafter, _few(held_rows), config)
+    else:
+        kept = np.float32 if where == "stream" else np.float16
+        held_out = compute_features(run.target, drafter, _few(held_rows), config, dtype=kept)
     identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
     identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
     if options.start_from is not None:  # now, not after hours in which the file may go

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -10,10 +12,13 @@ from mlx.utils import tree_map_with_path
 
 from ..drafting.drafter import Drafter, DrafterConfig, IndependentHeads
 from ..drafting.kinds import drafter_of
+from ..drafting.memory_drafter import MemoryDrafter
 from ..drafting.shared_head import output_rows, share_rows
 from ..errors import RedrafterError
+from ..target.target import Target
 from .teacher import Teacher
 
+LARGEST_STATE = 1024
 ROW_STEP = 32  # the head's rows come in multiples, which matrix kernels like
 
 
@@ -63,6 +68,131 @@ def _initialised(config: DrafterConfig, seed: int) -> Drafter:
     return drafter
 
 
+@dataclass(frozen=True)
+class MemoryShape:
+    """Shape of a head with a memory of the text, see ``MemoryDrafter``.
+
+    None stands for what a target of that size is given by default.
+
+    Attributes:
+        target_layers: Layers read besides the final hidden state, from 0; None: an early one and
+            one from the middle.
+        state_size: Width of the recurrent state; None: the target's hidden size, 1024 at most.
+        mlp_size: Width of the gated layer; None: half the state's.
+        exit_dim: Width in front of the output rows; None: a third of the state's, 128 at least.
+        heads: Attention heads of the memory.
+        head_dim: Width of each.
+        window: Tokens that a draft sees of the text.
+    """
+
+    target_layers: tuple[int, ...] | None = None
+    state_size: int | None = None
+    mlp_size: int | None = None
+    exit_dim: int | None = None
+    heads: int = 4
+    head_dim: int = 48
+    window: int = 1024
+
+    def entries(self, hidden_size: int, num_layers: int) -> dict[str, Any]:
+        """The configuration's keys, for a target of that size."""
+        state = self.state_size or min(hidden_size, LARGEST_STATE)
+        layers = self.target_layers
+        if layers is None:
+            layers = tuple(sorted({min(2, num_layers - 1), (num_layers - 1) // 2}))
+        return {
+            "target_layers": layers,
+            "state_size": state,
+            "mlp_size": self.mlp_size or max(1, state // 2),
+            "exit_dim": self.exit_dim or max(128, state // 24 * 8),
+            "memory_heads": self.heads,
+            "memory_head_dim": self.head_dim,
+            "memory_window": self.window,
+        }
+
+
+def make_memory_drafter(
+    target: Target,
+    token_counts: np.ndarray | None = None,
+    *,
+    shape: MemoryShape | None = None,
+    draft_vocab_size: int | None = None,
+    special: Iterable[int] = (),
+    name: str = "",
+    tokenizer_hash: str = "",
+    seed: int = 0,
+) -> MemoryDrafter:
+    """A new, untrained head with a memory of the text, float32.
+
+    Args:
+        target: Read only.
+        token_counts: See ``make_drafter``, as are the arguments below that it has.
+        shape: Its shape.
+        draft_vocab_size: Most output rows.
+        special: Token ids that must be in the draft vocabulary.
+        name: Of the target.
+        tokenizer_hash: Of the target.
+        seed: Of the weights.
+
+    Raises:
+        RedrafterError: As ``make_drafter``, or if the target's layers cannot be read.
+    """
+    tokens = _draft_tokens(target, token_counts, draft_vocab_size, special)
+    entries = (shape or MemoryShape()).entries(target.hidden_size, len(target.model.layers))
+    config = DrafterConfig.from_dict(
+        {
+            "hidden_size": target.hidden_size,
+            "vocab_size": target.vocab_size,
+            "num_draft_layers": 1,
+            "rnn": True,
+            "draft_vocab_size": None if tokens is None else len(tokens),
+            "target": _made_for(name, tokenizer_hash),
+            **entries,
+        }
+    )
+    target.check_layers(config.target_layers)
+    drafter = _initialised(config, seed)
+    assert isinstance(drafter, MemoryDrafter)
+    if tokens is not None:
+        drafter.draft_tokens = mx.array(tokens)
+    # What the memory and the gated layer add begins as nothing.
+    for layer in (drafter.recall, drafter.down):
+        layer.weight = mx.zeros_like(layer.weight)
+    rows = output_rows(target)
+    if rows is not None:
+        rows = rows if tokens is None else rows[mx.array(tokens)]
+        drafter.lm_head[0].weight = _principal(rows, config.exit_dim)
+    mx.eval(drafter.parameters())
+    return drafter
+
+
+def _principal(rows: mx.array, rank: int) -> mx.array:
+    """Rows (n, width) in their ``rank`` widest directions, (n, rank), of variance 1 / rank."""
+    wide = np.array(rows, dtype=np.float64)
+    _, directions = np.linalg.eigh(wide.T @ wide)
+    narrow = np.zeros((len(wide), rank))
+    found = wide @ directions[:, ::-1][:, :rank]
+    narrow[:, : found.shape[1]] = found
+    return mx.array((narrow / narrow.std() * rank**-0.5).astype(np.float32))
+
+
+def _draft_tokens(
+    target: Teacher,
+    token_counts: np.ndarray | None,
+    size: int | None,
+    special: Iterable[int],
+) -> np.ndarray | None:
+    """The draft vocabulary; None for all tokens."""
+    if size is None or size >= target.vocab_size:
+        return None
+    if token_counts is None:
+        raise RedrafterError("A draft vocabulary needs token counts: pass those of the data.")
+    return draft_vocabulary(token_counts, size, special)
+
+
+def _made_for(name: str, tokenizer_hash: str) -> dict[str, Any] | None:
+    return {"name": name, "tokenizer_hash": tokenizer_hash} if name or tokenizer_hash else None
+
+
 def make_drafter(
     target: Teacher,
     token_counts: np.ndarray | None = None,
@@ -100,11 +230,7 @@ def make_drafter(
     Raises:
         RedrafterError: If a draft vocabulary is wanted and no counts are given, or it is too small.
     """
-    tokens = None
-    if draft_vocab_size is not None and draft_vocab_size < target.vocab_size:
-        if token_counts is None:
-            raise RedrafterError("A draft vocabulary needs token counts: pass those of the data.")
-        tokens = draft_vocabulary(token_counts, draft_vocab_size, special)
+    tokens = _draft_tokens(target, token_counts, draft_vocab_size, special)
     narrow = shared_rows or independent_heads is not None
     width = exit_dim or (1 if narrow else 2) * target.hidden_size
     if narrow and width != target.hidden_size:
@@ -122,7 +248,7 @@ def make_drafter(
         shared_rows=shared_rows,
         independent_heads=independent_heads,
         lookback=lookback,
-        target={"name": name, "tokenizer_hash": tokenizer_hash} if name or tokenizer_hash else None,
+        target=_made_for(name, tokenizer_hash),
     )
     drafter = _initialised(config, seed)
     if tokens is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RedrafterError
+from ..system.files import local_path
 from .data import Record, read_jsonl
 
 FORMATS = (
@@ -32,7 +33,7 @@ def read_data(
     Raises:
         RedrafterError: If there is nothing of that name, nothing in it, or not in a known format.
     """
-    path = Path(data).expanduser()
+    path = local_path(data)
     if path.is_dir():
         train, valid = _of_directory(path)
     elif path.is_file():

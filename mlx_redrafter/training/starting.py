@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..drafting.drafter import Drafter
+from ..drafting.memory_drafter import MemoryDrafter
 from ..drafting.shared_head import share_rows
 from ..errors import RedrafterError
 from ..target.target import Target
@@ -54,6 +55,10 @@ def drafter_to_go_on_from(
     if heads is not None and lookback:
         raise RedrafterError(
             f"{path_or_repo} has independent heads, which read no tokens: leave out lookback."
+        )
+    if isinstance(drafter, MemoryDrafter) and lookback:
+        raise RedrafterError(
+            f"{path_or_repo} remembers the text, so it reads no tokens first: leave out lookback."
         )
     made_for = {"name": name, "tokenizer_hash": tokenizer_hash(tokenizer)}
     lookback = drafter.config.lookback if lookback is None else lookback

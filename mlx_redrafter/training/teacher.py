@@ -35,7 +35,9 @@ class Teacher(Protocol):
     def embed(self, tokens: mx.array) -> mx.array:
         """Embeddings (..., H) of token ids (...)."""
 
-    def teach(self, tokens: mx.array, cache: list[Any] | None = None) -> tuple[mx.array, mx.array]:
+    def teach(
+        self, tokens: mx.array, cache: list[Any] | None = None, layers: Sequence[int] = ()
+    ) -> tuple[mx.array, mx.array]:
         """(logits (B, T, V), final hidden states (B, T, H)) of a plain causal pass over (B, T).
 
         With mlx-lm's caches it goes on behind the tokens that they hold.
@@ -47,7 +49,7 @@ def draft_tokens(drafter: Drafter) -> np.ndarray:
     return np.array(drafter.target_tokens(mx.arange(drafter.config.head_size)))
 
 
-def _column_map(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+def column_map(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     """Head column of each target token, -1 for none, (vocab_size,) int32."""
     columns = np.full(vocab_size, -1, dtype=np.int32)
     columns[tokens] = np.arange(len(tokens), dtype=np.int32)
@@ -69,17 +71,18 @@ def _batches(lengths: np.ndarray, batch_tokens: int, vocab_size: int) -> Iterato
     start = 0
     while start < len(order):
         end = start + 1
-        while end < len(order) and (end - start + 1) * _padded(lengths[order[end]]) <= budget:
+        while end < len(order) and (end - start + 1) * padded_length(lengths[order[end]]) <= budget:
             end += 1
         yield order[start:end]
         start = end
 
 
-def _padded(length: int) -> int:
+def padded_length(length: int) -> int:
+    """A row's length with padding, one of few."""
     return -(-int(length) // LENGTH_STEP) * LENGTH_STEP
 
 
-def _restrict(
+def restrict(
     logits: mx.array, tokens: mx.array | None, top_k: int
 ) -> tuple[mx.array, mx.array, mx.array, mx.array]:
     """Teacher of M positions: (columns (M, K), log_probs (M, K), rest (M,), inside (M,)).
@@ -118,7 +121,7 @@ class _Layout:
 
     def group(self, numbers: np.ndarray) -> tuple[mx.array, np.ndarray, np.ndarray]:
         """(padded tokens (B, T), kept positions in B * T, their slots) of these rows."""
-        width = _padded(self.lengths[numbers].max())
+        width = padded_length(self.lengths[numbers].max())
         padded = np.zeros((len(numbers), width), dtype=np.int32)
         where, into = [], []
         for line, i in enumerate(numbers):
@@ -164,7 +167,7 @@ def _extract(
     """The target's view of the positions ``where``; ``best`` is a token of the target."""
     scores = mx.take(logits.reshape(-1, logits.shape[-1]), where, axis=0).astype(mx.float32)
     states = mx.take(hidden.reshape(-1, hidden.shape[-1]), where, axis=0).astype(mx.float32)
-    columns, log_probs, rest, inside = _restrict(scores / temperature, restricted, top_k)
+    columns, log_probs, rest, inside = restrict(scores / temperature, restricted, top_k)
     found = {
         "hidden": states,
         "columns": columns,
@@ -215,7 +218,7 @@ class FeatureExtractor:
         self.target, self.config, self.dtype = target, config, dtype
         self.vocabulary = draft_tokens(drafter)
         self.top_k = min(config.top_k, len(self.vocabulary))
-        self.to_column = _column_map(self.vocabulary, target.vocab_size)
+        self.to_column = column_map(self.vocabulary, target.vocab_size)
         full = drafter.config.draft_vocab_size is None
         self._restricted = None if full else mx.array(self.vocabulary)
 

@@ -12,10 +12,13 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_map
 
 from ..drafting.drafter import Drafter
+from ..drafting.memory_drafter import MemoryDrafter
 from .config import DistillationConfig
 from .features import Batch
 from .loss import distillation_loss
 from .teacher import Teacher
+
+MUON_RMS = 0.2  # root mean square of AdamW's updates at a learning rate of 1
 
 
 def learning_rate_schedule(config: DistillationConfig) -> Callable[[mx.array], mx.array]:
@@ -34,6 +37,30 @@ def learning_rate_schedule(config: DistillationConfig) -> Callable[[mx.array], m
     return schedule
 
 
+def _optimizer(drafter: Drafter, config: DistillationConfig) -> optim.Optimizer:
+    """AdamW; in a head with a memory Muon for all matrices but the output rows.
+
+    Muon makes updates of spectral norm 1; scaled like AdamW's (Liu et al., arXiv 2502.16982) both
+    go by one learning rate.
+    """
+    schedule = learning_rate_schedule(config)
+    adam = optim.AdamW(
+        learning_rate=schedule,
+        betas=list(config.betas),
+        weight_decay=config.weight_decay,
+        bias_correction=True,
+    )
+    if not isinstance(drafter, MemoryDrafter):
+        return adam
+    scale = MUON_RMS * (drafter.config.state_size or 1) ** 0.5
+    muon = optim.Muon(lambda step: scale * schedule(step), weight_decay=0.0)
+
+    def by_adam(path: str, value: mx.array) -> bool:
+        return value.ndim < 2 or path.startswith("lm_head")
+
+    return optim.MultiOptimizer([adam, muon], [by_adam])
+
+
 class Trainer:
     """One run's state: the drafter, its optimiser and the steps done."""
 
@@ -42,12 +69,7 @@ class Trainer:
     ):
         self.target, self.drafter, self.config = target, drafter, config
         self.step = 0
-        self.optimizer = optim.AdamW(
-            learning_rate=learning_rate_schedule(config),
-            betas=list(config.betas),
-            weight_decay=config.weight_decay,
-            bias_correction=True,
-        )
+        self.optimizer = _optimizer(drafter, config)
         self.optimizer.init(drafter.trainable_parameters())
         self._gradients = value_and_grad(
             drafter, lambda batch, embeddings: distillation_loss(drafter, batch, embeddings, config)

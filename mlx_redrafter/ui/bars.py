@@ -34,7 +34,8 @@ class StageBars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._tasks:  # or an empty line would be shown
+            self._bars.stop()
 
     def move(self, stage: str, done: int, total: int) -> None:
         """Move a stage's bar, adding it the first time."""

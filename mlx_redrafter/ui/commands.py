@@ -13,6 +13,7 @@ NAME = "python -m mlx_redrafter"
 # Command: the module of its ``main``, what it does.
 COMMANDS = {
     "chat": ("chat.main", "talk to a model in the terminal, or answer one --prompt"),
+    "server": ("cli.serve", "serve models by the APIs of OpenAI and Anthropic"),
     "convert": ("cli.convert", "turn a checkpoint, and a drafter, into a bundle"),
     "train": ("cli.train", "make a drafter for a model from the model itself"),
     "plan": ("cli.plan", "what drafting costs and promises on this machine"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from ..system.files import local_path
 
 CONFIG_FILE = "config.json"
 
@@ -19,7 +19,7 @@ def prepare(model: str, revision: str | None = None) -> None:
     Raises:
         RedrafterError: If there is no such model, or it cannot be converted.
     """
-    if (Path(model).expanduser() / CONFIG_FILE).is_file():
+    if (local_path(model) / CONFIG_FILE).is_file():
         return  # most are, and nothing slow is imported for them
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

@@ -15,6 +15,7 @@ from bundles import make_bundle
 
 from mlx_redrafter import load
 from mlx_redrafter.benchmark import plots, precision
+from mlx_redrafter.benchmark.categories import categories_of
 from mlx_redrafter.benchmark.curve import fitting_contexts
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.ui.cli import benchmark as benchmark_cli
@@ -292,3 +293,52 @@ def test_it_runs_as_a_module():
     command = [sys.executable, "-m", "mlx_redrafter.benchmark", "sweep", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert "--beam-width" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def sorted_questions(tmp_path_factory):
+    """A file as Spec-Bench has it: MT-bench's categories, and others."""
+    path = tmp_path_factory.mktemp("prompts") / "question.jsonl"
+    kinds = ("writing", "math", "translation", "translation", "rag")
+    rows = [
+        {"question_id": n, "category": kind, "turns": [f"what is {n}?"]}
+        for n, kind in enumerate(kinds)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_run_by_category_at_both_temperatures(bundle, sorted_questions, tmp_path, capsys):
+    page, path = tmp_path / "page.md", tmp_path / "r.json"
+    options = ("--prompts", sorted_questions, "--report", page, "--json", path)
+    assert quick("run", bundle, *SHAPE, *options) == 0
+    report = json.loads(path.read_text("utf-8"))
+    assert report["kind"] == "runs"
+    assert [run["settings"]["temperature"] for run in report["runs"]] == [0.0, 1.0]
+    text = page.read_text("utf-8")
+    for line in ("## Temperature 0", "## Temperature 1", "| multi-turn conversation | 2 |",
+                 "| translation | 2 |", "| rag | 1 |", "| **all** | 5 |"):  # fmt: skip
+        assert line in text
+    assert "question.jsonl" in text
+    assert str(sorted_questions.parent) not in text.replace(
+        report["runs"][0]["environment"]["command"], ""
+    )
+    assert "5 of 5 texts equal plain's" in text
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "multi-turn conversation" in shown
+    assert "drafted: tokens/step" in shown
+    # The whole is not the mean of its parts but counts every token once.
+    drafted = report["runs"][0]["contestants"][2]["stats"]
+    row = next(line for line in text.splitlines() if line.startswith("| **all**"))
+    assert f"{drafted['tokens_per_step']:.2f}" in row
+
+
+def test_one_temperature_where_nothing_is_sorted(bundle, tmp_path):
+    path = tmp_path / "r.json"
+    assert quick("run", bundle, *SHAPE, "--limit", 1, "--json", path) == 0
+    assert json.loads(path.read_text("utf-8"))["kind"] == "run"
+
+
+def test_mt_bench_alone_keeps_its_categories():
+    assert categories_of(["writing", "math"]) == ["writing", "math"]
+    assert categories_of(["writing", "qa"]) == ["multi-turn conversation", "qa"]

@@ -245,7 +245,7 @@ def test_sampled_text_of_mlx_lm_is_not_called_different(loaded):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "8bit", "4bit"])
 def test_precisions(bundle, precision):
-    model, _ = load_at(str(bundle), None, precision)
+    model, _ = load_at(str(bundle), precision)
     down = model.target.model.layers[0].mlp.down_proj
     bits = getattr(down, "bits", None)
     assert bits == {"8bit": 8, "4bit": 4}.get(precision)
@@ -260,7 +260,7 @@ def test_precisions(bundle, precision):
 @pytest.mark.parametrize("precision", ["stored", "float16", "4bit"])
 @pytest.mark.parametrize("kind", [{"shared_rows": True}, {"independent_heads": 3}])
 def test_other_drafters_draft_for_the_same_target(bundle, tmp_path, kind, precision):
-    model, tokenizer = load_at(str(bundle), None, precision)
+    model, tokenizer = load_at(str(bundle), precision)
     sizes = {"hidden_size": 32, "exit_dim": 32, "num_draft_layers": 1}
     config = DrafterConfig(vocab_size=model.target.vocab_size, **sizes, **kind)
     save_drafter(tmp_path, drafter_of(config))
@@ -278,5 +278,5 @@ def test_a_quantised_model_is_measured_as_it_is(bundle, tmp_path, precision):
     quantised = tmp_path / "quantised"
     convert(hf_path=bundle, mlx_path=quantised, quantize=True, q_group_size=32)
     with pytest.raises(RedrafterError, match="quantised already"):
-        load_at(str(quantised), None, precision)
-    load_at(str(quantised), None, "stored")
+        load_at(str(quantised), precision)
+    load_at(str(quantised), "stored")

@@ -119,14 +119,15 @@ class Ahead(ScriptedPlanner):
 WIDE, CHAIN = BeamShape(3, 4, 7), BeamShape(1, 4)
 
 
+@pytest.mark.parametrize("kind", ["beam search", "memory"])
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("max_tokens", [1, 2, 17, 30])
 @pytest.mark.parametrize("shapes", [[WIDE], [CHAIN, WIDE], [None, CHAIN, None, None]], ids=len)
 def test_texts_are_plain_s(
-    sampling: SamplingConfig, max_tokens: int, shapes: list[BeamShape | None]
+    kind: str, sampling: SamplingConfig, max_tokens: int, shapes: list[BeamShape | None]
 ) -> None:
     planner = Ahead(shapes, [7, 0, 2, 1])
-    stats = assert_planned_as_plain(planner, max_tokens, sampling)
+    stats = assert_planned_as_plain(planner, max_tokens, sampling, kind)
     assert len(planner.verified) == stats.steps
     assert stats.drafted == sum(planner.verified)
 

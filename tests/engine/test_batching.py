@@ -120,13 +120,20 @@ def test_each_text_is_the_one_it_has_alone(kind: str, size: int) -> None:
         assert stats.steps < config.max_tokens - 1
 
 
+HEADS = {
+    "lookback": models.build_drafter(seed=1, lookback=4),
+    "memory": models.memory_drafter(seed=1),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3"])
-def test_the_drafters_beam_search_together(name: str, kind: str) -> None:
+def test_the_drafters_beam_search_together(name: str, head: str, kind: str) -> None:
     """Drafts are those of a text alone, so statistics are equal as well."""
     config = replace(KINDS[kind], beam=BeamShape(3, 3, 6))
     of = target(name)
-    model = SpeculativeModel(of, models.build_drafter(seed=1, lookback=4))
+    model = SpeculativeModel(of, HEADS[head])
     decoder = BatchDecoder(model, PROMPTS, config, batch_size=3)
     made = collect(decoder)
     for index, prompt in enumerate(PROMPTS):

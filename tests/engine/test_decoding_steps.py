@@ -123,7 +123,7 @@ def test_one_evaluation_a_step(
     config = DecodingConfig(LENGTH, sampling, beam=BeamShape(3, 3))
     text = plain(PROMPT, LENGTH + 8, sampling)
     model = drafting_model(text=text) if kind == "drafted" else KINDS[kind]()
-    if kind == "beam search":
+    if kind in ("beam search", "memory"):
         model.source(config.beam, sampling)  # its time is taken beforehand
     cache, stats = model.make_cache(), AcceptanceStats()
     list(decode(model, PROMPT[:-1], DecodingConfig(1), cache=cache))

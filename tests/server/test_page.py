@@ -94,9 +94,9 @@ def test_an_answer_streams_and_shows_where_it_came_from(page: Any) -> None:
     assert page.get_attribute("body", "data-state") == "answering", "it streams"
     finished(page)
     assert last_answer(page).strip() == LONG.strip()
-    assert page.locator("li.assistant .piece.guess").count() > 3
-    assert page.locator("li.assistant .piece.model").count() > 3
-    assert re.fullmatch(r"\d+ %", page.inner_text("#share-guess"))
+    assert page.locator("li.assistant .piece.guessed").count() > 3
+    assert page.locator("li.assistant .piece.own").count() > 3
+    assert re.fullmatch(r"\d+ %", page.inner_text("#share-guessed"))
     assert page.locator("#tree svg text.accepted").count() >= 2
     assert page.locator("#depths .depth").count() == 2
     assert "50.0 tokens/s" in page.inner_text("#plain")

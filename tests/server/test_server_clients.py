@@ -100,7 +100,7 @@ def test_a_trace_tells_where_the_text_came_from(live: Live) -> None:
         pieces += extra.get("pieces", [])
         trees += [extra["step"]["tree"]] if "step" in extra else []
     assert "".join(text for text, _ in pieces) == ANSWERS["say"]
-    assert {source for _, source in pieces} == {"guess", "model"}
+    assert {source for _, source in pieces} == {"guessed", "own"}
     assert trees[0]["parents"][0] == -1
     assert trees[0]["path"][0] == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,12 +36,31 @@ from mlx_redrafter.ui.cli.serve import POCKET
 from models import prompt_of
 
 EOS = 5
+MAMBA: dict[str, Any] = {
+    "model_type": "mamba",
+    "vocab_size": models.VOCAB,
+    "hidden_size": models.HIDDEN,
+    "intermediate_size": 64,
+    "state_size": 8,
+    "num_hidden_layers": 2,
+    "conv_kernel": 4,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "time_step_rank": 4,
+}
 TOKENIZER: Any = SimpleNamespace(eos_token_ids={EOS})
+
+
+def mamba() -> Any:
+    module = importlib.import_module("mlx_lm.models.mamba")
+    made = module.Model(module.ModelArgs.from_dict(MAMBA))
+    models.randomise(made, 3)
+    return made
 
 
 @cache
 def model(kind: str) -> SpeculativeModel:
-    target = Target(models.shared(kind))
+    target = Target(mamba() if kind == "mamba" else models.shared(kind))
     drafter = models.build_drafter() if target.refusal is None else None
     return SpeculativeModel(target, drafter)
 
@@ -73,10 +93,11 @@ def some(rng: np.random.Generator, number: int) -> Decoding:
     if number % 4 == 1:
         sampling |= {"repetition_penalty": 1.2, "logit_bias": ((7, -100.0), (9, 1.5))}
     most = int(rng.integers(1, 14))
-    return Decoding(prompt, most, sampling, draft=number % 5 != 2)
+    prompt += prompt[-8:] if number % 2 else []
+    return Decoding(prompt, most, sampling, draft=number % 5 != 2, copies=number % 2 == 1)
 
 
-@pytest.mark.parametrize("kind", ["llama", "llama:sliding", "phi3:longrope"])
+@pytest.mark.parametrize("kind", ["llama", "llama:sliding", "phi3:longrope", "mamba"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_joining_and_leaving_at_random_changes_no_text(kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -56,6 +56,7 @@ KINDS: dict[str, Callable[[], SpeculativeModel]] = {
     "plain": plain_model,
     "drafted": drafting_model,
     "beam search": lambda: SpeculativeModel(models.shared(ARCHITECTURE), models.build_drafter()),
+    "memory": lambda: SpeculativeModel(models.shared(ARCHITECTURE), models.memory_drafter()),
 }
 KIND = pytest.mark.parametrize("kind", KINDS)
 
@@ -108,10 +109,10 @@ class ScriptedPlanner:
 
 
 def assert_planned_as_plain(
-    planner: Any, max_tokens: int, sampling: SamplingConfig
+    planner: Any, max_tokens: int, sampling: SamplingConfig, kind: str = "beam search"
 ) -> AcceptanceStats:
     """A planned text, and what it leaves in the cache, are the plain loop's."""
-    model = KINDS["beam search"]()
+    model = KINDS[kind]()
     cache, stats = model.make_cache(), AcceptanceStats()
     config = DecodingConfig(max_tokens, sampling)
     stream = decode(model, PROMPT, config, cache=cache, stats=stats, planner=planner)

@@ -131,7 +131,7 @@ class ScriptedSequences:
             yield NewToken(
                 number,
                 token,
-                "model" if place == len(new) - 1 else "guess",
+                "own" if place == len(new) - 1 else "guessed",
                 reason,
                 logprob,
                 top,

@@ -8,7 +8,7 @@ const ui = Object.fromEntries(
     "engine", "ask", "question", "send", "stop", "retry", "state"].map((id) => [id, byId(id)]));
 const GONE = "The server stopped answering. Is it still running? Start it again, then press Retry.";
 const STATUS_EVERY = 1000;
-const SOURCES = ["guess", "copy", "model"];
+const SOURCES = ["guessed", "copied", "own"];
 
 let conversation = []; // {role, content} of what was said
 let running = null; // the AbortController of the answer under way
@@ -55,7 +55,7 @@ class AnswerView {
     this.item.append(this.text);
     ui.messages.append(this.item);
     this.content = "";
-    this.counts = { guess: 0, copy: 0, model: 0 };
+    this.counts = { guessed: 0, copied: 0, own: 0 };
     this.thinking = null;
   }
 
@@ -66,12 +66,12 @@ class AnswerView {
     const place = reasoning !== undefined ? this.thoughts() : this.text;
     if (reasoning === undefined) this.content += text;
     const follow = atEnd();
-    for (const [piece, source] of pieces ?? [[text, "model"]]) this.piece(place, piece, source);
+    for (const [piece, source] of pieces ?? [[text, "own"]]) this.piece(place, piece, source);
     if (follow) toEnd();
   }
 
   piece(place, text, source) {
-    const known = SOURCES.includes(source) ? source : "model";
+    const known = SOURCES.includes(source) ? source : "own";
     this.counts[known] += text.length;
     const last = place.lastElementChild;
     if (last && last.classList.contains(known)) last.textContent += text;
@@ -223,7 +223,7 @@ function showPlain(plain, speed) {
 }
 
 function showShares(counts) {
-  const all = counts.guess + counts.copy + counts.model;
+  const all = counts.guessed + counts.copied + counts.own;
   for (const source of SOURCES) {
     byId(`share-${source}`).textContent = all ? `${Math.round(100 * counts[source] / all)} %` : "–";
   }

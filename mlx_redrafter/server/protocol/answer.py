@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ...engine.step import TokenSource
 from .failures import ApiError
 
-Source = Literal["model", "guess", "copy"]
 Reason = Literal["stop", "stop_string", "length", "tool_calls"]
 
 
@@ -17,7 +17,7 @@ class Piece:
     """Some text and who proposed it: the model itself, its drafter, or a copy of earlier text."""
 
     text: str
-    source: Source
+    source: TokenSource
 
 
 @dataclass(frozen=True)

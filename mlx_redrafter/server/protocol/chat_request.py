@@ -221,6 +221,7 @@ def parse_chat(body: dict[str, Any]) -> Parsed:
         count=request.n or 1,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         draft=extension.draft,
+        copies=extension.copies,
         trace=extension.trace,
     )
     options = request.stream_options or StreamOptions()

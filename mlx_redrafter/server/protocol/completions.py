@@ -73,6 +73,7 @@ def parse_completion(body: dict[str, Any]) -> Parsed:
             count=request.n or 1,
             logprobs=request.logprobs,
             draft=extension.draft,
+            copies=extension.copies,
             trace=extension.trace,
         )
         for prompt in _prompts(request.prompt)

@@ -49,10 +49,12 @@ class Extension(Strict):
 
     Attributes:
         draft: False decodes plainly; the text stays the same.
+        copies: Whether copies of the text are drafted too; None for the server's default.
         trace: Stream where each token came from, the draft trees and the counts.
     """
 
     draft: bool = True
+    copies: bool | None = None
     trace: bool = False
 
 

@@ -174,6 +174,7 @@ def parse_messages(body: dict[str, Any]) -> Parsed:
         max_tokens=request.max_tokens,
         stops=tuple(request.stop_sequences or ()),
         draft=extension.draft,
+        copies=extension.copies,
         trace=extension.trace,
     )
     return Parsed(request.model, [task], bool(request.stream))

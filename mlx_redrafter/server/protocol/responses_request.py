@@ -207,6 +207,7 @@ def parse_responses(body: dict[str, Any]) -> Parsed:
         sampling=request.sampling(),
         max_tokens=request.max_output_tokens,
         draft=extension.draft,
+        copies=extension.copies,
         trace=extension.trace,
     )
     return Parsed(request.model, [task], bool(request.stream), echo=_echo(request, body))

@@ -43,6 +43,7 @@ class Task:
         count: Answers wanted, with consecutive seeds.
         logprobs: None for no log-probabilities; else how many of the likeliest alternatives.
         draft: False decodes plainly.
+        copies: Whether copies of the text are drafted too; None for the server's default.
         trace: Whether each step is reported: tokens' sources, the draft tree, counts.
     """
 
@@ -53,6 +54,7 @@ class Task:
     count: int = 1
     logprobs: int | None = None
     draft: bool = True
+    copies: bool | None = None
     trace: bool = False
 
 

@@ -66,6 +66,7 @@ class EngineSequences:
             max_tokens=decoding.max_tokens,
             sampling=SamplingConfig(**decoding.sampling, logprobs=decoding.logprobs),
             draft=decoding.draft,
+            copy=decoding.copies,
             eos_token_ids=self._ends,
             prefill_step_size=self._prefill_step_size,
         )
@@ -122,7 +123,7 @@ class EngineSequences:
         return NewToken(
             number,
             decoded.token,
-            "guess" if decoded.from_draft else "model",
+            decoded.source,
             decoded.finish_reason,
             logprob=decoded.logprob,
             top=decoded.top_logprobs,

@@ -11,7 +11,8 @@ from typing import Any
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..protocol.answer import Piece, Source, Text, ToolCall
+from ...engine.step import TokenSource
+from ..protocol.answer import Piece, Text, ToolCall
 
 
 class Segments:
@@ -51,7 +52,7 @@ class Segments:
         """Whether what comes is reasoning."""
         return self._open == "reasoning"
 
-    def feed(self, text: str, source: Source) -> Iterator[Text | ToolCall]:
+    def feed(self, text: str, source: TokenSource) -> Iterator[Text | ToolCall]:
         """Take more text."""
         self._trail.push(text, source)
         self._state, segments = TextStateMachine.split(self._state, text)
@@ -82,7 +83,7 @@ class Segments:
         if calls is None:
             start, end = self._tokenizer.tool_call_start, self._tokenizer.tool_call_end
             text = f"{start}{raw}{end if closed and end else ''}"
-            yield Text(self._index, text, pieces=(Piece(text, "model"),))
+            yield Text(self._index, text, pieces=(Piece(text, "own"),))
             return
         self.calls += len(calls)
         yield from calls
@@ -111,9 +112,9 @@ class _Trail:
     """Who proposed the text that is still held back, since it may begin a marker."""
 
     def __init__(self) -> None:
-        self._held: deque[tuple[str, Source]] = deque()
+        self._held: deque[tuple[str, TokenSource]] = deque()
 
-    def push(self, text: str, source: Source) -> None:
+    def push(self, text: str, source: TokenSource) -> None:
         """More text, all from one source."""
         self._held.extend((character, source) for character in text)
 
@@ -124,7 +125,7 @@ class _Trail:
             self._held.popleft()
         pieces: list[Piece] = []
         for character in text:
-            source = self._held.popleft()[1] if self._held else "model"
+            source = self._held.popleft()[1] if self._held else "own"
             if pieces and pieces[-1].source == source:
                 pieces[-1] = Piece(pieces[-1].text + character, source)
             else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..protocol.answer import Source
+from ...engine.step import TokenSource
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Decoding:
         max_tokens: Tokens at most.
         sampling: Fields of SamplingConfig, the seed among them.
         draft: Whether to draft, where the model can.
+        copies: Whether to draft copies of the text too.
         logprobs: None for none; else how many likeliest tokens are reported with each.
     """
 
@@ -25,6 +26,7 @@ class Decoding:
     max_tokens: int
     sampling: dict[str, Any]
     draft: bool = True
+    copies: bool = False
     logprobs: int | None = None
 
 
@@ -54,7 +56,7 @@ class NewToken:
 
     sequence: int
     token: int
-    source: Source = "model"
+    source: TokenSource = "own"
     finish_reason: str | None = None
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()

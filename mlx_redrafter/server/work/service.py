@@ -159,7 +159,8 @@ class Service:
         most = task.max_tokens or self.settings.max_tokens
         if model.context_limit is not None:
             most = min(most, model.context_limit - len(encoded.ids))
-        return Decoding(encoded.ids, most, sampling, task.draft, task.logprobs)
+        copies = self.settings.copies if task.copies is None else task.copies
+        return Decoding(encoded.ids, most, sampling, task.draft, copies, task.logprobs)
 
     def submit(self, model: ServedModel, jobs: list[Job]) -> Ticket:
         """Queue a request.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import RedrafterError
+from ...system.files import is_there, local_path
 from .. import parsing as arguments
 from . import views
 from .conversation_file import load_conversation, save_conversation
@@ -196,7 +196,7 @@ def _save(session: Session, front: FrontEnd, argument: str) -> None:
     if not session.messages:
         raise RedrafterError("There is no conversation to save yet: ask a question first.")
     if (
-        _exists(path)
+        is_there(path)
         and not overwrite
         and not front.confirm(f"{path} is there already. Replace it?")
     ):
@@ -205,12 +205,6 @@ def _save(session: Session, front: FrontEnd, argument: str) -> None:
         )
     save_conversation(path, session.facts.name, session.settings.system, session.messages)
     front.say(f"Saved {len(session.messages)} messages to {path}.")
-
-
-def _exists(path: Path) -> bool:
-    with suppress(OSError):
-        return path.exists()
-    return False
 
 
 def _load(session: Session, front: FrontEnd, argument: str) -> None:
@@ -245,9 +239,7 @@ def _read(reader: Callable[[str], Number], text: str, usage: str) -> Number:
 def _path(argument: str, usage: str) -> Path:
     if not argument:
         raise RedrafterError(f"{usage} needs the name of a file.")
-    with suppress(RuntimeError):  # no home directory to put in place of ~
-        return Path(argument).expanduser()
-    return Path(argument)
+    return local_path(argument)
 
 
 COMMANDS: dict[str, Command] = {

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from ...errors import RedrafterError
+from ...system.files import local_path
 from ...system.visible import whole_characters
 from ..theme import CONTINUATION, PROMPT
 
@@ -130,10 +132,10 @@ def join_lines(next_line: LineReader) -> str:
 def complete_path(text: str) -> list[str]:
     """Files and directories whose names begin with ``text``."""
     head, slash, start = text.rpartition("/")
-    directory = Path(head + slash).expanduser() if slash else Path()
     try:
+        directory = local_path(head + slash) if slash else Path()
         entries = sorted(e for e in directory.iterdir() if e.name.startswith(start))
-    except OSError:
+    except (OSError, RedrafterError):
         return []
     return [head + slash + e.name + ("/" if e.is_dir() else "") for e in entries]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
+from ...text.detokenizing import add_token
 from ...text.passages import Passages
 from ...text.prompts import encode_prompt
 from .answer import Answer, Baseline, Comparison, ModelFacts, Totals
@@ -342,12 +343,12 @@ def _going_on(
     """
     detokenizer = tokenizer.detokenizer
     for token in begun:
-        detokenizer.add_token(token)
+        add_token(detokenizer, token)
         _ = detokenizer.last_segment
     with closing(cast("Generator[GenerationResponse, None, None]", responses)):
         for response in responses:
             if response.finish_reason != "stop":
-                detokenizer.add_token(response.token)
+                add_token(detokenizer, response.token)
             if response.finish_reason is not None:
                 detokenizer.finalize()
             yield replace(response, text=detokenizer.last_segment)

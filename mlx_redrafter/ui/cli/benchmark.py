@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
     from rich.console import Console
 
+    from ...benchmark.comparison import Comparison
     from ...benchmark.contestants import Contestant, Task
     from ...benchmark.environment import Environment
+    from ...benchmark.measuring import Round
     from ...benchmark.prompts import Conversation, Prompt
     from ...benchmark.sweep import Grid, Point
     from ...benchmark.writing import Report
@@ -73,7 +75,8 @@ class _Job:
         from ...benchmark.plots import check_matplotlib
         from ...benchmark.writing import check_writable
 
-        check_writable(self.options.json, self.options.csv)
+        page = getattr(self.options, "report", None)
+        check_writable(self.options.json, self.options.csv, page)
         if self.options.output is not None:
             check_writable(self.options.output / "report.json")
             if not self.options.no_plots:
@@ -95,10 +98,10 @@ class _Job:
             stem = options.output / self.command
             write_report(report, stem.with_suffix(".json"), stem.with_suffix(".csv"))
 
-    def draw(self, plot: Callable[[Any, Path], list[Path]], report: Any) -> None:
-        """Draw the pictures of a report, where they are wanted."""
+    def draw(self, plot: Callable[[Any, Path], list[Path]], report: Any, place: str = "") -> None:
+        """Draw the pictures of a report, where they are wanted, in a ``place`` below."""
         if self.options.output is not None and not self.options.no_plots:
-            plot(report, self.options.output)
+            plot(report, self.options.output / place)
 
     @contextmanager
     def progress(self, words: str) -> Iterator[Progress]:
@@ -113,10 +116,11 @@ class _Job:
 
 def _run(job: _Job) -> int:
     """Compare contestants."""
-    from ...benchmark.comparison import conclude
-    from ...benchmark.measuring import measure
+    from ...benchmark.comparison import Comparisons, conclude
+    from ...benchmark.page import results_page
     from ...benchmark.plots import plot_comparison
     from ...benchmark.precision import load_at
+    from ...benchmark.writing import write_text
     from .benchmark_view import run_report
 
     options = job.options
@@ -124,26 +128,55 @@ def _run(job: _Job) -> int:
     file, conversations = _conversations(options)
     environment = job.environment()
     model, tokenizer = load_at(options.path, options.precision, **options.load_options())
-    task = _task(tokenizer, options, options.temperature)
     contestants = _contestants(job, model, tokenizer)
-    prompts = _prompts(job, conversations, model, task)
-    rounds = []
+    done: list[Comparison] = []
     interrupted = False
+    for temperature in _temperatures(options, conversations):
+        task = _task(tokenizer, options, temperature)
+        prompts = _prompts(job, conversations, model, task)
+        rounds, interrupted = _rounds(job, contestants, prompts, task)
+        if not rounds and not done:
+            raise KeyboardInterrupt
+        if rounds:
+            settings = {**_settings(options, file, prompts), "sampling": asdict(task.sampling)}
+            settings["temperature"] = temperature
+            settings["completed_repeats"] = len(rounds)
+            done.append(conclude(environment, settings, contestants, prompts, rounds, model, task))
+            job.write(done[0] if len(done) == 1 else Comparisons(done))
+        if interrupted:
+            break
+    for comparison in done:
+        place = f"temperature-{comparison.temperature:g}" if len(done) > 1 else ""
+        job.draw(plot_comparison, comparison, place)
+        job.console.print(run_report(comparison, model.name))
+    if options.report is not None:
+        write_text(options.report, results_page(done, model.name))
+    return INTERRUPTED if interrupted else SUCCESS
+
+
+def _temperatures(options: Any, conversations: list[Conversation]) -> list[float]:
+    """Those asked for; else 0, and 1 as well for a file whose prompts have categories."""
+    if options.temperature:
+        return list(dict.fromkeys(options.temperature))
+    categories = {conversation.category for conversation in conversations} - {""}
+    return [0.0, 1.0] if len(categories) > 1 else [0.0]
+
+
+def _rounds(
+    job: _Job, contestants: Sequence[Contestant], prompts: list[Prompt], task: Task
+) -> tuple[list[Round], bool]:
+    """Complete repeats, and whether Ctrl-C ended them."""
+    from ...benchmark.measuring import measure
+
+    rounds: list[Round] = []
+    words = f"answering at temperature {task.sampling.temperature:g}"
     try:
-        with job.progress("answering") as progress:
-            for answers in measure(contestants, prompts, task, options.repeats, progress):
+        with job.progress(words) as progress:
+            for answers in measure(contestants, prompts, task, job.options.repeats, progress):
                 rounds.append(answers)
     except KeyboardInterrupt:
-        if not rounds:
-            raise
-        interrupted = True
-    settings = {**_settings(options, file, prompts), "sampling": asdict(task.sampling)}
-    settings["completed_repeats"] = len(rounds)
-    comparison = conclude(environment, settings, contestants, prompts, rounds, model, task)
-    job.write(comparison)
-    job.draw(plot_comparison, comparison)
-    job.console.print(run_report(comparison, model.name))
-    return INTERRUPTED if interrupted else SUCCESS
+        return rounds, True
+    return rounds, False
 
 
 def _sweep(job: _Job) -> int:
@@ -324,7 +357,7 @@ def _settings(options: Any, file: Path | None, prompts: list[Prompt] | None) -> 
     settings = {
         name: [str(part) for part in value] if name == "other_drafter" else value
         for name, value in vars(options).items()
-        if name not in ("json", "csv", "output", "no_plots", "prompts")
+        if name not in ("json", "csv", "output", "no_plots", "prompts", "report")
     }
     settings["model"] = options.path
     if file is not None:

@@ -70,6 +70,14 @@ class AnswerFlags:
 class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
     """Who takes part in a comparison."""
 
+    report: Path | None = flag(
+        None, _REPORT, "write a page of Markdown with the tables, the machine and the command",
+        reader=Path, metavar="FILE",
+    )  # fmt: skip
+    temperature: list[float] = flag(  # type: ignore[assignment]
+        (), _ANSWERS, "sampling temperatures; default 0, and 1 too where prompts have categories",
+        reader=temperature, several=True, aliases=("temp",), metavar="X",
+    )  # fmt: skip
     precision: str = flag(STORED, _MODEL, _PRECISION, choices=PRECISIONS)
     beam_width: int | None = flag(
         None, _CONTESTANTS, "beams kept while drafting", reader=count(1, WIDEST_BEAM), metavar="W"

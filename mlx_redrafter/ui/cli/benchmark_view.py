@@ -9,10 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ...benchmark.categories import ALL, by_category
+from ...benchmark.contestants import MLX_LM, PLAIN
+from ...benchmark.page import number
 from .plan_view import shape_words
 
 if TYPE_CHECKING:
     from ...benchmark.agreement import Agreement, Difference
+    from ...benchmark.categories import CategoryRow
     from ...benchmark.comparison import Comparison
     from ...benchmark.curve import CostCurve
     from ...benchmark.environment import Environment
@@ -34,6 +38,9 @@ def run_report(comparison: Comparison, model: str) -> RenderableType:
         speeds.add_row(*_speed_cells(result, comparison.agreements.get(result.name)))
         steps.add_row(*_step_cells(result))
     parts: list[RenderableType] = [Text(title, style="bold"), speeds, Text(), steps, Text()]
+    rows = by_category(comparison)
+    if len({row.category for row in rows}) > 1:
+        parts += [_categories(rows), Text()]
     parts += [Text(line) for line in _remarks(comparison)]
     return Group(*parts, Text(), circumstances(comparison.environment))
 
@@ -96,6 +103,21 @@ def circumstances(environment: Environment) -> Text:
     commit = f", commit {environment.commit}" if environment.commit else ""
     lines = (environment.command, ", ".join(filter(None, machine)), f"{versions}{commit}")
     return Text("\n".join((*lines, environment.date)), style="dim")
+
+
+def _categories(rows: Sequence[CategoryRow]) -> Table:
+    """Mean accepted length and speed-up by category, as the field's tables have them."""
+    table = _table("", "prompts")
+    names = [n for n in dict.fromkeys(row.contestant for row in rows) if n not in (MLX_LM, PLAIN)]
+    for name in names:
+        table.add_column(f"{name}: tokens/step", justify="right")
+        table.add_column(f"× {MLX_LM}", justify="right")
+    for category in dict.fromkeys(row.category for row in rows):
+        own = {row.contestant: row for row in rows if row.category == category}
+        cells = [number(v) for n in names for v in (own[n].tokens_per_step, own[n].speedup)]
+        prompts = str(next(iter(own.values())).prompts)
+        table.add_row(category, prompts, *cells, style="bold" if category == ALL else "")
+    return table
 
 
 def _table(*columns: str) -> Table:

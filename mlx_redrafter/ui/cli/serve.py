@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import RedrafterError
+from ...system.own_models import pocket_path
+from ..entry import SUCCESS, as_typed, command_line
+from ..flags import add_flags, options_of
+from ..model_flags import LoadFlags
+from ..output import write
 from ..parsing import OneSentenceParser, count, min_p, temperature, top_p
 
 if TYPE_CHECKING:
@@ -19,10 +24,8 @@ if TYPE_CHECKING:
     from ...server.loading import ModelSpec
     from ...server.settings import ServerSettings
 
-# In a checkout the models stand beside the package.
-POCKET = Path(__file__).resolve().parents[3] / "models" / "pocket"
-BAD_INPUT = 2
-INTERRUPTED = 130
+POCKET = pocket_path()
+NAME = "python -m mlx_redrafter.server"
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 MISSING = (
     "The server needs Starlette, uvicorn, pydantic and prometheus-client: "
@@ -30,7 +33,8 @@ MISSING = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command_line(NAME)
+def main(arguments: Sequence[str]) -> int:
     """Serve; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
@@ -38,14 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    try:
-        _run(options)
-    except RedrafterError as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
+    _run(options)
+    return SUCCESS
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -69,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    write(text + "\n", errors=True)
 
 
 def _announce(listener: socket.socket, names: list[str]) -> None:
@@ -103,7 +101,9 @@ def _specs(options: argparse.Namespace) -> list[ModelSpec]:
             "--drafter and --adapter-path go with one --model: put the drafters into bundles."
         )
     drafter: str | Literal[False] | None = False if options.no_draft else options.drafter
-    return [ModelSpec(path, drafter, options.adapter_path) for path in paths]
+    more = options_of(LoadFlags, options).load_options()
+    more = {name: value for name, value in more.items() if name not in ("drafter", "adapter_path")}
+    return [ModelSpec(path, drafter, options.adapter_path, options=more) for path in paths]
 
 
 def _settings(options: argparse.Namespace) -> ServerSettings:
@@ -132,6 +132,7 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         max_body=options.max_body,
         keep_alive=options.keep_alive,
         grace=options.grace,
+        copies=options.copies,
         sampling=sampling,
     )
 
@@ -162,8 +163,7 @@ def _memory() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneSentenceParser(
-        prog="server",
-        allow_abbrev=False,
+        as_typed(NAME),
         description="Serve models by the APIs of OpenAI and Anthropic, drafting for all requests "
         "at once, with a page to watch it.",
     )
@@ -174,13 +174,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="a model to serve; may be repeated; default: the pocket bundle",
     )
-    model.add_argument(
-        "--drafter", metavar="PATH_OR_REPO", help="a drafter other than the bundle's own"
-    )
-    model.add_argument(
-        "--adapter-path", metavar="PATH", help="a fine-tuned adapter of the target (LoRA, DoRA)"
-    )
+    add_flags(parser, LoadFlags)
     model.add_argument("--no-draft", action="store_true", help="decode plainly")
+    model.add_argument(
+        "--copies",
+        action="store_true",
+        help="draft what the text repeats too, as code and quotations do; needs no drafter",
+    )
     _add_network_flags(parser.add_argument_group("network"))
     _add_limit_flags(parser.add_argument_group("limits"))
     _add_sampling_flags(parser.add_argument_group("where a request says nothing"))
