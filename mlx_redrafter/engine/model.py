@@ -28,6 +28,7 @@ from ..system.ranks import Ranks
 from ..target.context_limit import context_limit
 from ..target.target import Target
 from .head_memory import HeadMemory
+from .lockstep import Leader
 from .shape_planner import ShapePlanner
 
 _TIMED_CALLS = 3
@@ -58,6 +59,7 @@ class SpeculativeModel:
             shape. ``load`` sets it.
         ranks: The processes that share the target; None where it is this one's alone. ``load``
             sets it.
+        leader: Tells the other ranks what is decoded here; None where they run the same script.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -78,6 +80,7 @@ class SpeculativeModel:
         self.config = dict(config or {})
         self.planner: ShapePlanner | None = None
         self.ranks: Ranks | None = None
+        self.leader: Leader | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
@@ -123,6 +126,12 @@ class SpeculativeModel:
         if self.target.max_positions is not None:
             return self.target.max_positions
         return context_limit(self.config) if self.target.attends else None
+
+    def lead(self) -> Leader:
+        """Let the other ranks, which ``follow``, decode what this one decodes."""
+        assert self.ranks is not None
+        self.leader = Leader(self.ranks)
+        return self.leader
 
     def make_cache(self) -> PromptCache:
         """Empty caches for one conversation."""
