@@ -196,7 +196,8 @@ class PromptCache:
 
     def copy(self) -> PromptCache:
         """The committed tokens in caches of their own; buffers are shared until one is written."""
-        made = PromptCache([layer.copy() for layer in self.layers], self._draft_limit)
+        layers = [layer.copy() for layer in self.layers]
+        made = PromptCache(layers, self._draft_limit, self.owner)
         made.quantization = self.quantization
         made.tokens = list(self.tokens)
         made.memory = None if self.memory is None else self.memory.copy()

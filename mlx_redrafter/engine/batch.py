@@ -74,7 +74,7 @@ class Engine:
         planner: Chooses each step's beam shape for all, instead of each configuration's ``beam``;
             the one that it has for as many sequences as are under way.
         prompts_first: Whether waiting prompts are read whole before the next step. Else a piece of
-            one of them is read with each step, so that the texts under way go on.
+            one of them is read with each step, in turns, so that the texts under way go on.
         keep: Given what a text has left in the target when it leaves, in caches of its own: its
             prompt, and its tokens except the last.
     """
@@ -88,8 +88,7 @@ class Engine:
         prompts_first: bool = False,
         keep: Callable[[PromptCache], None] | None = None,
     ):
-        if batch_size < 1:
-            raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")
+        check_batch_size(batch_size)
         self._model = model
         self._size = batch_size
         self._planner = planner
@@ -168,6 +167,9 @@ class Engine:
                 events.append(SequenceFailed(member.number, error))
                 self._leave(member)
             if not self._prompts_first:
+                if member in self._reading:  # a short prompt does not wait for a long one's end
+                    self._reading.remove(member)
+                    self._reading.append(member)
                 return
 
     def _begin_waiting(self) -> bool:
@@ -392,3 +394,13 @@ def _check(
             "Prompts that are decoded together keep all keys and values as they are: leave kv_bits "
             "and max_kv_size out, or decode the prompts one by one."
         )
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch of nobody.
+
+    Raises:
+        RedrafterError: If it is one.
+    """
+    if batch_size < 1:
+        raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")

@@ -170,7 +170,9 @@ class DecodingLoop:
         planner = self._planner
         plain = not sequence.drafts or (planner is not None and planner.drafting_disabled)
         self._target.take_cores(1 if plain else len(sequence.prompt))
-        return sequence.prefill()
+        yield from sequence.prefill()
+        if planner is not None and sequence.drafts:
+            planner.begin(sequence.cache)
 
     def step(self, *, goes_on: bool = True) -> dict[Sequence, list[DecodedToken]]:
         """Take a step of all sequences.

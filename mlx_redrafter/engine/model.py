@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,11 +55,10 @@ class SpeculativeModel:
         sources: What proposes besides the head; each text begins its own with ``begin``.
         name: As given.
         config: As given.
-        planner: Chooses what to draft where a call names no beam shape; None drafts the default
-            shape. ``load`` sets it.
-        ranks: The processes that share the target; None where it is this one's alone. ``load``
-            sets it.
-        leader: Tells the other ranks what is decoded here; None where they run the same script.
+        self.ranks: Ranks | None = None
+        self.leader: Leader | None = None
+        self._planner: ShapePlanner | None = None
+        self._make_planner: Callable[[], ShapePlanner] | None = None
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -78,9 +77,10 @@ class SpeculativeModel:
         self.drafter = drafter
         self.name = name
         self.config = dict(config or {})
-        self.planner: ShapePlanner | None = None
         self.ranks: Ranks | None = None
         self.leader: Leader | None = None
+        self._planner: ShapePlanner | None = None
+        self._make_planner: Callable[[], ShapePlanner] | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
@@ -104,6 +104,24 @@ class SpeculativeModel:
         window = head.config.memory_window or 0
         bound = self.prepared.drafter
         return HeadMemory(bound, self.target.embed, window, padded=fuses_drafts())
+
+    @property
+    def planner(self) -> ShapePlanner | None:
+        """Chooses what to draft where a call names no beam shape; None drafts the default shape.
+
+        Made when it is first asked for, since that may measure the machine for some seconds.
+        """
+        if self._make_planner is not None:
+            self._planner, self._make_planner = self._make_planner(), None
+        return self._planner
+
+    @planner.setter
+    def planner(self, planner: ShapePlanner | None) -> None:
+        self._planner, self._make_planner = planner, None
+
+    def plan_with(self, make: Callable[[], ShapePlanner]) -> None:
+        """Have the planner made when it is first asked for."""
+        self._make_planner = make
 
     @property
     def drafts(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..cache.prompt_cache import PromptCache
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .copying import CopyPlanner
@@ -51,9 +52,10 @@ class ObservedStep:
 class ShapePlanner(Protocol):
     """Chooses what to draft, step by step, and learns from how it went.
 
-    Only :meth:`observe` changes anything: every other member answers the same until then, however
-    often it is asked. One planner serves all sequences of a model; what concerns a single one, such
-    as plain steps after useless drafts (``DraftBackoff``), belongs to the sequence.
+    Only :meth:`begin` and :meth:`observe` change anything: every other member answers the same
+    until then, however often it is asked. One planner serves all sequences of a model; what
+    concerns a single one, such as plain steps after useless drafts (``DraftBackoff``), belongs to
+    the sequence.
     """
 
     @property
@@ -74,6 +76,12 @@ class ShapePlanner(Protocol):
 
     def for_batch(self, sequences: int) -> ShapePlanner:
         """Who plans the steps that so many sequences take together; of one the planner itself."""
+
+    def begin(self, cache: PromptCache) -> None:
+        """A text begins whose prompt, all but its last token, is in the cache.
+
+        What is asked for does not depend on the text otherwise; the cache is left as it is.
+        """
 
     def next_shape(self, context: int) -> BeamShape | None:
         """The shape of the next step after ``context`` tokens; None is a plain step.

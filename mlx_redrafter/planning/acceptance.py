@@ -8,17 +8,27 @@ drafter scores alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
 
 from ..drafting.shape import BeamShape
 from ..engine.step import StepRecord
 from ..tree import HostTree
 
+FloatArray = npt.NDArray[np.float64]
+
 BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)
 BINS = len(BIN_EDGES) + 1
 KINDS = 2 * BINS  # bins of the scores of favourites, then of the others
-PRIOR_WEIGHT = 4.0
-FORGET = 0.998
+# What the drafter itself claims counts as so many nodes of each kind, however many were seen.
+PRIOR_WEIGHT = 3.0
+# What is left of earlier steps after one more: while drafts are judged worth it, and before that,
+# when what was learnt at one place must not stand in the way of another.
+FORGET = 0.995
+FORGET_TRYING = 0.85
 
 
 class AcceptanceModel:
@@ -29,20 +39,27 @@ class AcceptanceModel:
 
     def __init__(self) -> None:
         centres = [-0.02, *((a + b) / 2 for a, b in pairwise(BIN_EDGES)), 2 * BIN_EDGES[-1]]
-        self._hits = [PRIOR_WEIGHT * math.exp(centre) for centre in centres] * 2
-        self._seen = [PRIOR_WEIGHT] * KINDS
+        self._claimed = np.array([math.exp(centre) for centre in centres] * 2)
+        self._hits = np.zeros(KINDS)
+        self._seen = np.zeros(KINDS)
 
     @property
-    def chances(self) -> list[float]:
+    def chances(self) -> FloatArray:
         """Chance of acceptance for each kind of node."""
-        return [hits / seen for hits, seen in zip(self._hits, self._seen, strict=True)]
+        hits = self._hits + PRIOR_WEIGHT * self._claimed
+        return np.asarray(hits / (self._seen + PRIOR_WEIGHT))
 
-    def observe(self, record: StepRecord) -> None:
-        """Learn from one verified tree."""
+    def observe(self, record: StepRecord, *, trying: bool = False) -> None:
+        """Learn from one verified tree.
+
+        Args:
+            record: How the step went.
+            trying: Whether it is not known yet that drafts are worth it.
+        """
+        forget = FORGET_TRYING if trying else FORGET
+        self._hits *= forget
+        self._seen *= forget
         accepted = set(record.path)
-        for kind in range(KINDS):
-            self._hits[kind] *= FORGET
-            self._seen[kind] *= FORGET
         for node, kind in enumerate(kinds_of(record.tree)[1:], start=1):
             self._seen[kind] += 1
             self._hits[kind] += node in accepted
@@ -51,43 +68,62 @@ class AcceptanceModel:
 def kinds_of(tree: HostTree) -> list[int]:
     """The kind of each node, an index into ``AcceptanceModel.chances``; the root's says nothing.
 
-    Favourites are the nodes behind which, from the root on, each token was the likeliest that the
+    Favourites are the nodes after which, from the root on, each token was the likeliest that the
     drafter gave after the one before.
     """
-    favourite: dict[int, int] = {}
-    for node, parent in enumerate(tree.parents):
-        held = favourite.get(parent)
-        if held is None or tree.log_probs[node] > tree.log_probs[held]:
-            favourite[parent] = node
-    on_path, node = {0}, 0
-    while node in favourite:
-        node = favourite[node]
-        on_path.add(node)
+    on_path = set(_favourites(tree))
     return [
         sum(score < edge for edge in BIN_EDGES) + (0 if node in on_path else BINS)
         for node, score in enumerate(tree.log_probs)
     ]
 
 
-def subtree(tree: HostTree, shape: BeamShape) -> list[int]:
-    """The nodes of a wide tree that a narrower search would have drafted, the root left out.
+def _favourites(tree: HostTree) -> list[int]:
+    """From the root on each node's likeliest child."""
+    favourite: dict[int, int] = {}
+    for node, parent in enumerate(tree.parents):
+        held = favourite.get(parent)
+        if held is None or tree.log_probs[node] > tree.log_probs[held]:
+            favourite[parent] = node
+    path = [0]
+    while path[-1] in favourite:
+        path.append(favourite[path[-1]])
+    return path
+
+
+def subtree(tree: HostTree, shape: BeamShape, best: Sequence[int] | None = None) -> list[int]:
+    """The nodes of a wide tree that a search of another shape would have drafted, without the root.
 
     Args:
         tree: A tree drafted with a shape at least as wide and as long.
         shape: The narrower shape.
+        best: ``narrowed(tree, shape.width)``, where it is known.
+    """
+    best = narrowed(tree, shape.width) if best is None else best
+    within = [node for node in best if tree.depths[node] <= shape.length]
+    if shape.max_leaves is None:
+        return within[: shape.nodes]
+    path = _favourites(tree)[1 : 1 + shape.length]
+    beside = [node for node in within if node not in path and tree.parents[node] in (0, *path)]
+    return [*path, *beside[: shape.max_leaves - 1]][: shape.nodes]
+
+
+def narrowed(tree: HostTree, width: int) -> list[int]:
+    """The nodes of a wide tree that a narrower search would have drafted, the root left out.
+
+    Args:
+        tree: A tree drafted at least as wide.
+        width: Nodes of each depth whose parents are in, the best ones.
 
     Returns:
-        Node indices: the ``width`` best of each depth whose parents are in, up to ``length``, and
-        of those the ``node_budget`` best.
+        Node indices, the best first.
     """
+    levels: dict[int, list[int]] = {}
+    for node, depth in enumerate(tree.depths):
+        levels.setdefault(depth, []).append(node)
     kept = {0}
-    for depth in range(1, shape.length + 1):
-        level = [
-            node
-            for node, at in enumerate(tree.depths)
-            if at == depth and tree.parents[node] in kept
-        ]
+    for depth in sorted(levels)[1:]:
+        level = [node for node in levels[depth] if tree.parents[node] in kept]
         level.sort(key=lambda node: -tree.log_probs[node])
-        kept.update(level[: shape.width])
-    nodes = sorted(kept - {0}, key=lambda node: (-tree.log_probs[node], tree.depths[node]))
-    return nodes[: shape.nodes]
+        kept.update(level[:width])
+    return sorted(kept - {0}, key=lambda node: (-tree.log_probs[node], tree.depths[node]))

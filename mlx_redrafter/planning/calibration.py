@@ -1,8 +1,4 @@
-"""Measuring a model's costs on this machine, in seconds.
-
-Forwards of all sizes take turns, round by round, so that what another program adds for a while is
-in one round of each and not in all rounds of one: medians then stand side by side.
-"""
+"""Measuring a model's costs on this machine, in seconds."""
 
 from __future__ import annotations
 
@@ -23,26 +19,31 @@ from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts
-from ..tree import DraftTree
+from ..tree import DraftTree, HostTree
 from .costs import CostModel, between
+from .forecast import path_rows
+from .measuring import Timings, time_in_turns, timings_of
 
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-CONTEXTS = (64, 1024)
+# Matrix kernels work in tiles of 4, 5, 8 or 16 rows, which end or begin at these.
+SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 32, 64)
+CONTEXT = 64
+# Sizes whose forwards are timed where a text has grown long: what a context adds is a slope.
+LATER_SIZES = (1, 4, 8, 16, 32)
 WIDTHS = (1, 2, 4, 8)
 # Drafts are timed at two lengths: what a level costs, and what a draft costs before the first.
 DRAFT_LENGTHS = (2, 8)
-REPEATS = 7
-WARM_UP = 2
-ROUNDS = WARM_UP + REPEATS
-# Seconds that one measurement may take, where two calls do not take longer, and that filling a
-# further context may take: slow machines are measured more coarsely, not for minutes.
-BUDGET = 0.5
+# Seconds that filling a further context may take.
 PATIENCE = 10.0
 PLAIN_TOKENS = 16
-# A forward this much dearer than one token's cannot pay, so larger ones are not measured.
-HOPELESS = 24.0
-# The replay behind a rejected tail is measured on a chain of so many rows, of which so many stay.
+# A forward this much dearer than one token's cannot pay, so larger ones are not measured; where
+# contexts are asked for, it is the curve itself that is of interest, and more of it is measured.
+HOPELESS = 10.0
+HOPELESS_CURVE = 24.0
+# The replay after a rejected tail is measured on a chain of so many rows, of which so many stay.
 REPLAYED = (6, 3)
+REPLAY_ROUNDS, REPLAY_WARM_UP = 9, 2
+# A tree for the price of paths: so many nodes in a row, and after them so many side by side.
+STEM, LEAVES = 7, 8
 
 
 def calibrate(
@@ -55,12 +56,13 @@ def calibrate(
     Args:
         model: A model; drafting is measured where its drafter is a Drafter.
         progress: Told (measurements done, measurements to do).
-        contexts: Context lengths, ascending; by default the planner's, as far as they are quickly
-            filled.
+        contexts: Context lengths, ascending; by default a short one. What costs are at others is
+            measured when a text gets there, see :func:`calibrate_there`.
     """
     patience = PATIENCE if contexts is None else math.inf
+    hopeless = HOPELESS if contexts is None else HOPELESS_CURVE
     contexts = contexts_of(model) if contexts is None else tuple(contexts)
-    total, done = len(contexts) * len(SIZES) * ROUNDS + len(WIDTHS), 0
+    total, done = len(contexts) * timings_of(len(SIZES)) + len(WIDTHS), 0
 
     def note(measurements: int) -> None:
         nonlocal done
@@ -68,41 +70,63 @@ def calibrate(
         if progress is not None:
             progress(min(done, total), total)
 
-    rows: list[list[float]] = []
+    rows: list[Timings] = []
     plain: list[float] = []
-    replay = 0.0
+    replay = path_row = 0.0
     for context in contexts:
-        if rows and rows[0][-1] / SIZES[len(rows[0]) - 1] * context > patience:
+        if rows and rows[0].seconds[-1] / SIZES[len(rows[0].seconds) - 1] * context > patience:
             break
         cache = _filled_cache(model, context)
-        row = _time_forwards(model, cache, note)
-        rows.append(row)
+        row = time_in_turns(
+            [_forward(model, cache, size) for size in SIZES], hopeless=hopeless, note=note
+        )
         plain.append(_time_plain(model, cache))
-        if model.target.recurrent and context == contexts[0]:
-            replay = _time_replay(model, cache) / between(REPLAYED[1], SIZES[: len(row)], row)
-    draft, starts = {}, [0.0]
+        if model.target.recurrent and not rows:
+            kept = between(REPLAYED[1], SIZES[: len(row.seconds)], row.seconds)
+            replay = _time_replay(model, cache) / kept
+            path_row = _time_path_row(model, cache)
+        rows.append(row)
     done = total - len(WIDTHS)
-    prepared = model.prepared
-    for width in WIDTHS:
-        if prepared is not None and width <= prepared.drafter.config.head_size:
-            start, draft[width] = _time_draft(model, prepared, width)
-            starts.append(start)
-        note(1)
-    known = min(len(row) for row in rows)
-    verify = tuple(tuple(row[:known]) for row in rows)
+    draft, draft_start, doubtful = _time_drafts(model, note)
+    known = min(len(row.seconds) for row in rows)
+    verify = tuple(row.seconds[:known] for row in rows)
     # A plain step overlaps with the host's work, so it costs no more than a forward by itself.
     plain = [min(alone, row[0]) for alone, row in zip(plain, verify, strict=True)]
     return CostModel(
-        SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay,
-        median(starts[1:] or starts),
+        SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay, draft_start,
+        path_row, doubtful or any(row.doubtful for row in rows),
     )  # fmt: skip
 
 
+def calibrate_there(model: SpeculativeModel, costs: CostModel, cache: PromptCache) -> CostModel:
+    """Costs with those of forwards after a text that is in a cache, which is left as it is.
+
+    Takes a fraction of the time that reading such a text took.
+
+    Args:
+        model: The model.
+        costs: What is known so far.
+        cache: Holds the text; nothing is pending in it.
+    """
+    context = len(cache)
+    sizes = [size for size in LATER_SIZES if size in costs.sizes]
+    if cache.changes_within(max(sizes)):
+        return costs
+    timed = time_in_turns([_forward(model, cache, size) for size in sizes])
+    seconds = dict(zip(sizes, timed.seconds, strict=True))
+    if context < 2 * costs.contexts[0]:
+        changed = costs.scaled(
+            {n: s / costs.verify_seconds(n, context) for n, s in seconds.items()}
+        )
+    else:
+        changed = costs.with_context(context, seconds)
+    return changed if not timed.doubtful else changed.doubted()
+
+
 def contexts_of(model: SpeculativeModel) -> tuple[int, ...]:
-    """The context lengths that a model is measured at: all that it was made for."""
-    limit = model.context_limit or max(CONTEXTS) + max(SIZES)
-    fitting = [context for context in CONTEXTS if context + max(SIZES) <= limit]
-    return tuple(fitting or (max(1, limit - max(SIZES)),))
+    """The context length that a model is measured at before any text is known."""
+    limit = model.context_limit or CONTEXT + max(SIZES)
+    return (max(1, min(CONTEXT, limit - max(SIZES))),)
 
 
 def _filled_cache(model: SpeculativeModel, context: int) -> PromptCache:
@@ -113,69 +137,46 @@ def _filled_cache(model: SpeculativeModel, context: int) -> PromptCache:
     return cache
 
 
-def _time_forwards(
-    model: SpeculativeModel, cache: PromptCache, note: Callable[[int], None]
-) -> list[float]:
-    """Median seconds of a forward over each of ``SIZES``, as far as there is hope.
-
-    Args:
-        model: The model.
-        cache: Committed tokens before the forwards.
-        note: Told of measurements done, ``ROUNDS`` for each size.
-    """
-    return _in_turns([_forward(model, cache, size) for size in SIZES], note)
-
-
-def _forward(model: SpeculativeModel, cache: PromptCache, size: int) -> Callable[[], mx.array]:
+def _forward(model: SpeculativeModel, cache: PromptCache, size: int) -> Callable[[], None]:
     """A forward over a chain of so many tokens."""
-    tree = DraftTree.from_parents([0] * size, [node - 1 for node in range(size)])
+    return _verify(model, cache, [node - 1 for node in range(size)])
+
+
+def _verify(
+    model: SpeculativeModel, cache: PromptCache, parents: Sequence[int]
+) -> Callable[[], None]:
+    """A forward over a tree."""
+    tree = DraftTree.from_parents([0] * len(parents), parents)
     mx.eval(tree.tokens, tree.depths, tree.ancestors)
 
-    def forward() -> mx.array:
+    def forward() -> None:
         logits, _ = model.target.verify(tree, cache)
-        return mx.argmax(logits, axis=-1)
+        mx.eval(mx.argmax(logits, axis=-1))
 
     return forward
 
 
-def _in_turns(
-    calls: Sequence[Callable[[], mx.array]], note: Callable[[int], None] = lambda _done: None
-) -> list[float]:
-    """Median seconds of each call, the cheapest first; those behind a hopeless one are left out."""
-    taken: list[list[float]] = []
-    for call in calls:
-        # The shorter of two calls: neither a first call's work nor another program's is a reason.
-        if not taken or min(taken[-1]) < HOPELESS * min(taken[0]):
-            taken.append([_seconds(call) for _ in range(2)])
-        note(2)
-    for _ in range(2, ROUNDS):
-        for call, seconds in zip(calls, taken, strict=False):
-            if sum(seconds) < BUDGET:
-                seconds.append(_seconds(call))
-        note(len(calls))
-    return [_settled(seconds) for seconds in taken]
-
-
-def _seconds(call: Callable[[], mx.array]) -> float:
-    start = time.perf_counter()
-    mx.eval(call())
-    return time.perf_counter() - start
-
-
-def _settled(seconds: Sequence[float]) -> float:
-    """The median behind the warm-up."""
-    return median(seconds[min(WARM_UP, len(seconds) - 1) :])
+def _time_path_row(model: SpeculativeModel, cache: PromptCache) -> float:
+    """Seconds of a row that recurrent modules run for a tree beyond one a node."""
+    if model.target.verifies != "tree":
+        return 0.0
+    parents = [*range(-1, STEM), *[STEM] * LEAVES]
+    chain = [node - 1 for node in range(len(parents))]
+    tree = HostTree((0,) * len(parents), tuple(parents), (0.0,) * len(parents))
+    timed = time_in_turns([_verify(model, cache, chain), _verify(model, cache, parents)])
+    more = path_rows(tree) - (len(parents) - 1)
+    return max(0.0, timed.seconds[1] - timed.seconds[0]) / more
 
 
 def _time_replay(model: SpeculativeModel, cache: PromptCache) -> float:
-    """Seconds by which a step is longer behind a rejected tail than behind a chain that stayed.
+    """Seconds by which a step is longer after a rejected tail than after a chain that stayed.
 
     The two take turns, as the machine drifts.
     """
     held, (rows, kept) = len(cache), REPLAYED
     tree = DraftTree.from_parents([0] * rows, range(-1, rows - 1))
     differences = []
-    for _ in range(ROUNDS):
+    for _ in range(REPLAY_ROUNDS):
         seconds = []
         for stay in (rows, kept):
             mx.eval(model.target.verify(tree, cache)[0])
@@ -185,7 +186,7 @@ def _time_replay(model: SpeculativeModel, cache: PromptCache) -> float:
             seconds.append(time.perf_counter() - start)
             cache.rewind(held)
         differences.append(seconds[1] - seconds[0])
-    return max(0.0, median(differences[WARM_UP:]))
+    return max(0.0, median(differences[REPLAY_WARM_UP:]))
 
 
 def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
@@ -197,21 +198,43 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
     return median(after - before for before, after in pairwise(times[1:]))
 
 
+def _time_drafts(
+    model: SpeculativeModel, note: Callable[[int], None]
+) -> tuple[dict[int, float], float, bool]:
+    """Seconds of a drafted level by width, those before a draft's first, and whether to doubt."""
+    levels, starts, doubts = {}, [0.0], False
+    for width in WIDTHS:
+        prepared = model.prepared
+        if prepared is not None and width <= prepared.drafter.config.head_size:
+            start, levels[width], doubtful = _time_draft(model, prepared, width)
+            starts.append(start)
+            doubts = doubts or doubtful
+        note(1)
+    return levels, median(starts[1:] or starts), doubts
+
+
 def _time_draft(
     model: SpeculativeModel, prepared: PreparedDrafter, width: int
-) -> tuple[float, float]:
-    """Seconds of a draft before its first level, and of each level."""
-    short, long = (_time_search(model, prepared, BeamShape(width, n)) for n in DRAFT_LENGTHS)
+) -> tuple[float, float, bool]:
+    """Seconds of a draft before its first level, of each level, and whether to doubt them."""
     first, last = DRAFT_LENGTHS
+    searches = [_search(model, prepared, BeamShape(width, length)) for length in DRAFT_LENGTHS]
+    timed = time_in_turns(searches)
+    short, long = timed.seconds
     # Another program's time in one of the two must not make levels free, or drafts.
     level = min(max((long - short) / (last - first), 0.5 * long / last), long / last)
-    return long - last * level, level
+    return long - last * level, level, timed.doubtful
 
 
-def _time_search(model: SpeculativeModel, prepared: PreparedDrafter, shape: BeamShape) -> float:
-    model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
+def _search(
+    model: SpeculativeModel, prepared: PreparedDrafter, shape: BeamShape
+) -> Callable[[], None]:
     embed, sampling = model.target.embed, SamplingConfig()
     search = BeamSearch(prepared, embed, shape, sampling, compiled=fuses_drafts())
     state = model.blank_input(None)
-    (seconds,) = _in_turns([lambda: search(state).log_probs])
-    return seconds
+
+    def draft() -> None:
+        model.target.take_cores(1 + shape.nodes)  # as in a step that drafts
+        mx.eval(search(state).log_probs)
+
+    return draft

@@ -14,15 +14,16 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from ..cache.prompt_cache import PromptCache
 from ..drafting.drafter import Drafter
 from ..engine.model import SpeculativeModel
 from ..system.blas import is_loaded, usable_cores
 from ..system.files import write_json
 from ..system.machine import processor_name
-from .calibration import calibrate
+from .calibration import calibrate, calibrate_there
 from .costs import CostModel
 
-FORMAT = 9
+FORMAT = 10
 
 
 def load_costs(
@@ -36,24 +37,52 @@ def load_costs(
 
     Args:
         model: A model whose drafter is a Drafter.
-        directory: Where costs are kept; the user's cache directory by default.
+        directory: Where costs are kept; by default the user's cache directory, if there is one.
         recalibrate: Measure again.
         progress: See :func:`calibrate`.
     """
-    path = (directory or cache_directory()) / f"costs-{machine_key(model)}.json"
     if not recalibrate:
-        stored = _read(path)
+        stored = _read(_path(model, directory))
         if stored is not None:
             return stored
     costs = calibrate(model, progress)
-    with suppress(OSError):  # a read-only home only means measuring again next time
-        write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
+    save_costs(model, costs, directory)
     return costs
 
 
-def cache_directory() -> Path:
-    """Where measurements are kept between runs."""
-    return Path.home() / ".cache" / "mlx_redrafter"
+def measure_there(
+    model: SpeculativeModel, costs: CostModel, cache: PromptCache, directory: Path | None = None
+) -> CostModel:
+    """Measure what a text's context adds, or what has changed, and store it.
+
+    See :func:`calibrate_there`.
+    """
+    measured = calibrate_there(model, costs, cache)
+    if measured != costs:
+        save_costs(model, measured, directory)
+    return measured
+
+
+def save_costs(model: SpeculativeModel, costs: CostModel, directory: Path | None = None) -> None:
+    """Store costs, unless they are doubtful or there is nowhere to keep them."""
+    path = _path(model, directory)
+    if costs.doubtful or path is None:
+        return
+    with suppress(OSError):  # a read-only home only means measuring again next time
+        write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
+
+
+def cache_directory() -> Path | None:
+    """Where measurements are kept between runs; None where the user has no home directory."""
+    try:
+        return Path.home() / ".cache" / "mlx_redrafter"
+    except RuntimeError:  # a service's user: what is measured is kept in memory
+        return None
+
+
+def _path(model: SpeculativeModel, directory: Path | None) -> Path | None:
+    directory = directory or cache_directory()
+    return directory / f"costs-{machine_key(model)}.json" if directory else None
 
 
 def machine(model: SpeculativeModel) -> dict[str, Any]:
@@ -87,7 +116,9 @@ def _shapes(parameters: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> CostModel | None:
+def _read(path: Path | None) -> CostModel | None:
+    if path is None:
+        return None
     try:
         value = json.loads(path.read_text("utf-8"))
         return CostModel.from_dict(value["costs"]) if value.get("format") == FORMAT else None

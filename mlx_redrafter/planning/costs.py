@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..drafting.shape import BeamShape
@@ -29,8 +29,11 @@ class CostModel:
             token, since plain steps overlap with the host's work.
         draft_start: Seconds that a draft costs before its first level, such as reading the tokens
             before the root.
-        replay: What it costs to bring recurrent state back behind a rejected tail, as a share of a
+        replay: What it costs to bring recurrent state back after a rejected tail, as a share of a
             forward over the rows that stay; 0 where there is none to bring back.
+        path_row: Seconds of each row that recurrent modules run beyond one a token, since they see
+            a tree as a batch of its paths; 0 where there are none.
+        doubtful: Whether the times contradicted each other, so that they are not to be stored.
     """
 
     sizes: tuple[int, ...]
@@ -40,13 +43,18 @@ class CostModel:
     plain: tuple[float, ...]
     replay: float = 0.0
     draft_start: float = 0.0
+    path_row: float = 0.0
+    doubtful: bool = False
 
     def verify_seconds(self, tokens: int, context: int) -> float:
-        """Seconds of a forward over ``tokens`` tokens behind ``context``, interpolated."""
+        """Seconds of a forward over ``tokens`` tokens after ``context`` others.
+
+        Interpolated; beyond the longest context measured it grows as it did before.
+        """
         columns = [between(tokens, self.sizes, row) for row in self.verify]
         if tokens > self.sizes[-1]:
             columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
-        return between(context, self.contexts, columns)
+        return grown(context, self.contexts, columns)
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a beam search; widths in between are interpolated."""
@@ -65,6 +73,7 @@ class CostModel:
         nodes: int | None = None,
         kept: float = 1.0,
         rejected: float = 0.0,
+        path_rows: float = 0.0,
     ) -> float:
         """Seconds of a step: plain where ``shape`` is None, else drafting and verifying.
 
@@ -74,11 +83,14 @@ class CostModel:
             nodes: Candidates that are verified, where that is not all of the shape's.
             kept: Rows of the step that stay, the root counted.
             rejected: The chance that not all rows stay, and recurrent state is brought back.
+            path_rows: Rows of the tree's root-to-leaf paths, the root left out of each.
         """
         if shape is None:
-            return between(context, self.contexts, self.plain)
+            return grown(context, self.contexts, self.plain)
         rows = 1 + (shape.nodes if nodes is None else nodes)
         seconds = self.draft_seconds(shape) + self.verify_seconds(rows, context)
+        if self.path_row:
+            seconds += self.path_row * max(0.0, path_rows - (rows - 1))
         if self.replay:
             seconds += rejected * self.replay * self.verify_seconds(max(1, round(kept)), context)
         return seconds
@@ -100,8 +112,62 @@ class CostModel:
         draft = {width: self._level_seconds(width * texts) for width in sorted(self.draft)}
         plain = tuple(row[0] for row in verify)
         return CostModel(
-            self.sizes, self.contexts, verify, draft, plain, self.replay, self.draft_start
+            self.sizes, self.contexts, verify, draft, plain, self.replay, self.draft_start,
+            self.path_row,
+        )  # fmt: skip
+
+    def with_context(
+        self, context: int, seconds: Mapping[int, float], plain: float | None = None
+    ) -> CostModel:
+        """The same costs, and those at another context.
+
+        Args:
+            context: Tokens before the forwards.
+            seconds: Of a forward over some of the sizes, 1 among them. What the context adds for
+                sizes in between is interpolated.
+            plain: Seconds of a token of plain decoding there; by default as much more than before
+                as a forward over one token.
+        """
+        known = sorted(seconds)
+        added = [seconds[size] - self.verify_seconds(size, self.contexts[0]) for size in known]
+        row = tuple(
+            self.verify_seconds(size, self.contexts[0]) + between(size, known, added)
+            for size in self.sizes
         )
+        if plain is None:
+            plain = self.plain[0] + added[0]
+        rows = dict(zip(self.contexts, zip(self.verify, self.plain, strict=True), strict=True))
+        rows[context] = (row, plain)
+        contexts = tuple(sorted(rows))
+        return replace(
+            self,
+            contexts=contexts,
+            verify=tuple(rows[at][0] for at in contexts),
+            plain=tuple(rows[at][1] for at in contexts),
+        )
+
+    def scaled(self, factors: Mapping[int, float]) -> CostModel:
+        """The same costs with each size's times a factor.
+
+        Args:
+            factors: For some of the sizes, 1 among them; for others interpolated.
+        """
+        known = sorted(factors)
+        by_size = [between(size, known, [factors[n] for n in known]) for size in self.sizes]
+        return replace(
+            self,
+            verify=tuple(
+                tuple(seconds * factor for seconds, factor in zip(row, by_size, strict=True))
+                for row in self.verify
+            ),
+            plain=tuple(seconds * factors[1] for seconds in self.plain),
+            draft={width: seconds * factors[1] for width, seconds in self.draft.items()},
+            draft_start=self.draft_start * factors[1],
+        )
+
+    def doubted(self) -> CostModel:
+        """The same costs, not to be stored."""
+        return replace(self, doubtful=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -112,6 +178,7 @@ class CostModel:
             "plain": list(self.plain),
             "replay": self.replay,
             "draft_start": self.draft_start,
+            "path_row": self.path_row,
             "draft": {str(width): seconds for width, seconds in self.draft.items()},
         }
 
@@ -125,6 +192,7 @@ class CostModel:
             plain=tuple(value["plain"]),
             replay=float(value["replay"]),
             draft_start=float(value["draft_start"]),
+            path_row=float(value["path_row"]),
             draft={int(width): seconds for width, seconds in value["draft"].items()},
         )
 
@@ -141,3 +209,11 @@ def between(x: float, known: Sequence[float], values: Sequence[float]) -> float:
     low, high = known[right - 1], known[right]
     share = (x - low) / (high - low)
     return values[right - 1] + share * (values[right] - values[right - 1])
+
+
+def grown(x: float, known: Sequence[float], values: Sequence[float]) -> float:
+    """As :func:`between`, but beyond the last that is known it grows as it did before it."""
+    if x <= known[-1] or len(known) == 1:
+        return between(x, known, values)
+    slope = (values[-1] - values[-2]) / (known[-1] - known[-2])
+    return values[-1] + max(0.0, slope) * (x - known[-1])

@@ -1,155 +1,111 @@
 """Choosing the beam shape that pays best on this machine, or plain decoding where none does.
 
-What a step costs is known from :mod:`costs`; what it yields is estimated from the trees that were
-verified lately, with the chances of :mod:`acceptance`. A smaller shape is judged by the part of a
-wide tree that it would have drafted.
+What steps cost is measured (``costs``) and corrected as they go (``clocks``); what they would yield
+is estimated from the trees drafted lately (``acceptance``, ``forecast``); which shapes there are
+follows from the machine (``shapes``). When to try is a matter of what was tried and of what may be
+lost by it (``trials``, ``allowance``). The planner brings these together.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
-from ..engine.model import SpeculativeModel
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
-from .acceptance import KINDS, AcceptanceModel, kinds_of, subtree
+from .acceptance import AcceptanceModel, kinds_of
+from .clocks import PLAIN, Clocks
 from .copy_planner import CopyPlanner
-from .cost_store import load_costs
 from .costs import CostModel
+from .forecast import Forecast, TreeMemory, Yield, Yields, path_rows
+from .honesty import Honesty, Made
 from .num_nodes import num_nodes_to_verify
+from .probes import MARGIN, Probes
+from .shapes import candidate_shapes
+from .trials import WIDE_PROBES, PlannerState, Trials, WideProbes
 
-FloatArray = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from ..cache.prompt_cache import PromptCache
+    from ..engine.model import SpeculativeModel
 
-# The shapes to choose from, few, so that each is compiled and warmed up once. With the root each
-# makes as many rows as were timed (2, 3, 4, 6, 8, 12, 16, 24): what other numbers of rows cost is
-# not known, and it need not lie in between.
-CANDIDATES = (
-    BeamShape(1, 1),
-    BeamShape(1, 2),
-    BeamShape(1, 3),
-    BeamShape(1, 5),
-    BeamShape(1, 7),
-    BeamShape(1, 11),
-    BeamShape(1, 15),
-    BeamShape(2, 2, 3),
-    BeamShape(2, 4, 5),
-    BeamShape(2, 5, 7),
-    BeamShape(3, 5, 11),
-    BeamShape(2, 15, 15),
-    BeamShape(3, 7, 15),
-    BeamShape(4, 5, 15),
-    BeamShape(3, 11, 23),
-    BeamShape(4, 7, 23),
-)
-# Shapes to judge the candidates by: the first covers them all, later ones cost less where checking
-# a token costs as much as writing one. What a budget leaves out of the long ones are their least
-# likely nodes, which hardly count. Nothing is learnt of shapes longer than the probe, so width is
-# given up first: it hardly pays where the draft is the dear part of a step.
-PROBES = (
-    BeamShape(4, 15, 31),
-    BeamShape(2, 15, 23),
-    BeamShape(2, 15, 15),
-    BeamShape(1, 15),
-    BeamShape(4, 7, 23),
-    BeamShape(3, 5, 11),
-    BeamShape(1, 7),
-    BeamShape(2, 4, 5),
-    BeamShape(1, 3),
-    BeamShape(1, 2),
-)
-# Where a target verifies chains, only one path is ever checked: width buys nothing there.
-CHAIN_CANDIDATES = tuple(shape for shape in CANDIDATES if shape.width == 1)
-CHAIN_PROBES = tuple(shape for shape in PROBES if shape.width == 1)
-PROBE_PRICE = 7.0  # plain steps that a probe may cost
-
-REMEMBERED_TREES = 24
-FIRST_PROBES = 6
-DRIFT_RATE = 0.15
-REPLAN_STEPS = 24
-# While decoding plainly, where only a trial brings news.
-REPLAN_PLAIN_STEPS = 256
-# Steps between probes where drafting pays: twice as many each time the choice stays the same.
-PROBE_STEPS = (64, 512)
-# Drafting has to promise this much before plain decoding is left for it.
-MARGIN = 1.05
-# A draft is made ahead where it costs at most so much of a plain step.
+# A choice is left when it promises less, times plain.
+LEFT_AT = 1.0
+# Another shape has to promise this much more than the present one.
+SWITCH_MARGIN = 1.01
+# Probes that a first choice rests on.
+PROBES_TO_CHOOSE = 2
+# The account may be overdrawn by so many plain steps before a choice is left.
+OVERDRAWN = -1.0
+REPLAN_STEPS = 16
+# A plain step after so many drafts, times the square of what they gain: the less that is, the more
+# it matters how long a plain step takes by now, and the less one costs.
+PLAIN_EVERY = 16
+# Of chosen drafts every so many-th is remembered beside the probes.
+REMEMBER_EVERY = 8
+# A draft is made with the step before it where it costs at most so much of a plain step.
 CHEAP_DRAFT = 0.25
 RATE_FORGET = 0.995
-# Share of the time that may go into trying drafts which do not pay.
-TRIAL_SHARE = 0.01
-FIRST_TRIAL_STEPS = 256
+# Timed plain steps from which on the speed of plain decoding is told.
+PLAIN_STEPS_KNOWN = 4
+# Tokens from which on forecasts are to be believed.
+TOKENS_KNOWN = 150
+# Costs are measured again where steps have disagreed with them for so many steps.
+DISAGREEING_STEPS = 400
+# Context lengths at which forwards are measured when a text gets there.
+CONTEXTS = (512, 4096, 16384, 32768)
 
-
-@dataclass(frozen=True)
-class Forecast:
-    """What one choice promises.
-
-    Attributes:
-        shape: The beam shape; None is plain decoding.
-        tokens_per_step: Expected tokens of a step.
-        step_seconds: Expected time of a step.
-    """
-
-    shape: BeamShape | None
-    tokens_per_step: float
-    step_seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Expected speed."""
-        return self.tokens_per_step / self.step_seconds
-
-
-def _affordable_probe(costs: CostModel, probes: Sequence[BeamShape]) -> BeamShape:
-    limit = PROBE_PRICE * costs.step_seconds(None, 0)
-    return next((probe for probe in probes if costs.step_seconds(probe, 0) <= limit), probes[-1])
+Measure = Callable[["CostModel", "PromptCache"], "CostModel"]
 
 
 class Planner:
     """Picks the shape of each step; one for a model, kept from answer to answer.
 
+    ========  =====================================  =========================================
+    state     next step                              left for
+    ========  =====================================  =========================================
+    TRYING    a probe, if the account bears it and   DRAFTING when a shape promises ``MARGIN``
+              enough plain steps lie between it and  x plain; RESTING when a probe of this
+              the last that failed; else plain       answer failed; OFF with enough evidence
+    DRAFTING  the choice; now and then a larger      RESTING when it promises less than
+              probe, or a plain step for its time    ``LEFT_AT`` or the account is overdrawn
+    RESTING   as TRYING                              as TRYING; TRYING when an answer begins
+    OFF       as TRYING                              DRAFTING, as TRYING; an answer may begin
+                                                     with a probe
+    ========  =====================================  =========================================
+
+    Only :meth:`begin` and :meth:`observe` change anything.
+
     Args:
         costs: What steps cost here.
-        candidates: The shapes to choose from.
-        probes: Shapes to judge them by, the first affordable one is taken.
+        chains: Whether only chains are verified.
+        measure: Measures costs again, given those so far and a cache with a text in it; None
+            leaves them as they are.
     """
 
-    def __init__(
-        self,
-        costs: CostModel,
-        candidates: Sequence[BeamShape] = CANDIDATES,
-        probes: Sequence[BeamShape] = PROBES,
-    ):
-        self.costs = costs
+    def __init__(self, costs: CostModel, *, chains: bool = False, measure: Measure | None = None):
         self.acceptance = AcceptanceModel()
         self.copies = CopyPlanner(self, CopyAcceptance())
-        self.probe = _affordable_probe(costs, probes)
-        self._candidates = tuple(candidates)
-        self._probes = tuple(probes)
-        # Trees tell the same of every batch size, but only to those with the same probe.
-        self._trees_of: dict[BeamShape, deque[FloatArray]] = {}
-        self._trees = self._trees_of.setdefault(self.probe, deque(maxlen=REMEMBERED_TREES))
+        self.clocks = Clocks()
+        self._chains, self._measure = chains, measure
+        self._memory = TreeMemory()
+        self._trials, self._wide = Trials(), WideProbes()
+        self._honesty = Honesty()
         self._for_batches: dict[int, Planner] = {}
-        self._probes_left = FIRST_PROBES
         self._choice: BeamShape | None = None
-        self._steps_to_replan = 0
-        self._probe_gap = self._steps_to_probe = PROBE_STEPS[0]
-        self._probed: BeamShape | None = None
-        self._trial_steps = FIRST_TRIAL_STEPS
-        self._steps_to_trial = FIRST_TRIAL_STEPS
-        # Measured over predicted step time, plain and drafted; the machine drifts.
-        self._drift = {True: 1.0, False: 1.0}
+        self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
+        self._probes_made = 0
+        self._context = costs.contexts[0]
+        self._steps_to_replan = REPLAN_STEPS
+        self._drafts_in_a_row = 0
+        self._drafts_between_plain = PLAIN_EVERY
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
+        self._guessed: dict[BeamShape, float] = {}
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
+        self.costs = costs
+        self._take_costs(costs)
 
     @classmethod
     def for_model(
@@ -162,100 +118,127 @@ class Planner:
         """A planner from the stored costs of a model, which are measured where there are none.
 
         Args:
-            model: A model whose drafter is a Drafter.
+            model: A model with a drafter.
             recalibrate: Measure again.
             progress: Told (measurements done, measurements to do).
         """
-        costs = load_costs(model, recalibrate=recalibrate, progress=progress)
-        if model.target.verifies == "chain":
-            return cls(costs, CHAIN_CANDIDATES, CHAIN_PROBES)
-        return cls(costs)
+        from .cost_store import load_costs, measure_there
 
-    def for_batch(self, texts: int) -> Planner:
-        """The planner for steps that so many texts take together; itself for one.
+        costs = load_costs(model, recalibrate=recalibrate, progress=progress)
+        chains = model.target.verifies == "chain"
+        return cls(
+            costs, chains=chains, measure=lambda old, cache: measure_there(model, old, cache)
+        )
+
+    def for_batch(self, sequences: int) -> Planner:
+        """The planner for steps that so many sequences take together; itself for one.
 
         It shares what is learnt of acceptance, and has costs and times of its own; made once for
-        each number of texts. Every text's tokens count alike, so the shape that makes most tokens
-        a second for one text of the batch makes most for all. Gains shrink as the batch grows: its
-        plain step already reads the weights once for all texts.
+        each number of sequences. Every sequence's tokens count alike, so the shape that makes most
+        tokens a second for one makes most for all. Gains shrink as the batch grows: its plain step
+        already reads the weights once for all.
         """
-        if texts == 1:
+        if sequences == 1:
             return self
-        if texts not in self._for_batches:
-            made = Planner(self.costs.for_batch(texts), self._candidates, self._probes)
-            made.acceptance = self.acceptance
+        if sequences not in self._for_batches:
+            made = Planner(self.costs.for_batch(sequences), chains=self._chains)
+            made.acceptance, made._memory = self.acceptance, self._memory
             made.copies = CopyPlanner(made, self.copies.acceptance)
-            made._trees = self._trees_of.setdefault(made.probe, made._trees)
-            made._probes_left = 0 if made._trees else FIRST_PROBES
-            self._for_batches[texts] = made
-        return self._for_batches[texts]
+            made._take_costs(made.costs)
+            self._for_batches[sequences] = made
+        return self._for_batches[sequences]
 
     @property
     def choice(self) -> BeamShape | None:
-        """The shape last chosen; None is plain decoding."""
+        """The shape chosen; None is plain decoding."""
         return self._choice
 
     @property
-    def undecided(self) -> bool:
-        """Whether there is no choice yet, or a new one is being tried for."""
-        pending = self._probes_left > 0 or self._steps_to_replan <= 0
-        return self._choice is None and pending
+    def state(self) -> PlannerState:
+        """What is known by now."""
+        if self._choice is not None:
+            return PlannerState.DRAFTING
+        if self._trials.evidence or self._probes.first is None:
+            return PlannerState.OFF
+        return PlannerState.RESTING if self._trials.failed_here else PlannerState.TRYING
 
     @property
     def drafting_disabled(self) -> bool:
-        """Whether drafts were tried, did not pay, and decoding is plain for now."""
-        return self._choice is None and len(self._trees) > 0 and not self.undecided
+        """Whether drafts do not pay here as far as is known, so that decoding is plain."""
+        return self.state is PlannerState.OFF
 
     @property
     def probing(self) -> bool:
-        """Whether the next draft is to tell what other shapes would yield."""
-        return self._probes_left > 0
-
-    def next_shape(self, context: int) -> BeamShape | None:
-        """The shape for the next step after ``context`` tokens; None is a plain step."""
-        if self._probes_left > 0:
-            return self.probe
-        if self._steps_to_replan <= 0:
-            self._plan(context)
-        return self._choice
+        """Whether the next draft is to tell what shapes would yield."""
+        return self._choice is None or self._wide_probe is not None
 
     @property
     def drafts_next(self) -> bool:
         """Whether drafts cost so little that one is made before it is known whether it is wanted.
 
-        Behind a text's last step it is not; but a draft that was made with the step before it can
+        After a text's last step it is not; but a draft that was made with the step before it can
         be read, and only what is worth it verified, at no evaluation more.
         """
-        draft = self.costs.draft_seconds(self._choice or self.probe)
-        return draft <= CHEAP_DRAFT * self.costs.step_seconds(None, 0)
+        shape = self._choice or self._probes.first
+        if shape is None:
+            return False
+        return self.costs.draft_seconds(shape) <= CHEAP_DRAFT * self.costs.plain[0]
+
+    def begin(self, cache: PromptCache | None = None) -> None:
+        """An answer begins.
+
+        Args:
+            cache: Holds its prompt; costs are measured there if they are not known there.
+        """
+        for planner in (self, *self._for_batches.values()):
+            planner._trials.begin_answer()
+        if cache is None:
+            return
+        self._context = len(cache)
+        if self._measure is not None and self._is_news(len(cache)):
+            self.clocks = Clocks()
+            self._take_costs(self._measure(self.costs, cache))
+            self._for_batches.clear()
+        else:
+            self._price_probes()
+
+    def _is_news(self, context: int) -> bool:
+        """Whether costs are not known at a context, or no longer."""
+        if self.clocks.disagreeing >= DISAGREEING_STEPS:
+            return True
+        reached = max((known for known in CONTEXTS if known <= 1.1 * context), default=0)
+        return reached > 1.5 * self.costs.contexts[-1]
+
+    def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
+        """The shape for the next step; None is a plain step. Asking changes nothing."""
+        if self._choice is None:
+            return self._probes.first if self._trials.due(self._probes.first_price) else None
+        if self._drafts_in_a_row >= self._drafts_between_plain and self._probes.free is None:
+            return None
+        return self._wide_probe or self._choice
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """How many nodes of a draft to verify, from the first on.
 
-        All of a draft that is to tell what other shapes would yield; else as many as promise more
-        tokens than decoding makes in the time they take.
+        All of a probe; else as many as promise more tokens than decoding makes in the time they
+        take.
         """
         drafted = len(tree.tokens) - 1
-        if self._taken == 0 or (shape == self.probe and self._probes_left > 0):
+        if self._taken == 0 or self._is_probe(shape):
             return drafted
-        chance = self.acceptance.chances
-        chances = [chance[kind] for kind in kinds_of(tree)[1:]]
+        chances = self.guess_chances(tree)[1:]
         counts = [size - 1 for size in self.costs.sizes if size - 1 < drafted] + [drafted]
-        drift = self._drift[False]
-        count = num_nodes_to_verify(
+        return num_nodes_to_verify(
             chances,
             counts,
-            lambda rows: drift * self.costs.verify_seconds(rows, context),
-            self._made / self._taken,
+            lambda rows: self.verify_seconds(rows, context),
+            self.rate,
         )
-        if shape == self.probe and count < drafted:
-            self._remember(tree)  # what is verified whole is remembered when it is observed
-        return count
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""
         chances = self.acceptance.chances
-        return [1.0, *(chances[kind] for kind in kinds_of(tree)[1:])]
+        return [1.0, *(float(chances[kind]) for kind in kinds_of(tree)[1:])]
 
     # What copies are priced by, see CopyPlanner
 
@@ -267,131 +250,222 @@ class Planner:
     @property
     def rate(self) -> float:
         """Tokens a second, as decoding goes on the whole."""
-        return self._made / self._taken if self._taken else 1.0 / self._plain_seconds(0)
+        return self._made / self._taken if self._taken else 1.0 / self.plain_seconds(0)
 
     def plain_seconds(self, context: int) -> float:
-        """Seconds of a plain step by now."""
-        return self._plain_seconds(context)
+        """What a plain step takes, by the costs and what was measured since."""
+        return self.costs.step_seconds(None, context) * self.clocks.factor(PLAIN)
 
     def verify_seconds(self, rows: int, context: int) -> float:
         """Seconds of a forward over so many rows by now."""
-        return self.costs.verify_seconds(rows, context) * self._drift[False]
+        return self.costs.verify_seconds(rows, context) * self.clocks.factor(rows)
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a draft by now."""
-        return self.costs.draft_seconds(shape) * self._drift[False]
+        return self.costs.draft_seconds(shape) * self.clocks.machine
 
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
-        accepted, _ = self._expected()
-        return dict(zip(self._candidates, accepted, strict=True)).get(shape, 0.0)
-
-    def forecasts(self, context: int) -> list[Forecast]:
-        """Every choice with what it promises, plain decoding first."""
-        result = [Forecast(None, 1.0, self._plain_seconds(context))]
-        for shape, accepted, whole in zip(self._candidates, *self._expected(), strict=True):
-            seconds = self.costs.step_seconds(
-                shape, context, kept=1.0 + accepted, rejected=1.0 - min(1.0, whole)
-            )
-            result.append(Forecast(shape, 1.0 + accepted, seconds * self._drift[False]))
-        return result
-
-    def _plain_seconds(self, context: int) -> float:
-        """What a plain step takes, by the stored costs and what was measured since."""
-        return self.costs.step_seconds(None, context) * self._drift[True]
-
-    def observe(self, step: ObservedStep) -> None:
-        """Learn from a step."""
-        shape, records, nodes = step.shape, step.records, step.nodes
-        self._steps_to_replan -= 1
-        self._probes_left -= self._probes_left > 0 and shape == self.probe
-        expected = self._expected_seconds(step)
-        # The first step of a kind may have waited for a GPU's compiler, for its own draft's sake or
-        # for that of the draft it makes ahead.
-        kind = (shape, nodes, step.next_shape)
-        if kind in self._timed:
-            self._made = RATE_FORGET * self._made + step.tokens
-            self._taken = RATE_FORGET * self._taken + step.seconds
-            ratio = min(4.0, max(0.25, step.seconds / expected))
-            self._drift[nodes == 0] += DRIFT_RATE * (ratio - self._drift[nodes == 0])
-        self._timed.add(kind)
-        if shape is None:
-            if self._choice is None and not nodes:  # and not merely a sequence's back-off
-                self._wait_for_trial()
-            return
-        for record in records:
-            self.acceptance.observe(record.guessed)
-        if shape == self.probe and nodes == shape.nodes:
-            on_trial = self._choice != self.probe
-            # Where the probe pays, one text's tree a step is enough, and quickly counted.
-            for record in records if on_trial else records[:1]:
-                self._remember(record.guessed.tree)
-            if on_trial:
-                self._probes_left = max(0, self._probes_left - len(records) + 1)
-                self._steps_to_replan = 0
-            return
-        self._steps_to_probe -= 1
-        if self._steps_to_probe <= 0:
-            self._schedule_probe()
+        return self._guessed.get(shape, 0.0)
 
     def price(self, step: ObservedStep) -> float | None:
-        """Expected time of an observed step in plain steps; None for plain steps and probes."""
-        if step.shape is None or (step.shape == self.probe and step.nodes == step.shape.nodes):
-            return None
-        expected = self._expected_seconds(step) * self._drift[False]
-        return expected / self._plain_seconds(step.context)
+        """Expected time of a step in plain steps; None for plain steps and probes.
 
-    def _expected_seconds(self, step: ObservedStep) -> float:
-        """By the stored costs. A replay is part of the next step's time: right on average only."""
+        Probes say nothing of how useful drafts are: they are spaced by the planner itself.
+        """
+        if step.shape is None or self._is_probe(step.shape):
+            return None
+        return self._price(step)
+
+    def forecasts(self, context: int) -> list[Forecast]:
+        """Plain decoding and every shape of which something is known, with what it promises.
+
+        Steps that pause drafts are counted in, as they come.
+        """
+        plain = self.plain_seconds(context)
+        result = [Forecast(None, 1.0, plain)]
+        paused = self._honesty.paused if self._choice is not None else 0.0
+        for drafted in self._drafted_forecasts(context):
+            tokens = (1 - paused) * drafted.tokens_per_step + paused
+            seconds = (1 - paused) * drafted.step_seconds + paused * plain
+            result.append(Forecast(drafted.shape, tokens, seconds))
+        return result
+
+    def made(self, shape: BeamShape | None) -> Made:
+        """What timed steps of a shape made; None is plain decoding."""
+        return self._honesty.made.get(shape, Made())
+
+    @property
+    def known(self) -> bool:
+        """Whether enough is known to say whether drafts pay, and which."""
+        if self.state is PlannerState.DRAFTING:
+            return self._made >= TOKENS_KNOWN and self._wide.settled
+        return self.state is PlannerState.OFF
+
+    def plain_speed(self, context: int) -> float | None:
+        """Tokens a second of plain decoding at a context, by plain steps as they were timed.
+
+        None before a few were.
+        """
+        if self.made(None).steps < PLAIN_STEPS_KNOWN:
+            return None
+        return 1.0 / self.plain_seconds(context)
+
+    def observe(self, step: ObservedStep) -> None:
+        """Learn from a step that is over."""
+        self._context = step.context
+        self._time(step)
+        if step.shape is None and step.nodes:
+            pass  # copies alone say nothing of drafts
+        elif step.shape is None:
+            self._drafts_in_a_row = 0
+            if self._choice is None:
+                self._trials.take_plain(step.tokens)
+            else:
+                self._trials.allowance.take_plain(step.tokens)
+                self._honesty.take_plain()
+        else:
+            self._drafts_in_a_row += 1
+            for record in step.records:
+                self.acceptance.observe(record.guessed, trying=self._choice is None)
+            self._learn(step, step.shape)
+        self._steps_to_replan -= 1
+        if self._choice is not None and self._steps_to_replan <= 0:
+            self._plan()
+        self._find_wide_probe()
+
+    def _learn(self, step: ObservedStep, shape: BeamShape) -> None:
+        """Learn from a step that drafted, by whether it was a probe."""
+        price, probe = self._price(step), self._is_probe(shape)
+        if probe:
+            for record in step.records:
+                self._memory.add(record.guessed.tree, shape)
+        if self._choice is None:
+            self._probes_made += 1
+            self._trials.take_probe(price, step.tokens)
+            self._plan()
+            return
+        self._trials.allowance.take_drafted(price, step.tokens)
+        if probe:
+            self._plan()
+            self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES)
+            return
+        self._wide.take_draft()
+        if self._drafts_in_a_row % REMEMBER_EVERY == 0:
+            self._memory.add(step.records[0].guessed.tree, shape, probe=False)
+        if shape == self._choice and not any(record.copied for record in step.records):
+            seconds = self._expected(step) * self.clocks.factor(1 + step.nodes)
+            self._honesty.take_drafted(
+                step.tokens / self._forecast.tokens_per_step, seconds / self._forecast.step_seconds
+            )
+
+    def _time(self, step: ObservedStep) -> None:
+        """Learn from a step's time.
+
+        The first step of a kind may have waited for a GPU's compiler, for its own draft's sake or
+        for that of the draft it makes for the next.
+        """
+        kind = (step.shape, step.nodes, step.next_shape)
+        if kind not in self._timed:
+            self._timed.add(kind)
+            return
+        self.clocks.observe(1 + step.nodes, step.seconds, self._expected(step))
+        self._made = RATE_FORGET * self._made + step.tokens
+        self._taken = RATE_FORGET * self._taken + step.seconds
+        if step.shape is not None or not step.nodes:
+            self._honesty.made.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
+
+    def _expected(self, step: ObservedStep) -> float:
+        """What a step costs by what was measured, without any factor."""
         if step.shape is None and step.nodes:  # copies alone
             return self.costs.verify_seconds(1 + step.nodes, step.context)
         return self.costs.step_seconds(
-            step.shape, step.context, nodes=step.nodes, kept=step.tokens, rejected=step.rejected
-        )
+            step.shape, step.context, nodes=step.nodes, kept=step.tokens, rejected=step.rejected,
+            path_rows=path_rows(step.records[0].tree) if self.costs.path_row else 0.0,
+        )  # fmt: skip
 
-    def _schedule_probe(self) -> None:
-        """Look again at what other shapes would yield, more rarely while that changes nothing."""
-        first, longest = PROBE_STEPS
-        same = self._choice == self._probed
-        self._probe_gap = min(2 * self._probe_gap, longest) if same else first
-        self._probes_left, self._steps_to_probe = 1, self._probe_gap
-        self._probed = self._choice
+    def _price(self, step: ObservedStep) -> float:
+        """Expected time of a step, in plain steps."""
+        seconds = self._expected(step) * self.clocks.factor(1 + step.nodes)
+        return seconds / self.plain_seconds(step.context)
 
-    def _wait_for_trial(self) -> None:
-        """While decoding plainly, draft again now and then, ever more rarely while it fails."""
-        self._steps_to_trial -= 1
-        if self._steps_to_trial <= 0:
-            wasted = self.costs.step_seconds(self.probe, 0) / self.costs.step_seconds(None, 0)
-            self._trial_steps = max(2 * self._trial_steps, math.ceil(wasted / TRIAL_SHARE))
-            self._steps_to_trial = self._trial_steps
-            self._probes_left = 1
+    def _is_probe(self, shape: BeamShape) -> bool:
+        return self._choice is None or shape == self._wide_probe
 
-    def _plan(self, context: int) -> None:
-        plain, *drafted = self.forecasts(context)
-        best = max(drafted, key=lambda forecast: forecast.tokens_per_second)
-        pays = best.tokens_per_second > MARGIN * plain.tokens_per_second
-        if pays:
-            self._trial_steps = self._steps_to_trial = FIRST_TRIAL_STEPS
-        self._choice = best.shape if pays else None
-        self._steps_to_replan = REPLAN_STEPS if pays else REPLAN_PLAIN_STEPS
+    def _drafted_forecasts(self, context: int, *, honest: bool = True) -> list[Forecast]:
+        """Forecasts of drafted steps, put right by what was made so far where ``honest``."""
+        known = self._yields.expected(self.acceptance.chances, self._choice)
+        if (free := self._probes.free) is not None:
+            known.setdefault(free, Yield(0.0, 0.0, float(free.nodes)))
+        tokens = self._honesty.tokens if honest else 1.0
+        seconds = self._honesty.seconds if honest else 1.0
+        result = []
+        for shape, expected in known.items():
+            cost = self.costs.step_seconds(
+                shape, context, kept=1.0 + expected.accepted, rejected=1.0 - expected.whole,
+                path_rows=expected.path_rows,
+            ) * self.clocks.factor(1 + shape.nodes)  # fmt: skip
+            made = max(1.0, (1.0 + expected.accepted) * tokens)
+            result.append(Forecast(shape, made, cost * seconds))
+        return result
 
-    def _remember(self, tree: HostTree) -> None:
-        """Keep, for each candidate, how many of its nodes are of each kind.
+    def _plan(self) -> None:
+        """Choose by what is promised; called after a probe, and while there is a choice."""
+        self._steps_to_replan = REPLAN_STEPS
+        self._price_probes()
+        forecasts = {one.shape: one for one in self._drafted_forecasts(self._context)}
+        self._guessed = {
+            shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
+        }
+        if not forecasts:
+            return
+        plain = 1.0 / self.plain_seconds(self._context)
+        best = max(forecasts.values(), key=lambda one: one.tokens_per_second)
+        present = forecasts.get(self._choice) if self._choice else None
+        if present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
+            best = present
+        if self._choice is None:
+            tried = self._probes_made >= PROBES_TO_CHOOSE and not self._trials.failed_here
+            pays = (
+                tried or best.shape == self._probes.free
+            ) and best.tokens_per_second > MARGIN * plain
+        else:
+            overdrawn = self._trials.allowance.balance < OVERDRAWN
+            pays = best.tokens_per_second >= LEFT_AT * plain and not overdrawn
+        self._choose(best.shape if pays else None)
 
-        A second table counts only its deepest nodes, whose acceptance accepts a chain as a whole.
-        """
-        kinds = kinds_of(tree)
-        counts = np.zeros((2, len(self._candidates), KINDS))
-        for row, shape in enumerate(self._candidates):
-            for node in subtree(tree, shape):
-                counts[0, row, kinds[node]] += 1
-                counts[1, row, kinds[node]] += tree.depths[node] == shape.length
-        self._trees.append(counts)
+    def _choose(self, shape: BeamShape | None) -> None:
+        if shape is None:
+            if self._choice is not None:
+                self._trials.leave()
+            self._choice = None
+            return
+        if self._choice is None:
+            self._trials.choose()
+        self._choice = shape
+        raw = self._drafted_forecasts(self._context, honest=False)
+        self._forecast = next(one for one in raw if one.shape == shape)
+        gain = self._forecast.tokens_per_second * self.plain_seconds(self._context)
+        self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2)
 
-    def _expected(self) -> tuple[list[float], list[float]]:
-        """For each candidate, a step's accepted tokens and the chance of its whole length."""
-        if not self._trees:
-            return [0.0] * len(self._candidates), [0.0] * len(self._candidates)
-        mean = np.mean(np.stack(self._trees), axis=0) @ np.array(self.acceptance.chances)
-        accepted, whole = mean.tolist()
-        return accepted, whole
+    def _take_costs(self, costs: CostModel) -> None:
+        self.costs = costs
+        self._yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
+        self._probes = Probes(costs, chains=self._chains)
+        self._wide_probe: BeamShape | None = None
+        self._price_probes()
+        if self._probes.free is not None:
+            self._plan()
+
+    def _price_probes(self) -> None:
+        self._probes.price(self.clocks, self._context, small=self._trials.small)
+
+    def _find_wide_probe(self) -> None:
+        """Look for a larger probe where one is due."""
+        self._wide_probe = None
+        if self._choice is not None and self._wide.due:
+            self._wide_probe = self._probes.larger(
+                self._choice, self._forecast.tokens_per_step, self._trials.allowance.balance
+            )
+            if self._wide_probe is None:
+                self._wide.skip()

@@ -8,10 +8,12 @@ hangs.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -124,6 +126,26 @@ class RankWatch:
             data += piece
         number: int = _PULSE.unpack(data)[0]
         return number
+
+
+def watch(ranks: Ranks) -> RankWatch | None:
+    """Watch the other ranks until the program ends; None where rank 0's address is not known.
+
+    Only the ring backend's host file says where rank 0 is; the others have watches of their own.
+    """
+    host = ring_host()
+    if host is None:
+        return None
+    made = RankWatch(ranks, host, _leave)
+    atexit.register(made.stop)
+    return made
+
+
+def _leave(sentence: str) -> None:
+    """End the process at once: its main thread may be stuck, and cannot be told."""
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def ring_host() -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.batch import DEFAULT_BATCH, BatchDecoder
+from ..engine.batch import DEFAULT_BATCH, BatchDecoder, check_batch_size
 from ..engine.model import SpeculativeModel
 from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError
@@ -111,6 +111,7 @@ def stream_batch_generate(
     for name, values in (("max_tokens", max_tokens), ("seed", seed)):
         for place, value in enumerate(_one_each(name, values, len(prompts))):
             own[place].setdefault(name, value)
+    check_batch_size(batch_size)  # before a planner measures the machine
     read = [
         read_options(model, tokenizer, {**options, **one}, max_tokens=DEFAULT_TOKENS)
         for one in own or [{}]

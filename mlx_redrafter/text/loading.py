@@ -23,10 +23,10 @@ from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..gguf import Progress
-from ..planning.lazy_planner import PlannerOnDemand
 from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import atomic_path, local_path, write_json
+from ..system.rank_watch import watch
 from ..system.ranks import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
@@ -157,6 +157,7 @@ def load(
                 "Adapters cannot be used by several processes together: fuse the adapter into the "
                 "model first (mlx_lm.fuse)."
             )
+        watch(ranks)
         check_same(ranks, config, sorted(path.glob("model*.safetensors")))
         shard(model, config, ranks, pipeline=pipeline)
     _set_dtype(model, dtype)
@@ -180,7 +181,7 @@ def load(
     loaded = SpeculativeModel(target, head, name=located.name, config=config)
     loaded.ranks = ranks
     if plan and head is not None:
-        loaded.planner = PlannerOnDemand(lambda: Planner.for_model(loaded))
+        loaded.plan_with(lambda: Planner.for_model(loaded))
     return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
 
 

@@ -113,7 +113,9 @@ def read_options(
         prefill_step_size=options.get("prefill_step_size", DecodingConfig.prefill_step_size),
         cache_options=CacheOptions(**_chosen(options, CACHE_OPTIONS)),
     )
-    planner = None if shape else options.get("planner") or model.planner
+    # The model's own may have to measure the machine first: not where nothing is drafted.
+    planned = config.draft and not shape
+    planner = options.get("planner") or model.planner if planned else None
     return TextOptions(
         config,
         stop_strings(options.get("stop", ())),

@@ -29,8 +29,8 @@ def flag(default: Any, group: str, text: str, **hints: Any) -> Any:
         text: Its help; the default is added where the text does not speak of one.
         **hints: ``reader`` (text to value), ``metavar``, ``choices``, ``aliases`` (further names
             without dashes; one letter makes a short flag), ``several`` (it takes one value or
-            more), ``repeated`` (it may be given more than once), ``positional``, ``negative`` (the
-            flag that switches it off, where that is the only one).
+            more), ``repeated`` (it may be given more than once), ``positional`` (and ``optional``),
+            ``negative`` (the flag that switches it off, where that is the only one).
     """
     if isinstance(default, list | tuple):
         several = list(default)
@@ -95,6 +95,8 @@ def _add_flag(group: argparse._ArgumentGroup, one: Field[Any], given: bool) -> N
     if not hints.get("choices") or hints.get("metavar"):
         more["metavar"] = hints.get("metavar") or _METAVARS.get(kind, "VALUE")
     if hints.get("positional"):
+        if hints.get("optional"):
+            more["nargs"] = "?"
         group.add_argument(one.name, **more)
     else:
         group.add_argument(*_names(one), dest=one.name, **more)

@@ -32,7 +32,8 @@ PROMPT = "> "
 CONTINUATION = ". "
 CALIBRATING = "Measuring what drafting costs on this machine (once)"
 DOES_NOT_PAY = (
-    "Drafting does not pay with this model on this machine, so decoding is plain: /stats says why."
+    "Drafts have not paid with this model on this machine so far, so decoding is plain, and they "
+    "are tried again now and then: /stats says why."
 )
 MEASURING = "Measuring plain decoding on this machine"
 LEGEND = (("answer.drafted", "guessed by the drafter"), ("answer.target", "supplied by the model"))

@@ -184,6 +184,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "build" / "evaluation.json")
     arguments = parser.parse_args()
+    if not arguments.rows.is_file():
+        parser.error(
+            f"{arguments.rows} is not there: run python -m models.recipe --stage corpus, which "
+            "writes it"
+        )
     evaluate(arguments.bundle, arguments.rows, arguments.output, arguments.count, arguments.seed)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="targets are trained with PyTorch: pip install -e '.[torch]'")
+
 from models.recipe.corpus import Item, arguments_of, make_item, shorten, summary
 from models.recipe.phrases import FOLLOW_UPS, HELD_OUT, TRAINED
 from models.recipe.questions import (

@@ -13,6 +13,7 @@ from decoding_cases import Evaluations
 
 import models
 from mlx_redrafter.cache.batch import STEP
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
@@ -261,6 +262,9 @@ class Fixed:
         self.sequences = sequences
         return self
 
+    def begin(self, cache: PromptCache) -> None:
+        """Texts are all alike."""
+
     def price(self, step: ObservedStep) -> float | None:
         return None
 
@@ -314,7 +318,8 @@ def test_gains_shrink_as_the_batch_grows() -> None:
     gains = []
     for texts in (1, 4, 16):
         planner = single.for_batch(texts)
-        planner._remember(_sure_tree())
+        for _ in range(2):
+            single._memory.add(_sure_tree(), BeamShape(1, 7))
         plain, *drafted = planner.forecasts(0)
         best = max(one.tokens_per_second for one in drafted)
         gains.append(best / plain.tokens_per_second)

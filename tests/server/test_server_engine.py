@@ -170,6 +170,18 @@ def test_a_long_prompt_is_read_between_the_steps_of_others() -> None:
     assert sum(any(isinstance(e, NewToken) for e in events) for events in reading) >= 5
 
 
+def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
+    engine = sequences("llama", step=8)
+    long = engine.add(Decoding(prompt_of(70, seed=3), 2, {"seed": 0}))
+    assert list(engine.step())
+    short = engine.add(Decoding(prompt_of(6, seed=4), 2, {"seed": 0}))
+    first: list[int] = []
+    while len(set(first)) < 2:
+        first += [event.sequence for event in engine.step() if isinstance(event, NewToken)]
+    assert first[0] == short
+    assert long in first
+
+
 def test_requests_that_begin_alike_wait_for_the_first_to_be_read(live: Live) -> None:
     client = client_of(live)
     story = "the quick brown fox jumps over the lazy dog. " * 12

@@ -156,6 +156,10 @@ class RecordingFrontEnd:
         return False
 
     @contextmanager
+    def progress(self, words: str) -> Iterator[Any]:
+        yield lambda _done, _total: None
+
+    @contextmanager
     def busy(self, words: str) -> Iterator[None]:
         yield
 

@@ -101,6 +101,9 @@ class ScriptedPlanner:
         assert sequences == 1, "no batch here"
         return self
 
+    def begin(self, cache: PromptCache) -> None:
+        """Texts are all alike."""
+
     def price(self, step: ObservedStep) -> float | None:
         return None
 

@@ -26,8 +26,9 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.step import DecodedToken
-from mlx_redrafter.planning.calibration import _time_replay, calibrate
-from mlx_redrafter.planning.planner import CHAIN_CANDIDATES, CHAIN_PROBES
+from mlx_redrafter.planning.calibration import SIZES, _time_replay, calibrate
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.shapes import candidate_shapes, probe_shapes
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
@@ -267,8 +268,11 @@ def test_the_beam_search_drafts_one_path_of_fixed_length() -> None:
 
 
 def test_the_planner_has_no_use_for_width() -> None:
-    assert CHAIN_CANDIDATES
-    assert all(shape.width == 1 for shape in (*CHAIN_CANDIDATES, *CHAIN_PROBES))
+    row = tuple(1 + 0.05 * size for size in SIZES)
+    costs = CostModel(SIZES, (64,), (row,), {1: 0.05}, (1.0,))
+    shapes = (*candidate_shapes(costs, chains=True), *probe_shapes(costs, chains=True))
+    assert shapes
+    assert all(shape.width == 1 for shape in shapes)
 
 
 def test_arguments_are_cut_to_the_rows_kept() -> None:

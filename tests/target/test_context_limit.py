@@ -97,11 +97,11 @@ def calibrated(
 
 
 def test_a_slow_machine_is_measured_coarsely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two calls of each forward, no context that takes long to fill, nothing hopeless."""
+    """Three calls of each forward, nothing hopeless."""
     measured, calls = calibrated(monkeypatch, 4096, lambda _, size: 0.3 * size)
     assert measured.contexts == (64,)
-    assert measured.sizes[-1] == 24  # that much dearer than one token's
-    assert all(calls.count(size) == 2 for size in measured.sizes[1:])
+    assert measured.sizes[-1] == 12  # two sizes that much dearer than one token's
+    assert all(calls.count(size) == 3 for size in measured.sizes[1:])
     assert measured.verify_seconds(8, 64) == pytest.approx(2.4)
 
 

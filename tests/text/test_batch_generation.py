@@ -17,7 +17,6 @@ from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.step import DecodedToken
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.costs import CostModel
-from mlx_redrafter.planning.lazy_planner import PlannerOnDemand
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.text import batch_generate as batch_generation
 from mlx_redrafter.text.generate import generate, stream_generate
@@ -98,7 +97,7 @@ def test_the_models_own_planner_plans_for_the_batch(
 ) -> None:
     costs = CostModel((1, 8, 64), (64,), ((1.0, 1.1, 1.4),), {1: 0.01, 8: 0.02}, (1.0,))
     own = Planner(costs)
-    monkeypatch.setattr(model, "planner", PlannerOnDemand(lambda: own))
+    model.planner = own
     asked: list[int] = []
     for_batch = own.for_batch
 
@@ -114,12 +113,13 @@ def test_the_models_own_planner_plans_for_the_batch(
     def unwanted() -> Planner:
         raise AssertionError("nothing is to be measured")
 
-    monkeypatch.setattr(model, "planner", PlannerOnDemand(unwanted))
+    model.plan_with(unwanted)
     for options in ({"draft": False}, {"beam_width": 2}):
         made = batch_generate(model, tokenizer, PROMPTS, max_tokens=8, **options)
         assert made.texts == planned.texts
     with pytest.raises(RedrafterError, match="batch_size is 0"):
         stream_batch_generate(model, tokenizer, PROMPTS, batch_size=0)
+    model.planner = None
 
 
 def test_each_prompts_time_is_its_own(

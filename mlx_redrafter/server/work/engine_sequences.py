@@ -50,12 +50,9 @@ class EngineSequences:
         self._ends = frozenset(tokenizer.eos_token_ids)
         self._prefixes = prefixes
         self._prefill_step_size = prefill_step_size
-        self._engine = Engine(
-            model,
-            batch_size=max_concurrent,
-            planner=model.planner,
-            keep=prefixes.put if prefixes.keeps else None,
-        )
+        self._remembers = False  # whether the draft head keeps something of a text
+        keep = self._keep if prefixes.keeps else None
+        self._engine = Engine(model, batch_size=max_concurrent, planner=model.planner, keep=keep)
         self._stats: dict[int, AcceptanceStats] = {}
         self._prompts: dict[int, PromptCache] = {}
         self._steps: dict[int, StepRecord] = {}
@@ -112,8 +109,15 @@ class EngineSequences:
     def _read(self, event: events.PromptRead) -> PromptRead:
         if event.done >= event.total and event.sequence in self._prompts:
             # Others may begin with the same prompt while this one is answered.
-            self._prefixes.put(self._prompts.pop(event.sequence).copy())
+            prompt = self._prompts.pop(event.sequence).copy()
+            self._remembers = prompt.memory is not None
+            self._prefixes.put(prompt)
         return PromptRead(event.sequence, event.done, event.total, event.cached)
+
+    def _keep(self, left: PromptCache) -> None:
+        """Keep what a text has left, unless a draft head would have to read it all again."""
+        if left.memory is not None or not self._remembers:
+            self._prefixes.put(left)
 
     def _token(self, number: int, decoded: DecodedToken) -> NewToken:
         step = decoded.step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,6 +49,12 @@ class FrontEnd(Protocol):
 
     def confirm(self, question: str, /) -> bool:
         """Whether the person says yes; where nobody can be asked, no."""
+
+    def progress(self, words: str, /) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Show ``words`` and a bar, where there is a terminal; gives what is told (done, to do).
+
+        The bar appears when it is first told something.
+        """
 
     def busy(self, words: str, /) -> AbstractContextManager[None]:
         """Show ``words`` as long as the block runs, where there is a terminal."""

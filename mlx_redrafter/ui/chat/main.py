@@ -86,8 +86,10 @@ def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
 
     if not session.drafts or not isinstance(session.model.drafter, Drafter):
         return
-    with front.busy(f"{CALIBRATING} ..."):
-        session.planner = Planner.for_model(session.model, recalibrate=options.recalibrate)
+    with front.progress(f"{CALIBRATING} ...") as progress:
+        session.planner = Planner.for_model(
+            session.model, recalibrate=options.recalibrate, progress=progress
+        )
 
 
 def load_session(model: str, settings: ChatSettings, **load_options: Any) -> Session:
@@ -175,7 +177,8 @@ def measure(session: Session, front: FrontEnd, first: bool) -> None:
     from ..theme import MEASURING
     from . import baseline
 
-    if not first and not baseline.outgrown(session):
+    # Where shapes are planned, plain decoding is timed by plain steps as they happen.
+    if session.plans or (not first and not baseline.outgrown(session)):
         return
     try:
         with front.busy(f"{MEASURING} ..."):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ class PlainFrontEnd:
         """Print the figures, and why the answer was cut, if it was, to stderr."""
         if self._silent:
             return
-        complain(f"[{summary(answer, session.speedup(answer.tps))}]")
+        complain(f"[{summary(answer, session.ratio(answer), session.planning)}]")
         for sentence in afterwords(session, answer):
             complain(sentence)
 
@@ -103,6 +103,11 @@ class PlainFrontEnd:
     def confirm(self, _question: str) -> bool:
         """Nobody can be asked."""
         return False
+
+    @contextmanager
+    def progress(self, _words: str) -> Iterator[Callable[[int, int], None]]:
+        """Nothing is shown: there is nobody to wait."""
+        yield lambda _done, _total: None
 
     @contextmanager
     def busy(self, _words: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from ...system.visible import visible, visible_line
@@ -151,7 +152,7 @@ class ScreenFrontEnd:
 
     def conclude(self, session: Session, answer: Answer) -> None:
         """Draw the figures in one line, and why the answer was cut, if it was."""
-        words = summary(answer, session.speedup(answer.tps))
+        words = summary(answer, session.ratio(answer), session.planning)
         self._console.print()
         self._console.print(Text(words, "chat.note"))
         for sentence in afterwords(session, answer):
@@ -179,6 +180,29 @@ class ScreenFrontEnd:
             self._console.print()
             return False
         return answer.strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def progress(self, words: str) -> Iterator[Callable[[int, int], None]]:
+        """Show ``words`` and a bar from when it is first told something until the block ends.
+
+        Drawn only when told, since what it waits for is timed.
+        """
+        bar = Progress(
+            TextColumn("{task.description}", style="chat.note"),
+            BarColumn(),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        task = bar.add_task(words, total=None, visible=False)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True, refresh=True)
+
+        with self._own_terminal(bar.live):
+            yield tell
 
     @contextmanager
     def busy(self, words: str) -> Iterator[None]:

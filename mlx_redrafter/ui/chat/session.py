@@ -315,11 +315,34 @@ class Session:
         if answer.tokens >= ENOUGH_TOKENS and answer.tps:
             self.baseline = Baseline(answer.tps, answer.tokens, answer.prompt_tokens)
 
-    def speedup(self, tps: float) -> float | None:
-        """How many times as fast as plain decoding; None before both were measured."""
-        if self.baseline is None or not tps:
+    def speedup(self, tps: float, context: int | None = None) -> float | None:
+        """How many times as fast as plain decoding; None before both were measured.
+
+        Args:
+            tps: Tokens per second.
+            context: The text's length: where shapes are planned, plain decoding's speed there is
+                known from plain steps as they happen.
+        """
+        plain = self.baseline.tps if self.baseline is not None else None
+        if context is not None and self.plans and self.planner is not None:
+            plain = self.planner.plain_speed(context) or plain
+        return tps / plain if plain and tps else None
+
+    def ratio(self, answer: Answer) -> float | None:
+        """How many times as fast as plain decoding an answer came; None where that says nothing.
+
+        So it is with a handful of tokens, and where nothing was drafted.
+        """
+        if answer.tokens < ENOUGH_TOKENS or not answer.stats.drafted:
             return None
-        return tps / self.baseline.tps
+        return self.speedup(answer.tps, answer.prompt_tokens + answer.tokens // 2)
+
+    @property
+    def planning(self) -> str | None:
+        """What the planner is about, where it does not simply draft; None otherwise."""
+        if not self.plans or self.planner is None or self.planner.choice is not None:
+            return None
+        return self.planner.state.value
 
     def reset(self) -> None:
         """Forget the conversation; settings and counts stay."""

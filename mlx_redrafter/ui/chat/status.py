@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from .answer import Answer, Baseline
-from .session import Session
+from .session import ENOUGH_TOKENS, Session
 
 if TYPE_CHECKING:
     from ...text.responses import GenerationResponse
@@ -48,15 +48,17 @@ def read(session: Session, response: GenerationResponse) -> Reading:
     """The figures after a response."""
     stats = response.stats
     tps = stats.tokens_per_second
+    context = len(session.prompt) + response.generation_tokens
+    tells = stats.tokens >= ENOUGH_TOKENS and stats.drafted > 0
     return Reading(
         tps=tps,
-        speedup=session.speedup(tps),
+        speedup=session.speedup(tps, context) if tells else None,
         drafted=session.drafts,
         tokens_per_step=stats.tokens_per_step,
         by_depth=tuple(stats.acceptance_by_depth),
         last_accepted=stats.last_accepted,
         last_drafted=stats.last_drafted,
-        context=len(session.prompt) + response.generation_tokens,
+        context=context,
         memory=response.peak_memory,
     )
 
@@ -103,12 +105,19 @@ def _speed_style(speedup: float | None) -> str:
     return "status.faster" if speedup >= 1 else "status.slower"
 
 
-def summary(answer: Answer, speedup: float | None) -> str:
-    """An answer in one line, after it has ended."""
+def summary(answer: Answer, speedup: float | None, planning: str | None = None) -> str:
+    """An answer in one line, after it has ended.
+
+    Args:
+        answer: The answer.
+        speedup: How many times as fast as plain decoding it came; None where that says nothing.
+        planning: What the planner is about, where it does not simply draft.
+    """
     noun = "token" if answer.tokens == 1 else "tokens"
     parts = [f"{answer.tokens:,} {noun}", f"{answer.tps:,.0f} tok/s"]
     if answer.drafted and answer.stats.steps:
         parts += _drafting_words(answer, speedup)
+        parts += [planning] if planning else []
     elif not answer.drafted:
         parts.append("plain decoding")
     if answer.final is not None:

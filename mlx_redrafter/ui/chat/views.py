@@ -39,7 +39,7 @@ def header(session: Session) -> RenderableType:
     grid.add_row("drafter", drafter_words(session))
     grid.add_row("device", f"{facts.device}, {facts.precision}")
     grid.add_row("answers", f"{settings.sampling_words()}, {settings.max_tokens:,} tokens at most")
-    if session.drafts:
+    if session.drafts and (session.baseline is not None or not session.plans):
         grid.add_row("speed", baseline_words(session.baseline))
     foot = legend() if session.drafts and settings.marks else Text()
     foot.append("   " if foot else "").append("/help", "chat.name").append(" lists the commands, ")
@@ -129,6 +129,12 @@ def _counts(session: Session) -> RenderableType:
 
 
 def _baseline_words(session: Session) -> str:
+    context, planner = len(session.cache), session.planner
+    if session.plans and planner is not None:
+        measured = planner.plain_speed(context)
+        if measured is None:
+            return "not known before a few plain steps"
+        return f"{measured:,.1f} at {context:,} tokens of context, by plain steps"
     baseline = session.baseline
     if baseline is None:
         return "not measured yet: /compare does it"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..entry import SUCCESS, as_typed, command_line
 from ..flags import add_flags, flag, options_of
-from ..model_flags import LoadFlags
+from ..model_flags import ModelFlags
 from ..opening import prepare
 from ..parsing import OneSentenceParser, count, temperature
 
@@ -23,11 +24,20 @@ NAME = "python -m mlx_redrafter.plan"
 SAMPLE = "Explain, with an example, what this is good for."
 
 
+# Samples are decoded until there is enough to say something, but no longer than for so many tokens
+# and seconds.
+MOST_TOKENS = 2000
+MOST_SECONDS = 120.0
+
+
 @dataclass(frozen=True)
-class PlanFlags(LoadFlags):
+class PlanFlags(ModelFlags):
     """What is planned for, and on which samples."""
 
-    model: str = flag("", "model", "a bundle: directory or Hub repo", positional=True)
+    bundle: str | None = flag(
+        None, "model", "the model, as --model names it", positional=True, optional=True,
+        metavar="MODEL",
+    )  # fmt: skip
     prompt: list[str] = flag(
         (), "samples", "text to draft on; may be repeated", repeated=True, aliases=("p",),
         metavar="TEXT",
@@ -37,6 +47,21 @@ class PlanFlags(LoadFlags):
         0.0, "samples", "sampling temperature", reader=temperature, aliases=("temp",), metavar="X"
     )
     recalibrate: bool = flag(False, "samples", "measure this machine again")
+
+    @property
+    def path(self) -> str:
+        """The model that either way names, the pocket where neither does.
+
+        Raises:
+            RedrafterError: If both do and differ, or the pocket is not there.
+        """
+        from ...errors import RedrafterError
+
+        if self.bundle is not None and self.model not in (None, self.bundle):
+            raise RedrafterError(
+                f"Two models are named, {self.bundle} and {self.model}: leave one out."
+            )
+        return self.bundle if self.bundle is not None else super().path
 
 
 def build_parser() -> OneSentenceParser:
@@ -68,10 +93,11 @@ def main(arguments: Sequence[str]) -> int:
 
     quiet_libraries()
     console = make_console()
-    prepare(options.model, options.revision)
-    model, tokenizer = load(options.model, plan=False, **options.load_options())
-    planner = make_planner(model, make_console(errors=True), recalibrate=options.recalibrate)
-    context = _decode_samples(model, tokenizer, planner, options)
+    prepare(options.path, options.revision)
+    model, tokenizer = load(options.path, plan=False, **options.load_options())
+    errors = make_console(errors=True)
+    planner = make_planner(model, errors, recalibrate=options.recalibrate)
+    context = _decode_samples(model, tokenizer, planner, options, errors)
     console.print(plan_report(planner, context))
     return SUCCESS
 
@@ -107,22 +133,55 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
 
 
 def _decode_samples(
-    model: SpeculativeModel, tokenizer: Any, planner: Planner, options: PlanFlags
+    model: SpeculativeModel, tokenizer: Any, planner: Planner, options: PlanFlags, console: Console
 ) -> int:
-    """Let the planner see drafts on real text; return the context's length at the end."""
+    """Let the planner see drafts on real text until it can say something.
+
+    Every sample is decoded once; then they come round again, drawn with other seeds above
+    temperature 0.
+
+    Returns:
+        The context's length at the end.
+    """
+    from itertools import count as numbers
+
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    prompts = options.prompt or _own_questions(options.path) or [SAMPLE]
+    columns = (TextColumn("drafting on samples"), BarColumn(), TextColumn("{task.description}"))
+    started, tokens, context = time.perf_counter(), 0, 0
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=MOST_TOKENS)
+        for number in numbers():
+            text = prompts[number % len(prompts)]
+            for length in _decode(model, tokenizer, planner, options, text, number):
+                context, tokens = length, tokens + 1
+                words = f"{tokens:,} tokens, {planner.state.value}"
+                progress.update(task, completed=min(tokens, MOST_TOKENS), description=words)
+            enough = planner.known and number + 1 >= len(prompts)
+            if enough or tokens >= MOST_TOKENS or time.perf_counter() - started > MOST_SECONDS:
+                return context
+    return context
+
+
+def _decode(
+    model: SpeculativeModel,
+    tokenizer: Any,
+    planner: Planner,
+    options: PlanFlags,
+    text: str,
+    seed: int,
+) -> Iterator[int]:
+    """Decode one sample; yields the context's length at each token."""
     from ...text.generate import stream_generate
 
-    prompts = options.prompt or _own_questions(options.model) or [SAMPLE]
-    context = 0
-    for prompt in prompts:
-        messages = [{"role": "user", "content": prompt}]
-        given = messages if tokenizer.has_chat_template else prompt
-        for response in stream_generate(
-            model, tokenizer, given, max_tokens=options.tokens, temperature=options.temperature,
-            planner=planner,
-        ):  # fmt: skip
-            context = response.prompt_tokens + response.generation_tokens
-    return context
+    messages = [{"role": "user", "content": text}]
+    given = messages if tokenizer.has_chat_template else text
+    for response in stream_generate(
+        model, tokenizer, given, max_tokens=options.tokens, temperature=options.temperature,
+        seed=seed, planner=planner,
+    ):  # fmt: skip
+        yield response.prompt_tokens + response.generation_tokens
 
 
 def _own_questions(model: str) -> list[str]:

@@ -8,10 +8,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ...planning.trials import PlannerState
+
 if TYPE_CHECKING:
     from ...drafting.shape import BeamShape
     from ...planning.costs import CostModel
+    from ...planning.forecast import Forecast
+    from ...planning.honesty import Made
     from ...planning.planner import Planner
+
+# Of the shapes forecast so many are shown, the best ones, and those that were drafted.
+SHOWN = 12
 
 
 def plan_report(planner: Planner, context: int) -> RenderableType:
@@ -25,6 +32,7 @@ def shape_words(shape: BeamShape | None) -> str:
     if shape is None:
         return "plain"
     budget = f", {shape.node_budget} nodes" if shape.node_budget else ""
+    budget += f", {shape.max_leaves} paths" if shape.max_leaves else ""
     return f"{shape.width} × {shape.length}{budget}"
 
 
@@ -33,7 +41,7 @@ def cost_table(costs: CostModel) -> Table:
     table = Table(title="cost of checking n tokens at once", title_justify="left", box=None)
     table.add_column("tokens", justify="right")
     for context in costs.contexts:
-        table.add_column(f"ms behind {context:,}", justify="right")
+        table.add_column(f"ms after {context:,}", justify="right")
     table.add_column("× one token", justify="right")
     for column, size in enumerate(costs.sizes):
         cells = [f"{1000 * row[column]:.2f}" for row in costs.verify]
@@ -42,18 +50,25 @@ def cost_table(costs: CostModel) -> Table:
     table.caption = f"a drafted level costs {words}"
     if costs.draft_start:
         table.caption += f"; a draft, {1000 * costs.draft_start:.2f} ms before the first level"
+    if costs.doubtful:
+        table.caption += (
+            ". These times contradicted each other, since the machine was busy: they are used for "
+            "now, corrected by what steps take, and measured again at the next start"
+        )
     table.caption_justify = "left"
     return table
 
 
 def forecast_table(planner: Planner, context: int) -> Table:
-    """What each shape promises, the planner's choice marked."""
+    """What shapes promise and what they made, the planner's choice marked."""
     forecasts = planner.forecasts(context)
     plain = forecasts[0].tokens_per_second
-    table = Table(title=f"forecast behind {context:,} tokens", title_justify="left", box=None)
+    table = Table(title=f"after {context:,} tokens", title_justify="left", box=None)
     for name in ("", "beam", "tokens/step", "ms/step", "tokens/s", "× plain"):
         table.add_column(name, justify="left" if name in ("", "beam") else "right")
-    for forecast in forecasts:
+    for name in ("measured: steps", "tokens/step", "tokens/s"):
+        table.add_column(name, justify="right")
+    for forecast in _shown(planner, forecasts):
         chosen = forecast.shape == planner.choice
         table.add_row(
             "→" if chosen else "",
@@ -62,26 +77,72 @@ def forecast_table(planner: Planner, context: int) -> Table:
             f"{1000 * forecast.step_seconds:.2f}",
             f"{forecast.tokens_per_second:.1f}",
             f"{forecast.tokens_per_second / plain:.2f}",
+            *_measured(planner.made(forecast.shape)),
             style="bold" if chosen else None,
         )
     return table
 
 
+def _measured(made: Made) -> tuple[str, str, str]:
+    if not made.steps:
+        return "", "", ""
+    rate = made.tokens / max(made.seconds, 1e-9)
+    return f"{made.steps:,}", f"{made.tokens / made.steps:.2f}", f"{rate:.1f}"
+
+
+def _shown(planner: Planner, forecasts: list[Forecast]) -> list[Forecast]:
+    """Plain decoding, the best shapes, the choice and what was drafted, in their order."""
+    plain, *drafted = forecasts
+    best = sorted(drafted, key=lambda one: -one.tokens_per_second)[:SHOWN]
+    kept = {one.shape for one in best} | {planner.choice}
+    return [plain, *(one for one in drafted if one.shape in kept or planner.made(one.shape).steps)]
+
+
 def verdict(planner: Planner, context: int) -> Text:
-    """The choice and its reason, in a sentence."""
+    """What is known, in a sentence that the table beside it bears out."""
+    state = planner.state
     plain, *drafted = planner.forecasts(context)
+    if not drafted:
+        return Text(_without_forecasts(planner, context))
     best = max(drafted, key=lambda forecast: forecast.tokens_per_second)
     gain = best.tokens_per_second / plain.tokens_per_second
-    if planner.choice is not None:
-        return Text(f"Drafting pays here: the best shape promises {gain:.2f} × plain decoding.")
-    if planner.undecided:
+    promise = f"the best shape ({shape_words(best.shape)}) promises {gain:.2f} × plain decoding"
+    if state is PlannerState.DRAFTING:
+        chosen = next((one for one in drafted if one.shape == planner.choice), best)
+        gain = chosen.tokens_per_second / plain.tokens_per_second
+        if gain < 1.0:
+            return Text(f"Drafts pay about as much as they cost here: {gain:.2f} × plain decoding.")
         return Text(
-            "Drafts are still being tried, so nothing is chosen yet: so far the best shape "
-            f"({shape_words(best.shape)}) promises {gain:.2f} × plain decoding."
+            f"Drafting pays here: {shape_words(chosen.shape)} promises {gain:.2f} × plain decoding."
         )
-    several = planner.costs.verify_seconds(4, context) / planner.costs.verify_seconds(1, context)
+    if state is PlannerState.TRYING:
+        return Text(f"Shapes are still being tried, so none is chosen yet: so far {promise}.")
+    if state is PlannerState.RESTING:
+        return Text(
+            "Drafts failed in this answer, so it goes on plainly, and they are tried again: over "
+            f"all, {promise}."
+        )
+    if gain >= 1.0:
+        return Text(
+            "Drafts have failed in several answers so far, so decoding is plain and they are tried "
+            f"again now and then; if they were accepted as lately, {promise}."
+        )
     return Text(
-        f"Drafting does not pay here, so decoding is plain: checking 4 tokens costs {several:.1f} "
-        f"× one token, and the best shape ({shape_words(best.shape)}) would yield "
-        f"{best.tokens_per_step:.2f} tokens a step, {gain:.2f} × plain decoding."
+        f"Drafting does not pay here so far, so decoding is plain: {_several(planner, context)}, "
+        f"and {promise}. It is tried again now and then."
     )
+
+
+def _without_forecasts(planner: Planner, context: int) -> str:
+    if planner.state is PlannerState.OFF:
+        return (
+            f"No draft can pay here, so decoding is plain: {_several(planner, context)}, before "
+            "any draft is made."
+        )
+    return "Nothing has been drafted yet, so nothing is known of what drafts would gain."
+
+
+def _several(planner: Planner, context: int) -> str:
+    costs = planner.costs
+    several = costs.verify_seconds(4, context) / costs.verify_seconds(1, context)
+    return f"checking 4 tokens costs {several:.1f} × one token"

@@ -1,0 +1,64 @@
+"""What drafts may lose before they have to wait: an account kept in plain steps.
+
+A step that drafts earns the tokens it makes and pays the time it takes, in plain steps. Nothing is
+drafted that the account cannot bear, so drafting never costs a text more than the account was
+given: a little to begin with, a little with each of the next answers, since a beginning may be
+unlike the rest (an unknown name, one word), and one per cent of the tokens for ever, since what
+does not pay now may pay later.
+"""
+
+from __future__ import annotations
+
+START = 2.0
+# Each of the answers after the first brings so much, for so many answers of some length.
+ANSWER = 1.0
+ANSWERS = 4
+# Each token brings so much, the first ones more; as long as the balance is below the last figure.
+FIRST_TOKENS = 400
+FIRST_TOKEN = 0.025
+TOKEN = 0.01
+IDLE_LIMIT = 1.5
+# No more is saved: what has paid for long may lose no more than this when it no longer does.
+SAVED = 8.0
+# What is left at least when drafting ends: enough for a small probe.
+LEFT = 0.5
+
+
+class Allowance:
+    """The account.
+
+    Attributes:
+        balance: Plain steps that may be lost by now.
+    """
+
+    def __init__(self) -> None:
+        self.balance = START
+        self._grants = ANSWERS
+        self._tokens = 0.0
+
+    def begin_answer(self) -> None:
+        """An answer begins, after one that was not over at once."""
+        if self._tokens > 0 and self._grants > 0:
+            self._grants -= 1
+            self.balance += ANSWER
+
+    def take_plain(self, tokens: float) -> None:
+        """A step that drafted nothing made so many tokens."""
+        share = FIRST_TOKEN if self._tokens < FIRST_TOKENS else TOKEN
+        self._tokens += tokens
+        if self.balance < IDLE_LIMIT:
+            self.balance = min(IDLE_LIMIT, self.balance + share * tokens)
+
+    def take_drafted(self, price: float, tokens: float) -> None:
+        """A step that drafted was over.
+
+        Args:
+            price: Its time, in plain steps.
+            tokens: What it made, the token that needs no draft included.
+        """
+        self._tokens += tokens
+        self.balance = min(SAVED, self.balance + tokens - price)
+
+    def leave(self) -> None:
+        """Drafting ends for now; it can be tried again."""
+        self.balance = max(LEFT, self.balance)

@@ -1,0 +1,100 @@
+"""How the time of steps differs from what was measured beforehand, by now.
+
+Another program, heat or a battery slow every step down, whatever it does: one factor for the
+machine follows each step that is timed. What calibration got wrong, or heat changes in the price of
+several tokens against one, shows only where steps of different kinds stand side by side: a kind's
+own factor is learnt from the jump between one kind and the next, and ages towards what was
+measured. A kind that was not used lately therefore borrows the machine's factor from those that
+were.
+"""
+
+from __future__ import annotations
+
+import math
+
+# Share of a step's surprise that the machine's factor takes over.
+MACHINE_RATE = 0.2
+# Share of the jump between two kinds that is taken for theirs, and not for the machine's: it may
+# have changed at that very moment.
+KIND_RATE = 0.25
+# What is left of a kind's own factor after a step; two thirds are left after 400.
+KIND_MEMORY = 0.999
+# One step says no more than this, as a logarithm: a factor of two.
+LARGEST_SURPRISE = math.log(2)
+# A step that took this many times what was expected waited for something: a compiler, a disk.
+STALL = 8.0
+STALLS_BELIEVED = 3
+# Steps disagree with the measured costs where kinds differ by the first factor, or all by the
+# second.
+DISAGREEMENT = 1.3
+MACHINE_DISAGREEMENT = 1.5
+
+PLAIN = 1  # rows of a plain step
+
+
+class Clocks:
+    """Factors on measured costs; kinds of step are told apart by their rows, one row is plain."""
+
+    def __init__(self) -> None:
+        self._machine = 0.0
+        self._drafted = 0.0  # of all steps that draft, beside plain ones
+        self._sizes: dict[int, float] = {}  # of each number of rows, beside all that draft
+        self._last: int | None = None
+        self._stalls = 0
+        self._disagreeing = 0
+
+    def factor(self, rows: int) -> float:
+        """Time over measured cost of a step that verifies ``rows`` tokens."""
+        return math.exp(self._machine + self._own(rows))
+
+    @property
+    def machine(self) -> float:
+        """The factor that all steps share."""
+        return math.exp(self._machine)
+
+    @property
+    def disagreeing(self) -> int:
+        """Steps that disagreed with the costs measured, more than twice as many as did not."""
+        return self._disagreeing
+
+    def observe(self, rows: int, seconds: float, expected: float) -> None:
+        """Learn from a step.
+
+        Args:
+            rows: Tokens verified, 1 in a plain step.
+            seconds: What it took.
+            expected: What it costs as measured, without any factor.
+        """
+        surprise = math.log(max(seconds, 1e-9) / expected) - self._machine - self._own(rows)
+        if surprise > math.log(STALL) and self._stalls < STALLS_BELIEVED:
+            self._stalls += 1
+            return
+        self._stalls = 0
+        surprise = min(LARGEST_SURPRISE, max(-LARGEST_SURPRISE, surprise))
+        self._age()
+        if self._last not in (None, rows):
+            self._tell_apart(self._last or PLAIN, rows, KIND_RATE * surprise)
+            surprise *= 1 - KIND_RATE
+        self._machine += MACHINE_RATE * surprise
+        self._last = rows
+        apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
+        disagrees = apart > math.log(DISAGREEMENT)
+        disagrees = disagrees or abs(self._machine) > math.log(MACHINE_DISAGREEMENT)
+        self._disagreeing = max(0, self._disagreeing + (1 if disagrees else -2))
+
+    def _own(self, rows: int) -> float:
+        return 0.0 if rows == PLAIN else self._drafted + self._sizes.get(rows, 0.0)
+
+    def _age(self) -> None:
+        self._drafted *= KIND_MEMORY
+        for rows in self._sizes:
+            self._sizes[rows] *= KIND_MEMORY
+
+    def _tell_apart(self, before: int, now: int, jump: float) -> None:
+        """Take a jump between two kinds for a difference of theirs."""
+        if PLAIN in (before, now):
+            # A plain step that is faster than was thought makes drafted ones seem slower.
+            self._drafted += jump if before == PLAIN else -jump
+            return
+        for rows, share in ((before, -0.5), (now, 0.5)):
+            self._sizes[rows] = self._sizes.get(rows, 0.0) + share * jump

@@ -1,0 +1,209 @@
+"""What each beam shape would yield, from the trees that were drafted lately.
+
+A smaller shape is judged by the part of a wider tree that it would have drafted; of shapes that no
+tree covers nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..drafting.shape import BeamShape
+from ..tree import HostTree
+from .acceptance import KINDS, FloatArray, kinds_of, narrowed, subtree
+from .shapes import covers
+
+REMEMBERED_PROBES = 20
+REMEMBERED_OTHERS = 12
+# Trees that have to cover a shape before anything is said of it.
+ENOUGH_TREES = 2
+# Trees of one place may be easier than those of another: by no more than this is it put right.
+PLACES_DIFFER = 1.5
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one choice promises.
+
+    Attributes:
+        shape: The beam shape; None is plain decoding.
+        tokens_per_step: Expected tokens of a step.
+        step_seconds: Expected time of a step.
+    """
+
+    shape: BeamShape | None
+    tokens_per_step: float
+    step_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Expected speed."""
+        return self.tokens_per_step / self.step_seconds
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What a step of a shape is expected to yield.
+
+    Attributes:
+        accepted: Drafted tokens accepted.
+        whole: Chance that one of the deepest nodes is accepted, and the whole length with it.
+        path_rows: Rows of the root-to-leaf paths, the root left out of each.
+    """
+
+    accepted: float
+    whole: float
+    path_rows: float
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """A remembered tree as each candidate would have drafted it.
+
+    Attributes:
+        nodes: Nodes by candidate and kind.
+        deepest: Those of them at the candidate's full length.
+        path_rows: Leaves times depth, by candidate.
+        covered: Whether the tree holds the candidate's draft.
+    """
+
+    nodes: FloatArray
+    deepest: FloatArray
+    path_rows: FloatArray
+    covered: npt.NDArray[np.bool_]
+
+
+class TreeMemory:
+    """Trees drafted lately, probes and some of the chosen ones; shared by all batch sizes.
+
+    Attributes:
+        trees: Number, tree, and the shape it was drafted with; the latest last.
+    """
+
+    def __init__(self) -> None:
+        self.trees: list[tuple[int, HostTree, BeamShape]] = []
+        self._probes: deque[int] = deque(maxlen=REMEMBERED_PROBES)
+        self._others: deque[int] = deque(maxlen=REMEMBERED_OTHERS)
+        self._added = 0
+
+    def add(self, tree: HostTree, shape: BeamShape, *, probe: bool = True) -> None:
+        """Remember a tree drafted with a shape, of whose nodes the best may have been kept only."""
+        kept = len(tree.tokens) - 1
+        if kept == 0:
+            return
+        if kept < shape.nodes:
+            shape = BeamShape(shape.width, shape.length, kept)
+        self._added += 1
+        (self._probes if probe else self._others).append(self._added)
+        remembered = {*self._probes, *self._others}
+        self.trees = [one for one in self.trees if one[0] in remembered]
+        self.trees.append((self._added, tree, shape))
+
+    def covering(self, shape: BeamShape) -> int:
+        """How many of the trees hold what a shape would have drafted."""
+        return sum(covers(drafted, shape) for _, _, drafted in self.trees)
+
+
+class Yields:
+    """What candidates would have yielded of the remembered trees.
+
+    Args:
+        candidates: The shapes to judge.
+        memory: Where trees are remembered.
+    """
+
+    def __init__(self, candidates: Sequence[BeamShape], memory: TreeMemory):
+        self.candidates = tuple(candidates)
+        self._memory = memory
+        self._counts: dict[int, _Counts] = {}
+
+    def expected(
+        self, chances: FloatArray, reference: BeamShape | None = None
+    ) -> dict[BeamShape, Yield]:
+        """What is known of the candidates.
+
+        Args:
+            chances: Chance of acceptance of each kind of node.
+            reference: A candidate that most trees cover: by it places are made comparable.
+        """
+        all_counts = self._count()
+        if not all_counts:
+            return {}
+        covered = np.stack([counts.covered for counts in all_counts])
+        accepted = np.stack([counts.nodes for counts in all_counts]) @ chances
+        whole = np.stack([counts.deepest for counts in all_counts]) @ chances
+        rows = np.stack([counts.path_rows for counts in all_counts])
+        scale = self._place_scale(accepted, covered, reference)
+        known = {}
+        for place, shape in enumerate(self.candidates):
+            trees = covered[:, place]
+            if trees.sum() >= ENOUGH_TREES:
+                known[shape] = Yield(
+                    float(accepted[trees, place].mean() * scale[place]),
+                    float(min(1.0, whole[trees, place].mean() * scale[place])),
+                    float(rows[trees, place].mean()),
+                )
+        return known
+
+    def _place_scale(
+        self,
+        accepted: FloatArray,
+        covered: npt.NDArray[np.bool_],
+        reference: BeamShape | None,
+    ) -> FloatArray:
+        """By how much the trees that cover each candidate were easier or harder than all."""
+        if reference not in self.candidates:
+            reference = self.candidates[int(covered.sum(axis=0).argmax())]
+        place = self.candidates.index(reference)
+        of_all = accepted[covered[:, place], place]
+        scale = np.ones(len(self.candidates))
+        for candidate in range(len(self.candidates)):
+            both = covered[:, candidate] & covered[:, place]
+            if both.any() and len(of_all):
+                there = accepted[both, place].mean()
+                if there > 0:
+                    scale[candidate] = of_all.mean() / there
+        return np.clip(scale, 1 / PLACES_DIFFER, PLACES_DIFFER)
+
+    def _count(self) -> list[_Counts]:
+        """What each candidate would have drafted of each tree; counted once a tree."""
+        self._counts = {
+            number: self._counts.get(number) or self._count_tree(tree, shape)
+            for number, tree, shape in self._memory.trees
+        }
+        return list(self._counts.values())
+
+    def _count_tree(self, tree: HostTree, shape: BeamShape) -> _Counts:
+        kinds, depths = np.array(kinds_of(tree)), np.array(tree.depths)
+        size = len(self.candidates)
+        nodes, deepest = np.zeros((size, KINDS)), np.zeros((size, KINDS))
+        rows, covered = np.zeros(size), np.zeros(size, np.bool_)
+        by_width: dict[int, list[int]] = {}
+        for place, candidate in enumerate(self.candidates):
+            if not covers(shape, candidate):
+                continue
+            covered[place] = True
+            if candidate.width not in by_width:
+                by_width[candidate.width] = narrowed(tree, candidate.width)
+            drafted = np.array(subtree(tree, candidate, by_width[candidate.width]), np.int64)
+            nodes[place] = np.bincount(kinds[drafted], minlength=KINDS)
+            at_end = drafted[depths[drafted] == candidate.length]
+            deepest[place] = np.bincount(kinds[at_end], minlength=KINDS)
+            rows[place] = _path_rows(tree, drafted.tolist())
+        return _Counts(nodes, deepest, rows, covered)
+
+
+def path_rows(tree: HostTree) -> int:
+    """Rows of a tree's root-to-leaf paths, as recurrent modules run them; the root left out."""
+    return _path_rows(tree, range(1, len(tree.tokens)))
+
+
+def _path_rows(tree: HostTree, nodes: Sequence[int]) -> int:
+    parents = {tree.parents[node] for node in nodes}
+    leaves = sum(node not in parents for node in nodes)
+    return leaves * max((tree.depths[node] for node in nodes), default=0)

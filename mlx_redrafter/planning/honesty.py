@@ -1,0 +1,77 @@
+"""What chosen drafts made, against what was forecast for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..drafting.shape import BeamShape
+
+# Decay of what was made and forecast, a step; and the steps that count as forecast beforehand.
+FORGET = 0.99
+PRIOR_STEPS = 10.0
+# A forecast is put right by no more than this.
+LARGEST = 2.0
+
+
+@dataclass
+class Made:
+    """What the timed steps of one shape made.
+
+    Attributes:
+        steps: How many there were.
+        tokens: Tokens they made.
+        seconds: What they took.
+    """
+
+    steps: int = 0
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, tokens: float, seconds: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.tokens += tokens
+        self.seconds += seconds
+
+
+class Honesty:
+    """Factors that put forecasts of drafted steps right, and the share of steps without a draft.
+
+    A step may verify less than its whole draft, and drafts pause where they fail: both are left
+    out of what trees tell.
+
+    Attributes:
+        made: By shape what timed steps made, None for plain ones.
+        paused: Share of the steps since there is a choice that were plain ones.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[BeamShape | None, Made] = {}
+        self.paused = 0.0
+        self._tokens = [PRIOR_STEPS, PRIOR_STEPS]  # made, forecast, both as shares of a forecast
+        self._seconds = [PRIOR_STEPS, PRIOR_STEPS]
+
+    @property
+    def tokens(self) -> float:
+        """Tokens made over tokens forecast."""
+        return _ratio(self._tokens)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds taken over seconds forecast."""
+        return _ratio(self._seconds)
+
+    def take_plain(self) -> None:
+        """A step of a text that drafts was plain."""
+        self.paused += (1 - FORGET) * (1.0 - self.paused)
+
+    def take_drafted(self, tokens: float, seconds: float) -> None:
+        """A chosen draft made so many times the tokens forecast in so many times the seconds."""
+        self.paused *= FORGET
+        for kept, share in ((self._tokens, tokens), (self._seconds, seconds)):
+            kept[0] = FORGET * kept[0] + min(share, 4.0)
+            kept[1] = FORGET * kept[1] + 1.0
+
+
+def _ratio(kept: list[float]) -> float:
+    return min(LARGEST, max(1 / LARGEST, kept[0] / kept[1]))

@@ -1,0 +1,95 @@
+"""Which shape a probe has: one that shows much and costs little here."""
+
+from __future__ import annotations
+
+from ..drafting.shape import BeamShape
+from .clocks import PLAIN, Clocks
+from .costs import CostModel
+from .shapes import covers, probe_shapes
+
+# Until drafts have paid once, a probe costs no more plain steps than this, and after failures no
+# more than the second figure; if no shape is so cheap, the cheapest of those that could pay at all,
+# up to the third.
+FIRST_PROBE_PRICE = 2.0
+SMALL_PROBE_PRICE = 1.4
+LARGEST_FIRST_PROBE = 4.0
+# Later it may cost so many at most, and beyond what drafts make this share of the account, and no
+# more than the third figure. It is no longer than so many times what drafts make.
+PROBE_PRICE = 7.0
+RISK = 0.5
+LARGEST_RISK = 1.5
+REACH = 3.0
+# What a shape has to promise, times plain, to be worth drafting.
+MARGIN = 1.04
+
+
+class Probes:
+    """Shapes to probe with, and what they cost by now.
+
+    Args:
+        costs: What steps cost.
+        chains: Whether only chains are verified.
+
+    Attributes:
+        first: What to probe with while nothing is chosen; None where no draft could pay.
+        first_price: What that costs, in plain steps.
+        free: A shape that costs less than a plain step, where there is one: it pays whatever comes.
+    """
+
+    def __init__(self, costs: CostModel, *, chains: bool):
+        self._costs = costs
+        self._shapes = probe_shapes(costs, chains=chains)
+        self._priced: list[tuple[float, BeamShape]] = []
+        self.first: BeamShape | None = None
+        self.first_price = 0.0
+        self.free: BeamShape | None = None
+
+    def price(self, clocks: Clocks, context: int, *, small: bool) -> None:
+        """Price all shapes anew.
+
+        Args:
+            clocks: How times differ from those measured.
+            context: Tokens before the step.
+            small: Whether the first probe is to be a small one.
+        """
+        costs = self._costs
+        plain = costs.step_seconds(None, context) * clocks.factor(PLAIN)
+        self._priced = [
+            (costs.step_seconds(shape, context) * clocks.factor(1 + shape.nodes) / plain, shape)
+            for shape in self._shapes
+        ]
+        self.first_price, self.first = self._first(small=small)
+        cheapest = min(self._priced, key=lambda one: one[0], default=None)
+        self.free = cheapest[1] if cheapest and cheapest[0] * MARGIN < 1.0 else None
+
+    def _first(self, *, small: bool) -> tuple[float, BeamShape | None]:
+        limits = [SMALL_PROBE_PRICE] if small else []
+        for limit in [*limits, FIRST_PROBE_PRICE]:
+            for price, shape in self._priced:
+                if price <= limit:
+                    return price, shape
+        possible = [
+            (price, shape)
+            for price, shape in self._priced
+            if (1 + shape.length) > MARGIN * price and price <= LARGEST_FIRST_PROBE
+        ]
+        if possible:
+            return min(possible, key=lambda one: one[0])
+        if self._costs.doubtful and self._priced:
+            # What drafts cost is not known well enough to try none: steps will tell.
+            return FIRST_PROBE_PRICE, min(self._priced, key=lambda one: one[0])[1]
+        return 0.0, None
+
+    def larger(self, choice: BeamShape, tokens: float, balance: float) -> BeamShape | None:
+        """A probe that shows more than the choice does, can be afforded and may show something.
+
+        Args:
+            choice: What is drafted.
+            tokens: What a step of it makes.
+            balance: Plain steps that may be lost.
+        """
+        limit = min(PROBE_PRICE, tokens + min(LARGEST_RISK, RISK * max(0.0, balance)))
+        for price, shape in self._priced:
+            if price <= limit and shape.length <= REACH * tokens and not covers(choice, shape):
+                return shape
+        return None

@@ -1,0 +1,156 @@
+"""When drafts are tried, and what is known from trying.
+
+Before a shape is chosen, a draft is a probe: it tells what shapes would yield, may cost more than
+it makes, and fails where the text is one that the drafter cannot guess. Probes are therefore made
+at places apart, in one answer after another, and no more of them than the account bears.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from .allowance import Allowance
+
+# Plain steps between the probes of an answer that failed; doubled each time.
+LONGEST_GAP = 64
+# An answer that was over before so many tokens says nothing of the next one's beginning.
+SHORT_ANSWER = 16
+# After so many failures in a row probes are small ones, of which more can be made.
+FAILURES_FOR_SMALL = 3
+# Evidence for saying that drafts do not pay here.
+PROBES_FOR_VERDICT = 6
+ANSWERS_FOR_VERDICT = 3
+# While a choice stands: probes of larger shapes to begin with, and drafts between them; then drafts
+# between single ones, twice as many each time that the choice stays the same.
+WIDE_PROBES = 3
+WIDE_GAP = 4
+WIDE_GAPS = (64, 512)
+
+
+class PlannerState(Enum):
+    """What is known of whether drafts pay here."""
+
+    TRYING = "trying shapes"
+    DRAFTING = "drafting"
+    RESTING = "not on this answer"
+    OFF = "not on this machine so far"
+
+
+class Trials:
+    """Probes while nothing is chosen.
+
+    Attributes:
+        allowance: The account that pays for them.
+        failed_here: Whether probes of this answer failed, and none did better since.
+    """
+
+    def __init__(self) -> None:
+        self.allowance = Allowance()
+        self.failed_here = False
+        self._gap = 1
+        self._plain = 0  # plain steps in a row
+        self._failed = 0
+        self._answers_failed = 0
+        self._counted_here = False
+        self._tokens_here = float(SHORT_ANSWER)
+        self._in_a_row = 0
+
+    @property
+    def small(self) -> bool:
+        """Whether the next probe is to be a small one."""
+        return self._in_a_row >= FAILURES_FOR_SMALL
+
+    @property
+    def evidence(self) -> bool:
+        """Whether enough probes failed, in enough answers."""
+        return self._failed >= PROBES_FOR_VERDICT and self._answers_failed >= ANSWERS_FOR_VERDICT
+
+    def begin_answer(self) -> None:
+        """An answer begins, which may be unlike the last: the first step may be a probe."""
+        if self._tokens_here >= SHORT_ANSWER:
+            self.allowance.begin_answer()
+            self._gap, self._plain = 1, LONGEST_GAP
+        self.failed_here = self._counted_here = False
+        self._tokens_here = 0.0
+
+    def due(self, price: float) -> bool:
+        """Whether a probe that costs so many plain steps is to be made now."""
+        affordable = self.allowance.balance >= price - 1.0
+        return affordable and (self._plain >= self._gap - 1 or price <= 1.0)
+
+    def take_plain(self, tokens: float) -> None:
+        """A plain step was taken while nothing was chosen."""
+        self._plain += 1
+        self._tokens_here += tokens
+        self.allowance.take_plain(tokens)
+
+    def take_probe(self, price: float, tokens: float) -> None:
+        """A probe was made, which cost so many plain steps."""
+        self.allowance.take_drafted(price, tokens)
+        self._plain = 0
+        self._tokens_here += tokens
+        self.failed_here = tokens < price
+        self._in_a_row = self._in_a_row + 1 if tokens < price else 0
+        if tokens >= price:
+            self._gap = 1
+            self._failed = max(0, self._failed - 2)
+            return
+        self._gap = min(2 * self._gap, LONGEST_GAP)
+        self._failed += 1
+        if not self._counted_here:
+            self._answers_failed += 1
+            self._counted_here = True
+
+    def choose(self) -> None:
+        """A shape was chosen: drafts pay."""
+        self.failed_here = False
+        self._gap = 1
+        self._failed = self._answers_failed = 0
+        self._tokens_here = float(SHORT_ANSWER)
+
+    def leave(self) -> None:
+        """The choice was left: drafts do not pay any more, as far as this answer goes."""
+        self.failed_here = True
+        self._plain, self._gap = 0, 2
+        self._in_a_row = FAILURES_FOR_SMALL
+        self.allowance.leave()
+
+
+class WideProbes:
+    """Probes of larger shapes while a choice stands."""
+
+    def __init__(self) -> None:
+        self._left = WIDE_PROBES
+        self._steps = WIDE_GAP
+        self._gap = WIDE_GAPS[0]
+        self._skipped = False
+
+    @property
+    def due(self) -> bool:
+        """Whether one is to be made now, if it can be afforded."""
+        return self._steps <= 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether larger shapes have been looked at as far as they were worth it."""
+        return self._left <= 0 or self._skipped
+
+    def take_draft(self) -> None:
+        """A step drafted the choice."""
+        self._steps -= 1
+
+    def take_probe(self, *, news: bool) -> None:
+        """One was made; ``news`` is whether few as large were made before."""
+        self._left -= 1
+        if news:
+            self._left, self._gap = max(self._left, 1), WIDE_GAPS[0]
+        if self._left > 0:
+            self._steps = WIDE_GAP
+            return
+        self._steps = self._gap
+        self._gap = min(2 * self._gap, WIDE_GAPS[1])
+
+    def skip(self) -> None:
+        """None was to be had at this price: look again some steps later."""
+        self._skipped = True
+        self._steps = 2 * WIDE_GAP
