@@ -145,6 +145,10 @@ class SpeculativeModel:
             return self.target.max_positions
         return context_limit(self.config) if self.target.attends else None
 
+    def agreed(self, seconds: float) -> float:
+        """A time that was measured here; of several processes rank 0's, for all."""
+        return seconds if self.ranks is None else self.ranks.gather([seconds])[0][0]
+
     def lead(self) -> Leader:
         """Let the other ranks, which ``follow``, decode what this one decodes."""
         assert self.ranks is not None

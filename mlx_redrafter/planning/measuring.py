@@ -44,6 +44,7 @@ def time_in_turns(
     *,
     hopeless: float = float("inf"),
     note: Callable[[int], None] = lambda _done: None,
+    agreed: Callable[[float], float] = lambda seconds: seconds,
 ) -> Timings:
     """Time calls that block until they are done, the cheapest first.
 
@@ -51,16 +52,18 @@ def time_in_turns(
         calls: What to time.
         hopeless: Calls after one that takes this many times as long as the first are left out.
         note: Told of timings done; ``timings_of`` says how many there are at least.
+        agreed: What all processes take for a time, see :meth:`SpeculativeModel.agreed`: how often
+            calls are made depends on it.
     """
-    first = _first_round(calls, hopeless)
+    first = _first_round(calls, hopeless, agreed)
     note(len(calls))
     calls = calls[: len(first)]
     rounds = max(1, min(MOST_ROUNDS, int(BUDGET / 2 / max(sum(first), 1e-9))))
-    blocks = [_block(calls, rounds), _block(calls, rounds)]
+    blocks = [_block(calls, rounds, agreed), _block(calls, rounds, agreed)]
     note(len(calls))
     most = MOST_BLOCKS if rounds > 1 else MOST_SLOW_BLOCKS
     while not agree(blocks[-2], blocks[-1]) and len(blocks) < most:
-        blocks.append(_block(calls, rounds))
+        blocks.append(_block(calls, rounds, agreed))
         note(len(calls))
     if agree(blocks[-2], blocks[-1]):
         return Timings(tuple(map(fmean, zip(*blocks[-2:], strict=True))), doubtful=False)
@@ -92,7 +95,9 @@ def _falls(before: Sequence[float], after: Sequence[float]) -> bool:
     return True
 
 
-def _first_round(calls: Sequence[Callable[[], object]], hopeless: float) -> list[float]:
+def _first_round(
+    calls: Sequence[Callable[[], object]], hopeless: float, agreed: Callable[[float], float]
+) -> list[float]:
     """Seconds of each call, after one that is not counted: it may wait for a compiler."""
     taken: list[float] = []
     for call in calls:
@@ -100,12 +105,14 @@ def _first_round(calls: Sequence[Callable[[], object]], hopeless: float) -> list
         if len(taken) > 2 and min(taken[-2:]) >= hopeless * min(taken):
             break
         # The shorter of two: neither a first call's work nor another program's is a reason.
-        seconds = _seconds(call)
-        taken.append(min(seconds, _seconds(call)) if seconds < LONG_CALL else seconds)
+        seconds = agreed(_seconds(call))
+        taken.append(min(seconds, agreed(_seconds(call))) if seconds < LONG_CALL else seconds)
     return taken
 
 
-def _block(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+def _block(
+    calls: Sequence[Callable[[], object]], rounds: int, agreed: Callable[[float], float]
+) -> list[float]:
     """Seconds of each call: the mean of the faster half of the rounds."""
     taken: list[list[float]] = [[] for _ in calls]
     for number in range(rounds):
@@ -113,7 +120,7 @@ def _block(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
         # To and fro, so that a machine that grows hot does so for large and small calls alike.
         order = range(len(calls)) if number % 2 == 0 else reversed(range(len(calls)))
         for place in order:
-            taken[place].append(_seconds(calls[place]))
+            taken[place].append(agreed(_seconds(calls[place])))
         time.sleep(min(LONGEST_REST, REST_SHARE * (time.perf_counter() - started)))
     return [fmean(sorted(seconds)[: (len(seconds) + 1) // 2]) for seconds in taken]
 
