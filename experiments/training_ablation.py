@@ -25,7 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mlx_redrafter import BeamShape, Drafter, RedrafterError, load
+from mlx_redrafter import BeamShape, RedrafterError, load
 from mlx_redrafter.system.files import write_json
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.training import (
@@ -244,7 +244,7 @@ def measure_row(subject: Subject, out: Path, budget: Budget) -> dict[str, Any]:
     if known is not None:
         return known
     model, tokenizer = load(subject.model, drafter=out)
-    assert isinstance(model.drafter, Drafter)
+    assert model.head is not None
     prompts = [
         encode_prompt(tokenizer, prompt) for prompt in read_prompts(subject.prompts, budget.prompts)
     ]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from mlx_redrafter.tree import DraftTree, HostTree, accept
+from mlx_redrafter.tree import DraftTree, HostTree, accept, accepted_leaf
 
 #        0
 #      / | \
@@ -138,3 +138,51 @@ def test_a_hidden_path_is_accepted_whole(seed: int, truth: list[int], extra: int
     assert [tokens[node] for node in path] == [3, *truth]
     assert [depths[node] for node in path] == list(range(len(truth) + 1))
     assert HostTree(tuple(tokens), tuple(parents), (0.0,) * len(tree)).depths == tuple(depths)
+
+
+@st.composite
+def verified(draw: st.DrawFn) -> tuple[list[int], list[int], list[int]]:
+    """Tokens, parents and choices; of equal siblings only the first has children."""
+    tokens, parents = [0], [-1]
+    for _ in range(draw(st.integers(0, 14))):
+        leaves = [
+            node
+            for node in range(len(tokens))
+            if (tokens[node], parents[node]) not in list(zip(tokens, parents, strict=True))[:node]
+        ]
+        parents.append(draw(st.sampled_from(leaves)))
+        tokens.append(draw(st.integers(0, 3)))
+    return tokens, parents, draw(st.lists(st.integers(0, 4), min_size=15, max_size=15))
+
+
+@given(verified(), st.integers(0, 5))
+@settings(deadline=None, max_examples=150)
+def test_host_and_device_accept_alike(
+    case: tuple[list[int], list[int], list[int]], padding: int
+) -> None:
+    """The rule stands twice, side by side; also in trees that are filled up to a size."""
+    tokens, parents, choices = case
+    tree = DraftTree.from_parents(tokens, parents).padded(len(tokens) + padding)
+    known = tree.read()
+    assert len(known.tokens) == len(tree) == len(tokens) + padding
+    choices = (choices * 2)[: len(tree)]
+    path = accept(known.tokens, known.parents, choices)
+    leaf = accepted_leaf(tree, mx.array(choices, dtype=mx.int32))
+    assert leaf.item() == path[-1]
+    assert known.path(path[-1]) == path
+    unpadded = accept(tokens, parents, choices)
+    assert path == unpadded or (path[-1] >= len(tokens) and choices[0] == 0)
+
+
+def test_a_padded_tree_is_the_same_on_host_and_device() -> None:
+    tree = DraftTree.from_parents(TOKENS, PARENTS)
+    padded = tree.padded(10)
+    host = padded.read()
+    assert padded.tokens.tolist() == list(host.tokens) == [*TOKENS, 0, 0, 0]
+    assert padded.parents.tolist() == list(host.parents)
+    assert padded.depths.tolist() == list(host.depths)
+    assert np.array(padded.ancestors[7:]).tolist() == [
+        [node in (0, row) for node in range(10)] for row in (7, 8, 9)
+    ]
+    assert padded.leaf_bound >= host.leaves()
+    assert tree.padded(3) is tree

@@ -16,7 +16,6 @@ from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..drafting.drafter import Drafter
 from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..engine.shape_planner import ShapePlanner
@@ -226,7 +225,7 @@ class Ours:
         self._drafts = shape is not None or planner is not None
         self._model = model
         self._stats: AcceptanceStats | None = None
-        head = [model.drafter] if self._drafts and isinstance(model.drafter, Drafter) else []
+        head = [model.head] if self._drafts and model.head is not None else []
         self.weight_bytes = weight_bytes(model.target.model, *head)
 
     @property

@@ -96,7 +96,7 @@ def _load_quantised(
     name: str, bits: int, options: dict[str, Any]
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     checked, tokenizer = load(name, **options)  # everything that can be wrong is told here
-    head = checked.drafter
+    drafter, drafts = checked.drafter, checked.head is not None
     # Loaded anew: the layers of a target that is in use cannot be exchanged under it.
     del checked
     release_memory()
@@ -112,12 +112,13 @@ def _load_quantised(
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints a line of its own
         plain, _ = quantize_model(plain, config, GROUP_SIZE, bits)
     target = Target(plain)
-    if isinstance(head, Drafter):
+    if drafts:
         given, own = options.get("drafter"), located.drafter or path / DRAFTER_DIRECTORY
         directory = resolve_path(given) if given else own
-        head = _drafter_for(target, tokenizer, directory, f"{bits}bit")
-    mx.eval(plain.parameters(), head.parameters() if isinstance(head, Drafter) else [])
-    return SpeculativeModel(target, head, name=path.name), tokenizer
+        drafter = _drafter_for(target, tokenizer, directory, f"{bits}bit")
+    model = SpeculativeModel(target, drafter, name=path.name)
+    mx.eval(plain.parameters(), model.head.parameters() if model.head is not None else [])
+    return model, tokenizer
 
 
 def other_drafter(

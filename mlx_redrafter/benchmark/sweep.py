@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from ..drafting.drafter import Drafter
 from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
@@ -155,11 +154,11 @@ def check_shapes(model: SpeculativeModel, shapes: Sequence[BeamShape]) -> None:
     Raises:
         RedrafterError: If there is no drafter, or it knows fewer tokens than a beam is wide.
     """
-    if not isinstance(model.drafter, Drafter):
+    if model.head is None:
         raise RedrafterError(
             "This model has no drafter, so there is nothing to sweep: pass a bundle, or --drafter."
         )
-    known = model.drafter.config.head_size
+    known = model.head.config.head_size
     widest = max(shape.width for shape in shapes)
     if widest > known:
         raise RedrafterError(

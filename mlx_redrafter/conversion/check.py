@@ -89,8 +89,8 @@ def _decode_all(
             stats.merge(counted)
         tick()
     agreed, positions = 0, 0
-    if original is not None and isinstance(model.drafter, Drafter):
-        agreed, positions = _agreement(model.target, model.drafter, original, texts)
+    if original is not None and model.head is not None:
+        agreed, positions = _agreement(model.target, model.head, original, texts)
         tick()
     drafting = model.drafter is not None
     return replace(

@@ -142,6 +142,8 @@ class Engine:
         """Read a piece of a prompt, if one waits, and take one step of all that have begun."""
         events: list[Event] = []
         self._read_prompts(events)
+        if any(isinstance(event, NewToken) for event in events):
+            return events  # nobody waits for the others' step to see a first token
         for group in list(self._groups):
             self._step(group, events)
         return events

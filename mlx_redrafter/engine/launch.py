@@ -137,8 +137,13 @@ class StepLauncher:
             several = len(sources[place]) > 1 and self._target.verifies == "chain"
             trees[place] = chain_of(whole) if several else whole
         for place, sequence in enumerate(sequences):
-            if sequence.needs_tokens and len(trees[place]) > 1:
-                trees[place] = replace(trees[place], known=trees[place].read())
+            tree = trees[place]
+            # Recurrent modules run every path that a tree may have: to read it first costs less
+            # than to assume the most that its shape allows.
+            if self._target.recurrent and tree.leaf_bound > 1:
+                trees[place] = tree.first(len(tree) - 1, tree.read())
+            elif sequence.needs_tokens and len(tree) > 1:
+                trees[place] = replace(tree, known=tree.read())
         size = max(len(tree) for tree in trees)
         return [tree.padded(size) for tree in trees], copied
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..cache.prompt_cache import PromptCache
 from ..drafting.beam_search import BeamSearch
@@ -92,10 +94,26 @@ class SpeculativeModel:
             )
         self.prepared: PreparedDrafter | None = None
         self.memory: HeadMemory | None = None
+        self._prepared_from: list[mx.array] = []
         if self.head is not None:
             check_sizes(self.head, self.target)
-            self.prepared = prepare(self.head)
-            self.memory = self._memory(self.head)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Lay the head out again where its parameters are others than they were; texts begin so.
+
+        Fine-tuned or quantised in the process, a head has other arrays.
+        """
+        if self.head is None:
+            return
+        arrays = [array for _, array in tree_flatten(self.head.parameters())]
+        before = self._prepared_from
+        same = len(arrays) == len(before) and all(map(operator.is_, arrays, before))
+        if not same:
+            with self._lock:
+                self._prepared_from, self.prepared = arrays, prepare(self.head)
+                self.memory = self._memory(self.head)
+                self._searches.clear()
 
     def _memory(self, head: Drafter) -> HeadMemory | None:
         if not isinstance(self.prepared, PreparedMemoryDrafter):

@@ -72,6 +72,7 @@ class Sequence:
         stats: AcceptanceStats | None = None,
     ):
         check_prompt(prompt, model.target.vocab_size)
+        model.refresh()
         self._target = model.target
         self._model = model
         self.prompt = list(prompt)

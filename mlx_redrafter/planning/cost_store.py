@@ -15,7 +15,6 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..cache.prompt_cache import PromptCache
-from ..drafting.drafter import Drafter
 from ..engine.model import SpeculativeModel
 from ..system.blas import is_loaded, usable_cores
 from ..system.files import write_json
@@ -98,7 +97,7 @@ def _path(model: SpeculativeModel, directory: Path | None) -> Path | None:
 def machine(model: SpeculativeModel) -> dict[str, Any]:
     """What the costs depend on: machine, device, mlx, model, precision."""
     parameters = tree_flatten(model.target.model.parameters())
-    drafter = model.drafter if isinstance(model.drafter, Drafter) else None
+    drafter = model.head
     head = tree_flatten(drafter.parameters()) if drafter else []
     return {
         "machine": f"{platform.system()} {platform.machine()} {processor_name()}",

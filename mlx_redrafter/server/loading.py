@@ -86,6 +86,7 @@ def _load(
     prefixes = PrefixCache(settings.cache_memory // models)
 
     def make() -> EngineSequences:
+        prefixes.clear()  # a step that failed for all may have failed for want of memory
         return EngineSequences(
             model,
             tokenizer,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,30 +32,9 @@ from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import Choices, SamplingConfig
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.text.prompts import encode_prompt
-from mlx_redrafter.tree import DraftTree, HostTree, accept, accepted_leaf
+from mlx_redrafter.tree import DraftTree, HostTree, accept
 
 POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
-
-
-def random_tree(rng: random.Random, nodes: int) -> tuple[list[int], list[int]]:
-    """Tokens and parents of a tree; no token comes twice among siblings."""
-    tokens, parents = [0], [-1]
-    while len(tokens) < nodes:
-        parent, token = rng.randrange(len(tokens)), rng.randrange(4)
-        if (parent, token) not in zip(parents, tokens, strict=True):
-            tokens.append(token)
-            parents.append(parent)
-    return tokens, parents
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_the_path_ends_where_the_host_says(seed: int) -> None:
-    rng = random.Random(seed)
-    tokens, parents = random_tree(rng, rng.randrange(1, 14))
-    choices = [rng.randrange(3) for _ in tokens]
-    tree = DraftTree.from_parents(tokens, parents)
-    end = accepted_leaf(tree, mx.array(choices, dtype=mx.int32))
-    assert end.item() == accept(tokens, parents, choices)[-1]
 
 
 @pytest.mark.parametrize("lookback", [0, 3])

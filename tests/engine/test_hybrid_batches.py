@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import architectures
 import mlx.core as mx
@@ -103,6 +104,30 @@ def test_a_beam_search_drafts_for_all(shape: BeamShape) -> None:
     model = SpeculativeModel(target("qwen3_next"), drafter)
     got, _ = together(model, replace(GREEDY, beam=shape), 3)
     assert got == alone(model, GREEDY)
+
+
+def test_a_draft_is_read_before_its_paths_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no more of them are run than it has."""
+    drafter = Drafter(
+        DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
+    )
+    architectures.randomise(drafter, 0)
+    model = SpeculativeModel(target("qwen3_next"), drafter)
+    verified: list[DraftTree] = []
+    verify = Target.verify
+
+    def noted(self: Target, tree: DraftTree, *args: Any) -> Any:
+        verified.append(tree)
+        return verify(self, tree, *args)
+
+    monkeypatch.setattr(Target, "verify", noted)
+    list(decode(model, PROMPTS[1], replace(GREEDY, beam=BeamShape(4, 4))))
+    drafted = [tree for tree in verified if len(tree) > 1]
+    assert drafted
+    for tree in drafted:
+        parents = set(tree.parents.tolist())
+        assert tree.leaf_bound == sum(node not in parents for node in range(len(tree)))
+        assert tree.max_depth == max(tree.depths.tolist())
 
 
 def test_a_text_that_leaves_a_batch_is_gone_on_with() -> None:

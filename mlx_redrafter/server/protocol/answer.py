@@ -163,20 +163,6 @@ class Answer:
         return self.finished
 
 
-def assemble(events: Iterable[Event], count: int) -> list[Answer]:
-    """The answers that a request's events make up, ``count`` of them.
-
-    Raises:
-        ApiError: If one failed.
-    """
-    answers = [Answer() for _ in range(count)]
-    for event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        answers[event.index].add(event)
-    return answers
-
-
 def total_usage(answers: Iterable[Answer], prompts: int) -> Usage:
     """Tokens of all answers; a prompt that was answered several times counts once.
 

@@ -10,7 +10,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ...drafting.drafter import Drafter
 from ...drafting.shape import BeamShape
 from ...engine.model import SpeculativeModel
 from ...system.device import on_gpu
@@ -28,7 +27,7 @@ def describe(model: SpeculativeModel, path: str | Path) -> ModelFacts:
     shape = BeamShape()
     return ModelFacts(
         name=f"{model.name or 'model'}, {parameters(model.target.model)}",
-        drafter=drafter_words(model.drafter),
+        drafter=drafter_words(model),
         device=device_words(),
         precision=precision_words(model.target.model),
         beam=(shape.width, shape.length),
@@ -68,14 +67,12 @@ def parameters(module: nn.Module) -> str:
     return f"{total} parameters"
 
 
-def drafter_words(drafter: object) -> str | None:
-    """A drafter in a few words."""
-    if drafter is None:
-        return None
-    if not isinstance(drafter, Drafter):
-        return type(drafter).__name__
-    kind = "recurrent" if drafter.config.rnn else "summing"
-    return f"{kind}, {parameters(drafter)}, {precision_words(drafter)}"
+def drafter_words(model: SpeculativeModel) -> str | None:
+    """A model's drafter in a few words."""
+    if model.head is None:
+        return None if model.drafter is None else type(model.drafter).__name__
+    kind = "recurrent" if model.head.config.rnn else "summing"
+    return f"{kind}, {parameters(model.head)}, {precision_words(model.head)}"
 
 
 def device_words() -> str:

@@ -117,11 +117,10 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
 
 def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
     """Give the session a planner, measuring the machine where that was never done."""
-    from ...drafting.drafter import Drafter
     from ...planning.planner import Planner
     from ..theme import CALIBRATING
 
-    if not session.drafts or not isinstance(session.model.drafter, Drafter):
+    if not session.drafts or session.model.head is None:
         return
     with front.progress(f"{CALIBRATING} ...") as progress:
         session.planner = Planner.for_model(

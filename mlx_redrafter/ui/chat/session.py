@@ -234,12 +234,14 @@ class Session:
             cache=self._cache,
             **self._stream_settings(draft, limit, seed),
         )
+        said = ""
+        if begun is not None:
+            detokenizer, said = _reopened(self.tokenizer, begun.token_ids)
+            responses = _going_on(detokenizer, responses)
         answer = Answer(
-            question, begun.text if begun is not None else "", drafted, True, len(prompt), None,
+            question, said, drafted, True, len(prompt), None,
             None, AcceptanceStats(), False, seed, token_ids,
         )  # fmt: skip
-        if begun is not None:
-            responses = _going_on(self.tokenizer, begun.token_ids, responses)
         # Only closing it leaves the caches at exactly the tokens that were taken.
         with closing(cast("Generator[GenerationResponse, None, None]", responses)):
             for response in responses:
@@ -356,18 +358,23 @@ class Session:
         self._cache.reset()
 
 
-def _going_on(
-    tokenizer: Any, begun: Sequence[int], responses: Iterator[GenerationResponse]
-) -> Generator[GenerationResponse, None, None]:
-    """Responses whose texts join onto the text of the tokens that were ``begun`` with.
+def _reopened(tokenizer: Any, token_ids: Sequence[int]) -> tuple[Any, str]:
+    """A detokenizer in the midst of a text, and the text so far, as far as it is certain.
 
-    By itself the first one would start a text: without its space, and without the bytes of a
-    character that had come only in part.
+    A cut text ends with what stood for the part of a character that had come; the rest of its bytes
+    may be the next token's.
     """
-    detokenizer = tokenizer.detokenizer
-    for token in begun:
+    detokenizer, text = tokenizer.detokenizer, ""
+    for token in token_ids:
         add_token(detokenizer, token)
-        _ = detokenizer.last_segment
+        text += detokenizer.last_segment
+    return detokenizer, text
+
+
+def _going_on(
+    detokenizer: Any, responses: Iterator[GenerationResponse]
+) -> Generator[GenerationResponse, None, None]:
+    """Responses whose texts join onto the text that the detokenizer holds."""
     with closing(cast("Generator[GenerationResponse, None, None]", responses)):
         for response in responses:
             if response.finish_reason != "stop":

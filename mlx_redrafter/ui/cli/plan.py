@@ -110,11 +110,10 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
     """
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from ...drafting.drafter import Drafter
     from ...errors import RedrafterError
     from ...planning.planner import Planner
 
-    if not isinstance(model.drafter, Drafter):
+    if model.head is None:
         raise RedrafterError(
             "This model has no drafter, so there is nothing to plan: pass a bundle, or --drafter."
         )
