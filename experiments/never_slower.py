@@ -1,10 +1,12 @@
 """Planned against plain decoding where drafting helps, and where it can only hurt.
 
-    python experiments/never_slower.py [--repeats 3] [--count 16] [--only NAME] [--json]
+    python experiments/never_slower.py [--count 40] [--only NAME] [--json]
+    python experiments/never_slower.py --real models/smollm2 --real-prompts question.jsonl
 
-Each case is a run of experiments/pocket.py --planned in a process of its own: the bundles as they
-are, a drafter of random weights, the BLAS in mlx's own wheel (n tokens cost n times one), and
-weights in 4 bits (likewise on a CPU). Shown is planned over plain speed, the median of the repeats.
+Each case is a run of experiments/planned.py in a process of its own, with a planner that begins
+afresh: the bundles as they are, a drafter of random weights, the BLAS in mlx's own wheel (n tokens
+cost n times one), weights in 4 bits (likewise on a CPU), and a real model where one is named. Shown
+is planned over plain speed, over the whole run and in the first answer.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
@@ -44,6 +47,7 @@ class Case:
     bundle: Path
     prompts: Path
     openblas: bool = True
+    drafter: Path | None = None
 
 
 def with_random_drafter(bundle: Path, output: Path) -> Path:
@@ -59,8 +63,11 @@ def with_random_drafter(bundle: Path, output: Path) -> Path:
     return output
 
 
-def cases(work: Path) -> Iterator[Case]:
+def cases(work: Path, args: argparse.Namespace) -> Iterator[Case]:
     """Every case; makes the bundles it needs in ``work``."""
+    if args.real:
+        prompts = args.real_prompts or MODELS / "pocket" / "questions.jsonl"
+        yield Case(f"real: {args.real.name}", args.real, prompts, drafter=args.real_drafter)
     pocket, questions = MODELS / "pocket", MODELS / "pocket" / "questions.jsonl"
     prose = MODELS / "prose"
     yield Case("pocket", pocket, questions)
@@ -73,22 +80,16 @@ def cases(work: Path) -> Iterator[Case]:
     yield Case("pocket, 4 bits", work / "four", questions)
 
 
-def run(case: Case, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+def run(case: Case, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Planned over plain speed, and tokens per step, for each temperature."""
-    script = str(ROOT / "experiments" / "pocket.py")
+    script = str(ROOT / "experiments" / "planned.py")
     command = [sys.executable, *([] if case.openblas else ["-c", WITHOUT_OPENBLAS]), script]
-    flags = ["--planned", "--json", "--model", str(case.bundle), "--prompts", str(case.prompts)]
-    flags += ["--count", str(args.count), "--repeats", str(args.repeats), "--max-tokens", "96"]
+    flags = ["--json", "--model", str(case.bundle), "--prompts", str(case.prompts)]
+    flags += ["--count", str(args.count), "--max-tokens", str(args.max_tokens)]
+    flags += ["--drafter", str(case.drafter)] if case.drafter else []
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
-    results = json.loads(done.stdout.splitlines()[-1])["results"]
-    return {
-        temperature: {
-            "ratio": result["drafted"]["ratio_to_plain"],
-            "tokens_per_step": result["drafted"]["stats"]["tokens_per_step"],
-            "identical": result["identical_plain_drafted"] / result["prompts"],
-        }
-        for temperature, result in results.items()
-    }
+    report = json.loads(done.stdout.splitlines()[-1])
+    return {temperature: report[temperature]["planned"] for temperature in ("0", "1")}
 
 
 def main() -> None:
@@ -96,18 +97,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--count", type=int, default=16, help="prompts")
+    parser.add_argument("--count", type=int, default=40, help="prompts")
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--real", type=Path, help="a model of one's own, or its bundle")
+    parser.add_argument("--real-drafter", type=Path, help="its drafter, where it is no bundle")
+    parser.add_argument("--real-prompts", type=Path, help="questions for it")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", action="append", metavar="NAME", help="cases with this in them")
     args = parser.parse_args()
     console = Console(stderr=args.json)
     table = Table(title="planned over plain", title_justify="left")
-    for heading in ("case", "temperature", "planned / plain", "tokens per step", "texts equal"):
+    for heading in (
+        "case",
+        "temperature",
+        "planned / plain",
+        "first answer",
+        "tokens per step",
+        "is",
+    ):
         table.add_column(heading)
     report = {}
     with tempfile.TemporaryDirectory() as work:
-        for case in cases(Path(work)):
+        for case in cases(Path(work), args):
             if args.only and not any(name in case.name for name in args.only):
                 continue
             with console.status(case.name):
@@ -115,8 +126,9 @@ def main() -> None:
             console.print(f"{case.name}: {report[case.name]}", markup=False, highlight=False)
             for temperature, row in report[case.name].items():
                 table.add_row(
-                    case.name, temperature, f"{row['ratio']:.2f}", f"{row['tokens_per_step']:.2f}",
-                    f"{row['identical']:.0%}",
+                    case.name, temperature, f"{row['over_plain']:.3f}",
+                    f"{row['first_answer_over_plain']:.2f}", f"{row['tokens_per_step']:.2f}",
+                    row["state"],
                 )  # fmt: skip
     console.print(table)
     if args.json:

@@ -38,7 +38,7 @@ from mlx_redrafter.training import (
     write_jsonl,
 )
 from mlx_redrafter.training.answers import AnswerSettings
-from mlx_redrafter.training.disk import changes
+from mlx_redrafter.training.output import changes
 from mlx_redrafter.training.store import target_hash
 from mlx_redrafter.ui.parsing import count
 

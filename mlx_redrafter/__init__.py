@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .drafting.drafter import Drafter, DrafterConfig
     from .drafting.shape import BeamShape
     from .drafting.source import DraftInput, DraftSource
-    from .engine.batch import BatchDecoder
+    from .engine.batch_decoder import BatchDecoder
     from .engine.config import DecodingConfig
     from .engine.decode import decode
     from .engine.model import SpeculativeModel
@@ -88,9 +88,9 @@ _HOMES = {
         "batch_generate",
         "stream_batch_generate",
     ),
-    ".engine.batch": ("BatchDecoder",),
+    ".engine.batch_decoder": ("BatchDecoder",),
     ".drafting.shape": ("BeamShape",),
-    ".drafting.source": ("DraftSource", "DraftInput"),
+    ".drafting.source": ("DraftSource", "DraftInput", "DraftState"),
     ".cache.prompt_cache": ("PromptCache",),
     ".conversion": ("convert",),
     ".engine.config": ("DecodingConfig",),

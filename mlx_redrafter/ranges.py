@@ -41,7 +41,8 @@ class OptionRange:
         number = "a whole number" if self.kind is int else "a finite number"
         least = "above" if self.above else "from"
         low = "" if math.isinf(self.minimum) else f" {least} {self.minimum:g}"
-        high = "" if math.isinf(self.maximum) else f" to {self.maximum:.15g}"
+        highest = self.maximum if self.kind is int else f"{self.maximum:.15g}"
+        high = "" if math.isinf(self.maximum) else f" to {highest}"
         return f"{'0, or ' if self.or_zero else ''}{number}{low}{high}"
 
     def checked(self, value: Any, name: str) -> Any:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
-from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from .errors import RedrafterError
 from .logits import Penalty, biased, chosen_logprobs, exclude_top, penalise
@@ -24,6 +23,8 @@ from .ranges import OptionRange
 from .tree import DraftTree
 
 NOISE_BLOCK = 8
+# Blocks of noise that are kept, from where the text stands on.
+KEPT_BLOCKS = 12
 # A drawn seed is short enough to be typed again; any up to 2**63 - 1 can be named.
 DRAWN_SEEDS = 2**32
 LARGEST_SEED = 2**63 - 1
@@ -205,6 +206,9 @@ def scores(
     Returns:
         Same shape as logits; -inf where a filter removed the token.
     """
+    # Imported here: it takes seconds, and a command line's --help needs only the options above.
+    from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+
     # Top-p takes sums of probabilities. In half precision the subtraction rounds, as mlx-lm's does.
     needed = config.top_p < 1 or logits.dtype != mx.float32
     logprobs = logits
@@ -229,7 +233,10 @@ def scores(
     if config.temperature < COLD:
         logprobs = logprobs.astype(mx.float32)
         logprobs = logprobs - mx.max(logprobs, axis=-1, keepdims=True)
-    return logprobs.astype(mx.float32) * (1.0 / config.temperature) + noise
+    logprobs = logprobs.astype(mx.float32)
+    if config.temperature != 1.0:  # a pass over the vocabulary less
+        logprobs = logprobs * (1.0 / config.temperature)
+    return logprobs + noise
 
 
 class Choices(NamedTuple):
@@ -295,12 +302,15 @@ class Sampler:
     def noise(self, first: int, count: int) -> mx.array | None:
         """Noise for ``count`` positions from ``first``, (count, vocab_size); None when greedy.
 
-        Rows are made in blocks, each once, and dropped when the text has passed them.
+        Rows are made in blocks, each once, and dropped when the text has passed them; those that a
+        rejected draft had needed wait for the text to get there.
         """
         if self.config.temperature == 0 or self._choose is not None:
             return None
         wanted = range(first // NOISE_BLOCK, (first + count - 1) // NOISE_BLOCK + 1)
-        self._blocks = {index: self._block(index) for index in wanted}
+        ahead = range(wanted[0], wanted[0] + KEPT_BLOCKS)
+        kept = {index: rows for index, rows in self._blocks.items() if index in ahead}
+        self._blocks = kept | {index: self._block(index) for index in wanted}
         rows = [self._blocks[index] for index in wanted]
         lead = first - wanted[0] * NOISE_BLOCK
         joined = rows[0] if len(rows) == 1 else mx.concatenate(rows)
@@ -335,8 +345,7 @@ class Sampler:
                 coin = coins(self.config.seed or 0, at)[:, None]
         chosen = scores(self.config, logits, noise, normalise=False, coin=coin)
         tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
-        flipped = None if noise is None else tokens != mx.argmax(logits, axis=-1)
-        return self._report(logits, tokens, flipped)
+        return self._report(logits, tokens, None if noise is None else _flipped(logits, tokens))
 
     def _report(self, logits: mx.array, tokens: mx.array, flipped: mx.array | None) -> Choices:
         if self.config.logprobs is None:
@@ -374,3 +383,12 @@ class Sampler:
         for processor in self._processors:
             logits = processor(tokens, logits)
         return logits
+
+
+def _flipped(logits: mx.array, tokens: mx.array) -> mx.array:
+    """Whether each row's choice is less likely than another token, bool (n,).
+
+    A maximum costs a third of the index of it.
+    """
+    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    return chosen < mx.max(logits, axis=-1)

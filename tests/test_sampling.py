@@ -10,6 +10,7 @@ import pytest
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 import models
+from mlx_redrafter import sampling as sampling_module
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -350,3 +351,21 @@ def test_top_k_has_to_be_below_the_vocabulary() -> None:
     Sampler(SamplingConfig(1.0, top_k=V - 1), V)
     with pytest.raises(RedrafterError, match=f"top_k is {V}"):
         Sampler(SamplingConfig(1.0, top_k=V), V)
+
+
+def test_noise_of_rejected_drafts_waits_for_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = sampling_module.noise_rows
+
+    def counted(seed: int, first: int, count: int, vocab_size: int) -> mx.array:
+        made.append(first)
+        return real(seed, first, count, vocab_size)
+
+    monkeypatch.setattr(sampling_module, "noise_rows", counted)
+    sampler = Sampler(SamplingConfig(1.0, seed=3), 16)
+    for first in range(10, 400, 3):
+        rows = sampler.noise(first, 33 if first % 2 else 1)
+        assert rows is not None
+        assert mx.array_equal(rows[0], real(3, first, 1, 16)[0])
+    assert len(made) == len(set(made)), "a block was made twice"
+    assert len(sampler._blocks) <= sampling_module.KEPT_BLOCKS

@@ -27,6 +27,7 @@ from ..text.loading import load
 
 MLX_LM = "mlx-lm"
 PLAIN = "plain"
+COPIED = "copies"
 DRAFTED = "drafted"
 
 
@@ -208,6 +209,7 @@ class Ours:
         name: What to call it.
         shape: Beam shape of every draft; None leaves it to the planner.
         planner: Chooses shapes; with neither it is plain decoding.
+        copy: Whether copies of the text are drafted too.
     """
 
     reproducible = True
@@ -219,8 +221,9 @@ class Ours:
         *,
         shape: BeamShape | None = None,
         planner: ShapePlanner | None = None,
+        copy: bool = False,
     ):
-        self.name = name
+        self.name, self._copies = name, copy
         self.shape, self._planner = shape, planner
         self._drafts = shape is not None or planner is not None
         self._model = model
@@ -233,25 +236,25 @@ class Ours:
         """What it is, in words."""
         if not self._drafts:
             return "mlx_redrafter without drafts"
+        if self._model.drafter is None:
+            return "mlx_redrafter, copies of the text and no drafter"
+        copies = " and copies of the text" if self._copies else ""
         if self.shape is None:
-            return "mlx_redrafter, shapes by the planner"
+            return f"mlx_redrafter, shapes by the planner{copies}"
         budget = f", {self.shape.node_budget} nodes" if self.shape.node_budget else ""
-        return f"mlx_redrafter, beam {self.shape.width} x {self.shape.length}{budget}"
+        return f"mlx_redrafter, beam {self.shape.width} x {self.shape.length}{budget}{copies}"
 
     def tokens(self, prompt: Sequence[int], task: Task) -> Iterator[int]:
         """Answer a prompt, token by token."""
-        sampling, shape = task.sampling, self.shape
+        shape = self.shape
         responses = stream_generate(
             self._model,
             task.tokenizer,
             list(prompt),
             max_tokens=task.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
+            sampling=task.sampling,
             draft=self._drafts,
+            copy=self._copies,
             beam_width=shape.width if shape else None,
             beam_length=shape.length if shape else None,
             node_budget=shape.node_budget if shape else None,

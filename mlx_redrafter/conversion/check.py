@@ -111,7 +111,9 @@ def _decode(
     model: SpeculativeModel, tokenizer: Any, ids: list[int], draft: bool
 ) -> tuple[list[int], AcceptanceStats]:
     tokens, stats = [], AcceptanceStats()
-    for response in stream_generate(model, tokenizer, ids, max_tokens=MAX_TOKENS, draft=draft):
+    for response in stream_generate(
+        model, tokenizer, ids, max_tokens=MAX_TOKENS, draft=draft, copy=False
+    ):
         tokens.append(response.token)
         stats = response.stats
     return tokens, stats

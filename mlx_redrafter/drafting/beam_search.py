@@ -17,6 +17,7 @@ import mlx.core as mx
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig, scores
 from ..tree import DraftTree
+from .log_sum_exp import log_sum_exp
 from .memory_drafter import MemoryView, together
 from .prepared_drafter import DraftStart, PreparedDrafter
 from .shape import BeamShape
@@ -226,7 +227,7 @@ def _level_scores(
 
 def _normalised(values: mx.array, level_scores: mx.array) -> mx.array:
     """What tokens of those scores add to a beam's, negative; ``level_scores`` are those of all."""
-    return mx.clip(values - mx.logsumexp(level_scores, axis=-1, keepdims=True), FLOOR, CEILING)
+    return mx.clip(values - log_sum_exp(level_scores), FLOOR, CEILING)
 
 
 def _select(

@@ -25,6 +25,7 @@ from .lockstep import Alone, Follower, Steering, agreed_seconds
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
+from .shared_planner import SharedPlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
 
@@ -138,6 +139,7 @@ class DecodingLoop:
     def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None = None):
         self._model = model
         self._target = model.target
+        planner = SharedPlanner(planner, model.planner_lock) if planner is not None else None
         self._planner = planner
         self._launcher = StepLauncher(model, planner)
         self._chooser = DraftChooser(model, planner)

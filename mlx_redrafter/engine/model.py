@@ -57,10 +57,10 @@ class SpeculativeModel:
         sources: What proposes besides the head; each text begins its own with ``begin``.
         name: As given.
         config: As given.
-        self.ranks: Ranks | None = None
-        self.leader: Leader | None = None
-        self._planner: ShapePlanner | None = None
-        self._make_planner: Callable[[], ShapePlanner] | None = None
+        planner_lock: Held by whoever asks a planner of the model's texts, or tells it of a step.
+        ranks: The processes that share the target; None where it is this one's alone. ``load``
+            sets it.
+        leader: Tells the other ranks what is decoded here; None where they run the same script.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -86,6 +86,7 @@ class SpeculativeModel:
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
+        self.planner_lock = threading.RLock()
         self._lock = threading.RLock()
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
         if self.drafts and self.target.refusal is not None:
@@ -129,9 +130,10 @@ class SpeculativeModel:
 
         Made when it is first asked for, since that may measure the machine for some seconds.
         """
-        if self._make_planner is not None:
-            self._planner, self._make_planner = self._make_planner(), None
-        return self._planner
+        with self.planner_lock:
+            if self._make_planner is not None:
+                self._planner, self._make_planner = self._make_planner(), None
+            return self._planner
 
     @planner.setter
     def planner(self, planner: ShapePlanner | None) -> None:

@@ -62,13 +62,14 @@ def calibrate(
     patience = PATIENCE if contexts is None else math.inf
     hopeless = HOPELESS if contexts is None else HOPELESS_CURVE
     contexts = contexts_of(model) if contexts is None else tuple(contexts)
-    total, done = len(contexts) * timings_of(len(SIZES)) + len(WIDTHS), 0
+    forwards = len(contexts) * timings_of(len(SIZES))
+    total, done = forwards + len(WIDTHS), 0
 
-    def note(measurements: int) -> None:
+    def note(measurements: int, most: int = forwards) -> None:
         nonlocal done
-        done += measurements
+        done = min(done + measurements, most)  # what is measured again is not counted
         if progress is not None:
-            progress(min(done, total), total)
+            progress(done, total)
 
     rows: list[Timings] = []
     plain: list[float] = []
@@ -89,8 +90,8 @@ def calibrate(
             replay = _time_replay(model, cache) / kept
             path_row = _time_path_row(model, cache)
         rows.append(row)
-    done = total - len(WIDTHS)
-    draft, draft_start, doubtful = _time_drafts(model, note)
+    done = forwards
+    draft, draft_start, doubtful = _time_drafts(model, lambda more: note(more, total))
     known = min(len(row.seconds) for row in rows)
     verify = tuple(row.seconds[:known] for row in rows)
     # A plain step overlaps with the host's work, so it costs no more than a forward by itself.

@@ -15,6 +15,9 @@ from typing import Any
 
 from ..drafting.shape import BeamShape
 
+# Context lengths at which forwards are measured when a text gets there.
+CONTEXTS = (512, 4096, 16384, 32768)
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -115,6 +118,11 @@ class CostModel:
             self.sizes, self.contexts, verify, draft, plain, self.replay, self.draft_start,
             self.path_row,
         )  # fmt: skip
+
+    def knows(self, context: int) -> bool:
+        """Whether costs are known there; what lies between ``CONTEXTS`` is interpolated."""
+        reached = max((known for known in CONTEXTS if known <= 1.1 * context), default=0)
+        return reached <= 1.5 * self.contexts[-1]
 
     def with_context(
         self, context: int, seconds: Mapping[int, float], plain: float | None = None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
+from .clocks import PLAIN, Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
 
-# Share of a step's surprise that the factors on measured costs take over, and the largest factor
-# that one step may stand for.
-DRIFT_RATE = 0.15
-LARGEST_SURPRISE = 4.0
 RATE_FORGET = 0.995
 
 
@@ -41,8 +39,7 @@ class HeadlessPlanner:
         self._measure = measure
         self._costs: CostModel | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
-        # Measured over predicted step time, of plain steps and of those over several rows.
-        self._drift = {True: 1.0, False: 1.0}
+        self._clocks = Clocks()
         self._timed: set[int] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
 
@@ -62,6 +59,9 @@ class HeadlessPlanner:
             made.copies = CopyPlanner(made, self.copies.acceptance)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
+
+    def begin(self, cache: PromptCache | None = None) -> None:
+        """An answer begins: nothing changes."""
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """Nothing is drafted but copies."""
@@ -88,13 +88,12 @@ class HeadlessPlanner:
         self._taken = RATE_FORGET * self._taken + step.seconds
         if self._costs is None:
             return
-        plain = step.nodes == 0
-        if plain:
+        rows = 1 + step.nodes
+        if rows == PLAIN:
             expected = self._costs.step_seconds(None, step.context)
         else:
-            expected = self._costs.verify_seconds(1 + step.nodes, step.context)
-        surprise = min(LARGEST_SURPRISE, max(1 / LARGEST_SURPRISE, step.seconds / expected))
-        self._drift[plain] += DRIFT_RATE * (surprise - self._drift[plain])
+            expected = self._costs.verify_seconds(rows, step.context)
+        self._clocks.observe(rows, step.seconds, expected)
 
     # What copies are priced by
 
@@ -110,11 +109,11 @@ class HeadlessPlanner:
 
     def plain_seconds(self, context: int) -> float:
         """Seconds of a plain step by now."""
-        return self.costs.step_seconds(None, context) * self._drift[True]
+        return self.costs.step_seconds(None, context) * self._clocks.factor(PLAIN)
 
     def verify_seconds(self, rows: int, context: int) -> float:
         """Seconds of a forward over so many rows by now."""
-        return self.costs.verify_seconds(rows, context) * self._drift[False]
+        return self.costs.verify_seconds(rows, context) * self._clocks.factor(rows)
 
     def draft_seconds(self, shape: BeamShape) -> float:  # noqa: ARG002
         """Nothing is drafted."""

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ..drafting.shape import BeamShape
-
 # Decay of what was made and forecast, a step; and the steps that count as forecast beforehand.
 FORGET = 0.99
 PRIOR_STEPS = 10.0
 # A forecast is put right by no more than this.
 LARGEST = 2.0
-
-
-@dataclass
-class Made:
-    """What the timed steps of one shape made.
-
-    Attributes:
-        steps: How many there were.
-        tokens: Tokens they made.
-        seconds: What they took.
-    """
-
-    steps: int = 0
-    tokens: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, tokens: float, seconds: float) -> None:
-        """Count a step."""
-        self.steps += 1
-        self.tokens += tokens
-        self.seconds += seconds
 
 
 class Honesty:
@@ -41,12 +16,10 @@ class Honesty:
     out of what trees tell.
 
     Attributes:
-        made: By shape what timed steps made, None for plain ones.
         paused: Share of the steps since there is a choice that were plain ones.
     """
 
     def __init__(self) -> None:
-        self.made: dict[BeamShape | None, Made] = {}
         self.paused = 0.0
         self._tokens = [PRIOR_STEPS, PRIOR_STEPS]  # made, forecast, both as shares of a forecast
         self._seconds = [PRIOR_STEPS, PRIOR_STEPS]

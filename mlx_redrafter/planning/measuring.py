@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+Timer = Callable[[Callable[[], object]], float]
+
 # Two blocks agree where no time differs by more than this factor.
 AGREEMENT = 1.15
 MOST_BLOCKS = 4
@@ -55,16 +57,19 @@ def time_in_turns(
         agreed: What all processes take for a time, see :meth:`SpeculativeModel.agreed`: how often
             calls are made depends on it.
     """
-    first = _first_round(calls, hopeless, agreed)
-    note(len(calls))
+
+    def timer(call: Callable[[], object]) -> float:
+        return agreed(_seconds(call))
+
+    first = _first_round(calls, hopeless, note, timer)
+    left_out = len(calls) - len(first)
     calls = calls[: len(first)]
     rounds = max(1, min(MOST_ROUNDS, int(BUDGET / 2 / max(sum(first), 1e-9))))
-    blocks = [_block(calls, rounds, agreed), _block(calls, rounds, agreed)]
-    note(len(calls))
+    blocks = [_block(calls, rounds, note, timer), _block(calls, rounds, note, timer)]
+    note(3 * left_out)
     most = MOST_BLOCKS if rounds > 1 else MOST_SLOW_BLOCKS
     while not agree(blocks[-2], blocks[-1]) and len(blocks) < most:
-        blocks.append(_block(calls, rounds, agreed))
-        note(len(calls))
+        blocks.append(_block(calls, rounds, note, timer))
     if agree(blocks[-2], blocks[-1]):
         return Timings(tuple(map(fmean, zip(*blocks[-2:], strict=True))), doubtful=False)
     return Timings(tuple(map(min, zip(*blocks, strict=True))), doubtful=True)
@@ -72,7 +77,7 @@ def time_in_turns(
 
 def timings_of(calls: int) -> int:
     """How many timings ``time_in_turns`` notes of so many calls, where two blocks agree."""
-    return 2 * calls
+    return 3 * calls
 
 
 def agree(before: Sequence[float], after: Sequence[float]) -> bool:
@@ -96,7 +101,10 @@ def _falls(before: Sequence[float], after: Sequence[float]) -> bool:
 
 
 def _first_round(
-    calls: Sequence[Callable[[], object]], hopeless: float, agreed: Callable[[float], float]
+    calls: Sequence[Callable[[], object]],
+    hopeless: float,
+    note: Callable[[int], None],
+    timer: Timer,
 ) -> list[float]:
     """Seconds of each call, after one that is not counted: it may wait for a compiler."""
     taken: list[float] = []
@@ -105,13 +113,14 @@ def _first_round(
         if len(taken) > 2 and min(taken[-2:]) >= hopeless * min(taken):
             break
         # The shorter of two: neither a first call's work nor another program's is a reason.
-        seconds = agreed(_seconds(call))
-        taken.append(min(seconds, agreed(_seconds(call))) if seconds < LONG_CALL else seconds)
+        seconds = timer(call)
+        taken.append(min(seconds, timer(call)) if seconds < LONG_CALL else seconds)
+        note(1)
     return taken
 
 
 def _block(
-    calls: Sequence[Callable[[], object]], rounds: int, agreed: Callable[[float], float]
+    calls: Sequence[Callable[[], object]], rounds: int, note: Callable[[int], None], timer: Timer
 ) -> list[float]:
     """Seconds of each call: the mean of the faster half of the rounds."""
     taken: list[list[float]] = [[] for _ in calls]
@@ -120,7 +129,9 @@ def _block(
         # To and fro, so that a machine that grows hot does so for large and small calls alike.
         order = range(len(calls)) if number % 2 == 0 else reversed(range(len(calls)))
         for place in order:
-            taken[place].append(agreed(_seconds(calls[place])))
+            taken[place].append(timer(calls[place]))
+            if number == 0:
+                note(1)
         time.sleep(min(LONGEST_REST, REST_SHARE * (time.perf_counter() - started)))
     return [fmean(sorted(seconds)[: (len(seconds) + 1) // 2]) for seconds in taken]
 

@@ -8,7 +8,7 @@ lost by it (``trials``, ``allowance``). The planner brings these together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..drafting.copy_acceptance import CopyAcceptance
@@ -16,12 +16,13 @@ from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .acceptance import AcceptanceModel, kinds_of
-from .clocks import PLAIN, Clocks
+from .clocks import Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
-from .forecast import Forecast, TreeMemory, Yield, Yields, path_rows
-from .honesty import Honesty, Made
+from .forecast import Forecast, TreeMemory, Yield, Yields
+from .honesty import Honesty
 from .num_nodes import num_nodes_to_verify
+from .prices import Made, StepPrices
 from .probes import MARGIN, Probes
 from .shapes import candidate_shapes
 from .trials import WIDE_PROBES, PlannerState, Trials, WideProbes
@@ -46,15 +47,10 @@ PLAIN_EVERY = 16
 REMEMBER_EVERY = 8
 # A draft is made with the step before it where it costs at most so much of a plain step.
 CHEAP_DRAFT = 0.25
-RATE_FORGET = 0.995
-# Timed plain steps from which on the speed of plain decoding is told.
-PLAIN_STEPS_KNOWN = 4
 # Tokens from which on forecasts are to be believed.
 TOKENS_KNOWN = 150
 # Costs are measured again where steps have disagreed with them for so many steps.
 DISAGREEING_STEPS = 400
-# Context lengths at which forwards are measured when a text gets there.
-CONTEXTS = (512, 4096, 16384, 32768)
 
 Measure = Callable[["CostModel", "PromptCache"], "CostModel"]
 
@@ -86,8 +82,8 @@ class Planner:
 
     def __init__(self, costs: CostModel, *, chains: bool = False, measure: Measure | None = None):
         self.acceptance = AcceptanceModel()
-        self.copies = CopyPlanner(self, CopyAcceptance())
-        self.clocks = Clocks()
+        self.prices = StepPrices(costs)
+        self.copies = CopyPlanner(self.prices, CopyAcceptance())
         self._chains, self._measure = chains, measure
         self._memory = TreeMemory()
         self._trials, self._wide = Trials(), WideProbes()
@@ -100,11 +96,6 @@ class Planner:
         self._steps_to_replan = REPLAN_STEPS
         self._drafts_in_a_row = 0
         self._drafts_between_plain = PLAIN_EVERY
-        # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
-        self._timed: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
-        self._guessed: dict[BeamShape, float] = {}
-        self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
-        self.costs = costs
         self._take_costs(costs)
 
     @classmethod
@@ -143,10 +134,20 @@ class Planner:
         if sequences not in self._for_batches:
             made = Planner(self.costs.for_batch(sequences), chains=self._chains)
             made.acceptance, made._memory = self.acceptance, self._memory
-            made.copies = CopyPlanner(made, self.copies.acceptance)
+            made.copies = CopyPlanner(made.prices, self.copies.acceptance)
             made._take_costs(made.costs)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
+
+    @property
+    def costs(self) -> CostModel:
+        """What steps cost, as measured."""
+        return self.prices.costs
+
+    @property
+    def clocks(self) -> Clocks:
+        """How steps differ from what was measured, by now."""
+        return self.prices.clocks
 
     @property
     def choice(self) -> BeamShape | None:
@@ -195,19 +196,13 @@ class Planner:
         if cache is None:
             return
         self._context = len(cache)
-        if self._measure is not None and self._is_news(len(cache)):
-            self.clocks = Clocks()
+        wrong = self.clocks.disagreeing >= DISAGREEING_STEPS
+        if self._measure is not None and (wrong or not self.costs.knows(len(cache))):
+            self.prices.clocks = Clocks()
             self._take_costs(self._measure(self.costs, cache))
             self._for_batches.clear()
         else:
             self._price_probes()
-
-    def _is_news(self, context: int) -> bool:
-        """Whether costs are not known at a context, or no longer."""
-        if self.clocks.disagreeing >= DISAGREEING_STEPS:
-            return True
-        reached = max((known for known in CONTEXTS if known <= 1.1 * context), default=0)
-        return reached > 1.5 * self.costs.contexts[-1]
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""
@@ -224,49 +219,21 @@ class Planner:
         take.
         """
         drafted = len(tree.tokens) - 1
-        if self._taken == 0 or self._is_probe(shape):
+        if self.prices.tokens == 0 or self._is_probe(shape):
             return drafted
         chances = self.guess_chances(tree)[1:]
         counts = [size - 1 for size in self.costs.sizes if size - 1 < drafted] + [drafted]
         return num_nodes_to_verify(
             chances,
             counts,
-            lambda rows: self.verify_seconds(rows, context),
-            self.rate,
+            lambda rows: self.prices.verify_seconds(rows, context),
+            self.prices.rate,
         )
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""
         chances = self.acceptance.chances
         return [1.0, *(float(chances[kind]) for kind in kinds_of(tree)[1:])]
-
-    # What copies are priced by, see CopyPlanner
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        """Numbers of rows whose forward was timed."""
-        return self.costs.sizes
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second, as decoding goes on the whole."""
-        return self._made / self._taken if self._taken else 1.0 / self.plain_seconds(0)
-
-    def plain_seconds(self, context: int) -> float:
-        """What a plain step takes, by the costs and what was measured since."""
-        return self.costs.step_seconds(None, context) * self.clocks.factor(PLAIN)
-
-    def verify_seconds(self, rows: int, context: int) -> float:
-        """Seconds of a forward over so many rows by now."""
-        return self.costs.verify_seconds(rows, context) * self.clocks.factor(rows)
-
-    def draft_seconds(self, shape: BeamShape) -> float:
-        """Seconds of a draft by now."""
-        return self.costs.draft_seconds(shape) * self.clocks.machine
-
-    def guessed(self, shape: BeamShape) -> float:
-        """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
-        return self._guessed.get(shape, 0.0)
 
     def price(self, step: ObservedStep) -> float | None:
         """Expected time of a step in plain steps; None for plain steps and probes.
@@ -275,14 +242,14 @@ class Planner:
         """
         if step.shape is None or self._is_probe(step.shape):
             return None
-        return self._price(step)
+        return self.prices.price(step)
 
     def forecasts(self, context: int) -> list[Forecast]:
         """Plain decoding and every shape of which something is known, with what it promises.
 
         Steps that pause drafts are counted in, as they come.
         """
-        plain = self.plain_seconds(context)
+        plain = self.prices.plain_seconds(context)
         result = [Forecast(None, 1.0, plain)]
         paused = self._honesty.paused if self._choice is not None else 0.0
         for drafted in self._drafted_forecasts(context):
@@ -293,13 +260,13 @@ class Planner:
 
     def made(self, shape: BeamShape | None) -> Made:
         """What timed steps of a shape made; None is plain decoding."""
-        return self._honesty.made.get(shape, Made())
+        return self.prices.made(shape)
 
     @property
     def known(self) -> bool:
         """Whether enough is known to say whether drafts pay, and which."""
         if self.state is PlannerState.DRAFTING:
-            return self._made >= TOKENS_KNOWN and self._wide.settled
+            return self.prices.tokens >= TOKENS_KNOWN and self._wide.settled
         return self.state is PlannerState.OFF
 
     def plain_speed(self, context: int) -> float | None:
@@ -307,14 +274,12 @@ class Planner:
 
         None before a few were.
         """
-        if self.made(None).steps < PLAIN_STEPS_KNOWN:
-            return None
-        return 1.0 / self.plain_seconds(context)
+        return self.prices.plain_speed(context)
 
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step that is over."""
         self._context = step.context
-        self._time(step)
+        self.prices.time(step)
         if step.shape is None and step.nodes:
             pass  # copies alone say nothing of drafts
         elif step.shape is None:
@@ -336,7 +301,7 @@ class Planner:
 
     def _learn(self, step: ObservedStep, shape: BeamShape) -> None:
         """Learn from a step that drafted, by whether it was a probe."""
-        price, probe = self._price(step), self._is_probe(shape)
+        price, probe = self.prices.price(step), self._is_probe(shape)
         if probe:
             for record in step.records:
                 self._memory.add(record.guessed.tree, shape)
@@ -354,40 +319,10 @@ class Planner:
         if self._drafts_in_a_row % REMEMBER_EVERY == 0:
             self._memory.add(step.records[0].guessed.tree, shape, probe=False)
         if shape == self._choice and not any(record.copied for record in step.records):
-            seconds = self._expected(step) * self.clocks.factor(1 + step.nodes)
+            seconds = self.prices.seconds(step)
             self._honesty.take_drafted(
                 step.tokens / self._forecast.tokens_per_step, seconds / self._forecast.step_seconds
             )
-
-    def _time(self, step: ObservedStep) -> None:
-        """Learn from a step's time.
-
-        The first step of a kind may have waited for a GPU's compiler, for its own draft's sake or
-        for that of the draft it makes for the next.
-        """
-        kind = (step.shape, step.nodes, step.next_shape)
-        if kind not in self._timed:
-            self._timed.add(kind)
-            return
-        self.clocks.observe(1 + step.nodes, step.seconds, self._expected(step))
-        self._made = RATE_FORGET * self._made + step.tokens
-        self._taken = RATE_FORGET * self._taken + step.seconds
-        if step.shape is not None or not step.nodes:
-            self._honesty.made.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
-
-    def _expected(self, step: ObservedStep) -> float:
-        """What a step costs by what was measured, without any factor."""
-        if step.shape is None and step.nodes:  # copies alone
-            return self.costs.verify_seconds(1 + step.nodes, step.context)
-        return self.costs.step_seconds(
-            step.shape, step.context, nodes=step.nodes, kept=step.tokens, rejected=step.rejected,
-            path_rows=path_rows(step.records[0].tree) if self.costs.path_row else 0.0,
-        )  # fmt: skip
-
-    def _price(self, step: ObservedStep) -> float:
-        """Expected time of a step, in plain steps."""
-        seconds = self._expected(step) * self.clocks.factor(1 + step.nodes)
-        return seconds / self.plain_seconds(step.context)
 
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide_probe
@@ -414,12 +349,12 @@ class Planner:
         self._steps_to_replan = REPLAN_STEPS
         self._price_probes()
         forecasts = {one.shape: one for one in self._drafted_forecasts(self._context)}
-        self._guessed = {
+        self.prices.accepted = {
             shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
         }
         if not forecasts:
             return
-        plain = 1.0 / self.plain_seconds(self._context)
+        plain = 1.0 / self.prices.plain_seconds(self._context)
         best = max(forecasts.values(), key=lambda one: one.tokens_per_second)
         present = forecasts.get(self._choice) if self._choice else None
         if present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
@@ -445,11 +380,11 @@ class Planner:
         self._choice = shape
         raw = self._drafted_forecasts(self._context, honest=False)
         self._forecast = next(one for one in raw if one.shape == shape)
-        gain = self._forecast.tokens_per_second * self.plain_seconds(self._context)
+        gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2)
 
     def _take_costs(self, costs: CostModel) -> None:
-        self.costs = costs
+        self.prices.costs = costs
         self._yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
         self._probes = Probes(costs, chains=self._chains)
         self._wide_probe: BeamShape | None = None

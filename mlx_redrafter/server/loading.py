@@ -80,9 +80,8 @@ def _load(
     )
     held.enter_context(wired(model))
     if model.planner is not None:
-        _ = (
-            model.planner.costs
-        )  # measured now, where the machine is not known, and not in an answer
+        # Where this machine is not known, it is measured now and not in the middle of an answer.
+        _ = model.planner.costs
     prefixes = PrefixCache(settings.cache_memory // models)
 
     def make() -> EngineSequences:

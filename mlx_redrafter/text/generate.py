@@ -48,13 +48,15 @@ def stream_generate(
         **options: Any of these, by name:
 
             - ``max_tokens`` (256): tokens at most; -1 for no limit.
-            - the fields of :class:`SamplingConfig`: ``temperature``, ``seed``, filters, penalties,
-              ``logit_bias``, ``logprobs``. Without a seed the text draws its own, which each
-              response names.
+            - ``sampling``: a :class:`SamplingConfig`; or its fields by name: ``temperature``,
+              ``seed``, filters, penalties, ``logit_bias``, ``logprobs``. Without a seed the text
+              draws its own, which each response names.
             - ``sampler``, ``logits_processors``: as mlx-lm's. A sampler decodes plainly.
             - ``stop``: a string or strings that end the answer; they are not part of it.
             - ``draft`` (True): False decodes plainly.
-            - ``copy`` (False): drafts copies of the text too, for which no draft head is needed.
+            - ``copy`` (True): drafts copies too: what followed earlier places of the text, prompt
+              included, at which its end stood. They need no draft head, and a planner verifies
+              them as far as that pays; beside a shape of one's own they share its nodes.
             - ``beam_width``, ``beam_length``, ``node_budget``: one shape for all drafts, see
               :class:`BeamShape`.
             - ``planner``: chooses each step's beam shape, or plain decoding, by what it measured on

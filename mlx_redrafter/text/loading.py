@@ -23,6 +23,8 @@ from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..gguf import Progress
+from ..planning.cost_store import load_costs
+from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import atomic_path, local_path, write_json
@@ -112,7 +114,7 @@ def load(
             "smollm2". With a ``drafter`` directory inside it is a bundle. A GGUF file is
             converted once, into the user's cache.
         drafter: A drafter's directory or Hub repo, instead of the bundle's own. Without either the
-            model has none and decodes plainly, as it does where this is False.
+            model has none, as where this is False, and drafts nothing but copies of the text.
         dtype: Precision of unquantised weights. By default as stored; on a CPU float32, because
             mlx multiplies only float32 matrices with BLAS there.
         adapter_path: A directory with a fine-tuned adapter of the target, as mlx-lm's ``load``
@@ -126,8 +128,9 @@ def load(
             what only a first forward shows, are then not looked for.
         return_config: Whether config.json comes as a third value.
         plan: Whether the model gets a planner, which drafts only as far as that pays. It measures
-            the machine for some seconds when the first text is generated, unless it is known from
-            an earlier run. False drafts the default beam shape.
+            the machine for some seconds when the first text is generated, or without a drafter
+            when there is something to copy, unless it is known from an earlier run. False drafts
+            the default beam shape.
         pipeline: Where ``mlx.launch`` started several processes, which then share the target:
             whole layers for each, instead of a part of each layer.
         progress: Told the stage of a conversion, the bytes done and those in all.
@@ -182,6 +185,8 @@ def load(
     loaded.ranks = ranks
     if plan and head is not None:
         loaded.plan_with(lambda: Planner.for_model(loaded))
+    elif plan and target.refusal is None:
+        loaded.planner = HeadlessPlanner(lambda: load_costs(loaded))
     return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
 
 

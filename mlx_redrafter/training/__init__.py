@@ -17,8 +17,6 @@ from .._lazy import names_on_demand
 if TYPE_CHECKING:
     from ..drafting.shared_head import output_rows
     from .answers import answer_file
-    from .callback import TrainingCallback
-    from .checkpoint import load_checkpoint, save_checkpoint
     from .config import DistillationConfig
     from .data import (
         TokenRow,
@@ -29,20 +27,19 @@ if TYPE_CHECKING:
         tokenize,
         write_jsonl,
     )
-    from .decoded import DecodedFigures, measure_decoding, prompts_of
-    from .evaluation import Agreement, evaluate
+    from .evaluation import Agreement, DecodedFigures, evaluate, measure_decoding, prompts_of
     from .features import Batch, BatchSource, Features
     from .loop import Progress, train
     from .loss import distillation_loss, unrolled_logits
     from .options import TrainingOptions
     from .regeneration import regenerate
-    from .report import TrainingReport
+    from .report import TrainingCallback, TrainingReport
     from .run import train_drafter
-    from .shapes import draft_vocabulary, make_drafter
-    from .sizes import DraftSizes, draft_sizes
+    from .shapes import DraftSizes, draft_sizes, draft_vocabulary, make_drafter
     from .sources import read_data
     from .store import stored_features
     from .teacher import StreamedBatches, Teacher, compute_features
+    from .trainer import load_checkpoint, save_checkpoint
 
 __all__ = [
     "Agreement",
@@ -88,7 +85,7 @@ __all__ = [
 # The names come when they are first used, so that a command line's --help waits for none of them.
 _HOMES = {
     ".answers": ("answer_file",),
-    ".checkpoint": ("load_checkpoint", "save_checkpoint"),
+    ".trainer": ("load_checkpoint", "save_checkpoint"),
     ".config": ("DistillationConfig",),
     ".data": (
         "TokenRow",
@@ -99,19 +96,22 @@ _HOMES = {
         "tokenize",
         "write_jsonl",
     ),
-    ".decoded": ("DecodedFigures", "measure_decoding", "prompts_of"),
-    ".evaluation": ("Agreement", "evaluate"),
+    ".evaluation": (
+        "Agreement",
+        "DecodedFigures",
+        "evaluate",
+        "measure_decoding",
+        "prompts_of",
+    ),
     ".features": ("Batch", "BatchSource", "Features"),
     ".loop": ("Progress", "train"),
     ".loss": ("distillation_loss", "unrolled_logits"),
     ".options": ("TrainingOptions",),
     ".regeneration": ("regenerate",),
-    ".callback": ("TrainingCallback",),
-    ".report": ("TrainingReport",),
+    ".report": ("TrainingCallback", "TrainingReport"),
     ".run": ("train_drafter",),
     "..drafting.shared_head": ("output_rows",),
-    ".shapes": ("draft_vocabulary", "make_drafter"),
-    ".sizes": ("DraftSizes", "draft_sizes"),
+    ".shapes": ("DraftSizes", "draft_sizes", "draft_vocabulary", "make_drafter"),
     ".sources": ("read_data",),
     ".store": ("stored_features",),
     ".teacher": ("StreamedBatches", "Teacher", "compute_features"),

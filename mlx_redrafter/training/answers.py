@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import RedrafterError
 from ..system.files import write_json
 from .data import Record, write_jsonl
-from .disk import changes, writing
+from .output import changes, writing
 from .regeneration import check_prompts, regenerate
 
 
@@ -22,14 +22,14 @@ class AnswerSettings:
 
     Attributes:
         max_tokens: Longest answer.
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 takes the likeliest token each time; several go to the chunks in turn.
         seed: Of the draws.
         chunk_size: Prompts answered side by side.
         prompt_tokens: Of a text, how many tokens begin it.
     """
 
     max_tokens: int = 256
-    temperature: float = 0.0
+    temperature: float | list[float] = 0.0
     seed: int = 0
     chunk_size: int = 32
     prompt_tokens: int = 16

@@ -16,15 +16,13 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.device import on_gpu
 from ..text.loading import load_drafter, save_drafter
-from .checkpoint import load_checkpoint, save_checkpoint
 from .config import DistillationConfig
-from .decoded import DecodedFigures
-from .disk import DiskError, writing
-from .evaluation import Agreement, evaluate, ranks, summarize
+from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features
+from .output import DiskError, writing
 from .teacher import Teacher
 from .text_batches import TextBatches
-from .trainer import Trainer
+from .trainer import Trainer, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,10 @@ class TrainingOptions:
         "", _DATA, "JSON Lines file, directory with train.jsonl (and valid.jsonl), or dataset on "
         "the Hub: chats, prompts or texts, as mlx_lm.lora takes them", metavar="DATA",
     )  # fmt: skip
+    self_questions: int | None = option(
+        None, _DATA, "draw so many questions from a chat model itself, after the empty user header "
+        "of its template, and let it answer them; --data is not needed then", metavar="N",
+    )  # fmt: skip
     held_out: int = option(
         64, _DATA, "records to evaluate on, held out where the data brings no valid split"
     )
@@ -282,9 +286,13 @@ def _none(name: str, kind: str) -> None:
 
 
 def _check_required(options: TrainingOptions) -> None:
-    for name, what in (("model", "the target"), ("data", "what to learn from")):
-        if not getattr(options, name):
-            raise RedrafterError(f"No {name} was given: pass --{name}, {what}.")
+    if not options.model:
+        raise RedrafterError("No model was given: pass --model, the target.")
+    if not options.data and options.self_questions is None:
+        raise RedrafterError(
+            "No data was given: pass --data, what to learn from, or --self-questions N to have a "
+            "chat model write it."
+        )
     path = local_path(options.model)
     if options.output is None and not (path.is_dir() or (path.suffix == ".gguf" and path.exists())):
         raise RedrafterError(
@@ -293,11 +301,11 @@ def _check_required(options: TrainingOptions) -> None:
 
 
 _AT_LEAST_ONE = (
-    "held_out", "max_records", "max_seq_length", "regenerate_max_tokens", "regenerate_batch_size",
-    "regenerate_prompt_tokens", "exit_dim", "draft_vocab_size", "unroll", "top_k", "steps",
-    "positions_per_step", "accumulate", "batch_size", "batch_tokens", "eval_every", "eval_prompts",
-    "eval_max_tokens", "state_size", "mlp_size", "memory_heads", "memory_window", "beam_width",
-    "beam_length", "patience", "save_every", "report_every",
+    "self_questions", "held_out", "max_records", "max_seq_length", "regenerate_max_tokens",
+    "regenerate_batch_size", "regenerate_prompt_tokens", "exit_dim", "draft_vocab_size", "unroll",
+    "top_k", "steps", "positions_per_step", "accumulate", "batch_size", "batch_tokens",
+    "eval_every", "eval_prompts", "eval_max_tokens", "state_size", "mlp_size", "memory_heads",
+    "memory_window", "beam_width", "beam_length", "patience", "save_every", "report_every",
 )  # fmt: skip
 
 

@@ -1,21 +1,24 @@
-"""What a run leaves where: its own files while it lasts, the drafter and its card at the end."""
+"""What a run leaves where, and errors of writing it, told in one sentence."""
 
 from __future__ import annotations
 
 import json
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from .. import __version__
 from ..drafting.drafter import MODEL_TYPE, Drafter
 from ..errors import RedrafterError
 from ..system.files import write_json
 from ..text.loading import CONFIG_FILE, WEIGHTS_FILE, save_drafter
-from .disk import changes, writing
 from .options import TrainingOptions
 
 CARD_FILE = "training.json"  # beside a drafter: what it was made of
@@ -149,3 +152,43 @@ def finish(paths: RunPaths, drafter: Drafter, card: dict[str, Any]) -> None:
     for path in (paths.settings, paths.checkpoint):
         path.unlink(missing_ok=True)
     shutil.rmtree(paths.best, ignore_errors=True)
+
+
+class DiskError(RedrafterError):
+    """Something could not be written; what was written before is whole."""
+
+
+@contextmanager
+def writing(path: Path, kept: str = "") -> Iterator[None]:
+    """Turn an error of writing into one sentence.
+
+    Args:
+        path: What is written.
+        kept: What there is to go on from, for the sentence.
+
+    Raises:
+        DiskError: If the block fails to write.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "write" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        then = f"; {kept}" if kept else ""
+        raise DiskError(
+            f"{path} could not be written ({reason}): make room on that disk, or choose another "
+            f"directory{then}."
+        ) from error
+
+
+def changes(path: Path, identity: dict[str, Any]) -> list[str]:
+    """Names of the entries in which a JSON file differs from ``identity``.
+
+    The file's own name where it is not there or cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return [name for name, value in identity.items() if found.get(name) != value]
+    except (OSError, ValueError, AttributeError):
+        return [path.name]

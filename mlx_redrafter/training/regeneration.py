@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Answer:
         return Turn([*prompt, *self.tokens, *end], len(prompt))
 
 
-def _sampler(temperature: float, seed: int) -> Callable[[mx.array], mx.array]:
+def sampler_for(temperature: float, seed: int) -> Callable[[mx.array], mx.array]:
     """Draw from log-probabilities (rows, vocabulary) with keys of its own."""
     if temperature == 0:
         return lambda log_probs: mx.argmax(log_probs, axis=-1)
@@ -59,52 +59,67 @@ def _batches_well(model: Any) -> bool:
     return all(hasattr(part, "merge") for part in parts)
 
 
-def _answers(
+def decode_batch(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[list[int]],
     max_tokens: int,
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
+    ends: Collection[int] | None = None,
 ) -> list[Answer]:
-    """One for each prompt of at least one token id."""
+    """Decode prompts side by side, with mlx-lm's batches where the model allows them.
+
+    Args:
+        model: mlx-lm model.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        prompts: Token ids, at least one each.
+        max_tokens: Longest answer.
+        sampler: Draws from log-probabilities (rows, vocabulary).
+        tick: Called after every token.
+        ends: Tokens that end an answer; by default the tokenizer's.
+
+    Returns:
+        One answer for each prompt.
+    """
+    ends = set(tokenizer.eos_token_ids) if ends is None else set(ends)
     if not _batches_well(model):
-        return [_answer(model, tokenizer, p, max_tokens, sampler, tick) for p in prompts]
+        return [_answer(model, p, max_tokens, sampler, tick, ends) for p in prompts]
     generator = BatchGenerator(
         model,
-        stop_tokens=[[t] for t in sorted(tokenizer.eos_token_ids)],
+        stop_tokens=[[t] for t in sorted(ends)],
         sampler=sampler,
         completion_batch_size=len(prompts),
     )
     ids = generator.insert([list(p) for p in prompts], [max_tokens] * len(prompts))
     tokens: dict[Any, list[int]] = {i: [] for i in ids}
-    ends: dict[Any, int | None] = dict.fromkeys(ids)
+    ended: dict[Any, int | None] = dict.fromkeys(ids)
     try:
         while responses := generator.next_generated():
             for response in responses:
                 if response.finish_reason == "stop":
-                    ends[response.uid] = int(response.token)
+                    ended[response.uid] = int(response.token)
                 else:
                     tokens[response.uid].append(int(response.token))
             tick()
     finally:
         generator.close()
-    return [Answer(tokens[i], ends[i]) for i in ids]
+    return [Answer(tokens[i], ended[i]) for i in ids]
 
 
 def _answer(
     model: Any,
-    tokenizer: Any,
     prompt: list[int],
     max_tokens: int,
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
+    ends: set[int],
 ) -> Answer:
     """One answer, for models whose caches cannot be put side by side."""
     tokens: list[int] = []
     for token, _ in generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler):
         tick()
-        if token in tokenizer.eos_token_ids:
+        if token in ends:
             return Answer(tokens, int(token))
         tokens.append(int(token))
     return Answer(tokens, None)
@@ -160,7 +175,7 @@ def _answer_chats(
     chats = [_Chat(record, tokenizer) for record in records]
     while asked := [(chat, prompt) for chat in chats if (prompt := chat.ask()) is not None]:
         prompts = [prompt for _, prompt in asked]
-        answers = _answers(model, tokenizer, prompts, max_tokens, sampler, tick)
+        answers = decode_batch(model, tokenizer, prompts, max_tokens, sampler, tick)
         for (chat, prompt), answer in zip(asked, answers, strict=True):
             chat.hear(prompt, answer)
     return [chat.record() for chat in chats]
@@ -196,7 +211,9 @@ def _continue_texts(
         if record["text"]
     }
     given = [prompt for prompt in prompts.values() if prompt]
-    answers = iter(_answers(model, tokenizer, given, max_tokens, sampler, tick) if given else [])
+    answers = iter(
+        decode_batch(model, tokenizer, given, max_tokens, sampler, tick) if given else []
+    )
     return [
         _continued(prompts[i], next(answers), tokenizer) if prompts.get(i) else (record, [])
         for i, record in enumerate(records)
@@ -220,7 +237,7 @@ def regenerate(
     records: Sequence[Record],
     *,
     max_tokens: int = 256,
-    temperature: float = 0.0,
+    temperature: float | Sequence[float] = 0.0,
     seed: int = 0,
     chunk_size: int = 64,
     start: int = 0,
@@ -237,7 +254,7 @@ def regenerate(
         records: Conversations or prompts, see ``data.conversation``, or texts.
         max_tokens: Longest answer; a conversation that reaches it ends there and is marked
             ``"truncated": true``.
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 takes the likeliest token each time; several go to the chunks in turn.
         seed: With the chunk's number it gives the draws, so a run continued at ``start`` draws the
             same answers.
         chunk_size: Conversations answered side by side.
@@ -254,8 +271,10 @@ def regenerate(
         RedrafterError: If the chat template refuses a conversation.
     """
     sha256 = tokenizer_hash(tokenizer)
+    temperatures = [temperature] if isinstance(temperature, float | int) else list(temperature)
     for first in range(start, len(records), chunk_size):
-        sampler = _sampler(temperature, seed * 1_000_003 + first // chunk_size)
+        number = first // chunk_size
+        sampler = sampler_for(temperatures[number % len(temperatures)], seed * 1_000_003 + number)
         chunk = records[first : first + chunk_size]
         texts = [r for r in chunk if is_text(r)]
         chats = [r for r in chunk if not is_text(r)]

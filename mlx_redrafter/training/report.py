@@ -1,4 +1,4 @@
-"""What a run says while it goes, and what it leaves behind about itself."""
+"""What a run says while it goes, who hears it, and what it leaves behind about itself."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from ..errors import RedrafterError
 from ..system.files import atomic_path
-from .decoded import DecodedFigures
-from .disk import writing
-from .evaluation import Agreement
+from .evaluation import Agreement, DecodedFigures
 from .loop import Progress
-from .sizes import DraftSizes
+from .output import DiskError, RunPaths, writing
+from .shapes import DraftSizes
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,77 @@ def plot_curves(entries: list[dict[str, Any]], path: Path) -> None:
         depth.legend()
     with writing(path), atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+class TrainingCallback:
+    """Hears how a run goes; these methods do nothing.
+
+    Each is called where everything is in order: what it raises ends the run, and after the
+    checkpoint is written ``resume`` can go on.
+    """
+
+    def note(self, text: str) -> None:
+        """A sentence worth knowing."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A part of the work got on; the steps of the training are one of them."""
+
+    def report(self, progress: Progress) -> None:
+        """Loss and figures, every so many steps and at evaluations."""
+
+
+class RunLogger:
+    """Keeps the log of a run, and passes its reports on.
+
+    Args:
+        paths: Where the run keeps what.
+        callback: Hears each report.
+        start: Step that the run goes on from; later lines of its log are written again.
+    """
+
+    def __init__(self, paths: RunPaths, callback: TrainingCallback, start: int):
+        self._paths, self._listener = paths, callback
+        self._log = RunLog(paths.log, start)
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note of a report."""
+        self._log.add(progress)
+        self._listener.report(progress)
+
+    def report(self, sizes: DraftSizes) -> TrainingReport:
+        """What came out: the figures of the best evaluation."""
+        entries = self._log.entries
+        best = [entry for entry in entries if entry.get("is_best")][-1]
+        decoded, held_out = dict(best["decoded"]), dict(best["held_out"])
+        decoded["acceptance_by_depth"] = tuple(decoded["acceptance_by_depth"])
+        for name in ("top1", "top5"):
+            held_out[name] = tuple(held_out[name])
+        return TrainingReport(
+            output=self._paths.output,
+            steps=entries[-1]["step"],
+            best_step=best["step"],
+            decoded=DecodedFigures(**decoded),
+            held_out=Agreement(**held_out),
+            sizes=sizes,
+            peak_memory=mx.get_peak_memory() / 1e9,
+        )
+
+    def draw(self) -> None:
+        """Draw the run's curves, where matplotlib is installed."""
+        try:
+            plot_curves(self._log.entries, self._paths.work / "curves.png")
+        except DiskError:
+            raise
+        except RedrafterError as error:
+            self._listener.note(str(error))  # matplotlib is an extra
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint file, 0 without one."""
+    if not checkpoint.is_file():
+        return 0
+    try:
+        loaded: Any = mx.load(str(checkpoint), return_metadata=True)
+        return int(loaded[1]["step"])
+    except (RuntimeError, KeyError, ValueError):
+        return 0  # reported where it is loaded

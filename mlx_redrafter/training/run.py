@@ -24,25 +24,25 @@ from ..target.target import Target
 from ..text.loading import load, tokenizer_hash
 from ..text.places import own_drafter
 from .answers import AnswerSettings, answer_file
-from .callback import TrainingCallback
 from .config import DistillationConfig
-from .data import Record, TokenRow, special_tokens, token_counts, tokenize
-from .decoded import DecodedFigures, measure_decoding, prompts_of
+from .data import Record, TokenRow, tokenize
+from .evaluation import DecodedFigures, measure_decoding, prompts_of
 from .features import BatchSource, Features
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
 from .output import RunPaths, begin, check_run_dir, finish, forget_unbegun
-from .report import TrainingReport
-from .run_logger import RunLogger, step_of
-from .shapes import MemoryShape, make_drafter, make_memory_drafter
-from .sizes import DraftSizes, draft_sizes
-from .sources import needs_answers, read_data
-from .starting import drafter_to_go_on_from, weights_hash
+from .report import RunLogger, TrainingCallback, TrainingReport, step_of
+from .self_questions import QuestionSettings, question_file
+from .shapes import DraftSizes, draft_sizes
+from .sources import needs_answers, read_data, split
+from .starting import first_drafter, weights_hash
 from .store import StorePlan, rows_hash, stored_features, target_hash
 from .teacher import FeatureExtractor, StreamedBatches, compute_features, kept_positions
 from .text_batches import TextBatches
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
+# Of answers to a model's own questions, chunk by chunk: greedy text and drawn text are both met.
+ANSWER_TEMPERATURES = (0.0, 0.0, 0.7, 1.0)
 MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
 
 
@@ -103,10 +103,9 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     """Train where no other run can come between."""
     check_run_dir(paths, options)
     mx.reset_peak_memory()
-    records, held = read_data(
-        options.data, held_out=options.held_out, max_records=options.max_records, seed=options.seed
-    )
-    if not options.regenerate and needs_answers(records):
+    records, held = _given(options)
+    asks = options.self_questions is not None
+    if not options.regenerate and not asks and needs_answers(records):
         raise RedrafterError(
             f"{options.data} has prompts but no answers: let the target answer with --regenerate."
         )
@@ -114,10 +113,43 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     begin(paths, options)
     try:
         with wired_limit(run.target.model):
+            if asks:
+                records, held = _with_own_questions(run, records, held)
             return _fit(run, *_rows(run, records, held))
     except RedrafterError:
         forget_unbegun(paths)  # so that the corrected command is not told of an unfinished run
         raise
+
+
+def _given(options: TrainingOptions) -> tuple[list[Record], list[Record]]:
+    """Records to learn from and held out, as far as there are data."""
+    if not options.data:
+        return [], []
+    return read_data(
+        options.data, held_out=options.held_out, max_records=options.max_records, seed=options.seed
+    )
+
+
+def _with_own_questions(
+    run: _Setting, records: list[Record], held: list[Record]
+) -> tuple[list[Record], list[Record]]:
+    """The same and the target's own questions; of these some are held out where nothing else is."""
+    options = run.options
+    assert options.self_questions is not None
+    questions = question_file(
+        run.paths.work / "questions.jsonl",
+        run.target.model,
+        run.tokenizer,
+        QuestionSettings(
+            options.self_questions, seed=options.seed, batch_size=options.regenerate_batch_size
+        ),
+        target_sha256=run.target_sha256,
+        overwrite=options.overwrite,
+        progress=partial(run.callback.stage, "target's questions"),
+    )
+    if held:
+        return [*records, *questions], held
+    return split(questions, options.held_out, options.seed, "--self-questions")
 
 
 def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> _Setting:
@@ -144,7 +176,7 @@ def _answered(
     options = run.options
     settings = AnswerSettings(
         max_tokens=options.regenerate_max_tokens,
-        temperature=options.regenerate_temperature,
+        temperature=_answer_temperature(options),
         seed=options.seed,
         chunk_size=options.regenerate_batch_size,
         prompt_tokens=options.regenerate_prompt_tokens,
@@ -162,11 +194,18 @@ def _answered(
     return answers[len(held) :], answers[: len(held)]
 
 
+def _answer_temperature(options: TrainingOptions) -> float | list[float]:
+    """As asked; to a model's own questions by default greedy answers and drawn ones, in turn."""
+    if options.self_questions is None or options.regenerate_temperature:
+        return options.regenerate_temperature
+    return list(ANSWER_TEMPERATURES)
+
+
 def _rows(
     run: _Setting, records: list[Record], held: list[Record]
 ) -> tuple[list[TokenRow], list[TokenRow]]:
     """What is learned from and what is evaluated on, in tokens."""
-    if run.options.regenerate:
+    if run.options.regenerate or run.options.self_questions is not None:
         records, held = _answered(run, records, held)
     length = run.options.max_seq_length
     rows = tokenize(records, run.tokenizer, length)
@@ -176,46 +215,6 @@ def _rows(
         f"{len(rows)} rows of {len(records)} records; {len(held_rows)} rows held out."
     )
     return rows, held_rows
-
-
-def _make_drafter(run: _Setting, rows: Sequence[TokenRow]) -> Drafter:
-    options, target = run.options, run.target
-    if options.start_from is not None:
-        return drafter_to_go_on_from(
-            options.start_from, target, run.tokenizer, unroll=options.unroll,
-            lookback=options.lookback, name=run.model.name,
-        )  # fmt: skip
-    counts = token_counts(rows, target.vocab_size)
-    if options.memory:
-        shape = MemoryShape(
-            options.layers, options.state_size, options.mlp_size, options.exit_dim,
-            options.memory_heads, options.memory_head_dim, options.memory_window,
-        )  # fmt: skip
-        return make_memory_drafter(
-            target,
-            counts,
-            shape=shape,
-            draft_vocab_size=options.draft_vocab_size,
-            special=special_tokens(run.tokenizer),
-            name=run.model.name,
-            tokenizer_hash=tokenizer_hash(run.tokenizer),
-            seed=options.seed,
-        )
-    return make_drafter(
-        target,
-        counts,
-        exit_dim=options.exit_dim,
-        num_draft_layers=options.num_draft_layers,
-        rnn=options.rnn,
-        draft_vocab_size=options.draft_vocab_size,
-        special=special_tokens(run.tokenizer),
-        shared_rows=options.shared_rows,
-        independent_heads=options.unroll if options.independent else None,
-        lookback=options.lookback or 0,
-        name=run.model.name,
-        tokenizer_hash=tokenizer_hash(run.tokenizer),
-        seed=options.seed,
-    )
 
 
 def _config(options: TrainingOptions, rows: Sequence[TokenRow], where: str) -> Any:
@@ -306,7 +305,7 @@ def _few(rows: Sequence[TokenRow]) -> list[TokenRow]:
 def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
     """Make the drafter, train it, write it."""
     options, paths, callback = run.options, run.paths, run.callback
-    drafter = _make_drafter(run, rows)
+    drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
     callback.note(_described(sizes))
     where = _where(run, drafter, rows)

@@ -45,7 +45,7 @@ def read_data(
         raise RedrafterError(f"{data} is empty: write one {FORMATS} a line.")
     for number, record in enumerate([*train, *valid], 1):
         _check(record, data, number)
-    return (train, valid) if valid else _split(train, held_out, seed, data)
+    return (train, valid) if valid else split(train, held_out, seed, data)
 
 
 def needs_answers(records: Sequence[Record]) -> bool:
@@ -115,9 +115,14 @@ def _is_message(message: Any) -> bool:
     )
 
 
-def _split(
+def split(
     records: list[Record], held_out: int, seed: int, data: str | Path
 ) -> tuple[list[Record], list[Record]]:
+    """(training records, held-out records); ``data`` names them for the message.
+
+    Raises:
+        RedrafterError: If there is a single record.
+    """
     if len(records) < 2:
         raise RedrafterError(
             f"{data} has a single record, and one has to be held out to evaluate on: add more."

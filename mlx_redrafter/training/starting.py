@@ -1,8 +1,9 @@
-"""Going on from a drafter that exists: for a target quantised or tuned since, or other data."""
+"""The drafter that a run begins with: a new one, or one that exists, for another target or data."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,66 @@ from ..drafting.shared_head import share_rows
 from ..errors import RedrafterError
 from ..target.target import Target
 from ..text.loading import WEIGHTS_FILE, check_pair, load_drafter, resolve_path, tokenizer_hash
+from .data import TokenRow, special_tokens, token_counts
+from .options import TrainingOptions
+from .shapes import MemoryShape, make_drafter, make_memory_drafter
+
+
+def first_drafter(
+    options: TrainingOptions,
+    target: Target,
+    tokenizer: Any,
+    rows: Sequence[TokenRow],
+    name: str,
+) -> Drafter:
+    """The drafter that a run begins with: a new one, or one to go on from.
+
+    Args:
+        options: Of the run.
+        target: What it drafts for.
+        tokenizer: The target's.
+        rows: Whose tokens are counted for the draft vocabulary.
+        name: Of the target.
+
+    Raises:
+        RedrafterError: If the options do not fit the target, or the drafter to go on from.
+    """
+    if options.start_from is not None:
+        return drafter_to_go_on_from(
+            options.start_from, target, tokenizer, unroll=options.unroll,
+            lookback=options.lookback, name=name,
+        )  # fmt: skip
+    counts = token_counts(rows, target.vocab_size)
+    if options.memory:
+        shape = MemoryShape(
+            options.layers, options.state_size, options.mlp_size, options.exit_dim,
+            options.memory_heads, options.memory_head_dim, options.memory_window,
+        )  # fmt: skip
+        return make_memory_drafter(
+            target,
+            counts,
+            shape=shape,
+            draft_vocab_size=options.draft_vocab_size,
+            special=special_tokens(tokenizer),
+            name=name,
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            seed=options.seed,
+        )
+    return make_drafter(
+        target,
+        counts,
+        exit_dim=options.exit_dim,
+        num_draft_layers=options.num_draft_layers,
+        rnn=options.rnn,
+        draft_vocab_size=options.draft_vocab_size,
+        special=special_tokens(tokenizer),
+        shared_rows=options.shared_rows,
+        independent_heads=options.unroll if options.independent else None,
+        lookback=options.lookback or 0,
+        name=name,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        seed=options.seed,
+    )
 
 
 def drafter_to_go_on_from(

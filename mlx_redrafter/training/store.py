@@ -20,8 +20,8 @@ from ..errors import RedrafterError
 from ..system.files import atomic_path, write_json
 from .config import DistillationConfig
 from .data import TokenRow
-from .disk import changes, writing
 from .features import Features, ShardedArray
+from .output import changes, writing
 from .teacher import FeatureExtractor, Teacher, kept_positions
 
 SHARD_BYTES = 2**29

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, TypeVar
 
+from ..errors import RedrafterError
+from ..ranges import OptionRange
 from .parsing import json_object, number, whole_number
 
 Options = TypeVar("Options")
@@ -40,6 +42,17 @@ def flag(default: Any, group: str, text: str, **hints: Any) -> Any:
     return field(default=default, metadata={"group": group, "help": text, **hints})
 
 
+def flags_of(config: type[Any], group: str, **hints: Any) -> Any:
+    """A field that holds another dataclass, each of whose numbers becomes a flag.
+
+    Args:
+        config: Its fields' metadata hold their ``range`` (:class:`OptionRange`).
+        group: Heading under which --help lists them.
+        **hints: ``aliases`` (further names, by field), ``without`` (fields that are no flags).
+    """
+    return field(default_factory=config, metadata={"group": group, "config": config, **hints})
+
+
 def add_flags(parser: argparse.ArgumentParser, *options: type[Any], given: bool = False) -> None:
     """Add a flag for each field of dataclasses that has metadata, under its groups' headings.
 
@@ -61,11 +74,63 @@ def add_flags(parser: argparse.ArgumentParser, *options: type[Any], given: bool 
 def options_of(options: type[Options], values: argparse.Namespace) -> Options:
     """The dataclass from parsed flags."""
     found = vars(values)
-    return options(**{one.name: found[one.name] for one in _flags(options) if one.name in found})
+    given: dict[str, Any] = {}
+    for one in fields(options):  # type: ignore[arg-type]
+        if "config" in one.metadata:
+            inner = {flag.name: found[flag.name] for flag in _config_flags(one)}
+            given[one.name] = one.metadata["config"](**inner)
+        elif "help" in one.metadata and one.name in found:
+            given[one.name] = found[one.name]
+    return options(**given)
 
 
 def _flags(options: type[Any]) -> Iterable[Field[Any]]:
-    return (one for one in fields(options) if "help" in one.metadata)
+    """The fields that are flags, those of held dataclasses among them."""
+    for one in fields(options):
+        if "help" in one.metadata:
+            yield one
+        elif "config" in one.metadata:
+            yield from _config_flags(one)
+
+
+def _config_flags(holder: Field[Any]) -> Iterable[Field[Any]]:
+    hints = holder.metadata
+    for one in fields(hints["config"]):
+        if "range" not in one.metadata or one.name in hints.get("without", ()):
+            continue
+        limits: OptionRange = one.metadata["range"]
+        made: Field[Any] = flag(
+            one.default, hints["group"], limits.help, reader=_reader(one.name, limits),
+            aliases=hints.get("aliases", {}).get(one.name, ()),
+            metavar="N" if limits.kind is int else "X",
+        )  # fmt: skip
+        made.name, made.type = one.name, one.type
+        yield made
+
+
+def read_option(config: type[Any], name: str, text: str) -> Any:
+    """Read an option of a dataclass like :class:`SamplingConfig` from text.
+
+    Raises:
+        RedrafterError: If it is out of the option's range.
+    """
+    limits: OptionRange = next(f.metadata["range"] for f in fields(config) if f.name == name)
+    try:
+        return limits.checked(limits.kind(text), name)
+    except ValueError:  # RedrafterError is one
+        raise RedrafterError(f"For {name} {limits} is needed, not '{text}'.") from None
+
+
+def _reader(name: str, limits: OptionRange) -> Callable[[str], Any]:
+    """Text to a number in its range; what does not fit is told as the range tells it."""
+
+    def read(text: str) -> Any:
+        try:
+            return limits.checked(limits.kind(text), name)
+        except ValueError:  # RedrafterError is one
+            raise argparse.ArgumentTypeError(f"{limits} is needed, not '{text}'") from None
+
+    return read
 
 
 def _default(one: Field[Any]) -> Any:

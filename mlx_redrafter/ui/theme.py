@@ -8,6 +8,7 @@ from rich.theme import Theme
 THEME = Theme(
     {
         "answer.drafted": "green",
+        "answer.copied": "blue",
         "answer.target": "bold",
         "answer.plain": "default",
         "answer.thought": "dim italic",
@@ -23,6 +24,7 @@ THEME = Theme(
         "status.faster": "bold green",
         "status.slower": "yellow",
         "tree.accepted": "bold green",
+        "tree.copied": "bold blue",
         "tree.rejected": "dim",
         "tree.target": "bold",
     }
@@ -36,4 +38,6 @@ DOES_NOT_PAY = (
     "are tried again now and then: /stats says why."
 )
 MEASURING = "Measuring plain decoding on this machine"
-LEGEND = (("answer.drafted", "guessed by the drafter"), ("answer.target", "supplied by the model"))
+GUESSED = ("answer.drafted", "guessed by the drafter")
+COPIED = ("answer.copied", "copied from the text")
+OWN = ("answer.target", "supplied by the model")

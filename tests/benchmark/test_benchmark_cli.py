@@ -67,7 +67,9 @@ def test_run_compares_and_writes(bundle, bare, tmp_path, capsys):
     }  # fmt: skip
     names = [contestant["name"] for contestant in report["contestants"]]
     other = f"drafted by {bundle / 'drafter'}"
-    assert names == ["mlx-lm", "plain", "drafted", other, "two models, 2", "two models, 3"]
+    assert names == [
+        "mlx-lm", "plain", "drafted", "copies", other, "two models, 2", "two models, 3",
+    ]  # fmt: skip
     for contestant in report["contestants"]:
         assert contestant["tokens_per_second"]["median"] > 0
         assert contestant["first_token_seconds"]["count"] == 6
@@ -82,11 +84,11 @@ def test_run_compares_and_writes(bundle, bare, tmp_path, capsys):
     assert set(drafted["ratios"]) == set(names) - {"drafted"}
     assert report["environment"]["command"].startswith("python -m mlx_redrafter.benchmark run")
     rows = rows_of(tmp_path / "out" / "run.csv")
-    assert len(rows) == len(report["answers"]) == 6 * 3 * 2
-    assert [(row["prompt"], row["turn"]) for row in rows[::6]] == 2 * [
+    assert len(rows) == len(report["answers"]) == 7 * 3 * 2
+    assert [(row["prompt"], row["turn"]) for row in rows[::7]] == 2 * [
         ("question 7", "1"), ("question 7", "2"), ("line 2", "1"),
     ]  # fmt: skip
-    assert [row["contestant"] for row in rows[6:12]] == [*names[1:], names[0]]
+    assert [row["contestant"] for row in rows[7:14]] == [*names[1:], names[0]]
     assert is_png(tmp_path / "out" / "run.png")
     shown = capsys.readouterr().out
     assert "3 of 3 equal" in shown
@@ -107,7 +109,7 @@ def test_run_says_that_samples_of_mlx_lm_are_not_comparable(bundle, tmp_path, ca
 
 def test_run_plans_unless_a_shape_is_given(bundle, tmp_path, measurements):
     path = tmp_path / "r.json"
-    assert quick("run", bundle, "--limit", 1, "--json", path) == 0
+    assert quick("run", bundle, "--limit", 1, "--no-copy", "--json", path) == 0
     _, _, drafted = json.loads(path.read_text("utf-8"))["contestants"]
     assert "planner" in drafted["description"]
     assert list(measurements.glob("costs-*.json"))
@@ -310,7 +312,7 @@ def sorted_questions(tmp_path_factory):
 
 def test_run_by_category_at_both_temperatures(bundle, sorted_questions, tmp_path, capsys):
     page, path = tmp_path / "page.md", tmp_path / "r.json"
-    options = ("--prompts", sorted_questions, "--report", page, "--json", path)
+    options = ("--prompts", sorted_questions, "--report", page, "--json", path, "--no-copy")
     assert quick("run", bundle, *SHAPE, *options) == 0
     report = json.loads(path.read_text("utf-8"))
     assert report["kind"] == "runs"

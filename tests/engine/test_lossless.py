@@ -243,7 +243,11 @@ def test_recurrent_drafter_whose_drafts_are_accepted(name: str) -> None:
     model = models.build(name)
     model.lm_head.weight = 0.5 * model.lm_head.weight + 0.5 * model.model.embed_tokens.weight
     drafter = copying_drafter(model)
-    for sampling in (SamplingConfig(), SamplingConfig(0.7, seed=5), SamplingConfig(1.0, top_k=4)):
+    for sampling in (
+        SamplingConfig(),
+        SamplingConfig(0.7, seed=5),
+        SamplingConfig(1.0, top_k=4, seed=8),
+    ):
         for width, length, budget in ((1, 4, None), (3, 3, None), (4, 5, 9)):
             prompt = models.prompt_of(20)
             plain = plain_text(model, prompt, 40, sampling)

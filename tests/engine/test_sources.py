@@ -13,7 +13,7 @@ import pytest
 import models
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput, DraftSource, ProposingSource, as_source
-from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -193,3 +193,9 @@ def test_a_head_whose_parameters_change_is_followed() -> None:
     assert after == trees(SpeculativeModel(of, drafter))
     nn.quantize(drafter, group_size=32, bits=8)
     assert trees(model) == trees(SpeculativeModel(of, drafter))
+
+
+def test_the_former_name_of_what_a_source_is_told() -> None:
+    import mlx_redrafter
+
+    assert mlx_redrafter.DraftState is DraftInput

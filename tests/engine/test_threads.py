@@ -14,11 +14,13 @@ import pytest
 
 import models
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.target.target import Target
 
@@ -76,6 +78,29 @@ def hasty() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_threads_share_a_planner() -> None:
+    """Whatever it is told by one while another asks, texts stay what they are."""
+    model, config = model_of("llama"), config_of(draft=True, temperature=1.0)
+    sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+    row = tuple(1.0 + 0.01 * size for size in sizes)
+    planner = Planner(CostModel(sizes, (64,), (row,), {1: 0.05, 4: 0.06, 8: 0.1}, (1.0,)))
+    expected = single(model, config_of(draft=False, temperature=1.0))
+
+    def planned() -> list[list[int]]:
+        return [[t.token for t in decode(model, p, config, planner=planner)] for p in PROMPTS]
+
+    def batched() -> list[list[int]]:
+        texts: list[list[int]] = [[] for _ in PROMPTS]
+        for index, one in BatchDecoder(model, PROMPTS, config, batch_size=3, planner=planner):
+            texts[index].append(one.token)
+        return texts
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        running = [pool.submit(job) for job in (planned, batched) * 8]
+        assert [future.result() for future in running] == [expected] * 16
 
 
 @pytest.mark.usefixtures("hasty")

@@ -48,10 +48,10 @@ def test_what_steps_take_corrects_what_was_measured() -> None:
     planner = HeadlessPlanner(Measurements())
     assert planner.copies.num_nodes([0.3], 64) == 1
     for _ in range(60):  # another program slows down what uses all cores
-        planner.observe(step(8, 5, 14.0))
+        planner.observe(step(8, 5, 7.0))
         planner.observe(step(0, 1, 1.0))
-    assert planner.verify_seconds(9, 64) > 3.9 * COSTS.verify_seconds(9, 64)
-    assert planner.plain_seconds(64) == pytest.approx(1.0)
+    assert planner.verify_seconds(9, 64) > 2 * COSTS.verify_seconds(9, 64)
+    assert planner.plain_seconds(64) < 1.6
     assert planner.copies.num_nodes([0.3], 64) == 0
 
 

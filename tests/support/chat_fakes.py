@@ -98,6 +98,7 @@ class FakeStream:
                     text=character,
                     token=ord(character),
                     from_draft=draft and count % 2 == 0,
+                    source="guessed" if draft and count % 2 == 0 else "own",
                     finish_reason=finish if last else None,
                     prompt_tokens=5,
                     prompt_tps=1.0,

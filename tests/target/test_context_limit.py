@@ -86,10 +86,10 @@ def calibrated(
     model = SpeculativeModel(architectures.build("llama"), config=config)
     verify = model.target.verify
 
-    def timed(tree: DraftTree, cache: PromptCache) -> Any:
+    def timed(tree: DraftTree, cache: PromptCache, *more: Any, **named: Any) -> Any:
         calls.append(len(tree))
         now[0] += seconds(len(calls), len(tree))
-        return verify(tree, cache)
+        return verify(tree, cache, *more, **named)
 
     monkeypatch.setattr(model.target, "verify", timed)
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])

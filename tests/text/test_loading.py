@@ -21,6 +21,7 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning import measuring
+from mlx_redrafter.planning.headless_planner import HeadlessPlanner
 from mlx_redrafter.system.files import atomic_path, write_json
 from mlx_redrafter.text import loading, places
 from mlx_redrafter.text.generate import generate
@@ -98,7 +99,10 @@ def test_a_bundle_drafts_as_far_as_that_pays(
     assert model.planner is model.planner
     assert list(measurements.iterdir())
     assert load(original, plan=False)[0].planner is None
-    assert load(original, drafter=False)[0].planner is None
+    assert load(original, drafter=False, plan=False)[0].planner is None
+    headless = load(original, drafter=False)[0]
+    assert isinstance(headless.planner, HeadlessPlanner)
+    assert generate(headless, tokenizer, "the dog", max_tokens=6) == plain
 
 
 def test_mlx_lm_opens_a_bundle(original: Path) -> None:

@@ -33,7 +33,7 @@ from mlx_redrafter.training import (
 )
 from mlx_redrafter.training import loop as loop_module
 from mlx_redrafter.training import run as run_module
-from mlx_redrafter.training.disk import writing
+from mlx_redrafter.training.output import writing
 from models import build
 
 

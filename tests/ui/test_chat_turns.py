@@ -16,6 +16,7 @@ from chat_fakes import FakeStream, RecordingFrontEnd, make_session
 from rich.console import Console
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.ui.chat import main as chat
 from mlx_redrafter.ui.chat import views
 from mlx_redrafter.ui.chat.commands import run_command
@@ -55,7 +56,8 @@ def ask(session: Session, question: str) -> str:
 def test_an_answer_that_is_gone_on_with_is_the_one_that_was_not_cut(
     bundle: Path, temperature: float, draft: bool
 ) -> None:
-    settings = {"temperature": temperature, "seed": 5, "draft": draft, "beam_width": 2}
+    sampling = SamplingConfig(temperature=temperature, seed=5)
+    settings = {"sampling": sampling, "draft": draft, "beam_width": 2}
     whole = load_session(str(bundle), ChatSettings(max_tokens=24, **settings))
     cut = load_session(str(bundle), ChatSettings(max_tokens=5, **settings))
     wanted = ask(whole, "hello")
@@ -84,7 +86,7 @@ def test_what_ended_by_itself_is_not_gone_on_with() -> None:
 
 def test_a_retry_takes_the_place_of_the_answer_and_has_another_seed() -> None:
     stream = FakeStream()
-    session = make_session(stream, ChatSettings(temperature=1.0, seed=7))
+    session = make_session(stream, ChatSettings(SamplingConfig(temperature=1.0, seed=7)))
     with pytest.raises(RedrafterError, match="no question yet"):
         run("/retry", session)
     list(session.ask("why"))
@@ -110,7 +112,9 @@ def test_a_retry_that_is_stopped_at_once_changes_nothing() -> None:
 
 
 def test_without_a_named_seed_every_answer_draws_its_own_and_says_which(bundle: Path) -> None:
-    session = load_session(str(bundle), ChatSettings(temperature=1.5, max_tokens=12))
+    session = load_session(
+        str(bundle), ChatSettings(SamplingConfig(temperature=1.5), max_tokens=12)
+    )
     texts, seeds = set(), set()
     for _ in range(3):
         texts.add(ask(session, "hello"))

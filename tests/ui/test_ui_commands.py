@@ -7,6 +7,7 @@ import pytest
 from chat_fakes import FakeStream, RecordingFrontEnd, make_session
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.ui.chat.commands import COMMANDS, Quit, run_command
 from mlx_redrafter.ui.chat.main import converse
 from mlx_redrafter.ui.chat.settings import ChatSettings
@@ -28,9 +29,9 @@ def test_help_lists_every_command():
     [
         ("/tre", "did you mean /tree"),
         ("/xyz", "/help lists them"),
-        ("/temp hot", "number of at least 0"),
-        ("/temp -1", "number of at least 0"),
-        ("/temp nan", "number of at least 0"),
+        ("/temp hot", "finite number from 1e-37 is needed"),
+        ("/temp -1", "0, or a finite number"),
+        ("/temp nan", "finite number"),
         ("/beam 4", "whole number"),
         ("/beam 0 5", "whole number of at least 1"),
         ("/beam 4 900", "at most 64"),
@@ -61,7 +62,11 @@ def test_settings_change_as_asked_and_are_told_when_not():
     assert run("/draft off", session).said == ["Drafting is off."]
     assert run("/system Be brief, please.", session).said == ["System message: Be brief, please."]
     assert session.settings == ChatSettings(
-        temperature=0.7, beam_width=3, beam_length=6, draft=False, system="Be brief, please."
+        SamplingConfig(temperature=0.7),
+        beam_width=3,
+        beam_length=6,
+        draft=False,
+        system="Be brief, please.",
     )
     assert run("/system none", session).said == ["There is no system message."]
     assert run("/DRAFT on", session).said == ["Drafting is on."]
@@ -96,7 +101,7 @@ def test_tree_that_ends_the_text_has_nothing_after_its_end():
 def test_tree_of_a_plain_answer_does_not_exist():
     session = make_session(settings=ChatSettings(draft=False))
     list(session.ask("q"))
-    with pytest.raises(RedrafterError, match="without the drafter"):
+    with pytest.raises(RedrafterError, match="Nothing was drafted"):
         run("/tree", session)
 
 

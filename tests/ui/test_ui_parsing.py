@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.system.own_models import pocket_path
 from mlx_redrafter.ui.chat.options import build_parser, parse_chat_options
 from mlx_redrafter.ui.chat.settings import ChatSettings
@@ -27,7 +30,8 @@ def test_flags_become_settings():
     )
     assert (options.model, options.flags.drafter) == ("m", "d")
     assert options.settings == ChatSettings(
-        temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, seed=7, max_tokens=99, system="be brief",
+        SamplingConfig(temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, seed=7), max_tokens=99,
+        system="be brief",
         draft=False, beam_width=3, beam_length=6, node_budget=12,
     )  # fmt: skip
 
@@ -42,16 +46,16 @@ def test_mlx_lms_names_are_understood():
     ("arguments", "words"),
     [
         (["--temp", "hot"], "--temp"),
-        (["--temp", "-1"], "at least 0"),
-        (["--temp", "inf"], "at least 0"),
-        (["--temp", "nan"], "at least 0"),
-        (["--top-p", "0"], "above 0"),
-        (["--top-p", "1.5"], "at most 1"),
-        (["--top-k", "-1"], "at least 0"),
+        (["--temp", "-1"], "0, or a finite number from 1e-37 is needed"),
+        (["--temp", "inf"], "finite number"),
+        (["--temp", "nan"], "finite number"),
+        (["--top-p", "0"], "above 0 to 1"),
+        (["--top-p", "1.5"], "above 0 to 1"),
+        (["--top-k", "-1"], "whole number from 0"),
         (["--top-k", "2.5"], "whole number"),
         (["--min-p", "2"], "from 0 to 1"),
-        (["--seed", "-1"], "at least 0"),
-        (["--seed", str(2**63)], "at most"),
+        (["--seed", "-1"], "from 0 to 9223372036854775807"),
+        (["--seed", str(2**63)], "to 9223372036854775807"),
         (["--max-tokens", "0"], "at least 1"),
         (["--beam-width", "0"], "at least 1"),
         (["--beam-width", "1025"], "at most 1024"),
@@ -90,5 +94,16 @@ def test_help_names_every_flag():
 
 def test_sampling_in_words():
     assert ChatSettings().sampling_words() == "greedy"
-    words = ChatSettings(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, seed=3).sampling_words()
+    config = SamplingConfig(temperature=0.7, top_p=0.9, top_k=5, min_p=0.1, seed=3)
+    words = ChatSettings(config).sampling_words()
     assert words == "temperature 0.7, top-p 0.9, top-k 5, min-p 0.1, seed 3"
+    words = ChatSettings(SamplingConfig(repetition_penalty=1.1)).sampling_words()
+    assert words == "greedy, repetition-penalty 1.1"
+
+
+def test_every_number_of_sampling_is_a_flag():
+    values = build_parser().parse_args([])
+    flags = {one.name for one in fields(SamplingConfig) if "range" in one.metadata} - {"logprobs"}
+    assert flags <= set(vars(values))
+    options = parse("--repetition-penalty", "1.2", "--xtc-probability", "0.5")
+    assert options.settings.sampling == SamplingConfig(repetition_penalty=1.2, xtc_probability=0.5)

@@ -24,6 +24,7 @@ class ModelFacts:
         beam: Default beam width and length.
         context_limit: Longest conversation in tokens, None if not known.
         purpose: What it is for, in a sentence of its own README; None if it has none.
+        copies: Whether copies of the text can be verified.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelFacts:
     beam: tuple[int, int]
     context_limit: int | None = None
     purpose: str | None = None
+    copies: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Answer:
     Attributes:
         question: What was asked.
         text: What was said, as far as it went.
-        drafted: Whether the drafter was used.
+        drafted: Whether the drafter was used, or the text copied.
         interrupted: Whether it was stopped before its end.
         prompt_tokens: Length of the whole prompt.
         final: The last response, None if not even the first token came.

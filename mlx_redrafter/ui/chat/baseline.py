@@ -60,14 +60,7 @@ def measure_plain(
 
 def sampling_of(session: Session) -> SamplingConfig:
     """The session's settings as the engine's."""
-    settings = session.settings
-    return SamplingConfig(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        min_p=settings.min_p,
-        seed=settings.seed or 0,  # nothing of it is shown
-    )
+    return session.settings.sampling.seeded()
 
 
 def measure_opening(session: Session) -> None:

@@ -7,11 +7,13 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import RedrafterError
+from ...sampling import SamplingConfig
 from ...system.files import is_there, local_path
 from .. import parsing as arguments
+from ..flags import read_option
 from . import views
 from .conversation_file import load_conversation, save_conversation
 from .session import Session
@@ -99,25 +101,39 @@ def _tree(session: Session, front: FrontEnd, _argument: str) -> None:
     if session.last is None:
         raise RedrafterError("There is no draft to show yet: ask a question first.")
     if session.last.step is None:
-        raise RedrafterError("The last answer was made without the drafter, so it has no tree.")
+        raise RedrafterError("Nothing was drafted in the last answer, so it has no tree.")
     front.show(views.draft_tree(session.last.step, session.tokenizer))
 
 
 def _draft(session: Session, front: FrontEnd, argument: str) -> None:
     if argument not in ("on", "off", ""):
         raise RedrafterError(f"/draft takes 'on' or 'off', not '{argument}'.")
-    if argument == "on" and session.model.drafter is None:
+    if argument == "on" and not session.drafts_if_on:
         raise RedrafterError("There is no drafter to switch on: start with --drafter.")
     if argument:
         session.settings = replace(session.settings, draft=argument == "on")
     front.say(f"Drafting is {'on' if session.drafts else 'off'}.")
 
 
+def _copy(session: Session, front: FrontEnd, argument: str) -> None:
+    if argument == "on" and not session.facts.copies:
+        raise RedrafterError("Copies cannot be verified with this model.")
+    copy = _on_off(argument, session.settings.copy) if argument else session.settings.copy
+    session.settings = replace(session.settings, copy=copy)
+    front.say(f"Copying from the text is {'on' if session.copies else 'off'}.")
+
+
 def _temp(session: Session, front: FrontEnd, argument: str) -> None:
     if argument:
-        value = _read(arguments.temperature, argument, "/temp X")
-        session.settings = replace(session.settings, temperature=value)
+        _choose(session, "temperature", argument)
     front.say(f"Answers are now {session.settings.sampling_words()}.")
+
+
+def _choose(session: Session, name: str, text: str | None) -> None:
+    """Set an option of sampling; None sets its default."""
+    value: Any = None if text is None else read_option(SamplingConfig, name, text)
+    sampling = replace(session.settings.sampling, **{name: value})
+    session.settings = replace(session.settings, sampling=sampling)
 
 
 def _beam(session: Session, front: FrontEnd, argument: str) -> None:
@@ -154,14 +170,9 @@ def _max_tokens(session: Session, front: FrontEnd, argument: str) -> None:
 
 def _seed(session: Session, front: FrontEnd, argument: str) -> None:
     if argument:
-        reader = arguments.count(0, arguments.LARGEST_SEED)
-        none = argument in ("none", "auto", "off")
-        value = None if none else _read(reader, argument, "/seed N|none")
-        session.settings = replace(session.settings, seed=value)
-    if session.settings.seed is None:
-        front.say("Every answer draws a seed of its own.")
-    else:
-        front.say(f"The seed is {session.settings.seed}.")
+        _choose(session, "seed", None if argument in ("none", "auto", "off") else argument)
+    seed = session.settings.sampling.seed
+    front.say("Every answer draws a seed of its own." if seed is None else f"The seed is {seed}.")
 
 
 def _retry(session: Session, front: FrontEnd, _argument: str) -> None:
@@ -252,6 +263,7 @@ COMMANDS: dict[str, Command] = {
     "/tree": Command("/tree", "the last draft tree and the path that was accepted", _tree),
     "/compare": Command("/compare", "answer the last question plain and drafted", _compare),
     "/draft": Command("/draft on|off", "use the drafter, or decode plainly", _draft),
+    "/copy": Command("/copy on|off", "draft copies of the text, or do not", _copy),
     "/beam": Command("/beam W L|auto", "draft W beams of L tokens; auto: as planned", _beam),
     "/temp": Command("/temp X", "sampling temperature; 0 takes the likeliest token", _temp),
     "/seed": Command("/seed N|none", "name the samples; none: each answer draws its own", _seed),

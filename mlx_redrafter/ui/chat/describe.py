@@ -33,6 +33,7 @@ def describe(model: SpeculativeModel, path: str | Path) -> ModelFacts:
         beam=(shape.width, shape.length),
         context_limit=model.context_limit,
         purpose=purpose(Path(path)),
+        copies=model.target.refusal is None,
     )
 
 

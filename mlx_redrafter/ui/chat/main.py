@@ -44,7 +44,7 @@ def hold(session: Session, front: FrontEnd, options: ChatOptions, on_screen: boo
     """Answer the prompt, or whatever a person asks; returns the exit code."""
     if options.prompt is not None:
         return answer_once(session, front, options)
-    if on_screen and session.model.drafter is not None:
+    if on_screen and session.drafts:
         measure(session, front, first=True)
     front.welcome(session)
     asked, answered = converse(session, front, measured=on_screen)
@@ -116,16 +116,21 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
 
 
 def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
-    """Give the session a planner, measuring the machine where that was never done."""
+    """Give the session who plans its drafts, measuring the machine where that was never done."""
+    from ...planning.cost_store import load_costs
+    from ...planning.headless_planner import HeadlessPlanner
     from ...planning.planner import Planner
     from ..theme import CALIBRATING
 
-    if not session.drafts or session.model.head is None:
+    if not session.drafts:
         return
+    model, again = session.model, options.recalibrate
     with front.progress(f"{CALIBRATING} ...") as progress:
-        session.planner = Planner.for_model(
-            session.model, recalibrate=options.recalibrate, progress=progress
-        )
+        if model.head is not None:
+            session.planner = Planner.for_model(model, recalibrate=again, progress=progress)
+        elif model.drafter is None:
+            costs = load_costs(model, recalibrate=again, progress=progress)
+            session.headless = HeadlessPlanner(lambda: costs)
 
 
 def load_session(model: str, settings: ChatSettings, **load_options: Any) -> Session:

@@ -231,7 +231,8 @@ def mark(session: Session, response: GenerationResponse) -> str:
     """The style of a token's text: who supplied it."""
     if not session.settings.marks:
         return "answer.plain"
-    return "answer.drafted" if response.from_draft else "answer.target"
+    styles = {"guessed": "answer.drafted", "copied": "answer.copied", "own": "answer.target"}
+    return styles[response.source]
 
 
 class QuietKeys:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
+from ...sampling import SamplingConfig
 from ...text.detokenizing import add_token
 from ...text.passages import Passages
 from ...text.prompts import encode_prompt
@@ -19,6 +19,7 @@ from .settings import ChatSettings
 if TYPE_CHECKING:
     from ...cache.prompt_cache import PromptCache
     from ...engine.model import SpeculativeModel
+    from ...planning.headless_planner import HeadlessPlanner
     from ...planning.planner import Planner
     from ...text.responses import GenerationResponse
 
@@ -53,6 +54,7 @@ class Session:
         baseline: Plain decoding as measured, None until it was.
         last: The latest answer.
         planner: Chooses beam shapes where the settings name none; None drafts one default shape.
+        headless: Says how much to copy where there is no drafter.
         prompt: Token ids of the prompt that is being, or was last, answered.
     """
 
@@ -73,14 +75,31 @@ class Session:
         self.baseline: Baseline | None = None
         self.last: Answer | None = None
         self.planner: Planner | None = None
+        self.headless: HeadlessPlanner | None = None
         self.prompt: list[int] = []
         self._stream = stream
         self._cache: PromptCache = model.make_cache()
 
     @property
     def drafts(self) -> bool:
-        """Whether the next answer will be drafted."""
+        """Whether the next answer will be drafted, by the drafter or by copies of the text."""
+        return self.settings.draft and self.drafts_if_on
+
+    @property
+    def drafts_if_on(self) -> bool:
+        """Whether an answer would be drafted that is not to be plain."""
+        copies = self.settings.copy and self.facts.copies
+        return self.model.drafter is not None or copies
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the drafter guesses the next answer."""
         return self.settings.draft and self.model.drafter is not None
+
+    @property
+    def copies(self) -> bool:
+        """Whether the next answer may be copied from the text."""
+        return self.settings.draft and self.settings.copy and self.facts.copies
 
     @property
     def beam(self) -> tuple[int, int]:
@@ -93,7 +112,7 @@ class Session:
         """Whether the planner chooses the shapes of the next answer's drafts."""
         settings = self.settings
         given = (settings.beam_width, settings.beam_length, settings.node_budget)
-        return self.drafts and self.planner is not None and given == (None, None, None)
+        return self.guesses and self.planner is not None and given == (None, None, None)
 
     @property
     def cache(self) -> PromptCache:
@@ -124,7 +143,7 @@ class Session:
             raise RedrafterError("There is no question yet: ask one, then /retry.")
         before = list(self.messages)
         del self.messages[asked[-1] + 1 :]
-        seed = self.settings.seed  # one that was named would give the same words again
+        seed = self.settings.sampling.seed  # one that was named would give the same words again
         if seed is not None and self.last is not None:
             seed = (self.last.seed + 1) % 2**63
         return self._take(before, self._answer(self.messages, self.settings.draft, seed=seed))
@@ -174,9 +193,9 @@ class Session:
         """Answer the last question again, plain and then drafted; the conversation stays.
 
         Raises:
-            RedrafterError: If there is no question yet or no drafter.
+            RedrafterError: If there is no question yet or nothing is drafted.
         """
-        if self.model.drafter is None:
+        if not self.drafts_if_on:
             raise RedrafterError("There is no drafter to compare with: start with --drafter.")
         asked = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
         if not asked:
@@ -200,7 +219,7 @@ class Session:
 
     def _seed(self) -> int:
         """The next answer's seed: the one that was set, or one of its own."""
-        return secrets.randbelow(2**32) if self.settings.seed is None else self.settings.seed
+        return self.settings.sampling.seeded().seed or 0
 
     def _answer(
         self,
@@ -226,7 +245,7 @@ class Session:
         prompt = [*self.encode(messages), *token_ids]
         limit = self._room(len(prompt))
         self.prompt = prompt
-        drafted = draft and self.model.drafter is not None
+        drafted = draft and self.drafts_if_on
         responses = self._stream(
             self.model,
             self.tokenizer,
@@ -265,16 +284,14 @@ class Session:
         settings = self.settings
         return {
             "max_tokens": max_tokens,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-            "min_p": settings.min_p,
+            **_options(settings.sampling),
             "seed": seed,
             "draft": draft,
+            "copy": settings.copy,
             "beam_width": settings.beam_width,
             "beam_length": settings.beam_length,
             "node_budget": settings.node_budget,
-            "planner": self.planner if draft else None,
+            "planner": (self.planner or self.headless) if draft else None,
         }
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -356,6 +373,12 @@ class Session:
         self.last = None
         self.prompt = []
         self._cache.reset()
+
+
+def _options(sampling: SamplingConfig) -> dict[str, Any]:
+    """The options that differ from the defaults, by name."""
+    every = {one.name: (getattr(sampling, one.name), one.default) for one in fields(sampling)}
+    return {name: value for name, (value, default) in every.items() if value != default}
 
 
 def _reopened(tokenizer: Any, token_ids: Sequence[int]) -> tuple[Any, str]:

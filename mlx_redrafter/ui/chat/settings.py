@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ..flags import flag
-from ..parsing import (
-    LARGEST_SEED,
-    LONGEST_BEAM,
-    WIDEST_BEAM,
-    count,
-    json_object,
-    min_p,
-    temperature,
-    top_p,
-)
+from ...sampling import SamplingConfig
+from ..flags import flag, flags_of
+from ..parsing import LONGEST_BEAM, WIDEST_BEAM, count, json_object
 
 _ANSWERS, _DRAFTING, _SCREEN = "answers", "drafting", "screen"
 
@@ -25,29 +17,13 @@ class ChatSettings:
     """How answers are made; commands replace it as a whole.
 
     Each field is a flag; its metadata says what it means. ``beam_width``, ``beam_length`` and
-    ``node_budget`` are None for the planner's or the library's choice, ``seed`` is None where every
-    answer draws its own.
+    ``node_budget`` are None for the planner's or the library's choice, ``sampling.seed`` is None
+    where every answer draws its own.
     """
 
-    temperature: float = flag(
-        0.0, _ANSWERS, "sampling temperature; 0, the default, takes the likeliest token",
-        reader=temperature, aliases=("temp",), metavar="X",
-    )  # fmt: skip
-    top_p: float = flag(
-        1.0, _ANSWERS, "sample from the likeliest tokens that make up this share; 1 is all",
-        reader=top_p, metavar="P",
-    )  # fmt: skip
-    top_k: int = flag(
-        0, _ANSWERS, "sample from the K likeliest tokens; 0 is all", reader=count(0), metavar="K"
+    sampling: SamplingConfig = flags_of(
+        SamplingConfig, _ANSWERS, aliases={"temperature": ("temp",)}, without=("logprobs",)
     )
-    min_p: float = flag(
-        0.0, _ANSWERS, "leave out tokens less likely than this share of the likeliest; 0 is none",
-        reader=min_p, metavar="P",
-    )  # fmt: skip
-    seed: int | None = flag(
-        None, _ANSWERS, "the same seed gives the same words; without one every answer draws its "
-        "own", reader=count(0, LARGEST_SEED),
-    )  # fmt: skip
     max_tokens: int = flag(512, _ANSWERS, "longest answer", reader=count(1), aliases=("m",))
     system: str | None = flag(
         None, _ANSWERS, "instruction above the conversation", aliases=("system_prompt",)
@@ -62,6 +38,10 @@ class ChatSettings:
     )  # fmt: skip
 
     draft: bool = flag(True, _DRAFTING, "start with plain decoding", negative="no-draft")
+    copy: bool = flag(
+        True, _DRAFTING, "do not draft copies of the text, for which no drafter is needed",
+        negative="no-copy",
+    )  # fmt: skip
     beam_width: int | None = flag(
         None, _DRAFTING, "beams kept while drafting", reader=count(1, WIDEST_BEAM), metavar="W"
     )
@@ -81,15 +61,16 @@ class ChatSettings:
     )
 
     def sampling_words(self) -> str:
-        """'greedy', or the temperature and whatever narrows the choice."""
-        if self.temperature == 0:
-            return "greedy"
-        words = [f"temperature {self.temperature:g}"]
-        if 0 < self.top_p < 1:
-            words.append(f"top-p {self.top_p:g}")
-        if self.top_k:
-            words.append(f"top-k {self.top_k}")
-        if self.min_p:
-            words.append(f"min-p {self.min_p:g}")
-        seed = "a seed of each answer's own" if self.seed is None else f"seed {self.seed}"
-        return ", ".join([*words, seed])
+        """'greedy', or the temperature and whatever differs from the defaults."""
+        sampling = self.sampling
+        words = [f"temperature {sampling.temperature:g}"] if sampling.temperature else ["greedy"]
+        for one in fields(sampling):
+            value = getattr(sampling, one.name)
+            if one.name not in ("temperature", "seed") and value != one.default:
+                words.append(f"{one.name.replace('_', '-')} {value}")
+        if sampling.temperature:
+            seed = (
+                "a seed of each answer's own" if sampling.seed is None else f"seed {sampling.seed}"
+            )
+            words.append(seed)
+        return ", ".join(words)

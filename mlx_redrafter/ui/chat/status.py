@@ -138,7 +138,8 @@ def afterwords(session: Session, answer: Answer) -> list[str]:
     """What else has to be said of an answer: why it ended, which seed it had."""
     reason = ending(answer, session.settings.max_tokens)
     sentences = [reason] if reason else []
-    if session.settings.temperature and session.settings.seed is None:
+    sampling = session.settings.sampling
+    if sampling.temperature and sampling.seed is None:
         sentences.append(f"Drawn with seed {answer.seed}: /retry draws another.")
     return sentences
 

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from ...system.visible import visible, visible_line
 from ..cli.plan_view import plan_report, shape_words, verdict
-from ..theme import LEGEND
+from ..theme import COPIED, GUESSED, OWN
 from .answer import Comparison
 from .session import Session
 from .status import baseline_words, times
@@ -41,7 +41,7 @@ def header(session: Session) -> RenderableType:
     grid.add_row("answers", f"{settings.sampling_words()}, {settings.max_tokens:,} tokens at most")
     if session.drafts and (session.baseline is not None or not session.plans):
         grid.add_row("speed", baseline_words(session.baseline))
-    foot = legend() if session.drafts and settings.marks else Text()
+    foot = legend(session) if session.drafts and settings.marks else Text()
     foot.append("   " if foot else "").append("/help", "chat.name").append(" lists the commands, ")
     foot.append("q", "chat.name").append(" or Ctrl-D leaves")
     panel = Panel(grid, title="mlx-redrafter", border_style="chat.border", title_align="left")
@@ -51,7 +51,8 @@ def header(session: Session) -> RenderableType:
 def drafter_words(session: Session) -> str:
     """The drafter, its beam, and whether it is used."""
     if session.facts.drafter is None:
-        return "none, so decoding is plain"
+        copies = "the text itself is copied where it repeats"
+        return f"none; {copies}" if session.copies else "none, so decoding is plain"
     if not session.settings.draft:
         return f"{session.facts.drafter} (off: /draft on)"
     return f"{session.facts.drafter}, {beam_words(session)}"
@@ -68,10 +69,11 @@ def beam_words(session: Session) -> str:
     return f"beam {width} × {length}" + (f", at most {budget} nodes" if budget else "")
 
 
-def legend() -> Text:
+def legend(session: Session) -> Text:
     """What the styles of an answer mean."""
+    guessed, copied = [GUESSED] * session.guesses, [COPIED] * session.copies
     text = Text()
-    for style, words in LEGEND:
+    for style, words in (*guessed, *copied, OWN):
         text.append(" · " if text else "").append(words, style)
     return text
 
@@ -121,6 +123,10 @@ def _counts(session: Session) -> RenderableType:
         table.add_row("steps", f"{drafting.steps:,}{without}")
         table.add_row("tokens per step", f"{drafting.tokens_per_step:.2f}")
         table.add_row("drafted", f"{drafting.drafted:,}, accepted {drafting.accepted:,}")
+        if drafting.copied:
+            shares = drafting.by_source
+            words = (f"{shares[name]:,} {name}" for name in ("guessed", "copied", "own"))
+            table.add_row("tokens by source", ", ".join(words))
         seconds = (
             f"{drafting.draft_seconds:.2f} s drafting, {drafting.verify_seconds:.2f} s checking"
         )
@@ -168,26 +174,40 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
     for node, parent in enumerate(tree.parents[1:], start=1):
         children.setdefault(parent, []).append(node)
 
-    def label(node: int) -> Text:
-        if node == 0:
-            name = token_name(tokenizer, tree.tokens[0])
-            return Text(name, "tree.target").append("  the token before the draft", "chat.note")
-        mark, style = ("✓", "tree.accepted") if node in path else (" ", "tree.rejected")
-        text = Text().append(f"{mark} {token_name(tokenizer, tree.tokens[node])}", style)
-        return text.append(f"  {tree.log_probs[node]:.2f}", "chat.note")
+    def label(nodes: list[int]) -> Text:
+        names = "".join(token_name(tokenizer, tree.tokens[node]) for node in nodes)
+        if nodes == [0]:
+            return Text(names, "tree.target").append("  the token before the draft", "chat.note")
+        kind = "tree.copied" if nodes[0] in step.copied else "tree.accepted"
+        mark, style = ("✓", kind) if nodes[0] in path else (" ", "tree.rejected")
+        text = Text().append(f"{mark} {names}", style)
+        source = " copied" if nodes[0] in step.copied else ""
+        return text.append(f"  {tree.log_probs[nodes[-1]]:.2f}{source}", "chat.note")
+
+    def run(node: int) -> list[int]:
+        """A copied node and those behind it that share its fate: long copies stay on a line."""
+        nodes = [node]
+        while node in step.copied and len(following := children.get(node, [])) == 1:
+            node = following[0]
+            if node not in step.copied or (node in path) != (nodes[0] in path):
+                break
+            nodes.append(node)
+        return nodes
 
     def grow(branch: Tree, node: int) -> None:
         if node == step.path[-1] and tree.tokens[node] not in ends:
             chosen = token_name(tokenizer, step.choices[node])
             branch.add(Text(f"→ {chosen}  supplied by the model", "tree.target"))
         for child in sorted(children.get(node, ()), key=lambda n: -tree.log_probs[n]):
-            grow(branch.add(label(child)), child)
+            nodes = run(child)
+            grow(branch.add(label(nodes)), nodes[-1])
 
-    root = Tree(label(0), guide_style="tree.rejected")
+    root = Tree(label([0]), guide_style="tree.rejected")
     grow(root, 0)
     note = (
         f"{step.accepted} of {step.drafted} drafted tokens accepted; numbers are the drafter's "
         "scores of the path down to each token (0 is certain)"
+        + (", of copies what was expected of them" if step.copied else "")
     )
     return Group(root, Text(note, "chat.note"))
 

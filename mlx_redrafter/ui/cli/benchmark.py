@@ -314,13 +314,28 @@ def _contestants(
     job: _Job, model: SpeculativeModel, tokenizer: TokenizerWrapper
 ) -> list[Contestant]:
     """Who takes part: mlx-lm and plain decoding always, the others where they can."""
-    from ...benchmark.contestants import DRAFTED, MlxLm, Ours, TwoModels, load_draft_model
+    from ...benchmark.contestants import (
+        COPIED,
+        DRAFTED,
+        MlxLm,
+        Ours,
+        TwoModels,
+        load_draft_model,
+    )
     from ...benchmark.precision import other_drafter
+    from ...engine.model import SpeculativeModel
+    from ...planning.cost_store import load_costs
+    from ...planning.headless_planner import HeadlessPlanner
 
     options = job.options
     contestants: list[Contestant] = [MlxLm(model), Ours(model)]
     if model.drafter is not None:
         contestants.append(_drafting(job, model, DRAFTED))
+    if options.copy and model.target.refusal is None:
+        alone = SpeculativeModel(model.target, None, f"{model.name}, no drafter")
+        with job.progress("measuring what forwards cost") as progress:
+            costs = load_costs(alone, recalibrate=options.recalibrate, progress=progress)
+        contestants.append(Ours(alone, COPIED, planner=HeadlessPlanner(lambda: costs), copy=True))
     for name in dict.fromkeys(options.other_drafter):
         other = other_drafter(model, tokenizer, name, options.precision)
         contestants.append(_drafting(job, other, f"{DRAFTED} by {name}"))
@@ -347,9 +362,9 @@ def _drafting(job: _Job, model: SpeculativeModel, name: str) -> Contestant:
     }
     given = {key: value for key, value in asked.items() if value is not None}
     if given:
-        return Ours(model, name, shape=BeamShape(**given))
+        return Ours(model, name, shape=BeamShape(**given), copy=options.copy)
     planner = make_planner(model, job.screen, recalibrate=options.recalibrate)
-    return Ours(model, name, planner=planner)
+    return Ours(model, name, planner=planner, copy=options.copy)
 
 
 def _settings(options: Any, file: Path | None, prompts: list[Prompt] | None) -> dict[str, Any]:

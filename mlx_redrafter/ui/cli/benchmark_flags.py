@@ -89,6 +89,10 @@ class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
         None, _CONTESTANTS, "candidates verified at most; without any of these three a planner "
         "chooses the shapes, or plain decoding", reader=count(1, WIDEST_BEAM),
     )  # fmt: skip
+    copy: bool = flag(
+        True, _CONTESTANTS, "draft no copies of the text; no contestant that copies only",
+        negative="no-copy",
+    )  # fmt: skip
     recalibrate: bool = flag(False, _CONTESTANTS, "measure again what the planner goes by")
     other_drafter: list[str] = flag(
         (), _CONTESTANTS, "draft with this drafter too, such as one of independent heads; may be "

@@ -26,8 +26,8 @@ SAMPLE = "Explain, with an example, what this is good for."
 
 # Samples are decoded until there is enough to say something, but no longer than for so many tokens
 # and seconds.
-MOST_TOKENS = 2000
-MOST_SECONDS = 120.0
+MOST_TOKENS = 1000
+MOST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _decode(
     given = messages if tokenizer.has_chat_template else text
     for response in stream_generate(
         model, tokenizer, given, max_tokens=options.tokens, temperature=options.temperature,
-        seed=seed, planner=planner,
+        seed=seed, planner=planner, copy=False,
     ):  # fmt: skip
         yield response.prompt_tokens + response.generation_tokens
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ...drafting.shape import BeamShape
     from ...planning.costs import CostModel
     from ...planning.forecast import Forecast
-    from ...planning.honesty import Made
     from ...planning.planner import Planner
+    from ...planning.prices import Made
 
 # Of the shapes forecast so many are shown, the best ones, and those that were drafted.
 SHOWN = 12

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ...training.callback import TrainingCallback
+from ...training.report import TrainingCallback
 from ..bars import StageBars
 from ..model_flags import chat_command
 from ..output import make_console

@@ -1,0 +1,258 @@
+"""Questions decoded plainly and with drafts by turns, each with a planner that begins afresh.
+
+    python experiments/planned.py --model models/pocket --count 20 --sweep
+
+With --sweep fixed shapes take turns too, and the best of them is what the planner is compared with.
+The other scripts about the planner (never_slower.py, bad_beginnings.py) use what is here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mlx_redrafter import Planner, RedrafterError, load, stream_generate
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.planning.cost_store import load_costs, measure_there
+from mlx_redrafter.text.prompts import encode_prompt
+
+ROOT = Path(__file__).resolve().parent.parent
+# Small trees and chains, of which one is best on most machines.
+SHAPES = (
+    BeamShape(1, 1), BeamShape(1, 2), BeamShape(1, 3), BeamShape(1, 5), BeamShape(1, 7),
+    BeamShape(1, 11), BeamShape(1, 15), BeamShape(2, 2, 3), BeamShape(2, 3, 4), BeamShape(3, 4, 7),
+    BeamShape(4, 4, 9), BeamShape(4, 5, 15),
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One way of decoding over some questions.
+
+    Attributes:
+        seconds: Of each answer's steps, its prompt left out.
+        tokens: Of each answer's steps.
+        texts: Tokens of each answer.
+        steps: Target forwards.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    texts: list[list[int]] = field(default_factory=list)
+    steps: int = 0
+
+    def speed(self, first: int = 0, end: int | None = None) -> float:
+        """Tokens a second over answers first to end."""
+        return sum(self.tokens[first:end]) / max(1e-9, sum(self.seconds[first:end]))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its tokenizer and costs.
+
+    Attributes:
+        model, tokenizer: As loaded.
+        costs: Measured once, so that every planner begins with the same.
+    """
+
+    model: Any
+    tokenizer: Any
+    costs: Any
+
+    @classmethod
+    def load(cls, path: str, drafter: str | None = None, *, recalibrate: bool = False) -> Subject:
+        """Load a model without a planner and measure its costs, if they are not known."""
+        model, tokenizer = load(path, drafter, plan=False)
+        return cls(model, tokenizer, load_costs(model, recalibrate=recalibrate))
+
+    def planner(self) -> Planner:
+        """A planner that knows nothing but the costs."""
+        model = self.model
+        return Planner(
+            self.costs,
+            chains=model.target.verifies == "chain",
+            measure=lambda costs, cache: measure_there(model, costs, cache),
+        )
+
+    def prompts(self, path: Path, count: int) -> list[list[int]]:
+        """Token ids of questions, taken evenly from a JSONL file."""
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        step = max(1, len(rows) // count)
+        return [encode_prompt(self.tokenizer, self.asked(row)) for row in rows[::step][:count]]
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a question."""
+        return encode_prompt(self.tokenizer, self.asked(text))
+
+    def asked(self, row: Any) -> Any:
+        """What a line of a file asks, or what a text asks."""
+        if isinstance(row, str) or "question" in row or "turns" in row:
+            text = row if isinstance(row, str) else row.get("question") or row["turns"][0]
+            chat = self.tokenizer.has_chat_template
+            return [{"role": "user", "content": text}] if chat else text
+        return row.get("messages") or row.get("prompt") or row["text"]
+
+    def answer(self, run: Run, prompt: Sequence[int], **options: Any) -> None:
+        """Decode an answer and add it to a run."""
+        tokens, response, started = [], None, 0.0
+        for response in stream_generate(self.model, self.tokenizer, list(prompt), **options):
+            tokens.append(response.token)
+            if len(tokens) == 1:
+                started = time.perf_counter()  # the first token is the prompt's
+        assert response is not None
+        run.seconds.append(time.perf_counter() - started)
+        run.tokens.append(len(tokens) - 1)
+        run.texts.append(tokens)
+        run.steps += response.stats.steps
+
+
+def by_turns(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    ways: dict[str, Callable[[], dict[str, Any]]],
+    **options: Any,
+) -> dict[str, Run]:
+    """Each prompt goes through all ways before the next one, and who begins changes.
+
+    Args:
+        subject: What decodes.
+        prompts: Token ids.
+        ways: By name what options a way adds.
+        **options: For all of them.
+    """
+    runs = {name: Run() for name in ways}
+    names = list(ways)
+    for place, prompt in enumerate(track(prompts, transient=True, description="questions")):
+        turn = place % len(names)
+        for name in names[turn:] + names[:turn]:
+            subject.answer(runs[name], prompt, seed=place, **options, **ways[name]())
+    return runs
+
+
+def plain() -> dict[str, Any]:
+    """Options of plain decoding."""
+    return {"draft": False}
+
+
+def fixed(shape: BeamShape) -> Callable[[], dict[str, Any]]:
+    """Options of drafts of one shape."""
+    return lambda: {
+        "beam_width": shape.width,
+        "beam_length": shape.length,
+        "node_budget": shape.node_budget,
+    }
+
+
+def planned(planner: Planner) -> Callable[[], dict[str, Any]]:
+    """Options of planned drafts."""
+    return lambda: {"planner": planner}
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """The flags that the scripts about the planner share."""
+    made = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--model", default=str(ROOT / "models" / "pocket"))
+    made.add_argument("--drafter", default=None)
+    made.add_argument("--prompts", type=Path, default=None, help="default: the pocket's questions")
+    made.add_argument("--count", type=int, default=20, help="questions")
+    made.add_argument("--max-tokens", type=int, default=64)
+    made.add_argument("--temps", type=float, nargs="+", default=[0.0, 1.0])
+    made.add_argument("--recalibrate", action="store_true", help="measure costs again")
+    made.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return made
+
+
+def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dict[str, Any]:
+    """Plain, planned and, with --sweep, fixed shapes."""
+    shapes = SHAPES if args.sweep else ()
+    if subject.model.target.verifies == "chain":
+        shapes = tuple(shape for shape in shapes if shape.width == 1)
+    planner = subject.planner()
+    ways = {"plain": plain, "planned": planned(planner)}
+    ways |= {_name(shape): fixed(shape) for shape in shapes}
+    prompts = subject.prompts(args.prompts or ROOT / "models/pocket/questions.jsonl", args.count)
+    # Kernels, caches and the clock of the processor warm up before anything is counted.
+    for way in (plain, *(fixed(shape) for shape in shapes)):
+        subject.answer(Run(), prompts[0], max_tokens=12, temperature=temperature, **way())
+    runs = by_turns(subject, prompts, ways, max_tokens=args.max_tokens, temperature=temperature)
+    base = runs["plain"]
+    result = {
+        name: {
+            "over_plain": run.speed() / base.speed(),
+            "first_answer_over_plain": run.speed(0, 1) / base.speed(0, 1),
+            "tokens_per_step": sum(run.tokens) / max(1, run.steps),
+            "texts_equal": sum(a == b for a, b in zip(run.texts, base.texts, strict=True)),
+        }
+        for name, run in runs.items()
+    }
+    forecast = {one.shape: one for one in planner.forecasts(64)}.get(planner.choice)
+    result["planned"]["state"] = planner.state.value
+    result["planned"]["choice"] = _name(planner.choice) if planner.choice else "plain"
+    if forecast:
+        late = runs["planned"]
+        half = len(late.tokens) // 2
+        result["planned"]["forecast_over_made"] = forecast.tokens_per_second / late.speed(half)
+    return result
+
+
+def _name(shape: BeamShape) -> str:
+    budget = f", {shape.node_budget}" if shape.node_budget else ""
+    return f"{shape.width} x {shape.length}{budget}"
+
+
+def table(title: str, result: dict[str, Any]) -> Table:
+    """The figures of a sweep."""
+    grid = Table(title=title, title_justify="left")
+    for name in ("", "x plain", "first answer", "tokens/step", "texts equal"):
+        grid.add_column(name, justify="right" if name else "left")
+    for name, row in result.items():
+        grid.add_row(
+            name, f"{row['over_plain']:.3f}", f"{row['first_answer_over_plain']:.2f}",
+            f"{row['tokens_per_step']:.2f}", str(row["texts_equal"]),
+        )  # fmt: skip
+    return grid
+
+
+def main() -> None:
+    """Compare and print."""
+    flags = parser(__doc__)
+    flags.add_argument("--sweep", action="store_true", help="fixed shapes take turns too")
+    args = flags.parse_args()
+    console = Console(stderr=args.json)
+    subject = Subject.load(args.model, args.drafter, recalibrate=args.recalibrate)
+    report: dict[str, Any] = {"model": subject.model.name, "doubtful": subject.costs.doubtful}
+    for temperature in args.temps:
+        result = sweep(subject, args, temperature)
+        report[f"{temperature:g}"] = result
+        names = [name for name in result if name not in ("plain", "planned")]
+        best = max(names, key=lambda name: result[name]["over_plain"], default=None)
+        title = f"{subject.model.name}, temperature {temperature:g}"
+        if best:
+            share = result["planned"]["over_plain"] / max(1.0, result[best]["over_plain"])
+            report[f"{temperature:g}"]["planned"]["over_best_fixed"] = share
+            title += f": planned is {share:.3f} of the best fixed shape ({best})"
+        console.print(table(title, result))
+        console.print(result["planned"])
+    if args.json:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RedrafterError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

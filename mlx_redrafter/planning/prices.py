@@ -1,0 +1,137 @@
+"""What steps cost by now: what was measured, corrected by what they have taken since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..drafting.shape import BeamShape
+from ..engine.shape_planner import ObservedStep
+from .clocks import PLAIN, Clocks
+from .costs import CostModel
+from .forecast import path_rows
+
+RATE_FORGET = 0.995
+# Timed plain steps from which on the speed of plain decoding is told.
+PLAIN_STEPS_KNOWN = 4
+
+
+@dataclass
+class Made:
+    """What the timed steps of one shape made.
+
+    Attributes:
+        steps: How many there were.
+        tokens: Tokens they made.
+        seconds: What they took.
+    """
+
+    steps: int = 0
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, tokens: float, seconds: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.tokens += tokens
+        self.seconds += seconds
+
+
+class StepPrices:
+    """Times of steps, expected and taken; what copies are priced by too, see ``CopyPlanner``.
+
+    Args:
+        costs: As measured.
+
+    Attributes:
+        costs: As measured.
+        clocks: How steps differ from that by now.
+        accepted: Guesses accepted in a step of each shape of which that is known.
+    """
+
+    def __init__(self, costs: CostModel):
+        self.costs = costs
+        self.clocks = Clocks()
+        self.accepted: dict[BeamShape, float] = {}
+        # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
+        self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
+        self._shapes: dict[BeamShape | None, Made] = {}
+        self._tokens = self._seconds = 0.0  # of a text, of late
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Numbers of rows whose forward was timed."""
+        return self.costs.sizes
+
+    @property
+    def tokens(self) -> float:
+        """Tokens made in timed steps, of late."""
+        return self._tokens
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second, as decoding goes on the whole."""
+        return self._tokens / self._seconds if self._seconds else 1.0 / self.plain_seconds(0)
+
+    def plain_seconds(self, context: int) -> float:
+        """What a plain step takes."""
+        return self.costs.step_seconds(None, context) * self.clocks.factor(PLAIN)
+
+    def plain_speed(self, context: int) -> float | None:
+        """Tokens a second of plain decoding, by plain steps as they were timed; None before."""
+        if self.made(None).steps < PLAIN_STEPS_KNOWN:
+            return None
+        return 1.0 / self.plain_seconds(context)
+
+    def verify_seconds(self, rows: int, context: int) -> float:
+        """Seconds of a forward over so many rows."""
+        return self.costs.verify_seconds(rows, context) * self.clocks.factor(rows)
+
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a draft."""
+        return self.costs.draft_seconds(shape) * self.clocks.machine
+
+    def guessed(self, shape: BeamShape) -> float:
+        """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
+        return self.accepted.get(shape, 0.0)
+
+    def made(self, shape: BeamShape | None) -> Made:
+        """What timed steps of a shape made; None is plain decoding."""
+        return self._shapes.get(shape, Made())
+
+    def seconds(self, step: ObservedStep) -> float:
+        """Expected time of a step that was taken."""
+        return self._measured(step) * self.clocks.factor(1 + step.nodes)
+
+    def price(self, step: ObservedStep) -> float:
+        """The same in plain steps."""
+        return self.seconds(step) / self.plain_seconds(step.context)
+
+    def time(self, step: ObservedStep) -> None:
+        """Learn from a step's time.
+
+        The first step of a kind may have waited for a GPU's compiler, for its own draft's sake or
+        for that of the draft it makes for the next.
+        """
+        kind = (step.shape, step.nodes, step.next_shape)
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            return
+        self.clocks.observe(1 + step.nodes, step.seconds, self._measured(step))
+        self._tokens = RATE_FORGET * self._tokens + step.tokens
+        self._seconds = RATE_FORGET * self._seconds + step.seconds
+        if step.shape is not None or not step.nodes:
+            self._shapes.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
+
+    def _measured(self, step: ObservedStep) -> float:
+        """What a step costs by what was measured, without any factor."""
+        if step.shape is None and step.nodes:  # copies alone
+            return self.costs.verify_seconds(1 + step.nodes, step.context)
+        return self.costs.step_seconds(
+            step.shape,
+            step.context,
+            nodes=step.nodes,
+            kept=step.tokens,
+            rejected=step.rejected,
+            path_rows=path_rows(step.records[0].tree) if self.costs.path_row else 0.0,
+        )

@@ -1,0 +1,253 @@
+"""Questions that a chat model writes itself, drawn after the empty header of a user's turn.
+
+Magpie (Xu et al. 2024, arXiv 2406.08464): what a chat model continues such a header with is a
+question of the kind that it was made to answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import RedrafterError
+from ..system.files import write_json
+from ..text.chat_template import render
+from .data import Record
+from .output import changes, writing
+from .regeneration import Answer, decode_batch, sampler_for
+
+# Low ones ask what is usual, high ones what is rare; each batch has one of them.
+TEMPERATURES = (0.8, 1.0, 1.2)
+MARK = "MARKOFAQUESTION"
+NAME = "questions.jsonl"
+SHORTEST, LONGEST = 8, 2000  # characters
+MAX_DRAWS = 10  # times the number wanted, before giving up
+FEWEST = 0.02  # of the draws of the first batches that have to be kept
+
+
+@dataclass(frozen=True)
+class QuestionSettings:
+    """How questions are drawn.
+
+    Attributes:
+        count: How many are wanted.
+        max_tokens: Longest question; one that reaches it is not kept.
+        seed: Of the draws.
+        batch_size: Questions drawn side by side.
+        temperatures: Of the batches, in turn.
+    """
+
+    count: int
+    max_tokens: int = 160
+    seed: int = 0
+    batch_size: int = 32
+    temperatures: tuple[float, ...] = TEMPERATURES
+
+
+@dataclass(frozen=True)
+class UserHeader:
+    """What stands around a question in a model's chat template.
+
+    Attributes:
+        before: Token ids up to where the question begins.
+        after: The text that follows it.
+        ends: Tokens that end a question: the model's own ends, and the template's.
+    """
+
+    before: list[int]
+    after: str
+    ends: frozenset[int]
+
+
+def user_header(tokenizer: Any) -> UserHeader:
+    """The empty header of the user's first turn.
+
+    Raises:
+        RedrafterError: If there is no chat template, or it changes what it is given.
+    """
+    if not tokenizer.has_chat_template:
+        raise RedrafterError(
+            "--self-questions needs a chat model, and this model's tokenizer has no chat template: "
+            "pass the chat version of the model, or --data."
+        )
+    text = render(tokenizer, [{"role": "user", "content": MARK}], add_generation_prompt=False)
+    if not isinstance(text, str) or text.count(MARK) != 1:
+        raise RedrafterError(
+            "--self-questions finds no place for a question in this model's chat template: pass "
+            "--data."
+        )
+    before, _, after = text.partition(MARK)
+    ids = tokenizer.encode(before, add_special_tokens=False)
+    following = tokenizer.encode(after, add_special_tokens=False)
+    special = set(tokenizer.all_special_ids)
+    first = {t for t in following[:2] if t in special}
+    if not ids:
+        raise RedrafterError(
+            "--self-questions needs a chat template with a header before the user's words, and "
+            "this model's has none: pass --data."
+        )
+    return UserHeader(ids, after, frozenset({*map(int, tokenizer.eos_token_ids), *first}))
+
+
+def question_file(
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    settings: QuestionSettings,
+    *,
+    target_sha256: str,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """The model's own questions, read from ``path`` as far as they are there.
+
+    Kept are questions that ended, of a usual length, each once.
+
+    Args:
+        path: JSON Lines file, which grows batch by batch and can be gone on with.
+        model: mlx-lm model.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        settings: How to draw.
+        target_sha256: Of the target's weights.
+        overwrite: Replace questions drawn in another way instead of refusing.
+        progress: Called with (questions kept, questions wanted), after every token too.
+
+    Returns:
+        ``settings.count`` records, {"messages": [{"role": "user", "content": ...}]}.
+
+    Raises:
+        RedrafterError: If the model has no chat template, hardly writes questions, or the file
+            holds others or cannot be written.
+    """
+    header = user_header(tokenizer)
+    identity = {"target": target_sha256, "header": header.before, **asdict(settings)}
+    # The number is no part of it: the first questions are the same however many are wanted.
+    del identity["count"]
+    identity["temperatures"] = list(settings.temperatures)
+    _claim(path, identity, overwrite)
+    rows = _read(path)
+    if len(rows) >= settings.count:
+        return [{"messages": row["messages"]} for row in rows[: settings.count]]
+    # An interruption may have left a part of the last batch, which is drawn again.
+    rows = [row for row in rows if row["batch"] < rows[-1]["batch"]]
+    with writing(path):
+        path.write_text("".join(_line(row) for row in rows), "utf-8")
+    told = progress or (lambda _done, _total: None)
+
+    def tick() -> None:
+        told(min(len(rows), settings.count), settings.count)
+
+    tick()
+    first = rows[-1]["batch"] + 1 if rows else 0
+    seen = {_key(_text(row)) for row in rows}
+    for batch, texts in _batches(model, tokenizer, header, settings, first, tick):
+        new = []
+        for text in texts:
+            if _key(text) not in seen:
+                seen.add(_key(text))
+                new.append({"messages": [{"role": "user", "content": text}], "batch": batch})
+        with writing(path), path.open("a", encoding="utf-8") as out:
+            out.write("".join(map(_line, new)))
+        rows += new
+        tick()
+        if len(rows) >= settings.count:
+            break
+        _check_yield(len(rows), (batch + 1) * settings.batch_size, settings.count)
+    return [{"messages": row["messages"]} for row in rows[: settings.count]]
+
+
+def _batches(
+    model: Any,
+    tokenizer: Any,
+    header: UserHeader,
+    settings: QuestionSettings,
+    first: int,
+    tick: Callable[[], None],
+) -> Iterator[tuple[int, list[str]]]:
+    """(number, questions that may be kept) of each batch, without end."""
+    batch = first
+    while True:
+        temperature = settings.temperatures[batch % len(settings.temperatures)]
+        sampler = sampler_for(temperature, settings.seed * 1_000_003 + batch)
+        prompts = [header.before] * settings.batch_size
+        drawn = decode_batch(
+            model, tokenizer, prompts, settings.max_tokens, sampler, tick, ends=header.ends
+        )
+        texts = [question_of(answer, tokenizer, header) for answer in drawn]
+        yield batch, [text for text in texts if text is not None]
+        batch += 1
+
+
+def question_of(answer: Answer, tokenizer: Any, header: UserHeader) -> str | None:
+    """The question that was drawn; None of what is cut off, empty, or no text.
+
+    Templates whose turns end with plain words show the end in the text.
+    """
+    text = str(tokenizer.decode(answer.tokens))
+    mark = header.after.strip()
+    ended = answer.end is not None
+    if mark and mark in text:
+        text, ended = text.partition(mark)[0], True
+    text = text.strip()
+    if not ended or not SHORTEST <= len(text) <= LONGEST:
+        return None
+    if "\ufffd" in text or not re.search(r"\w", text):
+        return None
+    return None if any(t in text for t in tokenizer.all_special_tokens if t) else text
+
+
+def _key(text: str) -> str:
+    """What is the same question: letters and figures alone."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _text(row: Record) -> str:
+    return str(row["messages"][0]["content"])
+
+
+def _line(row: Record) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _check_yield(kept: int, drawn: int, wanted: int) -> None:
+    few = drawn >= 256 and kept < FEWEST * drawn
+    if few or drawn > MAX_DRAWS * max(wanted, 256):
+        raise RedrafterError(
+            f"Of {drawn:,} questions that the model drew only {kept:,} could be kept (ended, of a "
+            "usual length, no repeats): ask for fewer, or pass --data."
+        )
+
+
+def _claim(path: Path, identity: dict[str, Any], overwrite: bool) -> None:
+    """Note how the questions are drawn, or see that it is the same."""
+    beside = path.with_suffix(".json")
+    changed = changes(beside, identity)
+    if not beside.is_file() or (changed and overwrite):
+        path.unlink(missing_ok=True)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(beside):
+            write_json(beside, identity)
+    elif changed:
+        raise RedrafterError(
+            f"The questions in {path} were drawn with another {', another '.join(changed)}: remove "
+            "the file to draw new ones, or use another output directory."
+        )
+
+
+def _read(path: Path) -> list[Record]:
+    """Whole lines, in their order."""
+    if not path.is_file():
+        return []
+    rows: list[Record] = []
+    for line in path.read_text("utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+            rows.append({"messages": row["messages"], "batch": int(row["batch"])})
+        except (ValueError, KeyError, TypeError):
+            break
+    return rows

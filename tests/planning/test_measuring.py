@@ -1,0 +1,174 @@
+"""Timings that are believed, and those that are not: a clock that the test moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planning_machines import CPU, costs_of
+
+import models
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.planning import cost_store, measuring
+from mlx_redrafter.planning.calibration import SIZES, calibrate, calibrate_there
+from mlx_redrafter.planning.cost_store import cache_directory, load_costs, measure_there
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.measuring import agree, time_in_turns
+
+
+class Clock:
+    """Time that passes in calls and rests only."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = 0.0
+        monkeypatch.setattr(measuring.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(measuring.time, "sleep", self.wait)
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def calls(self, seconds: list[Callable[[int], float]]) -> list[Callable[[], None]]:
+        """Calls that take what each says of how often it was called before."""
+
+        def call(take: Callable[[int], float]) -> Callable[[], None]:
+            times = iter(range(10**6))
+            return lambda: self.wait(take(next(times)))
+
+        return [call(take) for take in seconds]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_times_that_repeat_are_believed(clock: Clock) -> None:
+    timed = time_in_turns(clock.calls([lambda _: 0.002, lambda _: 0.003]))
+    assert timed.seconds == pytest.approx((0.002, 0.003))
+    assert not timed.doubtful
+
+
+def test_a_fall_that_repeats_is_the_machines(clock: Clock) -> None:
+    """Sixteen rows may cost less than twelve, where kernels work in tiles."""
+    timed = time_in_turns(clock.calls([lambda _: 0.002, lambda _: 0.009, lambda _: 0.003]))
+    assert timed.seconds == pytest.approx((0.002, 0.009, 0.003))
+    assert not timed.doubtful
+
+
+def test_a_busy_while_is_measured_again(clock: Clock) -> None:
+    """The second block is slow throughout; the third agrees with nobody, the fourth with it."""
+    timed = time_in_turns(clock.calls([lambda n: 0.02 if 5 <= n < 10 else 0.002, lambda _: 0.003]))
+    assert timed.seconds == pytest.approx((0.002, 0.003))
+    assert not timed.doubtful
+
+
+def test_times_that_never_agree_are_doubtful(clock: Clock) -> None:
+    timed = time_in_turns(clock.calls([lambda _: 0.002, lambda n: 0.003 * 1.5 ** (n // 4)]))
+    assert timed.doubtful
+    assert timed.seconds[0] == pytest.approx(0.002)
+
+
+def test_slow_calls_are_timed_a_few_times_and_hopeless_ones_left_out(clock: Clock) -> None:
+    counts = [0] * 6
+
+    def counted(place: int, seconds: float) -> Callable[[int], float]:
+        def take(_: int) -> float:
+            counts[place] += 1
+            return seconds
+
+        return take
+
+    calls = clock.calls([counted(n, 0.5 * 4**n) for n in range(6)])
+    timed = time_in_turns(calls, hopeless=10.0)
+    assert len(timed.seconds) == 4  # 16 and 64 times the first
+    assert counts == [3, 3, 3, 3, 0, 0]
+    assert clock.now < 3 * sum(0.5 * 4**n for n in range(4)) + 1.0
+
+
+def test_blocks_agree_in_times_and_order() -> None:
+    assert agree([1.0, 2.0], [1.1, 1.9])
+    assert not agree([1.0, 2.0], [1.0, 3.0])
+    assert agree([1.0, 1.1, 1.0], [1.0, 1.0, 1.1])  # falls within the noise
+    assert not agree([1.0, 1.4, 1.15], [1.0, 1.22, 1.24])
+
+
+@pytest.fixture
+def model() -> SpeculativeModel:
+    return SpeculativeModel(models.shared("llama"), models.build_drafter())
+
+
+def test_doubtful_costs_are_used_and_not_stored(
+    model: SpeculativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "agree", lambda _before, _after: False)
+    assert load_costs(model, tmp_path).doubtful
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(measuring, "agree", lambda _before, _after: True)
+    stored = load_costs(model, tmp_path)
+    assert not stored.doubtful
+    (path,) = tmp_path.iterdir()
+    assert CostModel.from_dict(json.loads(path.read_text())["costs"]) == stored
+    assert load_costs(model, tmp_path) == stored
+
+
+def test_without_a_home_directory_costs_are_kept_in_memory(
+    model: SpeculativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cost_store.Path, "home", homeless)
+    assert cache_directory() is None
+    monkeypatch.setattr(cost_store, "cache_directory", cache_directory)
+    assert load_costs(model).sizes[0] == 1
+
+
+def test_calibration_tells_how_far_it_is(model: SpeculativeModel) -> None:
+    told: list[tuple[int, int]] = []
+    costs = calibrate(model, lambda done, total: told.append((done, total)))
+    assert costs.sizes == SIZES[: len(costs.sizes)]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == told[-1][1]
+    assert {5, 10, 13, 20, 32} <= set(SIZES)
+
+
+def test_costs_are_measured_at_a_texts_own_context(
+    model: SpeculativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text's cache is used and left as it was; what was measured is stored."""
+    monkeypatch.setattr(measuring, "agree", lambda _before, _after: True)
+    costs = calibrate(model)
+    prompt = models.prompt_of(200)
+    cache = model.make_cache()
+    for _ in model.target.fill(prompt, cache):
+        pass
+    there = measure_there(model, costs, cache, tmp_path)
+    assert there.contexts == (costs.contexts[0], 200)
+    assert list(cache.tokens) == prompt
+    assert load_costs(model, tmp_path) == there
+    again: Any = calibrate_there(model, there, cache)
+    assert again.contexts == there.contexts
+
+
+def test_costs_between_and_beyond_contexts() -> None:
+    costs = costs_of(CPU).with_context(4096, {1: 1.5, 8: 3.0, 32: 9.0})
+    assert costs.verify_seconds(8, 4096) == pytest.approx(3.0)
+    assert costs.verify_seconds(8, 2080) == pytest.approx((3.0 + costs.verify_seconds(8, 64)) / 2)
+    beyond = costs.verify_seconds(8, 8128)
+    assert beyond == pytest.approx(2 * 3.0 - costs.verify_seconds(8, 64))
+    assert costs.step_seconds(None, 4096) == pytest.approx(1.5)
+    assert CostModel.from_dict(costs.to_dict()) == costs
+    assert costs.knows(4096)
+    assert costs.knows(12000)
+    assert not costs.knows(16000)
+
+
+def test_costs_that_changed_are_scaled_by_size() -> None:
+    costs = costs_of(CPU)
+    slower = costs.scaled({1: 1.0, 32: 2.0})
+    assert slower.verify_seconds(1, 64) == costs.verify_seconds(1, 64)
+    assert slower.verify_seconds(32, 64) == pytest.approx(2 * costs.verify_seconds(32, 64))
+    assert 1.0 < slower.verify_seconds(16, 64) / costs.verify_seconds(16, 64) < 2.0
