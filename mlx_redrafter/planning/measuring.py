@@ -22,6 +22,8 @@ MOST_SLOW_BLOCKS = 3
 # measured more coarsely, not for minutes.
 MOST_ROUNDS = 4
 BUDGET = 4.0
+# Nobody waits longer than this for a block more.
+LONGEST = 20.0
 # A call that takes longer is not repeated before the first block.
 LONG_CALL = 0.1
 # A rest is so large a share of a round, and no longer than that.
@@ -61,14 +63,22 @@ def time_in_turns(
     def timer(call: Callable[[], object]) -> float:
         return agreed(_seconds(call))
 
+    def too_long() -> bool:
+        return agreed(time.perf_counter() - started) > LONGEST
+
+    started = time.perf_counter()
     first = _first_round(calls, hopeless, note, timer)
     left_out = len(calls) - len(first)
     calls = calls[: len(first)]
     rounds = max(1, min(MOST_ROUNDS, int(BUDGET / 2 / max(sum(first), 1e-9))))
-    blocks = [_block(calls, rounds, note, timer), _block(calls, rounds, note, timer)]
+    blocks = [_block(calls, rounds, note, timer)]
+    if too_long():
+        note(len(calls) + 3 * left_out)
+        return Timings(tuple(map(min, zip(first, blocks[0], strict=True))), doubtful=True)
+    blocks.append(_block(calls, rounds, note, timer))
     note(3 * left_out)
     most = MOST_BLOCKS if rounds > 1 else MOST_SLOW_BLOCKS
-    while not agree(blocks[-2], blocks[-1]) and len(blocks) < most:
+    while not agree(blocks[-2], blocks[-1]) and len(blocks) < most and not too_long():
         blocks.append(_block(calls, rounds, note, timer))
     if agree(blocks[-2], blocks[-1]):
         return Timings(tuple(map(fmean, zip(*blocks[-2:], strict=True))), doubtful=False)

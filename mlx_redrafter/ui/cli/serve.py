@@ -15,6 +15,7 @@ from ...system.own_models import pocket_path
 from ..entry import SUCCESS, as_typed, command_line
 from ..flags import add_flags, options_of
 from ..model_flags import LoadFlags
+from ..opening import prepare
 from ..output import write
 from ..parsing import OneSentenceParser, count, min_p, temperature, top_p
 
@@ -59,6 +60,8 @@ def _run(options: argparse.Namespace) -> None:
     _warn(settings)
     listener = bind(settings)
     specs = _specs(options)
+    for spec in specs:
+        prepare(spec.path, options.revision)
     names = ", ".join(spec.name for spec in specs)
     _say(f"Loading {names} (the first time, what drafting costs here is measured too) ...")
     metrics = Metrics()
