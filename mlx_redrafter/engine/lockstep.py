@@ -11,7 +11,7 @@ import json
 import weakref
 from collections.abc import Sequence as Tokens
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import CacheOptions
@@ -21,16 +21,21 @@ from ..sampling import SamplingConfig
 from ..system.ranks import Ranks
 from .config import DecodingConfig
 
-if TYPE_CHECKING:
-    from .sequence import Sequence
-
 _GOES_ON, _ENDS = 1.0, 0.0
+
+
+class Text(Protocol):
+    """What is said of a text, see ``engine.sequence.Sequence``."""
+
+    prompt: list[int]
+    config: DecodingConfig
+    cache: PromptCache
 
 
 class Steering(Protocol):
     """Who says whether a text goes on."""
 
-    def begin(self, sequence: Sequence, *, plans: bool) -> None:
+    def begin(self, sequence: Text, *, plans: bool) -> None:
         """The text begins: its prompt is about to be read.
 
         Args:
@@ -48,7 +53,7 @@ class Steering(Protocol):
 class Alone:
     """The steering of one process, or of ranks that run the same script: nothing is said."""
 
-    def begin(self, sequence: Sequence, *, plans: bool) -> None:
+    def begin(self, sequence: Text, *, plans: bool) -> None:
         """Nothing to say."""
 
     def goes_on(self) -> bool:
@@ -74,7 +79,7 @@ class Leader:
         self._next = 0
         self._begun = False
 
-    def begin(self, sequence: Sequence, *, plans: bool) -> None:
+    def begin(self, sequence: Text, *, plans: bool) -> None:
         """Announce a text; every rank decodes it from here on.
 
         Raises:
@@ -137,7 +142,7 @@ class Follower:
             message["config"] = _decode(message["config"])
         return message
 
-    def begin(self, sequence: Sequence, *, plans: bool) -> None:  # noqa: ARG002
+    def begin(self, sequence: Text, *, plans: bool) -> None:  # noqa: ARG002
         """Begin as rank 0 does."""
         self._handed_out = None
         same_beginning(self._ranks, sequence.cache)
