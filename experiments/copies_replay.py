@@ -1,12 +1,14 @@
 """What copies of the text would yield on a machine's cost curve, replayed over a model's answers.
 
     python experiments/copies_replay.py --model MODEL [--texts FILE] [--count 5] [--max-tokens 112]
+    python experiments/copies_replay.py --texts FILE --shares
 
 The model answers the tasks of experiments/copies.py plainly, once; the answers are kept in FILE.
 Then each is gone through as a decoder without a draft head would: propose, price, verify, accept,
 learn. Greedy answers do not depend on what is drafted, so tokens a step are exact; speed is counted
 in plain steps by the cost curves below, not timed, and leaves out what plain steps gain by
-overlapping.
+overlapping. With --shares it is counted how often copied tokens are right, as the prior of
+CopyAcceptance has it. FILE has a JSON object a line: "kind", and token ids "prompt" and "text".
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from rich.table import Table
 
 from mlx_redrafter import RedrafterError, batch_generate, load
 from mlx_redrafter.drafting.copies import TextCopies
-from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
+from mlx_redrafter.drafting.copy_acceptance import LENGTHS, CopyAcceptance, place
 from mlx_redrafter.engine.copying import Candidates, SequenceCopies
 from mlx_redrafter.planning.copy_planner import CopyPlanner
 from mlx_redrafter.planning.costs import between
@@ -106,6 +108,29 @@ def step(
     return min(made, len(text) - at), prices.verify_seconds(1 + count, at)
 
 
+def shares(answers: Sequence[dict[str, Any]]) -> Table:
+    """Right tokens among copied ones, in the rows and columns of ``copy_acceptance.PRIOR``."""
+    counts: dict[tuple[int, int], list[bool]] = {}
+    for answer in answers:
+        source, text = TextCopies(), answer["text"]
+        source.follow(answer["prompt"])
+        for at, token in enumerate(text):
+            copies = source.propose()
+            for rank, chain in enumerate(copies.continuations if copies else ()):
+                for depth, (copied, wanted) in enumerate(
+                    zip(chain.tokens, text[at:], strict=False)
+                ):
+                    counts.setdefault(place(copies, rank, depth), []).append(copied == wanted)
+                    if copied != wanted:
+                        break
+            source.accepted([token])
+    grid = Table("", *(f"{length}" for length in LENGTHS), "more", title="share (count)")
+    for row, name in enumerate(("shared", "once", "often", "other", "deeper")):
+        cells = (counts.get((row, column), []) for column in range(len(LENGTHS) + 1))
+        grid.add_row(name, *(f"{sum(c) / len(c):.2f} ({len(c)})" if c else "" for c in cells))
+    return grid
+
+
 def answers_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The model's answers, from the file where there is one."""
     if args.texts is not None and args.texts.exists():
@@ -135,8 +160,12 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, default=None, help="where answers are kept")
     parser.add_argument("--count", type=int, default=5, help="prompts a task (default 5)")
     parser.add_argument("--max-tokens", type=int, default=112)
+    parser.add_argument("--shares", action="store_true", help="how often copies are right")
     args = parser.parse_args()
     answers = answers_of(args)
+    if args.shares:
+        Console().print(shares(answers))
+        return
     grid = Table(title=f"{args.model}: tokens a step, and speed over plain", title_justify="left")
     for name in ("task", "tokens", *CURVES):
         grid.add_column(name, justify="left" if name == "task" else "right")

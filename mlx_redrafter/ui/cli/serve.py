@@ -136,7 +136,7 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         max_body=options.max_body,
         keep_alive=options.keep_alive,
         grace=options.grace,
-        copies=options.copies,
+        copies=not options.no_copy,
         sampling=sampling,
     )
 
@@ -181,9 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(parser, LoadFlags)
     model.add_argument("--no-draft", action="store_true", help="decode plainly")
     model.add_argument(
-        "--copies",
+        "--no-copy",
         action="store_true",
-        help="draft what the text repeats too, as code and quotations do; needs no drafter",
+        help="do not draft what the text repeats, for which no drafter is needed",
     )
     _add_network_flags(parser.add_argument_group("network"))
     _add_limit_flags(parser.add_argument_group("limits"))
