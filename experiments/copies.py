@@ -24,6 +24,7 @@ from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 from mlx_lm.generate import stream_generate as mlx_lm_stream
+from mlx_lm.sample_utils import make_sampler
 from pocket import ROOT, Run, read_prompts
 from rich.console import Console
 from rich.progress import track
@@ -31,6 +32,8 @@ from rich.table import Table
 
 from mlx_redrafter import Planner, RedrafterError, SpeculativeModel, load, stream_generate
 from mlx_redrafter.benchmark.environment import environment
+from mlx_redrafter.planning.cost_store import load_costs
+from mlx_redrafter.planning.headless_planner import HeadlessPlanner
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
@@ -54,8 +57,9 @@ def contestants(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     if model.drafter is not None:
         models |= {HEAD: model, BOTH: model}
     if not args.fixed:
-        for each in (model, alone):
-            each.planner = Planner.for_model(each)
+        alone.planner = HeadlessPlanner(lambda: load_costs(alone))
+        if model.drafter is not None:
+            model.planner = Planner.for_model(model)
     if args.steps_only:
         del models[MLX_LM], models[PLAIN]
     return models, tokenizer
@@ -65,7 +69,13 @@ def answer(name: str, model: Any, tokenizer: Any, ids: list[int], args: Any) -> 
     """Responses of one contestant for one prompt."""
     if name == MLX_LM:
         model.target.take_cores(1)  # as plain decoding here has them
-        return mlx_lm_stream(model.target.model, tokenizer, ids, max_tokens=args.max_tokens)
+        return mlx_lm_stream(
+            model.target.model,
+            tokenizer,
+            ids,
+            max_tokens=args.max_tokens,
+            sampler=make_sampler(temp=args.temp),
+        )
     width, length, budget = args.fixed or (None, None, None)
     return stream_generate(
         model,
@@ -140,7 +150,7 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
     grid = Table(title=title, title_justify="left")
     grid.add_column("task")
     grid.add_column("")
-    columns = ("tokens/step", "of these copied", "tokens/s", "x mlx-lm", "x plain", "same texts")
+    columns = ("per step", "copied", "tokens/s", "x mlx-lm", "x plain", "same")
     for column in columns:
         grid.add_column(column, justify="right")
     for task, result in results.items():

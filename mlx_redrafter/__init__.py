@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .drafting.drafter import Drafter, DrafterConfig
     from .drafting.shape import BeamShape
     from .drafting.source import DraftInput, DraftSource
-    from .engine.batch import BatchDecoder
+    from .engine.batch_decoder import BatchDecoder
     from .engine.config import DecodingConfig
     from .engine.decode import decode
     from .engine.model import SpeculativeModel
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from .text.generate import generate, stream_generate
     from .text.loading import load, load_drafter, save_drafter
+    from .text.passages import ParsedAnswer, parse_answer
     from .text.responses import GenerationResponse
     from .training import train_drafter
     from .tree import DraftTree, HostTree, accept
@@ -58,6 +59,7 @@ __all__ = [
     "DrafterConfig",
     "GenerationResponse",
     "HostTree",
+    "ParsedAnswer",
     "Planner",
     "PromptCache",
     "RedrafterError",
@@ -73,6 +75,7 @@ __all__ = [
     "generate",
     "load",
     "load_drafter",
+    "parse_answer",
     "save_drafter",
     "stream_batch_generate",
     "stream_generate",
@@ -88,7 +91,7 @@ _HOMES = {
         "batch_generate",
         "stream_batch_generate",
     ),
-    ".engine.batch": ("BatchDecoder",),
+    ".engine.batch_decoder": ("BatchDecoder",),
     ".drafting.shape": ("BeamShape",),
     ".drafting.source": ("DraftSource", "DraftInput", "DraftState"),
     ".cache.prompt_cache": ("PromptCache",),
@@ -102,6 +105,7 @@ _HOMES = {
     ),
     ".errors": ("RedrafterError",),
     ".text.generate": ("generate", "stream_generate"),
+    ".text.passages": ("ParsedAnswer", "parse_answer"),
     ".text.responses": ("GenerationResponse",),
     ".text.loading": (
         "load",

@@ -246,17 +246,13 @@ class Ours:
 
     def tokens(self, prompt: Sequence[int], task: Task) -> Iterator[int]:
         """Answer a prompt, token by token."""
-        sampling, shape = task.sampling, self.shape
+        shape = self.shape
         responses = stream_generate(
             self._model,
             task.tokenizer,
             list(prompt),
             max_tokens=task.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
+            sampling=task.sampling,
             draft=self._drafts,
             copy=self._copies,
             beam_width=shape.width if shape else None,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RedrafterError
-from ..system.files import atomic_path, write_json
+from ..system.files import atomic_path, is_there, write_json
 
 
 class Report(Protocol):
@@ -59,7 +60,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Refuse paths that are directories or lie in something that is none, before measuring.
+    """Refuse paths that cannot be written, before anything is measured.
 
     Raises:
         RedrafterError: Naming the path.
@@ -69,9 +70,16 @@ def check_writable(*paths: Path | None) -> None:
             continue
         if path.is_dir():
             raise RedrafterError(f"{path} is a directory: pass the name of a file.")
-        parent = next(parent for parent in path.absolute().parents if parent.exists())
+        parent = next(parent for parent in path.absolute().parents if is_there(parent))
         if not parent.is_dir():
             raise RedrafterError(f"{parent} is a file, so {path} cannot be written in it.")
+        try:
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            raise RedrafterError(
+                f"{path} cannot be written ({error.strerror or error}): choose another place."
+            ) from error
 
 
 def finite(value: Any) -> Any:

@@ -16,8 +16,8 @@ from .copies import Copies
 
 # The longest match of each bin but the last.
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
-# What is believed beforehand: the share of right tokens in the answers of SmolLM2-135M-Instruct to
-# 870 of its own questions (128,000 tokens, temperatures 0 to 1), see experiments/copies.py.
+# What is believed beforehand: the share of right tokens in 1,000 answers of SmolLM2-135M-Instruct
+# to its own questions (temperatures 0 to 1), as experiments/copies_replay.py --shares counts it.
 # Rows: the match was followed by different tokens, of which this is the first; by one token, once;
 # by the same token several times; by different tokens, of which this is not the first; and deeper
 # tokens of a continuation.
@@ -48,7 +48,7 @@ class CopyAcceptance:
         for rank, continuation in enumerate(copies.continuations):
             first, chance = len(chances), 1.0
             for depth in range(len(continuation.tokens)):
-                kind, column = _place(copies, rank, depth)
+                kind, column = place(copies, rank, depth)
                 chance *= self._hits[kind][column] / self._trials[kind][column]
                 if chance < LEAST_CHANCE:
                     break
@@ -66,7 +66,7 @@ class CopyAcceptance:
         """
         for rank, continuation in enumerate(copies.continuations):
             for depth, (copied, token) in enumerate(zip(continuation.tokens, tokens, strict=False)):
-                kind, column = _place(copies, rank, depth)
+                kind, column = place(copies, rank, depth)
                 self._count(kind, column, copied == token)
                 if copied != token:
                     break
@@ -77,7 +77,7 @@ class CopyAcceptance:
         trials[column] = FORGET * trials[column] + 1
 
 
-def _place(copies: Copies, rank: int, depth: int) -> tuple[int, int]:
+def place(copies: Copies, rank: int, depth: int) -> tuple[int, int]:
     """Row and column of a copied token, the first of a continuation at depth 0."""
     column = bisect_left(LENGTHS, copies.match_length + depth)
     if depth:

@@ -21,6 +21,7 @@ from .choose import DraftChooser, Shapes
 from .config import DecodingConfig
 from .copying import StepDraft
 from .launch import StepLauncher, caches_of
+from .lockstep import Alone, Follower, Steering, agreed_seconds
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
@@ -81,26 +82,46 @@ def begin(
     sequence = Sequence(model, prompt, config or DecodingConfig(), cache=cache, stats=stats)
     loop = DecodingLoop(model, planner)
     loop.check(sequence)
-    return sequence, _run(loop, sequence, progress or (lambda _done, _total: None))
+    return sequence, _run(
+        loop, sequence, progress or (lambda _done, _total: None), model.leader or Alone()
+    )
+
+
+def follow(model: SpeculativeModel) -> None:
+    """Decode what rank 0 decodes, until it leaves; for the other ranks of a shared target."""
+    assert model.ranks is not None
+    steering, caches = Follower(model.ranks), dict[int, PromptCache]()
+    while (text := steering.hear()) is not None:
+        for number in text["dropped"]:
+            caches.pop(number, None)
+        cache = caches.setdefault(text["cache"], model.make_cache())
+        sequence = Sequence(model, text["prompt"], text["config"], cache=cache)
+        loop = DecodingLoop(model, model.planner if text["plans"] else None)
+        for _ in _run(loop, sequence, lambda _done, _total: None, steering):
+            pass
 
 
 def _run(
-    loop: DecodingLoop, sequence: Sequence, progress: Callable[[int, int], None]
+    loop: DecodingLoop,
+    sequence: Sequence,
+    progress: Callable[[int, int], None],
+    steering: Steering,
 ) -> Iterator[DecodedToken]:
     """Yield tokens; leave the cache consistent in every case."""
     handed_out = 0
     try:
+        steering.begin(sequence, plans=loop.plans)
         for done, total in loop.prefill(sequence):
             progress(done, total)
         loop.compose([], [sequence])
-        while sequence.finish_reason is None:
+        while sequence.finish_reason is None and steering.goes_on():
             sequence.check_cache()
             for tokens in loop.step().values():
                 for token in tokens:
                     handed_out += 1
                     yield token
     finally:
-        sequence.close(handed_out)
+        sequence.close(steering.ends(handed_out))
 
 
 class DecodingLoop:
@@ -130,6 +151,11 @@ class DecodingLoop:
         self._counted = 0.0  # up to when time was counted
         self._elsewhere = 0.0  # time since then that was not this loop's
         self._to_clear = CLEAR_CACHE_EVERY
+
+    @property
+    def plans(self) -> bool:
+        """Whether a planner chooses what is drafted."""
+        return self._planner is not None
 
     def check(self, sequence: Sequence) -> None:
         """Refuse a shape that cannot be drafted, before anything is computed.
@@ -272,6 +298,8 @@ class DecodingLoop:
         now = time.perf_counter()
         seconds = now - max(self._counted, pending[0].started) - self._elsewhere
         self._counted, self._elsewhere = now, 0.0
+        tokens = [token.token for own in made.values() for token in own]
+        seconds = agreed_seconds(self._model.ranks, seconds, tokens)
         drafting = []
         for sequence, step, record in zip(self.sequences, pending, records, strict=True):
             if sequence not in made:

@@ -26,9 +26,11 @@ from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
+from ..system.ranks import Ranks
 from ..target.context_limit import context_limit
 from ..target.target import Target
 from .head_memory import HeadMemory
+from .lockstep import Leader
 from .shape_planner import ShapePlanner
 
 _TIMED_CALLS = 3
@@ -56,6 +58,9 @@ class SpeculativeModel:
         name: As given.
         config: As given.
         planner_lock: Held by whoever asks a planner of the model's texts, or tells it of a step.
+        ranks: The processes that share the target; None where it is this one's alone. ``load``
+            sets it.
+        leader: Tells the other ranks what is decoded here; None where they run the same script.
 
     Raises:
         RedrafterError: If the drafter does not fit the target.
@@ -74,6 +79,8 @@ class SpeculativeModel:
         self.drafter = drafter
         self.name = name
         self.config = dict(config or {})
+        self.ranks: Ranks | None = None
+        self.leader: Leader | None = None
         self._planner: ShapePlanner | None = None
         self._make_planner: Callable[[], ShapePlanner] | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
@@ -157,6 +164,16 @@ class SpeculativeModel:
         if self.target.max_positions is not None:
             return self.target.max_positions
         return context_limit(self.config) if self.target.attends else None
+
+    def agreed(self, seconds: float) -> float:
+        """A time that was measured here; of several processes rank 0's, for all."""
+        return seconds if self.ranks is None else self.ranks.gather([seconds])[0][0]
+
+    def lead(self) -> Leader:
+        """Let the other ranks, which ``follow``, decode what this one decodes."""
+        assert self.ranks is not None
+        self.leader = Leader(self.ranks)
+        return self.leader
 
     def make_cache(self) -> PromptCache:
         """Empty caches for one conversation."""

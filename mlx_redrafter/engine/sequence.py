@@ -23,6 +23,7 @@ from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
 from .config import DecodingConfig
 from .copying import CopyProposal, SequenceCopies
+from .lockstep import shared_seed
 from .model import SpeculativeModel
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
@@ -76,7 +77,7 @@ class Sequence:
         self._model = model
         self.prompt = list(prompt)
         limit = position_limit(len(prompt), config.max_tokens, model.target.max_positions)
-        sampling = config.sampling.seeded()
+        sampling = shared_seed(None if model.leader else model.ranks, config.sampling)
         self.config = config = replace(config, sampling=sampling, max_tokens=limit)
         self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)

@@ -7,18 +7,21 @@ get the bias that moves q to mlx's unsigned range. Multiplying a scale by a powe
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..system.blas import usable_cores
 from .file import GGUFTensor, package
 
 Array = np.ndarray[Any, Any]
 
 GROUP = 32
 KEPT_BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
-_CHUNK = 1 << 22  # weights dequantised at a time
+_CHUNK = 1 << 20  # weights dequantised at a time by one thread
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,15 @@ def dequantise(tensor: GGUFTensor) -> Array:
     rows = tensor.data.reshape(-1, tensor.data.shape[-1])
     out = np.empty((len(rows), tensor.shape[-1]), np.float32)
     step = max(1, _CHUNK // max(tensor.shape[-1], 1))
-    for start in range(0, len(rows), step):
+
+    def unpack(start: int) -> None:
         part = np.ascontiguousarray(rows[start : start + step])
         with np.errstate(all="ignore"):  # NaN and infinity are told of by the caller
             out[start : start + step] = gguf.dequantize(part, kind)
+
+    # numpy computes outside of Python's lock, so a thread a core unpacks.
+    with ThreadPoolExecutor(min(_THREADS, usable_cores())) as pool:
+        list(pool.map(unpack, range(0, len(rows), step)))
     return out.reshape(tensor.shape)
 
 

@@ -79,7 +79,10 @@ def calibrate(
             break
         cache = _filled_cache(model, context)
         row = time_in_turns(
-            [_forward(model, cache, size) for size in SIZES], hopeless=hopeless, note=note
+            [_forward(model, cache, size) for size in SIZES],
+            hopeless=hopeless,
+            note=note,
+            agreed=model.agreed,
         )
         plain.append(_time_plain(model, cache))
         if model.target.recurrent and not rows:
@@ -113,7 +116,7 @@ def calibrate_there(model: SpeculativeModel, costs: CostModel, cache: PromptCach
     sizes = [size for size in LATER_SIZES if size in costs.sizes]
     if cache.changes_within(max(sizes)):
         return costs
-    timed = time_in_turns([_forward(model, cache, size) for size in sizes])
+    timed = time_in_turns([_forward(model, cache, size) for size in sizes], agreed=model.agreed)
     seconds = dict(zip(sizes, timed.seconds, strict=True))
     if context < 2 * costs.contexts[0]:
         changed = costs.scaled(
@@ -164,7 +167,9 @@ def _time_path_row(model: SpeculativeModel, cache: PromptCache) -> float:
     parents = [*range(-1, STEM), *[STEM] * LEAVES]
     chain = [node - 1 for node in range(len(parents))]
     tree = HostTree((0,) * len(parents), tuple(parents), (0.0,) * len(parents))
-    timed = time_in_turns([_verify(model, cache, chain), _verify(model, cache, parents)])
+    timed = time_in_turns(
+        [_verify(model, cache, chain), _verify(model, cache, parents)], agreed=model.agreed
+    )
     more = path_rows(tree) - (len(parents) - 1)
     return max(0.0, timed.seconds[1] - timed.seconds[0]) / more
 
@@ -184,7 +189,7 @@ def _time_replay(model: SpeculativeModel, cache: PromptCache) -> float:
             start = time.perf_counter()
             cache.commit(range(stay), [0] * stay)
             mx.eval(model.target.verify(tree, cache)[0])
-            seconds.append(time.perf_counter() - start)
+            seconds.append(model.agreed(time.perf_counter() - start))
             cache.rewind(held)
         differences.append(seconds[1] - seconds[0])
     return max(0.0, median(differences[REPLAY_WARM_UP:]))
@@ -196,7 +201,7 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
     config = DecodingConfig(max_tokens=PLAIN_TOKENS, draft=False)
     times = [time.perf_counter() for _ in decode(model, [*held, 0], config, cache=cache)]
     cache.rewind(len(held))
-    return median(after - before for before, after in pairwise(times[1:]))
+    return model.agreed(median(after - before for before, after in pairwise(times[1:])))
 
 
 def _time_drafts(
@@ -220,7 +225,7 @@ def _time_draft(
     """Seconds of a draft before its first level, of each level, and whether to doubt them."""
     first, last = DRAFT_LENGTHS
     searches = [_search(model, prepared, BeamShape(width, length)) for length in DRAFT_LENGTHS]
-    timed = time_in_turns(searches)
+    timed = time_in_turns(searches, agreed=model.agreed)
     short, long = timed.seconds
     # Another program's time in one of the two must not make levels free, or drafts.
     level = min(max((long - short) / (last - first), 0.5 * long / last), long / last)

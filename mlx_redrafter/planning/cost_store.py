@@ -41,7 +41,7 @@ def load_costs(
         progress: See :func:`calibrate`.
     """
     if not recalibrate:
-        stored = _read(_path(model, directory))
+        stored = _agreed(model, _read(_path(model, directory)))
         if stored is not None:
             return stored
     costs = calibrate(model, progress)
@@ -65,7 +65,8 @@ def measure_there(
 def save_costs(model: SpeculativeModel, costs: CostModel, directory: Path | None = None) -> None:
     """Store costs, unless they are doubtful or there is nowhere to keep them."""
     path = _path(model, directory)
-    if costs.doubtful or path is None:
+    follows = model.ranks is not None and not model.ranks.leads
+    if costs.doubtful or path is None or follows:
         return
     with suppress(OSError):  # a read-only home only means measuring again next time
         write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
@@ -77,6 +78,15 @@ def cache_directory() -> Path | None:
         return Path.home() / ".cache" / "mlx_redrafter"
     except RuntimeError:  # a service's user: what is measured is kept in memory
         return None
+
+
+def _agreed(model: SpeculativeModel, stored: CostModel | None) -> CostModel | None:
+    """Of several processes what rank 0 has stored, for all."""
+    if model.ranks is None:
+        return stored
+    data = model.ranks.share(json.dumps(stored and stored.to_dict()).encode())
+    value = json.loads(data)
+    return None if value is None else CostModel.from_dict(value)
 
 
 def _path(model: SpeculativeModel, directory: Path | None) -> Path | None:
@@ -92,6 +102,7 @@ def machine(model: SpeculativeModel) -> dict[str, Any]:
     return {
         "machine": f"{platform.system()} {platform.machine()} {processor_name()}",
         "cores": usable_cores(),
+        "processes": model.ranks.size if model.ranks else 1,
         "device": str(mx.default_device()),
         "device_info": str(mx.device_info().get("device_name", "")),
         "mlx": version("mlx"),

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+Timer = Callable[[Callable[[], object]], float]
+
 # Two blocks agree where no time differs by more than this factor.
 AGREEMENT = 1.15
 MOST_BLOCKS = 4
@@ -20,6 +22,8 @@ MOST_SLOW_BLOCKS = 3
 # measured more coarsely, not for minutes.
 MOST_ROUNDS = 4
 BUDGET = 4.0
+# Nobody waits longer than this for a block more.
+LONGEST = 20.0
 # A call that takes longer is not repeated before the first block.
 LONG_CALL = 0.1
 # A rest is so large a share of a round, and no longer than that.
@@ -44,6 +48,7 @@ def time_in_turns(
     *,
     hopeless: float = float("inf"),
     note: Callable[[int], None] = lambda _done: None,
+    agreed: Callable[[float], float] = lambda seconds: seconds,
 ) -> Timings:
     """Time calls that block until they are done, the cheapest first.
 
@@ -51,16 +56,30 @@ def time_in_turns(
         calls: What to time.
         hopeless: Calls after one that takes this many times as long as the first are left out.
         note: Told of timings done; ``timings_of`` says how many there are at least.
+        agreed: What all processes take for a time, see :meth:`SpeculativeModel.agreed`: how often
+            calls are made depends on it.
     """
-    first = _first_round(calls, hopeless, note)
+
+    def timer(call: Callable[[], object]) -> float:
+        return agreed(_seconds(call))
+
+    def too_long() -> bool:
+        return agreed(time.perf_counter() - started) > LONGEST
+
+    started = time.perf_counter()
+    first = _first_round(calls, hopeless, note, timer)
     left_out = len(calls) - len(first)
     calls = calls[: len(first)]
     rounds = max(1, min(MOST_ROUNDS, int(BUDGET / 2 / max(sum(first), 1e-9))))
-    blocks = [_block(calls, rounds, note), _block(calls, rounds, note)]
+    blocks = [_block(calls, rounds, note, timer)]
+    if too_long():
+        note(len(calls) + 3 * left_out)
+        return Timings(tuple(map(min, zip(first, blocks[0], strict=True))), doubtful=True)
+    blocks.append(_block(calls, rounds, note, timer))
     note(3 * left_out)
     most = MOST_BLOCKS if rounds > 1 else MOST_SLOW_BLOCKS
-    while not agree(blocks[-2], blocks[-1]) and len(blocks) < most:
-        blocks.append(_block(calls, rounds, note))
+    while not agree(blocks[-2], blocks[-1]) and len(blocks) < most and not too_long():
+        blocks.append(_block(calls, rounds, note, timer))
     if agree(blocks[-2], blocks[-1]):
         return Timings(tuple(map(fmean, zip(*blocks[-2:], strict=True))), doubtful=False)
     return Timings(tuple(map(min, zip(*blocks, strict=True))), doubtful=True)
@@ -92,7 +111,10 @@ def _falls(before: Sequence[float], after: Sequence[float]) -> bool:
 
 
 def _first_round(
-    calls: Sequence[Callable[[], object]], hopeless: float, note: Callable[[int], None]
+    calls: Sequence[Callable[[], object]],
+    hopeless: float,
+    note: Callable[[int], None],
+    timer: Timer,
 ) -> list[float]:
     """Seconds of each call, after one that is not counted: it may wait for a compiler."""
     taken: list[float] = []
@@ -101,14 +123,14 @@ def _first_round(
         if len(taken) > 2 and min(taken[-2:]) >= hopeless * min(taken):
             break
         # The shorter of two: neither a first call's work nor another program's is a reason.
-        seconds = _seconds(call)
-        taken.append(min(seconds, _seconds(call)) if seconds < LONG_CALL else seconds)
+        seconds = timer(call)
+        taken.append(min(seconds, timer(call)) if seconds < LONG_CALL else seconds)
         note(1)
     return taken
 
 
 def _block(
-    calls: Sequence[Callable[[], object]], rounds: int, note: Callable[[int], None]
+    calls: Sequence[Callable[[], object]], rounds: int, note: Callable[[int], None], timer: Timer
 ) -> list[float]:
     """Seconds of each call: the mean of the faster half of the rounds."""
     taken: list[list[float]] = [[] for _ in calls]
@@ -117,7 +139,7 @@ def _block(
         # To and fro, so that a machine that grows hot does so for large and small calls alike.
         order = range(len(calls)) if number % 2 == 0 else reversed(range(len(calls)))
         for place in order:
-            taken[place].append(_seconds(calls[place]))
+            taken[place].append(timer(calls[place]))
             if number == 0:
                 note(1)
         time.sleep(min(LONGEST_REST, REST_SHARE * (time.perf_counter() - started)))

@@ -44,5 +44,5 @@ class ServerSettings:
     max_body: int = 16 * 2**20
     keep_alive: float = 10.0
     grace: float = 10.0
-    copies: bool = False
+    copies: bool = True
     sampling: Mapping[str, Any] = field(default_factory=dict)

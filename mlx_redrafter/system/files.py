@@ -39,6 +39,14 @@ def is_there(path: Path) -> bool:
     return False
 
 
+def size_words(count: float) -> str:
+    """Bytes in three digits or so, with a unit in which they are not nothing."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 LOCK_FILE = ".lock"
 
 

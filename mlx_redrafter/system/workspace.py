@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import RedrafterError
+from .files import size_words
 
 ANOTHER_PLACE = "choose another place"
 
@@ -118,6 +119,6 @@ def require_space(directory: Path, needed: int, remedy: str = ANOTHER_PLACE) -> 
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise RedrafterError(
-            f"The conversion needs {needed / 1e9:.1f} GB beside its output, but only "
-            f"{free / 1e9:.1f} GB are free: make room or {remedy}."
+            f"The conversion needs {size_words(needed)} beside its output, but only "
+            f"{size_words(free)} are free: make room or {remedy}."
         )

@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.batch import DEFAULT_BATCH, BatchDecoder, check_batch_size
+from ..engine.batch import DEFAULT_BATCH, check_batch_size
+from ..engine.batch_decoder import BatchDecoder
 from ..engine.model import SpeculativeModel
 from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError

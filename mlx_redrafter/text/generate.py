@@ -48,9 +48,9 @@ def stream_generate(
         **options: Any of these, by name:
 
             - ``max_tokens`` (256): tokens at most; -1 for no limit.
-            - the fields of :class:`SamplingConfig`: ``temperature``, ``seed``, filters, penalties,
-              ``logit_bias``, ``logprobs``. Without a seed the text draws its own, which each
-              response names.
+            - ``sampling``: a :class:`SamplingConfig`; or its fields by name: ``temperature``,
+              ``seed``, filters, penalties, ``logit_bias``, ``logprobs``. Without a seed the text
+              draws its own, which each response names.
             - ``sampler``, ``logits_processors``: as mlx-lm's. A sampler decodes plainly.
             - ``stop``: a string or strings that end the answer; they are not part of it.
             - ``draft`` (True): False decodes plainly.

@@ -28,6 +28,8 @@ from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import atomic_path, local_path, write_json
+from ..system.rank_watch import watch
+from ..system.ranks import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
 from .boundary import check_ordinary, read_json, reading
@@ -40,6 +42,7 @@ from .places import (
     may_be_repo,
     silent,
 )
+from .sharding import check_same, shard
 
 __all__ = ["CONFIG_FILE", "DRAFTER_DIRECTORY", "WEIGHTS_FILE", "may_be_repo"]
 
@@ -61,6 +64,7 @@ def load(
     lazy: bool = ...,
     return_config: Literal[False] = ...,
     plan: bool = ...,
+    pipeline: bool = ...,
     progress: Progress = ...,
 ) -> tuple[SpeculativeModel, TokenizerWrapper]: ...
 
@@ -79,6 +83,7 @@ def load(
     lazy: bool = ...,
     return_config: Literal[True],
     plan: bool = ...,
+    pipeline: bool = ...,
     progress: Progress = ...,
 ) -> tuple[SpeculativeModel, TokenizerWrapper, dict[str, Any]]: ...
 
@@ -96,6 +101,7 @@ def load(
     lazy: bool = False,
     return_config: bool = False,
     plan: bool = True,
+    pipeline: bool = False,
     progress: Progress = silent,
 ) -> (
     tuple[SpeculativeModel, TokenizerWrapper]
@@ -125,6 +131,8 @@ def load(
             the machine for some seconds when the first text is generated, or without a drafter
             when there is something to copy, unless it is known from an earlier run. False drafts
             the default beam shape.
+        pipeline: Where ``mlx.launch`` started several processes, which then share the target:
+            whole layers for each, instead of a part of each layer.
         progress: Told the stage of a conversion, the bytes done and those in all.
 
     Returns:
@@ -145,6 +153,16 @@ def load(
         dict(model_config or {}),
         trust_remote_code,
     )
+    ranks = current_ranks()
+    if ranks is not None:
+        if adapter_path is not None:
+            raise RedrafterError(
+                "Adapters cannot be used by several processes together: fuse the adapter into the "
+                "model first (mlx_lm.fuse)."
+            )
+        watch(ranks)
+        check_same(ranks, config, sorted(path.glob("model*.safetensors")))
+        shard(model, config, ranks, pipeline=pipeline)
     _set_dtype(model, dtype)
     if not lazy:
         _run_once(model, path)
@@ -164,6 +182,7 @@ def load(
             check_weights(head, drafter_path / WEIGHTS_FILE)
         target.check()
     loaded = SpeculativeModel(target, head, name=located.name, config=config)
+    loaded.ranks = ranks
     if plan and head is not None:
         loaded.plan_with(lambda: Planner.for_model(loaded))
     elif plan and target.refusal is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -22,6 +22,7 @@ SAMPLING_OPTIONS = tuple(one.name for one in fields(SamplingConfig))
 CACHE_OPTIONS = tuple(one.name for one in fields(CacheOptions))
 SHAPE_OPTIONS = ("beam_width", "beam_length", "node_budget")
 TEXT_OPTIONS = (
+    "sampling",
     "max_tokens",
     "stop",
     "draft",
@@ -103,7 +104,7 @@ def read_options(
     shape = {name: options[name] for name in SHAPE_OPTIONS if name in options}
     config = DecodingConfig(
         max_tokens=options.get("max_tokens", max_tokens),
-        sampling=SamplingConfig(**_chosen(options, SAMPLING_OPTIONS)),
+        sampling=_sampling(options),
         logits_processors=_processors(options.get("logits_processors", ())),
         sampler=_sampler(model, options),
         draft=bool(options.get("draft", True)),
@@ -135,6 +136,17 @@ def check_names(given: Mapping[str, Any], known: frozenset[str] = OPTIONS) -> No
         if name not in known:
             said = INSTEAD.get(name, f"there are {', '.join(sorted(known))}")
             raise RedrafterError(f"There is no option {name}: {said}.")
+
+
+def _sampling(options: Mapping[str, Any]) -> SamplingConfig:
+    """The configuration that was given, or one of its fields that were."""
+    fields_given = _chosen(options, SAMPLING_OPTIONS)
+    whole = options.get("sampling")
+    if whole is None:
+        return SamplingConfig(**fields_given)
+    if not isinstance(whole, SamplingConfig):
+        raise RedrafterError("sampling has to be a SamplingConfig.")
+    return replace(whole, **fields_given)
 
 
 def _chosen(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig
-from ..system.files import local_path, only_one
+from ..system.files import local_path, only_one, size_words
 from ..target.target import Target
 from ..text.loading import load, tokenizer_hash
 from ..text.places import own_drafter
@@ -256,7 +256,7 @@ def _where(run: _Setting, drafter: Drafter, rows: Sequence[TokenRow]) -> str:
     needed = kept_positions(rows) * sight.position_bytes
     where = "memory" if needed <= IN_MEMORY else "stream"
     told = "are kept in memory" if where == "memory" else "are computed anew for each step"
-    run.callback.note(f"Features would take {needed / 1e9:.2f} GB and {told} (--features).")
+    run.callback.note(f"Features would take {size_words(needed)} and {told} (--features).")
     return where
 
 
@@ -277,8 +277,8 @@ def _features(
 
     def announce(plan: StorePlan) -> None:
         run.callback.note(
-            f"Features take {plan.total_bytes / 1e9:.2f} GB in {plan.directory}, of which "
-            f"{plan.missing_bytes / 1e9:.2f} GB are to be written ({plan.free_bytes / 1e9:.1f} GB "
+            f"Features take {size_words(plan.total_bytes)} in {plan.directory}, of which "
+            f"{size_words(plan.missing_bytes)} are to be written ({size_words(plan.free_bytes)} "
             "are free)."
         )
 

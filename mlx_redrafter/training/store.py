@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
-from ..system.files import atomic_path, write_json
+from ..system.files import atomic_path, size_words, write_json
 from .config import DistillationConfig
 from .data import TokenRow
 from .features import Features, ShardedArray
@@ -108,8 +108,8 @@ def stored_features(
         announce(plan)
     if missing > plan.free_bytes:
         raise RedrafterError(
-            f"The features need {missing / 1e9:.2f} GB in {directory}, but only "
-            f"{plan.free_bytes / 1e9:.2f} GB are free there: choose another directory, or "
+            f"The features need {size_words(missing)} in {directory}, but only "
+            f"{size_words(plan.free_bytes)} are free there: choose another directory, or "
             "--features stream."
         )
     finished = 0

@@ -38,6 +38,10 @@ class LoadFlags:
         None, _MODEL, "overrides of config.json", metavar="JSON"
     )
 
+    pipeline: bool = flag(
+        False, _MODEL, "with mlx.launch: whole layers on each machine, not a part of each layer"
+    )
+
     def load_options(self) -> dict[str, Any]:
         """Keyword arguments for :func:`mlx_redrafter.load`."""
         return {
@@ -47,6 +51,7 @@ class LoadFlags:
             "trust_remote_code": self.trust_remote_code,
             "tokenizer_config": self.tokenizer_config,
             "model_config": self.model_config,
+            "pipeline": self.pipeline,
         }
 
 

@@ -17,7 +17,7 @@ from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
-from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import DecodingLoop, decode
 from mlx_redrafter.engine.model import SpeculativeModel

@@ -14,9 +14,10 @@ import models
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine.batch import Engine, NewToken
+from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.statistics import AcceptanceStats

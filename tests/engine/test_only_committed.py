@@ -10,7 +10,7 @@ import pytest
 
 import models
 from mlx_redrafter.drafting.source import DraftInput
-from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.statistics import AcceptanceStats

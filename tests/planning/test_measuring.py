@@ -81,11 +81,11 @@ def test_slow_calls_are_timed_a_few_times_and_hopeless_ones_left_out(clock: Cloc
 
         return take
 
-    calls = clock.calls([counted(n, 0.5 * 4**n) for n in range(6)])
+    calls = clock.calls([counted(n, 0.05 * 4**n) for n in range(6)])
     timed = time_in_turns(calls, hopeless=10.0)
     assert len(timed.seconds) == 4  # 16 and 64 times the first
-    assert counts == [3, 3, 3, 3, 0, 0]
-    assert clock.now < 3 * sum(0.5 * 4**n for n in range(4)) + 1.0
+    assert counts == [4, 3, 3, 3, 0, 0]
+    assert clock.now < 3 * sum(0.05 * 4**n for n in range(4)) + 1.0
 
 
 def test_blocks_agree_in_times_and_order() -> None:
@@ -172,3 +172,11 @@ def test_costs_that_changed_are_scaled_by_size() -> None:
     assert slower.verify_seconds(1, 64) == costs.verify_seconds(1, 64)
     assert slower.verify_seconds(32, 64) == pytest.approx(2 * costs.verify_seconds(32, 64))
     assert 1.0 < slower.verify_seconds(16, 64) / costs.verify_seconds(16, 64) < 2.0
+
+
+def test_nobody_waits_long_for_a_slow_machine(clock: Clock) -> None:
+    """What took too long to be timed again is doubtful, and so is not stored."""
+    timed = time_in_turns(clock.calls([lambda _: 4.0, lambda _: 8.0]))
+    assert timed.seconds == pytest.approx((4.0, 8.0))
+    assert timed.doubtful
+    assert clock.now < 25.0

@@ -94,7 +94,7 @@ the tree's longest and the paths' states are small enough to be held ({held} MiB
 that is accepted whole leaves its state at no cost at all. Otherwise the state before the tree comes
 back and the recurrence alone runs again over the accepted rows, with the products that were made
 for the tree: no weights are read. Either is part of the next step's graph, so a step remains one
-evaluation.
+evaluation. [Figures](performance.md#trees-where-state-recurs) of both were measured on a CPU.
 
 """
 

@@ -12,7 +12,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 import models
 from mlx_redrafter import batch_generate, stream_batch_generate
 from mlx_redrafter.cache.prompt_cache import PromptCache
-from mlx_redrafter.engine.batch import BatchDecoder
+from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.step import DecodedToken
 from mlx_redrafter.errors import RedrafterError

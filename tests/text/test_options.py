@@ -260,6 +260,18 @@ def test_none_means_the_default(model: SpeculativeModel, tokenizer: TokenizerWra
     assert SamplingConfig(temperature=np.float32(0.5), top_k=np.int64(3)).temperature == 0.5  # type: ignore[arg-type]
 
 
+def test_sampling_may_be_given_whole(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
+    whole = SamplingConfig(1.0, top_k=9, seed=3)
+    assert ids(model, tokenizer, sampling=whole) == ids(
+        model, tokenizer, temperature=1.0, top_k=9, seed=3
+    )
+    assert ids(model, tokenizer, sampling=whole, seed=4) == ids(
+        model, tokenizer, temperature=1.0, top_k=9, seed=4
+    )
+    with pytest.raises(RedrafterError, match="sampling has to be a SamplingConfig"):
+        ids(model, tokenizer, sampling={"temperature": 1.0})
+
+
 def test_cold_temperatures_are_greedy(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
     assert ids(model, tokenizer, temperature=1e-37, seed=1) == ids(model, tokenizer)
 
@@ -273,3 +285,11 @@ def test_verbose_writes_the_text_and_speeds(
     assert "tokens-per-sec" in out
     generate(model, tokenizer, PROMPT, max_tokens=5)
     assert capsys.readouterr().out == ""
+
+
+def test_a_tokenizer_of_transformers(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
+    plain = tokenizer._tokenizer
+    assert ids(model, plain) == ids(model, tokenizer)
+    assert batch_generate(model, plain, [PROMPT], max_tokens=12).token_ids == [
+        ids(model, tokenizer)
+    ]

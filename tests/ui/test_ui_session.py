@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from chat_fakes import FakeStream, make_session
 
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.planning.trials import PlannerState
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.ui.chat.answer import Baseline
 from mlx_redrafter.ui.chat.settings import ChatSettings
+from mlx_redrafter.ui.chat.status import summary
 
 
 def test_turns_build_a_conversation_on_one_cache():
@@ -149,3 +155,47 @@ def test_a_model_without_a_chat_template_goes_on_from_the_bare_text():
     list(session.ask("once upon"))
     list(session.ask("then"))
     assert [call["prompt"] for call in stream.calls] == ["once upon", "once upon\n\nhello\n\nthen"]
+
+
+class Planning:
+    """A planner as far as the chat asks it."""
+
+    def __init__(self, plain: float | None, state: PlannerState, choice: object = None):
+        self.plain, self.state, self.choice = plain, state, choice
+
+    def plain_speed(self, context: int) -> float | None:
+        return None if self.plain is None else self.plain - context
+
+
+def answer_of(tokens: int, drafted: int, session: Any) -> Any:
+    """An answer at 200 tokens a second."""
+    stats = AcceptanceStats(
+        steps=10, drafted=drafted, accepted=drafted // 2, tokens=tokens, verify_seconds=tokens / 200
+    )
+    list(session.ask("hello"))
+    final = replace(session.last.final, generation_tokens=tokens)
+    return replace(session.last, drafted=True, stats=stats, final=final, prompt_tokens=10)
+
+
+def test_a_ratio_needs_tokens_and_drafts_and_plain_steps() -> None:
+    session = make_session()
+    planner: Any = Planning(None, PlannerState.DRAFTING, choice="a shape")
+    session.planner = planner
+    answer = answer_of(40, 30, session)
+    assert session.ratio(answer) is None  # no plain step was timed yet
+    planner.plain = 130.0  # at 10 + 40 / 2 tokens, 100
+    assert session.ratio(answer) == pytest.approx(2.0)
+    assert session.ratio(answer_of(15, 30, session)) is None
+    assert session.ratio(answer_of(40, 0, session)) is None
+
+
+def test_the_line_under_an_answer_says_what_the_planner_is_about() -> None:
+    session = make_session()
+    planner: Any = Planning(130.0, PlannerState.TRYING)
+    session.planner = planner
+    answer = answer_of(40, 30, session)
+    assert "trying shapes" in summary(answer, None, session.planning)
+    planner.choice = "a shape"
+    assert session.planning is None
+    planner.choice, planner.state = None, PlannerState.OFF
+    assert session.planning == "not on this machine so far"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RedrafterError
-from ...system.files import write_json
+from ...system.files import is_there, write_json
 from ...system.visible import whole_characters
 
 ROLES = ("system", "user", "assistant")
@@ -36,6 +36,8 @@ def load_conversation(path: Path) -> tuple[str | None, list[Message]]:
     Raises:
         RedrafterError: If the file is missing or holds no conversation.
     """
+    if is_there(path) and not path.is_file():
+        raise RedrafterError(f"{path} is no file, so it holds no conversation.")
     try:
         value: Any = json.loads(path.read_text("utf-8"))
     except OSError as error:

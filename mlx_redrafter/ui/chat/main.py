@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RedrafterError
@@ -23,11 +26,22 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Run the chat; returns the exit code."""
     options = parse_chat_options(arguments)
+    from ...system.ranks import current_ranks
+
+    ranks = current_ranks()
+    if ranks is not None and not ranks.leads:
+        return follow_chat(options)
     front, on_screen = make_front_end(options)
     if front.attended:
         heed()
     session = open_session(options, front)
     plan(session, front, options)
+    with leading(session):
+        return hold(session, front, options, on_screen)
+
+
+def hold(session: Session, front: FrontEnd, options: ChatOptions, on_screen: bool) -> int:
+    """Answer the prompt, or whatever a person asks; returns the exit code."""
     if options.prompt is not None:
         return answer_once(session, front, options)
     if on_screen and session.drafts:
@@ -36,6 +50,29 @@ def main(arguments: Sequence[str]) -> int:
     asked, answered = converse(session, front, measured=on_screen)
     # A script has to learn that none of its questions was answered.
     return USER_ERROR if asked and not answered and not front.attended else SUCCESS
+
+
+@contextmanager
+def leading(session: Session) -> Iterator[None]:
+    """Inside the block other processes that share the model decode what this one decodes."""
+    leader = session.model.lead() if session.model.ranks is not None else None
+    try:
+        yield
+    finally:
+        if leader is not None:
+            leader.leave()
+
+
+def follow_chat(options: ChatOptions) -> int:
+    """Compute with rank 0, where the person is, until it leaves; returns the exit code."""
+    from ...engine.decode import follow
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
+    session = load_session(options.model, options.settings, **options.flags.load_options())
+    plan(session, make_front_end(replace(options, json=True))[0], options)
+    session.model.planner = session.planner
+    follow(session.model)
+    return SUCCESS
 
 
 def make_front_end(options: ChatOptions) -> tuple[FrontEnd, bool]:

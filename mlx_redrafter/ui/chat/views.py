@@ -41,11 +41,10 @@ def header(session: Session) -> RenderableType:
     grid.add_row("answers", f"{settings.sampling_words()}, {settings.max_tokens:,} tokens at most")
     if session.drafts and (session.baseline is not None or not session.plans):
         grid.add_row("speed", baseline_words(session.baseline))
-    foot = legend(session) if session.drafts and settings.marks else Text()
-    foot.append("   " if foot else "").append("/help", "chat.name").append(" lists the commands, ")
-    foot.append("q", "chat.name").append(" or Ctrl-D leaves")
     panel = Panel(grid, title="mlx-redrafter", border_style="chat.border", title_align="left")
-    return Group(panel, foot)
+    marks = [legend(session)] if session.drafts and settings.marks else []
+    foot = Text().append("/help", "chat.name").append(" lists the commands, ")
+    return Group(panel, *marks, foot.append("q", "chat.name").append(" or Ctrl-D leaves"))
 
 
 def drafter_words(session: Session) -> str:

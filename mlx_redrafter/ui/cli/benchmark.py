@@ -78,7 +78,8 @@ class _Job:
         page = getattr(self.options, "report", None)
         check_writable(self.options.json, self.options.csv, page)
         if self.options.output is not None:
-            check_writable(self.options.output / "report.json")
+            stem = self.options.output / self.command
+            check_writable(*map(stem.with_suffix, (".json", ".csv", ".png")))
             if not self.options.no_plots:
                 check_matplotlib()
 

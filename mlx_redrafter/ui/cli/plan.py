@@ -26,8 +26,8 @@ SAMPLE = "Explain, with an example, what this is good for."
 
 # Samples are decoded until there is enough to say something, but no longer than for so many tokens
 # and seconds.
-MOST_TOKENS = 2000
-MOST_SECONDS = 120.0
+MOST_TOKENS = 1000
+MOST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

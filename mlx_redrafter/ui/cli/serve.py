@@ -15,6 +15,7 @@ from ...system.own_models import pocket_path
 from ..entry import SUCCESS, as_typed, command_line
 from ..flags import add_flags, options_of
 from ..model_flags import LoadFlags
+from ..opening import prepare
 from ..output import write
 from ..parsing import OneSentenceParser, count, min_p, temperature, top_p
 
@@ -59,6 +60,8 @@ def _run(options: argparse.Namespace) -> None:
     _warn(settings)
     listener = bind(settings)
     specs = _specs(options)
+    for spec in specs:
+        prepare(spec.path, options.revision)
     names = ", ".join(spec.name for spec in specs)
     _say(f"Loading {names} (the first time, what drafting costs here is measured too) ...")
     metrics = Metrics()
@@ -135,7 +138,7 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         max_body=options.max_body,
         keep_alive=options.keep_alive,
         grace=options.grace,
-        copies=options.copies,
+        copies=not options.no_copy,
         sampling=sampling,
     )
 
@@ -185,9 +188,9 @@ def _parser() -> argparse.ArgumentParser:
         help="draft one fixed shape, whether it pays or not, and measure nothing",
     )
     model.add_argument(
-        "--copies",
+        "--no-copy",
         action="store_true",
-        help="draft what the text repeats too, as code and quotations do; needs no drafter",
+        help="do not draft what the text repeats, for which no drafter is needed",
     )
     _add_network_flags(parser.add_argument_group("network"))
     _add_limit_flags(parser.add_argument_group("limits"))

@@ -1,0 +1,130 @@
+"""A target that several machines share: mlx-lm's own sharding, checked before and after.
+
+Tensor parallel: each rank holds some heads and a part of each feed-forward layer, and two sums a
+layer bring the parts together. Pipeline: each rank holds some layers, and hidden states go from one
+to the next. Either way every rank ends up with the same hidden state and logits, so a drafter that
+each of them holds whole drafts the same tree everywhere, without a word between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
+
+from ..errors import RedrafterError
+from ..system.ranks import Ranks
+
+_HEADS = ("num_attention_heads", "num_key_value_heads")
+_DIGEST_WORDS = 4
+
+
+def check_same(ranks: Ranks, config: Mapping[str, Any], files: list[Path]) -> None:
+    """Refuse ranks that would not compute the same.
+
+    Args:
+        ranks: All of them.
+        config: The model's configuration here.
+        files: The weights here, of the model and its drafter.
+
+    Raises:
+        RedrafterError: Naming what differs, and on which rank.
+    """
+    here = {
+        "mlx": version("mlx"),
+        "mlx-lm": version("mlx-lm"),
+        "the model's configuration": json.dumps(config, sort_keys=True, default=str),
+        "the weights": [(file.name, _fingerprint(file)) for file in sorted(files)],
+    }
+    names = list(here)
+    every = ranks.gather([word for name in names for word in _words(repr(here[name]))])
+    for place, name in enumerate(names):
+        own = slice(place * _DIGEST_WORDS, (place + 1) * _DIGEST_WORDS)
+        differing = [rank for rank, row in enumerate(every) if row[own] != every[0][own]]
+        if differing:
+            which = ", ".join(map(str, differing))
+            raise RedrafterError(
+                f"Rank {which} has another version of {name} than rank 0: give all machines the "
+                "same."
+            )
+
+
+def shard(model: nn.Module, config: Mapping[str, Any], ranks: Ranks, *, pipeline: bool) -> None:
+    """Leave to each rank its part of a model whose weights are not read yet.
+
+    Args:
+        model: As mlx-lm loads it.
+        config: Its configuration.
+        ranks: Who shares it.
+        pipeline: Whole layers for each rank, instead of a part of each layer.
+
+    Raises:
+        RedrafterError: If the model cannot be shared so, or not by so many.
+    """
+    kind = config.get("model_type")
+    inner: Any = getattr(model, "model", None)
+    pipelines, shards = hasattr(inner, "pipeline"), hasattr(model, "shard")
+    if not (pipelines if pipeline else shards):
+        other = (
+            "; it can be with --pipeline (pipeline=True)"
+            if pipelines and not pipeline
+            else "; it can be without --pipeline"
+            if shards
+            else ""
+        )
+        how = "by layers" if pipeline else "within layers"
+        raise RedrafterError(
+            f"mlx-lm {mlx_lm.__version__} does not share the architecture '{kind}' {how} among "
+            f"machines{other}."
+        )
+    group = mx.distributed.init()
+    if pipeline:
+        layers = len(inner.layers)
+        if layers < ranks.size:
+            raise RedrafterError(
+                f"The model's {layers} layers are too few for {ranks.size} machines: use fewer."
+            )
+        inner.pipeline(group)
+        return
+    _check_heads(config, ranks.size)
+    try:
+        model.shard(group)
+    except ValueError as error:
+        raise RedrafterError(
+            f"The model cannot be divided among {ranks.size} machines "
+            f"({' '.join(str(error).split())}): use another number."
+        ) from error
+
+
+def _check_heads(config: Mapping[str, Any], size: int) -> None:
+    for holder in (config, config.get("text_config")):
+        for name in _HEADS:
+            count = holder.get(name) if isinstance(holder, Mapping) else None
+            if isinstance(count, int) and count % size:
+                what = name.removeprefix("num_").replace("_", " ")
+                raise RedrafterError(
+                    f"The model's {count} {what} cannot be divided among {size} machines: use "
+                    "another number of machines, or --pipeline where the architecture has it."
+                )
+
+
+def _fingerprint(file: Path) -> str:
+    """Of a file's size and its header, which names all tensors: enough to tell versions apart."""
+    with file.open("rb") as opened:
+        head = opened.read(1 << 16)
+        opened.seek(max(0, file.stat().st_size - (1 << 16)))
+        tail = opened.read()
+    return hashlib.sha256(head + tail + str(file.stat().st_size).encode()).hexdigest()
+
+
+def _words(text: str) -> list[float]:
+    """A digest as numbers that float64 keeps."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return [float(int.from_bytes(digest[6 * i : 6 * i + 6], "big")) for i in range(_DIGEST_WORDS)]

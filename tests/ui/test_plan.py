@@ -1,0 +1,92 @@
+"""``python -m mlx_redrafter.plan``: goes on until it can say something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planning_machines import BABBLE, CPU, FLAT, KNOWN, LINEAR, OPENBLAS, Chat, costs_of
+from rich.console import Console
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.ui.cli import plan
+from mlx_redrafter.ui.cli.plan import PlanFlags
+from mlx_redrafter.ui.cli.plan_view import plan_report
+from mlx_redrafter.ui.flags import options_of
+
+
+def flags(*words: str) -> PlanFlags:
+    return options_of(PlanFlags, plan.build_parser().parse_args(words))
+
+
+def test_the_model_is_named_by_a_flag_as_everywhere_or_by_itself() -> None:
+    assert flags("some/model").path == "some/model"
+    assert flags("--model", "some/model").path == "some/model"
+    assert flags("some/model", "--model", "some/model", "--prompt", "x").path == "some/model"
+    with pytest.raises(RedrafterError, match="Two models are named, one and other"):
+        _ = flags("one", "--model", "other").path
+
+
+class Tokenizer:
+    """As much of one as the samples need."""
+
+    has_chat_template = True
+
+
+def planned(
+    monkeypatch: pytest.MonkeyPatch, curve: str, kind: Any, options: PlanFlags
+) -> tuple[Planner, list[str]]:
+    """Decode samples whose answers are drawn, not computed; returns the prompts asked."""
+    planner, asked = Planner(costs_of(curve)), []
+    chat = Chat(planner.costs, planner)
+
+    def decode(
+        _model: Any, _tokenizer: Any, _planner: Any, _options: Any, text: str, seed: int
+    ) -> Any:
+        asked.append(text)
+        since = len(chat.steps)
+        chat.answers(kind, 1, seed=seed)
+        yield from range(sum(tokens for _, tokens, _ in chat.steps[since:]))
+
+    monkeypatch.setattr(plan, "_decode", decode)
+    console = Console(quiet=True)
+    tokenizer, model = Tokenizer(), object()
+    plan._decode_samples(model, tokenizer, planner, options, console)  # type: ignore[arg-type]
+    return planner, asked
+
+
+@pytest.mark.parametrize(
+    ("curve", "kind", "words"),
+    [
+        (OPENBLAS, KNOWN, "Drafting pays here"),
+        (FLAT, KNOWN, "Drafting pays here"),
+        (CPU, BABBLE, "does not pay here so far"),
+        (LINEAR, KNOWN, "No draft can pay here"),
+    ],
+)
+def test_one_prompt_is_gone_on_with_until_something_can_be_said(
+    monkeypatch: pytest.MonkeyPatch, curve: str, kind: Any, words: str, tmp_path: Path
+) -> None:
+    options = flags("--model", str(tmp_path), "--prompt", "hello")
+    planner, asked = planned(monkeypatch, curve, kind, options)
+    assert planner.known
+    assert set(asked) == {"hello"}
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(plan_report(planner, 60))
+    assert words in " ".join(shown.get().split())
+    assert "measured: steps" in shown.get()
+
+
+def test_forecast_and_measured_stand_side_by_side() -> None:
+    planner = Planner(costs_of(OPENBLAS))
+    Chat(planner.costs, planner).answers(KNOWN, 20)
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(plan_report(planner, 60))
+    (row,) = [line for line in shown.get().splitlines() if line.lstrip().startswith("→")]
+    made = planner.made(planner.choice)
+    assert f"{made.steps:,}" in row
+    assert f"{made.tokens / made.seconds:.1f}" in row
