@@ -313,6 +313,8 @@ class StepCopies:
             share = self._planner.share(shape, mean_chances(ranked), self._context)
             if share.guessed:
                 return self._grafts(shapes, share)
+        if not self._planner.num_nodes(mean_chances(ranked), self._context):
+            return [StepDraft() for _ in self._roots]  # mostly so, and soon known
         nothing = [None for _ in self._roots]
         return self.with_known_drafts(nothing, nothing, [[1.0] for _ in self._roots])
 

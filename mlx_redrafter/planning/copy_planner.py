@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
 from ..drafting.copy_acceptance import CopyAcceptance
@@ -109,10 +110,11 @@ class CopyPlanner:
         """The best number of nodes, and what it gains over a plain step, in tokens."""
         prices = self._prices
         plain = prices.plain_seconds(context)
-        best, gained = 0, 0.0
+        best, gained, rate = 0, 0.0, prices.rate
+        tokens = [0.0, *accumulate(chances)]
         for count in self._counts(len(chances), 1)[1:]:
             seconds = self._seconds(1 + count, context) - (1.0 - MARGIN) * plain
-            gain = sum(chances[:count]) - prices.rate * seconds
+            gain = tokens[count] - rate * seconds
             if gain > gained:
                 best, gained = count, gain
         return best, gained
