@@ -6,7 +6,8 @@ Both servers run all the time and are asked in turns, one idle while the other w
 goes through all numbers of clients, in rotating order, after a first one that warms up. Medians are
 shown; ratios are between the two servers in the same repeat. Each client sends its own questions
 one after the other and reads the stream. Time to first token and between chunks is the client's.
-mlx_lm.server is given no drafter: it has none for this model, and batches only without one.
+mlx_lm.server is given no drafter: it has none for this model, and batches only without one. It gets
+the same BLAS: mlx_redrafter is imported before it, which loads OpenBLAS where there is one.
 
 Then a prefix of --prefix-tokens is sent with two questions, the second of which should find it
 known; and --requests short requests show whether memory stays flat.
@@ -37,6 +38,8 @@ from mlx_redrafter.benchmark.prompts import own_prompts
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
 START_SECONDS = 300
+OURS = ["-m", "mlx_redrafter.server"]
+THEIRS = ["-c", "import mlx_redrafter, mlx_lm.server as server; server.main()"]
 FILLER = "The library has many rooms, and each of them holds other books than the one before it. "
 
 
@@ -92,10 +95,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(name: str, module: list[str], model: str, flags: list[str], asked: str) -> Served:
+def start(name: str, program: list[str], model: str, flags: list[str], asked: str) -> Served:
     """Start a server and wait until it answers."""
     port = free_port()
-    command = [sys.executable, "-m", *module, "--model", model, "--port", str(port), *flags]
+    command = [sys.executable, *program, "--model", model, "--port", str(port), *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     end = time.monotonic() + START_SECONDS
@@ -261,11 +264,9 @@ def main() -> int:
     try:
         most = str(max(args.clients))
         ours = ["--max-concurrent", most]
-        servers.append(
-            start("mlx_redrafter", ["mlx_redrafter.server"], args.model, ours, "default")
-        )
+        servers.append(start("mlx_redrafter", OURS, args.model, ours, "default"))
         theirs = ["--decode-concurrency", most, "--prompt-concurrency", most]
-        servers.append(start("mlx_lm", ["mlx_lm", "server"], args.model, theirs, "default_model"))
+        servers.append(start("mlx_lm", THEIRS, args.model, theirs, "default_model"))
         show(console, measure(servers, prompts, args))
         if args.prefix_tokens:
             console.print(prefixes(servers, args))

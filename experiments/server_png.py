@@ -3,7 +3,7 @@
     python experiments/server_png.py [--model models/pocket] [--out docs/server.png]
 
 Needs Chromium and the dev extra (Playwright). The figures on it are those of the machine that runs
-this, at that moment.
+this, at that moment; with --no-plan it drafts a fixed shape and compares with nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ def main() -> int:
     parser.add_argument("--model", default=str(ROOT / "models" / "pocket"))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "server.png")
     parser.add_argument("--question", action="append", help="instead of the pocket's")
+    parser.add_argument("--no-plan", action="store_true")
     parser.add_argument("--dark", action="store_true")
     args = parser.parse_args()
     command = [sys.executable, "-m", "mlx_redrafter.server", "--port", "0", "--model", args.model]
+    command += ["--no-plan"] if args.no_plan else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         address = next(line.split()[-1] for line in server.stderr if "page" in line)

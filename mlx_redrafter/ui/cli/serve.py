@@ -107,7 +107,9 @@ def _specs(options: argparse.Namespace) -> list[ModelSpec]:
     drafter: str | Literal[False] | None = False if options.no_draft else options.drafter
     more = options_of(LoadFlags, options).load_options()
     more = {name: value for name, value in more.items() if name not in ("drafter", "adapter_path")}
-    return [ModelSpec(path, drafter, options.adapter_path, options=more) for path in paths]
+    return [
+        ModelSpec(path, drafter, options.adapter_path, not options.no_plan, more) for path in paths
+    ]
 
 
 def _settings(options: argparse.Namespace) -> ServerSettings:
@@ -180,6 +182,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_flags(parser, LoadFlags)
     model.add_argument("--no-draft", action="store_true", help="decode plainly")
+    model.add_argument(
+        "--no-plan",
+        action="store_true",
+        help="draft one fixed shape, whether it pays or not, and measure nothing",
+    )
     model.add_argument(
         "--no-copy",
         action="store_true",
