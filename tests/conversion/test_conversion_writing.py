@@ -22,7 +22,8 @@ from mlx_redrafter.conversion.writing import write_model
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system import workspace as workspace_module
 from mlx_redrafter.system.workspace import publish, workspace
-from mlx_redrafter.ui.cli.convert import INTERRUPTED, main
+from mlx_redrafter.ui.cli.convert import main
+from mlx_redrafter.ui.entry import INTERRUPTED
 
 pytestmark = pytest.mark.torch
 STAGES = ["Reading PyTorch weights", "Checking the target", "Writing the target"]
