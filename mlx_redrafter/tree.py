@@ -243,10 +243,10 @@ class DraftTree:
 
 @dataclass(frozen=True)
 class BatchTree:
-    """The trees of several texts, each behind its own number of committed tokens.
+    """The trees of several texts, each after its own number of committed tokens.
 
     In a batch's buffers a text's committed tokens fill the first columns, in order, and its tree
-    the next n; what is behind that is not looked at.
+    the next n; what comes after that is not looked at.
 
     Attributes:
         tokens: int32 (batch, n).

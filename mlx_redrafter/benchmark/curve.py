@@ -1,4 +1,4 @@
-"""The cost curve T(n): seconds of a forward over n tokens behind several contexts, as a report."""
+"""The cost curve T(n): seconds of a forward over n tokens after several contexts, as a report."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def measure_curve(
     contexts: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
 ) -> CostCurve:
-    """Measure the model's costs behind contexts.
+    """Measure the model's costs after contexts.
 
     Raises:
         RedrafterError: If the model cannot verify drafts at all.

@@ -30,7 +30,7 @@ class Environment:
         command: The command line.
         date: Local time with its offset, ISO 8601.
         versions: Of python, mlx, mlx_lm and mlx_redrafter.
-        commit: Of the source tree this package runs from, "-modified" behind it where files differ
+        commit: Of the source tree this package runs from, "-modified" after it where files differ
             from it; None outside of a git checkout.
         system: Operating system and its release.
         architecture: Of the processor.
@@ -66,7 +66,7 @@ def environment(arguments: Sequence[str], program: str = PROGRAM) -> Environment
     """The circumstances as they are now.
 
     Args:
-        arguments: The command line behind ``program``.
+        arguments: The command line after ``program``.
         program: How it is run.
     """
     device = mx.default_device()

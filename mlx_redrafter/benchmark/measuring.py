@@ -60,7 +60,7 @@ class Result:
         description: The contestant's.
         tokens: In the answers of one repeat.
         tokens_per_second: Tokens over whole seconds of a repeat, prefill included.
-        decode_tokens_per_second: Likewise, behind the forward of each answer's first token, which
+        decode_tokens_per_second: Likewise, after the forward of each answer's first token, which
             may have made several.
         first_token_seconds: Over all answers.
         ratios: Tokens per second over another contestant's in the same repeat, by its name.
@@ -116,7 +116,7 @@ def measure(
         prompts: At least one.
         task: What they do.
         repeats: How many times.
-        progress: Told (answers done, answers to do), warm-up included.
+        progress: Called with (answers done, answers to do), warm-up included.
 
     Yields:
         Each repeat when it is complete.
@@ -191,6 +191,6 @@ def speed(answers: Sequence[Answer]) -> float:
 
 
 def decode_speed(answers: Sequence[Answer]) -> float:
-    """Tokens per second behind each answer's first forward; 0 where there are no others."""
+    """Tokens per second after each answer's first forward; 0 where there are no others."""
     seconds = sum(answer.seconds - answer.first_token_seconds for answer in answers)
     return sum(len(answer.tokens) - answer.at_once for answer in answers) / max(seconds, 1e-9)

@@ -97,7 +97,7 @@ def _load_quantised(
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     checked, tokenizer = load(name, **options)  # everything that can be wrong is told here
     drafter, drafts = checked.drafter, checked.head is not None
-    # Loaded anew: the layers of a target that is in use cannot be exchanged under it.
+    # Loaded again: the layers of a target that is in use cannot be exchanged under it.
     del checked
     release_memory()
     located = locate(name, revision=options.get("revision"))

@@ -30,7 +30,7 @@ class Conversation:
     Attributes:
         name: What to call it in reports.
         category: The file's own, "" where it has none.
-        opening: Chat messages, or text to go on from as it stands.
+        opening: Chat messages, or text to continue from as it stands.
         follow_ups: What is asked after each answer.
     """
 
@@ -61,7 +61,7 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
     """Read a prompts file.
 
     JSON Lines with "turns" (Spec-Bench, MT-bench), "question" or "messages" are chats; "prompt" and
-    "text" are text to go on from. Any other file is plain text, a question a paragraph where empty
+    "text" are text to continue. Any other file is plain text, a question a paragraph where empty
     lines part them, else a question a line.
 
     Args:
@@ -181,7 +181,7 @@ def prepare(
 ) -> list[Prompt]:
     """The prompts of all turns.
 
-    Later turns stand behind answers that are made here, once, so that whatever is measured answers
+    Later turns stand after answers that are made here, once, so that whatever is measured answers
     the very same prompts.
 
     Args:
@@ -190,7 +190,7 @@ def prepare(
         answer: Answers token ids with text; called for every turn but the last ones.
         chat: False asks everything as bare text, without the chat template, as it is for a
             tokenizer that has none.
-        progress: Told (conversations done, conversations to do).
+        progress: Called with (conversations done, conversations to do).
 
     Raises:
         RedrafterError: If a prompt is empty, or the chat template refuses one.

@@ -185,7 +185,7 @@ def sweep_shapes(
         task: How; its temperature is the points'.
         shapes: What to draft.
         repeats: Times that each shape and plain decoding answer all prompts.
-        progress: Told (answers done, answers to do) for each shape.
+        progress: Called with (answers done, answers to do) for each shape.
 
     Yields:
         A point when it is measured.

@@ -1,7 +1,7 @@
 """Key/value caches that a draft tree can be verified in, and the record of what they hold.
 
 A TreeKVCache speaks mlx-lm's cache protocol (``offset``, ``update_and_fetch``, ``make_mask``), so
-mlx-lm's models use it unchanged. While a tree is verified its rows are written behind the committed
+mlx-lm's models use it unchanged. While a tree is verified its rows are written after the committed
 ones without advancing ``offset``; committing keeps the rows of the accepted path, and a tree that
 is never committed is simply overwritten.
 """
@@ -105,7 +105,7 @@ class TreeKVCache(LayerCache):
         return rows if self._context.tree is None else self._context.padded(rows)
 
     def _reserve(self, keys: Any, values: Any, rows: int) -> None:
-        """Make room behind the committed rows for ``rows`` like those given."""
+        """Make room after the committed rows for ``rows`` like those given."""
         used = self.offset - self._start
         if self.keys is None:
             room = self._room(used, rows)
@@ -155,7 +155,7 @@ class TreeKVCache(LayerCache):
         self.offset += len(path)
 
     def _gather(self, row: int, path: mx.array) -> None:
-        """Move the rows ``row + path`` to ``row`` and behind it."""
+        """Move the rows ``row + path`` to ``row`` and after it."""
         end = row + path.shape[0]
         for buffer in _leaves([self.keys, self.values]):
             buffer[..., row:end, :] = mx.take(buffer, path + row, axis=2)
@@ -171,7 +171,7 @@ class TreeKVCache(LayerCache):
         self._points.add(self.offset - rows, self.offset, (window[0], window[1]))
 
     def can_rewind(self, length: int) -> bool:
-        """Whether the rows needed to go on from ``length`` tokens are still here."""
+        """Whether the rows needed to continue from ``length`` tokens are still here."""
         if self.keys is None:
             return True
         if length > self.offset:

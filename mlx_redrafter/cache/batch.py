@@ -1,7 +1,7 @@
 """Keys and values of several texts at once, each with its own number of committed tokens.
 
 A text keeps its rows in the first columns of the buffers, in the order of their positions, and the
-rows of its tree are written right behind them. So texts of any lengths share one forward, each
+rows of its tree are written right after them. So texts of any lengths share one forward, each
 accepts its own number of tokens, and nothing is moved but the rows of an accepted path.
 """
 
@@ -121,7 +121,7 @@ class BatchKVCache:
             setattr(self, name, mx.put_along_axis(buffer, columns, rows, axis=2))
 
     def compose(self, kept: Sequence[int], joined: Sequence[TreeKVCache]) -> None:
-        """Keep the texts ``kept``, in that order, and put others behind them."""
+        """Keep the texts ``kept``, in that order, and put others after them."""
         for name in ("keys", "values"):
             old = getattr(self, name)
             parts = [] if old is None or not kept else [mx.take(old, mx.array(list(kept)), axis=0)]
@@ -229,7 +229,7 @@ class BatchCache:
         return self._watched
 
     def compose(self, kept: Sequence[int], joined: Sequence[PromptCache]) -> None:
-        """Keep the texts ``kept`` (their places), in that order, and let others join behind them.
+        """Keep the texts ``kept`` (their places), in that order, and let others join after them.
 
         Args:
             kept: Places in the batch.

@@ -68,7 +68,7 @@ class CacheGroup(LayerCache):
     def rewind(self, length: int) -> None:
         """Tell the parts; where recurrent state is replayed, the others stand at the step's start.
 
-        Their rows behind ``offset`` stay where they are, so they can go forward again.
+        Their rows after ``offset`` stay where they are, so they can go forward again.
         """
         states = [part for part in self._parts if isinstance(part, RecurrentCache)]
         others = [part for part in self._parts if not isinstance(part, RecurrentCache)]

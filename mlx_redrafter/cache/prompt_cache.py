@@ -77,7 +77,7 @@ class LayerCache(ABC):
         return sum(int(leaf.nbytes) for leaf in leaves if isinstance(leaf, mx.array))
 
     def watch(self, watched: dict[int, Any]) -> None:  # noqa: B027
-        """Add the caches whose changes this layer has to be told of, by ``id``."""
+        """Add the caches whose changes this layer has to hear of, by ``id``."""
 
     def unquantized(self) -> LayerCache:
         """What stands in this place when everything was forgotten."""
@@ -173,7 +173,7 @@ class PromptCache:
     def reuse(self, prompt: Sequence[int], *, remembered: bool = False) -> int:
         """Rewind to the longest prefix shared with ``prompt`` that can be gone on from.
 
-        Attention layers go on from anywhere, a window from wherever it still has its rows,
+        Attention layers continue from anywhere, a window from wherever it still has its rows,
         recurrent state from where it stands and from the ends of the last prompts.
 
         Args:

@@ -123,7 +123,7 @@ class RecurrentCache(RecurrentState, LayerCache):
         self._points: KeptPoints[Attributes] = KeptPoints()
 
     def watch(self, watched: dict[int, Any]) -> None:
-        """Ask to be told of the calls that get this cache."""
+        """Ask to hear of the calls that get this cache."""
         watched[id(self._raw)] = self
 
     def begin(self, rows: int) -> None:
@@ -252,7 +252,7 @@ class BatchRecurrentCache(RecurrentState):
         self._calls: list[ModuleCall | None] = []
 
     def watch(self, watched: dict[int, Any]) -> None:
-        """Ask to be told of the calls that get this cache."""
+        """Ask to hear of the calls that get this cache."""
         watched[id(self._raw)] = self
 
     def begin(self, rows: int) -> None:
@@ -303,7 +303,7 @@ class BatchRecurrentCache(RecurrentState):
         return _mapped(vars(self._raw), _taking([place]))
 
     def compose(self, kept: Sequence[int], joined: Sequence[RecurrentCache]) -> None:
-        """Keep the texts ``kept``, in that order, and put others behind them."""
+        """Keep the texts ``kept``, in that order, and put others after them."""
         parts = [_mapped(vars(self._raw), _taking(kept))] if kept else []
         self.restore(_joined([*parts, *(one.snapshot() for one in joined)]))
         self.batch = len(kept) + len(joined)
@@ -331,7 +331,7 @@ def _taking(places: Sequence[int]) -> Callable[[mx.array], mx.array]:
 
 
 def _joined(parts: Sequence[Attributes]) -> Attributes:
-    """The states of several groups of texts, one behind the other."""
+    """The states of several groups of texts, one after the other."""
     if len(parts) < 2:
         return parts[0] if parts else {}
 

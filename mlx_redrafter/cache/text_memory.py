@@ -52,7 +52,7 @@ class TextMemory:
 
         Args:
             window: Tokens at most.
-            following: The token value of the token behind the last one, (1, heads, 1, head_dim).
+            following: The token value of the token after the last one, (1, heads, 1, head_dim).
         """
         start, end = max(0, self.offset - window), self.offset
         if not self._buffers:

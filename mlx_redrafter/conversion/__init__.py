@@ -44,7 +44,7 @@ def convert(
         drafter: The drafter: a directory, a Hub repository or one weight file. Without ``hf_path``
             it goes into the existing bundle ``mlx_path``.
         mlx_path: The bundle to write; by default ``models/`` and the target's name.
-        quantize: Quantise the target and, unless told otherwise, the drafter.
+        quantize: Quantise the target and, unless asked otherwise, the drafter.
         q_group_size: Weights that share a scale; by default the mode's own.
         q_bits: Bits per weight; by default the mode's own.
         q_mode: "affine", "mxfp4", "nvfp4" or "mxfp8".

@@ -25,7 +25,7 @@ from .source import DraftInput, DraftSource, last_tokens
 
 # A token's score is at least this, so that sums stay finite where a filter removed the token ...
 FLOOR = -100.0
-# ... and at most this, so that a child always stands behind its parent.
+# ... and at most this, so that a child always stands after its parent.
 CEILING = -1e-3
 
 
@@ -69,7 +69,7 @@ class BeamSearch:
         return self.shape.length
 
     def __call__(self, state: DraftInput) -> DraftTree:
-        """Search from ``state.root``; the likeliest final beam is laid out right behind it."""
+        """Search from ``state.root``; the likeliest final beam is laid out right after it."""
         return self.together([state])[0]
 
     def together(self, states: Sequence[DraftInput]) -> list[DraftTree]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..tree import HostTree
 from .suffix import Continuation, SuffixAutomaton
 
-# Tokens of the first continuation; behind a long match a whole tile of a forward may be copied.
+# Tokens of the first continuation; after a long match a whole tile of a forward may be copied.
 MAX_CHAIN = 32
 # Further continuations are right seldom, and then rarely for long.
 MAX_CONTINUATIONS = 3
@@ -37,7 +37,7 @@ class Copies:
 
     @cached_property
     def tree(self) -> HostTree:
-        """The continuations as a tree, one behind the other; its scores say nothing."""
+        """The continuations as a tree, one after the other; its scores say nothing."""
         tokens, parents = [self.root], [-1]
         for continuation in self.continuations:
             first = len(tokens)

@@ -44,7 +44,7 @@ class DrafterConfig:
         memory_head_dim: Width of each.
         memory_window: Tokens that a draft sees of the text, the last ones.
         state_size: Width of the recurrent state.
-        mlp_size: Width of the gated layer behind the memory.
+        mlp_size: Width of the gated layer after the memory.
         target_layers: Layers of the target (from 0) whose outputs are read besides the final hidden
             state, ascending.
     """
@@ -169,7 +169,7 @@ def _check_memory(values: dict[str, Any]) -> None:
         _require(values, clash, False, "left out where there are memory_heads")
 
 
-# Each of these is one launch, and where a launch is dear a draft is made of little else.
+# Each of these is one launch, and where a launch is expensive a draft is made of little else.
 @partial(mx.compile, shapeless=True)
 def _silu_of_sum(x: mx.array, y: mx.array) -> mx.array:
     total = x + y

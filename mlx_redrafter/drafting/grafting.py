@@ -94,7 +94,7 @@ class MergedTree:
         """The tree of some of the nodes.
 
         Args:
-            nodes: The root, 0, and others, each behind its parent.
+            nodes: The root, 0, and others, each after its parent.
             log_probs: Score of each node of the merged tree.
         """
         place = {node: index for index, node in enumerate(nodes)}
@@ -130,7 +130,7 @@ def merge(guessed: HostTree, copied: HostTree) -> MergedTree:
 
 
 def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:
-    """Set copied nodes behind a tree that need not be evaluated; nothing is evaluated here.
+    """Set copied nodes after a tree that need not be evaluated; nothing is evaluated here.
 
     A copied node whose path is in the tree already stays a leaf beside its double, and what follows
     it follows the double: walks that take the first of equal siblings, or the deepest node that the

@@ -3,7 +3,7 @@
 A draft's own scores say how much of it is worth verifying. To read them before it is verified would
 take a second evaluation a step; a draft made at the end of the step before is read together with
 that step's choices. Which path the step accepts is then not known on the host yet, so the walk, and
-what the draft is told of it, are computed on the device.
+what the draft hears of it, are computed on the device.
 """
 
 from __future__ import annotations

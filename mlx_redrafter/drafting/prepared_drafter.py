@@ -111,7 +111,7 @@ class PreparedDrafter:
         return projected
 
     def logits(self, hidden_term: Any, state: mx.array) -> mx.array:
-        """As ``Drafter.logits``, of a hidden state that :meth:`see` has hidden_term.
+        """As ``Drafter.logits``, of a hidden state that went through :meth:`project_hidden`.
 
         Args:
             hidden_term: What it contributes, broadcastable to state but for the last axis.

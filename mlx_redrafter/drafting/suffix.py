@@ -23,7 +23,7 @@ CAPACITY = 65_536
 # token, the longest first. Ordinary text has 5 to 15 that occurred before; only a token repeated
 # hundreds of times has more, and then what is known of the shortest of them is out of date.
 UPDATED_SUFFIXES = 64
-# Tokens that can be taken back one by one; further back the automaton is built anew.
+# Tokens that can be taken back one by one; further back the automaton is built again.
 UNDO_TOKENS = 2_048
 
 _NONE = -1
@@ -34,7 +34,7 @@ class Continuation:
     """What followed an earlier place at which the text's end had stood.
 
     Attributes:
-        tokens: The tokens behind it. Where they reach the text's end they go on from their own
+        tokens: The tokens after it. Where they reach the text's end they continue from their own
             beginning: of a period the next ones.
         occurrences: How often the match was followed by the first of them.
         place: Number of tokens before the first of them, at its latest occurrence.
@@ -202,7 +202,7 @@ class SuffixAutomaton:
     def rewind(self, length: int) -> None:
         """Forget the tokens at and after position ``length``.
 
-        Of what was given up nothing comes back: behind it the text begins anew, with no earlier
+        Of what was given up nothing comes back: after it the text begins again, with no earlier
         places.
         """
         surplus = len(self) - length

@@ -1,4 +1,4 @@
-"""Plain steps where drafts are in vain for a while.
+"""Plain steps where drafts are wasted for a while.
 
 Whether drafts pay on the whole is the planner's question. Within a text they come and go: where
 the target writes what the drafter cannot guess (an unknown name, a rare turn that was drawn

@@ -54,7 +54,7 @@ def decode(
         cache: Caches of an earlier turn, to resume; only what differs is prefilled.
         stats: Counts to add to.
         planner: Chooses each step's beam shape, or plain decoding, instead of ``config.beam``.
-        progress: Told (prompt tokens done, prompt tokens to do) during prefill.
+        progress: Called with (prompt tokens done, prompt tokens to do) during prefill.
 
     Yields:
         Tokens, the end-of-sequence token included; the last one carries a finish reason.
@@ -348,7 +348,7 @@ class DecodingLoop:
         self._pending = []
 
     def compose(self, leaving: Iterable[Sequence], joining: Tokens[Sequence]) -> None:
-        """Let sequences leave and others, whose prompts are read, join behind those that stay.
+        """Let sequences leave and others, whose prompts are read, join after those that stay.
 
         Raises:
             RedrafterError: If the model's texts have to be decoded one by one.

@@ -20,7 +20,7 @@ class HeadMemory:
         head: The head as drafts use it.
         embed: The target's input embedding, int (...) to (..., hidden_size).
         window: Tokens that a draft sees of a text.
-        padded: Whether drafts are compiled, which would happen anew for every number of rows.
+        padded: Whether drafts are compiled, which would happen again for every number of rows.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ DRAFT_LENGTHS = (2, 8)
 # Seconds that filling a further context may take.
 PATIENCE = 10.0
 PLAIN_TOKENS = 16
-# A forward this much dearer than one token's cannot pay, so larger ones are not measured; where
+# A forward that costs so many times one token's cannot pay, so larger ones are not measured; where
 # contexts are asked for, it is the curve itself that is of interest, and more of it is measured.
 HOPELESS = 10.0
 HOPELESS_CURVE = 24.0
@@ -55,7 +55,7 @@ def calibrate(
 
     Args:
         model: A model; drafting is measured where its drafter is a Drafter.
-        progress: Told (measurements done, measurements to do).
+        progress: Called with (measurements done, measurements to do).
         contexts: Context lengths, ascending; by default a short one. What costs are at others is
             measured when a text gets there, see :func:`calibrate_there`.
     """

@@ -111,7 +111,7 @@ class Planner:
         Args:
             model: A model with a drafter.
             recalibrate: Measure again.
-            progress: Told (measurements done, measurements to do).
+            progress: Called with (measurements done, measurements to do).
         """
         from .cost_store import load_costs, measure_there
 

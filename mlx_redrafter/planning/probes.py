@@ -45,7 +45,7 @@ class Probes:
         self.free: BeamShape | None = None
 
     def price(self, clocks: Clocks, context: int, *, small: bool) -> None:
-        """Price all shapes anew.
+        """Price all shapes again.
 
         Args:
             clocks: How times differ from those measured.

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from .blas import is_loaded
 
-# Products that OpenBLAS takes as they are; before larger ones it lays the matrix out anew.
+# Products that OpenBLAS takes as they are; before larger ones it lays the matrix out again.
 SMALL_PRODUCT = 1_000_000
 
 
@@ -22,13 +22,13 @@ def fuses_drafts() -> bool:
 
     On a CPU mlx would call a C++ compiler for seconds after every restart, to save a tenth of a
     draft. On CUDA a fused draft takes a quarter less time, but mlx compiles it for tens of seconds,
-    every shape anew.
+    every shape again.
     """
     return on_gpu() and mx.metal.is_available()
 
 
 def plans_attention(dtype: mx.Dtype) -> bool:
-    """Whether attention of this precision is planned anew for each number of rows it is given.
+    """Whether attention of this precision is planned again for each number of rows it is given.
 
     So it is on CUDA, where mlx leaves half precision over several rows to cuDNN: a plan takes tens
     of milliseconds, and a text that grows would need one a step.

@@ -2,7 +2,7 @@
 
 A rank that waits in a collective cannot look around. So each has a thread with a connection to
 rank 0, over which it says twice a second how many exchanges it has come to: a connection that
-closes names the rank that is gone, and a count that stays behind the others' names the one that
+closes names the rank that is gone, and a count that stays after the others' names the one that
 hangs.
 """
 

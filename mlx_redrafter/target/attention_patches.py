@@ -77,7 +77,7 @@ def grouped_call(context: ForwardContext, base: Any) -> Any:
 
 
 def block_method(context: ForwardContext, base: Any) -> Any:
-    """MiniMax M3's choice of blocks, for each node as it would be made behind its own path."""
+    """MiniMax M3's choice of blocks, for each node as it would be made after its own path."""
 
     def method(self: Any, x: mx.array, mask: Any, offset: int, cache: Any) -> Any:
         tree = context.tree
@@ -135,7 +135,7 @@ def by_position(scores: mx.array, tree: DraftTree) -> mx.array:
         tree: n nodes.
 
     Returns:
-        (1, heads, n, prefix + max_depth + 1): behind the prefix, each node's own path.
+        (1, heads, n, prefix + max_depth + 1): after the prefix, each node's own path.
     """
     n = len(tree)
     prefix, nodes = scores[..., :-n], scores[..., -n:]

@@ -90,7 +90,7 @@ def check_numbers(model: nn.Module, logits: mx.array) -> None:
 def ranks_like(head: OutputHead, hidden: mx.array, logits: mx.array) -> bool:
     """Whether the output rows times the hidden state put tokens in the order of the logits.
 
-    Scales and soft caps behind the rows keep the order; anything else means that the hidden state,
+    Scales and soft caps after the rows keep the order; anything else means that the hidden state,
     or the rows, are not what they are taken for.
 
     Args:

@@ -135,7 +135,7 @@ def hook_layer_outputs(model: nn.Module, layers: Sequence[int]) -> list[Tap]:
 
 
 def hook_layers(model: nn.Module, *, recurrent: bool) -> ForwardContext:
-    """Make rotary modules, position embeddings and recurrent modules heed one ForwardContext."""
+    """Make rotary modules, position embeddings and recurrent modules follow one ForwardContext."""
     modules = [(name.rsplit(".", 1)[-1], module) for name, module in model.named_modules()]
     found = (getattr(module, "_redrafter_context", None) for _, module in modules)
     context = next((v for v in found if v is not None), None) or ForwardContext()

@@ -278,17 +278,17 @@ class Target:
     def verify(
         self, tree: DraftTree, cache: PromptCache, layers: Sequence[int] = ()
     ) -> tuple[mx.array, mx.array]:
-        """One forward over a tree behind the committed tokens; commits nothing.
+        """One forward over a tree after the committed tokens; commits nothing.
 
         Args:
-            tree: n nodes, the root standing right behind the cache's tokens. Where the target
+            tree: n nodes, the root standing right after the cache's tokens. Where the target
                 verifies chains, node i has to follow node i - 1.
             cache: Caches of this target.
             layers: Layers whose outputs are wanted too.
 
         Returns:
             Logits after each node, (n, vocab_size), and final hidden states, (n, hidden_size),
-            behind the outputs of the layers: (n, (len(layers) + 1) * hidden_size).
+            after the outputs of the layers: (n, (len(layers) + 1) * hidden_size).
         """
         self.take_cores(len(tree))
         watched = cache.begin(len(tree))
@@ -342,7 +342,7 @@ class Target:
     def teach(
         self, tokens: mx.array, cache: list[Any] | None = None, layers: Sequence[int] = ()
     ) -> tuple[mx.array, mx.array]:
-        """A causal forward from an empty context, or behind mlx-lm's own caches.
+        """A causal forward from an empty context, or after mlx-lm's own caches.
 
         Args:
             tokens: int (batch, length).

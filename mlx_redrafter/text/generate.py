@@ -44,7 +44,7 @@ def stream_generate(
         cache: Caches kept between turns (``model.make_cache()``); only what differs from the tokens
             they hold is prefilled.
         prompt_cache: mlx-lm's name of ``cache``.
-        prompt_progress_callback: Told (tokens done, tokens to do) during prefill.
+        prompt_progress_callback: Called with (tokens done, tokens to do) during prefill.
         **options: Any of these, by name:
 
             - ``max_tokens`` (256): tokens at most; -1 for no limit.

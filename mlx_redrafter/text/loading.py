@@ -232,7 +232,7 @@ def _asking_for_trust(path: Path) -> Iterator[None]:
 
 
 def _try_tokenizer(tokenizer: TokenizerWrapper) -> None:
-    """Use a tokenizer once, so that a damaged one is told of here."""
+    """Use a tokenizer once, so that a damaged one hears of here."""
     ids = tokenizer.encode("Hello.")
     tokenizer.decode(ids)
     detokenizer = tokenizer.detokenizer

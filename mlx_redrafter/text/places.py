@@ -33,7 +33,7 @@ class Located:
     """Where a model is.
 
     Attributes:
-        directory: In mlx-lm's layout; or a file that is none of a model's, to be told of.
+        directory: In mlx-lm's layout; or a file that is none of a model's, to hear of.
         name: What to call it.
         drafter: A directory with the drafter that goes with it, None where it is inside, if at all.
     """

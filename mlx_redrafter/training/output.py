@@ -48,7 +48,7 @@ class RunPaths:
 
     @property
     def checkpoint(self) -> Path:
-        """The state to go on from."""
+        """The state to continue from."""
         return self.work / "checkpoint.safetensors"
 
     @property
@@ -164,7 +164,7 @@ def writing(path: Path, kept: str = "") -> Iterator[None]:
 
     Args:
         path: What is written.
-        kept: What there is to go on from, for the sentence.
+        kept: What there is to continue from, for the sentence.
 
     Raises:
         DiskError: If the block fails to write.

@@ -126,7 +126,7 @@ def _answer(
 
 
 class _Chat:
-    """A conversation that is being answered anew.
+    """A conversation that is being answered again.
 
     Args:
         record: Gives all but the assistant's turns.
@@ -246,7 +246,7 @@ def regenerate(
 ) -> Iterator[Record]:
     """Replace the assistant's turns by what the target itself answers, one record at a time.
 
-    Of a text the beginning is kept and the target goes on from there.
+    Of a text the beginning is kept and the target continues from there.
 
     Args:
         model: mlx-lm model.

@@ -1,4 +1,4 @@
-"""What a run says while it goes, who hears it, and what it leaves behind about itself."""
+"""What a run says while it goes, who hears it, and what it leaves after about itself."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RunLog:
 
     Args:
         path: The file; lines that are there are kept up to ``start``.
-        start: Step that the run goes on from; later lines are written again by it.
+        start: Step that the run continues from; later lines are written again by it.
     """
 
     def __init__(self, path: Path, start: int):
@@ -164,7 +164,7 @@ class RunLogger:
     Args:
         paths: Where the run keeps what.
         callback: Hears each report.
-        start: Step that the run goes on from; later lines of its log are written again.
+        start: Step that the run continues from; later lines of its log are written again.
     """
 
     def __init__(self, paths: RunPaths, callback: TrainingCallback, start: int):

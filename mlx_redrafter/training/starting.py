@@ -28,7 +28,7 @@ def first_drafter(
     rows: Sequence[TokenRow],
     name: str,
 ) -> Drafter:
-    """The drafter that a run begins with: a new one, or one to go on from.
+    """The drafter that a run begins with: a new one, or one to continue from.
 
     Args:
         options: Of the run.
@@ -38,7 +38,7 @@ def first_drafter(
         name: Of the target.
 
     Raises:
-        RedrafterError: If the options do not fit the target, or the drafter to go on from.
+        RedrafterError: If the options do not fit the target, or the drafter to continue from.
     """
     if options.start_from is not None:
         return drafter_to_go_on_from(

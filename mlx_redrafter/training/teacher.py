@@ -40,7 +40,7 @@ class Teacher(Protocol):
     ) -> tuple[mx.array, mx.array]:
         """(logits (B, T, V), final hidden states (B, T, H)) of a plain causal pass over (B, T).
 
-        With mlx-lm's caches it goes on behind the tokens that they hold.
+        With mlx-lm's caches it goes on after the tokens that they hold.
         """
 
 
@@ -311,9 +311,9 @@ def compute_features(
 
 
 class StreamedBatches:
-    """Batches for which the target runs anew each time, where features would not fit in memory.
+    """Batches for which the target runs again each time, where features would not fit in memory.
 
-    Each is drawn from ``config.batch_size`` rows; rows are shuffled anew each epoch.
+    Each is drawn from ``config.batch_size`` rows; rows are shuffled again each epoch.
 
     Args:
         target: Frozen; only called.

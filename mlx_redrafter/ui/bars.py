@@ -45,7 +45,7 @@ class StageBars:
             self._tasks[stage] = self._bars.add_task(stage, total=total, **self._fields)
         task = self._tasks[stage]
         if done < self._bars.tasks[task].completed:
-            self._bars.reset(task)  # a stage that begins anew, such as an evaluation
+            self._bars.reset(task)  # a stage that begins again, such as an evaluation
         self._bars.update(task, completed=done, total=total)
 
     def tell(self, stage: str, **fields: Any) -> None:

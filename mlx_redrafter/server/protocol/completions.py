@@ -1,4 +1,4 @@
-"""``POST /v1/completions``: text that goes on from a prompt (OpenAI's older API)."""
+"""``POST /v1/completions``: text that continues from a prompt (OpenAI's older API)."""
 
 from __future__ import annotations
 

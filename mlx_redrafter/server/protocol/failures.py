@@ -29,7 +29,7 @@ class ApiError(Exception):
 
     Attributes:
         status: HTTP status.
-        message: One sentence for the person behind the client.
+        message: One sentence for the person who uses the client.
         param: The field it is about, such as ``messages.0.content``; None where there is none.
         code: OpenAI's machine-readable word, such as ``context_length_exceeded``.
         headers: Further headers of the answer.

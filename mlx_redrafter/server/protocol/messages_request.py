@@ -239,7 +239,7 @@ def _tools(request: CountRequest) -> tuple[list[dict[str, Any]], ToolChoice]:
 
 
 def _user(turn: UserTurn) -> list[Message]:
-    """A turn as messages: results first, as templates want them behind their calls."""
+    """A turn as messages: results first, as templates want them after their calls."""
     if isinstance(turn.content, str):
         return [{"role": "user", "content": turn.content}]
     results: list[Message] = [

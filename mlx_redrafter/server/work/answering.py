@@ -36,7 +36,7 @@ class Job:
     Attributes:
         index: Its place among the answers of the request.
         encoded: The prompt.
-        decoding: How to go on from it.
+        decoding: How to continue from it.
         stops: Strings that end it.
         trace: Whether its steps are reported.
     """
@@ -56,7 +56,7 @@ class Answering:
         job: What is wanted.
         tokenizer: Of its model.
         statistics: Asked for the acceptance so far.
-        plain_speed: Asked for the speed of plain decoding behind so many tokens.
+        plain_speed: Asked for the speed of plain decoding after so many tokens.
         done: Whether the answer has ended, and the sequence is no longer needed.
         began: Whether its prompt is read.
     """
@@ -85,7 +85,7 @@ class Answering:
             self._lead_in(job.decoding.prompt[-LEAD_IN:])
 
     def _lead_in(self, tokens: list[int]) -> None:
-        """Let the text begin behind the prompt's end: detokenizers drop a leading space."""
+        """Let the text begin after the prompt's end: detokenizers drop a leading space."""
         alone = self.tokenizer.detokenizer
         for detokenizer in (alone, self._detokenizer):
             for token in tokens:

@@ -2,8 +2,8 @@
 
 Agents send a conversation again and again, each time a little longer. What was computed for a
 prefix is kept, the least recently used first to go; who uses it gets a copy, so that several
-requests can go on from one prefix, and none sees what another added. A key/value cache goes on from
-anywhere in its text, recurrent state from its end and from the ends of its prompts.
+requests can continue from one prefix, and none sees what another added. A key/value cache
+continues from anywhere in its text, recurrent state from its end and the ends of its prompts.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from ...engine.step import TokenSource
 
 @dataclass(frozen=True)
 class Decoding:
-    """A prompt and how to go on from it.
+    """A prompt and how to continue from it.
 
     Attributes:
         prompt: Token ids, at least one.

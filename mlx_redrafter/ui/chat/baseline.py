@@ -21,7 +21,7 @@ SECONDS = 1.5
 # Not timed: on a GPU the first tokens also compile kernels.
 WARM_UP = 4
 OPENING = "Hello, what can you tell me?"
-# Measure anew when the conversation has outgrown the last measurement this much.
+# Measure again when the conversation has outgrown the last measurement this much.
 GROWTH, SLACK = 2, 512
 
 
@@ -35,7 +35,7 @@ def measure_plain(
 
     Args:
         model: The model.
-        prompt: Tokens to go on from.
+        prompt: Tokens to continue from.
         sampling: How tokens are chosen, since that costs time too.
         cache: Caches that hold (most of) the prompt, None for new ones.
 

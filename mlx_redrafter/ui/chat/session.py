@@ -37,7 +37,7 @@ ENOUGH_TOKENS = 16
 
 
 class Session:
-    """A conversation that goes on from turn to turn.
+    """A conversation that continues from turn to turn.
 
     Args:
         model: Target and drafter.

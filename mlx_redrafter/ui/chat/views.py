@@ -184,7 +184,7 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
         return text.append(f"  {tree.log_probs[nodes[-1]]:.2f}{source}", "chat.note")
 
     def run(node: int) -> list[int]:
-        """A copied node and those behind it that share its fate: long copies stay on a line."""
+        """A copied node and those after it that share its fate: long copies stay on a line."""
         nodes = [node]
         while node in step.copied and len(following := children.get(node, [])) == 1:
             node = following[0]

@@ -294,7 +294,7 @@ def _task(tokenizer: TokenizerWrapper, options: Any, temperature: float) -> Task
 def _prompts(
     job: _Job, conversations: list[Conversation], model: SpeculativeModel, task: Task
 ) -> list[Prompt]:
-    """All turns; later ones stand behind plain decoding's answers, whoever answers them."""
+    """All turns; later ones stand after plain decoding's answers, whoever answers them."""
     from ...benchmark.prompts import prepare
     from ...text.generate import generate
 

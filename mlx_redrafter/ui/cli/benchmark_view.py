@@ -60,7 +60,7 @@ def sweep_report(sweep: Sweep) -> RenderableType:
 
 
 def cost_report(curve: CostCurve, model: str) -> RenderableType:
-    """T(n) as a table: milliseconds behind each context, and what it takes to break even."""
+    """T(n) as a table: milliseconds after each context, and what it takes to break even."""
     costs = curve.costs
     table = _table("tokens")
     for context in costs.contexts:

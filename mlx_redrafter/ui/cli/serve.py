@@ -299,7 +299,7 @@ def _add_sampling_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _size(text: str) -> int:
-    """Read bytes: a number, with K, M or G behind it."""
+    """Read bytes: a number, with K, M or G after it."""
     lowered = text.lower().removesuffix("b").removesuffix("i").strip()
     unit = lowered[-1:] if lowered[-1:] in SIZES else ""
     try:
