@@ -95,10 +95,10 @@ def test_an_adapter_is_measured_at_any_precision_but_quantised_anew(
 ) -> None:
     tokens = mx.array([[3, 4, 5, 6]])
     expected = load(bundle, adapter_path=adapter)[0].target.model(tokens)
-    measured = load_at(str(bundle), None, "float32", str(adapter))[0]
+    measured = load_at(str(bundle), "float32", adapter_path=str(adapter))[0]
     assert mx.array_equal(measured.target.model(tokens), expected)
     with pytest.raises(RedrafterError, match=r"not quantised for 4bit: fuse"):
-        load_at(str(bundle), None, "4bit", str(adapter))
+        load_at(str(bundle), "4bit", adapter_path=str(adapter))
 
 
 def test_commands_take_an_adapter(bundle: Path, adapter: Path, capsys, tmp_path: Path) -> None:
