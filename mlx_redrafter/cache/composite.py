@@ -43,12 +43,10 @@ class CacheGroup(LayerCache):
             watched[id(self._mlx_cache)] = states[0]
 
     def begin(self, rows: int) -> None:
-        """Tell the parts."""
         for part in self._parts:
             part.begin(rows)
 
     def commit_all(self, rows: int) -> None:
-        """Tell the parts."""
         for part in self._parts:
             part.commit_all(rows)
 
@@ -81,11 +79,9 @@ class CacheGroup(LayerCache):
             other.rewind(length)
 
     def copy(self) -> CacheGroup:
-        """See :class:`LayerCache`."""
         return CacheGroup([part.copy() for part in self._parts])
 
     def reset(self) -> None:
-        """Tell the parts."""
         for part in self._parts:
             part.reset()
 

@@ -42,12 +42,10 @@ class ChainSource:
 
     @property
     def max_depth(self) -> int:
-        """As the other's."""
         return self._source.max_depth
 
     @property
     def seconds(self) -> float:
-        """As the other's."""
         return self._source.seconds
 
     @property

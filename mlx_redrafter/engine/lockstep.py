@@ -61,7 +61,6 @@ class Alone:
         return True
 
     def ends(self, handed_out: int) -> int:
-        """As given."""
         return handed_out
 
 

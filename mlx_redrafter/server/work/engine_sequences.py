@@ -58,7 +58,6 @@ class EngineSequences:
         self._steps: dict[int, StepRecord] = {}
 
     def add(self, decoding: Decoding) -> int:
-        """See :class:`Sequences`."""
         config = DecodingConfig(
             max_tokens=decoding.max_tokens,
             sampling=SamplingConfig(**decoding.sampling, logprobs=decoding.logprobs),
@@ -76,7 +75,6 @@ class EngineSequences:
         return number
 
     def step(self) -> Iterator[SequenceEvent]:
-        """See :class:`Sequences`."""
         for event in self._engine.step():
             if isinstance(event, events.PromptRead):
                 yield self._read(event)
@@ -86,14 +84,12 @@ class EngineSequences:
                 yield SequenceFailed(event.sequence, event.error)
 
     def stop(self, sequence: int) -> None:
-        """See :class:`Sequences`."""
         self._engine.stop(sequence)
         self._stats.pop(sequence, None)
         self._prompts.pop(sequence, None)
         self._steps.pop(sequence, None)
 
     def statistics(self, sequence: int) -> dict[str, Any]:
-        """See :class:`Sequences`."""
         return self._stats[sequence].to_dict()
 
     def plain_tokens_per_second(self, context: int) -> float | None:
@@ -103,7 +99,6 @@ class EngineSequences:
 
     @property
     def cache_bytes(self) -> int:
-        """See :class:`Sequences`."""
         return self._prefixes.nbytes
 
     def _read(self, event: events.PromptRead) -> PromptRead:
