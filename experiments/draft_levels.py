@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
 
 from mlx_redrafter import load

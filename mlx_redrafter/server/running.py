@@ -49,7 +49,7 @@ def serve(
     settings: ServerSettings,
     metrics: Metrics,
     ready: Callable[[], None] = lambda: None,
-) -> None:
+) -> bool:
     """Serve until SIGTERM or SIGINT, then let running answers finish for ``grace`` seconds.
 
     Args:
@@ -59,6 +59,10 @@ def serve(
         settings: All of them.
         metrics: Those that the hosts of the models count in.
         ready: Called once requests are taken.
+
+    Returns:
+        Whether the engine has come to its end; else its thread is still at work, a long measurement
+        say, and the process has to be ended without it.
     """
     app = make_app(Service(thread, models, settings), metrics)
     server = make_server(app, settings, ready)
@@ -68,7 +72,8 @@ def serve(
         server.run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
-        thread.stop()
+        ended = thread.stop()
+    return ended
 
 
 class _Server(uvicorn.Server):

@@ -229,7 +229,7 @@ def test_any_target_answers_as_it_decodes(kind):
     model = hybrid().model if kind == "qwen3_next" else architectures.build(kind)
     target = Target(model)
     prompts = [[5, 6, 7, 9], [8, 9, 3], [4] * 12]
-    answers = regeneration._answers(
+    answers = regeneration.decode_batch(
         target.model, Plain(), prompts, 12, lambda x: mx.argmax(x, axis=-1), lambda: None
     )
     for prompt, answer in zip(prompts, answers, strict=True):

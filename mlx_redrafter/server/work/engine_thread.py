@@ -66,11 +66,16 @@ class EngineThread:
         """Forget a request, before the next step."""
         self._commands.put(lambda: host.cancel(work))
 
-    def stop(self, seconds: float = 10.0) -> None:
-        """End, with whatever still runs; waits so long for the step under way."""
+    def stop(self, seconds: float = 10.0) -> bool:
+        """End, with whatever still runs; waits so long for the step under way.
+
+        Returns:
+            Whether the thread has ended.
+        """
         self._commands.put(None)
         if self._thread.is_alive():
             self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

@@ -66,8 +66,14 @@ def _run(options: argparse.Namespace) -> None:
     _say(f"Loading {names} (the first time, what drafting costs here is measured too) ...")
     metrics = Metrics()
     thread, models = load_models(specs, settings, metrics)
-    serve(listener, thread, models, settings, metrics, lambda: _announce(listener, list(models)))
+    ended = serve(
+        listener, thread, models, settings, metrics, lambda: _announce(listener, list(models))
+    )
     _say("Stopped.")
+    if not ended:
+        # Python would take the engine's thread down in the middle of mlx, which aborts.
+        sys.stdout.flush()
+        os._exit(SUCCESS)
 
 
 def _say(text: str) -> None:
