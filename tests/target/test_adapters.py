@@ -83,7 +83,7 @@ def test_an_adapter_of_another_model_is_refused_in_one_sentence(
 ) -> None:
     mx.save_safetensors(
         str(adapter / "adapters.safetensors"),
-        {f"model.layers.{n}.self_attn.q_proj.lora_a": mx.zeros((2, 2)) for n in (8, 9)},
+        {f"model.layers.{n}.self_attn.q_proj.lora_a": mx.zeros((4, 4)) for n in (8, 9)},
     )
     with pytest.raises(RedrafterError, match="with the adapter") as caught:
         load(bundle, adapter_path=adapter)

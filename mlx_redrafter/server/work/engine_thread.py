@@ -7,6 +7,8 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 
+import mlx.core as mx
+
 from ..protocol.answer import Failed
 from ..protocol.failures import ApiError
 from .host import Host, Work
@@ -95,6 +97,9 @@ class EngineThread:
             self._error = error
         finally:
             self._end()
+            # mlx aborts the process at its exit where a thread that is gone has left streams.
+            mx.synchronize()
+            mx.clear_streams()
 
     def _take_commands(self) -> bool:
         """Do what was asked for; wait where there is nothing else to do. False: end."""
