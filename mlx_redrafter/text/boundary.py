@@ -41,6 +41,21 @@ def reading(what: object, remedy: str = "fetch or convert it again") -> Iterator
         raise RedrafterError(f"{what} cannot be loaded ({reason(error)}): {remedy}.") from error
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's path before what is said of its values.
+
+    Raises:
+        RedrafterError: Instead of one that does not name the file.
+    """
+    try:
+        yield
+    except RedrafterError as error:
+        if str(path) in str(error):
+            raise
+        raise RedrafterError(f"{path}: {error}") from error
+
+
 def reason(error: BaseException) -> str:
     """An exception in one line, with its kind where the text alone says too little."""
     text = visible_line(str(error), LONGEST_REASON)

@@ -32,7 +32,7 @@ from ..system.rank_watch import watch
 from ..system.ranks import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
-from .boundary import check_ordinary, read_json, reading
+from .boundary import check_ordinary, naming, read_json, reading
 from .bounds import check_config, tensors_of
 from .places import (
     CONFIG_FILE,
@@ -173,14 +173,14 @@ def load(
     found = any((drafter_path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
     if drafter is not False and (drafter is not None or found):
         head = load_drafter(drafter_path)
-        check_pair(head.config, target, tokenizer)
+        check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
         _set_dtype(head, dtype)
         if head.needs_rows:
             share_rows(head, target)
     if not lazy:
         if head is not None:
             check_weights(head, drafter_path / WEIGHTS_FILE)
-        target.check()
+        target.check(path)
     loaded = SpeculativeModel(target, head, name=located.name, config=config)
     loaded.ranks = ranks
     if plan and head is not None:
@@ -269,7 +269,9 @@ def load_drafter(directory: str | Path) -> Drafter:
         RedrafterError: If a file is missing or the tensors are not the config's.
     """
     directory = Path(directory)
-    config = DrafterConfig.from_dict(read_json(directory / CONFIG_FILE, "a drafter's directory"))
+    values = read_json(directory / CONFIG_FILE, "a drafter's directory")
+    with naming(directory / CONFIG_FILE):
+        config = DrafterConfig.from_dict(values)
     weights_path = directory / WEIGHTS_FILE
     if not weights_path.is_file():
         raise RedrafterError(
@@ -305,27 +307,35 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def check_pair(config: DrafterConfig, target: Target, tokenizer: Any) -> None:
+def check_pair(
+    config: DrafterConfig, target: Target, tokenizer: Any, what: str = "The drafter"
+) -> None:
     """Refuse a drafter that was trained for another target than this one.
+
+    Args:
+        config: The drafter's.
+        target: The model.
+        tokenizer: The model's.
+        what: The drafter's name, for the sentence.
 
     Raises:
         RedrafterError: If hidden size, vocabulary or recorded tokenizer differ.
     """
     made_for = config.target or {}
     name = made_for.get("name", "another model")
-    for what, has, needs in (
+    for size, has, needs in (
         ("hidden size", config.hidden_size, target.hidden_size),
         ("vocabulary size", config.vocab_size, target.vocab_size),
     ):
         if has != needs:
             raise RedrafterError(
-                f"The drafter was made for {name}, with a {what} of {has}, but this model's is "
+                f"{what} was made for {name}, with a {size} of {has}, but this model's is "
                 f"{needs}: use the drafter that was trained for this model."
             )
     recorded = made_for.get("tokenizer_hash")
     if recorded is not None and recorded != tokenizer_hash(tokenizer):
         raise RedrafterError(
-            f"The drafter was made for {name}, whose tokenizer has another vocabulary than this "
+            f"{what} was made for {name}, whose tokenizer has another vocabulary than this "
             "model's: use the drafter that was trained for this model."
         )
 

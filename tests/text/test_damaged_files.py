@@ -107,6 +107,21 @@ def test_a_drafters_weights_that_are_not_finite_are_named(bundle: Path) -> None:
     assert name in refusal(lambda: load(bundle))
 
 
+def test_a_configuration_that_makes_no_numbers_is_named(bundle: Path) -> None:
+    change(bundle / "config.json", rope_theta=0)
+    told = refusal(lambda: load(bundle))
+    assert told.startswith(f"{bundle} computes logits that are not finite")
+    assert "narrow" not in told
+
+
+@pytest.mark.parametrize(
+    "values", [{"exit_dim": -1.5}, {"model_type": "llama"}, {"target": {"tokenizer_hash": "0"}}]
+)
+def test_what_is_wrong_with_a_drafter_names_its_place(bundle: Path, values: Any) -> None:
+    change(bundle / "drafter" / "config.json", **values)
+    assert str(bundle / "drafter") in refusal(lambda: load(bundle))
+
+
 @pytest.mark.parametrize("dtype", [mx.uint32, mx.int32, mx.int8])
 def test_whole_numbers_as_weights_are_named(bundle: Path, dtype: mx.Dtype) -> None:
     rewrite(bundle / "model.safetensors", "model.norm.weight", lambda w: w.astype(dtype))
