@@ -154,7 +154,7 @@ def _watch(
     what = "before the first damage"
     assert process.stdout is not None
     while True:
-        killer = threading.Timer(seconds + 60, process.kill)  # start-up is not counted closely
+        killer = threading.Timer(15 * seconds, process.kill)  # of a machine that others use too
         killer.start()
         line = process.stdout.readline()
         killer.cancel()

@@ -98,9 +98,7 @@ def clear_stale(out: Path, remedy: str = ANOTHER_PLACE) -> None:
             _replaced(out).rename(out)
     for directory in out.parent.glob(glob.escape(_prefix(out)) + "*"):
         if _is_held(directory):
-            raise InUse(
-                f"Another conversion into '{out}' is running: wait for it or {remedy}."
-            )
+            raise InUse(f"Another conversion into '{out}' is running: wait for it or {remedy}.")
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -120,7 +120,7 @@ def _spare_models(output: Path) -> None:
         return
     try:
         kind = json.loads(config.read_text("utf-8")).get("model_type", MODEL_TYPE)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         kind = "unknown"
     if kind != MODEL_TYPE:
         raise RedrafterError(
@@ -190,5 +190,5 @@ def changes(path: Path, identity: dict[str, Any]) -> list[str]:
     try:
         found = json.loads(path.read_text("utf-8"))
         return [name for name, value in identity.items() if found.get(name) != value]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return [path.name]

@@ -80,7 +80,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text("utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # the last line of an interrupted run
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):
             found.append(entry)
@@ -211,5 +211,5 @@ def step_of(checkpoint: Path) -> int:
     try:
         loaded: Any = mx.load(str(checkpoint), return_metadata=True)
         return int(loaded[1]["step"])
-    except (RuntimeError, KeyError, ValueError):
+    except (RuntimeError, KeyError, ValueError, OverflowError):
         return 0  # reported where it is loaded

@@ -248,6 +248,6 @@ def _read(path: Path) -> list[Record]:
         try:
             row = json.loads(line)
             rows.append({"messages": row["messages"], "batch": int(row["batch"])})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
     return rows
