@@ -39,7 +39,7 @@ SWITCH_MARGIN = 1.01
 PROBES_TO_CHOOSE = 2
 # The account may be overdrawn by so many plain steps before a choice is left.
 OVERDRAWN = -1.0
-REPLAN_STEPS = 16
+REPLAN_STEPS = 8
 # A plain step after so many drafts, times the square of what they gain: the less that is, the more
 # it matters how long a plain step takes by now, and the less one costs.
 PLAIN_EVERY = 24
