@@ -22,6 +22,7 @@ from training_files import TINY, chats, weights, write
 
 from mlx_redrafter import Target, load
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.system.disk import writing
 from mlx_redrafter.text.loading import load_drafter, save_drafter
 from mlx_redrafter.training import (
     DistillationConfig,
@@ -33,7 +34,6 @@ from mlx_redrafter.training import (
 )
 from mlx_redrafter.training import loop as loop_module
 from mlx_redrafter.training import run as run_module
-from mlx_redrafter.training.output import writing
 from models import build
 
 
@@ -389,7 +389,7 @@ def test_a_drafter_learns_to_look_back(bundle, data, tmp_path):
     assert load_drafter(third).config.lookback == 3
     with pytest.raises(RedrafterError, match=r"read no tokens: leave out lookback"):
         train_drafter(bundle, data, tmp_path / "a", independent=True, lookback=3, **settings)
-    with pytest.raises(RedrafterError, match=r"lookback is -1: at least 0 is needed"):
+    with pytest.raises(RedrafterError, match=r"lookback is -1, .* a whole number from 0"):
         train_drafter(bundle, data, tmp_path / "b", lookback=-1, **TINY)
     heads = tmp_path / "heads"
     train_drafter(bundle, data, heads, independent=True, **settings)
