@@ -33,7 +33,7 @@ from mlx_redrafter.training import (
     train_drafter,
 )
 from mlx_redrafter.training import loop as loop_module
-from mlx_redrafter.training import run as run_module
+from mlx_redrafter.training import store as store_module
 from models import build
 
 
@@ -254,7 +254,7 @@ def test_divergence_ends_with_a_sentence_and_keeps_the_best(bundle, data, tmp_pa
             if name == "training" and done == 5:
                 kept[0].hidden[:] = np.nan
 
-    monkeypatch.setattr(run_module, "compute_features", watched)
+    monkeypatch.setattr(store_module, "compute_features", watched)
     with pytest.raises(RedrafterError, match=r"diverged at step 6.*step 5.*best drafter.*step 4"):
         train_drafter(bundle, data, out, callback=Spoil(), **TINY)
     best = load_drafter(out / "training" / "best")

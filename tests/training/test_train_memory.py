@@ -68,7 +68,7 @@ def test_epochs_count_texts(bundle: Path, data: Path, tmp_path: Path) -> None:
         ({"features": "disk"}, "leave out features"),
         ({"target_layers": "early"}, "has to be numbers, such as 2,14"),
         ({"target_layers": "1,0"}, "name each once, in order"),
-        ({"memory_head_dim": 3}, "4 or more"),
+        ({"memory_head_dim": 3}, "a whole number from 4"),
         ({"memory_window": 0}, "a whole number from 1"),
     ],
 )
