@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .cache.prompt_cache import PromptCache
     from .cache.quantized import CacheOptions
     from .conversion import convert
-    from .drafting.drafter import Drafter, DrafterConfig
+    from .drafting.config import DrafterConfig
+    from .drafting.drafter import Drafter
     from .drafting.shape import BeamShape
     from .drafting.source import DraftInput, DraftSource
     from .engine.batch_decoder import BatchDecoder
@@ -99,10 +100,8 @@ _HOMES = {
     ".engine.config": ("DecodingConfig",),
     ".engine.decode": ("decode",),
     ".training": ("train_drafter",),
-    ".drafting.drafter": (
-        "Drafter",
-        "DrafterConfig",
-    ),
+    ".drafting.config": ("DrafterConfig",),
+    ".drafting.drafter": ("Drafter",),
     ".errors": ("RedrafterError",),
     ".text.generate": ("generate", "stream_generate"),
     ".text.passages": ("ParsedAnswer", "parse_answer"),

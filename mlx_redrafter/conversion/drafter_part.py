@@ -13,7 +13,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
-from ..drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig
+from ..drafting.config import MODEL_TYPE, DrafterConfig
+from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
 from ..text.boundary import read_json

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..drafting.drafter import Drafter, DrafterConfig
+from ..drafting.config import DrafterConfig
+from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.workspace import require_space
 from ..target.target import Target

@@ -17,7 +17,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 
-from ..drafting.drafter import Drafter, DrafterConfig
+from ..drafting.config import DrafterConfig
+from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel

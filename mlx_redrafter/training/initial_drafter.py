@@ -12,7 +12,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map_with_path
 
-from ..drafting.drafter import Drafter, DrafterConfig, IndependentHeads
+from ..drafting.config import DrafterConfig
+from ..drafting.drafter import Drafter, IndependentHeads
 from ..drafting.kinds import drafter_of
 from ..drafting.memory_drafter import MemoryDrafter
 from ..drafting.shared_head import output_rows, share_rows

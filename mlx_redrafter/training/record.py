@@ -13,7 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from .. import __version__
-from ..drafting.drafter import MODEL_TYPE, Drafter
+from ..drafting.config import MODEL_TYPE
+from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.disk import DiskError, changes, writing
 from ..system.files import atomic_path, write_json

@@ -24,7 +24,7 @@ from mlx_redrafter.benchmark.measuring import Spread, measure, summarise, turn_o
 from mlx_redrafter.benchmark.precision import load_at, other_drafter
 from mlx_redrafter.benchmark.prompts import Prompt
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.drafting.drafter import DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
 from mlx_redrafter.drafting.kinds import drafter_of
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.statistics import AcceptanceStats

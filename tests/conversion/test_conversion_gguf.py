@@ -33,7 +33,8 @@ def logits(directory: Path) -> np.ndarray:
 @pytest.fixture
 def drafter(tmp_path: Path) -> Path:
     """A head with random weights for the tiny models."""
-    from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+    from mlx_redrafter.drafting.config import DrafterConfig
+    from mlx_redrafter.drafting.drafter import Drafter
 
     config = DrafterConfig(
         hidden_size=HIDDEN, vocab_size=VOCAB, exit_dim=HIDDEN, num_draft_layers=1, rnn=True

@@ -12,7 +12,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.tree import DraftTree

@@ -15,7 +15,8 @@ from huggingface_hub.utils import filter_repo_objects
 from mlx.utils import tree_flatten
 
 import models
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode

@@ -254,7 +254,7 @@ def test_the_documentation_has_every_flag():
 def test_the_documented_sizes_are_those_of_the_code():
     import numpy as np
 
-    from mlx_redrafter.drafting.drafter import DrafterConfig
+    from mlx_redrafter.drafting.config import DrafterConfig
     from mlx_redrafter.drafting.kinds import drafter_of
     from mlx_redrafter.training.teacher import position_bytes
 
