@@ -35,8 +35,9 @@ if TYPE_CHECKING:
         batch_generate,
         stream_batch_generate,
     )
+    from .text.drafter_files import load_drafter, save_drafter
     from .text.generate import generate, stream_generate
-    from .text.loading import load, load_drafter, save_drafter
+    from .text.loading import load
     from .text.passages import ParsedAnswer, parse_answer
     from .text.responses import GenerationResponse
     from .training import train_drafter
@@ -106,11 +107,8 @@ _HOMES = {
     ".text.generate": ("generate", "stream_generate"),
     ".text.passages": ("ParsedAnswer", "parse_answer"),
     ".text.responses": ("GenerationResponse",),
-    ".text.loading": (
-        "load",
-        "load_drafter",
-        "save_drafter",
-    ),
+    ".text.loading": ("load",),
+    ".text.drafter_files": ("load_drafter", "save_drafter"),
     ".engine.model": ("SpeculativeModel",),
     ".planning.planner": ("Planner",),
     ".cache.quantized": ("CacheOptions",),

@@ -19,7 +19,7 @@ from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
 from ..text.boundary import read_json
 from ..text.bounds import check_counts
-from ..text.loading import load_drafter
+from ..text.drafter_files import load_drafter
 from .options import Options
 from .report import PartReport
 from .target_part import model_bytes

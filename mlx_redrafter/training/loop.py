@@ -16,7 +16,7 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.device import on_gpu
 from ..system.disk import DiskError, writing
-from ..text.loading import load_drafter, save_drafter
+from ..text.drafter_files import load_drafter, save_drafter
 from .config import DistillationConfig
 from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features

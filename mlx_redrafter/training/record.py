@@ -18,7 +18,8 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.disk import DiskError, changes, writing
 from ..system.files import atomic_path, write_json
-from ..text.loading import CONFIG_FILE, WEIGHTS_FILE, save_drafter
+from ..text.drafter_files import save_drafter
+from ..text.places import CONFIG_FILE, WEIGHTS_FILE
 from .evaluation import Agreement, DecodedFigures, DraftSizes
 from .loop import Progress
 from .options import TrainingOptions

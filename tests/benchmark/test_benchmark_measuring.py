@@ -30,8 +30,8 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.text.drafter_files import save_drafter
 from mlx_redrafter.text.generate import stream_generate
-from mlx_redrafter.text.loading import save_drafter
 
 IDS = (5, 40, 41, 42)
 

@@ -16,7 +16,7 @@ from mlx_redrafter import load, stream_generate
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text import places
-from mlx_redrafter.text.loading import save_drafter
+from mlx_redrafter.text.drafter_files import save_drafter
 from mlx_redrafter.ui.cli.convert import main
 
 IDS = mx.array([[5, 260, 17, 3, 99, 42]])

@@ -23,7 +23,7 @@ from training_files import TINY, chats, weights, write
 from mlx_redrafter import Target, load
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system.disk import writing
-from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 from mlx_redrafter.training import (
     DistillationConfig,
     TrainingCallback,

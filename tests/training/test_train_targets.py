@@ -21,7 +21,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 from mlx_redrafter.training import (
     DistillationConfig,
     compute_features,
