@@ -37,16 +37,6 @@ from mlx_redrafter.training import store as store_module
 from models import build
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("target") / "tiny", drafter=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
-
-
 class Ears(TrainingCallback):
     """Notes everything; stops a run at a step."""
 
