@@ -1,12 +1,15 @@
 """Damage every file of a bundle, many times over, and see that each is refused in one sentence.
 
 python experiments/damaged_files.py [--bundle models/pocket] [--flips 300] [--seed 0] [--only FILE]
-                                    [--convert | --convert-quantized]
+                                    [--convert | --convert-quantized] [--show]
 
-With --convert, what is damaged is a checkpoint of any kind (safetensors, PyTorch, a directory with a
-GGUF file) that is converted first, as convert.py does it. Every damage is loaded and answers a question, in a process of its own kind that is watched: a
-traceback, a signal, a sentence that names no file, more than --seconds or more than --gigabytes are
-faults and are listed; the exit code is then 1. --show prints every different sentence.
+Every damage is loaded and answers a question, in a process of its own kind that is watched: a
+traceback, a signal, a sentence that names no file, more than --seconds of computing or more than
+--gigabytes are faults and are listed; the exit code is then 1. --show prints every different
+sentence.
+
+With --convert, what is damaged is a checkpoint of any kind (safetensors, PyTorch, a directory with
+a GGUF file), which is converted first, as convert.py does it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from damage import damaged, files_of  # noqa: E402
-
 
 REFUSED = "refused: "
 

@@ -11,7 +11,6 @@ import pytest
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system import files
-
 from mlx_redrafter.system.files import atomic_path, only_one, write_json
 
 
