@@ -15,7 +15,6 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..drafting.drafter import Drafter
-from ..drafting.memory_drafter import MemoryDrafter
 from ..errors import RedrafterError
 from ..system.files import atomic_path
 from .config import DistillationConfig
@@ -55,7 +54,7 @@ def _optimizer(drafter: Drafter, config: DistillationConfig) -> optim.Optimizer:
         weight_decay=config.weight_decay,
         bias_correction=True,
     )
-    if not isinstance(drafter, MemoryDrafter):
+    if not drafter.remembers:
         return adam
     scale = MUON_RMS * (drafter.config.state_size or 1) ** 0.5
     muon = optim.Muon(lambda step: scale * schedule(step), weight_decay=0.0)

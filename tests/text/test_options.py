@@ -6,13 +6,12 @@ import math
 import time
 from typing import Any
 
-import bundles
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import stream_generate as mlx_lm_stream
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
-from mlx_lm.tokenizer_utils import TokenizerWrapper, load
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 import models
 from mlx_redrafter.drafting.shape import BeamShape
@@ -25,13 +24,6 @@ from mlx_redrafter.text.batch_generate import batch_generate
 from mlx_redrafter.text.generate import generate, stream_generate
 
 PROMPT = models.prompt_of(7)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    bundles.make_tokenizer(directory)
-    return load(directory)
 
 
 @pytest.fixture(scope="module")
