@@ -263,7 +263,7 @@ def test_a_message_that_is_left_frees_its_place(live: Live) -> None:
     client = anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
     endless = [{"role": "user", "content": "please ever!"}]
     with client.messages.stream(model="caller", max_tokens=3000, messages=endless) as stream:
-        assert next(iter(stream.text_stream)).startswith(" again")
+        assert "again" in next(iter(stream.text_stream))
         assert running(live) == 1
     assert eventually(lambda: running(live) == 0, 5)
     assert by_messages(live, "say!", stream=False).text == "The dog does not mind."
@@ -272,9 +272,9 @@ def test_a_message_that_is_left_frees_its_place(live: Live) -> None:
 def test_messages_that_cannot_be_answered_are_refused(live: Live) -> None:
     with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 4096"):
         by_messages(live, "x" * 9000, stream=True)
+    use = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [use]}]
     with pytest.raises(anthropic.BadRequestError, match="without its result"):
-        use = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [use]}]
         by_messages(live, "", stream=False, messages=turns)
     with pytest.raises(anthropic.NotFoundError):
         by_messages(live, "say!", stream=False, model="other")
