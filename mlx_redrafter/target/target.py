@@ -129,16 +129,19 @@ class Target:
         """The precision of embeddings and hidden states."""
         return self.embed(mx.zeros((1,), dtype=mx.int32)).dtype
 
-    def check(self) -> None:
+    def check(self, where: object = "The model") -> None:
         """Run one token and look at the outcome: numbers, and hidden states that explain them.
 
         Where they do not, ``refusal`` says so from then on, and decoding is plain.
+
+        Args:
+            where: The file or directory that it is from, for the sentence.
 
         Raises:
             RedrafterError: If the model computes no numbers; names the tensor.
         """
         logits, hidden = self.verify(DraftTree.root_only(mx.array([0])), self.make_cache())
-        check_numbers(self.model, logits)
+        check_numbers(self.model, logits, where)
         head = self.output_head
         if self.refusal is None and (head is None or not ranks_like(head, hidden, logits)):
             self.verifies = "nothing"

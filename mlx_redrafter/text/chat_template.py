@@ -6,7 +6,6 @@ can count what it writes and stop it; library code that it calls is not slowed d
 
 from __future__ import annotations
 
-import math
 import re
 import resource
 import sys
@@ -31,6 +30,7 @@ CHARACTERS = 4_000_000
 # Characters out for each that goes in: tools are repeated, texts quoted.
 GROWTH = 8
 MEMORY_BYTES = 1 << 28
+MEMORY_BYTES_BESIDE_OTHERS = 1 << 30
 # Jinja works constants out while it compiles, where nothing can stop it.
 LARGEST_NUMBER = 10**6
 _EXTENSIONS = ("jinja2.ext.loopcontrols", "jinja2.ext.do")
@@ -119,9 +119,10 @@ def _number(node: nodes.Node) -> int | None:
 def _bounds(characters: int) -> Iterator[None]:
     """Stop template code in this thread that writes, computes or keeps too much."""
     before, deadline = sys.gettrace(), time.thread_time() + SECONDS
-    # Where other threads compute, the process's memory says nothing of the template.
+    # Other threads may compute meanwhile, but not much in the milliseconds that a template takes.
     alone = threading.active_count() == 1
-    memory = _peak_memory() + MEMORY_BYTES if alone else math.inf
+    spare = MEMORY_BYTES if alone else MEMORY_BYTES_BESIDE_OTHERS
+    memory = _peak_memory() + spare
     written = 0
 
     def on_event(frame: FrameType, event: str, value: Any) -> Any:
@@ -135,7 +136,7 @@ def _bounds(characters: int) -> Iterator[None]:
         if time.thread_time() > deadline:
             raise _TooMuch(f"after {SECONDS:g} seconds")
         if _peak_memory() > memory:
-            raise _TooMuch(f"after it had taken {MEMORY_BYTES >> 20} MiB of memory")
+            raise _TooMuch(f"after it had taken {spare >> 20} MiB of memory")
         return on_event
 
     sys.settrace(on_event)

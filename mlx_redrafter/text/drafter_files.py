@@ -17,7 +17,7 @@ from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
 from ..system.files import atomic_path, write_json
 from ..target.target import Target
-from .boundary import read_json, reading
+from .boundary import naming, read_json, reading
 from .bounds import check_config, tensors_of
 from .places import CONFIG_FILE, WEIGHTS_FILE
 
@@ -29,7 +29,9 @@ def load_drafter(directory: str | Path) -> Drafter:
         RedrafterError: If a file is missing or the tensors are not the config's.
     """
     directory = Path(directory)
-    config = DrafterConfig.from_dict(read_json(directory / CONFIG_FILE, "a drafter's directory"))
+    values = read_json(directory / CONFIG_FILE, "a drafter's directory")
+    with naming(directory / CONFIG_FILE):
+        config = DrafterConfig.from_dict(values)
     weights_path = directory / WEIGHTS_FILE
     if not weights_path.is_file():
         raise RedrafterError(
@@ -65,27 +67,35 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def check_pair(config: DrafterConfig, target: Target, tokenizer: Any) -> None:
+def check_pair(
+    config: DrafterConfig, target: Target, tokenizer: Any, what: str = "The drafter"
+) -> None:
     """Refuse a drafter that was trained for another target than this one.
+
+    Args:
+        config: The drafter's.
+        target: The model.
+        tokenizer: The model's.
+        what: The drafter's name, for the sentence.
 
     Raises:
         RedrafterError: If hidden size, vocabulary or recorded tokenizer differ.
     """
     made_for = config.target or {}
     name = made_for.get("name", "another model")
-    for what, has, needs in (
+    for size, has, needs in (
         ("hidden size", config.hidden_size, target.hidden_size),
         ("vocabulary size", config.vocab_size, target.vocab_size),
     ):
         if has != needs:
             raise RedrafterError(
-                f"The drafter was made for {name}, with a {what} of {has}, but this model's is "
+                f"{what} was made for {name}, with a {size} of {has}, but this model's is "
                 f"{needs}: use the drafter that was trained for this model."
             )
     recorded = made_for.get("tokenizer_hash")
     if recorded is not None and recorded != tokenizer_hash(tokenizer):
         raise RedrafterError(
-            f"The drafter was made for {name}, whose tokenizer has another vocabulary than this "
+            f"{what} was made for {name}, whose tokenizer has another vocabulary than this "
             "model's: use the drafter that was trained for this model."
         )
 

@@ -162,14 +162,14 @@ def load(
     found = any((drafter_path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
     if drafter is not False and (drafter is not None or found):
         head = load_drafter(drafter_path)
-        check_pair(head.config, target, tokenizer)
+        check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
         _set_dtype(head, dtype)
         if head.needs_rows:
             share_rows(head, target)
     if not lazy:
         if head is not None:
             check_weights(head, drafter_path / WEIGHTS_FILE)
-        target.check()
+        target.check(path)
     loaded = SpeculativeModel(target, head, name=located.name, config=config)
     loaded.ranks = ranks
     if plan and head is not None:

@@ -53,7 +53,7 @@ def read_jsonl(path: Path) -> list[Record]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also integers of thousands of digits
             record = None
         if not isinstance(record, dict):
             raise RedrafterError(

@@ -204,8 +204,13 @@ class _Loop:
         step, state = load_checkpoint(
             path, trainer.drafter, trainer.optimizer, trainer.config, identity=self._identity
         )
+        try:
+            self.state = RunState(**state)
+        except TypeError:
+            raise RedrafterError(
+                f"{path} is not a training checkpoint: remove it to start anew."
+            ) from None
         trainer.step = self._saved = step
-        self.state = RunState(**state)
 
     def save(self) -> None:
         """Write the checkpoint, if there is to be one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(bundle: Path, name: str) ->
     refusal(lambda: load(bundle))
 
 
+def test_a_pipe_among_further_templates_is_not_waited_for(bundle: Path) -> None:
+    (bundle / "additional_chat_templates").mkdir()
+    os.mkfifo(bundle / "additional_chat_templates" / "tool_use.jinja")
+    assert "tool_use.jinja" in refusal(lambda: load(bundle))
+
+
+def test_a_tokenizer_of_gigabytes_is_not_read(bundle: Path) -> None:
+    with (bundle / "tokenizer.json").open("r+b") as file:
+        file.truncate(1 << 40)  # a hole, which takes no room on the disk
+    assert "tokenizer.json" in refusal(lambda: load(bundle))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_named(bundle: Path, value: float) -> None:
     def spoil(weight: mx.array) -> mx.array:
@@ -105,6 +118,21 @@ def test_a_drafters_weights_that_are_not_finite_are_named(bundle: Path) -> None:
     name = next(iter(mx.load(str(path))))
     rewrite(path, name, lambda weight: weight * mx.nan)
     assert name in refusal(lambda: load(bundle))
+
+
+def test_a_configuration_that_makes_no_numbers_is_named(bundle: Path) -> None:
+    change(bundle / "config.json", rope_theta=0)
+    told = refusal(lambda: load(bundle))
+    assert told.startswith(f"{bundle} computes logits that are not finite")
+    assert "narrow" not in told
+
+
+@pytest.mark.parametrize(
+    "values", [{"exit_dim": -1.5}, {"model_type": "llama"}, {"target": {"tokenizer_hash": "0"}}]
+)
+def test_what_is_wrong_with_a_drafter_names_its_place(bundle: Path, values: Any) -> None:
+    change(bundle / "drafter" / "config.json", **values)
+    assert str(bundle / "drafter") in refusal(lambda: load(bundle))
 
 
 @pytest.mark.parametrize("dtype", [mx.uint32, mx.int32, mx.int8])
@@ -131,6 +159,20 @@ TEMPLATES = {
     "reaches for Python": "{{ ''.__class__.__mro__ }}",
     "is no template": "{% for",
 }
+
+
+def test_a_template_is_stopped_beside_other_threads(bundle: Path) -> None:
+    model, tokenizer = load(bundle, drafter=False)
+    tokenizer.chat_template = TEMPLATES["doubles a text"]
+    messages = [{"role": "user", "content": "hello"}]
+    done = threading.Event()
+    beside = threading.Thread(target=done.wait)
+    beside.start()
+    try:
+        assert "MiB" in refusal(lambda: generate(model, tokenizer, messages, max_tokens=2))
+    finally:
+        done.set()
+        beside.join()
 
 
 @pytest.mark.parametrize("what", TEMPLATES)

@@ -74,6 +74,14 @@ def test_data_without_answers_is_refused(tokenizer):
         tokenize([{"question": "hi"}], tokenizer)
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\ud800", "{}{}"])
+def test_lines_that_no_parser_takes_are_named(tmp_path, line):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' + line.encode("utf-8", "surrogatepass"))
+    with pytest.raises(RedrafterError, match=r"data\.jsonl"):
+        read_jsonl(path)
+
+
 def test_jsonl_round_trip_and_its_errors(tmp_path):
     path = tmp_path / "data.jsonl"
     records = [chat("hé", "fine"), {"text": "x\ny"}]

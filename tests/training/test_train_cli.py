@@ -73,6 +73,10 @@ def test_yaml_gives_the_settings_and_flags_override_them(tmp_path):
     path.write_text("learning_rat: 1\n")
     with pytest.raises(RedrafterError, match="did you mean 'learning_rate'"):
         read_config(path)
+    for text in ("a: 2026-99-99\n", "[" * 5000, "? [a]\n: 1\n", "!!python/object:os.x {}\n"):
+        path.write_text(text)
+        with pytest.raises(RedrafterError, match=str(path)):
+            read_config(path)
     path.write_text("- a\n")
     with pytest.raises(RedrafterError, match="holds no settings"):
         read_config(path)
