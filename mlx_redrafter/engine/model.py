@@ -162,6 +162,19 @@ class SpeculativeModel:
             return self.target.max_positions
         return context_limit(self.config) if self.target.attends else None
 
+    def room(self, asked: int | None) -> int | None:
+        """Tokens of prompt and answer at most: a number of one's own in place of the limit.
+
+        Past a table of positions no number leads.
+
+        Args:
+            asked: What takes the place of :attr:`context_limit`; None for that itself.
+        """
+        table = self.target.max_positions
+        if asked is None or table is None:
+            return asked or self.context_limit
+        return min(asked, table)
+
     def agreed(self, seconds: float) -> float:
         """A time that was measured here; of several processes rank 0's, for all."""
         return seconds if self.ranks is None else self.ranks.gather([seconds])[0][0]
