@@ -27,7 +27,7 @@ from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
-from ..system.ranks import Ranks, told
+from ..system.ranks import Ranks
 from ..target.context_limit import context_limit
 from ..target.target import Target
 from .head_memory import HeadMemory
@@ -173,7 +173,7 @@ class SpeculativeModel:
 
     def exchanging(self) -> AbstractContextManager[None]:
         """Inside the block a process of the run that is gone is an error in one sentence."""
-        return nullcontext() if self.ranks is None else told()
+        return nullcontext() if self.ranks is None else self.ranks.told()
 
     def lead(self) -> Leader:
         """Let the other ranks, which ``follow``, decode what this one decodes."""

@@ -28,7 +28,7 @@ HANG_SECONDS = 60.0
 # A process that lives says something twice a second, whatever its main thread does.
 SILENT_SECONDS = 15.0
 # One that ends where others still need it is missed after so long.
-MISSED_SECONDS = 2.0
+MISSED_SECONDS = 1.0
 AGAIN = "start all of them again."
 
 Fail = Callable[[str], None]

@@ -19,7 +19,7 @@ from ..errors import RedrafterError
 # What mlx raises when another process is gone, by backend.
 _LOST = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection", "peer")
 # Seconds in which the watch, if there is one, names the rank that is gone.
-_NAMING_SECONDS = 3.0
+_NAMING_SECONDS = 5.0
 # Short messages take one exchange: a size, and so many bytes of them.
 _SIZE = struct.Struct("<q")
 _INLINE = 248
@@ -101,12 +101,34 @@ class Ranks:
         rows = self._gathered(padded, patient=False)
         return [bytes(row).rstrip(b"\0").decode() for row in rows]
 
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn mlx's error that another process is gone into a sentence.
+
+        First it waits: who watches the ranks knows which one it is, and ends this process with its
+        name.
+
+        Raises:
+            RedrafterError: If nobody did.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            self.mark()  # the other is needed here, however far it has come
+            time.sleep(_NAMING_SECONDS)
+            raise RedrafterError(
+                f"Another process of this run is gone ({' '.join(str(error).split())}): start all "
+                "of them again."
+            ) from error
+
     def _gathered(self, own: np.ndarray, patient: bool) -> np.ndarray:
         """(size, n) of (n,): float64 travels as bytes, since no GPU has it."""
         waits = patient and not self.leads
         self.progress += not waits
         flat = mx.array(np.ascontiguousarray(own).view(np.uint8))
-        with told():
+        with self.told():
             every = mx.distributed.all_gather(flat, group=self._group, stream=mx.cpu)
             mx.eval(every)
         self.progress += waits
@@ -133,24 +155,3 @@ def is_lost(error: BaseException) -> bool:
     """Whether an error of mlx's says that another process is gone."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _LOST)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Turn mlx's error that another process is gone into a sentence.
-
-    First it waits: who watches the ranks knows which one it is, and ends this process.
-
-    Raises:
-        RedrafterError: If nobody did.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_lost(error):
-            raise
-        time.sleep(_NAMING_SECONDS)
-        raise RedrafterError(
-            f"Another process of this run is gone ({' '.join(str(error).split())}): start all of "
-            "them again."
-        ) from error

@@ -29,7 +29,6 @@ from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import atomic_path, local_path, write_json
 from ..system.rank_watch import current_ranks
-from ..system.ranks import told
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
 from .boundary import check_ordinary, read_json, reading
@@ -169,7 +168,7 @@ def load(
         shard(model, config, ranks, pipeline=pipeline)
     _set_dtype(model, dtype)
     if not lazy:
-        with told() if ranks is not None else nullcontext():
+        with ranks.told() if ranks is not None else nullcontext():
             _run_once(model, path)
     head: Drafter | None = None
     target = Target(model)

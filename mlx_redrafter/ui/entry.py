@@ -98,12 +98,12 @@ def _is_lost(error: Exception) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     from ..system.rank_watch import current_ranks
-    from ..system.ranks import told
 
-    if current_ranks() is None:
+    ranks = current_ranks()
+    if ranks is None:
         return False
     try:
-        with told():
+        with ranks.told():
             raise error
     except RedrafterError:
         return True

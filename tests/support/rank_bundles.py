@@ -14,13 +14,14 @@ from mlx.utils import tree_flatten
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
 from mlx_redrafter.text.loading import save_drafter
 
+SLIDING = ["sliding_attention", "full_attention"]
 # What each needs so that a pipeline has several layers, and so that heads divide by 4.
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {"num_attention_heads": 8, "num_key_value_heads": 4},
     "qwen2": {"num_hidden_layers": 3},
     "ministral3": {
         "num_hidden_layers": 4,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "layer_types": SLIDING * 2,
     },
     "deepseek_v3": {"num_hidden_layers": 3},
     "glm4_moe": {"num_hidden_layers": 3},
