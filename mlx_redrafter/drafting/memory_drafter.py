@@ -15,7 +15,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from .drafter import Drafter, DrafterConfig, OutputRows
+from .config import DrafterConfig
+from .drafter import Drafter, OutputRows
 
 EPSILON = 1e-5
 ROTARY_BASE = 10000.0
@@ -168,7 +169,28 @@ class MemoryDrafter(Drafter):
         """Unnormalised log-probabilities of the next token, (..., state_size) to head_size."""
         return self.output(self.exit(normalised(state)))
 
-    def unrolled(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
+    def unroll(
+        self,
+        hidden: mx.array,
+        embeddings: mx.array,
+        before: mx.array,  # noqa: ARG002  the memory holds the whole text
+        depth: int,
+    ) -> mx.array:
+        """Logits of every guess from every position of texts, a text after the other; for training.
+
+        Args:
+            hidden: See :meth:`guesses`, as are the next.
+            embeddings: See there.
+            before: Not read.
+            depth: Guesses from each position.
+
+        Returns:
+            (batch * A, depth, head_size).
+        """
+        made = mx.stack(self.guesses(hidden, embeddings, depth), axis=2)
+        return made.reshape(-1, depth, made.shape[-1])
+
+    def guesses(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
         """Logits of every guess from every position of texts, fed with the text; for training.
 
         Args:

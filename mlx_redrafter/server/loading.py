@@ -132,7 +132,6 @@ def _serve(
 ) -> ServedModel:
     model, tokenizer, make = _load(spec, settings, held, models)
     host = Host(spec.name, tokenizer, make, settings.max_concurrent, metrics)
-    limits = [n for n in (model.context_limit, settings.context_limit) if n]
     # Prompts are encoded in other threads than answers are decoded in.
     encoder: Any = copy.deepcopy(tokenizer)
     return ServedModel(
@@ -140,6 +139,6 @@ def _serve(
         host=host,
         tokenizer=encoder,
         vocab_size=model.target.vocab_size,
-        context_limit=min(limits) if limits else None,
+        context_limit=model.room(settings.context_limit),
         encoding=threading.Lock(),
     )

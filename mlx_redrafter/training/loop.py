@@ -15,11 +15,11 @@ import numpy as np
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.device import on_gpu
-from ..text.loading import load_drafter, save_drafter
+from ..system.disk import DiskError, writing
+from ..text.drafter_files import load_drafter, save_drafter
 from .config import DistillationConfig
 from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features
-from .output import DiskError, writing
 from .teacher import Teacher
 from .text_batches import TextBatches
 from .trainer import Trainer, load_checkpoint, save_checkpoint
@@ -204,8 +204,13 @@ class _Loop:
         step, state = load_checkpoint(
             path, trainer.drafter, trainer.optimizer, trainer.config, identity=self._identity
         )
+        try:
+            self.state = RunState(**state)
+        except TypeError:
+            raise RedrafterError(
+                f"{path} is not a training checkpoint: remove it to start anew."
+            ) from None
         trainer.step = self._saved = step
-        self.state = RunState(**state)
 
     def save(self) -> None:
         """Write the checkpoint, if there is to be one."""

@@ -7,7 +7,6 @@ from typing import Any
 import mlx.core as mx
 
 from ..drafting.drafter import Drafter
-from ..drafting.memory_drafter import MemoryDrafter
 from .config import DistillationConfig
 from .features import Batch
 
@@ -33,15 +32,7 @@ def unrolled_logits(
     """
     if before is None:
         before = mx.zeros((len(embeddings), 0), dtype=mx.int32)
-    lookback = before.shape[1]
-    state = drafter.read(embeddings[:, :lookback], before >= 0)
-    states = []
-    for k in range(lookback, embeddings.shape[1]):
-        state = drafter.advance(embeddings[:, k], state)
-        states.append(state)
-    if drafter.config.independent_heads is not None:  # whose states differ in shape
-        return mx.stack([drafter.logits(hidden, state) for state in states], axis=1)
-    return drafter.logits(hidden[:, None], mx.stack(states, axis=1))
+    return drafter.unroll(hidden, embeddings, before, embeddings.shape[1] - before.shape[1])
 
 
 def batch_logits(drafter: Drafter, batch: Batch, embeddings: mx.array) -> mx.array:
@@ -52,11 +43,7 @@ def batch_logits(drafter: Drafter, batch: Batch, embeddings: mx.array) -> mx.arr
         batch: N anchors with U steps each.
         embeddings: Target's embeddings of ``batch.fed``.
     """
-    if isinstance(drafter, MemoryDrafter):
-        unroll = batch.columns.shape[1]
-        logits = mx.stack(drafter.unrolled(batch.hidden, embeddings, unroll), axis=2)
-        return logits.reshape(-1, unroll, logits.shape[-1])
-    return unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
+    return drafter.unroll(batch.hidden, embeddings, batch.before, batch.columns.shape[1])
 
 
 def _soft_loss_forward(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,36 +30,17 @@ from mlx_redrafter.server.settings import ServerSettings
 from mlx_redrafter.server.work.engine_sequences import EngineSequences
 from mlx_redrafter.server.work.prefix_cache import PrefixCache
 from mlx_redrafter.server.work.sequences import Decoding, NewToken, PromptRead
+from mlx_redrafter.system.own_models import pocket_path
 from mlx_redrafter.target.target import Target
-from mlx_redrafter.ui.cli.serve import POCKET
 from models import prompt_of
 
 EOS = 5
-MAMBA: dict[str, Any] = {
-    "model_type": "mamba",
-    "vocab_size": models.VOCAB,
-    "hidden_size": models.HIDDEN,
-    "intermediate_size": 64,
-    "state_size": 8,
-    "num_hidden_layers": 2,
-    "conv_kernel": 4,
-    "use_bias": False,
-    "use_conv_bias": True,
-    "time_step_rank": 4,
-}
 TOKENIZER: Any = SimpleNamespace(eos_token_ids={EOS})
-
-
-def mamba() -> Any:
-    module = importlib.import_module("mlx_lm.models.mamba")
-    made = module.Model(module.ModelArgs.from_dict(MAMBA))
-    models.randomise(made, 3)
-    return made
 
 
 @cache
 def model(kind: str) -> SpeculativeModel:
-    target = Target(mamba() if kind == "mamba" else models.shared(kind))
+    target = Target(models.mamba() if kind == "mamba" else models.shared(kind))
     drafter = models.build_drafter() if target.refusal is None else None
     return SpeculativeModel(target, drafter)
 
@@ -237,7 +217,7 @@ def live(bundle: str) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def pocket() -> Iterator[Live]:
-    yield from serving(ModelSpec(str(POCKET), plan=False), ServerSettings())
+    yield from serving(ModelSpec(str(pocket_path()), plan=False), ServerSettings())
 
 
 def serving(spec: ModelSpec, settings: ServerSettings) -> Iterator[Live]:
@@ -291,7 +271,7 @@ def test_a_conversation_finds_what_it_has_said(pocket: Live) -> None:
     messages = [{"role": "user", "content": "What does itertools.chain do?"}]
     first = client.chat.completions.create(model="pocket", messages=messages, max_tokens=60)
     text = first.choices[0].message.content
-    loaded, tokenizer = load(POCKET, plan=False)
+    loaded, tokenizer = load(pocket_path(), plan=False)
     assert text == generate(loaded, tokenizer, messages, max_tokens=60)
     messages += [
         {"role": "assistant", "content": text},

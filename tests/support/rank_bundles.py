@@ -12,7 +12,7 @@ from bundles import make_tokenizer
 from mlx.utils import tree_flatten
 
 from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
-from mlx_redrafter.text.loading import save_drafter
+from mlx_redrafter.text.drafter_files import save_drafter
 
 SLIDING = ["sliding_attention", "full_attention"]
 # What each needs so that a pipeline has several layers, and so that heads divide by 4.

@@ -24,8 +24,6 @@ def fail(sentence: str) -> None:
 
 patience = 4 if sys.argv[1] == "hangs" else 30
 watch = RankWatch(ranks, peers, fail, hang_seconds=patience, silent_seconds=5)
-    ranks, peers, fail, hang_seconds=4 if sys.argv[1] == "hangs" else 30, silent_seconds=5
-)
 for count in range(10_000):
     if ranks.rank == ranks.size - 1 and count == 20:
         if sys.argv[1] == "ends":

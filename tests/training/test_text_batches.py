@@ -15,8 +15,8 @@ from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.training import DistillationConfig, TokenRow, distillation_loss, evaluate, train
+from mlx_redrafter.training.initial_drafter import MemoryShape, make_memory_drafter
 from mlx_redrafter.training.loss import batch_logits
-from mlx_redrafter.training.shapes import MemoryShape, make_memory_drafter
 from mlx_redrafter.training.text_batches import TextBatches
 
 SHAPE = MemoryShape(state_size=24, mlp_size=12, exit_dim=12, heads=2, head_dim=8, window=64)
