@@ -14,6 +14,7 @@ from mlx_lm.tuner.datasets import ChatDataset, TextDataset
 
 from ..errors import RedrafterError
 from ..system.files import atomic_path
+from ..text.chat_template import bounded
 from ..text.drafter_files import tokenizer_hash
 from ..text.prompts import plain_messages
 
@@ -110,7 +111,8 @@ def templating(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> Iterator[N
             "pass texts, or the chat version of the model."
         )
     try:
-        yield
+        with bounded(tokenizer, len(str(messages)), times=2 * len(messages) + 1):
+            yield
     except Exception as error:  # templates raise errors of their own kinds
         begins = str(messages[0].get("content"))[:40] if messages else ""
         roles = ", ".join(str(message.get("role")) for message in messages[:6])
