@@ -14,7 +14,7 @@ import numpy as np
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
-from ..system.device import on_gpu
+from ..system.device import fuses_drafts
 from ..text.loading import load_drafter, save_drafter
 from .config import DistillationConfig
 from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
@@ -22,6 +22,7 @@ from .features import Batch, BatchSource, CachedBatches, Features
 from .output import DiskError, writing
 from .teacher import Teacher
 from .text_batches import TextBatches
+from .text_loss import TextBatch
 from .trainer import Trainer, load_checkpoint, save_checkpoint
 
 
@@ -185,14 +186,14 @@ class _Loop:
         best: Path | None,
         identity: dict[str, Any],
     ):
-        # Fused kernels need a compiler on a CPU, which users may lack; a GPU brings its own.
-        self.trainer = Trainer(target, drafter, config, fuse=on_gpu())
+        self.trainer = Trainer(target, drafter, config, fuse=fuses_drafts())
         self.state = RunState()
         self._source = source
         self._schedule = schedule
         self._checkpoint = checkpoint
         self._best = best
         self._identity = identity
+        self._ahead: tuple[int, list[Batch | TextBatch]] = (-1, [])
         self._saved = -1
         self._steady = True  # where weights, state and what was reported belong together
         # Of the steps since the last report that this process made.
@@ -259,15 +260,25 @@ class _Loop:
         patience = self._schedule.patience
         return patience is not None and self.state.stale >= patience
 
-    def _batches(self, step: int) -> list[Batch]:
+    def _batches(self, step: int) -> list[Batch | TextBatch]:
         accumulate = self.trainer.config.accumulate
         return [self._source.batch(step * accumulate + i) for i in range(accumulate)]
 
-    def _step(self) -> Batch:
+    def _make_ahead(self, step: int) -> None:
+        """Begin to make a step's only batch, so that the device is never without work."""
+        if self.trainer.config.accumulate == 1 and step < self.trainer.config.steps:
+            batches = self._batches(step)
+            mx.async_eval(batches)
+            self._ahead = (step, batches)
+
+    def _step(self) -> Batch | TextBatch:
         began = time.perf_counter()
-        batches = self._batches(self.trainer.step)
+        step = self.trainer.step
+        batches = self._ahead[1] if self._ahead[0] == step else self._batches(step)
         self._steady = False
-        loss = self.trainer.update(batches)
+        begun = self.trainer.begin_step(batches)
+        self._make_ahead(step + 1)
+        loss = self.trainer.end_step(begun)
         if not math.isnan(loss):
             self.state.losses.append(loss)
         self._steady = True
@@ -323,7 +334,7 @@ class _Loop:
 
     def _report(
         self,
-        batch: Batch,
+        batch: Batch | TextBatch,
         progress: Callable[[Progress], Any] | None,
         held_out: Agreement | None = None,
         decoded: DecodedFigures | None = None,

@@ -11,8 +11,9 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from .config import DistillationConfig
 from .data import TokenRow
-from .features import Batch, drawn
-from .teacher import Teacher, column_map, draft_tokens, padded_length, restrict
+from .features import drawn
+from .teacher import Teacher, column_map, draft_tokens, padded_length
+from .text_loss import TextBatch, fitted
 
 
 class TextBatches:
@@ -46,82 +47,76 @@ class TextBatches:
         if not self.rows:
             raise RedrafterError("The data has no answers to learn from: pass more of it.")
         self.groups = list(_groups(self.rows, config.positions_per_step))
-        self._column_map = column_map(draft_tokens(drafter), target.vocab_size)
-        head = drafter.config
-        self._tokens = None if head.draft_vocab_size is None else mx.array(draft_tokens(drafter))
-        self._top_k = min(config.top_k, head.head_size)
+        vocabulary = draft_tokens(drafter)
+        self._column_map = column_map(vocabulary, target.vocab_size)
+        full = drafter.config.draft_vocab_size is None
+        self._tokens = None if full else mx.array(vocabulary)
 
     @property
     def per_epoch(self) -> float:
         """Passes until each text was seen once."""
         return len(self.groups)
 
-    def batch(self, index: int) -> Batch:
+    def batch(self, index: int) -> TextBatch:
         """Batch ``index`` of the run, the same on every call."""
         (group,) = drawn(len(self.groups), index, 1, self.config.seed)
         return self.of(self.groups[group])
 
-    def all(self) -> Iterator[Batch]:
+    def all(self) -> Iterator[TextBatch]:
         """Every text once."""
         return (self.of(group) for group in self.groups)
 
-    def of(self, group: slice) -> Batch:
-        """All anchors of some rows, a row after the other: B rows of T - unroll - 1 each."""
-        rows, unroll = self.rows[group], self.config.unroll
-        tokens, answer = _padded(rows, unroll)
+    def of(self, group: slice) -> TextBatch:
+        """Some rows, all of their positions."""
+        config = self.config
+        tokens, answer = _padded(self.rows[group])
         given = mx.array(tokens)
         logits, hidden = self.target.teach(given, layers=self.drafter.config.target_layers)
-        anchors = tokens.shape[1] - unroll - 1
-        at = np.arange(anchors)[:, None] + np.arange(1, unroll + 1)  # the teacher's position
-        columns, log_probs, rest, best, inside = (
-            array[:, mx.array(at)].reshape(-1, unroll, *array.shape[2:])
-            for array in self._teacher(logits)
-        )
-        guessed = np.where(answer, self._column_map[tokens], -1)[:, at + 1]
-        counts = answer[:, at + 1] & answer[:, 2 : anchors + 2, None]
-        flat = (-1, unroll)
-        return Batch(
-            hidden=hidden.astype(mx.float32),
-            before=mx.zeros((len(rows) * anchors, 0), dtype=mx.int32),
+        scores = logits.astype(mx.float32) / config.temperature
+        normaliser = mx.logsumexp(scores, axis=-1)
+        restricted = scores if self._tokens is None else mx.take(scores, self._tokens, axis=-1)
+        labels = np.pad(self._column_map[tokens[:, 1:]], ((0, 0), (0, 1)), constant_values=-1)
+        probs, entropy = fitted(restricted, normaliser, mx.array(labels), config.hard_weight)
+        return TextBatch(
+            hidden=hidden,
             tokens=given,
-            columns=columns,
-            log_probs=log_probs,
-            rest=rest,
-            best=best,
-            labels=mx.array(guessed.reshape(flat).astype(np.int32)),
-            weights=mx.array(counts.reshape(flat).astype(np.float32)),
-            inside=inside,
-        )
-
-    def _teacher(self, logits: mx.array) -> tuple[mx.array, ...]:
-        """Columns, log-probabilities, rest, best and inside of each position, (B, T, ...)."""
-        flat = logits.reshape(-1, logits.shape[-1]).astype(mx.float32)
-        best = mx.take(mx.array(self._column_map), mx.argmax(flat, axis=-1))
-        found = restrict(flat / self.config.temperature, self._tokens, self._top_k)
-        columns, log_probs, rest, inside = found
-        shape = logits.shape[:2]
-        return tuple(
-            array.reshape(*shape, *array.shape[1:])
-            for array in (columns.astype(mx.int32), log_probs, rest, best, inside)
+            probs=probs,
+            entropy=entropy,
+            best=mx.take(mx.array(self._column_map), mx.argmax(scores, axis=-1)),
+            weights=mx.array(_weights(answer, config.unroll)),
         )
 
 
-def _groups(rows: Sequence[TokenRow], budget: int) -> Iterator[slice]:
-    """Rows in order of their length, as many as fit the budget when padded to the longest."""
-    start = 0
-    while start < len(rows):
-        end = start + 1
-        while end < len(rows):
-            if (end + 1 - start) * padded_length(len(rows[end].tokens)) > budget:
-                break
-            end += 1
-        yield slice(start, end)
-        start = end
+def _weights(answer: np.ndarray, unroll: int) -> np.ndarray:
+    """1 where draft step k of anchor p guesses an answer, as its first step does, (B * T, unroll).
+
+    Args:
+        answer: bool (B, T).
+        unroll: Steps.
+    """
+    length = answer.shape[1]
+    later = np.pad(answer, ((0, 0), (0, unroll + 1)))
+    guessed = np.stack([later[:, k + 1 : k + 1 + length] for k in range(1, unroll + 1)], axis=-1)
+    return (guessed & guessed[..., :1]).reshape(-1, unroll).astype(np.float32)
 
 
-def _padded(rows: Sequence[TokenRow], unroll: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and answers (B, T), with room for a draft from every token of every row."""
-    width = padded_length(max(len(row.tokens) for row in rows) + unroll - 1)
+def _groups(rows: Sequence[TokenRow], budget: int) -> list[slice]:
+    """Rows in order of their length, as many as fit the budget when padded to the longest.
+
+    From the longest down: so all groups of a padded length but one hold the same number of rows,
+    and a graphics card is given few shapes.
+    """
+    groups, end = [], len(rows)
+    while end > 0:
+        fit = max(1, budget // padded_length(len(rows[end - 1].tokens)))
+        groups.append(slice(max(0, end - fit), end))
+        end -= fit
+    return groups[::-1]
+
+
+def _padded(rows: Sequence[TokenRow]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and answers (B, T)."""
+    width = padded_length(max(len(row.tokens) for row in rows))
     tokens = np.zeros((len(rows), width), dtype=np.int32)
     answer = np.zeros((len(rows), width), dtype=bool)
     for line, row in enumerate(rows):
