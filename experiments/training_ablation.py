@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from mlx_redrafter import BeamShape, RedrafterError, load
+from mlx_redrafter.system.disk import changes
 from mlx_redrafter.system.files import write_json
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.training import (
@@ -37,9 +38,8 @@ from mlx_redrafter.training import (
     train_drafter,
     write_jsonl,
 )
-from mlx_redrafter.training.answers import AnswerSettings
-from mlx_redrafter.training.output import changes
 from mlx_redrafter.training.store import target_hash
+from mlx_redrafter.training.target_texts import AnswerSettings
 from mlx_redrafter.ui.parsing import count
 
 ROOT = Path(__file__).resolve().parent.parent

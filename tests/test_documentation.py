@@ -17,7 +17,7 @@ import pytest
 
 from mlx_redrafter.ui.chat import main as chat_main
 from mlx_redrafter.ui.chat import options as chat_options
-from mlx_redrafter.ui.cli import benchmark, benchmark_flags, convert, plan, serve, train
+from mlx_redrafter.ui.cli import benchmark, benchmark_flags, convert, plan, serve_flags, train
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -31,7 +31,7 @@ PARSERS = {
     "mlx_redrafter.train": train.build_parser,
     "mlx_redrafter.plan": plan.build_parser,
     "mlx_redrafter.benchmark": benchmark_flags.build_parser,
-    "mlx_redrafter.server": serve._parser,
+    "mlx_redrafter.server": serve_flags.build_parser,
 }
 PLACEHOLDERS = {"PRECISION": "stored", "N": "1"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

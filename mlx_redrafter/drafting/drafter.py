@@ -237,6 +237,11 @@ class Drafter(nn.Module):
             self.rnn_w = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     @property
+    def remembers(self) -> bool:
+        """Whether it looks into a memory of the text, and so reads and learns from whole ones."""
+        return self.config.memory_heads is not None
+
+    @property
     def needs_rows(self) -> bool:
         """Whether output rows have to be bound before there are logits."""
         return self.config.shared_rows and self._rows is None

@@ -16,7 +16,6 @@ from .._lazy import names_on_demand
 
 if TYPE_CHECKING:
     from ..drafting.shared_head import output_rows
-    from .answers import answer_file
     from .config import DistillationConfig
     from .data import (
         TokenRow,
@@ -27,17 +26,26 @@ if TYPE_CHECKING:
         tokenize,
         write_jsonl,
     )
-    from .evaluation import Agreement, DecodedFigures, evaluate, measure_decoding, prompts_of
+    from .evaluation import (
+        Agreement,
+        DecodedFigures,
+        DraftSizes,
+        draft_sizes,
+        evaluate,
+        measure_decoding,
+        prompts_of,
+    )
     from .features import Batch, BatchSource, Features
+    from .initial_drafter import draft_vocabulary, make_drafter
     from .loop import Progress, train
     from .loss import distillation_loss, unrolled_logits
     from .options import TrainingOptions
+    from .record import TrainingCallback, TrainingReport
     from .regeneration import regenerate
-    from .report import TrainingCallback, TrainingReport
     from .run import train_drafter
-    from .shapes import DraftSizes, draft_sizes, draft_vocabulary, make_drafter
     from .sources import read_data
     from .store import stored_features
+    from .target_texts import answer_file
     from .teacher import StreamedBatches, Teacher, compute_features
     from .trainer import load_checkpoint, save_checkpoint
 
@@ -84,7 +92,6 @@ __all__ = [
 
 # The names come when they are first used, so that a command line's --help waits for none of them.
 _HOMES = {
-    ".answers": ("answer_file",),
     ".trainer": ("load_checkpoint", "save_checkpoint"),
     ".config": ("DistillationConfig",),
     ".data": (
@@ -99,21 +106,24 @@ _HOMES = {
     ".evaluation": (
         "Agreement",
         "DecodedFigures",
+        "DraftSizes",
+        "draft_sizes",
         "evaluate",
         "measure_decoding",
         "prompts_of",
     ),
     ".features": ("Batch", "BatchSource", "Features"),
+    ".initial_drafter": ("draft_vocabulary", "make_drafter"),
     ".loop": ("Progress", "train"),
     ".loss": ("distillation_loss", "unrolled_logits"),
     ".options": ("TrainingOptions",),
     ".regeneration": ("regenerate",),
-    ".report": ("TrainingCallback", "TrainingReport"),
+    ".record": ("TrainingCallback", "TrainingReport"),
     ".run": ("train_drafter",),
     "..drafting.shared_head": ("output_rows",),
-    ".shapes": ("DraftSizes", "draft_sizes", "draft_vocabulary", "make_drafter"),
     ".sources": ("read_data",),
     ".store": ("stored_features",),
+    ".target_texts": ("answer_file",),
     ".teacher": ("StreamedBatches", "Teacher", "compute_features"),
 }
 __getattr__, __dir__ = names_on_demand(__name__, _HOMES)

@@ -1,11 +1,43 @@
-"""What a training run is made of."""
+"""What the steps of a training run are made of, and which numbers its settings may be."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import RedrafterError
+from ..ranges import OptionRange
+
+_RANGES = {
+    OptionRange("", int, 1): (
+        "self_questions", "held_out", "max_records", "max_seq_length", "regenerate_max_tokens",
+        "regenerate_batch_size", "regenerate_prompt_tokens", "exit_dim", "draft_vocab_size",
+        "unroll", "top_k", "steps", "positions_per_step", "accumulate", "batch_size",
+        "batch_tokens", "eval_every", "eval_prompts", "eval_max_tokens", "state_size", "mlp_size",
+        "memory_heads", "memory_window", "beam_width", "beam_length", "patience", "save_every",
+        "report_every",
+    ),
+    OptionRange("", int, 0): ("num_draft_layers", "seed", "lookback"),
+    OptionRange("", int, 4): ("memory_head_dim",),
+    OptionRange("", float, 0, above=True): (
+        "epochs", "learning_rate", "temperature", "depth_decay", "max_grad_norm",
+    ),
+    OptionRange("", float, 0): ("weight_decay", "regenerate_temperature", "eval_temperature"),
+    OptionRange("", float, 0, 1): ("hard_weight", "warmup"),
+}  # fmt: skip
+
+
+def check_ranges(settings: Any) -> None:
+    """See that all numbers of some settings are such as they may be.
+
+    Args:
+        settings: Any object with attributes of these names; None and missing ones are left alone.
+
+    Raises:
+        RedrafterError: Naming the first that is not, and what it has to be.
+    """
+    for limits, names in _RANGES.items():
+        for name in names:
+            limits.checked(getattr(settings, name, None), name)
 
 
 @dataclass(frozen=True)
@@ -51,27 +83,7 @@ class DistillationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "unroll",
-            "top_k",
-            "steps",
-            "positions_per_step",
-            "accumulate",
-            "batch_tokens",
-            "batch_size",
-        ):
-            if getattr(self, name) < 1:
-                raise RedrafterError(f"{name} is {getattr(self, name)}: at least 1 is needed.")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "depth_decay"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise RedrafterError(
-                    f"{name} is {getattr(self, name)}: a number above 0 is needed."
-                )
-        for name in ("hard_weight", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RedrafterError(
-                    f"{name} is {getattr(self, name)}: a number from 0 to 1 is needed."
-                )
+        check_ranges(self)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary of all settings."""

@@ -15,11 +15,11 @@ import numpy as np
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.device import fuses_drafts
+from ..system.disk import DiskError, writing
 from ..text.loading import load_drafter, save_drafter
 from .config import DistillationConfig
 from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features
-from .output import DiskError, writing
 from .teacher import Teacher
 from .text_batches import TextBatches
 from .text_loss import TextBatch

@@ -1,9 +1,8 @@
-"""What can be asked of a training run: one field serves the function, the flag and the YAML key."""
+"""Settings of a training run: one field serves the function, the flag and the YAML key."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..errors import RedrafterError
 from ..system.files import local_path
+from .config import check_ranges
 
 LOSSES = ("distilled", "hard", "mix")
 FEATURES = ("auto", "memory", "disk", "stream")
@@ -184,7 +184,8 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         _check_required(self)
-        _check_ranges(self)
+        check_ranges(self)
+        _check_choices(self)
         _check_combinations(self)
 
     @property
@@ -300,40 +301,11 @@ def _check_required(options: TrainingOptions) -> None:
         )
 
 
-_AT_LEAST_ONE = (
-    "self_questions", "held_out", "max_records", "max_seq_length", "regenerate_max_tokens",
-    "regenerate_batch_size", "regenerate_prompt_tokens", "exit_dim", "draft_vocab_size", "unroll",
-    "top_k", "steps", "positions_per_step", "accumulate", "batch_size", "batch_tokens",
-    "eval_every", "eval_prompts", "eval_max_tokens", "state_size", "mlp_size", "memory_heads",
-    "memory_window", "beam_width", "beam_length", "patience", "save_every", "report_every",
-)  # fmt: skip
-
-
-def _check_ranges(options: TrainingOptions) -> None:
-    for name in _AT_LEAST_ONE:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise RedrafterError(f"{name} is {value}: at least 1 is needed.")
-    for name in ("num_draft_layers", "seed", "lookback"):
-        if (getattr(options, name) or 0) < 0:
-            raise RedrafterError(f"{name} is {getattr(options, name)}: at least 0 is needed.")
-    for name in ("epochs", "learning_rate", "temperature", "depth_decay"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise RedrafterError(f"{name} is {value}: a number above 0 is needed.")
-    for name in ("weight_decay", "regenerate_temperature", "eval_temperature"):
-        if not 0 <= getattr(options, name) < math.inf:
-            raise RedrafterError(
-                f"{name} is {getattr(options, name)}: a number of at least 0 is needed."
-            )
-    for name in ("hard_weight", "warmup"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise RedrafterError(f"{name} is {getattr(options, name)}: 0 to 1 is possible.")
-    for name, choices in (("loss", LOSSES), ("features", FEATURES), ("dtype", DTYPES)):
-        if getattr(options, name) not in choices:
-            raise RedrafterError(
-                f"{name} is '{getattr(options, name)}': choose one of {', '.join(choices)}."
-            )
+def _check_choices(options: TrainingOptions) -> None:
+    for one in fields(TrainingOptions):
+        value, choices = getattr(options, one.name), one.metadata.get("choices")
+        if choices is not None and value not in choices:
+            raise RedrafterError(f"{one.name} is '{value}': choose one of {', '.join(choices)}.")
 
 
 def _check_combinations(options: TrainingOptions) -> None:
@@ -389,8 +361,6 @@ def _check_memory(options: TrainingOptions) -> None:
             "A head with a memory learns from whole texts, of which nothing is kept: leave out "
             "features and cache_features."
         )
-    if options.memory_head_dim < 4:
-        raise RedrafterError(f"memory_head_dim is {options.memory_head_dim}: 4 or more is needed.")
     try:
         layers = options.layers
     except ValueError:

@@ -10,40 +10,46 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx_lm.generate import wired_limit
 
 from ..drafting.drafter import Drafter
-from ..drafting.memory_drafter import MemoryDrafter
 from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..sampling import SamplingConfig
-from ..system.files import local_path, only_one, size_words
+from ..system.files import local_path, only_one
 from ..target.target import Target
 from ..text.loading import load, tokenizer_hash
 from ..text.places import own_drafter
-from .answers import AnswerSettings, answer_file
 from .config import DistillationConfig
 from .data import Record, TokenRow, tokenize
-from .evaluation import DecodedFigures, measure_decoding, prompts_of
-from .features import BatchSource, Features
+from .evaluation import DecodedFigures, DraftSizes, draft_sizes, measure_decoding, prompts_of
+from .initial_drafter import first_drafter, weights_hash
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
-from .output import RunPaths, begin, check_run_dir, finish, forget_unbegun
-from .report import RunLogger, TrainingCallback, TrainingReport, step_of
-from .self_questions import QuestionSettings, question_file
-from .shapes import DraftSizes, draft_sizes
+from .record import (
+    RunLogger,
+    RunPaths,
+    TrainingCallback,
+    TrainingReport,
+    begin,
+    check_run_dir,
+    finish,
+    forget_unbegun,
+    step_of,
+)
 from .sources import needs_answers, read_data, split
-from .starting import first_drafter, weights_hash
-from .store import StorePlan, rows_hash, stored_features, target_hash
-from .teacher import FeatureExtractor, StreamedBatches, compute_features, kept_positions
-from .text_batches import TextBatches
+from .store import (
+    features_to_learn_from,
+    held_out_features,
+    place_of_features,
+    rows_hash,
+    target_hash,
+)
+from .target_texts import AnswerSettings, QuestionSettings, answer_file, question_file
 
-IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
 # Of answers to a model's own questions, chunk by chunk: greedy text and drawn text are both met.
 ANSWER_TEMPERATURES = (0.0, 0.0, 0.7, 1.0)
-MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
 
 
 @dataclass(frozen=True)
@@ -241,82 +247,27 @@ def _config(options: TrainingOptions, rows: Sequence[TokenRow], where: str) -> A
     )  # fmt: skip
 
 
-def _where(run: _Setting, drafter: Drafter, rows: Sequence[TokenRow]) -> str:
-    """Where features are kept: memory, disk or nowhere (stream; texts, of whole ones)."""
-    options = run.options
-    if isinstance(drafter, MemoryDrafter):
-        return "texts"
-    if options.cache_features is not None:
-        return "disk"
-    if options.features != "auto":
-        return options.features
-    sight = FeatureExtractor(
-        run.target, drafter, DistillationConfig(top_k=options.top_k), np.float16
-    )
-    needed = kept_positions(rows) * sight.position_bytes
-    where = "memory" if needed <= IN_MEMORY else "stream"
-    told = "are kept in memory" if where == "memory" else "are computed anew for each step"
-    run.callback.note(f"Features would take {size_words(needed)} and {told} (--features).")
-    return where
-
-
-def _features(
-    run: _Setting,
-    drafter: Drafter,
-    rows: Sequence[TokenRow],
-    config: DistillationConfig,
-    where: str,
-) -> Features | BatchSource:
-    if isinstance(drafter, MemoryDrafter):
-        return TextBatches(run.target, drafter, rows, config)
-    if where == "stream":
-        return StreamedBatches(run.target, drafter, rows, config)
-    told = partial(run.callback.stage, "target's features")
-    if where == "memory":
-        return compute_features(run.target, drafter, rows, config, progress=told)
-
-    def announce(plan: StorePlan) -> None:
-        run.callback.note(
-            f"Features take {size_words(plan.total_bytes)} in {plan.directory}, of which "
-            f"{size_words(plan.missing_bytes)} are to be written ({size_words(plan.free_bytes)} "
-            "are free)."
-        )
-
-    options = run.options
-    return stored_features(
-        local_path(options.cache_features or run.paths.work / "features"),
-        run.target,
-        drafter,
-        rows,
-        config,
-        target_sha256=run.target_sha256,
-        overwrite=options.overwrite,
-        announce=announce,
-        progress=told,
-    )
-
-
-def _few(rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """The first rows, as many as are measured."""
-    totals = np.cumsum([kept_positions([row]) for row in rows])
-    return list(rows[: max(1, int((totals <= MEASURED_POSITIONS).sum()))])
-
-
 def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
     """Make the drafter, train it, write it."""
     options, paths, callback = run.options, run.paths, run.callback
     drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
     callback.note(_described(sizes))
-    where = _where(run, drafter, rows)
+    where = place_of_features(options, run.target, drafter, rows, callback.note)
     config = _config(options, rows, where)
-    features = _features(run, drafter, rows, config, where)
-    held_out: Features | TextBatches
-    if isinstance(drafter, MemoryDrafter):
-        held_out = TextBatches(run.target, drafter, _few(held_rows), config)
-    else:
-        kept = np.float32 if where == "stream" else np.float16
-        held_out = compute_features(run.target, drafter, _few(held_rows), config, dtype=kept)
+    features = features_to_learn_from(
+        where,
+        run.target,
+        drafter,
+        rows,
+        config,
+        directory=local_path(options.cache_features or paths.work / "features"),
+        target_sha256=run.target_sha256,
+        overwrite=options.overwrite,
+        note=callback.note,
+        progress=partial(callback.stage, "target's features"),
+    )
+    held_out = held_out_features(where, run.target, drafter, held_rows, config)
     identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
     identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
     if options.start_from is not None:  # now, not after hours in which the file may go

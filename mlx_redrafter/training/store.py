@@ -1,4 +1,7 @@
-"""Features on disk: safetensors shards that are written once and read row by row."""
+"""Where the features of a run are kept: in memory, nowhere, or on disk.
+
+On disk they are safetensors shards that are written once and read row by row.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,23 @@ from safetensors.numpy import save_file
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
+from ..system.disk import changes, writing
 from ..system.files import atomic_path, size_words, write_json
 from .config import DistillationConfig
 from .data import TokenRow
-from .features import Features, ShardedArray
-from .output import changes, writing
-from .teacher import FeatureExtractor, Teacher, kept_positions
+from .features import BatchSource, Features, ShardedArray
+from .options import TrainingOptions
+from .teacher import (
+    FeatureExtractor,
+    StreamedBatches,
+    Teacher,
+    compute_features,
+    kept_positions,
+)
+from .text_batches import TextBatches
 
+IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
+MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
 SHARD_BYTES = 2**29
 INDEX = "features.json"
 _KINDS = {"F16": np.float16, "F32": np.float32, "U16": np.uint16, "I32": np.int32}
@@ -63,6 +76,111 @@ def rows_hash(rows: Sequence[TokenRow]) -> str:
         digest.update(np.ascontiguousarray(row.tokens, dtype=np.int32).tobytes())
         digest.update(np.packbits(row.answer).tobytes())
     return digest.hexdigest()
+
+
+def place_of_features(
+    options: TrainingOptions,
+    target: Teacher,
+    drafter: Drafter,
+    rows: Sequence[TokenRow],
+    note: Callable[[str], None],
+) -> str:
+    """Where features are kept: "memory", "disk" or nowhere ("stream"; "texts", of whole ones).
+
+    Args:
+        options: Of the run.
+        target: What the drafter learns from.
+        drafter: The draft head.
+        rows: What is learned from.
+        note: Told what was decided where nothing was asked.
+    """
+    if drafter.remembers:
+        return "texts"
+    if options.cache_features is not None:
+        return "disk"
+    if options.features != "auto":
+        return options.features
+    extractor = FeatureExtractor(
+        target, drafter, DistillationConfig(top_k=options.top_k), np.float16
+    )
+    needed = kept_positions(rows) * extractor.position_bytes
+    where = "memory" if needed <= IN_MEMORY else "stream"
+    told = "are kept in memory" if where == "memory" else "are computed anew for each step"
+    note(f"Features would take {size_words(needed)} and {told} (--features).")
+    return where
+
+
+def features_to_learn_from(
+    where: str,
+    target: Teacher,
+    drafter: Drafter,
+    rows: Sequence[TokenRow],
+    config: DistillationConfig,
+    *,
+    directory: Path,
+    target_sha256: str,
+    overwrite: bool,
+    note: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> Features | BatchSource:
+    """What a run takes its batches from.
+
+    Args:
+        where: See :func:`place_of_features`.
+        target: Frozen; only called.
+        drafter: The draft head.
+        rows: What is learned from.
+        config: The run.
+        directory: For "disk".
+        target_sha256: See :func:`stored_features`, as is ``overwrite``.
+        overwrite: For "disk".
+        note: Told what they take on disk.
+        progress: Called with (rows done, rows in all) while they are computed.
+
+    Raises:
+        RedrafterError: If there is nothing to learn from, or they cannot be stored.
+    """
+    if where == "texts":
+        return TextBatches(target, drafter, rows, config)
+    if where == "stream":
+        return StreamedBatches(target, drafter, rows, config)
+    if where == "memory":
+        return compute_features(target, drafter, rows, config, progress=progress)
+
+    def announce(plan: StorePlan) -> None:
+        note(
+            f"Features take {size_words(plan.total_bytes)} in {plan.directory}, of which "
+            f"{size_words(plan.missing_bytes)} are to be written ({size_words(plan.free_bytes)} "
+            "are free)."
+        )
+
+    return stored_features(
+        directory,
+        target,
+        drafter,
+        rows,
+        config,
+        target_sha256=target_sha256,
+        overwrite=overwrite,
+        announce=announce,
+        progress=progress,
+    )
+
+
+def held_out_features(
+    where: str,
+    target: Teacher,
+    drafter: Drafter,
+    rows: Sequence[TokenRow],
+    config: DistillationConfig,
+) -> Features | TextBatches:
+    """What evaluations measure on: the first held-out rows, at most ``MEASURED_POSITIONS``."""
+    totals = np.cumsum([kept_positions([row]) for row in rows])
+    few = list(rows[: max(1, int((totals <= MEASURED_POSITIONS).sum()))])
+    if where == "texts":
+        return TextBatches(target, drafter, few, config)
+    kept = np.float32 if where == "stream" else np.float16
+    return compute_features(target, drafter, few, config, dtype=kept)
 
 
 def stored_features(

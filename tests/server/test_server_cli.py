@@ -13,8 +13,11 @@ import httpx
 import pytest
 from bundles import make_bundle
 
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.server.loading import ModelSpec
-from mlx_redrafter.ui.cli.serve import _parser, _settings, _size, main
+from mlx_redrafter.ui.cli.serve import main
+from mlx_redrafter.ui.cli.serve_flags import read_flags, size
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_slips_are_told_in_one_sentence(
 
 
 def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
-    assert [_size(text) for text in ("0", "4GB", "1.5m", "16 MiB", "7")] == [
+    assert [size(text) for text in ("0", "4GB", "1.5m", "16 MiB", "7")] == [
         0,
         4 * 10**9,
         1_500_000,
@@ -84,11 +87,36 @@ def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
         7,
     ]
     (tmp_path / "key").write_text("secret\n", "utf-8")
-    options = _parser().parse_args(["--api-key-file", str(tmp_path / "key"), "--temp", "0.5"])
-    settings = _settings(options)
+    key = str(tmp_path / "key")
+    settings = read_flags(["--api-key-file", key, "--temp", "0.5"]).settings()
     assert settings.api_key == "secret"
-    assert settings.sampling["temperature"] == 0.5
+    assert settings.sampling == {"temperature": 0.5}
     assert settings.cache_memory > 10**8
+    with pytest.raises(RedrafterError, match="choose one"):
+        read_flags(["--api-key-file", key, "--api-key", "other"]).settings()
+
+
+def test_every_sampling_option_is_a_flag() -> None:
+    given = {"temp": 0.5, "top_p": 0.9, "xtc_probability": 0.3, "presence_penalty": 1.5, "seed": 7}
+    words = [
+        word for name, value in given.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]  # fmt: skip
+    sampling = read_flags(words).settings().sampling
+    assert sampling == {"temperature" if k == "temp" else k: v for k, v in given.items()}
+    SamplingConfig(**sampling)
+
+
+def test_flags_say_no(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = read_flags(["--no-draft", "--no-plan", "--no-copy", "--model", "a", "--model", "b"])
+    assert not flags.settings().copies
+    assert [(spec.path, spec.drafter, spec.plan) for spec in flags.specs()] == [
+        ("a", False, False),
+        ("b", False, False),
+    ]
+    with pytest.raises(SystemExit):
+        read_flags(["--top-p", "2"])
+    assert "a finite number above 0 to 1 is needed, not '2'" in capsys.readouterr().err
 
 
 def test_a_name_shows_no_path(bundle: Path) -> None:

@@ -31,8 +31,8 @@ from mlx_redrafter.server.settings import ServerSettings
 from mlx_redrafter.server.work.engine_sequences import EngineSequences
 from mlx_redrafter.server.work.prefix_cache import PrefixCache
 from mlx_redrafter.server.work.sequences import Decoding, NewToken, PromptRead
+from mlx_redrafter.system.own_models import pocket_path
 from mlx_redrafter.target.target import Target
-from mlx_redrafter.ui.cli.serve import POCKET
 from models import prompt_of
 
 EOS = 5
@@ -237,7 +237,7 @@ def live(bundle: str) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def pocket() -> Iterator[Live]:
-    yield from serving(ModelSpec(str(POCKET), plan=False), ServerSettings())
+    yield from serving(ModelSpec(str(pocket_path()), plan=False), ServerSettings())
 
 
 def serving(spec: ModelSpec, settings: ServerSettings) -> Iterator[Live]:
@@ -291,7 +291,7 @@ def test_a_conversation_finds_what_it_has_said(pocket: Live) -> None:
     messages = [{"role": "user", "content": "What does itertools.chain do?"}]
     first = client.chat.completions.create(model="pocket", messages=messages, max_tokens=60)
     text = first.choices[0].message.content
-    loaded, tokenizer = load(POCKET, plan=False)
+    loaded, tokenizer = load(pocket_path(), plan=False)
     assert text == generate(loaded, tokenizer, messages, max_tokens=60)
     messages += [
         {"role": "assistant", "content": text},

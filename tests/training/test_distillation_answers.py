@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.training import regenerate, special_tokens, tokenize
-from mlx_redrafter.training.answers import AnswerSettings, answer_file
 from mlx_redrafter.training.data import is_text
 from mlx_redrafter.training.sources import read_data
+from mlx_redrafter.training.target_texts import AnswerSettings, answer_file
 
 THOUGHTLESS = TEMPLATE.replace(
     "m['content'] +",

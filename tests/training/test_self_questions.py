@@ -17,10 +17,10 @@ from training_files import TINY, chats, write
 from transformers import PreTrainedTokenizerFast
 
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.training import self_questions as module
+from mlx_redrafter.training import target_texts as module
 from mlx_redrafter.training.regeneration import Answer
 from mlx_redrafter.training.run import train_drafter
-from mlx_redrafter.training.self_questions import (
+from mlx_redrafter.training.target_texts import (
     QuestionSettings,
     question_file,
     question_of,

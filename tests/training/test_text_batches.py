@@ -16,7 +16,7 @@ from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.training import DistillationConfig, TokenRow, distillation_loss, evaluate, train
-from mlx_redrafter.training.shapes import MemoryShape, make_memory_drafter
+from mlx_redrafter.training.initial_drafter import MemoryShape, make_memory_drafter
 from mlx_redrafter.training.text_batches import TextBatches
 from mlx_redrafter.training.text_loss import text_logits
 

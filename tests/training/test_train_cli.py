@@ -17,7 +17,7 @@ from training_files import TINY, chats, weights, write
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.training.options import TrainingOptions, read_config
-from mlx_redrafter.training.report import TrainingCallback
+from mlx_redrafter.training.record import TrainingCallback
 from mlx_redrafter.training.sources import read_data
 from mlx_redrafter.ui.cli import train as train_cli
 from mlx_redrafter.ui.cli import train_screen

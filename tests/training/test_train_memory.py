@@ -68,8 +68,8 @@ def test_epochs_count_texts(bundle: Path, data: Path, tmp_path: Path) -> None:
         ({"features": "disk"}, "leave out features"),
         ({"target_layers": "early"}, "has to be numbers, such as 2,14"),
         ({"target_layers": "1,0"}, "name each once, in order"),
-        ({"memory_head_dim": 3}, "4 or more"),
-        ({"memory_window": 0}, "at least 1"),
+        ({"memory_head_dim": 3}, "a whole number from 4"),
+        ({"memory_window": 0}, "a whole number from 1"),
     ],
 )
 def test_options_that_do_not_go_together(change: dict[str, object], words: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ...training.report import TrainingCallback
+from ...training.record import TrainingCallback
 from ..bars import StageBars
 from ..model_flags import chat_command
 from ..output import make_console
@@ -16,7 +16,7 @@ from ..output import make_console
 if TYPE_CHECKING:
     from ...training.loop import Progress
     from ...training.options import TrainingOptions
-    from ...training.report import TrainingReport
+    from ...training.record import TrainingReport
 
 TRAINING = "training"
 

@@ -1,24 +1,26 @@
-"""Questions that a chat model writes itself, drawn after the empty header of a user's turn.
+"""Texts that the target writes itself, in files that grow as they come and can be gone on with.
 
-Magpie (Xu et al. 2024, arXiv 2406.08464): what a chat model continues such a header with is a
+Its answers to given prompts, and questions, drawn after the empty header of a user's turn: Magpie
+(Xu et al. 2024, arXiv 2406.08464), by which what a chat model continues such a header with is a
 question of the kind that it was made to answer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
+from ..system.disk import changes, writing
 from ..system.files import write_json
 from ..text.chat_template import render
-from .data import Record
-from .output import changes, writing
-from .regeneration import Answer, decode_batch, sampler_for
+from .data import Record, write_jsonl
+from .regeneration import Answer, check_prompts, decode_batch, regenerate, sampler_for
 
 # Low ones ask what is usual, high ones what is rare; each batch has one of them.
 TEMPERATURES = (0.8, 1.0, 1.2)
@@ -27,6 +29,127 @@ NAME = "questions.jsonl"
 SHORTEST, LONGEST = 8, 2000  # characters
 MAX_DRAWS = 10  # times the number wanted, before giving up
 FEWEST = 0.02  # of the draws of the first batches that have to be kept
+
+
+def _claim(path: Path, what: str, identity: dict[str, Any], overwrite: bool) -> None:
+    """Note what the texts in a file are and how they are made, or see that it is the same."""
+    beside = path.with_suffix(".json")
+    changed = changes(beside, identity)
+    if not beside.is_file() or (changed and overwrite):
+        path.unlink(missing_ok=True)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(beside):
+            write_json(beside, identity)
+    elif changed:
+        raise RedrafterError(
+            f"The {what} in {path} were made with another {', another '.join(changed)}: remove "
+            "the file to make new ones, or use another output directory."
+        )
+
+
+def _read(path: Path) -> list[Record]:
+    """The records of whole lines, in their order; an interruption may have left a part of one."""
+    if not path.is_file():
+        return []
+    records: list[Record] = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line) if line.endswith("\n") else None
+            except json.JSONDecodeError:
+                record = None
+            if not isinstance(record, dict):
+                break
+            records.append(record)
+    return records
+
+
+def _append(path: Path, records: Iterable[Record]) -> None:
+    with writing(path), path.open("a", encoding="utf-8") as out:
+        out.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How the target answers.
+
+    Attributes:
+        max_tokens: Longest answer.
+        temperature: 0 takes the likeliest token each time; several go to the chunks in turn.
+        seed: Of the draws.
+        chunk_size: Prompts answered side by side.
+        prompt_tokens: Of a text, how many tokens begin it.
+    """
+
+    max_tokens: int = 256
+    temperature: float | list[float] = 0.0
+    seed: int = 0
+    chunk_size: int = 32
+    prompt_tokens: int = 16
+
+
+def answer_file(
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    records: Sequence[Record],
+    settings: AnswerSettings,
+    *,
+    target_sha256: str,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """The target's answers to all records, read from ``path`` as far as they are there.
+
+    Beside it stands a .json file that says what the answers are to; answers to something else are
+    not mixed in.
+
+    Args:
+        path: JSON Lines file.
+        model: mlx-lm model.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        records: See ``regeneration.regenerate``.
+        settings: How to answer.
+        target_sha256: Of the target's weights.
+        overwrite: Replace answers to something else instead of refusing.
+        progress: Called with (records done, records in all), after every token too.
+
+    Raises:
+        RedrafterError: If the file holds answers to something else, or cannot be written, or the
+            chat template refuses a conversation.
+    """
+    identity = {
+        "target": target_sha256,
+        "template": _hash(getattr(tokenizer, "chat_template", None)),
+        "data": _hash(list(records)),
+        **asdict(settings),
+    }
+    _claim(path, "answers", identity, overwrite)
+    done = _read(path)
+    if len(done) < len(records):
+        check_prompts(records, tokenizer)
+        done = done[: len(done) // settings.chunk_size * settings.chunk_size]
+    with writing(path):
+        write_jsonl(path, done)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(len(done), len(records))
+
+    tick()
+    options = asdict(settings)
+    answers = regenerate(model, tokenizer, records, **options, start=len(done), tick=tick)
+    for record in answers:
+        _append(path, [record])
+        done.append(record)
+        tick()
+    return done
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,14 +251,14 @@ def question_file(
     # The number is no part of it: the first questions are the same however many are wanted.
     del identity["count"]
     identity["temperatures"] = list(settings.temperatures)
-    _claim(path, identity, overwrite)
+    _claim(path, "questions", identity, overwrite)
     rows = _read(path)
     if len(rows) >= settings.count:
         return [{"messages": row["messages"]} for row in rows[: settings.count]]
     # An interruption may have left a part of the last batch, which is drawn again.
     rows = [row for row in rows if row["batch"] < rows[-1]["batch"]]
     with writing(path):
-        path.write_text("".join(_line(row) for row in rows), "utf-8")
+        write_jsonl(path, rows)
     told = progress or (lambda _done, _total: None)
 
     def tick() -> None:
@@ -150,8 +273,7 @@ def question_file(
             if _key(text) not in seen:
                 seen.add(_key(text))
                 new.append({"messages": [{"role": "user", "content": text}], "batch": batch})
-        with writing(path), path.open("a", encoding="utf-8") as out:
-            out.write("".join(map(_line, new)))
+        _append(path, new)
         rows += new
         tick()
         if len(rows) >= settings.count:
@@ -209,10 +331,6 @@ def _text(row: Record) -> str:
     return str(row["messages"][0]["content"])
 
 
-def _line(row: Record) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
 def _check_yield(kept: int, drawn: int, wanted: int) -> None:
     few = drawn >= 256 and kept < FEWEST * drawn
     if few or drawn > MAX_DRAWS * max(wanted, 256):
@@ -220,34 +338,3 @@ def _check_yield(kept: int, drawn: int, wanted: int) -> None:
             f"Of {drawn:,} questions that the model drew only {kept:,} could be kept (ended, of a "
             "usual length, no repeats): ask for fewer, or pass --data."
         )
-
-
-def _claim(path: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    """Note how the questions are drawn, or see that it is the same."""
-    beside = path.with_suffix(".json")
-    changed = changes(beside, identity)
-    if not beside.is_file() or (changed and overwrite):
-        path.unlink(missing_ok=True)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(beside):
-            write_json(beside, identity)
-    elif changed:
-        raise RedrafterError(
-            f"The questions in {path} were drawn with another {', another '.join(changed)}: remove "
-            "the file to draw new ones, or use another output directory."
-        )
-
-
-def _read(path: Path) -> list[Record]:
-    """Whole lines, in their order."""
-    if not path.is_file():
-        return []
-    rows: list[Record] = []
-    for line in path.read_text("utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-            rows.append({"messages": row["messages"], "batch": int(row["batch"])})
-        except (ValueError, KeyError, TypeError):
-            break
-    return rows

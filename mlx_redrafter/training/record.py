@@ -1,20 +1,158 @@
-"""What a run says while it goes, who hears it, and what it leaves after about itself."""
+"""What a run leaves and tells: its directory, its log and curves, its report, who hears of it."""
 
 from __future__ import annotations
 
 import json
+import platform
+import shutil
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from .. import __version__
+from ..drafting.drafter import MODEL_TYPE, Drafter
 from ..errors import RedrafterError
-from ..system.files import atomic_path
-from .evaluation import Agreement, DecodedFigures
+from ..system.disk import DiskError, changes, writing
+from ..system.files import atomic_path, write_json
+from ..text.loading import CONFIG_FILE, WEIGHTS_FILE, save_drafter
+from .evaluation import Agreement, DecodedFigures, DraftSizes
 from .loop import Progress
-from .output import DiskError, RunPaths, writing
-from .shapes import DraftSizes
+from .options import TrainingOptions
+
+CARD_FILE = "training.json"  # beside a drafter: what it was made of
+
+# What may differ when a run goes on; what these name is compared by its contents.
+_FREE = {
+    "resume", "overwrite", "model", "output", "cache_features", "adapter_path", "revision",
+    "trust_remote_code",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where a run keeps what; everything but the drafter and its card is under ``work``."""
+
+    output: Path
+
+    @property
+    def work(self) -> Path:
+        """Directory of the run's own files."""
+        return self.output / "training"
+
+    @property
+    def settings(self) -> Path:
+        """The settings of an unfinished run; removed when it is finished."""
+        return self.work / "run.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state to continue from."""
+        return self.work / "checkpoint.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best drafter so far, loadable."""
+        return self.work / "best"
+
+    @property
+    def log(self) -> Path:
+        """Reports, one JSON object a line."""
+        return self.work / "log.jsonl"
+
+
+def kept_settings(options: TrainingOptions) -> dict[str, Any]:
+    """The settings that have to be the same when a run goes on."""
+    return {k: v for k, v in options.to_dict().items() if k not in _FREE}
+
+
+def check_run_dir(paths: RunPaths, options: TrainingOptions) -> None:
+    """See that nothing is lost that was not meant to be, and that a run goes on as it began."""
+    _spare_models(paths.output)
+    unfinished = paths.settings.is_file()
+    finished = (paths.output / WEIGHTS_FILE).is_file()
+    if options.overwrite:
+        return
+    if unfinished and not options.resume:
+        raise RedrafterError(
+            f"{paths.output} has an unfinished run: pass --resume to go on with it, or --overwrite "
+            "to start anew."
+        )
+    if unfinished:
+        changed = changes(paths.settings, kept_settings(options))
+        if changed:
+            raise RedrafterError(
+                f"The run in {paths.output} was begun with other settings ({', '.join(changed)}): "
+                "go on with the same ones, or pass --overwrite to start anew."
+            )
+    elif finished:
+        raise RedrafterError(
+            f"{paths.output} holds a finished drafter: pass --overwrite to replace it, or another "
+            "--output."
+        )
+
+
+def begin(paths: RunPaths, options: TrainingOptions) -> None:
+    """Note that a run is under way; nothing of an overwritten one is left but what serves again.
+
+    Raises:
+        RedrafterError: If it cannot be written.
+    """
+    if options.overwrite:
+        for path in (paths.settings, paths.checkpoint, paths.log):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(paths.best, ignore_errors=True)
+    with writing(paths.settings):
+        write_json(paths.settings, kept_settings(options))
+
+
+def forget_unbegun(paths: RunPaths) -> None:
+    """After an error: a run without a checkpoint leaves nothing to go on with but its answers."""
+    if not paths.checkpoint.is_file():
+        paths.settings.unlink(missing_ok=True)
+
+
+def _spare_models(output: Path) -> None:
+    """Refuse the directory of a model that is no drafter, such as the target's own."""
+    config = output / CONFIG_FILE
+    if not config.is_file():
+        return
+    try:
+        kind = json.loads(config.read_text("utf-8")).get("model_type", MODEL_TYPE)
+    except (OSError, ValueError, AttributeError):
+        kind = "unknown"
+    if kind != MODEL_TYPE:
+        raise RedrafterError(
+            f"{output} holds a model that is no drafter ({kind}), and its configuration would be "
+            "lost: pass another --output."
+        )
+
+
+def finish(paths: RunPaths, drafter: Drafter, card: dict[str, Any]) -> None:
+    """Write the drafter and its card, training.json; then the run is no longer unfinished.
+
+    Args:
+        paths: Of the run.
+        drafter: As it is to be saved.
+        card: What it was made of; versions are added.
+
+    Raises:
+        RedrafterError: If it cannot be written; the run can then be gone on with.
+    """
+    versions = {
+        "mlx_redrafter": __version__,
+        **{name: version(name) for name in ("mlx", "mlx-lm")},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    with writing(paths.output, f"the trained drafter is in {paths.best}"):
+        save_drafter(paths.output, drafter)
+        write_json(paths.output / CARD_FILE, {**card, "versions": versions})
+    for path in (paths.settings, paths.checkpoint):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(paths.best, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
-"""Shapes of drafters, and what drafting a token with them costs to read."""
+"""The drafter that a run begins with: a new one, or one that exists, for another target or data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
-from mlx.utils import tree_flatten, tree_map_with_path
-from mlx_lm.utils import get_total_parameters
+from mlx.utils import tree_map_with_path
 
 from ..drafting.drafter import Drafter, DrafterConfig, IndependentHeads
 from ..drafting.kinds import drafter_of
@@ -18,7 +18,12 @@ from ..drafting.memory_drafter import MemoryDrafter
 from ..drafting.shared_head import output_rows, share_rows
 from ..errors import RedrafterError
 from ..target.target import Target
+from ..text.loading import WEIGHTS_FILE, check_pair, load_drafter, resolve_path, tokenizer_hash
+from .data import TokenRow, special_tokens, token_counts
+from .options import TrainingOptions
 from .teacher import Teacher
+
+AnyDrafter = TypeVar("AnyDrafter", bound=Drafter)
 
 LARGEST_STATE = 1024
 ROW_STEP = 32  # the head's rows come in multiples, which matrix kernels like
@@ -51,9 +56,8 @@ def draft_vocabulary(counts: np.ndarray, size: int, special: Iterable[int] = ())
     return np.sort(order[: min(size, rounded, len(counts))]).astype(np.int32)
 
 
-def _initialised(config: DrafterConfig, seed: int) -> Drafter:
-    """A drafter whose weights come from a key of their own; blocks start as the identity."""
-    drafter = drafter_of(config)
+def _initialised(drafter: AnyDrafter, seed: int) -> AnyDrafter:
+    """The drafter with weights from a key of their own; blocks start as the identity."""
     key = mx.random.key(seed)
 
     def draw(path: str, value: mx.array) -> mx.array:
@@ -152,8 +156,7 @@ def make_memory_drafter(
         }
     )
     target.check_layers(config.target_layers)
-    drafter = _initialised(config, seed)
-    assert isinstance(drafter, MemoryDrafter)
+    drafter = _initialised(MemoryDrafter(config), seed)
     if tokens is not None:
         drafter.draft_tokens = mx.array(tokens)
     # What the memory and the gated layer add begins as nothing.
@@ -252,7 +255,7 @@ def make_drafter(
         lookback=lookback,
         target=_made_for(name, tokenizer_hash),
     )
-    drafter = _initialised(config, seed)
+    drafter = _initialised(drafter_of(config), seed)
     if tokens is not None:
         drafter.draft_tokens = mx.array(tokens)
     _set_rows(drafter, target)
@@ -275,79 +278,118 @@ def _set_rows(drafter: Drafter, target: Teacher) -> None:
         head[-1].weight = rows
 
 
-@dataclass(frozen=True)
-class DraftSizes:
-    """Sizes of a drafter and its target.
-
-    Attributes:
-        drafter_parameters: Numbers in the drafter, rows that it shares with the target left out.
-        drafter_bytes: Of its file.
-        bytes_per_drafted_token: Weights read to advance all beams by one token, shared output rows
-            included.
-        target_parameters: Numbers in the target.
-        target_bytes_per_token: Weights that the target reads for one token, in the drafter's
-            precision where they are not quantised: all but an input embedding of its own, of which
-            it reads a row. Experts are counted whole.
-    """
-
-    drafter_parameters: int
-    drafter_bytes: int
-    bytes_per_drafted_token: int
-    target_parameters: int
-    target_bytes_per_token: int
-
-    @property
-    def share(self) -> float:
-        """Bytes of a drafted token per byte of a target's token."""
-        return self.bytes_per_drafted_token / max(self.target_bytes_per_token, 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {**asdict(self), "share": self.share}
-
-
-def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None) -> DraftSizes:
-    """Sizes of a drafter and its target.
+def first_drafter(
+    options: TrainingOptions,
+    target: Target,
+    tokenizer: Any,
+    rows: Sequence[TokenRow],
+    name: str,
+) -> Drafter:
+    """The drafter that a run begins with: a new one, or one to continue from.
 
     Args:
-        target: The target.
-        drafter: The draft head.
-        dtype: Of all weights that are not packed; None takes them as they are. Both are counted
-            alike, since on a CPU a target is opened in float32 whatever it is stored in.
+        options: Of the run.
+        target: What it drafts for.
+        tokenizer: The target's.
+        rows: Whose tokens are counted for the draft vocabulary.
+        name: Of the target.
+
+    Raises:
+        RedrafterError: If the options do not fit the target, or the drafter to continue from.
     """
-
-    def own_bytes(value: mx.array) -> int:
-        if dtype is None or not mx.issubdtype(value.dtype, mx.floating):
-            return value.nbytes
-        return value.size * dtype.size
-
-    flat = dict(tree_flatten(drafter.parameters()))
-    stored = sum(own_bytes(value) for value in flat.values())
-    counted = {k: v for k, v in flat.items() if k != "draft_tokens"}
-    read = sum(own_bytes(v) for k, v in counted.items())
-    read //= drafter.config.independent_heads or 1
-    if drafter.config.shared_rows:
-        module = target.output_head.module if target.output_head else None
-        rows = _bytes(module, own_bytes) if module else 0
-        read += rows * drafter.config.head_size // target.vocab_size
-    return DraftSizes(
-        drafter_parameters=sum(value.size for value in counted.values()),
-        drafter_bytes=stored,
-        bytes_per_drafted_token=read,
-        target_parameters=get_total_parameters(target.model),
-        target_bytes_per_token=_target_bytes(target, own_bytes),
+    if options.start_from is not None:
+        return drafter_to_go_on_from(
+            options.start_from, target, tokenizer, unroll=options.unroll,
+            lookback=options.lookback, name=name,
+        )  # fmt: skip
+    counts = token_counts(rows, target.vocab_size)
+    if options.memory:
+        shape = MemoryShape(
+            options.layers, options.state_size, options.mlp_size, options.exit_dim,
+            options.memory_heads, options.memory_head_dim, options.memory_window,
+        )  # fmt: skip
+        return make_memory_drafter(
+            target,
+            counts,
+            shape=shape,
+            draft_vocab_size=options.draft_vocab_size,
+            special=special_tokens(tokenizer),
+            name=name,
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            seed=options.seed,
+        )
+    return make_drafter(
+        target,
+        counts,
+        exit_dim=options.exit_dim,
+        num_draft_layers=options.num_draft_layers,
+        rnn=options.rnn,
+        draft_vocab_size=options.draft_vocab_size,
+        special=special_tokens(tokenizer),
+        shared_rows=options.shared_rows,
+        independent_heads=options.unroll if options.independent else None,
+        lookback=options.lookback or 0,
+        name=name,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        seed=options.seed,
     )
 
 
-def _bytes(module: Any, own_bytes: Callable[[mx.array], int]) -> int:
-    return sum(own_bytes(value) for _, value in tree_flatten(module.parameters()))
+def drafter_to_go_on_from(
+    path_or_repo: str,
+    target: Target,
+    tokenizer: Any,
+    *,
+    unroll: int,
+    lookback: int | None = None,
+    name: str,
+) -> Drafter:
+    """Load a drafter's weights, float32, to be trained on for ``target``.
+
+    Args:
+        path_or_repo: The drafter's directory or Hub repo.
+        target: What it is to draft for.
+        tokenizer: The target's.
+        unroll: Draft steps that will be fitted.
+        lookback: Tokens that its state is to read before the root from now on; None leaves it.
+        name: Of the target, recorded in the drafter's config.
+
+    Raises:
+        RedrafterError: If it is none, does not fit the target, is quantised, or has fewer heads
+            than ``unroll``.
+    """
+    drafter = load_drafter(resolve_path(path_or_repo))
+    check_pair(drafter.config, target, tokenizer)
+    if drafter.config.quantization is not None:
+        raise RedrafterError(
+            f"{path_or_repo} is a quantised drafter, which cannot be trained: start from the one "
+            "it was made of, and quantise the result."
+        )
+    heads = drafter.config.independent_heads
+    if heads is not None and heads < unroll:
+        raise RedrafterError(
+            f"{path_or_repo} has {heads} independent heads: pass --unroll {heads} or less."
+        )
+    if heads is not None and lookback:
+        raise RedrafterError(
+            f"{path_or_repo} has independent heads, which read no tokens: leave out lookback."
+        )
+    if drafter.remembers and lookback:
+        raise RedrafterError(
+            f"{path_or_repo} remembers the text, so it reads no tokens first: leave out lookback."
+        )
+    made_for = {"name": name, "tokenizer_hash": tokenizer_hash(tokenizer)}
+    lookback = drafter.config.lookback if lookback is None else lookback
+    drafter.config = replace(drafter.config, target=made_for, lookback=lookback)
+    drafter.set_dtype(mx.float32)
+    if drafter.needs_rows:
+        share_rows(drafter, target)
+    drafter.train()
+    mx.eval(drafter.parameters())
+    return drafter
 
 
-def _target_bytes(target: Teacher, own_bytes: Callable[[mx.array], int]) -> int:
-    total = _bytes(target.model, own_bytes)
-    output = target.output_head.module if target.output_head else None
-    for _, module in target.model.named_modules():
-        is_embedding = isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
-        if is_embedding and module is not output and output is not None:
-            total -= _bytes(module, own_bytes)
-    return total
+def weights_hash(path_or_repo: str) -> str:
+    """SHA-256 of a drafter's weight file."""
+    path = Path(resolve_path(path_or_repo)) / WEIGHTS_FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest()
