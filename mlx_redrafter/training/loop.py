@@ -197,7 +197,7 @@ class _Loop:
         self._saved = -1
         self._steady = True  # where weights, state and what was reported belong together
         # Of the steps since the last report that this process made.
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._anchors = 0.0, mx.array(0.0)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -277,13 +277,14 @@ class _Loop:
         batches = self._ahead[1] if self._ahead[0] == step else self._batches(step)
         self._steady = False
         begun = self.trainer.begin_step(batches)
+        for batch in batches:
+            self._anchors = self._anchors + batch.weights[:, 0].sum()
         self._make_ahead(step + 1)
         loss = self.trainer.end_step(begun)
         if not math.isnan(loss):
             self.state.losses.append(loss)
         self._steady = True
         self._seconds += time.perf_counter() - began
-        self._steps += 1
         if math.isnan(loss):
             raise RedrafterError(self._diverged())
         return batches[-1]
@@ -342,20 +343,19 @@ class _Loop:
     ) -> None:
         self._steady = False
         losses, self.state.losses = self.state.losses, []
-        seconds, made = max(self._seconds, 1e-9), self._steps
-        self._seconds, self._steps = 0.0, 0
+        seconds, anchors = max(self._seconds, 1e-9), float(np.array(self._anchors))
+        self._seconds, self._anchors = 0.0, mx.array(0.0)
         if progress is None:
             self._steady = True
             return
         trainer, config = self.trainer, self.trainer.config
         rank = np.array(ranks(trainer.drafter, batch, trainer.embed(batch)))
-        positions = made * config.accumulate * config.positions_per_step
         report = Progress(
             step=trainer.step,
             steps=config.steps,
             loss=sum(losses) / max(len(losses), 1),
             learning_rate=float(np.array(trainer.optimizer.learning_rate)),
-            positions_per_second=positions / seconds,
+            positions_per_second=anchors / seconds,
             batch=summarize(rank, np.array(batch.weights) > 0),
             held_out=held_out,
             decoded=decoded,

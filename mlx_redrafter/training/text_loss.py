@@ -21,7 +21,7 @@ SMALLEST = 1e-30  # no logarithm of zero
 class TextBatch(NamedTuple):
     """B whole texts of T tokens, padded; every position is an anchor of U draft steps.
 
-    With p an anchor, draft step k guesses token p + 1 + k; its teacher is the distribution at p + k.
+    With p an anchor, draft step k guesses token p + 1 + k, taught by the distribution at p + k.
 
     Attributes:
         hidden: (B, T, layers * H), the target's hidden states.

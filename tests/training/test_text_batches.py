@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,8 +18,9 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.training import DistillationConfig, TokenRow, distillation_loss, evaluate, train
 from mlx_redrafter.training.initial_drafter import MemoryShape, make_memory_drafter
+from mlx_redrafter.training.teacher import padded_length
 from mlx_redrafter.training.text_batches import TextBatches
-from mlx_redrafter.training.text_loss import text_logits
+from mlx_redrafter.training.text_loss import TextBatch, text_logits
 
 SHAPE = MemoryShape(state_size=24, mlp_size=12, exit_dim=12, heads=2, head_dim=8, window=64)
 UNROLL = 3
@@ -142,6 +144,51 @@ def test_a_batch_is_the_same_on_every_call_and_within_its_budget() -> None:
         TextBatches(
             target, head_of(target), [TokenRow(np.arange(5), np.zeros(5, bool))], config_of()
         )
+
+
+def test_what_is_kept_teaches_the_same() -> None:
+    target = make_target()
+    drafter = head_of(target)
+    rows, config = make_rows(7), config_of(temperature=2.0)
+    streamed, kept = (TextBatches(target, drafter, rows, config, keep=k) for k in (False, True))
+    for index in (0, 1, 0):
+        for name, one, other in zip(
+            TextBatch._fields, streamed.batch(index), kept.batch(index), strict=True
+        ):
+            np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+
+
+def test_a_target_that_scales_its_logits_is_run_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = make_target()
+    plain = target.teach
+
+    def scaled(*arguments: Any, **more: Any) -> tuple[mx.array, mx.array]:
+        logits, hidden = plain(*arguments, **more)
+        return logits / 3, hidden
+
+    monkeypatch.setattr(target, "teach", scaled)
+    drafter = head_of(target)
+    rows, config = make_rows(7), config_of()
+    streamed, kept = (TextBatches(target, drafter, rows, config, keep=k) for k in (False, True))
+    for index in (0, 1, 0):
+        assert mx.array_equal(streamed.batch(index).probs, kept.batch(index).probs)
+
+
+def test_groups_have_few_shapes_and_fit_their_budget() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 900, 3000)
+    rows = [TokenRow(np.zeros(n, np.int32), np.ones(n, bool)) for n in lengths]
+    target = make_target()
+    source = TextBatches(target, head_of(target), rows, config_of(positions_per_step=8192))
+    shapes = set()
+    for group in source.groups:
+        some = source.rows[group]
+        width = padded_length(len(some[-1].tokens))
+        assert len(some) * width <= 8192
+        assert width < 1.13 * len(some[-1].tokens) + 16
+        shapes.add((len(some), width))
+    assert sum(len(source.rows[group]) for group in source.groups) == len(rows)
+    assert len(shapes) < 40
 
 
 def test_training_fits_the_target() -> None:
