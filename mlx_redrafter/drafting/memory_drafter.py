@@ -181,7 +181,6 @@ class MemoryDrafter(Drafter):
             p + k + 1 in a draft whose last verified token is p. Where p + k is past the text's end
             it means nothing.
         """
-        batch, length = hidden.shape[:2]
         states = self.fused(hidden)
         rows = self.remembered(states, embeddings, 0)
         following = _later(rows.token_values.transpose(0, 2, 1, 3), 1).transpose(0, 2, 1, 3)
