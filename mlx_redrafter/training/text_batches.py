@@ -13,6 +13,7 @@ from ..drafting.shared_head import output_rows
 from ..errors import RedrafterError
 from .config import DistillationConfig
 from .data import TokenRow
+from .exponentials import log_sum_exp
 from .features import drawn
 from .teacher import Teacher, column_map, draft_tokens, padded_length
 from .text_loss import TextBatch, fitted
@@ -98,9 +99,11 @@ class TextBatches:
 
     def _see(self, tokens: mx.array) -> _Seen:
         logits, hidden = self.target.teach(tokens, layers=self.drafter.config.target_layers)
-        scores = logits.astype(mx.float32) / self.config.temperature
+        scores = logits.astype(mx.float32)
+        if self.config.temperature != 1:
+            scores = scores / self.config.temperature
         best = mx.take(mx.array(self._column_map), mx.argmax(scores, axis=-1))
-        return _Seen(hidden, mx.logsumexp(scores, axis=-1), best, scores)
+        return _Seen(hidden, log_sum_exp(scores), best, scores)
 
     def _restricted(self, scores: mx.array | None) -> mx.array:
         assert scores is not None

@@ -14,6 +14,7 @@ import mlx.core as mx
 from ..drafting.drafter import Drafter
 from ..drafting.memory_drafter import MemoryDrafter
 from ..system.device import on_gpu
+from .exponentials import exponentials, softmax
 
 SMALLEST = 1e-30  # no logarithm of zero
 
@@ -58,7 +59,7 @@ def fitted(
         hard_weight: Share of the text's own tokens.
     """
     logs = logits - normaliser[..., None]
-    probs = mx.exp(logs)
+    probs = exponentials(logs)
     if hard_weight > 0:
         hard = hard_weight * (labels >= 0).astype(mx.float32)[..., None]
         columns = mx.maximum(labels, 0)[..., None]
@@ -73,28 +74,26 @@ def fitted(
 def _cross_entropy_forward(
     logits: mx.array, probs: mx.array, mass: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """(cross-entropy of N rows to ``probs``, log-sum-exp of the logits), (N,) each."""
-    normaliser = mx.logsumexp(logits, axis=-1)
-    return mass * normaliser - (probs * logits).sum(-1), normaliser
+    """(cross-entropy of N rows to ``probs`` (N,), softmax of the logits for the gradient)."""
+    made = softmax(logits)
+    normaliser = mx.max(logits, axis=-1) - mx.log(mx.max(made, axis=-1))
+    return mass * normaliser - (probs * logits).sum(-1), made
 
 
-def _slope(
-    logits: mx.array, normaliser: mx.array, probs: mx.array, mass: mx.array, upstream: mx.array
-) -> mx.array:
-    fitting = mx.exp(logits - normaliser[:, None]) * mass[:, None]
-    return (fitting - probs) * upstream[:, None]
+def _slope(made: mx.array, probs: mx.array, mass: mx.array, upstream: mx.array) -> mx.array:
+    return (made * mass[:, None] - probs) * upstream[:, None]
 
 
 @cache
 def _fused_slope() -> Any:
-    """One kernel on a GPU, where each of the five passes over the logits counts."""
+    """One kernel on a GPU, where each pass over the logits counts."""
     return mx.compile(_slope, shapeless=True)
 
 
 def _cross_entropy_vjp(primals: Any, cotangents: Any, outputs: Any) -> Any:
-    logits, probs, mass = primals
+    _, probs, mass = primals
     slope = _fused_slope() if on_gpu() else _slope
-    grad = slope(logits, outputs[1], probs, mass, cotangents[0])
+    grad = slope(outputs[1], probs, mass, cotangents[0])
     return grad, mx.zeros_like(probs), mx.zeros_like(mass)
 
 
