@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from interleaved import run_script
 from planned import ROOT, Run, Subject, by_turns, parser, plain, planned
 from rich.console import Console
 from rich.table import Table
 
-from mlx_redrafter import Planner, RedrafterError
+from mlx_redrafter import Planner
 
 UNKNOWN = (
     "What does frobnicate.wibble do?",
@@ -111,8 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RedrafterError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

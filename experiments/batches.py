@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pocket import ROOT, read_prompts
+from interleaved import ROOT, read_prompts
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -17,20 +17,16 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
-from mlx_lm.generate import stream_generate as mlx_lm_stream
-from mlx_lm.sample_utils import make_sampler
-from pocket import ROOT, Run, read_prompts
+from interleaved import MLX_LM, ROOT, Run, measure, mlx_lm_answer, read_prompts, run_script
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from mlx_redrafter import Planner, RedrafterError, SpeculativeModel, load, stream_generate
+from mlx_redrafter import Planner, SpeculativeModel, load, stream_generate
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.planning.cost_store import load_costs
 from mlx_redrafter.planning.headless_planner import HeadlessPlanner
@@ -40,7 +36,7 @@ from mlx_redrafter.ui.cli.benchmark_view import circumstances
 TASKS = Path(__file__).resolve().parent / "tasks"
 REPEATING = ("edit", "quote", "json", "table")
 ALL_TASKS = (*REPEATING, "retrieval", "summary", "open")
-MLX_LM, PLAIN, HEAD, COPIES, BOTH = "mlx-lm", "plain", "head", "copies", "both"
+PLAIN, HEAD, COPIES, BOTH = "plain", "head", "copies", "both"
 
 
 def prompts_of(task: str, count: int) -> list[Any]:
@@ -68,14 +64,7 @@ def contestants(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
 def answer(name: str, model: Any, tokenizer: Any, ids: list[int], args: Any) -> Iterator[Any]:
     """Responses of one contestant for one prompt."""
     if name == MLX_LM:
-        model.target.take_cores(1)  # as plain decoding here has them
-        return mlx_lm_stream(
-            model.target.model,
-            tokenizer,
-            ids,
-            max_tokens=args.max_tokens,
-            sampler=make_sampler(temp=args.temp),
-        )
+        return mlx_lm_answer(model, tokenizer, ids, args.max_tokens, args.temp, args.seed)
     width, length, budget = args.fixed or (None, None, None)
     return stream_generate(
         model,
@@ -90,36 +79,6 @@ def answer(name: str, model: Any, tokenizer: Any, ids: list[int], args: Any) -> 
         beam_length=length,
         node_budget=budget,
     )
-
-
-def take(run: Run, responses: Iterator[Any]) -> None:
-    """Consume one answer and add it to ``run``."""
-    tokens: list[int] = []
-    stats = None
-    start = time.perf_counter()
-    for response in responses:
-        tokens.append(response.token)
-        stats = getattr(response, "stats", None)
-    run.seconds += time.perf_counter() - start
-    run.tokens += len(tokens)
-    run.texts.append(tokens)
-    if stats is not None:
-        run.stats.merge(stats)
-
-
-def measure(task: str, models: dict[str, Any], tokenizer: Any, args: Any) -> list[dict[str, Run]]:
-    """Runs of every contestant, one dictionary a repeat; the first, a warm-up, is left out."""
-    prompts = [encode_prompt(tokenizer, prompt) for prompt in prompts_of(task, args.count)]
-    names, repeats = list(models), []
-    for repeat in track(range(args.repeats + 1), description=task, transient=True):
-        runs = {name: Run() for name in names}
-        for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts):
-            turn = (index + repeat) % len(names)
-            for name in names[turn:] + names[:turn]:
-                take(runs[name], answer(name, models[name], tokenizer, ids, args))
-        if repeat:
-            repeats.append(runs)
-    return repeats
 
 
 def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
@@ -199,8 +158,13 @@ def main() -> None:
     models, tokenizer = contestants(args)
     where = environment(sys.argv[1:], "python experiments/copies.py")
     results: dict[str, dict[str, Any]] = {}
+
+    def answer_of(name: str, ids: list[int]) -> Iterator[Any]:
+        return answer(name, models[name], tokenizer, ids, args)
+
     for task in args.tasks:
-        results[task] = summarise(measure(task, models, tokenizer, args))
+        prompts = [encode_prompt(tokenizer, prompt) for prompt in prompts_of(task, args.count)]
+        results[task] = summarise(measure(list(models), prompts, answer_of, args.repeats, task))
         if args.json is not None:
             report = {"environment": where.to_dict(), "model": args.model, "results": results}
             args.json.write_text(json.dumps(report), "utf-8")
@@ -211,8 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RedrafterError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

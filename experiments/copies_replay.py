@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from copies import ALL_TASKS, prompts_of
-from pocket import ROOT
+from interleaved import ROOT, run_script
 from rich.console import Console
 from rich.table import Table
 
-from mlx_redrafter import RedrafterError, batch_generate, load
+from mlx_redrafter import batch_generate, load
 from mlx_redrafter.drafting.copies import TextCopies
 from mlx_redrafter.drafting.copy_acceptance import LENGTHS, CopyAcceptance, place
 from mlx_redrafter.engine.copying import Candidates, SequenceCopies
@@ -177,8 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RedrafterError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -20,7 +20,7 @@ from mlx_redrafter import load
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.text.loading import load_drafter
+from mlx_redrafter.text.drafter_files import load_drafter
 from mlx_redrafter.tree import DraftTree
 
 SHORT, LONG = 2, 6

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
+from interleaved import run_script
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mlx_redrafter import Planner, RedrafterError, load, stream_generate
+from mlx_redrafter import Planner, load, stream_generate
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.planning.cost_store import load_costs, measure_there
 from mlx_redrafter.text.prompts import encode_prompt
@@ -251,8 +251,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RedrafterError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -14,73 +14,30 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
-import mlx.core as mx
-from mlx_lm.generate import stream_generate as mlx_lm_stream
-from mlx_lm.sample_utils import make_sampler
+from interleaved import MLX_LM, ROOT, Run, measure, mlx_lm_answer, read_prompts, run_script
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from mlx_redrafter import AcceptanceStats, Planner, RedrafterError, load, stream_generate
+from mlx_redrafter import Planner, load, stream_generate
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.benchmark.prompts import own_prompts
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
-ROOT = Path(__file__).resolve().parent.parent
-ENGINES = ("mlx-lm", "plain", "drafted")
-
-
-@dataclass
-class Run:
-    """One engine over all prompts of one repeat."""
-
-    seconds: float = 0.0
-    tokens: int = 0
-    stats: AcceptanceStats = field(default_factory=AcceptanceStats)
-    texts: list[list[int]] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / self.seconds
-
-
-def read_prompts(path: Path, count: int) -> list[Any]:
-    """Prompts of a JSONL file: {"question"}, {"messages"}, {"prompt"} or {"text"}, one a line."""
-    prompts: list[Any] = []
-    for line in path.read_text("utf-8").splitlines():
-        row = json.loads(line)
-        if "question" in row:
-            prompts.append([{"role": "user", "content": row["question"]}])
-        elif "messages" in row:
-            prompts.append(row["messages"])
-        else:
-            prompts.append(row.get("prompt") or row["text"])
-    step = max(1, len(prompts) // count)
-    return prompts[::step][:count]
+ENGINES = (MLX_LM, "plain", "drafted")
 
 
 def answer(
     engine: str, model: Any, tokenizer: Any, ids: list[int], args: Any, temperature: float
 ) -> Iterator[Any]:
     """Responses of one engine for one prompt."""
-    if engine == "mlx-lm":
-        mx.random.seed(args.seed)
-        model.target.take_cores(1)  # as plain decoding here has them
-        return mlx_lm_stream(
-            model.target.model,
-            tokenizer,
-            ids,
-            max_tokens=args.max_tokens,
-            sampler=make_sampler(temp=temperature),
-        )
+    if engine == MLX_LM:
+        return mlx_lm_answer(model, tokenizer, ids, args.max_tokens, temperature, args.seed)
     return stream_generate(
         model,
         tokenizer,
@@ -94,37 +51,6 @@ def answer(
         node_budget=args.node_budget,
         planner=args.planner if engine == "drafted" else None,
     )
-
-
-def time_answer(run: Run, responses: Iterator[Any]) -> None:
-    """Consume one answer and add it to ``run``."""
-    tokens: list[int] = []
-    response = None
-    start = time.perf_counter()
-    for response in responses:
-        tokens.append(response.token)
-    run.seconds += time.perf_counter() - start
-    run.tokens += len(tokens)
-    run.texts.append(tokens)
-    if isinstance(getattr(response, "stats", None), AcceptanceStats):
-        run.stats.merge(response.stats)  # type: ignore[union-attr]
-
-
-def measure(
-    model: Any, tokenizer: Any, prompts: list[list[int]], args: Any, temperature: float
-) -> list[dict[str, Run]]:
-    """Runs of every engine, one dictionary a repeat; the first, a warm-up, is left out."""
-    repeats = []
-    label = "greedy" if temperature == 0 else f"temperature {temperature:g}"
-    for repeat in track(range(args.repeats + 1), description=label, transient=True):
-        runs = {engine: Run() for engine in ENGINES}
-        for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts):
-            turn = (index + repeat) % len(ENGINES)
-            for engine in ENGINES[turn:] + ENGINES[:turn]:
-                time_answer(runs[engine], answer(engine, model, tokenizer, ids, args, temperature))
-        if repeat:
-            repeats.append(runs)
-    return repeats
 
 
 def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
@@ -212,7 +138,12 @@ def main() -> None:
     where = environment(sys.argv[1:], "python experiments/pocket.py")
     report: dict[str, Any] = {"environment": where.to_dict(), "model": args.model, "results": {}}
     for temperature in args.temps:
-        result = summarise(measure(model, tokenizer, prompts, args, temperature))
+        label = "greedy" if temperature == 0 else f"temperature {temperature:g}"
+
+        def answer_of(engine: str, ids: list[int], temperature: float = temperature) -> Any:
+            return answer(engine, model, tokenizer, ids, args, temperature)
+
+        result = summarise(measure(ENGINES, prompts, answer_of, args.repeats, label))
         report["results"][f"{temperature:g}"] = result
         same = f"{result['identical_plain_drafted']}/{result['prompts']} texts drafted = plain"
         if temperature == 0:
@@ -224,8 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RedrafterError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pocket import ROOT, read_prompts
+from interleaved import ROOT, read_prompts
 from rich.console import Console
 from rich.table import Table
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .cache.prompt_cache import PromptCache
     from .cache.quantized import CacheOptions
     from .conversion import convert
-    from .drafting.drafter import Drafter, DrafterConfig
+    from .drafting.config import DrafterConfig
+    from .drafting.drafter import Drafter
     from .drafting.shape import BeamShape
     from .drafting.source import DraftInput, DraftSource
     from .engine.batch_decoder import BatchDecoder
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
         batch_generate,
         stream_batch_generate,
     )
+    from .text.drafter_files import load_drafter, save_drafter
     from .text.generate import generate, stream_generate
-    from .text.loading import load, load_drafter, save_drafter
+    from .text.loading import load
     from .text.passages import ParsedAnswer, parse_answer
     from .text.responses import GenerationResponse
     from .training import train_drafter
@@ -99,19 +101,14 @@ _HOMES = {
     ".engine.config": ("DecodingConfig",),
     ".engine.decode": ("decode",),
     ".training": ("train_drafter",),
-    ".drafting.drafter": (
-        "Drafter",
-        "DrafterConfig",
-    ),
+    ".drafting.config": ("DrafterConfig",),
+    ".drafting.drafter": ("Drafter",),
     ".errors": ("RedrafterError",),
     ".text.generate": ("generate", "stream_generate"),
     ".text.passages": ("ParsedAnswer", "parse_answer"),
     ".text.responses": ("GenerationResponse",),
-    ".text.loading": (
-        "load",
-        "load_drafter",
-        "save_drafter",
-    ),
+    ".text.loading": ("load",),
+    ".text.drafter_files": ("load_drafter", "save_drafter"),
     ".engine.model": ("SpeculativeModel",),
     ".planning.planner": ("Planner",),
     ".cache.quantized": ("CacheOptions",),

@@ -23,15 +23,9 @@ from ..errors import RedrafterError
 from ..system.device import on_gpu
 from ..target.target import Target
 from ..text.boundary import read_json
-from ..text.loading import (
-    CONFIG_FILE,
-    DRAFTER_DIRECTORY,
-    check_pair,
-    load,
-    load_drafter,
-    resolve_path,
-)
-from ..text.places import locate
+from ..text.drafter_files import check_pair, load_drafter
+from ..text.loading import load, resolve_path
+from ..text.places import CONFIG_FILE, DRAFTER_DIRECTORY, locate
 from .names import BITS, DTYPES, STORED
 
 GROUP_SIZE = 64

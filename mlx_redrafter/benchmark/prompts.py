@@ -119,7 +119,7 @@ def _json_lines(path: Path, text: str) -> Iterator[Conversation]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RedrafterError(f"{path}, line {number} is not JSON: {error}.") from error
         conversation = _conversation(row, number) if isinstance(row, dict) else None
         if conversation is None:
@@ -155,7 +155,7 @@ def _is_json_array(text: str) -> bool:
         return False
     try:
         return isinstance(json.loads(text), list)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -35,7 +35,7 @@ def write_card(
     """
     existing = bundle / "README.md"
     if target is None and existing.is_file():
-        text = existing.read_text("utf-8")
+        text = existing.read_text("utf-8", errors="replace")
     else:
         text = _new_card(source, target, base_model, name)
     if drafter is not None:
@@ -50,7 +50,7 @@ def _new_card(
     if source is not None and source.is_file():
         try:
             data = ModelCard.load(source, ignore_metadata_errors=True).data
-        except (ValueError, OSError):
+        except Exception:  # whatever YAML makes of another's README
             data = ModelCardData()  # a README without a card's header
     data.library_name = "mlx"
     data.pipeline_tag = "text-generation"

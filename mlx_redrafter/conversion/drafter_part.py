@@ -13,12 +13,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
-from ..drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig
+from ..drafting.config import MODEL_TYPE, DrafterConfig
+from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
 from ..text.boundary import read_json
 from ..text.bounds import check_counts
-from ..text.loading import load_drafter
+from ..text.drafter_files import load_drafter
 from .options import Options
 from .report import PartReport
 from .target_part import model_bytes

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..drafting.drafter import Drafter, DrafterConfig
+from ..drafting.config import DrafterConfig
+from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.workspace import require_space
 from ..target.target import Target
-from ..text.loading import DRAFTER_DIRECTORY, check_pair
+from ..text.drafter_files import check_pair
+from ..text.places import DRAFTER_DIRECTORY
 from .drafter_part import DrafterSource, build_drafter, find_drafter, infer_config
 from .options import Options
 from .report import Progress

@@ -16,7 +16,8 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.files import atomic_path, local_path, write_json
 from ..system.workspace import clear_stale, publish, require_space, workspace
-from ..text.loading import DRAFTER_DIRECTORY, save_drafter, tokenizer_hash
+from ..text.drafter_files import save_drafter, tokenizer_hash
+from ..text.places import DRAFTER_DIRECTORY
 from .card import write_card
 from .check import check_bundle
 from .drafter_part import build_drafter, drafter_report, prepare_drafter

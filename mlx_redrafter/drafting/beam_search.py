@@ -80,7 +80,7 @@ class BeamSearch:
             mx.stack([state.root for state in states]),
             mx.stack(noises) if noises else None,
             mx.stack([self._before(state) for state in states]) if self.lookback else None,
-            self._memory(states) if self._prepared.needs_memory else None,
+            self._memory(states) if self._prepared.memory_head else None,
         )
         rows = [_rows(array) for array in arrays]
         return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .drafter import Drafter, DrafterConfig, IndependentHeads
+from .config import DrafterConfig
+from .drafter import Drafter, IndependentHeads
 from .memory_drafter import MemoryDrafter
 from .prepared_drafter import PreparedDrafter
 from .prepared_memory import PreparedMemoryDrafter

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from .drafter import Drafter, DrafterConfig, OutputRows
+from .config import DrafterConfig
+from .drafter import Drafter, OutputRows
 
 EPSILON = 1e-5
 ROTARY_BASE = 10000.0
@@ -168,7 +169,7 @@ class MemoryDrafter(Drafter):
         """Unnormalised log-probabilities of the next token, (..., state_size) to head_size."""
         return self.output(self.exit(normalised(state)))
 
-    def unrolled(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
+    def states_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
         """States of every draft step from every position of texts, fed with the text; for training.
 
         Args:

@@ -18,7 +18,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from .drafter import Drafter
-from .memory_drafter import MemoryView
+from .memory_drafter import MemoryDrafter, MemoryView
 
 # (what the hidden state contributes, state) -> their sum in front of the first residual block
 Projection = Callable[[mx.array, mx.array], mx.array]
@@ -60,9 +60,9 @@ class PreparedDrafter:
         self._project = _state_projection(drafter.input_proj) if has_projection else None
 
     @property
-    def needs_memory(self) -> bool:
-        """Whether drafts look into a memory of the text, see ``MemoryDrafter``."""
-        return False
+    def memory_head(self) -> MemoryDrafter | None:
+        """The head whose drafts look into a memory of the text; None where they look into none."""
+        return None
 
     @property
     def state_size(self) -> int:

@@ -51,9 +51,9 @@ class PreparedMemoryDrafter(PreparedDrafter):
         mx.eval(self._partner, self._rates, self._signs)
 
     @property
-    def needs_memory(self) -> bool:
-        """Whether drafts look into a memory of the text."""
-        return True
+    def memory_head(self) -> MemoryDrafter:
+        """This head, its layers bound."""
+        return self.drafter
 
     def begin(self, start: DraftStart) -> tuple[_Draft, mx.array]:
         """See ``PreparedDrafter.begin``; ``hidden`` are fused hidden states."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 import time
 from collections import OrderedDict
@@ -20,13 +19,13 @@ from ..drafting.chain import ChainSource
 from ..drafting.drafter import Drafter
 from ..drafting.kinds import prepare
 from ..drafting.prepared_drafter import PreparedDrafter
-from ..drafting.prepared_memory import PreparedMemoryDrafter
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
 from ..system.ranks import Ranks
+from ..system.snapshot import Snapshot
 from ..target.context_limit import context_limit
 from ..target.target import Target
 from .head_memory import HeadMemory
@@ -95,7 +94,7 @@ class SpeculativeModel:
             )
         self.prepared: PreparedDrafter | None = None
         self.memory: HeadMemory | None = None
-        self._prepared_from: list[mx.array] = []
+        self._prepared_from: Snapshot | None = None
         if self.head is not None:
             check_sizes(self.head, self.target)
         self.refresh()
@@ -103,26 +102,24 @@ class SpeculativeModel:
     def refresh(self) -> None:
         """Lay the head out again where its parameters are others than they were; texts begin so.
 
-        Fine-tuned or quantised in the process, a head has other arrays.
+        Fine-tuned or quantised in the process, a head has other arrays, or other numbers in them.
         """
         if self.head is None:
             return
         arrays = [array for _, array in tree_flatten(self.head.parameters())]
-        before = self._prepared_from
-        same = len(arrays) == len(before) and all(map(operator.is_, arrays, before))
-        if not same:
+        if self._prepared_from is None or not self._prepared_from.matches(arrays):
             with self._lock:
-                self._prepared_from, self.prepared = arrays, prepare(self.head)
+                self._prepared_from, self.prepared = Snapshot(arrays), prepare(self.head)
                 self.memory = self._memory(self.head)
                 self._searches.clear()
 
     def _memory(self, head: Drafter) -> HeadMemory | None:
-        if not isinstance(self.prepared, PreparedMemoryDrafter):
+        remembering = self.prepared.memory_head if self.prepared else None
+        if remembering is None:
             return None
         self.target.check_layers(head.config.target_layers)
         window = head.config.memory_window or 0
-        bound = self.prepared.drafter
-        return HeadMemory(bound, self.target.embed, window, padded=fuses_drafts())
+        return HeadMemory(remembering, self.target.embed, window, padded=fuses_drafts())
 
     @property
     def planner(self) -> ShapePlanner | None:
@@ -164,6 +161,19 @@ class SpeculativeModel:
         if self.target.max_positions is not None:
             return self.target.max_positions
         return context_limit(self.config) if self.target.attends else None
+
+    def room(self, asked: int | None) -> int | None:
+        """Tokens of prompt and answer at most: a number of one's own in place of the limit.
+
+        Past a table of positions no number leads.
+
+        Args:
+            asked: What takes the place of :attr:`context_limit`; None for that itself.
+        """
+        table = self.target.max_positions
+        if asked is None or table is None:
+            return asked or self.context_limit
+        return min(asked, table)
 
     def agreed(self, seconds: float) -> float:
         """A time that was measured here; of several processes rank 0's, for all."""

@@ -59,7 +59,7 @@ def dequantise(tensor: GGUFTensor) -> Array:
         return np.array(tensor.data).reshape(tensor.shape)
     gguf = package()
     kind = gguf.GGMLQuantizationType[tensor.type]
-    if tensor.type in ("F64", "I8", "I16", "I32", "I64"):
+    if tensor.type == "F64":
         return np.array(tensor.data).reshape(tensor.shape).astype(np.float32)
     rows = tensor.data.reshape(-1, tensor.data.shape[-1])
     out = np.empty((len(rows), tensor.shape[-1]), np.float32)
@@ -95,7 +95,7 @@ def _nibbles(stored: Array) -> Array:
 
 def _q4_0(blocks: Array) -> Affine:
     scales = _half(blocks, 0)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         biases = (scales * np.float16(-8)).astype(np.float16)
     return Affine(_nibbles(blocks[..., 2:]), scales, biases, 4)
 
@@ -106,7 +106,7 @@ def _q4_1(blocks: Array) -> Affine:
 
 def _q8_0(blocks: Array) -> Affine:
     scales = _half(blocks, 0)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         biases = (scales * np.float16(-128)).astype(np.float16)
     # Two's complement plus 128 is the sign bit turned over.
     return Affine(_packed(blocks[..., 2:] ^ np.uint8(0x80)), scales, biases, 8)

@@ -15,6 +15,8 @@ from .file import GGUFModel
 from .rope import rope_scaling
 
 Config = dict[str, Any]
+# Models in which a part of each head may be turned by its position.
+TURNING_IN_PART = ("phi3", "stablelm")
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,12 @@ def _common(model: GGUFModel, kind: str, eps: str = "rms_norm_eps") -> Config:
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
     _check_sizes(model, config)
-    if base <= 0 or config[eps] <= 0:
-        raise model.refusal("rope.freq_base", base, "a number above 0")
+    for name, value in (("rope.freq_base", base), (f"attention.{key}", config[eps])):
+        if value <= 0:
+            raise model.refusal(name, value, "a number above 0")
     turning = model.integer("rope.dimension_count", head_dim)
+    if turning != head_dim and not (kind in TURNING_IN_PART and 0 < turning < head_dim):
+        raise model.refusal("rope.dimension_count", turning, f"{head_dim}, the width of a head,")
     scaling = rope_scaling(model, turning, base)
     if scaling is not None:
         config["rope_scaling"] = scaling

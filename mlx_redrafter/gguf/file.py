@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 from ..errors import RedrafterError
 from .header import check_header
 
+# Stored as they are: numbers of numpy's.
+PLAIN = ("F32", "F16", "F64")
+WHOLE_NUMBERS = ("I8", "I16", "I32", "I64")
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -149,7 +153,9 @@ def shards(path: Path) -> list[Path]:
     match = SHARD.match(path.name)
     if match is None:
         return [path]
-    stem, _, many = match.groups()
+    stem, number, many = match.groups()
+    if not 1 <= int(number) <= int(many):
+        return [path]
     files = [path.with_name(f"{stem}-{i:05d}-of-{many}.gguf") for i in range(1, int(many) + 1)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -181,7 +187,30 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
         raise RedrafterError(
             f"'{path}' is truncated or damaged ({reason}): download it again."
         ) from None
+    for tensor in tensors.values():
+        if not _is_readable(tensor.type):
+            raise RedrafterError(
+                f"'{path}' cannot be converted: its tensor '{tensor.name}' is stored as "
+                f"{tensor.type}, which is no type of weights that is read here; take a file of "
+                "another quantisation."
+            )
     return values, tensors
+
+
+@cache
+def _is_readable(kind: str) -> bool:
+    """Whether a type holds fractions, and the gguf package unpacks it."""
+    if kind in PLAIN:
+        return True
+    if kind in WHOLE_NUMBERS:
+        return False
+    gguf = package()
+    number = gguf.GGMLQuantizationType[kind]
+    try:
+        gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[number][1]), np.uint8), number)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def require_regular(path: Path) -> None:

@@ -104,6 +104,8 @@ def check_header(path: Path, type_sizes: dict[int, tuple[int, int]]) -> None:
 
 def _check(walk: _Walker, type_sizes: dict[int, tuple[int, int]]) -> None:
     version = walk.number("I")
+    if version in (int.from_bytes(struct.pack(">I", one), "little") for one in VERSIONS):
+        raise _Damaged("its bytes stand in the order of a big-endian machine")
     if version not in VERSIONS:
         raise _Damaged(f"it says that it is of version {version}, where 2 and 3 are known")
     tensors, entries = walk.number("Q"), walk.number("Q")

@@ -15,6 +15,7 @@ FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 FACTOR_TENSORS = (FREQUENCIES, LONG, SHORT)
 TOLERANCE = 1e-3
+LARGEST_FACTOR = 1e6
 
 
 def rope_scaling(model: GGUFModel, dimensions: int, base: float) -> dict[str, Any] | None:
@@ -36,6 +37,8 @@ def rope_scaling(model: GGUFModel, dimensions: int, base: float) -> dict[str, An
     if kind == "none":
         return None
     factor = model.number("rope.scaling.factor", 1.0)
+    if not 0 < factor <= LARGEST_FACTOR:
+        raise model.refusal("rope.scaling.factor", factor, "a number above 0 and of some size")
     if kind == "linear":
         return {"type": "linear", "rope_type": "linear", "factor": factor}
     if kind == "yarn":

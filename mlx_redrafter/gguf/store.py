@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,14 +13,16 @@ import numpy as np
 
 from ..errors import RedrafterError
 from ..system.device import on_gpu
-from ..system.files import local_path
-from ..system.workspace import publish, require_space, workspace
+from ..system.files import cache_directory, local_path
+from ..system.workspace import InUse, publish, require_space, workspace
 from .blocks import KEPT_BITS
 from .directory import Progress, write_model
 from .file import GGUFModel, GGUFTensor, read_gguf, require_regular, shards
 
-FORMAT = 1  # raised when the same file would be written differently
+FORMAT = 2  # raised when the same file would be written differently
 HEADROOM = 1 << 24  # bytes for tokenizer and configuration
+SAMPLE_OF_BEGINNING, SAMPLE, SAMPLES = 1 << 16, 1 << 10, 256  # bytes, bytes, pieces
+SECONDS_BETWEEN_LOOKS = 0.2
 REMEDY = "convert the file with convert.py, whose --mlx-path can be anywhere"
 
 
@@ -40,24 +43,41 @@ def converted(path: Path, progress: Progress, store: Path | None = None) -> Path
     path = local_path(path)
     require_regular(path)
     files = shards(path)
-    store = store or Path.home() / ".cache" / "mlx_redrafter" / "gguf"
+    store = store or _default_store()
     place, version = _place(files), _version(files)
     suffixes = ("",) if on_gpu() else ("-float32", "")
-    for suffix in suffixes:
-        done = store / f"{place}-{version}{suffix}" / files[0].stem
-        if (done / "config.json").is_file():
-            return done
+    while True:
+        for suffix in suffixes:
+            done = store / f"{place}-{version}{suffix}" / files[0].stem
+            if (done / "config.json").is_file():
+                return done
+        try:
+            return _convert(path, store, f"{place}-{version}", progress)
+        except InUse:  # another process converts just this file
+            progress("Waiting for another process that converts the file", 0, 1)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _convert(path: Path, store: Path, name: str, progress: Progress) -> Path:
+    """Write the directory, and remove what was made of earlier contents of the same place."""
     model = read_gguf(path)
     plain = _wants_float32(model)
-    out = store / f"{place}-{version}{'-float32' if plain else ''}" / files[0].stem
+    out = store / f"{name}{'-float32' if plain else ''}" / model.path.stem
     with workspace(out, REMEDY) as work:
         require_space(work, _size(model, plain) + HEADROOM, REMEDY)
         finished = work / out.name
         finished.mkdir()
         write_model(model, finished, progress, plain, mx.float32 if plain else None)
         publish(finished, out)
-    _forget_others(store, place, version)
+    _forget_others(store, *name.split("-"))
     return out
+
+
+def _default_store() -> Path:
+    directory = cache_directory()
+    if directory is None:
+        raise RedrafterError(f"There is no home directory to keep a converted model in: {REMEDY}.")
+    return directory / "gguf"
 
 
 def _place(files: list[Path]) -> str:
@@ -66,9 +86,29 @@ def _place(files: list[Path]) -> str:
 
 
 def _version(files: list[Path]) -> str:
-    """What tells this content of the place from an earlier one: sizes and times of change."""
-    told = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    """What tells this content of the place from an earlier one.
+
+    Sizes and times of change, and samples: copies and archives may keep the times.
+    """
+    told = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns, _samples(f)) for f in files]
     return hashlib.sha256(repr((FORMAT, told)).encode()).hexdigest()[:12]
+
+
+def _samples(file: Path) -> str:
+    """A digest of a file's beginning and of pieces all over it."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            digest.update(stream.read(SAMPLE_OF_BEGINNING))
+            size = os.fstat(stream.fileno()).st_size
+            for index in range(SAMPLES):
+                stream.seek(size * index // SAMPLES)
+                digest.update(stream.read(SAMPLE))
+            stream.seek(max(0, size - SAMPLE))
+            digest.update(stream.read(SAMPLE))
+    except OSError as error:
+        raise RedrafterError(f"'{file}' cannot be read: {error.strerror or error}.") from None
+    return digest.hexdigest()
 
 
 def _wants_float32(model: GGUFModel) -> bool:

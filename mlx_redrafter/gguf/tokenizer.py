@@ -69,8 +69,9 @@ def read_vocabulary(model: GGUFModel) -> Vocabulary:
         )
     tokens = _strings(model, "tokenizer.ggml.tokens")
     types = model.metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
-    if not isinstance(types, list) or len(types) != len(tokens):
-        raise model.refusal("tokenizer.ggml.token_type", None, "a list as long as the tokens")
+    whole = isinstance(types, list) and all(isinstance(one, int) for one in types)
+    if not whole or len(types) != len(tokens):
+        raise model.refusal("tokenizer.ggml.token_type", types, "a list as long as the tokens")
     keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     special = {short: _id(model, long, len(tokens)) for short, long in keys.items()}
     named = [_id(model, key, len(tokens)) for key in ("eos", "eot", "eom")]
@@ -101,7 +102,7 @@ def _id(model: GGUFModel, key: str, count: int) -> int | None:
 def _strings(model: GGUFModel, key: str) -> list[str]:
     value = model.metadata.get(key)
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or not value:
-        raise model.refusal(key, None, "a list of strings")
+        raise model.refusal(key, value, "a list of strings")
     return value
 
 
@@ -187,7 +188,7 @@ def _byte_level(model: GGUFModel, vocabulary: Vocabulary) -> Tokenizer:
 def _sentencepiece(model: GGUFModel, vocabulary: Vocabulary) -> Tokenizer:
     scores = model.metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(vocabulary.tokens):
-        raise model.refusal("tokenizer.ggml.scores", None, "a list as long as the tokens")
+        raise model.refusal("tokenizer.ggml.scores", scores, "a list as long as the tokens")
     vocab = {token: i for i, token in enumerate(vocabulary.tokens)}
     unknown = vocabulary.special.get("unk")
     if unknown is None and UNKNOWN in vocabulary.types:

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from ..cache.prompt_cache import PromptCache
 from ..engine.model import SpeculativeModel
 from ..system.blas import is_loaded, usable_cores
-from ..system.files import write_json
+from ..system.files import cache_directory, write_json
 from ..system.machine import processor_name
 from .calibration import calibrate, calibrate_there
 from .costs import CostModel
@@ -72,14 +72,6 @@ def save_costs(model: SpeculativeModel, costs: CostModel, directory: Path | None
         write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
 
 
-def cache_directory() -> Path | None:
-    """Where measurements are kept between runs; None where the user has no home directory."""
-    try:
-        return Path.home() / ".cache" / "mlx_redrafter"
-    except RuntimeError:  # a service's user: what is measured is kept in memory
-        return None
-
-
 def _agreed(model: SpeculativeModel, stored: CostModel | None) -> CostModel | None:
     """Of several processes what rank 0 has stored, for all."""
     if model.ranks is None:
@@ -127,10 +119,10 @@ def _shapes(parameters: Any) -> str:
 
 
 def _read(path: Path | None) -> CostModel | None:
-    if path is None:
+    if path is None or not path.is_file():
         return None
     try:
         value = json.loads(path.read_text("utf-8"))
         return CostModel.from_dict(value["costs"]) if value.get("format") == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # measured again

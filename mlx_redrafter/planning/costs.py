@@ -8,6 +8,7 @@ over sixteen rows may take half the time of one over thirteen.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -192,8 +193,12 @@ class CostModel:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> CostModel:
-        """Inverse of :meth:`to_dict`."""
-        return cls(
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: If a number is missing, or none that a time can be.
+        """
+        costs = cls(
             sizes=tuple(value["sizes"]),
             contexts=tuple(value["contexts"]),
             verify=tuple(tuple(row) for row in value["verify"]),
@@ -203,6 +208,24 @@ class CostModel:
             path_row=float(value["path_row"]),
             draft={int(width): seconds for width, seconds in value["draft"].items()},
         )
+        costs._check()
+        return costs
+
+    def _check(self) -> None:
+        times = [*self.plain, *self.draft.values(), *(s for row in self.verify for s in row)]
+        shares = (self.replay, self.draft_start, self.path_row)
+        whole = all(
+            isinstance(one, int) and one > 0 for one in (*self.sizes, *self.contexts, *self.draft)
+        )
+        ordered = all(
+            len(some) and list(some) == sorted(set(some)) for some in (self.sizes, self.contexts)
+        )
+        fits = len(self.plain) == len(self.verify) == len(self.contexts)
+        fits = fits and all(len(row) == len(self.sizes) for row in self.verify)
+        if not (whole and ordered and fits and all(math.isfinite(t) and t > 0 for t in times)):
+            raise ValueError("costs that make no sense")
+        if not all(math.isfinite(share) for share in shares):
+            raise ValueError("costs that make no sense")
 
 
 def between(x: float, known: Sequence[float], values: Sequence[float]) -> float:

@@ -19,9 +19,9 @@ from .acceptance import KINDS, FloatArray, kinds_of, narrowed, subtree
 from .shapes import covers
 
 REMEMBERED_PROBES = 20
-REMEMBERED_OTHERS = 12
+REMEMBERED_OTHERS = 24
 # Trees that have to cover a shape before anything is said of it.
-ENOUGH_TREES = 2
+ENOUGH_TREES = 1
 # Trees of one place may be easier than those of another: by no more than this is it put right.
 PLACES_DIFFER = 1.5
 

@@ -39,12 +39,12 @@ SWITCH_MARGIN = 1.01
 PROBES_TO_CHOOSE = 2
 # The account may be overdrawn by so many plain steps before a choice is left.
 OVERDRAWN = -1.0
-REPLAN_STEPS = 16
+REPLAN_STEPS = 8
 # A plain step after so many drafts, times the square of what they gain: the less that is, the more
 # it matters how long a plain step takes by now, and the less one costs.
-PLAIN_EVERY = 16
+PLAIN_EVERY = 24
 # Of chosen drafts every so many-th is remembered beside the probes.
-REMEMBER_EVERY = 8
+REMEMBER_EVERY = 4
 # A draft is made with the step before it where it costs at most so much of a plain step.
 CHEAP_DRAFT = 0.25
 # Tokens from which on forecasts are to be believed.
@@ -95,6 +95,7 @@ class Planner:
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
         self._drafts_in_a_row = 0
+        self._whole = False
         self._drafts_between_plain = PLAIN_EVERY
         self._take_costs(costs)
 
@@ -315,7 +316,8 @@ class Planner:
             self._plan()
             self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES)
             return
-        self._wide.take_draft()
+        self._whole = step.tokens >= 1 + shape.length
+        self._wide.take_draft(whole=self._whole)
         if self._drafts_in_a_row % REMEMBER_EVERY == 0:
             self._memory.add(step.records[0].guessed.tree, shape, probe=False)
         if shape == self._choice and not any(record.copied for record in step.records):

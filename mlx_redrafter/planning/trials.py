@@ -135,9 +135,13 @@ class WideProbes:
         """Whether larger shapes have been looked at as far as they were worth it."""
         return self._left <= 0 or self._skipped
 
-    def take_draft(self) -> None:
-        """A step drafted the choice."""
-        self._steps -= 1
+    def take_draft(self, *, whole: bool) -> None:
+        """A step drafted the choice; ``whole`` is whether all its length was accepted.
+
+        A draft that was accepted whole does not show how far a longer one would go: as long as that
+        is not known, the next step is to show it.
+        """
+        self._steps = 0 if whole and self._left > 0 else self._steps - 1
 
     def take_probe(self, *, news: bool) -> None:
         """One was made; ``news`` is whether few as large were made before."""

@@ -95,7 +95,6 @@ def _load(
         )
 
     host = Host(spec.name, tokenizer, make, settings.max_concurrent, metrics)
-    limits = [n for n in (model.context_limit, settings.context_limit) if n]
     # Prompts are encoded in other threads than answers are decoded in.
     encoder: Any = copy.deepcopy(tokenizer)
     return ServedModel(
@@ -103,6 +102,6 @@ def _load(
         host=host,
         tokenizer=encoder,
         vocab_size=model.target.vocab_size,
-        context_limit=min(limits) if limits else None,
+        context_limit=model.room(settings.context_limit),
         encoding=threading.Lock(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import signal
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RedrafterError
 from .metrics import Metrics
@@ -76,8 +78,54 @@ def serve(
     return ended
 
 
+# Seconds in which the head of a request has to come, or its connection is closed: uvicorn waits
+# for ever, and connections are as few as the files that a process may open.
+HEAD_SECONDS = 15.0
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's connection that is closed where no request comes."""
+
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, and wait for the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a request that is answered has all the time that it needs."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._forget()
+
+    def _watch(self) -> None:
+        if not self._idle:
+            self._forget()
+        elif self._closing is None:
+            self._closing = self.loop.call_later(HEAD_SECONDS, self._close)
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _forget(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+    def _close(self) -> None:
+        self._closing = None
+        if self._idle:
+            self.transport.close()
+
+
 class _Server(uvicorn.Server):
-    """uvicorn's server that says when it is ready."""
+    """uvicorn's server that says when it is ready, and ends at once if it is told so twice."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
         super().__init__(config)
@@ -87,6 +135,11 @@ class _Server(uvicorn.Server):
         """Start, and say so."""
         await super().startup(sockets)
         self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Let answers finish; at the second signal do not."""
+        self.force_exit = self.force_exit or self.should_exit
+        super().handle_exit(sig, frame)
 
 
 def make_server(
@@ -99,6 +152,7 @@ def make_server(
         access_log=False,
         server_header=False,
         lifespan="off",
+        http=_Protocol,
         ws="none",
         timeout_graceful_shutdown=math.ceil(settings.grace),
     )

@@ -32,6 +32,14 @@ def local_path(path: str | Path) -> Path:
         ) from None
 
 
+def cache_directory() -> Path | None:
+    """Where measurements and conversions are kept; None where the user has no home directory."""
+    try:
+        return Path.home() / ".cache" / "mlx_redrafter"
+    except RuntimeError:  # a service's user
+        return None
+
+
 def is_there(path: Path) -> bool:
     """Whether something is at a path; not at one that is too long or holds a zero byte."""
     with suppress(OSError, ValueError):
@@ -60,10 +68,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
-    temporary = Path(name)
+    handle, temporary = _make_temporary(path)
     try:
-        _lock(handle)  # as long as it is open, which a killed process does not keep it
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -80,6 +86,16 @@ def write_json(path: Path, value: Any) -> None:
 
 def _prefix(path: Path) -> str:
     return f".{path.stem}-"
+
+
+def _make_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside ``path``, locked as long as it is open; a killed process's is not."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
+        # Another writer may have taken it for abandoned before it was locked.
+        if lock(handle) is not False and Path(name).exists():
+            return handle, Path(name)
+        os.close(handle)
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -99,20 +115,26 @@ def _remove_unless_locked(path: Path) -> None:
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
-            if _lock(handle):
+            if lock(handle):
                 path.unlink(missing_ok=True)
         finally:
             os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open file for this process; whether it was free."""
+def lock(handle: int) -> bool | None:
+    """Lock an open file or directory for this process until it is closed.
+
+    Returns:
+        Whether it was free; None where the file system has no locks.
+    """
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
@@ -130,13 +152,13 @@ def only_one(directory: Path, work: str) -> Iterator[None]:
     made = _missing(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / LOCK_FILE).open("a+", encoding="utf-8")
+        file, free = _open_lock(directory / LOCK_FILE)
     except OSError as error:
         raise RedrafterError(
             f"{directory} cannot be written: {error.strerror or error}."
         ) from error
     with file:
-        if not _lock(file.fileno()):
+        if not free:
             raise RedrafterError(
                 f"Another {work} is under way in {directory} ({_holder(file)}): wait for it, end "
                 "it, or choose another directory."
@@ -151,6 +173,19 @@ def only_one(directory: Path, work: str) -> Iterator[None]:
             with suppress(OSError):  # they are kept where something was written into them
                 for path in made:
                     path.rmdir()
+
+
+def _open_lock(path: Path) -> tuple[IO[str], bool]:
+    """The lock's file, and whether it is this process's now."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        if lock(file.fileno()) is False:
+            return file, False
+        # Its holder may have removed it between the two; then it holds nobody off.
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file, True
+        file.close()
 
 
 def _missing(directory: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -12,9 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import RedrafterError
-from .files import size_words
+from .files import lock, size_words
 
 ANOTHER_PLACE = "choose another place"
+
+
+class InUse(RedrafterError):
+    """Another process is writing the same directory."""
 
 
 @contextmanager
@@ -29,19 +33,18 @@ def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
         remedy: What a person can do where it cannot be written to, for messages.
 
     Raises:
-        RedrafterError: If another conversion into ``out`` is running, or the disk is full.
+        InUse: If another conversion into ``out`` is running.
+        RedrafterError: If the place cannot be written, or the disk is full.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         clear_stale(out, remedy)
-        directory = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+        handle, directory = _make(out)
     except OSError as error:
         raise RedrafterError(
             f"'{out.parent}' cannot be written to ({error.strerror}): {remedy}."
         ) from None
-    handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield directory
     except Exception as error:  # mlx and safetensors have their own kinds
         if not _is_full(error):
@@ -52,6 +55,17 @@ def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(handle)
+
+
+def _make(out: Path) -> tuple[int, Path]:
+    """A new directory beside ``out``, locked as long as it is open."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+        handle = os.open(directory, os.O_RDONLY)
+        # Another process may have taken it for abandoned before it was locked.
+        if lock(handle) is not False and directory.exists():
+            return handle, directory
         os.close(handle)
 
 
@@ -75,24 +89,29 @@ def clear_stale(out: Path, remedy: str = ANOTHER_PLACE) -> None:
     """Remove what killed conversions into ``out`` left, and undo a replacement cut in half.
 
     Raises:
-        RedrafterError: If another conversion into ``out`` is running.
+        InUse: If another conversion into ``out`` is running.
     """
     if _replaced(out).exists():
         if out.exists():
             shutil.rmtree(_replaced(out), ignore_errors=True)
         else:
             _replaced(out).rename(out)
-    for directory in out.parent.glob(_prefix(out) + "*"):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RedrafterError(
-                f"Another conversion into '{out}' is running: wait for it or {remedy}."
-            ) from None
-        finally:
-            os.close(handle)
+    for directory in out.parent.glob(glob.escape(_prefix(out)) + "*"):
+        if _is_held(directory):
+            raise InUse(f"Another conversion into '{out}' is running: wait for it or {remedy}.")
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_held(directory: Path) -> bool:
+    """Whether a process holds it; not where it has gone meanwhile."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return lock(handle) is False
+    finally:
+        os.close(handle)
 
 
 def publish(finished: Path, out: Path) -> None:

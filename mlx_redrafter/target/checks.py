@@ -61,12 +61,13 @@ def check_weights(module: nn.Module, where: object) -> None:
             )
 
 
-def check_numbers(model: nn.Module, logits: mx.array) -> None:
+def check_numbers(model: nn.Module, logits: mx.array, where: object) -> None:
     """Refuse a model that computes no numbers.
 
     Args:
         model: Whose weights are searched for the reason.
         logits: Of some forward.
+        where: What computes no numbers, to begin the sentence with.
 
     Raises:
         RedrafterError: If a logit is NaN or infinite; names the tensor that is, where one is.
@@ -78,12 +79,15 @@ def check_numbers(model: nn.Module, logits: mx.array) -> None:
         floating = mx.issubdtype(weight.dtype, mx.floating)
         if floating and not mx.all(mx.isfinite(weight)).item():
             raise RedrafterError(
-                f"The tensor {name} holds numbers that are not finite (NaN or infinity), so the "
-                "model cannot compute anything: fetch or convert the weights again."
+                f"{where} cannot compute anything: the tensor {name} holds numbers that are not "
+                "finite (NaN or infinity); fetch or convert the weights again."
             )
+    cause = "its configuration is not that of its weights"
+    if logits.dtype != mx.float32:
+        cause += f", or {str(logits.dtype)[9:]} is too narrow for it (load it in float32)"
     raise RedrafterError(
-        "The model computes logits that are not finite (NaN or infinity) although its weights are: "
-        f"{logits.dtype} may be too narrow for it; load it in float32 or bfloat16."
+        f"{where} computes logits that are not finite (NaN or infinity) from weights that are: "
+        f"{cause}."
     )
 
 

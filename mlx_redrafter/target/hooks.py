@@ -292,3 +292,9 @@ METHODS = {
     BLOCK_METHOD: (architectures.KEY_BLOCKS, block_method),
     CONVOLUTION_METHOD: (architectures.CONVOLUTION, convolution_method),
 }
+
+
+def private_arrays(model: nn.Module) -> list[mx.array]:
+    """Arrays that modules hold under names that begin with an underscore."""
+    named = (entry for module in model.modules() for entry in module.items())
+    return [value for name, value in named if name[0] == "_" and isinstance(value, mx.array)]

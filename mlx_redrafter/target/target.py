@@ -15,21 +15,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import (
-    ArraysCache,
-    CacheList,
-    ChunkedKVCache,
-    KVCache,
-    RotatingKVCache,
-    make_prompt_cache,
-)
+from mlx_lm.models.cache import make_prompt_cache
 
-from ..cache.attention import ChunkedTreeKVCache, TreeKVCache
 from ..cache.batch import BatchCache
-from ..cache.composite import CacheGroup, OpaqueCache
-from ..cache.forward_context import ForwardContext
+from ..cache.composite import OpaqueCache
 from ..cache.prompt_cache import LayerCache, PromptCache
-from ..cache.recurrent import RecurrentCache
 from ..errors import RedrafterError
 from ..system.blas import share_cores
 from ..system.device import plans_attention
@@ -46,7 +36,9 @@ from .hooks import (
     inner_module,
     missing_hooks,
     position_limit,
+    private_arrays,
 )
+from .layer_caches import is_state, layer_cache, parts_of
 from .output_head import Tap, find_output_head, tap_input
 from .recurrent_hooks import hook_products
 
@@ -106,9 +98,9 @@ class Target:
         self._embedding: Any = embedding
         self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
-        recurrent = any(_is_state(part) for layer in raw for part in _parts(layer))
-        self.recurrent = recurrent
-        self.attends = not all(_is_state(part) for layer in raw for part in _parts(layer))
+        states = [is_state(part) for layer in raw for part in parts_of(layer)]
+        self.recurrent = recurrent = any(states)
+        self.attends = not all(states)
         if self.architecture in architectures.WHOLE:
             inner._redrafter_whole = True
         self._context = hook_layers(model, recurrent=recurrent)
@@ -130,23 +122,26 @@ class Target:
         self.take_cores(2)  # what is not a text's plain step has them all, training for one
         # What modules hold besides parameters, such as frequencies: whatever thread runs first
         # could evaluate only its own.
-        mx.eval(_private_arrays(model))
+        mx.eval(private_arrays(model))
 
     @property
     def dtype(self) -> mx.Dtype:
         """The precision of embeddings and hidden states."""
         return self.embed(mx.zeros((1,), dtype=mx.int32)).dtype
 
-    def check(self) -> None:
+    def check(self, where: object = "The model") -> None:
         """Run one token and look at the outcome: numbers, and hidden states that explain them.
 
         Where they do not, ``refusal`` says so from then on, and decoding is plain.
+
+        Args:
+            where: The file or directory that it is from, for the sentence.
 
         Raises:
             RedrafterError: If the model computes no numbers; names the tensor.
         """
         logits, hidden = self.verify(DraftTree.root_only(mx.array([0])), self.make_cache())
-        check_numbers(self.model, logits)
+        check_numbers(self.model, logits, where)
         head = self.output_head
         if self.refusal is None and (head is None or not ranks_like(head, hidden, logits)):
             self.verifies = "nothing"
@@ -206,7 +201,7 @@ class Target:
             )
 
     def _layer(self, raw: Any) -> LayerCache | None:
-        return _layer(raw, self._context, keeps_points=self.recurrent)
+        return layer_cache(raw, self._context, keeps_points=self.recurrent)
 
     def _maker(self, index: int, max_kv_size: int | None) -> Any:
         return lambda: make_prompt_cache(self.model, max_kv_size)[index]
@@ -394,37 +389,3 @@ class Target:
         """
         module = self.output_head.module if self.output_head else None
         return self._inner_tap if module is None else tap_input(module)
-
-
-def _private_arrays(model: nn.Module) -> list[mx.array]:
-    """Arrays that modules hold under names that begin with an underscore."""
-    named = (entry for module in model.modules() for entry in module.items())
-    return [value for name, value in named if name[0] == "_" and isinstance(value, mx.array)]
-
-
-def _parts(raw: Any) -> tuple[Any, ...]:
-    return tuple(raw.caches) if type(raw) is CacheList else (raw,)
-
-
-def _is_state(raw: Any) -> bool:
-    """Whether a cache holds arrays that are replaced as a whole, as recurrent state is."""
-    # DeepSeek-V4.1's LayerCache concatenates; nothing is written into.
-    return type(raw) is ArraysCache or type(raw).__name__ == "LayerCache"
-
-
-def _layer(raw: Any, context: ForwardContext, *, keeps_points: bool) -> LayerCache | None:
-    """What takes the place of one of mlx-lm's caches; None for a kind that is not known."""
-    if type(raw) is KVCache:
-        return TreeKVCache(context)
-    if type(raw) is RotatingKVCache and raw.keep == 0:
-        return TreeKVCache(context, raw.max_size, keeps_points=keeps_points)
-    if type(raw) is ChunkedKVCache:
-        return ChunkedTreeKVCache(context, raw.chunk_size)
-    if _is_state(raw):
-        return RecurrentCache(raw, context)
-    if type(raw) is CacheList:
-        parts = [_layer(part, context, keeps_points=keeps_points) for part in raw.caches]
-        known = [part for part in parts if part is not None]
-        states = sum(isinstance(part, RecurrentCache) for part in known)
-        return CacheGroup(known) if len(known) == len(parts) and states <= 1 else None
-    return None

@@ -19,6 +19,8 @@ from ..system.visible import visible_line
 LONGEST_REASON = 240
 # A configuration takes kilobytes; a tokenizer's vocabulary some megabytes.
 LARGEST_JSON = 64 << 20
+# Libraries read these whole.
+TEXTS, LARGEST_TEXT = (".json", ".jinja"), 256 << 20
 
 
 @contextmanager
@@ -39,6 +41,21 @@ def reading(what: object, remedy: str = "fetch or convert it again") -> Iterator
     # Panics of the Rust code in tokenizers derive from BaseException.
     except BaseException as error:
         raise RedrafterError(f"{what} cannot be loaded ({reason(error)}): {remedy}.") from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's path before what is said of its values.
+
+    Raises:
+        RedrafterError: Instead of one that does not name the file.
+    """
+    try:
+        yield
+    except RedrafterError as error:
+        if str(path) in str(error):
+            raise
+        raise RedrafterError(f"{path}: {error}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -78,10 +95,12 @@ def read_json(path: Path, owner: str) -> dict[str, Any]:
 def check_ordinary(directory: Path) -> None:
     """Refuse what would block or never end when it is read: pipes, devices, sockets.
 
+    Directories inside are looked into too, as libraries look for templates there.
+
     Raises:
         RedrafterError: Naming the file.
     """
-    for path in sorted(directory.iterdir()):
+    for path in sorted([*directory.iterdir(), *directory.glob("*/*")]):
         try:
             mode = path.stat().st_mode
         except OSError as error:
@@ -92,3 +111,7 @@ def check_ordinary(directory: Path) -> None:
             raise RedrafterError(f"{path} cannot be read: {error.strerror or error}.") from error
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise RedrafterError(f"{path} is a pipe or a device, not a file: remove it.")
+        if path.suffix in TEXTS and path.is_file() and path.stat().st_size > LARGEST_TEXT:
+            raise RedrafterError(
+                f"{path} is larger than {LARGEST_TEXT >> 20} MiB, as no model's is: check the file."
+            )

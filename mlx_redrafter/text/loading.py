@@ -1,13 +1,11 @@
-"""From a path or a Hub repo to a model and its tokenizer; drafters to and from disk."""
+"""From a path or a Hub repo to a model, its drafter and its tokenizer."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,8 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 
-from ..drafting.drafter import Drafter, DrafterConfig
-from ..drafting.kinds import drafter_of
+from ..drafting.drafter import Drafter
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
@@ -27,24 +24,16 @@ from ..planning.cost_store import load_costs
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
 from ..system.device import on_gpu
-from ..system.files import atomic_path, local_path, write_json
+from ..system.files import local_path
 from ..system.rank_watch import watch
 from ..system.ranks import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
 from .boundary import check_ordinary, read_json, reading
 from .bounds import check_config, tensors_of
-from .places import (
-    CONFIG_FILE,
-    DRAFTER_DIRECTORY,
-    WEIGHTS_FILE,
-    locate,
-    may_be_repo,
-    silent,
-)
+from .drafter_files import check_pair, load_drafter
+from .places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE, locate, silent
 from .sharding import check_same, shard
-
-__all__ = ["CONFIG_FILE", "DRAFTER_DIRECTORY", "WEIGHTS_FILE", "may_be_repo"]
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
 _TRUST = "trust_remote_code"
@@ -173,14 +162,14 @@ def load(
     found = any((drafter_path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
     if drafter is not False and (drafter is not None or found):
         head = load_drafter(drafter_path)
-        check_pair(head.config, target, tokenizer)
+        check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
         _set_dtype(head, dtype)
         if head.needs_rows:
             share_rows(head, target)
     if not lazy:
         if head is not None:
             check_weights(head, drafter_path / WEIGHTS_FILE)
-        target.check()
+        target.check(path)
     loaded = SpeculativeModel(target, head, name=located.name, config=config)
     loaded.ranks = ranks
     if plan and head is not None:
@@ -262,74 +251,6 @@ def resolve_path(path_or_repo: str | Path, revision: str | None = None) -> Path:
     return locate(path_or_repo, revision=revision).directory
 
 
-def load_drafter(directory: str | Path) -> Drafter:
-    """Read a drafter from ``config.json`` and ``model.safetensors``; weights stay lazy.
-
-    Raises:
-        RedrafterError: If a file is missing or the tensors are not the config's.
-    """
-    directory = Path(directory)
-    config = DrafterConfig.from_dict(read_json(directory / CONFIG_FILE, "a drafter's directory"))
-    weights_path = directory / WEIGHTS_FILE
-    if not weights_path.is_file():
-        raise RedrafterError(
-            f"{directory} has no {WEIGHTS_FILE}: convert the drafter with convert.py first."
-        )
-    check_config(config.to_dict(), tensors_of([weights_path]), directory / CONFIG_FILE)
-    with reading(weights_path, "make or fetch it again"):
-        weights = cast("dict[str, mx.array]", mx.load(str(weights_path)))
-    drafter = drafter_of(config)
-    if config.quantization is not None:
-        with reading(directory / CONFIG_FILE, "make or fetch it again"):
-            _quantize_like(drafter, config.quantization, weights)
-    _check_tensors(drafter, weights, weights_path)
-    drafter.load_weights(list(weights.items()))
-    drafter.eval()
-    return drafter
-
-
-def save_drafter(directory: str | Path, drafter: Drafter) -> None:
-    """Write a drafter's ``config.json`` and ``model.safetensors``, each atomically."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_path(directory / WEIGHTS_FILE) as temporary:
-        weights = dict(tree_flatten(drafter.parameters()))
-        mx.save_safetensors(str(temporary), weights, metadata={"format": "mlx"})
-    write_json(directory / CONFIG_FILE, drafter.config.to_dict())
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 of the vocabulary, (token, id) sorted by id; the same for equal vocabularies."""
-    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def check_pair(config: DrafterConfig, target: Target, tokenizer: Any) -> None:
-    """Refuse a drafter that was trained for another target than this one.
-
-    Raises:
-        RedrafterError: If hidden size, vocabulary or recorded tokenizer differ.
-    """
-    made_for = config.target or {}
-    name = made_for.get("name", "another model")
-    for what, has, needs in (
-        ("hidden size", config.hidden_size, target.hidden_size),
-        ("vocabulary size", config.vocab_size, target.vocab_size),
-    ):
-        if has != needs:
-            raise RedrafterError(
-                f"The drafter was made for {name}, with a {what} of {has}, but this model's is "
-                f"{needs}: use the drafter that was trained for this model."
-            )
-    recorded = made_for.get("tokenizer_hash")
-    if recorded is not None and recorded != tokenizer_hash(tokenizer):
-        raise RedrafterError(
-            f"The drafter was made for {name}, whose tokenizer has another vocabulary than this "
-            "model's: use the drafter that was trained for this model."
-        )
-
-
 def _check_is_model(path: Path, asked: str | Path) -> dict[str, Any]:
     """The configuration of a model's directory."""
     if not path.is_dir():
@@ -364,41 +285,3 @@ def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:
     if wanted is None or (quantised and dtype is None):
         return
     module.set_dtype(wanted)
-
-
-def _quantize_like(
-    drafter: Drafter, quantization: dict[str, Any], weights: dict[str, mx.array]
-) -> None:
-    """Turn those layers into quantised ones whose scales are among the weights."""
-    defaults = {k: v for k, v in quantization.items() if not isinstance(v, dict | bool)}
-
-    def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        if f"{path}.scales" not in weights:
-            return False
-        override = quantization.get(path)
-        return override if isinstance(override, dict) else hasattr(module, "to_quantized")
-
-    nn.quantize(drafter, **defaults, class_predicate=predicate)
-
-
-def _check_tensors(drafter: Drafter, weights: dict[str, mx.array], path: Path) -> None:
-    expected = {name: value.shape for name, value in tree_flatten(drafter.parameters())}
-    for name, shape in expected.items():
-        if name not in weights:
-            raise RedrafterError(f"{path} lacks the tensor {name} of shape {tuple(shape)}.")
-        if weights[name].shape != shape:
-            raise RedrafterError(
-                f"{path}: the tensor {name} has shape {tuple(weights[name].shape)}, but its "
-                f"config.json asks for {tuple(shape)}."
-            )
-    tokens = weights.get("draft_tokens")
-    if tokens is not None:
-        low, high = cast("tuple[int, int]", (tokens.min().item(), tokens.max().item()))
-        if low < 0 or high >= drafter.config.vocab_size:
-            raise RedrafterError(
-                f"{path}: draft_tokens names tokens from {low} to {high}, outside the vocabulary "
-                f"of {drafter.config.vocab_size}."
-            )
-    extra = sorted(set(weights) - set(expected))
-    if extra:
-        raise RedrafterError(f"{path} holds tensors its config.json does not explain: {extra[0]}.")

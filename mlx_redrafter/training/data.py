@@ -14,7 +14,7 @@ from mlx_lm.tuner.datasets import ChatDataset, TextDataset
 
 from ..errors import RedrafterError
 from ..system.files import atomic_path
-from ..text.loading import tokenizer_hash
+from ..text.drafter_files import tokenizer_hash
 from ..text.prompts import plain_messages
 
 Record = dict[str, Any]
@@ -53,7 +53,7 @@ def read_jsonl(path: Path) -> list[Record]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also integers of thousands of digits
             record = None
         if not isinstance(record, dict):
             raise RedrafterError(
@@ -226,7 +226,7 @@ def with_turns(record: Record, turns: Sequence[Turn], tokenizer: Any, sha256: st
         record: A conversation or text.
         turns: The answers in it, in order.
         tokenizer: mlx-lm's TokenizerWrapper.
-        sha256: Its ``loading.tokenizer_hash``, which takes a while.
+        sha256: Its ``drafter_files.tokenizer_hash``, which takes a while.
     """
     if not turns:
         return record

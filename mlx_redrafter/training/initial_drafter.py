@@ -12,13 +12,16 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map_with_path
 
-from ..drafting.drafter import Drafter, DrafterConfig, IndependentHeads
+from ..drafting.config import DrafterConfig
+from ..drafting.drafter import Drafter, IndependentHeads
 from ..drafting.kinds import drafter_of
 from ..drafting.memory_drafter import MemoryDrafter
 from ..drafting.shared_head import output_rows, share_rows
 from ..errors import RedrafterError
 from ..target.target import Target
-from ..text.loading import WEIGHTS_FILE, check_pair, load_drafter, resolve_path, tokenizer_hash
+from ..text.drafter_files import check_pair, load_drafter, tokenizer_hash
+from ..text.loading import resolve_path
+from ..text.places import WEIGHTS_FILE
 from .data import TokenRow, special_tokens, token_counts
 from .options import TrainingOptions
 from .teacher import Teacher

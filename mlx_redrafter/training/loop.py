@@ -16,7 +16,7 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.device import fuses_drafts
 from ..system.disk import DiskError, writing
-from ..text.loading import load_drafter, save_drafter
+from ..text.drafter_files import load_drafter, save_drafter
 from .config import DistillationConfig
 from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features
@@ -205,8 +205,13 @@ class _Loop:
         step, state = load_checkpoint(
             path, trainer.drafter, trainer.optimizer, trainer.config, identity=self._identity
         )
+        try:
+            self.state = RunState(**state)
+        except TypeError:
+            raise RedrafterError(
+                f"{path} is not a training checkpoint: remove it to start anew."
+            ) from None
         trainer.step = self._saved = step
-        self.state = RunState(**state)
 
     def save(self) -> None:
         """Write the checkpoint, if there is to be one."""

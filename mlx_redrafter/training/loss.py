@@ -33,15 +33,7 @@ def unrolled_logits(
     """
     if before is None:
         before = mx.zeros((len(embeddings), 0), dtype=mx.int32)
-    lookback = before.shape[1]
-    state = drafter.read(embeddings[:, :lookback], before >= 0)
-    states = []
-    for k in range(lookback, embeddings.shape[1]):
-        state = drafter.advance(embeddings[:, k], state)
-        states.append(state)
-    if drafter.config.independent_heads is not None:  # whose states differ in shape
-        return mx.stack([drafter.logits(hidden, state) for state in states], axis=1)
-    return drafter.logits(hidden[:, None], mx.stack(states, axis=1))
+    return drafter.unroll(hidden, embeddings, before, embeddings.shape[1] - before.shape[1])
 
 
 def _soft_loss_forward(

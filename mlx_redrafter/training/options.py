@@ -246,7 +246,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text("utf-8")
         values = yaml.load(text, Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # Beside its own kind YAML raises what dates and nesting make of its constructors.
+    except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RedrafterError(f"The configuration {path} cannot be read: {reason}") from error
     if not isinstance(values, dict):

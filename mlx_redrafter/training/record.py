@@ -13,11 +13,13 @@ from typing import Any
 import mlx.core as mx
 
 from .. import __version__
-from ..drafting.drafter import MODEL_TYPE, Drafter
+from ..drafting.config import MODEL_TYPE
+from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.disk import DiskError, changes, writing
 from ..system.files import atomic_path, write_json
-from ..text.loading import CONFIG_FILE, WEIGHTS_FILE, save_drafter
+from ..text.drafter_files import save_drafter
+from ..text.places import CONFIG_FILE, WEIGHTS_FILE
 from .evaluation import Agreement, DecodedFigures, DraftSizes
 from .loop import Progress
 from .options import TrainingOptions
@@ -121,7 +123,7 @@ def _spare_models(output: Path) -> None:
         return
     try:
         kind = json.loads(config.read_text("utf-8")).get("model_type", MODEL_TYPE)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         kind = "unknown"
     if kind != MODEL_TYPE:
         raise RedrafterError(
@@ -218,7 +220,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text("utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # the last line of an interrupted run
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):
             found.append(entry)
@@ -349,5 +351,5 @@ def step_of(checkpoint: Path) -> int:
     try:
         loaded: Any = mx.load(str(checkpoint), return_metadata=True)
         return int(loaded[1]["step"])
-    except (RuntimeError, KeyError, ValueError):
+    except (RuntimeError, KeyError, ValueError, OverflowError):
         return 0  # reported where it is loaded

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import CacheList, make_prompt_cache
 
-from ..text.loading import tokenizer_hash
+from ..text.drafter_files import tokenizer_hash
 from .data import Record, Turn, chat_prompt, conversation, is_text, templating, with_turns
 
 Tick = Callable[[], object]

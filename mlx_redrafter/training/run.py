@@ -19,7 +19,8 @@ from ..errors import RedrafterError
 from ..sampling import SamplingConfig
 from ..system.files import local_path, only_one
 from ..target.target import Target
-from ..text.loading import load, tokenizer_hash
+from ..text.drafter_files import tokenizer_hash
+from ..text.loading import load
 from ..text.places import own_drafter
 from .config import DistillationConfig
 from .data import Record, TokenRow, tokenize

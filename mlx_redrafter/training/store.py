@@ -308,7 +308,15 @@ def _is_whole(path: Path) -> bool:
         return False
     try:
         _map(path)
-    except (OSError, ValueError, KeyError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ):
         return False
     return True
 
@@ -322,6 +330,8 @@ def _map(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, read only where they are looked at."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError(f"{path} is damaged")
         header = json.loads(file.read(size))
     whole = np.memmap(path, np.uint8, "r")  # one open file a shard, or there might be too many
     found = {}

@@ -57,7 +57,7 @@ def _read(path: Path) -> list[Record]:
         for line in lines:
             try:
                 record = json.loads(line) if line.endswith("\n") else None
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
                 break

@@ -131,7 +131,7 @@ def text_logits(drafter: Drafter, batch: TextBatch, embeddings: mx.array) -> lis
     """
     assert isinstance(drafter, MemoryDrafter)
     depth = batch.weights.shape[-1]
-    states = drafter.unrolled(batch.hidden.astype(mx.float32), embeddings, depth)
+    states = drafter.states_along(batch.hidden.astype(mx.float32), embeddings, depth)
     flat = [state.reshape(-1, state.shape[-1]) for state in states]
     return [drafter.logits_of(state[: len(state) - k]) for k, state in enumerate(flat, 1)]
 

@@ -15,7 +15,6 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..drafting.drafter import Drafter
-from ..drafting.memory_drafter import MemoryDrafter
 from ..errors import RedrafterError
 from ..system.files import atomic_path
 from .config import DistillationConfig
@@ -56,7 +55,7 @@ def _optimizer(drafter: Drafter, config: DistillationConfig) -> optim.Optimizer:
         weight_decay=config.weight_decay,
         bias_correction=True,
     )
-    if not isinstance(drafter, MemoryDrafter):
+    if not drafter.remembers:
         return adam
     scale = MUON_RMS * (drafter.config.state_size or 1) ** 0.5
     muon = optim.Muon(lambda step: scale * schedule(step), weight_decay=0.0)
@@ -196,7 +195,9 @@ def load_checkpoint(
         arrays, metadata = loaded
         settings, step = json.loads(metadata["settings"]), int(metadata["step"])
         state = json.loads(metadata["state"])
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if not isinstance(settings, dict) or not isinstance(state, dict):
+            raise ValueError("no settings")
+    except (OSError, RuntimeError, KeyError, ValueError, RecursionError) as error:
         raise RedrafterError(
             f"{path} is not a training checkpoint: remove it to start anew."
         ) from error
@@ -205,15 +206,32 @@ def load_checkpoint(
         changed = sorted(
             key
             for part in wanted
-            for key in wanted[part] | settings.get(part, {})
-            if wanted[part].get(key) != settings.get(part, {}).get(key)
+            for found in [settings[part] if isinstance(settings.get(part), dict) else {}]
+            for key in wanted[part] | found
+            if wanted[part].get(key) != found.get(key)
         )
         raise RedrafterError(
             f"{path} was made with other settings ({', '.join(changed)}): "
             "use the same ones, or remove it to start anew."
         )
+    optimizer.init(drafter.trainable_parameters())
+    _check_arrays(path, arrays, drafter, optimizer)
     tree: Any = tree_unflatten(list(arrays.items()))
     drafter.update(tree["drafter"])
     optimizer.state = tree["optimizer"]
     mx.eval(drafter.parameters(), optimizer.state)
     return step, state
+
+
+def _check_arrays(
+    path: Path, arrays: dict[str, mx.array], drafter: Drafter, optimizer: optim.Optimizer
+) -> None:
+    expected = dict(tree_flatten(drafter.parameters(), prefix=".drafter"))
+    expected |= dict(tree_flatten(optimizer.state, prefix=".optimizer"))
+    for name in sorted(expected.keys() | arrays.keys()):
+        found = arrays.get(name)
+        if found is None or name not in expected or found.shape != expected[name].shape:
+            raise RedrafterError(
+                f"{path} is damaged: its tensor {name} is not this drafter's; remove the file to "
+                "start anew."
+            )

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_redrafter import load
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.text.loading import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE
+from mlx_redrafter.text.places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE
 from mlx_redrafter.training import Progress, TrainingCallback, answer_file, train_drafter
 from mlx_redrafter.training.record import CARD_FILE
 from mlx_redrafter.training.store import target_hash

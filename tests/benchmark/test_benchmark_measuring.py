@@ -24,14 +24,14 @@ from mlx_redrafter.benchmark.measuring import Spread, measure, summarise, turn_o
 from mlx_redrafter.benchmark.precision import load_at, other_drafter
 from mlx_redrafter.benchmark.prompts import Prompt
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.drafting.drafter import DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
 from mlx_redrafter.drafting.kinds import drafter_of
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.text.drafter_files import save_drafter
 from mlx_redrafter.text.generate import stream_generate
-from mlx_redrafter.text.loading import save_drafter
 
 IDS = (5, 40, 41, 42)
 

@@ -84,6 +84,8 @@ def test_a_limit_takes_evenly_from_the_whole_file(tmp_path):
         ('{"messages": [{"role": "user"}]}', "line 1 has no"),
         ('{"prompt": " "}', "line 1 has no"),
         ("[1]", "line 1 has no"),
+        ("[" * 100_000, "line 1 is not JSON"),
+        ("9" * 5000, "line 1 is not JSON"),
     ],
 )
 def test_what_is_no_prompts_file_is_told(tmp_path, text, words):

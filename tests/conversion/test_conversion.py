@@ -27,7 +27,8 @@ from mlx_lm.convert import convert as mlx_lm_convert
 
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.text.loading import load, load_drafter, tokenizer_hash
+from mlx_redrafter.text.drafter_files import load_drafter, tokenizer_hash
+from mlx_redrafter.text.loading import load
 from mlx_redrafter.ui.cli.convert import main
 
 pytestmark = pytest.mark.torch

@@ -25,9 +25,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.conversion.options import Options
 from mlx_redrafter.conversion.sources import TRAINER_FILES, find_checkpoint
-from mlx_redrafter.drafting.drafter import MODEL_TYPE
+from mlx_redrafter.drafting.config import MODEL_TYPE
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.text.loading import load, load_drafter
+from mlx_redrafter.text.drafter_files import load_drafter
+from mlx_redrafter.text.loading import load
 from mlx_redrafter.ui.cli.convert import main
 
 pytestmark = pytest.mark.torch

@@ -16,7 +16,7 @@ from mlx_redrafter import load, stream_generate
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text import places
-from mlx_redrafter.text.loading import save_drafter
+from mlx_redrafter.text.drafter_files import save_drafter
 from mlx_redrafter.ui.cli.convert import main
 
 IDS = mx.array([[5, 260, 17, 3, 99, 42]])
@@ -33,7 +33,8 @@ def logits(directory: Path) -> np.ndarray:
 @pytest.fixture
 def drafter(tmp_path: Path) -> Path:
     """A head with random weights for the tiny models."""
-    from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+    from mlx_redrafter.drafting.config import DrafterConfig
+    from mlx_redrafter.drafting.drafter import Drafter
 
     config = DrafterConfig(
         hidden_size=HIDDEN, vocab_size=VOCAB, exit_dim=HIDDEN, num_draft_layers=1, rnn=True

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_models import KINDS, make_model, quantised, stored_tensors, tiny_gguf, write_gguf
+from gguf_models import KINDS, gguf, make_model, quantised, stored_tensors, tiny_gguf, write_gguf
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.gguf import read_gguf, write_model
 from mlx_redrafter.gguf.store import converted
+from mlx_redrafter.system.workspace import workspace
 from mlx_redrafter.text.places import locate, silent
 from mlx_redrafter.ui.cli.convert import main
 
@@ -149,6 +150,10 @@ def test_fuzzed(tmp_path: Path, whole: bytes, seed: int) -> None:
         {"expert_count": 1 << 30},
         {"rope.scaling.type": "unheard of"},
         {"rope.scaling.type": "yarn"},
+        {"rope.scaling.type": "linear", "rope.scaling.factor": -1.0},
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 3e38},
+        {"rope.dimension_count": 7},
+        {"attention.layer_norm_rms_epsilon": -1.0},
     ],
     ids=str,
 )
@@ -232,6 +237,92 @@ def test_interrupted_conversions_leave_nothing_that_counts(tmp_path: Path, signa
     out = converted(file, silent, store)
     assert (out / "config.json").is_file()
     assert [p for p in out.parent.iterdir() if p != out] == []
+
+
+TWO_AT_ONCE = """
+import sys
+from pathlib import Path
+from mlx_redrafter.gguf.store import converted
+stages = set()
+out = converted(Path(sys.argv[1]), lambda stage, done, total: stages.add(stage), Path(sys.argv[2]))
+print(out)
+"""
+
+
+def test_two_processes_convert_a_file_once_for_both(tmp_path: Path) -> None:
+    file, store = tiny_gguf(tmp_path / "t [1].gguf"), tmp_path / "store"
+    command = [sys.executable, "-c", TWO_AT_ONCE, str(file), str(store)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outs = {process.communicate(timeout=60)[0] for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert outs == {f"{converted(file, silent, store)}\n"}
+    assert [path.name for path in next(store.iterdir()).iterdir()] == ["t [1]"]
+
+
+def test_a_process_waits_for_another_one_that_converts_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, store = tiny_gguf(tmp_path / "t.gguf"), tmp_path / "store"
+    converted(file, silent, tmp_path / "other")
+    out = store / next((tmp_path / "other").iterdir()).name / "t"
+    first = workspace(out, "")
+    first.__enter__()
+    stages: list[str] = []
+
+    def end(seconds: float) -> None:
+        first.__exit__(None, None, None)
+
+    monkeypatch.setattr("mlx_redrafter.gguf.store.time.sleep", end)
+    assert converted(file, lambda stage, done, total: stages.append(stage), store) == out
+    assert stages[0].startswith("Waiting for another process")
+
+
+def test_what_killed_conversions_left_of_a_name_with_brackets_goes(tmp_path: Path) -> None:
+    out = tmp_path / "a[1]"
+    (tmp_path / ".a[1].convert-abcdefgh").mkdir()
+    with workspace(out, ""):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_contents_of_the_same_size_and_time_are_converted_anew(tmp_path: Path) -> None:
+    file, store = tiny_gguf(tmp_path / "t.gguf"), tmp_path / "store"
+    before, told = converted(file, silent, store), file.stat()
+    data = bytearray(file.read_bytes())
+    data[-1000:-900] = bytes(100)
+    file.write_bytes(data)
+    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns))
+    after = converted(file, silent, store)
+    assert after != before
+    assert not before.exists()
+
+
+def test_without_a_home_directory_convert_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_redrafter.gguf.store.cache_directory", lambda: None)
+    with pytest.raises(RedrafterError, match=r"no home directory .* convert\.py"):
+        converted(tiny_gguf(tmp_path / "t.gguf"), silent)
+
+
+@pytest.mark.parametrize("kind", ["I8", "I32", "Q8_1"])
+def test_types_that_are_no_weights_are_named(tmp_path: Path, kind: str) -> None:
+    family = KINDS["llama"]
+    stored = stored_tensors(family, make_model(family), "F32")
+    name = "model.layers.1.mlp.up_proj.weight"
+    number = gguf.GGMLQuantizationType[kind]
+    block, size = gguf.GGML_QUANT_SIZES[number]
+    form = {"I8": np.int8, "I32": np.int32}.get(kind, np.uint8)
+    data = np.ones((96, 64 // block * size if form is np.uint8 else 64), form)
+    stored[name] = stored[name].__class__("blk.1.ffn_up.weight", data, number)
+    text = refusal(write_gguf(tmp_path / "odd.gguf", family, stored))
+    assert "blk.1.ffn_up.weight" in text
+    assert kind in text
+
+
+@pytest.mark.parametrize("name", ["m-00001-of-00000.gguf", "m-00009-of-00002.gguf"])
+def test_numbers_of_shards_that_make_no_sense_are_part_of_a_name(tmp_path: Path, name: str) -> None:
+    assert read_gguf(tiny_gguf(tmp_path / name)).path.name == name
 
 
 def test_the_command_line_tells_one_sentence(

@@ -20,7 +20,8 @@ from slow_beam import (
 
 import models
 from mlx_redrafter.drafting.beam_search import BeamSearch
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
 from mlx_redrafter.drafting.shape import MAX_LENGTH, BeamShape
 from mlx_redrafter.drafting.source import DraftInput

@@ -8,7 +8,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 import models
-from mlx_redrafter.drafting.drafter import MODEL_TYPE, Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import MODEL_TYPE, DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.errors import RedrafterError
 
 APPLE = {

@@ -10,7 +10,7 @@ from slow_memory import SlowMemoryHead
 import models
 from mlx_redrafter.cache.text_memory import TextMemory
 from mlx_redrafter.drafting.beam_search import BeamSearch
-from mlx_redrafter.drafting.drafter import DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
 from mlx_redrafter.drafting.kinds import drafter_of, prepare
 from mlx_redrafter.drafting.memory_drafter import MemoryDrafter, MemoryView, together
 from mlx_redrafter.drafting.prepared_drafter import DraftStart
@@ -70,7 +70,7 @@ def test_training_sees_what_drafts_see(drafter: MemoryDrafter) -> None:
     tokens, hidden, table = text()
     slow = SlowMemoryHead(drafter, hidden, table[tokens])
     states, embeddings = mx.array(hidden.reshape(1, LENGTH, -1)), mx.array(table[tokens])[None]
-    made = [np.array(x[0]) for x in drafter.unrolled(states, embeddings, 3)]
+    made = [np.array(x[0]) for x in drafter.guesses(states, embeddings, 3)]
     assert [x.shape[0] for x in made] == [LENGTH - 4] * 3
     # Training reads whole texts, which are shorter than the window that drafts are given.
     for anchor in range(min(LENGTH - 4, drafter.config.memory_window or 0)):

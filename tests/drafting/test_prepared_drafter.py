@@ -9,7 +9,8 @@ import mlx.nn as nn
 import pytest
 
 import models
-from mlx_redrafter.drafting.drafter import DrafterConfig, OutputRows
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import OutputRows
 from mlx_redrafter.drafting.kinds import drafter_of
 from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
 from mlx_redrafter.drafting.shared_head import share_rows

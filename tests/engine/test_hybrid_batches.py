@@ -13,7 +13,8 @@ import pytest
 from architectures import prompt_of
 from common_config import VOCAB
 
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch_decoder import BatchDecoder

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 
 import models
 from mlx_redrafter.drafting.shape import BeamShape
@@ -191,8 +192,18 @@ def test_a_head_whose_parameters_change_is_followed() -> None:
     after = trees(model)
     assert after != before
     assert after == trees(SpeculativeModel(of, drafter))
+    for name, array in tree_flatten(drafter.parameters()):  # in place, so the objects stay
+        prepared = model.prepared
+        array[...] = array[::-1] if name.endswith("weight") else array + 1
+        assert trees(model) == trees(SpeculativeModel(of, drafter)), name
+        assert model.prepared is not prepared, name
+    assert trees(model) != after
     nn.quantize(drafter, group_size=32, bits=8)
     assert trees(model) == trees(SpeculativeModel(of, drafter))
+    prepared = model.prepared
+    drafter.lm_head[-1].scales[...] = drafter.lm_head[-1].scales[::-1]
+    assert trees(model) == trees(SpeculativeModel(of, drafter))
+    assert model.prepared is not prepared
 
 
 def test_the_former_name_of_what_a_source_is_told() -> None:

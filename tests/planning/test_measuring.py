@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,33 @@ def test_doubtful_costs_are_used_and_not_stored(
     (path,) = tmp_path.iterdir()
     assert CostModel.from_dict(json.loads(path.read_text())["costs"]) == stored
     assert load_costs(model, tmp_path) == stored
+
+
+def damages(costs: CostModel) -> list[str]:
+    """Files of costs that cannot be believed."""
+    whole = costs.to_dict()
+    changed = [
+        {"sizes": []}, {"contexts": ["a"]}, {"plain": []}, {"plain": [float("nan")]},
+        {"verify": [[1.0]]}, {"draft": {"one": 1.0}}, {"draft": {"1": -1.0}}, {"replay": "x"},
+        {"sizes": whole["sizes"][::-1]},
+    ]  # fmt: skip
+    entries = [{"format": cost_store.FORMAT, "costs": {**whole, **one}} for one in changed]
+    return ["", "[" * 100_000, "[]", "9" * 5000, *map(json.dumps, entries)]
+
+
+def test_damaged_costs_are_measured_again(
+    model: SpeculativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "agree", lambda _before, _after: True)
+    costs = load_costs(model, tmp_path)
+    (path,) = tmp_path.iterdir()
+    monkeypatch.setattr(cost_store, "calibrate", lambda *_: costs)
+    for text in damages(costs):
+        path.write_text(text)
+        assert load_costs(model, tmp_path) is costs
+    path.unlink()
+    os.mkfifo(path)
+    assert load_costs(model, tmp_path) is costs
 
 
 def test_without_a_home_directory_costs_are_kept_in_memory(

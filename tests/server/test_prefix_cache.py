@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,28 +16,10 @@ from mlx_redrafter.server.work.prefix_cache import SHORTEST, PrefixCache
 from mlx_redrafter.target.target import Target
 from models import prompt_of
 
-MAMBA: dict[str, Any] = {
-    "model_type": "mamba",
-    "vocab_size": models.VOCAB,
-    "hidden_size": models.HIDDEN,
-    "intermediate_size": 64,
-    "state_size": 8,
-    "num_hidden_layers": 2,
-    "conv_kernel": 4,
-    "use_bias": False,
-    "use_conv_bias": True,
-    "time_step_rank": 4,
-}
-
 
 @cache
 def target(kind: str) -> Target:
-    if kind != "mamba":
-        return Target(models.shared(kind))
-    module = importlib.import_module("mlx_lm.models.mamba")
-    model = module.Model(module.ModelArgs.from_dict(MAMBA))
-    models.randomise(model, 3)
-    return Target(model)
+    return Target(models.mamba() if kind == "mamba" else models.shared(kind))
 
 
 def filled(kind: str, tokens: list[int]) -> PromptCache:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -53,6 +54,27 @@ def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str], bund
     assert str(bundle.parent) not in made.text
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+
+
+def test_a_second_signal_does_not_wait_for_answers(process: subprocess.Popen[str]) -> None:
+    url = said_until(process, "Anthropic")[-1].split()[-1]
+    body = {
+        "messages": [{"role": "user", "content": "the dog"}],
+        "stream": True,
+        "logit_bias": {"0": -100},  # it would go on to the end of the context
+        "max_tokens": 400,
+    }
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        next(lines)  # the answer goes on
+        process.send_signal(signal.SIGTERM)
+        rest = []
+        with suppress(httpx.RemoteProtocolError):
+            rest.extend(lines)
+        assert "data: [DONE]" not in rest
+    assert process.wait(20) == 0
 
 
 def test_slips_are_told_in_one_sentence(

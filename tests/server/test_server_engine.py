@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,31 +35,12 @@ from mlx_redrafter.target.target import Target
 from models import prompt_of
 
 EOS = 5
-MAMBA: dict[str, Any] = {
-    "model_type": "mamba",
-    "vocab_size": models.VOCAB,
-    "hidden_size": models.HIDDEN,
-    "intermediate_size": 64,
-    "state_size": 8,
-    "num_hidden_layers": 2,
-    "conv_kernel": 4,
-    "use_bias": False,
-    "use_conv_bias": True,
-    "time_step_rank": 4,
-}
 TOKENIZER: Any = SimpleNamespace(eos_token_ids={EOS})
-
-
-def mamba() -> Any:
-    module = importlib.import_module("mlx_lm.models.mamba")
-    made = module.Model(module.ModelArgs.from_dict(MAMBA))
-    models.randomise(made, 3)
-    return made
 
 
 @cache
 def model(kind: str) -> SpeculativeModel:
-    target = Target(mamba() if kind == "mamba" else models.shared(kind))
+    target = Target(models.mamba() if kind == "mamba" else models.shared(kind))
     drafter = models.build_drafter() if target.refusal is None else None
     return SpeculativeModel(target, drafter)
 

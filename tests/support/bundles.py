@@ -11,8 +11,9 @@ from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
-from mlx_redrafter.text.loading import save_drafter
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.text.drafter_files import save_drafter
 
 PROSE = [
     "the quick brown fox jumps over the lazy dog and the dog does not mind",

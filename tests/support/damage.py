@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,22 @@ def _damage(whole: bytes, name: str, number: int, chance: random.Random) -> tupl
     if number % 10 == 0:
         at = chance.randrange(len(whole))
         return f"cut at {at}", whole[:at]
-    # Most of a weights file is numbers; its beginning says what they are.
-    header = min(len(whole), 8 + int.from_bytes(whole[:8], "little"))
-    in_header = name.endswith(".safetensors") and number % 4
-    at = chance.randrange(header if in_header else len(whole))
+    # Most of a weights file is numbers; a part of it says what they are.
+    told = _described(whole, name)
+    at = chance.choice(told) if told and number % 4 else chance.randrange(len(whole))
     byte = chance.randrange(256)
     return f"byte {at} is {byte}", whole[:at] + bytes([byte]) + whole[at + 1 :]
+
+
+def _described(whole: bytes, name: str) -> Sequence[int]:
+    """Where a weights file says what it holds, () for other files."""
+    if name.endswith(".safetensors"):
+        return range(min(len(whole), 8 + int.from_bytes(whole[:8], "little")))
+    if name.endswith(".gguf"):
+        return range(min(len(whole), whole.rfind(b".weight") + 64))
+    if name.endswith((".bin", ".pt", ".pth")):  # an archive: a pickle first, its table last
+        return [*range(min(len(whole), 4096)), *range(max(0, len(whole) - 4096), len(whole))]
+    return ()
 
 
 def _other_value(whole: bytes, chance: random.Random) -> tuple[str, bytes]:

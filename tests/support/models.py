@@ -12,7 +12,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.tree import DraftTree
@@ -333,3 +334,25 @@ def prompt_of(length: int, *, seed: int = 0, vocab_size: int = VOCAB) -> list[in
     """Random token ids."""
     rng = np.random.default_rng([seed, length])
     return [int(token) for token in rng.integers(0, vocab_size, length)]
+
+
+MAMBA: dict[str, Any] = {
+    "model_type": "mamba",
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 64,
+    "state_size": 8,
+    "num_hidden_layers": 2,
+    "conv_kernel": 4,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "time_step_rank": 4,
+}
+
+
+def mamba() -> Any:
+    """A model of recurrent layers alone."""
+    module = importlib.import_module("mlx_lm.models.mamba")
+    made = module.Model(module.ModelArgs.from_dict(MAMBA))
+    randomise(made, 3)
+    return made

@@ -41,6 +41,18 @@ def make_target(seed: int = 0, tied: bool = True, hidden: int = HIDDEN) -> Targe
     return Target(model)
 
 
+def word_model(vocab_size: int) -> llama.Model:
+    """An mlx-lm model of one narrow layer, for tokenizers of a few words."""
+    args = llama.ModelArgs(
+        model_type="llama", hidden_size=HIDDEN, num_hidden_layers=1, intermediate_size=16,
+        num_attention_heads=2, rms_norm_eps=1e-5, vocab_size=vocab_size,
+    )  # fmt: skip
+    mx.random.seed(4)
+    model = llama.Model(args)
+    mx.eval(model.parameters())
+    return model
+
+
 def make_rows(count: int = 6, seed: int = 0, length: int = 20) -> list[TokenRow]:
     rng = np.random.default_rng(seed)
     rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.system import files
 from mlx_redrafter.system.files import atomic_path, only_one, write_json
 
 
@@ -79,3 +81,33 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         only_one(tmp_path / "file" / "run", "training"),
     ):
         pass
+
+
+def test_a_place_without_locks_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(errno.ENOTSUP, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / ".figures-abcdefgh.json").write_text("perhaps another writer's")
+    write_json(tmp_path / "figures.json", {})
+    with only_one(tmp_path / "run", "training"):
+        pass
+    assert {p.name for p in tmp_path.iterdir()} == {".figures-abcdefgh.json", "figures.json"}
+
+
+def test_a_temporary_that_was_taken_for_abandoned_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its creation and its lock another writer may find it."""
+    locked = files.lock
+
+    def too_late(handle: int) -> bool | None:
+        monkeypatch.setattr(files, "lock", locked)
+        next(tmp_path.iterdir()).unlink()
+        return locked(handle)
+
+    monkeypatch.setattr(files, "lock", too_late)
+    write_json(tmp_path / "figures.json", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]

@@ -20,7 +20,8 @@ from mlx_redrafter.cache.module_call import ModuleCall
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.drafting.chain import ChainSource, chain_of
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode

@@ -24,7 +24,8 @@ from mlx_redrafter.cache.module_call import ModuleCall
 from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.cache.recurrent import RecurrentCache
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel

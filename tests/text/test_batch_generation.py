@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import bundles
 import pytest
-from mlx_lm.tokenizer_utils import TokenizerWrapper, load
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 import models
 from mlx_redrafter import batch_generate, stream_batch_generate
@@ -22,13 +21,6 @@ from mlx_redrafter.text import batch_generate as batch_generation
 from mlx_redrafter.text.generate import generate, stream_generate
 
 PROMPTS = ["Hm?", "A longer one, with more to say.", "x", "Ż and é"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    bundles.make_tokenizer(directory)
-    return load(directory)
 
 
 @pytest.fixture(scope="module")

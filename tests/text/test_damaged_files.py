@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from mlx.utils import tree_flatten
 from scripts import load_script
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.chat_template import render
 from mlx_redrafter.text.generate import generate
 from mlx_redrafter.text.loading import load
 
@@ -90,6 +94,18 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(bundle: Path, name: str) ->
     refusal(lambda: load(bundle))
 
 
+def test_a_pipe_among_further_templates_is_not_waited_for(bundle: Path) -> None:
+    (bundle / "additional_chat_templates").mkdir()
+    os.mkfifo(bundle / "additional_chat_templates" / "tool_use.jinja")
+    assert "tool_use.jinja" in refusal(lambda: load(bundle))
+
+
+def test_a_tokenizer_of_gigabytes_is_not_read(bundle: Path) -> None:
+    with (bundle / "tokenizer.json").open("r+b") as file:
+        file.truncate(1 << 40)  # a hole, which takes no room on the disk
+    assert "tokenizer.json" in refusal(lambda: load(bundle))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_named(bundle: Path, value: float) -> None:
     def spoil(weight: mx.array) -> mx.array:
@@ -107,6 +123,21 @@ def test_a_drafters_weights_that_are_not_finite_are_named(bundle: Path) -> None:
     assert name in refusal(lambda: load(bundle))
 
 
+def test_a_configuration_that_makes_no_numbers_is_named(bundle: Path) -> None:
+    change(bundle / "config.json", rope_theta=0)
+    told = refusal(lambda: load(bundle))
+    assert told.startswith(f"{bundle} computes logits that are not finite")
+    assert "narrow" not in told
+
+
+@pytest.mark.parametrize(
+    "values", [{"exit_dim": -1.5}, {"model_type": "llama"}, {"target": {"tokenizer_hash": "0"}}]
+)
+def test_what_is_wrong_with_a_drafter_names_its_place(bundle: Path, values: Any) -> None:
+    change(bundle / "drafter" / "config.json", **values)
+    assert str(bundle / "drafter") in refusal(lambda: load(bundle))
+
+
 @pytest.mark.parametrize("dtype", [mx.uint32, mx.int32, mx.int8])
 def test_whole_numbers_as_weights_are_named(bundle: Path, dtype: mx.Dtype) -> None:
     rewrite(bundle / "model.safetensors", "model.norm.weight", lambda w: w.astype(dtype))
@@ -119,6 +150,11 @@ def test_what_is_read_lazily_is_not_looked_at(bundle: Path) -> None:
     assert dict(tree_flatten(model.target.model.parameters()))["model.norm.weight"].shape == (32,)
 
 
+# A number that only running tells: 10 ** 9.
+NUMBER = (
+    "{% set n = namespace(n=messages|length) %}"
+    "{% for i in range(9) %}{% set n.n = n.n * 10 %}{% endfor %}"
+)
 TEMPLATES = {
     "loops for ever": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
     "{% endfor %}",
@@ -127,10 +163,47 @@ TEMPLATES = {
     "{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
     "multiplies a text": "{{ 'x' * 1000000000000 }}",
     "raises to a power": "{{ 10 ** 100000000 }}",
+    "multiplies by a number of its own": NUMBER + "{{ 'x' * n.n }}",
+    "multiplies by its length": "{% set s = 'x' * 99999 %}{{ (s * s|length)|length }}",
+    "multiplies a list": NUMBER + "{{ ([1] * n.n)|length }}",
+    "multiplies from the left": NUMBER + "{{ n.n * 'x' }}",
+    "multiplies constants": "{{ 'x' * 31623 * 31623 }}",
+    "squares a number": NUMBER + "{% for i in range(99) %}{% set n.n = n.n * n.n %}{% endfor %}",
+    "centres a text": NUMBER + "{{ 'x'|center(n.n) }}",
+    "centres a constant": "{{ ' '|center(99999)|replace(' ', 'y'|center(99999)) }}",
+    "calls a method": NUMBER + "{{ 'x'.ljust(n.n) }}{{ 'x'.zfill(width=n.n) }}",
+    "formats by a width": "{{ '%999999999d' % messages|length }}",
+    "formats by a width of its own": NUMBER + "{{ '%*d' % (n.n, 1) }}",
+    "formats by fields": "{{ '{:>999999999}'.format(messages|length) }}",
+    "formats by fields of its own": NUMBER + "{{ '{:>{w}}'.format('x', w=n.n) }}",
+    "formats by a filter": NUMBER + "{{ '%*d'|format(n.n, 1) }}",
+    "replaces each by many": "{% set s = 'x' * 99999 %}{{ s.replace('x', s)|length }}",
+    "replaces by a filter": "{% set s = 'x' * 99999 %}{{ s|replace('x', s)|length }}",
+    "joins with many": "{% set s = 'x' * 99999 %}{{ s.join(range(9999)|map('string')|list) }}",
+    "joins by a filter": "{% set s = 'x' * 99999 %}{{ range(99999)|list|join(s) }}",
+    "indents": NUMBER + "{{ messages|tojson(indent=n.n) }}{{ 'a\nb'|indent(n.n) }}",
+    "fills batches": NUMBER + "{{ [1]|batch(n.n, 0)|list|length }}",
+    "expands tabs": NUMBER + "{{ ('\t' * 9).expandtabs(n.n) }}",
+    "centres many": "{{ range(9999)|map('center', 999999)|list|length }}",
+    "writes dummy text": NUMBER + "{{ lipsum(n=n.n) }}",
     "never returns": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "reaches for Python": "{{ ''.__class__.__mro__ }}",
     "is no template": "{% for",
 }
+
+
+def test_a_template_is_stopped_beside_other_threads(bundle: Path) -> None:
+    model, tokenizer = load(bundle, drafter=False)
+    tokenizer.chat_template = TEMPLATES["doubles a text"]
+    messages = [{"role": "user", "content": "hello"}]
+    done = threading.Event()
+    beside = threading.Thread(target=done.wait)
+    beside.start()
+    try:
+        assert "MiB" in refusal(lambda: generate(model, tokenizer, messages, max_tokens=2))
+    finally:
+        done.set()
+        beside.join()
 
 
 @pytest.mark.parametrize("what", TEMPLATES)
@@ -138,4 +211,26 @@ def test_a_template_is_stopped(bundle: Path, what: str) -> None:
     model, tokenizer = load(bundle, drafter=False)
     tokenizer.chat_template = TEMPLATES[what]
     messages = [{"role": "user", "content": "hello"}]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "template" in refusal(lambda: generate(model, tokenizer, messages, max_tokens=2))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1_600_000 * (1 if sys.platform == "linux" else 1024)
+
+
+def test_what_templates_do_is_let_through(bundle: Path) -> None:
+    _, tokenizer = load(bundle, drafter=False)
+    messages = [{"role": "user", "content": "a long text, " * 9999}]
+    tokenizer.chat_template = (
+        "{% set line = '-' * 40 %}{{ line }}{{ '%02d' % 7 }}{{ '{:>5}'.format(7) }}"
+        "{{ 3 * 4 }}{{ 1700000000|string }}{{ missing|default(1700000000) }}{{ 7 % 2 }}"
+        "{% for m in messages %}{{ m.content.replace('a', 'aa')|trim }}{{ ' ' * loop.index }}"
+        "{{ [m.role, m.role]|join(', ') }}{{ m|tojson(indent=4)|length }}"
+        "{{ m.role.center(20) }}{{ m.role|indent(8) }}{% endfor %}"
+    )
+    made = render(tokenizer, messages)
+    assert isinstance(made, str)
+    said = ("a long text, " * 9999).replace("a", "aa").strip()
+    head = "-" * 40 + "07" + "    7" + "12" + "1700000000" * 2 + "1"
+    length = len(json.dumps(messages[0], indent=4))
+    tail = " user, user" + str(length) + "user".center(20) + "user"
+    assert made == head + said + tail

@@ -28,13 +28,6 @@ TEXT = "Hm: 漢😀é_Żx=7!"
 PROMPT = "?"
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    bundles.make_tokenizer(directory)
-    return load(directory)
-
-
 def writer(tokenizer: TokenizerWrapper, text: str = TEXT) -> Model:
     """A model that writes ``text`` after PROMPT, then ends: each token names the next."""
     line = [*tokenizer.encode(PROMPT + text), tokenizer.eos_token_id]

@@ -15,7 +15,8 @@ from huggingface_hub.utils import filter_repo_objects
 from mlx.utils import tree_flatten
 
 import models
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
@@ -23,15 +24,10 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning import measuring
 from mlx_redrafter.planning.headless_planner import HeadlessPlanner
 from mlx_redrafter.system.files import atomic_path, write_json
-from mlx_redrafter.text import loading, places
+from mlx_redrafter.text import drafter_files, loading, places
+from mlx_redrafter.text.drafter_files import load_drafter, save_drafter, tokenizer_hash
 from mlx_redrafter.text.generate import generate
-from mlx_redrafter.text.loading import (
-    load,
-    load_drafter,
-    resolve_path,
-    save_drafter,
-    tokenizer_hash,
-)
+from mlx_redrafter.text.loading import load, resolve_path
 
 
 @pytest.fixture(scope="module")
@@ -520,7 +516,7 @@ def test_an_interrupted_save_loses_no_drafter(
 
     new = models.build_drafter(seed=2)
     with monkeypatch.context() as patch:
-        owner = mx if interrupted == "save_safetensors" else loading
+        owner = mx if interrupted == "save_safetensors" else drafter_files
         patch.setattr(owner, interrupted, stop)
         with pytest.raises(KeyboardInterrupt):
             save_drafter(tmp_path, new)

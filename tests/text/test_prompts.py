@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import bundles
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.tokenizer_utils import load as load_tokenizer
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.passages import Passages, parse_answer
@@ -17,13 +15,6 @@ from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.training.data import tokenize
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    bundles.make_tokenizer(directory)
-    return load_tokenizer(directory)
 
 
 def user(content: Any) -> list[dict[str, Any]]:

@@ -328,6 +328,31 @@ def test_unreadable_checkpoints_and_foreign_features_are_refused(target, rows, t
         DistillationConfig(steps=0)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "shape"),
+    [
+        ({"settings": "[]"}, None),
+        ({"state": '{"evaluated": 0, "wonder": 1}'}, None),
+        ({"settings": "[" * 100_000}, None),
+        ({"step": "9" * 5000}, None),
+        ({}, (3, 5)),
+    ],
+)
+def test_damaged_checkpoints_are_told_in_a_sentence(target, rows, tmp_path, metadata, shape):
+    path = tmp_path / "run.safetensors"
+    features = compute_features(target, make_drafter(target), rows, TINY)
+    train(target, make_drafter(target), features, replace(TINY, steps=1), checkpoint=path)
+    arrays, told = mx.load(str(path), return_metadata=True)
+    if shape is not None:
+        arrays[next(iter(arrays))] = mx.zeros(shape)
+    mx.save_safetensors(str(path), arrays, told | metadata)
+    with pytest.raises(RedrafterError, match=r"run\.safetensors (is|was)"):
+        train(
+            target, make_drafter(target), features, replace(TINY, steps=1), checkpoint=path,
+            resume=True,
+        )  # fmt: skip
+
+
 def test_the_result_does_not_depend_on_global_random_state(target, rows):
     digests = set()
     for seed in (1, 2):

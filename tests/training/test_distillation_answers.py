@@ -11,6 +11,7 @@ from conversations import TEMPLATE, WORDS, chat, greedy, marked
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from training_cases import word_model
 from transformers import PreTrainedTokenizerFast
 
 from mlx_redrafter.errors import RedrafterError
@@ -46,14 +47,7 @@ def make_tokenizer(template: str | None = TEMPLATE, *, begin: bool = False) -> T
 
 @pytest.fixture(scope="module")
 def model() -> llama.Model:
-    args = llama.ModelArgs(
-        model_type="llama", hidden_size=16, num_hidden_layers=1, intermediate_size=16,
-        num_attention_heads=2, rms_norm_eps=1e-5, vocab_size=len(WORDS),
-    )  # fmt: skip
-    mx.random.seed(4)
-    model = llama.Model(args)
-    mx.eval(model.parameters())
-    return model
+    return word_model(len(WORDS))
 
 
 def test_what_a_template_drops_is_learned_all_the_same(model):

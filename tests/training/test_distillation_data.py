@@ -12,6 +12,7 @@ import pytest
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from training_cases import word_model
 from transformers import PreTrainedTokenizerFast
 
 from mlx_redrafter.errors import RedrafterError
@@ -42,19 +43,7 @@ def tokenizer() -> TokenizerWrapper:
 
 @pytest.fixture(scope="module")
 def model() -> llama.Model:
-    args = llama.ModelArgs(
-        model_type="llama",
-        hidden_size=16,
-        num_hidden_layers=1,
-        intermediate_size=16,
-        num_attention_heads=2,
-        rms_norm_eps=1e-5,
-        vocab_size=len(WORDS),
-    )
-    mx.random.seed(4)
-    model = llama.Model(args)
-    mx.eval(model.parameters())
-    return model
+    return word_model(len(WORDS))
 
 
 def test_every_assistant_turn_and_its_end_count(tokenizer):
@@ -83,6 +72,14 @@ def test_data_without_answers_is_refused(tokenizer):
         tokenize([{"prompt": "hi"}], tokenizer)
     with pytest.raises(RedrafterError, match="'messages', 'prompt' or 'text'"):
         tokenize([{"question": "hi"}], tokenizer)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\ud800", "{}{}"])
+def test_lines_that_no_parser_takes_are_named(tmp_path, line):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' + line.encode("utf-8", "surrogatepass"))
+    with pytest.raises(RedrafterError, match=r"data\.jsonl"):
+        read_jsonl(path)
 
 
 def test_jsonl_round_trip_and_its_errors(tmp_path):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 
-import mlx_redrafter  # noqa: F401  (loads OpenBLAS before mlx)
-
-import mlx.core as mx  # isort: skip
 import pytest
 from bundles import make_bundle
 from conversations import TEMPLATE, WORDS
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from training_cases import word_model
 from training_files import TINY, chats, write
 from transformers import PreTrainedTokenizerFast
 
+import mlx_redrafter  # noqa: F401  (loads OpenBLAS before mlx)
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.training import target_texts as module
 from mlx_redrafter.training.regeneration import Answer
@@ -44,14 +43,7 @@ SETTINGS = QuestionSettings(6, max_tokens=24, batch_size=4)
 
 @pytest.fixture(scope="module")
 def model() -> llama.Model:
-    args = llama.ModelArgs(
-        model_type="llama", hidden_size=16, num_hidden_layers=1, intermediate_size=16,
-        num_attention_heads=2, rms_norm_eps=1e-5, vocab_size=len(WORDS),
-    )  # fmt: skip
-    mx.random.seed(4)
-    model = llama.Model(args)
-    mx.eval(model.parameters())
-    return model
+    return word_model(len(WORDS))
 
 
 def ask(path, model, settings=SETTINGS, **options):

@@ -23,7 +23,7 @@ from training_files import TINY, chats, weights, write
 from mlx_redrafter import Target, load
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system.disk import writing
-from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 from mlx_redrafter.training import (
     DistillationConfig,
     TrainingCallback,
@@ -35,16 +35,6 @@ from mlx_redrafter.training import (
 from mlx_redrafter.training import loop as loop_module
 from mlx_redrafter.training import store as store_module
 from models import build
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("target") / "tiny", drafter=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
 
 
 class Ears(TrainingCallback):

@@ -24,16 +24,6 @@ from mlx_redrafter.ui.cli import train_screen
 from mlx_redrafter.ui.cli.train import build_parser, main
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("target") / "tiny", drafter=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
-
-
 def flags(settings: dict) -> list[str]:
     return [x for k, v in settings.items() for x in (f"--{k.replace('_', '-')}", str(v))]
 
@@ -83,6 +73,10 @@ def test_yaml_gives_the_settings_and_flags_override_them(tmp_path):
     path.write_text("learning_rat: 1\n")
     with pytest.raises(RedrafterError, match="did you mean 'learning_rate'"):
         read_config(path)
+    for text in ("a: 2026-99-99\n", "[" * 5000, "? [a]\n: 1\n", "!!python/object:os.x {}\n"):
+        path.write_text(text)
+        with pytest.raises(RedrafterError, match=str(path)):
+            read_config(path)
     path.write_text("- a\n")
     with pytest.raises(RedrafterError, match="holds no settings"):
         read_config(path)
@@ -254,7 +248,7 @@ def test_the_documentation_has_every_flag():
 def test_the_documented_sizes_are_those_of_the_code():
     import numpy as np
 
-    from mlx_redrafter.drafting.drafter import DrafterConfig
+    from mlx_redrafter.drafting.config import DrafterConfig
     from mlx_redrafter.drafting.kinds import drafter_of
     from mlx_redrafter.training.teacher import position_bytes
 

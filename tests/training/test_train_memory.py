@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle
-from training_files import TINY, chats, write
+from training_files import TINY
 
 from mlx_redrafter import load
 from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
@@ -18,16 +17,6 @@ from mlx_redrafter.training import TrainingOptions, train_drafter
 
 SETTINGS = {k: v for k, v in TINY.items() if k not in ("exit_dim", "num_draft_layers")}
 SETTINGS |= {"memory": True, "state_size": 16, "memory_heads": 2, "memory_head_dim": 8}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("target") / "tiny", drafter=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
 
 
 def test_a_run_leaves_a_head_that_can_be_gone_on_with(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import architectures
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from bundles import make_bundle
 from mlx.utils import tree_flatten
 from training_cases import make_rows
-from training_files import TINY, chats, write
+from training_files import TINY
 
 from mlx_redrafter import SpeculativeModel, Target, load
 from mlx_redrafter.conversion import convert
@@ -21,7 +19,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.text.loading import load_drafter, save_drafter
+from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 from mlx_redrafter.training import (
     DistillationConfig,
     compute_features,
@@ -34,16 +32,6 @@ from mlx_redrafter.training import (
     train_drafter,
 )
 from models import build
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("target") / "tiny", drafter=False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "data.jsonl", chats())
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "qwen3_next"])

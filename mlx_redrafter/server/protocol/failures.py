@@ -72,8 +72,7 @@ def too_long(tokens: int, limit: int) -> ApiError:
         400,
         f"prompt is too long: {tokens} tokens > {limit} maximum. This model's maximum context "
         f"length is {limit} tokens: shorten the prompt.",
-        "messages",
-        "context_length_exceeded",
+        code="context_length_exceeded",
     )
 
 

@@ -21,6 +21,8 @@ from .fields import (
 )
 from .task import Conversation, Message, Parsed, Task, ToolChoice
 
+ACCOUNTING = "x-anthropic-billing-header:"
+
 
 class TextBlock(Open):
     """Text."""
@@ -126,6 +128,14 @@ class ThinkingOff(Strict):
     type: Literal["disabled"]
 
 
+class OutputConfig(Strict):
+    """How the answer is to be; no schema is enforced here, so none is taken."""
+
+    effort: Ignored = None
+    task_budget: Ignored = None
+    format: None = None
+
+
 class CountRequest(Strict):
     """The body of ``count_tokens``."""
 
@@ -137,7 +147,7 @@ class CountRequest(Strict):
     thinking: Annotated[ThinkingOn | ThinkingOff, Field(discriminator="type")] | None = None
     mcp_servers: Annotated[list[Any], Field(max_length=0)] | None = None
     context_management: Ignored = None
-    output_config: Ignored = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesRequest(CountRequest):
@@ -193,7 +203,7 @@ def parse_count(body: dict[str, Any]) -> Parsed:
 def _conversation(request: CountRequest) -> Conversation:
     tools, choice = _tools(request)
     messages: list[Message] = []
-    system = _joined(request.system or "")
+    system = _joined(_instructions(request.system or ""))
     if system:
         messages.append({"role": "system", "content": system})
     for turn in request.messages:
@@ -217,6 +227,17 @@ def _conversation(request: CountRequest) -> Conversation:
         continue_last=starts,
         template={"enable_thinking": isinstance(request.thinking, ThinkingOn)},
     )
+
+
+def _instructions(system: str | list[TextBlock]) -> str | list[TextBlock]:
+    """The system prompt without Claude Code's line for the vendor's accounting.
+
+    It is no instruction to the model, and differs from conversation to conversation: at the very
+    beginning of a prompt it would leave nothing of the prefix that they share.
+    """
+    if isinstance(system, str):
+        return system
+    return [block for block in system if not block.text.startswith(ACCOUNTING)]
 
 
 def _tools(request: CountRequest) -> tuple[list[dict[str, Any]], ToolChoice]:

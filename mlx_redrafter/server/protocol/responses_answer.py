@@ -110,7 +110,7 @@ class ResponsesWriter:
         ):
             if text:
                 output.append(_Item(kind, new_id(prefix), text).to_json(_status(answer.end)))
-        self._output = output + [_call_item(call, "completed") for call in answer.tool_calls]
+        self._output = output + [self._call_item(call, "completed") for call in answer.tool_calls]
         return self._response(_status(answer.end), answer.end)
 
     def _text(self, event: Text) -> Iterator[bytes]:
@@ -148,17 +148,29 @@ class ResponsesWriter:
         self._item = None
 
     def _call(self, call: ToolCall) -> Iterator[bytes]:
-        item = _call_item(call, "in_progress") | {"arguments": ""}
+        item = self._call_item(call, "in_progress") | {"arguments": ""}
         place = {"item_id": item["id"], "output_index": len(self._output)}
         yield self._event("response.output_item.added", output_index=len(self._output), item=item)
         yield self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
         yield self._event(
             "response.function_call_arguments.done",
             **place,
-            name=call.name,
+            name=item["name"],
             arguments=call.arguments,
         )
         yield from self._done(item | {"arguments": call.arguments, "status": "completed"})
+
+    def _call_item(self, call: ToolCall, status: str) -> dict[str, Any]:
+        namespace, name = self.parsed.namespaced.get(call.name, (None, call.name))
+        item = {
+            "id": new_id("fc_"),
+            "type": "function_call",
+            "status": status,
+            "call_id": call.id,
+            "name": name,
+            "arguments": call.arguments,
+        }
+        return item | {"namespace": namespace} if namespace else item
 
     def _done(self, item: dict[str, Any]) -> Iterator[bytes]:
         yield self._event("response.output_item.done", output_index=len(self._output), item=item)
@@ -191,17 +203,6 @@ class ResponsesWriter:
 
 def _status(end: Finished) -> str:
     return "incomplete" if end.reason == "length" else "completed"
-
-
-def _call_item(call: ToolCall, status: str) -> dict[str, Any]:
-    return {
-        "id": new_id("fc_"),
-        "type": "function_call",
-        "status": status,
-        "call_id": call.id,
-        "name": call.name,
-        "arguments": call.arguments,
-    }
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class FunctionCallItem(Open):
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
 
 
@@ -98,11 +99,21 @@ class FunctionTool(Open):
     parameters: dict[str, Any] | None = None
 
 
+class NamespaceTool(Open):
+    """Functions that belong together; a call names the namespace beside the function."""
+
+    type: Literal["namespace"]
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    tools: list[FunctionTool]
+
+
 class NamedChoice(Strict):
     """The one function to call."""
 
     type: Literal["function"]
     name: str
+    namespace: str | None = None
 
 
 class Reasoning(Strict):
@@ -134,7 +145,7 @@ class ResponsesRequest(SamplingFields):
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: MaxTokens | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[Annotated[FunctionTool | NamespaceTool, Field(discriminator="type")]] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -189,10 +200,11 @@ def parse_responses(body: dict[str, Any]) -> Parsed:
     """
     request = parse(ResponsesRequest, body)
     extension = request.redrafter or Extension()
-    tools = [_tool(tool) for tool in request.tools or []]
+    tools, namespaced = _tools(request)
     choice: Any = request.tool_choice
     if isinstance(choice, NamedChoice):
-        choice = NamedTool(type="function", function=NamedFunction(name=choice.name))
+        name = joined_name(choice.namespace, choice.name)
+        choice = NamedTool(type="function", function=NamedFunction(name=name))
     offered, policy = choose_tools(tools, choice)
     effort = request.reasoning.effort if request.reasoning else None
     conversation = Conversation(
@@ -210,13 +222,46 @@ def parse_responses(body: dict[str, Any]) -> Parsed:
         copies=extension.copies,
         trace=extension.trace,
     )
-    return Parsed(request.model, [task], bool(request.stream), echo=_echo(request, body))
+    echo = _echo(request, body)
+    return Parsed(request.model, [task], bool(request.stream), echo=echo, namespaced=namespaced)
 
 
-def _tool(tool: FunctionTool) -> dict[str, Any]:
+def joined_name(namespace: str | None, name: str) -> str:
+    """The one name under which a chat template shows a function of a namespace."""
+    if not namespace:
+        return name
+    return f"{namespace}{'' if namespace.endswith('_') else '__'}{name}"
+
+
+def _tools(
+    request: ResponsesRequest,
+) -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
+    """All functions, and of those in namespaces: (namespace, name) by their joined name.
+
+    Raises:
+        ApiError: If two have one name, so that a call could mean either.
+    """
+    tools: list[dict[str, Any]] = []
+    namespaced: dict[str, tuple[str, str]] = {}
+    for tool in request.tools or []:
+        if isinstance(tool, FunctionTool):
+            tools.append(_tool(tool, tool.name))
+            continue
+        for inner in tool.tools:
+            name = joined_name(tool.name, inner.name)
+            tools.append(_tool(inner, name))
+            namespaced[name] = (tool.name, inner.name)
+    names = [tool["function"]["name"] for tool in tools]
+    twice = next((name for name in namespaced if names.count(name) > 1), None)
+    if twice is not None:
+        raise ApiError(400, f"tools holds {twice} twice.", "tools", "invalid_value")
+    return tools, namespaced
+
+
+def _tool(tool: FunctionTool, name: str) -> dict[str, Any]:
     """A function in the form of Chat Completions, which chat templates read."""
     fields = tool.model_dump(exclude_none=True, exclude={"type"})
-    return {"type": "function", "function": fields}
+    return {"type": "function", "function": fields | {"name": name}}
 
 
 def _messages(request: ResponsesRequest) -> list[Message]:
@@ -263,7 +308,8 @@ def _join(turn: Message, item: Any, param: str) -> None:
         if parts:
             turn["reasoning_content"] = "".join(part.text for part in parts)
     else:
-        function = {"name": item.name, "arguments": arguments_of(item.arguments, param)}
+        name = joined_name(item.namespace, item.name)
+        function = {"name": name, "arguments": arguments_of(item.arguments, param)}
         call = {"id": item.call_id, "type": "function", "function": function}
         turn.setdefault("tool_calls", []).append(call)
 

@@ -68,6 +68,8 @@ class Parsed:
         stream: Whether events are sent as they come.
         include_usage: Whether a stream of OpenAI's ends with its usage.
         echo: What the answer repeats of the request (the Responses API does).
+        namespaced: (namespace, name) of the functions that came in a namespace, by the name that
+            the template shows.
     """
 
     model: str | None
@@ -75,3 +77,4 @@ class Parsed:
     stream: bool = False
     include_usage: bool = False
     echo: dict[str, Any] = field(default_factory=dict)
+    namespaced: dict[str, tuple[str, str]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from ...errors import RedrafterError
 from ...text.prompts import encode_prompt
 from ..protocol.failures import ApiError, unsupported
 from ..protocol.task import Conversation, Task
+from .message_order import orders
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def _conversation(tokenizer: TokenizerWrapper, conversation: Conversation) -> En
     if not tokenizer.has_chat_template:
         raise ApiError(400, "This model has no chat template: use /v1/completions.", "messages")
     if conversation.tools and not tokenizer.has_tool_calling:
-        raise unsupported("tools", "This model has no format for tool calls: leave tools out.")
+        raise unsupported(
+            "tools",
+            "This model has no format for tool calls: leave tools out, or use one that has.",
+        )
     ids = _templated(tokenizer, conversation)
     initial = tokenizer.response_initial_state or "normal"
     if tokenizer.has_thinking and initial == "normal":
@@ -76,12 +80,14 @@ def _templated(tokenizer: TokenizerWrapper, conversation: Conversation) -> list[
         arguments.setdefault("enable_thinking", False)
     if conversation.continue_last:
         arguments |= {"add_generation_prompt": False, "continue_final_message": True}
-    try:
-        return encode_prompt(
-            tokenizer,
-            conversation.messages,
-            tools=conversation.tools or None,
-            template_args=arguments,
-        )
-    except RedrafterError as error:
-        raise ApiError(400, str(error), "messages", "invalid_value") from error
+    refused: RedrafterError | None = None
+    for messages in orders(conversation.messages):
+        try:
+            return encode_prompt(
+                tokenizer, messages, tools=conversation.tools or None, template_args=arguments
+            )
+        except RedrafterError as error:
+            refused = refused or error
+            if error.__cause__ is None:
+                break  # no word of the template's: it was stopped, or the text is no text
+    raise ApiError(400, str(refused), "messages", "invalid_value") from refused

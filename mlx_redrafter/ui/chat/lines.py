@@ -142,12 +142,12 @@ def complete_path(text: str) -> list[str]:
 
 def load_history(path: Path | None) -> list[str]:
     """The latest lines of earlier sessions; none where the file cannot be read."""
-    if path is None:
+    if path is None or not path.is_file():
         return []
     lines: list[str] = []
     with suppress(OSError, ValueError):
         for entry in path.read_text("utf-8").splitlines()[-HISTORY_SIZE:]:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 line = json.loads(entry)
                 lines += [line] if isinstance(line, str) else []
     return lines

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
 from ...sampling import SamplingConfig
-from ...text.detokenizing import add_token
 from ...text.passages import Passages
 from ...text.prompts import encode_prompt
 from .answer import Answer, Baseline, Comparison, ModelFacts, Totals
+from .resuming import going_on, reopened
 from .settings import ChatSettings
 
 if TYPE_CHECKING:
@@ -255,8 +255,8 @@ class Session:
         )
         said = ""
         if begun is not None:
-            detokenizer, said = _reopened(self.tokenizer, begun.token_ids)
-            responses = _going_on(detokenizer, responses)
+            detokenizer, said = reopened(self.tokenizer, begun.token_ids)
+            responses = going_on(detokenizer, responses)
         answer = Answer(
             question, said, drafted, True, len(prompt), None,
             None, AcceptanceStats(), False, seed, token_ids,
@@ -379,29 +379,3 @@ def _options(sampling: SamplingConfig) -> dict[str, Any]:
     """The options that differ from the defaults, by name."""
     every = {one.name: (getattr(sampling, one.name), one.default) for one in fields(sampling)}
     return {name: value for name, (value, default) in every.items() if value != default}
-
-
-def _reopened(tokenizer: Any, token_ids: Sequence[int]) -> tuple[Any, str]:
-    """A detokenizer in the midst of a text, and the text so far, as far as it is certain.
-
-    A cut text ends with what stood for the part of a character that had come; the rest of its bytes
-    may be the next token's.
-    """
-    detokenizer, text = tokenizer.detokenizer, ""
-    for token in token_ids:
-        add_token(detokenizer, token)
-        text += detokenizer.last_segment
-    return detokenizer, text
-
-
-def _going_on(
-    detokenizer: Any, responses: Iterator[GenerationResponse]
-) -> Generator[GenerationResponse, None, None]:
-    """Responses whose texts join onto the text that the detokenizer holds."""
-    with closing(cast("Generator[GenerationResponse, None, None]", responses)):
-        for response in responses:
-            if response.finish_reason != "stop":
-                add_token(detokenizer, response.token)
-            if response.finish_reason is not None:
-                detokenizer.finalize()
-            yield replace(response, text=detokenizer.last_segment)

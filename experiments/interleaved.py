@@ -1,0 +1,111 @@
+"""What experiments share: prompts, contestants in turn, and how a script ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
+import mlx.core as mx
+from mlx_lm.generate import stream_generate as mlx_lm_stream
+from mlx_lm.sample_utils import make_sampler
+from rich.progress import track
+
+from mlx_redrafter import AcceptanceStats, RedrafterError
+
+ROOT = Path(__file__).resolve().parent.parent
+MLX_LM = "mlx-lm"
+
+
+@dataclass
+class Run:
+    """One contestant over all prompts of one repeat."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    stats: AcceptanceStats = field(default_factory=AcceptanceStats)
+    texts: list[list[int]] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
+
+    def take(self, responses: Iterator[Any]) -> None:
+        """Consume one answer and count it."""
+        tokens: list[int] = []
+        response = None
+        start = time.perf_counter()
+        for response in responses:
+            tokens.append(response.token)
+        self.seconds += time.perf_counter() - start
+        self.tokens += len(tokens)
+        self.texts.append(tokens)
+        if isinstance(getattr(response, "stats", None), AcceptanceStats):
+            self.stats.merge(response.stats)  # type: ignore[union-attr]
+
+
+def read_prompts(path: Path, count: int) -> list[Any]:
+    """Prompts of a JSONL file: {"question"}, {"messages"}, {"prompt"} or {"text"}, one a line."""
+    prompts: list[Any] = []
+    for line in path.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        if "question" in row:
+            prompts.append([{"role": "user", "content": row["question"]}])
+        elif "messages" in row:
+            prompts.append(row["messages"])
+        else:
+            prompts.append(row.get("prompt") or row["text"])
+    step = max(1, len(prompts) // count)
+    return prompts[::step][:count]
+
+
+def mlx_lm_answer(
+    model: Any, tokenizer: Any, ids: list[int], max_tokens: int, temperature: float, seed: int
+) -> Iterator[Any]:
+    """mlx-lm's own responses to one prompt, with the cores that plain decoding here has."""
+    mx.random.seed(seed)
+    model.target.take_cores(1)
+    return mlx_lm_stream(
+        model.target.model,
+        tokenizer,
+        ids,
+        max_tokens=max_tokens,
+        sampler=make_sampler(temp=temperature),
+    )
+
+
+def measure(
+    names: Sequence[str],
+    prompts: Sequence[list[int]],
+    answer: Callable[[str, list[int]], Iterator[Any]],
+    repeats: int,
+    label: str,
+) -> list[dict[str, Run]]:
+    """Runs of every contestant, one dictionary a repeat; the first, a warm-up, is left out.
+
+    Each prompt goes through all contestants before the next, in rotating order.
+    """
+    names, done = list(names), []
+    for repeat in track(range(repeats + 1), description=label, transient=True):
+        runs = {name: Run() for name in names}
+        for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts):
+            turn = (index + repeat) % len(names)
+            for name in names[turn:] + names[:turn]:
+                runs[name].take(answer(name, ids))
+        if repeat:
+            done.append(runs)
+    return done
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main function; what a user did wrong is one sentence and exit code 2."""
+    try:
+        main()
+    except RedrafterError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,59 @@
+"""Conversations as chat templates with stricter rules take them.
+
+Agents put instructions between turns, several messages of one role in a row, and text after the
+results of calls. Many templates read that; others raise an error: for a system message after the
+first place, for two messages of the user's in a row, or for any system message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..protocol.task import Message
+
+
+def orders(messages: list[Message]) -> Iterator[list[Message]]:
+    """The messages as they are, then ever plainer orders of the same texts.
+
+    Every text stays, in its place; only whose it is called changes.
+    """
+    yield messages
+    for plainer in (_later_instructions_said, _joined, _joined_to_results, _instructions_said):
+        made = plainer(messages)
+        if made != messages:
+            messages = made
+            yield messages
+
+
+def _later_instructions_said(messages: list[Message]) -> list[Message]:
+    """System messages behind the first other one become the user's."""
+    first = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
+    later = [{**m, "role": "user"} if m["role"] == "system" else m for m in messages[first:]]
+    return messages[:first] + later
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """Neighbouring messages of the system's, or of the user's, become one."""
+    return _join(messages, {"system": "system", "user": "user"})
+
+
+def _joined_to_results(messages: list[Message]) -> list[Message]:
+    """What the user says behind the result of a call becomes part of that."""
+    return _join(messages, {"user": "tool"})
+
+
+def _instructions_said(messages: list[Message]) -> list[Message]:
+    """The system's message becomes the beginning of the user's."""
+    return _joined([{**m, "role": "user"} if m["role"] == "system" else m for m in messages])
+
+
+def _join(messages: list[Message], onto: dict[str, str]) -> list[Message]:
+    """Append each message to the one before it, where ``onto`` pairs their roles so."""
+    made: list[Message] = []
+    for message in messages:
+        wanted = onto.get(message["role"])
+        if made and wanted == made[-1]["role"]:
+            made[-1] = {**made[-1], "content": f"{made[-1]['content']}\n\n{message['content']}"}
+        else:
+            made.append(message)
+    return made
