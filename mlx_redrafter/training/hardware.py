@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
-from ..drafting.drafter import DrafterConfig
+from ..drafting.config import DrafterConfig
 from ..system.device import on_gpu
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
