@@ -67,7 +67,7 @@ def serve(
         say, and the process has to be ended without it.
     """
     app = make_app(Service(thread, models, settings), metrics)
-    server = make_server(app, settings, ready)
+    server = make_server(app, settings, ready, thread.end)
     # uvicorn raises the signal that ended it once more when it is done; then it is our end.
     before = signal.signal(signal.SIGTERM, _leave)
     try:
@@ -81,6 +81,8 @@ def serve(
 # Seconds in which the head of a request has to come, or its connection is closed: uvicorn waits
 # for ever, and connections are as few as the files that a process may open.
 HEAD_SECONDS = 15.0
+# Seconds for the step under way, behind which answers can be ended.
+STEP_SECONDS = 5
 
 
 class _Protocol(H11Protocol):
@@ -125,27 +127,55 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server that says when it is ready, and ends at once if it is told so twice."""
+    """uvicorn's server that says when it is ready, and lets answers end with a word.
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+    Args:
+        config: uvicorn's.
+        ready: Called once requests are taken.
+        grace: Seconds that running answers get once it is told to stop.
+        abandon: Ends those that still run, each with an error.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        grace: float,
+        abandon: Callable[[], None],
+    ):
         super().__init__(config)
         self._ready = ready
+        self._grace = grace
+        self._abandon = abandon
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; uvicorn alone would break off the answers that take too long."""
+        ending = asyncio.get_running_loop().call_later(self._grace, self._abandon)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Let answers finish; at the second signal do not."""
-        self.force_exit = self.force_exit or self.should_exit
-        super().handle_exit(sig, frame)
+        """Let answers finish; at a second signal end them."""
+        if self.should_exit:
+            self._abandon()
+        else:
+            super().handle_exit(sig, frame)
 
 
 def make_server(
-    app: object, settings: ServerSettings, ready: Callable[[], None] = lambda: None
+    app: object,
+    settings: ServerSettings,
+    ready: Callable[[], None] = lambda: None,
+    abandon: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
-    """uvicorn for an application."""
+    """uvicorn for an application; see :class:`_Server`."""
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_config=None,
@@ -154,9 +184,9 @@ def make_server(
         lifespan="off",
         http=_Protocol,
         ws="none",
-        timeout_graceful_shutdown=math.ceil(settings.grace),
+        timeout_graceful_shutdown=math.ceil(settings.grace) + STEP_SECONDS,
     )
-    return _Server(config, ready)
+    return _Server(config, ready, settings.grace, abandon)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -136,11 +136,14 @@ def _templated(record: Record, messages: list[dict[str, Any]], tokenizer: Any) -
         return TokenRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
     dataset = ChatDataset([], tokenizer)
     tools = record.get("tools")
-    tokens = np.array(dataset.process({"messages": messages, "tools": tools})[0], dtype=np.int32)
+    whole, _ = dataset.process({"messages": messages, "tools": tools})
+    tokens = np.array(whole, dtype=np.int32)
     answer = np.zeros(len(tokens), dtype=bool)
     ends = np.isin(tokens, sorted(tokenizer.eos_token_ids))
     for i in turns:
-        part, _ = dataset.process({"messages": messages[: i + 1], "tools": tools})
+        part = whole
+        if i + 1 < len(messages):
+            part, _ = dataset.process({"messages": messages[: i + 1], "tools": tools})
         prompt = chat_prompt(tokenizer, messages[:i], tools)
         # Some templates rewrite earlier turns; what the target wrote then is not in this text.
         if not np.array_equal(tokens[: len(part)], part):

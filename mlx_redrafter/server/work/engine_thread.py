@@ -68,13 +68,17 @@ class EngineThread:
         """Forget a request, before the next step."""
         self._commands.put(lambda: host.cancel(work))
 
+    def end(self) -> None:
+        """End after the step under way; answers that still run are told so. Does not wait."""
+        self._commands.put(None)
+
     def stop(self, seconds: float = 10.0) -> bool:
         """End, with whatever still runs; waits so long for the step under way.
 
         Returns:
             Whether the thread has ended.
         """
-        self._commands.put(None)
+        self.end()
         if self._thread.is_alive():
             self._thread.join(seconds)
         return not self._thread.is_alive()
