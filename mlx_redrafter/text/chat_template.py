@@ -45,23 +45,41 @@ def render(
     Raises:
         RedrafterError: If the template refuses the messages, or does not come to an end.
     """
-    given = len(str(messages)) + len(str(arguments))
     try:
-        with _bounds(CHARACTERS + GROWTH * given) as tick:
-            for source in _sources(tokenizer):
-                guard(source, tick)
+        with bounded(tokenizer, len(str(messages)) + len(str(arguments))):
             made: str | Sequence[int] = tokenizer.apply_chat_template(
                 list(messages), tokenize=False, **arguments
             )
+    except RedrafterError:
+        raise
+    except Exception as error:  # templates raise errors of their own kinds
+        reason = visible_line(str(error), 300) or type(error).__name__
+        raise RedrafterError(f"The chat template refused these messages: {reason}") from error
+    return made
+
+
+@contextmanager
+def bounded(tokenizer: Any, given: int, times: int = 1) -> Iterator[None]:
+    """Bound what a tokenizer's chat template does in the block, whoever renders it there.
+
+    Args:
+        tokenizer: With a chat template.
+        given: Characters of the messages.
+        times: How often they are rendered.
+
+    Raises:
+        RedrafterError: If the template does not come to an end, or makes too much.
+    """
+    try:
+        with _bounds((CHARACTERS + GROWTH * given) * times, SECONDS * times) as tick:
+            for source in _sources(tokenizer):
+                guard(source, tick)
+            yield
     except TooMuch as error:
         raise RedrafterError(
             f"The model's chat template was stopped {error}: replace its chat template, or pass "
             "the prompt as text."
         ) from None
-    except Exception as error:  # templates raise errors of their own kinds
-        reason = visible_line(str(error), 300) or type(error).__name__
-        raise RedrafterError(f"The chat template refused these messages: {reason}") from error
-    return made
 
 
 def _sources(tokenizer: Any) -> list[str]:
@@ -71,14 +89,14 @@ def _sources(tokenizer: Any) -> list[str]:
 
 
 @contextmanager
-def _bounds(characters: int) -> Iterator[Callable[[int], None]]:
+def _bounds(characters: int, seconds: float) -> Iterator[Callable[[int], None]]:
     """Stop template code in this thread that writes, computes or keeps too much.
 
     Yields:
         What looks at time and memory, for operations that no trace function sees; it is told how
         many characters each made.
     """
-    before, deadline = sys.gettrace(), time.thread_time() + SECONDS
+    before, deadline = sys.gettrace(), time.thread_time() + seconds
     # Other threads may compute meanwhile, but not much in the milliseconds that a template takes.
     alone = threading.active_count() == 1
     spare = MEMORY_BYTES if alone else MEMORY_BYTES_BESIDE_OTHERS
@@ -92,9 +110,9 @@ def _bounds(characters: int) -> Iterator[Callable[[int], None]]:
         if kept > most:
             raise TooMuch(f"after it had made {most:,} characters")
         if time.thread_time() > deadline:
-            raise TooMuch(f"after {SECONDS:g} seconds")
+            raise TooMuch(f"after {seconds:g} seconds")
         if _peak_memory() > memory:
-            raise TooMuch(f"after it had taken {MEMORY_BYTES >> 20} MiB of memory")
+            raise TooMuch(f"after it had taken {spare >> 20} MiB of memory")
 
     def on_event(frame: FrameType, event: str, value: Any) -> Any:
         nonlocal written
@@ -104,10 +122,7 @@ def _bounds(characters: int) -> Iterator[Callable[[int], None]]:
             written += len(value)
             if written > characters:
                 raise TooMuch(f"after {characters:,} characters")
-        if time.thread_time() > deadline:
-            raise TooMuch(f"after {SECONDS:g} seconds")
-        if _peak_memory() > memory:
-            raise TooMuch(f"after it had taken {spare >> 20} MiB of memory")
+        tick()
         return on_event
 
     sys.settrace(on_event)

@@ -1,9 +1,8 @@
 """Bounds on single operations of a chat template: what one makes has a largest size.
 
 Python cannot stop ``"x" * n`` or ``"x"|center(n)`` under way, so sizes are looked at before.
-Jinja's
-sandbox sends operators, calls and filters through its environment, and compiled templates keep
-theirs; where Jinja works constants out, while it compiles, the source itself is looked at.
+Jinja's sandbox sends operators, calls and filters through its environment, and compiled templates
+keep theirs; where Jinja works constants out, while it compiles, the source itself is looked at.
 """
 
 from __future__ import annotations

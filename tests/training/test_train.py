@@ -241,7 +241,7 @@ def test_divergence_ends_with_a_sentence_and_keeps_the_best(bundle, data, tmp_pa
 
     class Spoil(Ears):
         def stage(self, name, done, total):
-            if name == "training" and done == 5:
+            if name == "training" and done == 4:  # the batch of step 5 is made ahead
                 kept[0].hidden[:] = np.nan
 
     monkeypatch.setattr(store_module, "compute_features", watched)
