@@ -204,6 +204,29 @@ def test_it_fits_a_phone_in_light_and_dark(browser: Any, live: Live, scheme: Any
     page.context.close()
 
 
+@pytest.mark.parametrize("width", [320, 800, 1120])
+def test_deep_drafts_stay_in_their_card(browser: Any, live: Live, width: int) -> None:
+    page = opened(browser, live, viewport={"width": width, "height": 640})
+    page.evaluate("() => showDepths(Array(20).fill(1))")
+    outside = page.evaluate(
+        "() => { const edge = byId('depths').getBoundingClientRect().right + 0.5;"
+        " return [...document.querySelectorAll('#depths *')].filter("
+        "e => e.getBoundingClientRect().right > edge || e.scrollWidth > e.clientWidth + 1).length }"
+    )
+    assert page.locator(".depth").count() == 12
+    assert outside == 0
+    page.context.close()
+
+
+def test_escape_closes_the_settings(page: Any) -> None:
+    page.focus("summary")
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => byId('settings').open")
+    page.keyboard.press("Escape")
+    assert not page.evaluate("() => byId('settings').open")
+    assert page.evaluate("() => document.activeElement.id") == "question"
+
+
 def test_it_is_used_from_the_keyboard_alone(page: Any) -> None:
     assert page.evaluate("() => document.activeElement.id") == "question"
     page.keyboard.type("first line")

@@ -153,6 +153,7 @@ async function answer() {
   } finally {
     running = null;
     setBusy(false, ended ? "done" : "ended");
+    status();
   }
 }
 
@@ -408,7 +409,13 @@ ui.question.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
+  if (event.key === "Escape") {
+    if (running) running.abort();
+    else if (byId("settings").open) {
+      byId("settings").open = false;
+      ui.question.focus();
+    }
+  }
   if (event.altKey && event.code === "KeyR") { event.preventDefault(); retry(); }
 });
 ui.key.value = sessionStorage.getItem("key") ?? "";

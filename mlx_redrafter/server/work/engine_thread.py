@@ -25,14 +25,19 @@ class EngineThread:
 
     Args:
         load: Makes a host for each model, in the thread: mlx's streams belong to threads.
+        leave: Called in the thread once its work is over.
 
     Attributes:
         hosts: By name, once :meth:`start` has returned.
     """
 
-    def __init__(self, load: Callable[[], Mapping[str, Host]]):
+    def __init__(
+        self,
+        load: Callable[[], Mapping[str, Host]],
+        leave: Callable[[], None] = lambda: None,
+    ):
         self.hosts: Mapping[str, Host] = {}
-        self._load = load
+        self._load, self._leave = load, leave
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._ending = threading.Lock()
@@ -101,6 +106,7 @@ class EngineThread:
             self._error = error
         finally:
             self._end()
+            self._leave()
             # mlx aborts the process at its exit where a thread that is gone has left streams.
             mx.synchronize()
             mx.clear_streams()
