@@ -103,6 +103,12 @@ def test_an_answer_streams_and_shows_where_it_came_from(page: Any) -> None:
     assert page.inner_text("#ratio").endswith(" x")
     assert page.inner_text("#per-step") == "2.00"
     assert "prompt tokens" in page.inner_text("li.assistant .end")
+    assert float(page.inner_text("#speed")) > 0
+    before = page.inner_text("#speed"), page.inner_text("#ratio")
+    ask(page, "say")
+    finished(page)
+    assert page.inner_text("#ratio"), "a short answer has a speed too"
+    assert (page.inner_text("#speed"), page.inner_text("#ratio")) != before
 
 
 def test_an_answer_can_be_stopped_and_made_again(browser: Any, tokenizer: TokenizerWrapper) -> None:
