@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import RedrafterError
 from ..system.visible import visible_line
-from .template_guard import TooMuch, guard
+from .template_guard import TooMuch, guarded
 
 # Rendering a long conversation takes milliseconds.
 SECONDS = 2.0
@@ -71,9 +71,8 @@ def bounded(tokenizer: Any, given: int, times: int = 1) -> Iterator[None]:
         RedrafterError: If the template does not come to an end, or makes too much.
     """
     try:
-        with _bounds((CHARACTERS + GROWTH * given) * times, SECONDS * times) as tick:
-            for source in _sources(tokenizer):
-                guard(source, tick)
+        bounds = _bounds((CHARACTERS + GROWTH * given) * times, SECONDS * times)
+        with bounds as tick, guarded(_sources(tokenizer), tick):
             yield
     except TooMuch as error:
         raise RedrafterError(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -31,30 +33,45 @@ _DIGITS = re.compile(r"\d+")
 _VALUES = ("default", "d", "int", "float", "string", "abs")
 
 
+# Of the rendering under way; what is rendered elsewhere has none.
+_TICK: ContextVar[Callable[[int], None] | None] = ContextVar("tick", default=None)
+
+
 class TooMuch(Exception):
     """A template went beyond its bounds."""
 
 
-def guard(source: str, tick: Callable[[int], None]) -> None:
-    """Bound the operations of a template as transformers compiles it.
+@contextmanager
+def guarded(sources: Iterable[str], tick: Callable[[int], None]) -> Iterator[None]:
+    """Bound the operations of templates, as transformers compiles them, in this thread's block.
 
     Args:
-        source: The template.
+        sources: The templates.
         tick: Called with the characters that each call and filter made; raises :class:`TooMuch`
             when that, or the time that went by, is too much.
 
     Raises:
-        TooMuch: If the template's constants are too large to be worked out.
+        TooMuch: If a template's constants are too large to be worked out.
     """
+    for source in sources:
+        _install(source)
+    before = _TICK.set(tick)
+    try:
+        yield
+    finally:
+        _TICK.reset(before)
+
+
+def _install(source: str) -> None:
+    """Let the template that transformers keeps for a source check its operations."""
     if _folds_too_much(source):
         raise TooMuch("because it computes with large numbers, as no template has to")
     template = _compile_jinja_template(source)
     environment = template.environment
-    if "call_binop" not in vars(environment):  # transformers keeps compiled templates
+    if "call_binop" not in vars(environment):
         _Guard(environment).install()
         again = environment.from_string(source)
         template.root_render_func, template.blocks = again.root_render_func, again.blocks
-    environment.tick = tick
 
 
 class _Guard:
@@ -111,7 +128,9 @@ class _Guard:
         return checked
 
     def _made(self, value: Any) -> Any:
-        self._environment.tick(len(value) if isinstance(value, str) else 0)
+        tick = _TICK.get()
+        if tick is not None:
+            tick(len(value) if isinstance(value, str) else 0)
         return value
 
 

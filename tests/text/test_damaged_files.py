@@ -7,7 +7,9 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from mlx.utils import tree_flatten
 from scripts import load_script
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text import chat_template
 from mlx_redrafter.text.chat_template import render
 from mlx_redrafter.text.generate import generate
 from mlx_redrafter.text.loading import load
@@ -234,3 +237,18 @@ def test_what_templates_do_is_let_through(bundle: Path) -> None:
     length = len(json.dumps(messages[0], indent=4))
     tail = " user, user" + str(length) + "user".center(20) + "user"
     assert made == head + said + tail
+
+
+def test_templates_of_several_threads_do_not_count_each_others_time(bundle: Path) -> None:
+    _, tokenizer = load(bundle, drafter=False)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content|trim }}{% endfor %}"
+    messages = [{"role": "user", "content": "hello"}] * 200
+    end = time.thread_time() + chat_template.SECONDS
+    while time.thread_time() < end:  # this thread is older than the others may become
+        pass
+    want = render(tokenizer, messages)
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(render, tokenizer, messages) for _ in range(30)]
+        assert {one.result() for one in made} | {render(tokenizer, messages)} == {want}
+    # Rendered past these bounds, it is as it was.
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == want
