@@ -1,4 +1,4 @@
-"""The one exception that means: the user, not the program, has something to change."""
+"""The exception that means: the user, not the program, has something to change."""
 
 
 class RedrafterError(ValueError):
@@ -7,3 +7,7 @@ class RedrafterError(ValueError):
     Command lines print it and exit with code 2; every other exception is a bug and keeps its
     traceback.
     """
+
+
+class SharedError(RedrafterError):
+    """An error that every process of a distributed run raises alike; rank 0 tells it for all."""

@@ -12,18 +12,30 @@ from .tree import DraftTree
 Penalty = tuple[str, float, int]
 
 
-def chosen_logprobs(
-    logits: mx.array, tokens: mx.array, count: int
-) -> tuple[mx.array, mx.array | None, mx.array | None]:
-    """Log-probabilities of the chosen tokens and of the ``count`` likeliest, in no order."""
+def reported_logprobs(
+    logits: mx.array, tokens: mx.array, count: int | bool
+) -> tuple[mx.array, mx.array | None, mx.array | None, mx.array | None]:
+    """Log-probabilities of the chosen tokens, of the ``count`` likeliest in no order, and of all.
+
+    Args:
+        logits: (n, vocab_size).
+        tokens: Chosen, int (n,).
+        count: True for all instead of the likeliest.
+
+    Returns:
+        float32 (n,); tokens (n, count) and theirs, None where there are none; (n, vocab_size),
+        None where not all are wanted.
+    """
     logits = logits.astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     chosen = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
+    if count is True:
+        return chosen, None, None, logprobs
     count = min(count, logits.shape[-1])
     if not count:
-        return chosen, None, None
+        return chosen, None, None, None
     top = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
-    return chosen, top, mx.take_along_axis(logprobs, top, axis=-1)
+    return chosen, top, mx.take_along_axis(logprobs, top, axis=-1), None
 
 
 def biased(logits: mx.array, bias: Sequence[tuple[int, float]]) -> mx.array:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import mlx.core as mx
 
 from .errors import RedrafterError
-from .logits import Penalty, biased, chosen_logprobs, exclude_top, penalise
+from .logits import Penalty, biased, exclude_top, penalise, reported_logprobs
 from .ranges import OptionRange
 from .tree import DraftTree
 
@@ -68,8 +68,9 @@ class SamplingConfig:
             latest tokens, prompt included, count as recent.
         logit_bias: Token ids, each with what is added to its logit: a mapping or pairs; kept as
             pairs.
-        logprobs: None for none; else log-probabilities of the chosen tokens are computed, and of so
-            many of the likeliest: after bias and penalties, before temperature and filters.
+        logprobs: None or False for none; else log-probabilities of the chosen tokens are computed,
+            and of so many of the likeliest, or True for those of all tokens: after bias and
+            penalties, before temperature and filters.
         seed: Names the noise: the same seed gives the same text. None: each text draws its own.
 
     Raises:
@@ -107,13 +108,15 @@ class SamplingConfig:
     )
     xtc_special_tokens: tuple[int, ...] = ()
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None = ()
-    logprobs: int | None = _option(
+    logprobs: int | bool | None = _option(
         None, "report log-probabilities, and those of so many likeliest", kind=int, minimum=0
     )
 
     def __post_init__(self) -> None:
+        if self.logprobs is False:
+            object.__setattr__(self, "logprobs", None)
         for one in fields(self):
-            if "range" in one.metadata:
+            if "range" in one.metadata and not (one.name == "logprobs" and self.logprobs is True):
                 value = one.metadata["range"].checked(getattr(self, one.name), one.name)
                 value = one.default if value is None else value
                 object.__setattr__(self, one.name, value)
@@ -249,6 +252,7 @@ class Choices(NamedTuple):
         logprobs: Log-probabilities of ``tokens``, float32 (n,); None where not asked for.
         top_tokens: The likeliest tokens, in no order, (n, k); None likewise.
         top_logprobs: Theirs, float32 (n, k); None likewise.
+        all_logprobs: Those of all tokens, float32 (n, vocab_size); None likewise.
     """
 
     tokens: mx.array
@@ -256,6 +260,7 @@ class Choices(NamedTuple):
     logprobs: mx.array | None = None
     top_tokens: mx.array | None = None
     top_logprobs: mx.array | None = None
+    all_logprobs: mx.array | None = None
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -350,7 +355,7 @@ class Sampler:
     def _report(self, logits: mx.array, tokens: mx.array, flipped: mx.array | None) -> Choices:
         if self.config.logprobs is None:
             return Choices(tokens, flipped)
-        return Choices(tokens, flipped, *chosen_logprobs(logits, tokens, self.config.logprobs))
+        return Choices(tokens, flipped, *reported_logprobs(logits, tokens, self.config.logprobs))
 
     @property
     def needs_tokens(self) -> bool:

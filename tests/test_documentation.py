@@ -14,17 +14,12 @@ from pathlib import Path
 
 import bundles
 import pytest
+from pages import ROOT, blocks, commands, joined
 
 from mlx_redrafter.ui.chat import main as chat_main
 from mlx_redrafter.ui.chat import options as chat_options
 from mlx_redrafter.ui.cli import benchmark, benchmark_flags, convert, plan, serve_flags, train
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "models").glob("**/README.md")),
-]
 PARSERS = {
     "chat.py": chat_options.build_parser,
     "convert.py": convert.build_parser,
@@ -34,37 +29,6 @@ PARSERS = {
     "mlx_redrafter.server": serve_flags.build_parser,
 }
 PLACEHOLDERS = {"PRECISION": "stored", "N": "1"}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def blocks(language: str) -> list[tuple[str, str]]:
-    """(page, text) of each block in a language."""
-    found = []
-    for page in PAGES:
-        for kind, text in FENCE.findall(page.read_text("utf-8")):
-            if kind == language:
-                found.append((page.relative_to(ROOT).as_posix(), text))
-    return found
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """(page, words) of each python command, of blocks and within sentences."""
-    texts = [(page, line) for page, text in blocks("sh") for line in joined(text)]
-    for page in PAGES:
-        prose = FENCE.sub("", page.read_text("utf-8"))
-        name = page.relative_to(ROOT).as_posix()
-        texts += [(name, code) for code in re.findall(r"`(python [^`\n]*)`", prose)]
-    found = []
-    for page, line in texts:
-        for part in re.split(r"&&|\|", line):
-            words = shlex.split(part, comments=True)
-            if words and Path(words[0]).name == "python":
-                found.append((page, words[1:]))
-    return found
-
-
-def joined(text: str) -> list[str]:
-    return text.replace("\\\n", " ").splitlines()
 
 
 def test_pages_hold_commands() -> None:

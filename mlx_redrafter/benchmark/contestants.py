@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.generate import generation_stream
 from mlx_lm.generate import stream_generate as mlx_lm_stream
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
@@ -115,6 +116,15 @@ def time_answer(contestant: Contestant, prompt: Sequence[int], task: Task) -> An
     return Answer(tuple(tokens), seconds, first, extra, stats, at_once)
 
 
+def settle() -> None:
+    """Wait for the token after the last one, which mlx-lm computes as well.
+
+    It does so in a stream of its own, whose exchanges with other processes would get among those
+    that come next.
+    """
+    mx.synchronize(generation_stream)
+
+
 def weight_bytes(*modules: nn.Module) -> int:
     """Size of the parameters of modules."""
     return sum(value.nbytes for module in modules for _, value in tree_flatten(module.parameters()))
@@ -134,12 +144,15 @@ class MlxLm:
     def __init__(self, model: SpeculativeModel):
         self._target = model.target
         self._model = model.target.model
+        self._shared = model.ranks is not None
         self.weight_bytes = weight_bytes(self._model)
 
     def tokens(self, prompt: Sequence[int], task: Task) -> Iterator[int]:
         """Answer a prompt, token by token."""
         self._target.take_cores(1)  # as plain decoding here has them
-        return (response.token for response in _mlx_lm(self._model, prompt, task))
+        yield from (response.token for response in _mlx_lm(self._model, prompt, task))
+        if self._shared:
+            settle()
 
     def stats(self) -> AcceptanceStats | None:
         """None: nothing is drafted."""
@@ -175,6 +188,7 @@ class TwoModels:
         self.description = f"mlx_lm.stream_generate, draft_model, num_draft_tokens={draft_tokens}"
         self._target = model.target
         self._model, self._draft_model = model.target.model, draft_model
+        self._shared = model.ranks is not None
         self._draft_tokens = draft_tokens
         self._drafted: list[bool] = []
         self._task: Task | None = None
@@ -188,6 +202,8 @@ class TwoModels:
         for response in _mlx_lm(self._model, prompt, task, **options):
             self._drafted.append(response.from_draft)
             yield response.token
+        if self._shared:
+            settle()
 
     def stats(self) -> AcceptanceStats | None:
         """Steps as they can be told from which tokens came from the draft."""

@@ -19,8 +19,9 @@ from ..conversion.options import Options
 from ..drafting.drafter import Drafter
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
-from ..errors import RedrafterError
+from ..errors import RedrafterError, SharedError
 from ..system.device import on_gpu
+from ..system.rank_watch import current_ranks
 from ..target.target import Target
 from ..text.boundary import read_json
 from ..text.drafter_files import check_pair, load_drafter
@@ -55,6 +56,11 @@ def load_at(
         raise RedrafterError(
             f"A model with an adapter is not quantised for {precision}: fuse the two with "
             "mlx_lm.fuse and pass the result."
+        )
+    if current_ranks() is not None:
+        raise SharedError(
+            f"Several processes share a model as it is stored: convert it to {precision} first "
+            "(convert.py -q), and pass the result."
         )
     return _load_quantised(model, BITS[precision], options)
 
@@ -132,7 +138,8 @@ def other_drafter(
     path = resolve_path(name)
     drafter = _drafter_for(model.target, tokenizer, path, precision)
     mx.eval(drafter.parameters())
-    return SpeculativeModel(model.target, drafter, name=f"{model.name} with {path.name}")
+    name = f"{model.name} with {path.name}"
+    return SpeculativeModel(model.target, drafter, name=name, ranks=model.ranks)
 
 
 def _drafter_for(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,17 @@ class Conversation:
     category: str
     opening: tuple[Message, ...] | str
     follow_ups: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Conversation:
+        """From its fields, as JSON has them."""
+        opening = values["opening"]
+        return cls(
+            name=values["name"],
+            category=values["category"],
+            opening=opening if isinstance(opening, str) else tuple(opening),
+            follow_ups=tuple(values["follow_ups"]),
+        )
 
 
 @dataclass(frozen=True)

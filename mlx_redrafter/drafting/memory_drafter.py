@@ -169,29 +169,8 @@ class MemoryDrafter(Drafter):
         """Unnormalised log-probabilities of the next token, (..., state_size) to head_size."""
         return self.output(self.exit(normalised(state)))
 
-    def unroll(
-        self,
-        hidden: mx.array,
-        embeddings: mx.array,
-        before: mx.array,  # noqa: ARG002  the memory holds the whole text
-        depth: int,
-    ) -> mx.array:
-        """Logits of every guess from every position of texts, a text after the other; for training.
-
-        Args:
-            hidden: See :meth:`guesses`, as are the next.
-            embeddings: See there.
-            before: Not read.
-            depth: Guesses from each position.
-
-        Returns:
-            (batch * A, depth, head_size).
-        """
-        made = mx.stack(self.guesses(hidden, embeddings, depth), axis=2)
-        return made.reshape(-1, depth, made.shape[-1])
-
-    def guesses(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
-        """Logits of every guess from every position of texts, fed with the text; for training.
+    def states_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
+        """States of every draft step from every position of texts, fed with the text; for training.
 
         Args:
             hidden: Hidden states of the target's layers, (batch, T, layers * hidden_size).
@@ -199,20 +178,26 @@ class MemoryDrafter(Drafter):
             depth: Guesses from each position.
 
         Returns:
-            For k from 1 to depth (batch, A, head_size) with A = T - depth - 1: entry p is the
-            guess of token p + k + 1 by a draft whose last verified token is p.
+            For k from 1 to depth (batch, T, state_size): entry p is the state that guesses token
+            p + k + 1 in a draft whose last verified token is p. Where p + k is past the text's end
+            it means nothing.
         """
-        anchors = hidden.shape[1] - depth - 1
-        states = self.fused(hidden[:, :anchors])
-        rows = self.remembered(states, embeddings[:, :anchors], 0)
-        following = self.token_values(embeddings[:, 1 : anchors + 1])
+        states = self.fused(hidden)
+        rows = self.remembered(states, embeddings, 0)
+        following = _later(rows.token_values.transpose(0, 2, 1, 3), 1).transpose(0, 2, 1, 3)
         view = MemoryView(rows.keys, rows.values + following, None, mx.array([0]))
+        fed = self.rnn_w(normalised(embeddings))
         made = []
         for k in range(1, depth + 1):
-            fed = self.rnn_w(normalised(embeddings[:, k : k + anchors]))
-            x = fed + self.rnn_u(normalised(states))
+            x = _later(fed, k) + self.rnn_u(normalised(states))
             query = self._rope(self._heads(self.query(normalised(x))), k)
             x = x + self.recall(self.attend(query, view, causal=True))
             states = self.after_memory(x)
-            made.append(self.logits_of(states))
+            made.append(states)
         return made
+
+
+def _later(x: mx.array, k: int) -> mx.array:
+    """Entry (b, t) is entry (b, t + k) of x (batch, T, ...); anything past a text's end."""
+    flat = x.reshape(-1, *x.shape[2:])  # so that nothing is laid out again
+    return mx.concatenate([flat[k:], flat[:k]]).reshape(x.shape)

@@ -18,6 +18,7 @@ from ..errors import RedrafterError
 from .config import DecodingConfig
 from .decode import DecodingLoop
 from .events import Event, NewToken, PromptRead, SequenceFailed
+from .lockstep import check_same_text
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ShapePlanner
@@ -125,6 +126,8 @@ class Engine:
             RedrafterError: If it cannot be decoded.
         """
         config = config or DecodingConfig()
+        plans = self._planner is not None
+        check_same_text(self._model.ranks, prompt, config, plans=plans)
         sequence = Sequence(self._model, prompt, config, cache=cache, stats=stats)
         self._new_loop().check(sequence)
         member = _Member(self._numbers, sequence)

@@ -21,7 +21,7 @@ from .choose import DraftChooser, Shapes
 from .config import DecodingConfig
 from .copying import StepDraft
 from .launch import StepLauncher, caches_of
-from .lockstep import Alone, Follower, Steering, agreed_seconds
+from .lockstep import Alone, Follower, Steering, agreed_seconds, check_same_text
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
@@ -79,7 +79,10 @@ def begin(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Sequence, Iterator[DecodedToken]]:
     """A sequence, and the iterator that decodes it; see :func:`decode`."""
-    sequence = Sequence(model, prompt, config or DecodingConfig(), cache=cache, stats=stats)
+    config = config or DecodingConfig()
+    if model.leader is None:
+        check_same_text(model.ranks, prompt, config, plans=planner is not None)
+    sequence = Sequence(model, prompt, config, cache=cache, stats=stats)
     loop = DecodingLoop(model, planner)
     loop.check(sequence)
     return sequence, _run(
@@ -172,7 +175,10 @@ class DecodingLoop:
         planner = self._planner
         plain = not sequence.drafts or (planner is not None and planner.drafting_disabled)
         self._target.take_cores(1 if plain else len(sequence.prompt))
-        yield from sequence.prefill()
+        with self._model.exchanging():
+            for done in sequence.prefill():
+                self._mark()
+                yield done
         if planner is not None and sequence.drafts:
             planner.begin(sequence.cache)
 
@@ -185,6 +191,10 @@ class DecodingLoop:
         Returns:
             The tokens that it made, for each sequence that had not ended before.
         """
+        with self._model.exchanging():
+            return self._step(goes_on=goes_on)
+
+    def _step(self, *, goes_on: bool) -> dict[Sequence, list[DecodedToken]]:
         # 1 draft, 2 verify, 3 choose: all launched at once, mostly at the end of the step before.
         pending = self._trusted(self._pending or self._follow(goes_on=goes_on))
         after_prompt = not any(sequence.emitted for sequence in self.sequences)
@@ -247,8 +257,14 @@ class DecodingLoop:
 
     def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:
         """Start a step; if there is likely to be one after it, that may be drafted with it."""
+        self._mark()
         following = self._chooser.next_drafts(self.sequences, drafts) if goes_on else None
         return self._launcher.launch(self.sequences, self.batch, drafts, following)
+
+    def _mark(self) -> None:
+        """Say how far this process has come, to those that may have to wait for another."""
+        if self._model.ranks is not None:
+            self._model.ranks.mark()
 
     # Accepting, committing
 

@@ -7,6 +7,7 @@ others follow: they hear of each text before it begins, and before each step whe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import weakref
 from collections.abc import Sequence as Tokens
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
-from ..errors import RedrafterError
+from ..errors import RedrafterError, SharedError
 from ..sampling import SamplingConfig
 from ..system.ranks import Ranks
 from .config import DecodingConfig
@@ -136,7 +137,7 @@ class Follower:
 
     def hear(self) -> dict[str, Any] | None:
         """The next text that rank 0 announces; None when it leaves."""
-        message: dict[str, Any] | None = json.loads(self._ranks.share(b""))
+        message: dict[str, Any] | None = json.loads(self._ranks.share(b"", patient=True))
         if message is not None:
             message["config"] = _decode(message["config"])
         return message
@@ -148,7 +149,7 @@ class Follower:
 
     def goes_on(self) -> bool:
         """Whether rank 0 takes another step."""
-        goes_on, handed_out = self._ranks.gather([_GOES_ON, 0.0])[0]
+        goes_on, handed_out = self._ranks.gather([_GOES_ON, 0.0], patient=True)[0]
         if goes_on == _ENDS:
             self._handed_out = int(handed_out)
         return goes_on == _GOES_ON
@@ -158,6 +159,38 @@ class Follower:
         if self._handed_out is None:
             self.goes_on()
         return handed_out if self._handed_out is None else self._handed_out
+
+
+def check_same_text(
+    ranks: Ranks | None, prompt: Tokens[int], config: DecodingConfig, *, plans: bool
+) -> None:
+    """Refuse ranks of which one was given another text to decode than rank 0.
+
+    Args:
+        ranks: All processes; None for one alone.
+        prompt: Token ids.
+        config: How to decode; functions in it are not compared.
+        plans: Whether a planner chooses shapes.
+
+    Raises:
+        RedrafterError: On every rank.
+    """
+    if ranks is None:
+        return
+    said = list(map(int, prompt)), [_encode(config), plans, config.sampler is None]
+    rows = ranks.gather([_digest(json.dumps(part)) for part in said])
+    for place, what in enumerate(("another prompt", "other options")):
+        differing = [rank for rank, row in enumerate(rows) if row[place] != rows[0][place]]
+        if differing:
+            raise SharedError(
+                f"Rank {differing[0]} was given {what} than rank 0: make the same calls on every "
+                "rank (model.ranks.share sends what only rank 0 knows)."
+            )
+
+
+def _digest(text: str) -> float:
+    """A digest that float64 keeps."""
+    return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
 
 
 def same_beginning(ranks: Ranks, cache: PromptCache) -> None:
@@ -183,7 +216,7 @@ def agreed_seconds(ranks: Ranks | None, seconds: float, tokens: Tokens[int]) -> 
     rows = ranks.gather([seconds, float(_checksum(tokens))])
     differing = [rank for rank, row in enumerate(rows) if row[1] != rows[0][1]]
     if differing:
-        raise RedrafterError(
+        raise SharedError(
             f"Rank {differing[0]} chose other tokens than rank 0: give all machines the same model "
             "files and the same releases of mlx and mlx-lm."
         )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,7 @@ class SpeculativeModel:
         name: What to call it on screens.
         config: The target's config.json, if it is known.
         beside: Further sources, whose proposals are verified together with the drafter's.
+        ranks: The processes that share the target; None where it is this one's alone.
 
     Attributes:
         target: The Target.
@@ -57,8 +59,7 @@ class SpeculativeModel:
         name: As given.
         config: As given.
         planner_lock: Held by whoever asks a planner of the model's texts, or tells it of a step.
-        ranks: The processes that share the target; None where it is this one's alone. ``load``
-            sets it.
+        ranks: As given.
         leader: Tells the other ranks what is decoded here; None where they run the same script.
 
     Raises:
@@ -73,12 +74,13 @@ class SpeculativeModel:
         config: Mapping[str, Any] | None = None,
         *,
         beside: Sequence[DraftSource | Proposer] = (),
+        ranks: Ranks | None = None,
     ):
         self.target = target if isinstance(target, Target) else Target(target)
         self.drafter = drafter
         self.name = name
         self.config = dict(config or {})
-        self.ranks: Ranks | None = None
+        self.ranks = ranks
         self.leader: Leader | None = None
         self._planner: ShapePlanner | None = None
         self._make_planner: Callable[[], ShapePlanner] | None = None
@@ -162,9 +164,26 @@ class SpeculativeModel:
             return self.target.max_positions
         return context_limit(self.config) if self.target.attends else None
 
+    def room(self, asked: int | None) -> int | None:
+        """Tokens of prompt and answer at most: a number of one's own in place of the limit.
+
+        Past a table of positions no number leads.
+
+        Args:
+            asked: What takes the place of :attr:`context_limit`; None for that itself.
+        """
+        table = self.target.max_positions
+        if asked is None or table is None:
+            return asked or self.context_limit
+        return min(asked, table)
+
     def agreed(self, seconds: float) -> float:
         """A time that was measured here; of several processes rank 0's, for all."""
         return seconds if self.ranks is None else self.ranks.gather([seconds])[0][0]
+
+    def exchanging(self) -> AbstractContextManager[None]:
+        """Inside the block a process of the run that is gone is an error in one sentence."""
+        return nullcontext() if self.ranks is None else self.ranks.told()
 
     def lead(self) -> Leader:
         """Let the other ranks, which ``follow``, decode what this one decodes."""

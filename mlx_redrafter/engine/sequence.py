@@ -29,8 +29,8 @@ from .open_cache import open_cache
 from .statistics import AcceptanceStats
 from .step import PendingStep, StepRecord
 
-# A token's log-probability, and those of the likeliest, the likeliest first.
-Logprobs = tuple[float | None, tuple[tuple[int, float], ...]]
+# A token's log-probability, those of the likeliest, the likeliest first, and those of all tokens.
+Logprobs = tuple[float | None, tuple[tuple[int, float], ...], mx.array | None]
 
 
 class Sequence:
@@ -226,16 +226,23 @@ class Sequence:
         """Of each token that the step made; without where nobody asked for them."""
         choices = pending.choices
         if choices.logprobs is None:
-            return [(None, ()) for _ in record.path]
+            return [(None, (), None) for _ in record.path]
         chosen = _numbers(choices.logprobs)
+        if choices.all_logprobs is not None:
+            # Copied, so that a token that is kept keeps no rows of other branches; and evaluated,
+            # so that it can be read in any thread.
+            rows = list(choices.all_logprobs[mx.array(record.path)])
+            mx.eval(rows)
+            return [(chosen[node], (), row) for node, row in zip(record.path, rows, strict=True)]
         if choices.top_tokens is None or choices.top_logprobs is None:
-            return [(chosen[node], ()) for node in record.path]
+            return [(chosen[node], (), None) for node in record.path]
         ids, values = _numbers(choices.top_tokens), _numbers(choices.top_logprobs)
         pairs = [
             sorted(zip(ids[node], values[node], strict=True), key=lambda pair: -pair[1])
             for node in record.path
         ]
-        return [(chosen[node], tuple(top)) for node, top in zip(record.path, pairs, strict=True)]
+        tops = map(tuple, pairs)
+        return [(chosen[node], top, None) for node, top in zip(record.path, tops, strict=True)]
 
     def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
         """Take a step's tokens up to the end of the text; its end is the next root.

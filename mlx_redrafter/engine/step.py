@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import mlx.core as mx
@@ -135,6 +135,7 @@ class DecodedToken:
             produced.
         logprob: Its log-probability, where ``SamplingConfig.logprobs`` asks for it.
         top_logprobs: (token, log-probability) of the likeliest, the likeliest first.
+        all_logprobs: Those of all tokens, float32 (vocab_size,), evaluated, where it is True.
     """
 
     token: int
@@ -143,6 +144,7 @@ class DecodedToken:
     step: StepRecord | None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    all_logprobs: mx.array | None = field(default=None, compare=False, repr=False)
 
     @property
     def from_draft(self) -> bool:

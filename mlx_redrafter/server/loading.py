@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import RedrafterError
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..engine.model import SpeculativeModel
+from ..errors import SharedError
 from ..system.files import local_path
+from ..system.rank_watch import current_ranks
+from ..system.ranks import Ranks
 from ..text.generate import wired
 from ..text.loading import load
 from .metrics import Metrics
@@ -18,7 +23,9 @@ from .settings import ServerSettings
 from .work.engine_sequences import EngineSequences
 from .work.engine_thread import EngineThread
 from .work.host import Host
+from .work.lockstep import LedSequences, follow, leave
 from .work.prefix_cache import PrefixCache
+from .work.sequences import Sequences
 from .work.service import ServedModel
 
 
@@ -55,26 +62,43 @@ def load_models(
     Raises:
         RedrafterError: If one cannot be loaded, or two have one name.
     """
-    names = [spec.name for spec in specs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RedrafterError(f"Two models are called {twice}: rename one of the directories.")
+    _check_names(specs)
     served: dict[str, ServedModel] = {}
-    held = ExitStack()
+    held, ranks = ExitStack(), current_ranks()
 
     def make() -> dict[str, Host]:
         for spec in specs:
-            served[spec.name] = _load(spec, settings, metrics, held, len(specs))
+            served[spec.name] = _serve(spec, settings, metrics, held, len(specs))
         return {name: model.host for name, model in served.items()}
 
-    thread = EngineThread(make)
+    thread = EngineThread(make, lambda: leave(ranks) if ranks is not None else None)
     thread.start()
     return thread, served
 
 
+def follow_server(specs: Sequence[ModelSpec], settings: ServerSettings, ranks: Ranks) -> None:
+    """Load the same models as rank 0, and compute with it until it leaves.
+
+    Raises:
+        RedrafterError: As :func:`load_models`.
+    """
+    _check_names(specs)
+    with ExitStack() as held:
+        loaded = {spec.name: _load(spec, settings, held, len(specs)) for spec in specs}
+        follow(ranks, {name: make() for name, (_, _, make) in loaded.items()})
+
+
+def _check_names(specs: Sequence[ModelSpec]) -> None:
+    names = [spec.name for spec in specs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SharedError(f"Two models are called {twice}: rename one of the directories.")
+
+
 def _load(
-    spec: ModelSpec, settings: ServerSettings, metrics: Metrics, held: ExitStack, models: int
-) -> ServedModel:
+    spec: ModelSpec, settings: ServerSettings, held: ExitStack, models: int
+) -> tuple[SpeculativeModel, TokenizerWrapper, Callable[[], Sequences]]:
+    """A model, its tokenizer, and what makes the sequences of it."""
     model, tokenizer = load(
         spec.path, spec.drafter, adapter_path=spec.adapter, plan=spec.plan, **spec.options
     )
@@ -82,20 +106,32 @@ def _load(
     if model.planner is not None:
         # Where this machine is not known, it is measured now and not in the middle of an answer.
         _ = model.planner.costs
-    prefixes = PrefixCache(settings.cache_memory // models)
+    limit = settings.cache_memory // models
+    if model.ranks is not None:
+        limit = int(min(row[0] for row in model.ranks.gather([float(limit)])))
+    prefixes = PrefixCache(limit)
 
-    def make() -> EngineSequences:
+    def make() -> Sequences:
         prefixes.clear()  # a step that failed for all may have failed for want of memory
-        return EngineSequences(
+        own = EngineSequences(
             model,
             tokenizer,
             prefixes,
             max_concurrent=settings.max_concurrent,
             prefill_step_size=settings.prefill_step_size,
         )
+        if model.ranks is not None and model.ranks.leads:
+            return LedSequences(model.ranks, spec.name, own)
+        return own
 
+    return model, tokenizer, make
+
+
+def _serve(
+    spec: ModelSpec, settings: ServerSettings, metrics: Metrics, held: ExitStack, models: int
+) -> ServedModel:
+    model, tokenizer, make = _load(spec, settings, held, models)
     host = Host(spec.name, tokenizer, make, settings.max_concurrent, metrics)
-    limits = [n for n in (model.context_limit, settings.context_limit) if n]
     # Prompts are encoded in other threads than answers are decoded in.
     encoder: Any = copy.deepcopy(tokenizer)
     return ServedModel(
@@ -103,6 +139,6 @@ def _load(
         host=host,
         tokenizer=encoder,
         vocab_size=model.target.vocab_size,
-        context_limit=min(limits) if limits else None,
+        context_limit=model.room(settings.context_limit),
         encoding=threading.Lock(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import signal
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import RedrafterError
 from .metrics import Metrics
@@ -65,7 +67,7 @@ def serve(
         say, and the process has to be ended without it.
     """
     app = make_app(Service(thread, models, settings), metrics)
-    server = make_server(app, settings, ready)
+    server = make_server(app, settings, ready, thread.end)
     # uvicorn raises the signal that ended it once more when it is done; then it is our end.
     before = signal.signal(signal.SIGTERM, _leave)
     try:
@@ -76,33 +78,115 @@ def serve(
     return ended
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server that says when it is ready."""
+# Seconds in which the head of a request has to come, or its connection is closed: uvicorn waits
+# for ever, and connections are as few as the files that a process may open.
+HEAD_SECONDS = 15.0
+# Seconds for the step under way, behind which answers can be ended.
+STEP_SECONDS = 5
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+
+class _Protocol(H11Protocol):
+    """uvicorn's connection that is closed where no request comes."""
+
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, and wait for the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a request that is answered has all the time that it needs."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._forget()
+
+    def _watch(self) -> None:
+        if not self._idle:
+            self._forget()
+        elif self._closing is None:
+            self._closing = self.loop.call_later(HEAD_SECONDS, self._close)
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _forget(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+    def _close(self) -> None:
+        self._closing = None
+        if self._idle:
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that says when it is ready, and lets answers end with a word.
+
+    Args:
+        config: uvicorn's.
+        ready: Called once requests are taken.
+        grace: Seconds that running answers get once it is told to stop.
+        abandon: Ends those that still run, each with an error.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        grace: float,
+        abandon: Callable[[], None],
+    ):
         super().__init__(config)
         self._ready = ready
+        self._grace = grace
+        self._abandon = abandon
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; uvicorn alone would break off the answers that take too long."""
+        ending = asyncio.get_running_loop().call_later(self._grace, self._abandon)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Let answers finish; at a second signal end them."""
+        if self.should_exit:
+            self._abandon()
+        else:
+            super().handle_exit(sig, frame)
+
 
 def make_server(
-    app: object, settings: ServerSettings, ready: Callable[[], None] = lambda: None
+    app: object,
+    settings: ServerSettings,
+    ready: Callable[[], None] = lambda: None,
+    abandon: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
-    """uvicorn for an application."""
+    """uvicorn for an application; see :class:`_Server`."""
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
+        http=_Protocol,
         ws="none",
-        timeout_graceful_shutdown=math.ceil(settings.grace),
+        timeout_graceful_shutdown=math.ceil(settings.grace) + STEP_SECONDS,
     )
-    return _Server(config, ready)
+    return _Server(config, ready, settings.grace, abandon)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -21,7 +21,7 @@ class ServerSettings:
         max_queue: Answers that may wait besides.
         cache_memory: Bytes for prefixes that are kept.
         max_tokens: Tokens of an answer where the request names no number.
-        context_limit: Tokens of prompt and answer at most; None for the model's own limit.
+        context_limit: Tokens of prompt and answer at most, in place of the model's own limit.
         prefill_step_size: Prompt tokens read between two steps.
         max_body: Bytes of a request at most.
         keep_alive: Seconds of silence in a stream, after which it says that it lives.

@@ -1,144 +1,173 @@
 """Watching over the processes of a distributed run: none waits for ever for one that is gone.
 
-A rank that waits in a collective cannot look around. So each has a thread with a connection to
-rank 0, over which it says twice a second how many exchanges it has come to: a connection that
-closes names the rank that is gone, and a count that stays after the others' names the one that
-hangs.
+A rank that waits in a collective cannot look around. So each has threads that talk with its
+neighbours in the ring, and say twice a second how far it has come, and what it has heard of the
+others. A connection that closes names the rank that is gone, silence the one that has stopped, and
+a count that stays behind the others' the one that hangs. Who finds something tells everybody.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import socket
-import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
 
-from .ranks import Ranks
+from .ranks import Ranks, join
+from .rendezvous import Peer, meet
 
 PULSE_SECONDS = 0.5
 # A rank that has not come as far as another for so long hangs: no step and no prompt's piece that
 # all ranks compute together takes one of them that much longer.
 HANG_SECONDS = 60.0
-CONNECT_SECONDS = 20.0
-_PULSE = struct.Struct("<q")
-_LEAVES = -1
+# A process that lives says something twice a second, whatever its main thread does.
+SILENT_SECONDS = 15.0
+# One that ends where others still need it is missed after so long.
+MISSED_SECONDS = 1.0
+AGAIN = "start all of them again."
 
 Fail = Callable[[str], None]
 
 
+@dataclass
+class _Seen:
+    """What is known of another rank.
+
+    Attributes:
+        progress: How far it had come.
+        since: When that was heard.
+        left: Whether it has said goodbye.
+    """
+
+    progress: int = 0
+    since: float = field(default_factory=time.monotonic)
+    left: bool = False
+
+
 class RankWatch:
-    """Watches the other ranks from a thread, until :meth:`stop`.
+    """Watches the other ranks from threads, until :meth:`stop`.
 
     Args:
         ranks: All processes.
-        host: Address of rank 0, at which the others reach it.
+        peers: The neighbours, from ``meet``.
         fail: Called once, with a sentence, when a rank is gone or hangs; has to end the process,
             whose main thread may be stuck.
         hang_seconds: See ``HANG_SECONDS``.
+        silent_seconds: See ``SILENT_SECONDS``.
     """
 
-    def __init__(self, ranks: Ranks, host: str, fail: Fail, hang_seconds: float = HANG_SECONDS):
-        self._ranks, self._fail, self._hang_seconds = ranks, fail, hang_seconds
+    def __init__(
+        self,
+        ranks: Ranks,
+        peers: Sequence[Peer],
+        fail: Fail,
+        hang_seconds: float = HANG_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
+    ):
+        self._ranks, self._peers, self._fail = ranks, list(peers), fail
+        self._hang_seconds, self._silent_seconds = hang_seconds, silent_seconds
         self._stopped = threading.Event()
-        self._links = self._connect(host)
-        self._seen = {rank: (0, time.monotonic()) for rank in self._links}
-        for rank, link in self._links.items():
-            threading.Thread(target=self._listen, args=(rank, link), daemon=True).start()
+        self._ending = threading.Lock()
+        self._seen = {rank: _Seen() for rank in range(ranks.size) if rank != ranks.rank}
+        for peer in self._peers:
+            threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
         threading.Thread(target=self._pulse, daemon=True).start()
 
     def stop(self) -> None:
-        """Say goodbye: this rank is about to end, and the others need not wonder."""
+        """Say goodbye: this rank is about to end, having come as far as it says."""
         self._stopped.set()
-        for link in self._links.values():
-            self._send(link, _LEAVES)
-            link.close()
+        self._tell(leaving=True)
+        for peer in self._peers:
+            with suppress(OSError):
+                peer.link.shutdown(socket.SHUT_WR)
 
-    def _connect(self, host: str) -> dict[int, socket.socket]:
-        """Rank 0's connections to all others, or another's to rank 0."""
-        if not self._ranks.leads:
-            port = int(self._ranks.share(b"0"))
-            link = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
-            link.settimeout(None)
-            self._send(link, self._ranks.rank)
-            return {0: link}
-        with socket.create_server((host, 0), backlog=self._ranks.size) as server:
-            server.settimeout(CONNECT_SECONDS)
-            self._ranks.share(str(server.getsockname()[1]).encode())
-            links = {}
-            for _ in range(self._ranks.size - 1):
-                link, _address = server.accept()
-                link.settimeout(None)
-                links[self._receive(link)] = link
-        return links
+    def _tell(self, *, leaving: bool = False) -> None:
+        """Say how far everybody has come, as far as that is known here."""
+        known = [(rank, seen.progress, seen.left) for rank, seen in self._seen.items()]
+        known.append((self._ranks.rank, self._ranks.progress, leaving))
+        for peer in self._peers:
+            peer.send(known=known)
 
     def _pulse(self) -> None:
         while not self._stopped.wait(PULSE_SECONDS):
-            own = self._ranks.exchanges
-            for link in list(self._links.values()):
-                self._send(link, own)
-            now = time.monotonic()
-            furthest = max([own, *(count for count, _ in self._seen.values())])
-            for rank, (count, since) in list(self._seen.items()):
-                if count < furthest and now - since > self._hang_seconds:
-                    self._end(
-                        f"Rank {rank} has not answered for {self._hang_seconds:.0f} seconds while "
-                        "others wait for it: look at its machine, and start all of them again."
-                    )
+            self._tell()
+            sentence = self._fault(time.monotonic())
+            if sentence is not None:
+                self._end(sentence)
 
-    def _listen(self, rank: int, link: socket.socket) -> None:
+    def _fault(self, now: float) -> str | None:
+        """What is wrong with another rank, if anything is."""
+        for peer in self._peers:
+            silent = now - peer.heard > self._silent_seconds
+            if silent and not self._seen[peer.rank].left:
+                return (
+                    f"Rank {peer.rank} has not been heard of for {self._silent_seconds:.0f} "
+                    f"seconds: look at its machine and the network, and {AGAIN}"
+                )
+        furthest = max([self._ranks.progress, *(seen.progress for seen in self._seen.values())])
+        for rank, seen in self._seen.items():
+            behind, age = seen.progress < furthest, now - seen.since
+            if behind and seen.left and age > MISSED_SECONDS:
+                return f"Rank {rank} has ended while others still need it: {AGAIN}"
+            if behind and not seen.left and age > self._hang_seconds:
+                return (
+                    f"Rank {rank} has not answered for {self._hang_seconds:.0f} seconds while "
+                    f"others wait for it: look at its machine, and {AGAIN}"
+                )
+        return None
+
+    def _listen(self, peer: Peer) -> None:
         while True:
             try:
-                count = self._receive(link)
-            except OSError:
-                self._end(f"Rank {rank} has ended: start all of them again.")
+                said = peer.receive()
+            except (OSError, ValueError):
+                if not self._seen[peer.rank].left:
+                    self._end(f"Rank {peer.rank} has ended: {AGAIN}")
                 return
-            if count == _LEAVES:
-                self._seen.pop(rank, None)
+            if "failed" in said:
+                self._end(said["failed"])
                 return
-            if count != self._seen[rank][0]:
-                self._seen[rank] = count, time.monotonic()
+            for rank, progress, left in said["known"]:
+                self._learn(rank, progress, left=left)
+
+    def _learn(self, rank: int, progress: int, *, left: bool) -> None:
+        seen = self._seen.get(rank)
+        if seen is not None and (progress > seen.progress or left > seen.left):
+            seen.progress, seen.since = max(progress, seen.progress), time.monotonic()
+            seen.left = left or seen.left
 
     def _end(self, sentence: str) -> None:
-        if not self._stopped.is_set():
+        with self._ending:
+            if self._stopped.is_set():
+                return
             self._stopped.set()
-            self._fail(sentence)
-
-    @staticmethod
-    def _send(link: socket.socket, number: int) -> None:
-        try:
-            link.sendall(_PULSE.pack(number))
-        except OSError:
-            return  # who listens notices
-
-    @staticmethod
-    def _receive(link: socket.socket) -> int:
-        data = b""
-        while len(data) < _PULSE.size:
-            piece = link.recv(_PULSE.size - len(data))
-            if not piece:
-                raise ConnectionError("closed")
-            data += piece
-        number: int = _PULSE.unpack(data)[0]
-        return number
+        for peer in self._peers:
+            peer.send(failed=sentence)
+        self._fail(sentence)
 
 
-def watch(ranks: Ranks) -> RankWatch | None:
-    """Watch the other ranks until the program ends; None where rank 0's address is not known.
+@cache
+def current_ranks() -> Ranks | None:
+    """The processes that this one belongs to, watched from here on; None where it is alone.
 
-    Only the ring backend's host file says where rank 0 is; the others have watches of their own.
+    They are the process's own, as mlx's group is: every call returns the same. Only the ring
+    backend's host file says where ranks are; other backends have watches of their own.
+
+    Raises:
+        RedrafterError: If mlx.launch started several, and they cannot reach each other.
     """
-    host = ring_host()
-    if host is None:
-        return None
-    made = RankWatch(ranks, host, _leave)
-    atexit.register(made.stop)
-    return made
+    peers = meet()
+    ranks = join()
+    if ranks is not None and peers is not None:
+        watch = RankWatch(ranks, peers, _leave)
+        atexit.register(watch.stop)
+    return ranks
 
 
 def _leave(sentence: str) -> None:
@@ -146,12 +175,3 @@ def _leave(sentence: str) -> None:
     sys.stderr.write(f"{sentence}\n")
     sys.stderr.flush()
     os._exit(2)
-
-
-def ring_host() -> str | None:
-    """Address of rank 0 by the host file that ``mlx.launch`` hands out; None without one."""
-    try:
-        hosts = json.loads(Path(os.environ["MLX_HOSTFILE"]).read_text("utf-8"))
-        return str(hosts[0][0]).rsplit(":", 1)[0]
-    except (KeyError, OSError, ValueError, IndexError, TypeError):
-        return None

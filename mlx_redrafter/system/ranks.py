@@ -6,7 +6,10 @@ rank 0. The exchanges here are tiny and run on the CPU; a model's own run where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +18,11 @@ from ..errors import RedrafterError
 
 # What mlx raises when another process is gone, by backend.
 _LOST = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection", "peer")
+# Seconds in which the watch, if there is one, names the rank that is gone.
+_NAMING_SECONDS = 5.0
+# Short messages take one exchange: a size, and so many bytes of them.
+_SIZE = struct.Struct("<q")
+_INLINE = 248
 
 
 class Ranks:
@@ -26,60 +34,108 @@ class Ranks:
     Attributes:
         rank: Number of this process; 0 reads, prints and decides.
         size: Number of processes.
-        exchanges: How many exchanges there were.
+        progress: How far this process has come: it counts exchanges, and what is launched between
+            them. A rank whose count stays behind the others' keeps them waiting.
     """
 
     def __init__(self, group: mx.distributed.Group):
         self._group = group
         self.rank: int = group.rank()
         self.size: int = group.size()
-        self.exchanges = 0
+        self.progress = 0
 
     @property
     def leads(self) -> bool:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def gather(self, values: Sequence[float]) -> list[list[float]]:
+    def mark(self) -> None:
+        """Count something that every rank does between two exchanges."""
+        self.progress += 1
+
+    def gather(self, values: Sequence[float], *, patient: bool = False) -> list[list[float]]:
         """What every rank says, in the order of ranks.
 
         Args:
             values: Numbers of this rank, equally many on all; kept to float64's precision.
+            patient: See :meth:`share`.
 
         Raises:
             RedrafterError: If another rank is gone.
         """
-        return [row.tolist() for row in self._gathered(np.array(values, np.float64))]
+        rows = self._gathered(np.array(values, np.float64), patient)
+        return [row.tolist() for row in rows]
 
-    def share(self, data: bytes) -> bytes:
+    def share(self, data: bytes, *, patient: bool = False) -> bytes:
         """What rank 0 says; the others' data is not looked at.
 
+        Args:
+            data: Of rank 0.
+            patient: Whether rank 0 may take as long as it likes, since it waits for a person.
+
         Raises:
             RedrafterError: If another rank is gone.
         """
-        size = int(self._gathered(np.array([len(data)], np.float64))[0, 0])
-        own = np.zeros(size, np.uint8)
+        said = data if self.leads else b""
+        head = _SIZE.pack(len(said)) + said[:_INLINE].ljust(_INLINE, b"\0")
+        first = bytes(self._gathered(np.frombuffer(head, np.uint8), patient)[0])
+        size = _SIZE.unpack_from(first)[0]
+        if size <= _INLINE:
+            return first[_SIZE.size : _SIZE.size + size]
+        own = np.zeros(size - _INLINE, np.uint8)
         if self.leads:
-            own[:] = np.frombuffer(data, np.uint8)
-        return bytes(self._gathered(own)[0]) if size else b""
+            own[:] = np.frombuffer(said[_INLINE:], np.uint8)
+        return first[_SIZE.size :] + bytes(self._gathered(own, patient=False)[0])
 
     def share_int(self, value: int) -> int:
         """A whole number of rank 0's, below 2**63."""
         return int.from_bytes(self.share(value.to_bytes(8, "little")), "little")
 
-    def _gathered(self, own: np.ndarray) -> np.ndarray:
-        """(size, n) of (n,): float64 travels as bytes, since no GPU has it."""
-        self.exchanges += 1
-        flat = mx.array(np.ascontiguousarray(own).view(np.uint8))
+    def gather_texts(self, text: str) -> list[str]:
+        """A text of every rank's, in the order of ranks."""
+        data = text.encode()
+        longest = int(max(row[0] for row in self.gather([float(len(data))])))
+        padded = np.frombuffer(data.ljust(longest, b"\0"), np.uint8)
+        if not longest:
+            return [""] * self.size
+        rows = self._gathered(padded, patient=False)
+        return [bytes(row).rstrip(b"\0").decode() for row in rows]
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn mlx's error that another process is gone into a sentence.
+
+        First it waits: who watches the ranks knows which one it is, and ends this process with its
+        name.
+
+        Raises:
+            RedrafterError: If nobody did.
+        """
         try:
+            yield
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            self.mark()  # the other is needed here, however far it has come
+            time.sleep(_NAMING_SECONDS)
+            raise RedrafterError(
+                f"Another process of this run is gone ({' '.join(str(error).split())}): start all "
+                "of them again."
+            ) from error
+
+    def _gathered(self, own: np.ndarray, patient: bool) -> np.ndarray:
+        """(size, n) of (n,): float64 travels as bytes, since no GPU has it."""
+        waits = patient and not self.leads
+        self.progress += not waits
+        flat = mx.array(np.ascontiguousarray(own).view(np.uint8))
+        with self.told():
             every = mx.distributed.all_gather(flat, group=self._group, stream=mx.cpu)
             mx.eval(every)
-        except RuntimeError as error:
-            raise lost(error) from error
+        self.progress += waits
         return np.array(every).reshape(self.size, -1).view(own.dtype)
 
 
-def current_ranks() -> Ranks | None:
+def join() -> Ranks | None:
     """The processes that this one belongs to; None where it is alone.
 
     Raises:
@@ -99,11 +155,3 @@ def is_lost(error: BaseException) -> bool:
     """Whether an error of mlx's says that another process is gone."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _LOST)
-
-
-def lost(error: BaseException) -> RedrafterError:
-    """The sentence for it."""
-    return RedrafterError(
-        f"Another process of this run is gone ({' '.join(str(error).split())}): start all of them "
-        "again."
-    )

@@ -1,27 +1,24 @@
 """Chat templates, which are programs that come with a checkpoint, run within bounds.
 
 A template may loop for ever or write gigabytes. Python runs it, so a trace function on its frames
-can count what it writes and stop it; library code that it calls is not slowed down.
+can count what it writes and stop it; library code that it calls is not slowed down. Single
+operations, which nothing can stop, are bounded by :mod:`template_guard`.
 """
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from types import FrameType
 from typing import Any
 
-from jinja2 import Environment, nodes
-from jinja2.exceptions import TemplateError
-
 from ..errors import RedrafterError
 from ..system.visible import visible_line
+from .template_guard import TooMuch, guarded
 
 # Rendering a long conversation takes milliseconds.
 SECONDS = 2.0
@@ -31,16 +28,7 @@ CHARACTERS = 4_000_000
 GROWTH = 8
 MEMORY_BYTES = 1 << 28
 MEMORY_BYTES_BESIDE_OTHERS = 1 << 30
-# Jinja works constants out while it compiles, where nothing can stop it.
-LARGEST_NUMBER = 10**6
-_EXTENSIONS = ("jinja2.ext.loopcontrols", "jinja2.ext.do")
-# transformers' own tag, which marks what an assistant says.
-_GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
 _TEMPLATE_FILES = ("<template>", "<unknown>")
-
-
-class _TooMuch(Exception):
-    """A template went beyond its bounds."""
 
 
 def render(
@@ -57,27 +45,40 @@ def render(
     Raises:
         RedrafterError: If the template refuses the messages, or does not come to an end.
     """
-    given = len(str(messages)) + len(str(arguments))
-    for source in _sources(tokenizer):
-        if _computes_too_much(source):
-            raise RedrafterError(
-                f"The model's chat template computes with numbers above {LARGEST_NUMBER:,}, as no "
-                "template has to: replace its chat template, or pass the prompt as text."
-            )
     try:
-        with _bounds(CHARACTERS + GROWTH * given):
+        with bounded(tokenizer, len(str(messages)) + len(str(arguments))):
             made: str | Sequence[int] = tokenizer.apply_chat_template(
                 list(messages), tokenize=False, **arguments
             )
-    except _TooMuch as error:
-        raise RedrafterError(
-            f"The model's chat template was stopped {error}: replace its chat template, or pass "
-            "the prompt as text."
-        ) from None
+    except RedrafterError:
+        raise
     except Exception as error:  # templates raise errors of their own kinds
         reason = visible_line(str(error), 300) or type(error).__name__
         raise RedrafterError(f"The chat template refused these messages: {reason}") from error
     return made
+
+
+@contextmanager
+def bounded(tokenizer: Any, given: int, times: int = 1) -> Iterator[None]:
+    """Bound what a tokenizer's chat template does in the block, whoever renders it there.
+
+    Args:
+        tokenizer: With a chat template.
+        given: Characters of the messages.
+        times: How often they are rendered.
+
+    Raises:
+        RedrafterError: If the template does not come to an end, or makes too much.
+    """
+    try:
+        bounds = _bounds((CHARACTERS + GROWTH * given) * times, SECONDS * times)
+        with bounds as tick, guarded(_sources(tokenizer), tick):
+            yield
+    except TooMuch as error:
+        raise RedrafterError(
+            f"The model's chat template was stopped {error}: replace its chat template, or pass "
+            "the prompt as text."
+        ) from None
 
 
 def _sources(tokenizer: Any) -> list[str]:
@@ -86,44 +87,31 @@ def _sources(tokenizer: Any) -> list[str]:
     return [source for source in found if isinstance(source, str)]
 
 
-@lru_cache(maxsize=16)
-def _computes_too_much(source: str) -> bool:
-    """Whether a template holds powers, or numbers of a size that only a product of text needs."""
-    environment = Environment(extensions=_EXTENSIONS)
-    try:
-        tree = environment.parse(_GENERATION.sub("", source))
-    except TemplateError:
-        return False  # told when it is rendered
-    if any(True for _ in tree.find_all(nodes.Pow)):
-        return True
-    numbers = [
-        abs(number)
-        for one in (nodes.Const, nodes.Mul)
-        for node in tree.find_all(one)
-        if isinstance(number := _number(node), int)
-    ]
-    return max(numbers, default=0) > LARGEST_NUMBER
-
-
-def _number(node: nodes.Node) -> int | None:
-    """The value of a whole number or of a product of such, None of anything else."""
-    if isinstance(node, nodes.Const):
-        return node.value if isinstance(node.value, int) else None
-    if isinstance(node, nodes.Mul):
-        left, right = _number(node.left), _number(node.right)
-        return None if left is None or right is None else left * right
-    return None
-
-
 @contextmanager
-def _bounds(characters: int) -> Iterator[None]:
-    """Stop template code in this thread that writes, computes or keeps too much."""
-    before, deadline = sys.gettrace(), time.thread_time() + SECONDS
+def _bounds(characters: int, seconds: float) -> Iterator[Callable[[int], None]]:
+    """Stop template code in this thread that writes, computes or keeps too much.
+
+    Yields:
+        What looks at time and memory, for operations that no trace function sees; it is told how
+        many characters each made.
+    """
+    before, deadline = sys.gettrace(), time.thread_time() + seconds
     # Other threads may compute meanwhile, but not much in the milliseconds that a template takes.
     alone = threading.active_count() == 1
     spare = MEMORY_BYTES if alone else MEMORY_BYTES_BESIDE_OTHERS
     memory = _peak_memory() + spare
-    written = 0
+    written = kept = 0
+    most = max(MEMORY_BYTES, GROWTH * characters)
+
+    def tick(made: int = 0) -> None:
+        nonlocal kept
+        kept += made
+        if kept > most:
+            raise TooMuch(f"after it had made {most:,} characters")
+        if time.thread_time() > deadline:
+            raise TooMuch(f"after {seconds:g} seconds")
+        if _peak_memory() > memory:
+            raise TooMuch(f"after it had taken {spare >> 20} MiB of memory")
 
     def on_event(frame: FrameType, event: str, value: Any) -> Any:
         nonlocal written
@@ -132,16 +120,13 @@ def _bounds(characters: int) -> Iterator[None]:
         if event == "return" and isinstance(value, str):  # also what a generator yields
             written += len(value)
             if written > characters:
-                raise _TooMuch(f"after {characters:,} characters")
-        if time.thread_time() > deadline:
-            raise _TooMuch(f"after {SECONDS:g} seconds")
-        if _peak_memory() > memory:
-            raise _TooMuch(f"after it had taken {spare >> 20} MiB of memory")
+                raise TooMuch(f"after {characters:,} characters")
+        tick()
         return on_event
 
     sys.settrace(on_event)
     try:
-        yield
+        yield tick
     finally:
         sys.settrace(before)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -18,22 +18,21 @@ from mlx_lm.utils import load_model, load_tokenizer
 from ..drafting.drafter import Drafter
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
-from ..errors import RedrafterError
+from ..errors import RedrafterError, SharedError
 from ..gguf import Progress
 from ..planning.cost_store import load_costs
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
 from ..system.device import on_gpu
 from ..system.files import local_path
-from ..system.rank_watch import watch
-from ..system.ranks import current_ranks
+from ..system.rank_watch import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
 from .boundary import check_ordinary, read_json, reading
 from .bounds import check_config, tensors_of
 from .drafter_files import check_pair, load_drafter
-from .places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE, locate, silent
-from .sharding import check_same, shard
+from .places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE, Located, locate, silent
+from .sharding import check_same, fail_together, refuse_layers, shard
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
 _TRUST = "trust_remote_code"
@@ -131,52 +130,69 @@ def load(
     Raises:
         RedrafterError: If something is missing, unreadable or does not fit together.
     """
-    located = locate(path_or_repo, revision=revision, progress=progress)
-    path = located.directory
-    config = {**_check_is_model(path, path_or_repo), **(model_config or {})}
-    check_config(config, tensors_of(sorted(path.glob("model*.safetensors"))), path / CONFIG_FILE)
-    model, tokenizer = _load_target(
-        path,
-        _adapter_directory(adapter_path),
-        {_TRUST: trust_remote_code, **(tokenizer_config or {})},
-        dict(model_config or {}),
-        trust_remote_code,
-    )
     ranks = current_ranks()
+    with fail_together(ranks):
+        located = locate(path_or_repo, revision=revision, progress=progress)
+        path = located.directory
+        config = {**_check_is_model(path, path_or_repo), **(model_config or {})}
+        shapes = tensors_of(sorted(path.glob("model*.safetensors")))
+        check_config(config, shapes, path / CONFIG_FILE)
+        model, tokenizer = _load_target(
+            path,
+            _adapter_directory(adapter_path),
+            {_TRUST: trust_remote_code, **(tokenizer_config or {})},
+            dict(model_config or {}),
+            trust_remote_code,
+        )
+        drafter_path = _drafter_directory(drafter, located)
     if ranks is not None:
         if adapter_path is not None:
-            raise RedrafterError(
+            raise SharedError(
                 "Adapters cannot be used by several processes together: fuse the adapter into the "
                 "model first (mlx_lm.fuse)."
             )
-        watch(ranks)
-        check_same(ranks, config, sorted(path.glob("model*.safetensors")))
+        drafter_files = [] if drafter_path is None else [drafter_path / WEIGHTS_FILE]
+        check_same(ranks, config, sorted(path.glob("model*.safetensors")), drafter_files)
         shard(model, config, ranks, pipeline=pipeline)
     _set_dtype(model, dtype)
     if not lazy:
-        _run_once(model, path)
+        with ranks.told() if ranks is not None else nullcontext():
+            _run_once(model, path)
     head: Drafter | None = None
     target = Target(model)
-    drafter_path = resolve_path(drafter) if drafter else located.drafter or path / DRAFTER_DIRECTORY
-    # A directory that only holds the files of an unfinished training run is no drafter yet.
-    found = any((drafter_path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
-    if drafter is not False and (drafter is not None or found):
-        head = load_drafter(drafter_path)
-        check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
+    if drafter_path is not None:
+        with fail_together(ranks):
+            head = load_drafter(drafter_path)
+            check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
+            if pipeline and ranks is not None:
+                refuse_layers(head.config.target_layers)
         _set_dtype(head, dtype)
         if head.needs_rows:
             share_rows(head, target)
     if not lazy:
-        if head is not None:
+        if head is not None and drafter_path is not None:
             check_weights(head, drafter_path / WEIGHTS_FILE)
         target.check(path)
-    loaded = SpeculativeModel(target, head, name=located.name, config=config)
-    loaded.ranks = ranks
+    loaded = SpeculativeModel(target, head, name=located.name, config=config, ranks=ranks)
     if plan and head is not None:
         loaded.plan_with(lambda: Planner.for_model(loaded))
     elif plan and target.refusal is None:
         loaded.planner = HeadlessPlanner(lambda: load_costs(loaded))
     return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
+
+
+def _drafter_directory(
+    drafter: str | Path | Literal[False] | None, located: Located
+) -> Path | None:
+    """Where the drafter is; None where the model has none, or is to have none."""
+    if drafter is False:
+        return None
+    if drafter is not None:
+        return resolve_path(drafter)
+    path = located.drafter or located.directory / DRAFTER_DIRECTORY
+    # A directory that only holds the files of an unfinished training run is no drafter yet.
+    found = any((path / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+    return path if found else None
 
 
 def _load_target(

@@ -46,7 +46,7 @@ INSTEAD = {
     "stop_strings": "use stop",
     "stop_words": "use stop",
     "top_logprobs": "use logprobs with the number of likeliest tokens",
-    "return_logprobs": "use logprobs=0",
+    "return_logprobs": "use logprobs=True",
     "return_token_ids": "the response has token_ids always",
     "chat_template_config": "use chat_template_args",
     "prompt_caches": "texts of a batch keep no caches; use cache with stream_generate",

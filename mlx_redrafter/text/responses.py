@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import mlx.core as mx
@@ -36,6 +36,7 @@ class GenerationResponse:
         logprob: The token's log-probability, where ``logprobs`` asks for it.
         top_logprobs: (token, log-probability) of so many likeliest, the likeliest first.
         source: Who came up with the token: "guessed", "copied" or the target itself ("own").
+        all_logprobs: What ``logprobs`` returns; None where it is not asked for.
     """
 
     text: str
@@ -53,6 +54,23 @@ class GenerationResponse:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     source: TokenSource = "own"
+    all_logprobs: mx.array | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def logprobs(self) -> mx.array:
+        """Log-probabilities of all tokens where this one was chosen, float32 (vocab_size,).
+
+        As in mlx-lm after bias, penalties and processors, before temperature and filters. Kept only
+        where ``logprobs=True`` asks for them, since each token's are as large as the vocabulary.
+
+        Raises:
+            RedrafterError: If they were not asked for.
+        """
+        if self.all_logprobs is None:
+            raise RedrafterError(
+                "The log-probabilities of all tokens were not asked for: pass logprobs=True."
+            )
+        return self.all_logprobs
 
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
@@ -174,6 +192,7 @@ class ResponseWriter:
             logprob=decoded.logprob,
             top_logprobs=decoded.top_logprobs,
             source=decoded.source,
+            all_logprobs=decoded.all_logprobs,
         )
 
     def _text(self, decoded: DecodedToken) -> tuple[str, str | None]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,74 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 
-from ..errors import RedrafterError
+from .. import __version__
+from ..errors import RedrafterError, SharedError
 from ..system.ranks import Ranks
 
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 _DIGEST_WORDS = 4
 
 
-def check_same(ranks: Ranks, config: Mapping[str, Any], files: list[Path]) -> None:
+@contextmanager
+def fail_together(ranks: Ranks | None) -> Iterator[None]:
+    """What fails on one rank inside the block ends all of them, with its sentence.
+
+    Args:
+        ranks: All of them; None for one alone.
+
+    Raises:
+        RedrafterError: On every rank, if one failed; it names the rank, unless all failed alike.
+    """
+    if ranks is None:
+        yield
+        return
+    sentence = ""
+    try:
+        yield
+    except RedrafterError as error:
+        sentence = str(error)
+    said = ranks.gather_texts(sentence)
+    failed = [rank for rank, text in enumerate(said) if text]
+    if failed:
+        text = said[failed[0]]
+        alike = all(other == text for other in said)
+        raise SharedError(text if alike else f"Rank {failed[0]} fails: {text}")
+
+
+def refuse_layers(layers: Sequence[int]) -> None:
+    """Refuse a drafter that reads layers, in a pipeline, where each machine has only some.
+
+    Raises:
+        RedrafterError: If it reads any.
+    """
+    if layers:
+        raise SharedError(
+            "This drafter reads hidden states of inner layers, which a pipeline leaves on other "
+            "machines: leave --pipeline out, or use another drafter."
+        )
+
+
+def check_same(
+    ranks: Ranks, config: Mapping[str, Any], weights: Sequence[Path], drafter: Sequence[Path]
+) -> None:
     """Refuse ranks that would not compute the same.
 
     Args:
         ranks: All of them.
         config: The model's configuration here.
-        files: The weights here, of the model and its drafter.
+        weights: The model's files here.
+        drafter: The drafter's; none where there is no drafter.
 
     Raises:
         RedrafterError: Naming what differs, and on which rank.
     """
     here = {
+        "mlx_redrafter": __version__,
         "mlx": version("mlx"),
         "mlx-lm": version("mlx-lm"),
         "the model's configuration": json.dumps(config, sort_keys=True, default=str),
-        "the weights": [(file.name, _fingerprint(file)) for file in sorted(files)],
+        "the weights": _fingerprints(weights),
+        "the drafter": _fingerprints(drafter),
     }
     names = list(here)
     every = ranks.gather([word for name in names for word in _words(repr(here[name]))])
@@ -50,7 +96,7 @@ def check_same(ranks: Ranks, config: Mapping[str, Any], files: list[Path]) -> No
         differing = [rank for rank, row in enumerate(every) if row[own] != every[0][own]]
         if differing:
             which = ", ".join(map(str, differing))
-            raise RedrafterError(
+            raise SharedError(
                 f"Rank {which} has another version of {name} than rank 0: give all machines the "
                 "same."
             )
@@ -80,7 +126,7 @@ def shard(model: nn.Module, config: Mapping[str, Any], ranks: Ranks, *, pipeline
             else ""
         )
         how = "by layers" if pipeline else "within layers"
-        raise RedrafterError(
+        raise SharedError(
             f"mlx-lm {mlx_lm.__version__} does not share the architecture '{kind}' {how} among "
             f"machines{other}."
         )
@@ -88,7 +134,7 @@ def shard(model: nn.Module, config: Mapping[str, Any], ranks: Ranks, *, pipeline
     if pipeline:
         layers = len(inner.layers)
         if layers < ranks.size:
-            raise RedrafterError(
+            raise SharedError(
                 f"The model's {layers} layers are too few for {ranks.size} machines: use fewer."
             )
         inner.pipeline(group)
@@ -97,7 +143,7 @@ def shard(model: nn.Module, config: Mapping[str, Any], ranks: Ranks, *, pipeline
     try:
         model.shard(group)
     except ValueError as error:
-        raise RedrafterError(
+        raise SharedError(
             f"The model cannot be divided among {ranks.size} machines "
             f"({' '.join(str(error).split())}): use another number."
         ) from error
@@ -109,10 +155,14 @@ def _check_heads(config: Mapping[str, Any], size: int) -> None:
             count = holder.get(name) if isinstance(holder, Mapping) else None
             if isinstance(count, int) and count % size:
                 what = name.removeprefix("num_").replace("_", " ")
-                raise RedrafterError(
+                raise SharedError(
                     f"The model's {count} {what} cannot be divided among {size} machines: use "
                     "another number of machines, or --pipeline where the architecture has it."
                 )
+
+
+def _fingerprints(files: Sequence[Path]) -> list[tuple[str, str]]:
+    return [(file.name, _fingerprint(file)) for file in files]
 
 
 def _fingerprint(file: Path) -> str:

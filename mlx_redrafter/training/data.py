@@ -14,6 +14,7 @@ from mlx_lm.tuner.datasets import ChatDataset, TextDataset
 
 from ..errors import RedrafterError
 from ..system.files import atomic_path
+from ..text.chat_template import bounded
 from ..text.drafter_files import tokenizer_hash
 from ..text.prompts import plain_messages
 
@@ -110,7 +111,8 @@ def templating(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> Iterator[N
             "pass texts, or the chat version of the model."
         )
     try:
-        yield
+        with bounded(tokenizer, len(str(messages)), times=2 * len(messages) + 1):
+            yield
     except Exception as error:  # templates raise errors of their own kinds
         begins = str(messages[0].get("content"))[:40] if messages else ""
         roles = ", ".join(str(message.get("role")) for message in messages[:6])
@@ -134,11 +136,14 @@ def _templated(record: Record, messages: list[dict[str, Any]], tokenizer: Any) -
         return TokenRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
     dataset = ChatDataset([], tokenizer)
     tools = record.get("tools")
-    tokens = np.array(dataset.process({"messages": messages, "tools": tools})[0], dtype=np.int32)
+    whole, _ = dataset.process({"messages": messages, "tools": tools})
+    tokens = np.array(whole, dtype=np.int32)
     answer = np.zeros(len(tokens), dtype=bool)
     ends = np.isin(tokens, sorted(tokenizer.eos_token_ids))
     for i in turns:
-        part, _ = dataset.process({"messages": messages[: i + 1], "tools": tools})
+        part = whole
+        if i + 1 < len(messages):
+            part, _ = dataset.process({"messages": messages[: i + 1], "tools": tools})
         prompt = chat_prompt(tokenizer, messages[:i], tools)
         # Some templates rewrite earlier turns; what the target wrote then is not in this text.
         if not np.array_equal(tokens[: len(part)], part):

@@ -22,9 +22,10 @@ from ..sampling import SamplingConfig
 from ..target.target import Target
 from .data import TokenRow
 from .features import Batch, Features
-from .loss import batch_logits
+from .loss import unrolled_logits
 from .teacher import Teacher
 from .text_batches import TextBatches
+from .text_loss import TextBatch, text_ranks
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Agreement:
     positions: int
 
 
-def ranks(drafter: Drafter, batch: Batch, embeddings: mx.array) -> mx.array:
+def ranks(drafter: Drafter, batch: Batch | TextBatch, embeddings: mx.array) -> mx.array:
     """Number of draft tokens likelier than the target's best, (N, U) int32.
 
     head_size where the head lacks that token.
     """
-    logits = batch_logits(drafter, batch, embeddings)
+    if isinstance(batch, TextBatch):
+        return text_ranks(drafter, batch, embeddings)
+    logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
     chosen = mx.take_along_axis(logits, mx.maximum(batch.best, 0)[..., None], axis=-1)
     above = (logits > chosen).sum(-1).astype(mx.int32)
     return mx.where(batch.best >= 0, above, logits.shape[-1])

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from .config import DistillationConfig
+from .text_loss import TextBatch
 
 
 class Batch(NamedTuple):
@@ -20,13 +21,10 @@ class Batch(NamedTuple):
     x_{p+k} (the first is the root), and index k-1 of the other arrays belongs to draft step k,
     which guesses x_{p+1+k}; its teacher is the target's distribution at position p + k.
 
-    Of a head with a memory the anchors are the positions of B texts, one after the other, N = B * A
-    with A = T - U - 1; ``hidden`` and ``tokens`` are then those of whole texts.
-
     Attributes:
-        hidden: (N, H) float32; of whole texts (B, T, layers * H).
+        hidden: (N, H) float32.
         before: (N, lookback) int32, the tokens up to x_p, -1 where the row had not begun.
-        tokens: (N, U) int32 target token ids; of whole texts (B, T).
+        tokens: (N, U) int32 target token ids.
         columns: (N, U, K) int32 head columns of the teacher's likeliest draft tokens.
         log_probs: (N, U, K) float32, the teacher's log-probabilities of them, renormalised over
             the draft vocabulary.
@@ -176,7 +174,7 @@ def drawn(count: int, start: int, number: int, seed: int) -> np.ndarray:
 class BatchSource(Protocol):
     """Where training takes its batches from."""
 
-    def batch(self, index: int) -> Batch:
+    def batch(self, index: int) -> Batch | TextBatch:
         """Batch ``index`` of the run, the same on every call."""
 
 

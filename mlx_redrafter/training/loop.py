@@ -14,7 +14,7 @@ import numpy as np
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
-from ..system.device import on_gpu
+from ..system.device import fuses_drafts
 from ..system.disk import DiskError, writing
 from ..text.drafter_files import load_drafter, save_drafter
 from .config import DistillationConfig
@@ -22,6 +22,7 @@ from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features
 from .teacher import Teacher
 from .text_batches import TextBatches
+from .text_loss import TextBatch
 from .trainer import Trainer, load_checkpoint, save_checkpoint
 
 
@@ -185,18 +186,18 @@ class _Loop:
         best: Path | None,
         identity: dict[str, Any],
     ):
-        # Fused kernels need a compiler on a CPU, which users may lack; a GPU brings its own.
-        self.trainer = Trainer(target, drafter, config, fuse=on_gpu())
+        self.trainer = Trainer(target, drafter, config, fuse=fuses_drafts())
         self.state = RunState()
         self._source = source
         self._schedule = schedule
         self._checkpoint = checkpoint
         self._best = best
         self._identity = identity
+        self._ahead: tuple[int, list[Batch | TextBatch]] = (-1, [])
         self._saved = -1
         self._steady = True  # where weights, state and what was reported belong together
         # Of the steps since the last report that this process made.
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._anchors = 0.0, mx.array(0.0)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -264,20 +265,31 @@ class _Loop:
         patience = self._schedule.patience
         return patience is not None and self.state.stale >= patience
 
-    def _batches(self, step: int) -> list[Batch]:
+    def _batches(self, step: int) -> list[Batch | TextBatch]:
         accumulate = self.trainer.config.accumulate
         return [self._source.batch(step * accumulate + i) for i in range(accumulate)]
 
-    def _step(self) -> Batch:
+    def _make_ahead(self, step: int) -> None:
+        """Begin to make a step's only batch, so that the device is never without work."""
+        if self.trainer.config.accumulate == 1 and step < self.trainer.config.steps:
+            batches = self._batches(step)
+            mx.async_eval(batches)
+            self._ahead = (step, batches)
+
+    def _step(self) -> Batch | TextBatch:
         began = time.perf_counter()
-        batches = self._batches(self.trainer.step)
+        step = self.trainer.step
+        batches = self._ahead[1] if self._ahead[0] == step else self._batches(step)
         self._steady = False
-        loss = self.trainer.update(batches)
+        begun = self.trainer.begin_step(batches)
+        for batch in batches:
+            self._anchors = self._anchors + batch.weights[:, 0].sum()
+        self._make_ahead(step + 1)
+        loss = self.trainer.end_step(begun)
         if not math.isnan(loss):
             self.state.losses.append(loss)
         self._steady = True
         self._seconds += time.perf_counter() - began
-        self._steps += 1
         if math.isnan(loss):
             raise RedrafterError(self._diverged())
         return batches[-1]
@@ -328,7 +340,7 @@ class _Loop:
 
     def _report(
         self,
-        batch: Batch,
+        batch: Batch | TextBatch,
         progress: Callable[[Progress], Any] | None,
         held_out: Agreement | None = None,
         decoded: DecodedFigures | None = None,
@@ -336,20 +348,19 @@ class _Loop:
     ) -> None:
         self._steady = False
         losses, self.state.losses = self.state.losses, []
-        seconds, made = max(self._seconds, 1e-9), self._steps
-        self._seconds, self._steps = 0.0, 0
+        seconds, anchors = max(self._seconds, 1e-9), float(np.array(self._anchors))
+        self._seconds, self._anchors = 0.0, mx.array(0.0)
         if progress is None:
             self._steady = True
             return
         trainer, config = self.trainer, self.trainer.config
         rank = np.array(ranks(trainer.drafter, batch, trainer.embed(batch)))
-        positions = made * config.accumulate * config.positions_per_step
         report = Progress(
             step=trainer.step,
             steps=config.steps,
             loss=sum(losses) / max(len(losses), 1),
             learning_rate=float(np.array(trainer.optimizer.learning_rate)),
-            positions_per_second=positions / seconds,
+            positions_per_second=anchors / seconds,
             batch=summarize(rank, np.array(batch.weights) > 0),
             held_out=held_out,
             decoded=decoded,

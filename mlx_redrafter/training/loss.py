@@ -9,6 +9,7 @@ import mlx.core as mx
 from ..drafting.drafter import Drafter
 from .config import DistillationConfig
 from .features import Batch
+from .text_loss import TextBatch, text_loss
 
 SMALLEST = 1e-6  # probabilities below it are not told apart; float32 sums to 1 only this well
 
@@ -33,17 +34,6 @@ def unrolled_logits(
     if before is None:
         before = mx.zeros((len(embeddings), 0), dtype=mx.int32)
     return drafter.unroll(hidden, embeddings, before, embeddings.shape[1] - before.shape[1])
-
-
-def batch_logits(drafter: Drafter, batch: Batch, embeddings: mx.array) -> mx.array:
-    """Draft logits of every step of a batch, (N, U, head_size).
-
-    Args:
-        drafter: The draft head.
-        batch: N anchors with U steps each.
-        embeddings: Target's embeddings of ``batch.fed``.
-    """
-    return drafter.unroll(batch.hidden, embeddings, batch.before, batch.columns.shape[1])
 
 
 def _soft_loss_forward(
@@ -110,7 +100,7 @@ def _entropy(probs: mx.array, rest: mx.array) -> mx.array:
 
 
 def distillation_loss(
-    drafter: Drafter, batch: Batch, embeddings: mx.array, config: DistillationConfig
+    drafter: Drafter, batch: Batch | TextBatch, embeddings: mx.array, config: DistillationConfig
 ) -> mx.array:
     """Mean Kullback-Leibler divergence of the draft from its targets, in nats; a scalar.
 
@@ -119,12 +109,14 @@ def distillation_loss(
 
     Args:
         drafter: The draft head.
-        batch: N anchors with U steps each.
+        batch: N anchors with U steps each; or whole texts.
         embeddings: Target's embeddings of ``batch.fed``, (N, lookback + U, H) float32.
         config: ``hard_weight`` and ``depth_decay`` are read.
     """
+    if isinstance(batch, TextBatch):
+        return text_loss(drafter, batch, embeddings, config.depth_decay)
     columns, probs, rest, weight = _targets(batch, config.hard_weight)
-    logits = batch_logits(drafter, batch, embeddings)
+    logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
     cross_entropy, _ = _soft_loss(logits, columns, probs, rest)
     divergence = cross_entropy - _entropy(probs, rest)
     decay = config.depth_decay ** mx.arange(batch.columns.shape[1])

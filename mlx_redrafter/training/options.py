@@ -143,10 +143,16 @@ class TrainingOptions:
         None, _OPTIMISER, f"optimiser steps (default {DEFAULT_STEPS})", aliases=("iters",)
     )
     epochs: float | None = option(None, _OPTIMISER, "passes over the data, instead of --steps")
-    learning_rate: float = option(1e-3, _OPTIMISER, "peak, after a warmup, then cosine decay")
+    learning_rate: float | None = option(
+        None, _OPTIMISER, "peak, after a warmup, then cosine decay (default: 1e-3 for 512 "
+        "positions a step, growing with the root of their number to 2e-3)",
+    )  # fmt: skip
     warmup: float = option(0.03, _OPTIMISER, "share of the steps spent warming up")
     weight_decay: float = option(0.01, _OPTIMISER, "of AdamW")
-    positions_per_step: int = option(512, _OPTIMISER, "positions in one forward and backward pass")
+    positions_per_step: int | None = option(
+        None, _OPTIMISER, "positions in one forward and backward pass (default: 512 on a CPU, as "
+        "many as fill an eighth of a GPU's memory, at most 16384)",
+    )  # fmt: skip
     accumulate: int = option(
         1, _OPTIMISER, "passes averaged into one step", aliases=("grad_accumulation_steps",)
     )
@@ -357,10 +363,10 @@ def _check_memory(options: TrainingOptions) -> None:
         wrong.append("rnn")
     if wrong:
         raise RedrafterError(f"A head with a memory has no {wrong[0]}: leave it out.")
-    if options.features in ("memory", "disk") or options.cache_features is not None:
+    if options.features == "disk" or options.cache_features is not None:
         raise RedrafterError(
-            "A head with a memory learns from whole texts, of which nothing is kept: leave out "
-            "features and cache_features."
+            "A head with a memory learns from whole texts, of which nothing is kept on disk: leave "
+            "out features and cache_features."
         )
     try:
         layers = options.layers

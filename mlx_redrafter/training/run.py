@@ -25,6 +25,7 @@ from ..text.places import own_drafter
 from .config import DistillationConfig
 from .data import Record, TokenRow, tokenize
 from .evaluation import DecodedFigures, DraftSizes, draft_sizes, measure_decoding, prompts_of
+from .hardware import unpack_target, usual_learning_rate, usual_positions
 from .initial_drafter import first_drafter, weights_hash
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
@@ -48,6 +49,7 @@ from .store import (
     target_hash,
 )
 from .target_texts import AnswerSettings, QuestionSettings, answer_file, question_file
+from .text_batches import passes_over_texts
 
 # Of answers to a model's own questions, chunk by chunk: greedy text and drawn text are both met.
 ANSWER_TEMPERATURES = (0.0, 0.0, 0.7, 1.0)
@@ -224,12 +226,14 @@ def _rows(
     return rows, held_rows
 
 
-def _config(options: TrainingOptions, rows: Sequence[TokenRow], where: str) -> Any:
+def _config(
+    options: TrainingOptions, drafter: Drafter, rows: Sequence[TokenRow], where: str
+) -> DistillationConfig:
+    each = options.positions_per_step or usual_positions(drafter.config, options.unroll)
     steps = options.steps or DEFAULT_STEPS
     if options.epochs is not None:
-        each = options.positions_per_step
-        if where == "texts":
-            passes = options.epochs * sum(len(row.tokens) for row in rows) / each
+        if drafter.remembers:
+            passes = options.epochs * passes_over_texts(rows, each)
         elif where == "stream":
             passes = options.epochs * len(rows) / options.batch_size
         else:
@@ -238,11 +242,13 @@ def _config(options: TrainingOptions, rows: Sequence[TokenRow], where: str) -> A
     return DistillationConfig(
         steps=steps,
         hard_weight=options.label_share,
+        positions_per_step=each,
+        learning_rate=options.learning_rate or usual_learning_rate(each * options.accumulate),
         **{
             name: getattr(options, name)
             for name in (
-                "unroll", "depth_decay", "temperature", "top_k", "positions_per_step", "accumulate",
-                "learning_rate", "warmup", "weight_decay", "batch_tokens", "batch_size", "seed",
+                "unroll", "depth_decay", "temperature", "top_k", "accumulate",
+                "warmup", "weight_decay", "batch_tokens", "batch_size", "seed",
             )
         },
     )  # fmt: skip
@@ -254,8 +260,14 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
     callback.note(_described(sizes))
+    if unpack_target(run.target.model):
+        callback.note("The target is unpacked for its passes over the data.")
     where = place_of_features(options, run.target, drafter, rows, callback.note)
-    config = _config(options, rows, where)
+    config = _config(options, drafter, rows, where)
+    callback.note(
+        f"Steps of {config.positions_per_step:,} positions, "
+        f"{config.learning_rate:.2g} the highest learning rate."
+    )
     features = features_to_learn_from(
         where,
         run.target,

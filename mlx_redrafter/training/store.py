@@ -25,6 +25,7 @@ from ..system.files import atomic_path, size_words, write_json
 from .config import DistillationConfig
 from .data import TokenRow
 from .features import BatchSource, Features, ShardedArray
+from .hardware import kept_bytes
 from .options import TrainingOptions
 from .teacher import (
     FeatureExtractor,
@@ -33,9 +34,9 @@ from .teacher import (
     compute_features,
     kept_positions,
 )
-from .text_batches import TextBatches
+from .text_batches import TextBatches, kept_bytes_of_texts
 
-IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
+TEXTS_KEPT = "texts in memory"
 MEASURED_POSITIONS = 8192  # held-out positions of which features are kept
 SHARD_BYTES = 2**29
 INDEX = "features.json"
@@ -85,7 +86,9 @@ def place_of_features(
     rows: Sequence[TokenRow],
     note: Callable[[str], None],
 ) -> str:
-    """Where features are kept: "memory", "disk" or nowhere ("stream"; "texts", of whole ones).
+    """Where features are kept: "memory", "disk" or nowhere ("stream").
+
+    Those of whole texts are "texts in memory", or "texts" where nothing is kept.
 
     Args:
         options: Of the run.
@@ -95,7 +98,10 @@ def place_of_features(
         note: Told what was decided where nothing was asked.
     """
     if drafter.remembers:
-        return "texts"
+        if options.features != "auto":
+            return TEXTS_KEPT if options.features == "memory" else "texts"
+        needed = kept_bytes_of_texts(target, drafter, rows)
+        return _chosen(needed, TEXTS_KEPT, "texts", note)
     if options.cache_features is not None:
         return "disk"
     if options.features != "auto":
@@ -104,10 +110,14 @@ def place_of_features(
         target, drafter, DistillationConfig(top_k=options.top_k), np.float16
     )
     needed = kept_positions(rows) * extractor.position_bytes
-    where = "memory" if needed <= IN_MEMORY else "stream"
-    told = "are kept in memory" if where == "memory" else "are computed anew for each step"
+    return _chosen(needed, "memory", "stream", note)
+
+
+def _chosen(needed: int, kept: str, streamed: str, note: Callable[[str], None]) -> str:
+    fits = needed <= kept_bytes()
+    told = "are kept in memory" if fits else "are computed anew for each step"
     note(f"Features would take {size_words(needed)} and {told} (--features).")
-    return where
+    return kept if fits else streamed
 
 
 def features_to_learn_from(
@@ -140,8 +150,8 @@ def features_to_learn_from(
     Raises:
         RedrafterError: If there is nothing to learn from, or they cannot be stored.
     """
-    if where == "texts":
-        return TextBatches(target, drafter, rows, config)
+    if drafter.remembers:
+        return TextBatches(target, drafter, rows, config, keep=where == TEXTS_KEPT)
     if where == "stream":
         return StreamedBatches(target, drafter, rows, config)
     if where == "memory":
@@ -177,7 +187,7 @@ def held_out_features(
     """What evaluations measure on: the first held-out rows, at most ``MEASURED_POSITIONS``."""
     totals = np.cumsum([kept_positions([row]) for row in rows])
     few = list(rows[: max(1, int((totals <= MEASURED_POSITIONS).sum()))])
-    if where == "texts":
+    if drafter.remembers:
         return TextBatches(target, drafter, few, config)
     kept = np.float32 if where == "stream" else np.float16
     return compute_features(target, drafter, few, config, dtype=kept)

@@ -17,6 +17,7 @@ from .data import TokenRow
 from .features import Batch, Features, drawn
 
 LENGTH_STEP = 16  # rows are padded to a multiple, so that few shapes occur
+SIZES_PER_OCTAVE = 8  # of padded lengths
 SMALLEST_PROBABILITY = 1e-9  # its logarithm fits float16 with room
 MAX_LOGITS = 2**26  # elements of one forward pass's logits
 
@@ -78,8 +79,10 @@ def _batches(lengths: np.ndarray, batch_tokens: int, vocab_size: int) -> Iterato
 
 
 def padded_length(length: int) -> int:
-    """A row's length with padding, one of few."""
-    return -(-int(length) // LENGTH_STEP) * LENGTH_STEP
+    """A row's length with padding, one of few: at most an eighth longer, or 15 tokens."""
+    octave = 1 << (int(length) - 1).bit_length()  # the power of two that it fits
+    step = max(LENGTH_STEP, octave // (2 * SIZES_PER_OCTAVE))
+    return -(-int(length) // step) * step
 
 
 def restrict(

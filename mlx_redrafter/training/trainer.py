@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .config import DistillationConfig
 from .features import Batch
 from .loss import distillation_loss
 from .teacher import Teacher
+from .text_loss import TextBatch
 
 MUON_RMS = 0.2  # root mean square of AdamW's updates at a learning rate of 1
 
@@ -82,14 +83,14 @@ class Trainer:
             state = drafter.state  # an output too: value_and_grad writes the weights back
             self._gradients = mx.compile(self._gradients, inputs=state, outputs=state)
 
-    def embed(self, batch: Batch) -> mx.array:
+    def embed(self, batch: Batch | TextBatch) -> mx.array:
         """The target's embeddings of what the drafter reads, (N, lookback + U, H) float32."""
         return self.target.embed(batch.fed).astype(mx.float32)
 
-    def update(self, batches: list[Batch]) -> float:
-        """One optimiser step over ``batches``; returns their mean loss.
+    def begin_step(self, batches: Sequence[Batch | TextBatch]) -> mx.array:
+        """Begin an optimiser step over ``batches``; their mean loss, which is not waited for.
 
-        Where the loss or the gradient is not finite nothing is changed and the loss is NaN.
+        Where the loss or the gradient is not finite the loss is NaN and nothing is changed.
         """
         total, gradients = mx.array(0.0), None
         for batch in batches:
@@ -97,15 +98,37 @@ class Trainer:
             total = total + loss / len(batches)
             new = tree_map(lambda g: g / len(batches), new) if len(batches) > 1 else new
             gradients = new if gradients is None else tree_map(mx.add, gradients, new)
-            mx.eval(total, gradients)
+            if len(batches) > 1:
+                mx.eval(total, gradients)  # or the arrays of all passes would be there at once
         gradients, norm = optim.clip_grad_norm(gradients, self.config.max_grad_norm)
-        mean = float(np.array(total))
-        if not math.isfinite(mean + float(np.array(norm))):
-            return math.nan
+        finite = mx.isfinite(total + norm)
+        before = self._state
         self.optimizer.update(self.drafter, gradients)
-        mx.eval(self.drafter.parameters(), self.optimizer.state)
-        self.step += 1
-        return mean
+        kept = tree_map(lambda new, old: mx.where(finite, new, old), self._state, before)
+        self.drafter.update(kept["drafter"])
+        self.optimizer.state = kept["optimizer"]
+        loss = mx.where(finite, total, mx.array(math.nan))
+        mx.async_eval(loss, kept)
+        return loss
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        """All that a step changes, in dictionaries and lists of its own."""
+        state = {"drafter": self.drafter.trainable_parameters(), "optimizer": self.optimizer.state}
+        return tree_map(lambda array: array, state)
+
+    def end_step(self, loss: mx.array) -> float:
+        """Wait for a step that was begun, and count it if anything was changed; the loss."""
+        value = float(np.array(loss))
+        self.step += not math.isnan(value)
+        return value
+
+    def update(self, batches: Sequence[Batch | TextBatch]) -> float:
+        """One optimiser step over ``batches``; returns their mean loss.
+
+        Where the loss or the gradient is not finite nothing is changed and the loss is NaN.
+        """
+        return self.end_step(self.begin_step(batches))
 
 
 def _settings(

@@ -11,13 +11,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import RedrafterError
+from ..errors import RedrafterError, SharedError
 
 SUCCESS = 0
 # A traceback stands above it; also a result that is not what it has to be (convert.py --check).
 BUG = 1
 USER_ERROR = 2
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+LOST = "another process of this run is gone: start all of them again."
 OUT_OF_MEMORY = (
     "there is not enough memory for this: take a smaller or more strongly quantised model, or "
     "shorter texts."
@@ -55,6 +56,10 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
                 code = run(sys.argv[1:] if arguments is None else arguments)
                 sys.stdout.flush()
                 return code
+            except SharedError as error:
+                if _leads():
+                    complain(f"{short_name(name)}: {error}")
+                return USER_ERROR
             except RedrafterError as error:
                 complain(f"{short_name(name)}: {error}")
                 return USER_ERROR
@@ -68,13 +73,42 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
             except BrokenPipeError:
                 _drop_output()
                 return SUCCESS
-            except Exception:
+            except Exception as error:
+                if _is_lost(error):
+                    complain(f"{short_name(name)}: {LOST}")
+                    return USER_ERROR
                 write(traceback.format_exc(), errors=True)
                 return BUG
 
         return main
 
     return wrap
+
+
+def _leads() -> bool:
+    """Whether this process speaks for all of a run."""
+    from ..system.rank_watch import current_ranks
+
+    ranks = current_ranks()
+    return ranks is None or ranks.leads
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether mlx says that another process of the run is gone; waits for who can name it."""
+    if not isinstance(error, RuntimeError):
+        return False
+    from ..system.rank_watch import current_ranks
+
+    ranks = current_ranks()
+    if ranks is None:
+        return False
+    try:
+        with ranks.told():
+            raise error
+    except RedrafterError:
+        return True
+    except RuntimeError:
+        return False
 
 
 def _drop_output() -> None:

@@ -10,7 +10,8 @@ CONFIG_FILE = "config.json"
 def prepare(model: str, revision: str | None = None) -> None:
     """Convert what a model's name stands for, where it is a GGUF file that was not yet.
 
-    The bar goes to the error stream. Loading the same name afterwards finds the conversion.
+    The bar goes to the error stream. Loading the same name afterwards finds the conversion. Of
+    several processes each brings it to its own machine, and all fail where one does.
 
     Args:
         model: What ``--model`` was given.
@@ -19,6 +20,15 @@ def prepare(model: str, revision: str | None = None) -> None:
     Raises:
         RedrafterError: If there is no such model, or it cannot be converted.
     """
+    from ..system.rank_watch import current_ranks
+    from ..text.sharding import fail_together
+
+    ranks = current_ranks()
+    with fail_together(ranks):
+        _bring(model, revision, quiet=ranks is not None and not ranks.leads)
+
+
+def _bring(model: str, revision: str | None, *, quiet: bool) -> None:
     if (local_path(model) / CONFIG_FILE).is_file():
         return  # most are, and nothing slow is imported for them
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -33,5 +43,5 @@ def prepare(model: str, revision: str | None = None) -> None:
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with StageBars(make_console(errors=True), *columns) as bars:
+    with StageBars(make_console(errors=True, quiet=quiet), *columns) as bars:
         locate(model, revision=revision, progress=bars.move)

@@ -28,15 +28,20 @@ class SafeConsole(Console):
                 yield Segment(text, segment.style)
 
 
-def make_console(*, errors: bool = False, plain_width: int | None = None) -> Console:
+def make_console(
+    *, errors: bool = False, plain_width: int | None = None, quiet: bool = False
+) -> Console:
     """A console on stdout or stderr in the project's colours; square brackets are plain text.
 
     Args:
         errors: Whether it is stderr's.
         plain_width: Columns of text without any control codes; None for what the stream can do.
+        quiet: Whether it shows nothing, as on all ranks of a run but the first.
     """
     if plain_width is None:
-        return SafeConsole(theme=THEME, highlight=False, markup=False, emoji=False, stderr=errors)
+        return SafeConsole(
+            theme=THEME, highlight=False, markup=False, emoji=False, stderr=errors, quiet=quiet
+        )
     # Environment variables may make Rich believe in a terminal; a pipe stays a pipe.
     return SafeConsole(
         theme=THEME,

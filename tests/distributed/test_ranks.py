@@ -1,126 +1,171 @@
-"""Several processes that share a target over mlx's ring backend, each a real one."""
+"""Several processes that share a target over mlx's ring backend, each a real one.
+
+One group of processes goes through many steps, since starting one takes longer than what it does.
+"""
 
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bundles import make_bundle
+import rank_steps
+from rank_bundles import make_rank_bundle
+from rank_group import SUPPORT, Group
 
-import models
-from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.text.sharding import check_same, shard
+from mlx_redrafter import load
+from mlx_redrafter.benchmark.agreement import decision, first_difference
+from mlx_redrafter.sampling import SamplingConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-SUPPORT = ROOT / "tests" / "support"
-LAUNCH = Path(sys.executable).parent / "mlx.launch"
-
-pytestmark = pytest.mark.skipif(not LAUNCH.exists(), reason="mlx.launch is not installed here")
+PIPELINES = ["qwen2", "ministral3", "deepseek_v3"]
+Step = tuple[str, list[Any], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("ranks") / "tiny")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("bundles")
+    return {kind: make_rank_bundle(home / kind, kind) for kind in ["llama", *PIPELINES]}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(int(probe.getsockname()[1]), 60_000)
+def text_steps(bundles: dict[str, Path]) -> dict[str, Step]:
+    """What every group, and one process alone, writes the same with."""
+    llama, steps = str(bundles["llama"]), {}
+    steps["llama"] = ("texts", [llama, ["plain", "chain", "tree"], 12], {"pipeline": False})
+    steps["llama together"] = ("together", [llama], {"pipeline": False})
+    for kind in PIPELINES:
+        path = str(bundles[kind])
+        steps[kind] = ("texts", [path, ["plain", "tree"], 8], {"pipeline": True})
+        steps[f"{kind} together"] = ("together", [path], {"pipeline": True})
+    return steps
 
 
-def launch(tmp_path: Path, ranks: int, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a Python command on so many ranks, at home in ``tmp_path``."""
-    return subprocess.run(
-        [
-            LAUNCH, "-n", str(ranks), "--backend", "ring", "-p", str(free_port()),
-            "--env", f"PYTHONPATH={ROOT}", "--env", f"HOME={tmp_path}", "--",
-            sys.executable, *map(str, command),
-        ],
-        capture_output=True, text=True, timeout=280, check=False, stdin=subprocess.DEVNULL,
-        cwd=tmp_path,
-    )  # fmt: skip
+def other_steps(bundles: dict[str, Path], home: Path) -> dict[str, Step]:
+    """Commands, and what has no counterpart alone."""
+    llama, questions = str(bundles["llama"]), home / "questions.txt"
+    questions.write_text("the quick brown fox\nwhat does this do?\n", "utf-8")
+    chat = ["--model", llama, "--prompt", "the quick", "--max-tokens", "8", "--temp", "0.8"]
+    bench = ["run", "--model", llama, "--prompts", str(questions), "--max-tokens", "8"]
+    bench += ["--repeats", "1", "--beam-width", "2", "--beam-length", "2", "--no-copy"]
+    bench += ["--json", str(home / "run.json"), "--temperature", "0"]
+    plan = [llama, "--tokens", "8", "--prompt", "the quick"]
+    ui = "mlx_redrafter.ui"
+    return {
+        "planned": ("planned", [llama], {}),
+        "differing": ("differing", [llama], {}),
+        "chat": ("command", [f"{ui}.chat.main", *chat, "--seed", "5", "--json"], {}),
+        "benchmark": ("command", [f"{ui}.cli.benchmark", *bench], {}),
+        "plan": ("command", [f"{ui}.cli.plan", *plan], {}),
+        "train": ("command", [f"{ui}.cli.train", "--model", llama, "--data", str(questions)], {}),
+    }
 
 
-def alone(tmp_path: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=280,
-        check=True, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}, cwd=tmp_path,
-    )  # fmt: skip
+def run(home: Path, ranks: int, steps: dict[str, Step]) -> list[dict[str, Any]]:
+    """What each rank says to each step."""
+    script = SUPPORT / "rank_steps.py"
+    with Group(home, ranks, script, json.dumps(list(steps.values()))) as group:
+        codes = group.wait()
+        assert codes == [0] * ranks, [group.err(rank) for rank in range(ranks)]
+        said = [[json.loads(line) for line in group.out(r).splitlines()] for r in range(ranks)]
+    return [dict(zip(steps, (value for _, value in own), strict=True)) for own in said]
 
 
-def test_a_script_writes_the_same_texts_on_two_ranks(bundle: Path, tmp_path: Path) -> None:
-    """Greedy and sampled, plain and drafted, planned; a seed not named is one for all ranks."""
-    script = SUPPORT / "rank_texts.py"
-    *expected, _ = alone(tmp_path, script, bundle).stdout.splitlines()
-    done = launch(tmp_path, 2, script, bundle)
-    lines = done.stdout.splitlines()
-    texts = [line for line in lines if not line.startswith("own ")]
-    assert texts == expected, done.stderr
-    assert expected[0] == expected[1]
-    assert expected[2] == expected[3]
-    own = [line for line in lines if line.startswith("own ")]
-    assert len(own) == 2
-    assert own[0] == own[1]
+@pytest.fixture(scope="module")
+def alone(bundles: dict[str, Path]) -> dict[str, Any]:
+    steps = text_steps(bundles).items()
+    return {
+        name: getattr(rank_steps, function)(*arguments, **{**options, "pipeline": False})
+        for name, (function, arguments, options) in steps
+    }
 
 
-def test_the_chat_leads_and_the_other_rank_follows(bundle: Path, tmp_path: Path) -> None:
-    command = [
-        ROOT / "chat.py", "--model", bundle, "--prompt", "the quick", "--max-tokens", "12",
-        "--temp", "0.8", "--seed", "5", "--json",
-    ]  # fmt: skip
-    expected = json.loads(alone(tmp_path, *command).stdout)
-    done = launch(tmp_path, 2, *command)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    assert json.loads(line)["text"] == expected["text"]
+@pytest.fixture(scope="module")
+def pair(
+    bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    home = tmp_path_factory.mktemp("pair")
+    return home, run(home, 2, {**text_steps(bundles), **other_steps(bundles, home)})
 
 
-class FakeRanks:
-    """Ranks whose exchanges are written down beforehand."""
-
-    def __init__(self, size: int, differing: int | None = None):
-        self.rank, self.size, self._differing = 0, size, differing
-
-    def gather(self, values: list[float]) -> list[list[float]]:
-        rows = [list(values) for _ in range(self.size)]
-        if self._differing is not None:
-            rows[self._differing][-1] += 1
-        return rows
+Pair = tuple[Path, list[dict[str, Any]]]
 
 
-def test_heads_that_do_not_divide() -> None:
-    model = models.build("llama")
-    config = {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2}
-    with pytest.raises(RedrafterError, match="4 attention heads cannot be divided among 3"):
-        shard(model, config, FakeRanks(3), pipeline=False)
-    with pytest.raises(RedrafterError, match="2 key value heads cannot be divided among 4"):
-        shard(model, config, FakeRanks(4), pipeline=False)
+@pytest.mark.parametrize("name", ["llama", *PIPELINES])
+def test_two_ranks_write_what_one_process_writes(
+    name: str, pair: Pair, alone: dict[str, Any]
+) -> None:
+    """Greedy and sampled; plain, as chains, as trees, with accepted drafts; pipelines too."""
+    for rank in pair[1]:
+        assert rank[name] == alone[name]
+    drafted = [text for way, text in alone[name].items() if way.endswith("at 0.9")]
+    assert all(text == drafted[0] for text in drafted)
 
 
-def test_what_mlx_lm_does_not_share() -> None:
-    model, config = models.build("llama"), {"model_type": "llama"}
-    with pytest.raises(RedrafterError, match=r"'llama' by layers.*without --pipeline"):
-        shard(model, config, FakeRanks(2), pipeline=True)
-    model, config = models.build("gemma2"), {"model_type": "gemma2"}
-    with pytest.raises(RedrafterError, match="'gemma2' within layers among machines"):
-        shard(model, config, FakeRanks(2), pipeline=False)
+@pytest.mark.parametrize("name", ["llama", *PIPELINES])
+def test_batches_and_second_turns(name: str, pair: Pair, alone: dict[str, Any]) -> None:
+    for rank in pair[1]:
+        assert rank[f"{name} together"] == alone[f"{name} together"]
 
 
-def test_ranks_with_different_files_are_named(bundle: Path) -> None:
-    files = sorted(bundle.glob("model*.safetensors"))
-    check_same(FakeRanks(3), {}, files)
-    with pytest.raises(RedrafterError, match="Rank 2 has another version of the weights"):
-        check_same(FakeRanks(3, differing=2), {}, files)
+def test_costs_and_seeds_are_rank_0s(pair: Pair, alone: dict[str, Any]) -> None:
+    first, second = (rank["planned"] for rank in pair[1])
+    assert first == second
+    assert first["planned"] == alone["llama"]["plain at 0.0"][: rank_steps.MOST]
+    assert first["rank"]["seed"] is not None
 
 
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [("ends", "Rank 2 has ended"), ("hangs", "Rank 2 has not answered for 2 seconds")],
-)
-def test_a_rank_that_is_gone_is_named(fault: str, sentence: str, tmp_path: Path) -> None:
-    done = launch(tmp_path, 3, SUPPORT / "rank_faults.py", fault)
-    assert f"rank 0 says: {sentence}" in done.stderr
+def test_ranks_that_are_given_different_prompts_say_so(pair: Pair) -> None:
+    for rank in pair[1]:
+        assert rank["differing"].startswith("Rank 1 was given another prompt than rank 0")
+
+
+def test_the_chat_is_rank_0s(pair: Pair, bundles: dict[str, Path], tmp_path: Path) -> None:
+    leads, follows = (rank["chat"] for rank in pair[1])
+    assert follows == {"code": 0, "out": "", "err": ""}
+    _, arguments, _ = other_steps(bundles, tmp_path)["chat"]
+    expected = rank_steps.command(*arguments)
+    assert leads["code"] == expected["code"] == 0
+    assert json.loads(leads["out"])["text"] == json.loads(expected["out"])["text"]
+
+
+def test_the_benchmark_is_rank_0s(pair: Pair) -> None:
+    home, (leads, follows) = pair[0], (rank["benchmark"] for rank in pair[1])
+    assert leads["code"] == 0, leads["err"]
+    assert follows == {"code": 0, "out": "", "err": ""}
+    report = json.loads((home / "run.json").read_text())
+    assert report["settings"]["processes"] == 2
+    (drafted,) = (one for one in report["contestants"] if one["name"] == "drafted")
+    assert drafted["agreement_with_plain"]["identical"] == 2
+
+
+def test_the_plan_is_rank_0s(pair: Pair) -> None:
+    leads, follows = (rank["plan"] for rank in pair[1])
+    assert leads["code"] == 0, leads["err"]
+    assert "plain" in leads["out"]
+    assert follows == {"code": 0, "out": "", "err": ""}
+
+
+def test_training_is_refused_once(pair: Pair) -> None:
+    leads, follows = (rank["train"] for rank in pair[1])
+    assert (leads["code"], follows["code"]) == (2, 2)
+    assert "Training runs in one process" in leads["err"]
+    assert follows["err"] == ""
+
+
+def test_four_ranks_part_from_one_process_within_rounding_only(
+    bundles: dict[str, Path], alone: dict[str, Any], tmp_path: Path
+) -> None:
+    """Sums of four parts may round otherwise; then the two best scores are all but equal."""
+    steps = {"llama": ("texts", [str(bundles["llama"]), ["tree"], 12], {"pipeline": False})}
+    ranks = run(tmp_path, 4, steps)
+    assert all(rank == ranks[0] for rank in ranks)
+    model, tokenizer = load(bundles["llama"], plan=False)
+    prompt = tokenizer.encode(rank_steps.PROMPT)
+    for way, found in ranks[0]["llama"].items():
+        expected = alone["llama"][way]
+        place = first_difference(expected, found)
+        if place is not None:
+            sampling = SamplingConfig(temperature=float(way.rsplit(" ", 1)[-1]), seed=3)
+            context = [*prompt, *expected[:place]]
+            gap, _, best = decision(model, context, sampling, expected[place], found[place])
+            assert gap < 1e-5 * max(1.0, abs(best)), f"{way} parts at token {place} by {gap}"

@@ -103,6 +103,12 @@ def test_an_answer_streams_and_shows_where_it_came_from(page: Any) -> None:
     assert page.inner_text("#ratio").endswith(" x")
     assert page.inner_text("#per-step") == "2.00"
     assert "prompt tokens" in page.inner_text("li.assistant .end")
+    assert float(page.inner_text("#speed")) > 0
+    before = page.inner_text("#speed"), page.inner_text("#ratio")
+    ask(page, "say")
+    finished(page)
+    assert page.inner_text("#ratio"), "a short answer has a speed too"
+    assert (page.inner_text("#speed"), page.inner_text("#ratio")) != before
 
 
 def test_an_answer_can_be_stopped_and_made_again(browser: Any, tokenizer: TokenizerWrapper) -> None:
@@ -202,6 +208,29 @@ def test_it_fits_a_phone_in_light_and_dark(browser: Any, live: Live, scheme: Any
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 384) == (scheme == "dark")
     assert page.is_visible("#send")
     page.context.close()
+
+
+@pytest.mark.parametrize("width", [320, 800, 1120])
+def test_deep_drafts_stay_in_their_card(browser: Any, live: Live, width: int) -> None:
+    page = opened(browser, live, viewport={"width": width, "height": 640})
+    page.evaluate("() => showDepths(Array(20).fill(1))")
+    outside = page.evaluate(
+        "() => { const edge = byId('depths').getBoundingClientRect().right + 0.5;"
+        " return [...document.querySelectorAll('#depths *')].filter("
+        "e => e.getBoundingClientRect().right > edge || e.scrollWidth > e.clientWidth + 1).length }"
+    )
+    assert page.locator(".depth").count() == 12
+    assert outside == 0
+    page.context.close()
+
+
+def test_escape_closes_the_settings(page: Any) -> None:
+    page.focus("summary")
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => byId('settings').open")
+    page.keyboard.press("Escape")
+    assert not page.evaluate("() => byId('settings').open")
+    assert page.evaluate("() => document.activeElement.id") == "question"
 
 
 def test_it_is_used_from_the_keyboard_alone(page: Any) -> None:

@@ -22,7 +22,7 @@ from mlx_redrafter.ui.cli.serve_flags import read_flags, size
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("cli") / "tiny", drafter=False)
+    return make_bundle(tmp_path_factory.mktemp("cli") / "tiny", drafter=False, context=40_000)
 
 
 @pytest.fixture
@@ -53,6 +53,33 @@ def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str], bund
     assert str(bundle.parent) not in made.text
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+
+
+def test_a_second_signal_does_not_wait_for_answers(bundle: Path) -> None:
+    command = [sys.executable, "-m", "mlx_redrafter.server", "--model", str(bundle), "--port", "0"]
+    body = {
+        "messages": [{"role": "user", "content": "the dog"}],
+        "stream": True,
+        "logit_bias": {"0": -100},  # it does not end by itself
+        "max_tokens": 30_000,
+    }
+    command += ["--grace", "600"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            url = f"{said_until(process, 'Anthropic')[-1].split()[-1]}/v1/chat/completions"
+            with httpx.stream("POST", url, json=body, timeout=60) as response:
+                lines = response.iter_lines()
+                next(lines)
+                process.send_signal(signal.SIGTERM)
+                next(lines)  # the answer goes on
+                process.send_signal(signal.SIGTERM)
+                rest = [line for line in lines if line]
+            assert "The server is shutting down." in rest[-1]
+            assert process.wait(30) == 0
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 def test_slips_are_told_in_one_sentence(

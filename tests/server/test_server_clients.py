@@ -566,6 +566,19 @@ def test_running_answers_finish_when_the_server_is_told_to_stop(
             client.chat.completions.create(model="tiny", messages=ask("say"))
 
 
+def test_answers_that_take_too_long_to_finish_are_ended_with_a_word(
+    tokenizer: TokenizerWrapper,
+) -> None:
+    settings = ServerSettings(grace=0.2)
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.1), settings) as live:
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+        stream = client.chat.completions.create(model="tiny", messages=ask("long"), stream=True)
+        next(iter(stream))
+        live.server.should_exit = True
+        with pytest.raises(openai.APIError, match="The server is shutting down"):
+            list(stream)
+
+
 def stream_of(live: Live, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     with httpx.stream("POST", live.url + path, json=body) as response:
         assert response.status_code == 200

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import socket
 import string
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +17,7 @@ from live_server import Live, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS, script
 
+from mlx_redrafter.server import running
 from mlx_redrafter.server.protocol.chat_request import parse_chat
 from mlx_redrafter.server.protocol.completions import parse_completion
 from mlx_redrafter.server.protocol.failures import ApiError
@@ -184,7 +187,92 @@ def test_a_name_that_is_not_this_machines_is_turned_away(live: Live) -> None:
     for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "LOCALHOST"):
         assert httpx.get(live.url + "/health", headers={"Host": host}).status_code == 200
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
-        assert httpx.get(live.url + "/health", headers={"Host": host}).status_code == 400
+        refused = httpx.get(live.url + "/health", headers={"Host": host})
+        assert refused.status_code == 400
+        assert "--allowed-host" in refused.json()["error"]["message"]
+    claude = httpx.post(live.url + "/v1/messages", json=ASK, headers={"Host": "evil.example"})
+    assert claude.json()["type"] == "error"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[::1",
+        "[::1]evil",
+        "127.0.0.1:80:80",
+        "user@127.0.0.1",
+        "127.0.0.1#a",
+        "localhost:a.example",
+    ],
+)
+def test_names_that_only_look_like_this_machines_are_turned_away(live: Live, host: str) -> None:
+    said = talk(live, f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert said.startswith(b"HTTP/1.1 400 ")
+
+
+def talk(live: Live, raw: bytes) -> bytes:
+    """Send bytes as they are; returns all that comes until the server closes."""
+    port = int(live.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(raw)
+        parts = []
+        while part := connection.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def test_requests_in_one_breath_are_answered_in_turn(live: Live) -> None:
+    body = json.dumps(ASK).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    ask = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    end = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    said = talk(live, ask + ask + end)
+    assert said.count(b"HTTP/1.1 200 OK") == 3
+    assert said.endswith(b'{"status":"ok"}')
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+        b"Content-Length: 2\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_closed(live: Live, head: bytes) -> None:
+    try:
+        said = talk(live, head)
+    except ConnectionResetError:  # closed before all of it was read
+        said = b"HTTP/1.1 400 "
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert httpx.get(live.url + "/health").status_code == 200
+
+
+def test_connections_without_a_request_are_closed(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "HEAD_SECONDS", 0.3)
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.05)) as live:
+        for begun in (b"", b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nX: "):
+            assert talk(live, begun) == b""
+        slow = httpx.post(live.url + CHAT, json=ASK | {"stream": True})
+        assert slow.elapsed.total_seconds() > 0.3
+        assert slow.text.endswith("data: [DONE]\n\n")
+        with httpx.Client() as kept:  # a connection that is used again
+            assert kept.get(live.url + "/health").status_code == 200
+            assert kept.post(live.url + CHAT, json=ASK).status_code == 200
+
+
+def test_compressed_bodies_are_refused(live: Live) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    packed = gzip.compress(json.dumps(ASK).encode())
+    response = httpx.post(live.url + CHAT, content=packed, headers=headers)
+    assert response.status_code == 415
+    assert "Content-Encoding" in response.json()["error"]["message"]
 
 
 def test_pages_of_other_origins_are_turned_away(live: Live, locked: Live) -> None:

@@ -218,7 +218,7 @@ def serve(
     settings = replace(settings, grace=min(settings.grace, 2.0))
     app = make_app(Service(thread, models, settings), metrics)
     ready = threading.Event()
-    server = make_server(app, settings, ready.set)
+    server = make_server(app, settings, ready.set, thread.end)
     listener = socket.create_server(("127.0.0.1", 0))
     running = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     running.start()

@@ -1,32 +1,39 @@
-"""Run by mlx.launch: ranks that meet again and again, until the last of them ends or hangs.
+"""Run as one of several ranks, which meet again and again, until something happens to the last.
 
-rank_faults.py ends|hangs
+rank_faults.py ends|hangs|leaves
 """
 
 import os
 import sys
 import time
 
-from mlx_redrafter.system.rank_watch import RankWatch, ring_host
-from mlx_redrafter.system.ranks import current_ranks
+from mlx_redrafter.system.rank_watch import RankWatch
+from mlx_redrafter.system.ranks import join
+from mlx_redrafter.system.rendezvous import meet
 
-ranks = current_ranks()
+peers, ranks = meet(), join()
 assert ranks is not None
+assert peers is not None
 
 
 def fail(sentence: str) -> None:
-    sys.stderr.write(f"rank {ranks.rank} says: {sentence}\n")
+    sys.stderr.write(f"{sentence}\n")
     sys.stderr.flush()
     os._exit(2)
 
 
-watch = RankWatch(ranks, ring_host() or "", fail, hang_seconds=2)
-for count in range(1000):
+patience = 4 if sys.argv[1] == "hangs" else 30
+watch = RankWatch(ranks, peers, fail, hang_seconds=patience, silent_seconds=5)
+for count in range(10_000):
     if ranks.rank == ranks.size - 1 and count == 20:
         if sys.argv[1] == "ends":
             os._exit(3)
-        time.sleep(60)
-    try:
-        ranks.gather([float(count)])
-    except Exception:
-        time.sleep(5)  # the watch speaks
+        if sys.argv[1] == "leaves":
+            watch.stop()
+            sys.exit(0)
+        if sys.argv[1] == "hangs":
+            time.sleep(60)
+    if count == 20:
+        print("under way", flush=True)
+    ranks.gather([float(count)])
+    time.sleep(0.02)

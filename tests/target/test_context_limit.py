@@ -65,6 +65,15 @@ def test_recurrent_state_has_no_limit_and_a_table_of_positions_is_one() -> None:
     assert gpt2.context_limit == gpt2.target.max_positions
 
 
+def test_a_limit_of_ones_own_takes_its_place_but_for_a_table_of_positions() -> None:
+    llama = SpeculativeModel(architectures.build("llama"), config={"max_position_embeddings": 64})
+    assert [llama.room(asked) for asked in (None, 10, 1000)] == [64, 10, 1000]
+    gpt2 = SpeculativeModel(architectures.build("gpt2"))
+    table = gpt2.target.max_positions
+    assert table is not None
+    assert [gpt2.room(asked) for asked in (None, 10, 10 * table)] == [table, 10, table]
+
+
 def test_calibration_stays_within_the_limit() -> None:
     model = SpeculativeModel(architectures.build("llama"), config={"max_seq_len": 200})
     (context,) = contexts_of(model)

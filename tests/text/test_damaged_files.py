@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from mlx.utils import tree_flatten
 from scripts import load_script
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text import chat_template
+from mlx_redrafter.text.chat_template import render
 from mlx_redrafter.text.generate import generate
 from mlx_redrafter.text.loading import load
 
@@ -147,6 +153,11 @@ def test_what_is_read_lazily_is_not_looked_at(bundle: Path) -> None:
     assert dict(tree_flatten(model.target.model.parameters()))["model.norm.weight"].shape == (32,)
 
 
+# A number that only running tells: 10 ** 9.
+NUMBER = (
+    "{% set n = namespace(n=messages|length) %}"
+    "{% for i in range(9) %}{% set n.n = n.n * 10 %}{% endfor %}"
+)
 TEMPLATES = {
     "loops for ever": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
     "{% endfor %}",
@@ -155,6 +166,29 @@ TEMPLATES = {
     "{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
     "multiplies a text": "{{ 'x' * 1000000000000 }}",
     "raises to a power": "{{ 10 ** 100000000 }}",
+    "multiplies by a number of its own": NUMBER + "{{ 'x' * n.n }}",
+    "multiplies by its length": "{% set s = 'x' * 99999 %}{{ (s * s|length)|length }}",
+    "multiplies a list": NUMBER + "{{ ([1] * n.n)|length }}",
+    "multiplies from the left": NUMBER + "{{ n.n * 'x' }}",
+    "multiplies constants": "{{ 'x' * 31623 * 31623 }}",
+    "squares a number": NUMBER + "{% for i in range(99) %}{% set n.n = n.n * n.n %}{% endfor %}",
+    "centres a text": NUMBER + "{{ 'x'|center(n.n) }}",
+    "centres a constant": "{{ ' '|center(99999)|replace(' ', 'y'|center(99999)) }}",
+    "calls a method": NUMBER + "{{ 'x'.ljust(n.n) }}{{ 'x'.zfill(width=n.n) }}",
+    "formats by a width": "{{ '%999999999d' % messages|length }}",
+    "formats by a width of its own": NUMBER + "{{ '%*d' % (n.n, 1) }}",
+    "formats by fields": "{{ '{:>999999999}'.format(messages|length) }}",
+    "formats by fields of its own": NUMBER + "{{ '{:>{w}}'.format('x', w=n.n) }}",
+    "formats by a filter": NUMBER + "{{ '%*d'|format(n.n, 1) }}",
+    "replaces each by many": "{% set s = 'x' * 99999 %}{{ s.replace('x', s)|length }}",
+    "replaces by a filter": "{% set s = 'x' * 99999 %}{{ s|replace('x', s)|length }}",
+    "joins with many": "{% set s = 'x' * 99999 %}{{ s.join(range(9999)|map('string')|list) }}",
+    "joins by a filter": "{% set s = 'x' * 99999 %}{{ range(99999)|list|join(s) }}",
+    "indents": NUMBER + "{{ messages|tojson(indent=n.n) }}{{ 'a\nb'|indent(n.n) }}",
+    "fills batches": NUMBER + "{{ [1]|batch(n.n, 0)|list|length }}",
+    "expands tabs": NUMBER + "{{ ('\t' * 9).expandtabs(n.n) }}",
+    "centres many": "{{ range(9999)|map('center', 999999)|list|length }}",
+    "writes dummy text": NUMBER + "{{ lipsum(n=n.n) }}",
     "never returns": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "reaches for Python": "{{ ''.__class__.__mro__ }}",
     "is no template": "{% for",
@@ -180,4 +214,41 @@ def test_a_template_is_stopped(bundle: Path, what: str) -> None:
     model, tokenizer = load(bundle, drafter=False)
     tokenizer.chat_template = TEMPLATES[what]
     messages = [{"role": "user", "content": "hello"}]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "template" in refusal(lambda: generate(model, tokenizer, messages, max_tokens=2))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1_600_000 * (1 if sys.platform == "linux" else 1024)
+
+
+def test_what_templates_do_is_let_through(bundle: Path) -> None:
+    _, tokenizer = load(bundle, drafter=False)
+    messages = [{"role": "user", "content": "a long text, " * 9999}]
+    tokenizer.chat_template = (
+        "{% set line = '-' * 40 %}{{ line }}{{ '%02d' % 7 }}{{ '{:>5}'.format(7) }}"
+        "{{ 3 * 4 }}{{ 1700000000|string }}{{ missing|default(1700000000) }}{{ 7 % 2 }}"
+        "{% for m in messages %}{{ m.content.replace('a', 'aa')|trim }}{{ ' ' * loop.index }}"
+        "{{ [m.role, m.role]|join(', ') }}{{ m|tojson(indent=4)|length }}"
+        "{{ m.role.center(20) }}{{ m.role|indent(8) }}{% endfor %}"
+    )
+    made = render(tokenizer, messages)
+    assert isinstance(made, str)
+    said = ("a long text, " * 9999).replace("a", "aa").strip()
+    head = "-" * 40 + "07" + "    7" + "12" + "1700000000" * 2 + "1"
+    length = len(json.dumps(messages[0], indent=4))
+    tail = " user, user" + str(length) + "user".center(20) + "user"
+    assert made == head + said + tail
+
+
+def test_templates_of_several_threads_do_not_count_each_others_time(bundle: Path) -> None:
+    _, tokenizer = load(bundle, drafter=False)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content|trim }}{% endfor %}"
+    messages = [{"role": "user", "content": "hello"}] * 200
+    end = time.thread_time() + chat_template.SECONDS
+    while time.thread_time() < end:  # this thread is older than the others may become
+        pass
+    want = render(tokenizer, messages)
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(render, tokenizer, messages) for _ in range(30)]
+        assert {one.result() for one in made} | {render(tokenizer, messages)} == {want}
+    # Rendered past these bounds, it is as it was.
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == want

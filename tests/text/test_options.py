@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
@@ -208,6 +209,52 @@ def test_logprobs_of_responses(model: SpeculativeModel, tokenizer: TokenizerWrap
             values = [value for _, value in one.top_logprobs]
             assert len(values) == 3
             assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.8, "top_p": 0.7, "seed": 3}, {"repetition_penalty": 1.7}],
+    ids=["greedy", "sampled", "penalised"],
+)
+def test_logprobs_of_all_tokens_as_mlx_lm_has_them(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, options: dict[str, Any]
+) -> None:
+    settings = {"max_tokens": 20, "logprobs": True, **options}
+    plain = list(stream_generate(model, tokenizer, PROMPT, draft=False, **settings))
+    size = model.target.vocab_size
+    source = models.ScriptedSource([*PROMPT, *(one.token for one in plain)], vocab_size=size)
+    drafting = SpeculativeModel(model.target, source)
+    drafted = list(stream_generate(drafting, tokenizer, PROMPT, **settings))
+    assert any(one.from_draft for one in drafted)
+    for one, other in zip(drafted, plain, strict=True):
+        assert one.logprobs.shape == (model.target.vocab_size,)
+        assert one.logprobs.nbytes == 4 * model.target.vocab_size
+        assert mx.exp(one.logprobs).sum().item() == pytest.approx(1, abs=1e-4)
+        assert one.logprob == one.logprobs[one.token].item()
+        assert mx.allclose(one.logprobs, other.logprobs, atol=1e-4)
+    if not options:
+        made = mlx_lm_stream(model.target.model, tokenizer, PROMPT, max_tokens=20)
+        for one, theirs in zip(drafted, made, strict=True):
+            assert mx.allclose(one.logprobs, theirs.logprobs, atol=1e-4)
+
+
+def test_logprobs_of_all_tokens_can_be_read_in_another_thread(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    made = list(stream_generate(model, tokenizer, PROMPT, max_tokens=6, logprobs=True))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: [one.logprobs.tolist()[one.token] for one in made]).result()
+    assert found == [one.logprob for one in made]
+
+
+@pytest.mark.parametrize("logprobs", [None, False, 0, 2])
+def test_logprobs_of_all_tokens_have_to_be_asked_for(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, logprobs: int | None
+) -> None:
+    one = next(stream_generate(model, tokenizer, PROMPT, max_tokens=2, logprobs=logprobs))
+    assert (one.logprob is None) == (logprobs is None or logprobs is False)
+    with pytest.raises(RedrafterError, match="pass logprobs=True"):
+        _ = one.logprobs
 
 
 @pytest.mark.parametrize(

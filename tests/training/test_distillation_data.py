@@ -138,3 +138,21 @@ def test_sampled_answers_come_from_the_seed_and_can_be_continued(model, tokenize
     mx.random.seed(123)
     assert list(regenerate(model, tokenizer, records, start=2, **options)) == whole[2:]
     assert list(regenerate(model, tokenizer, records, **(options | {"seed": 10}))) != whole
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set n = namespace(n=9 + messages|length) %}"
+        "{% for i in range(9) %}{% set n.n = n.n * 10 %}{% endfor %}{{ 'x' * n.n }}",
+    ],
+    ids=["endless", "giant"],
+)
+def test_a_template_of_the_target_is_stopped(tokenizer, source):
+    tokenizer.chat_template = source
+    try:
+        with pytest.raises(RedrafterError, match="was stopped"):
+            tokenize([chat("hi there", "how are")], tokenizer, 20)
+    finally:
+        tokenizer.chat_template = TEMPLATE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -16,8 +18,9 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.training import DistillationConfig, TokenRow, distillation_loss, evaluate, train
 from mlx_redrafter.training.initial_drafter import MemoryShape, make_memory_drafter
-from mlx_redrafter.training.loss import batch_logits
+from mlx_redrafter.training.teacher import padded_length
 from mlx_redrafter.training.text_batches import TextBatches
+from mlx_redrafter.training.text_loss import TextBatch, text_logits
 
 SHAPE = MemoryShape(state_size=24, mlp_size=12, exit_dim=12, heads=2, head_dim=8, window=64)
 UNROLL = 3
@@ -48,13 +51,13 @@ def test_anchors_are_all_positions_of_texts() -> None:
     seen = 0
     for group in source.groups:
         rows, batch = source.rows[group], source.of(group)
-        anchors = batch.tokens.shape[1] - UNROLL - 1
-        made = np.array(batch_logits(drafter, batch, target.embed(batch.fed)))
-        shape = (len(rows), anchors, UNROLL)
+        shape = (*batch.tokens.shape, UNROLL)
+        # Row i of step k belongs to anchor i of the texts laid end to end; the last k have none.
+        made = np.zeros((shape[0] * shape[1], UNROLL, drafter.config.head_size))
+        for k, logits in enumerate(text_logits(drafter, batch, target.embed(batch.fed)), 1):
+            made[: len(logits), k - 1] = np.array(logits)
         weights = np.array(batch.weights).reshape(shape)
-        labels, best = (np.array(x).reshape(shape) for x in (batch.labels, batch.best))
-        columns = np.array(batch.columns).reshape(*shape, -1)
-        probs = np.exp(np.array(batch.log_probs)).reshape(*shape, -1)
+        best, probs = np.array(batch.best), np.array(batch.probs)
         table = np.array(target.embed(mx.arange(VOCAB)))
         for line, row in enumerate(rows):
             n = len(row.tokens)
@@ -65,7 +68,7 @@ def test_anchors_are_all_positions_of_texts() -> None:
                 )
             )
             slow = SlowMemoryHead(drafter, hidden.reshape(n, 3, -1), table[row.tokens])
-            for p in range(anchors):
+            for p in range(shape[1]):
                 for k in range(1, UNROLL + 1):
                     at = p + 1 + k
                     counts = at < n and row.answer[at] and row.answer[p + 2]
@@ -73,22 +76,60 @@ def test_anchors_are_all_positions_of_texts() -> None:
                     if not counts:
                         continue
                     seen += 1
-                    token = row.tokens[at]
-                    column = np.flatnonzero(tokens_of == token)
-                    assert labels[line, p, k - 1] == (column[0] if len(column) else -1)
                     teacher = logits[at - 1]
                     top = np.flatnonzero(tokens_of == teacher.argmax())
-                    assert best[line, p, k - 1] == (top[0] if len(top) else -1)
-                    wanted = np.exp(teacher[tokens_of] / 2)
-                    given = np.zeros(len(tokens_of))
-                    given[columns[line, p, k - 1]] = probs[line, p, k - 1]
-                    np.testing.assert_allclose(given, wanted / wanted.sum(), atol=1e-3)
+                    assert best[line, at - 1] == (top[0] if len(top) else -1)
+                    wanted = np.exp(teacher / 2) / np.exp(teacher / 2).sum()
+                    np.testing.assert_allclose(probs[line, at - 1], wanted[tokens_of], atol=1e-5)
                 fed = [int(t) for t in row.tokens[p + 1 : p + 1 + UNROLL]]
                 if weights[line, p].all():
                     found = made.reshape(*shape, -1)[line, p]
                     for depth, expected in enumerate(slow.draft(p, fed, table)):
                         np.testing.assert_allclose(found[depth], expected, atol=2e-3)
     assert seen > 100
+
+
+@pytest.mark.parametrize("hard_weight", [0.0, 0.3, 1.0])
+def test_the_loss_and_its_gradient_are_those_of_plain_sums(hard_weight: float) -> None:
+    target = make_target()
+    drafter = randomised(head_of(target))
+    config = config_of(
+        temperature=2.0, hard_weight=hard_weight, depth_decay=0.7, positions_per_step=1
+    )
+    source = TextBatches(target, drafter, make_rows(3), config)
+    batch = source.of(source.groups[-1])
+    embeddings = target.embed(batch.fed)
+    labels = source.rows[-1].tokens
+
+    def plain(drafter: MemoryDrafter) -> mx.array:
+        total, count = mx.array(0.0), 0.0
+        tokens_of = [int(t) for t in drafter.draft_tokens]
+        logits, _ = target.teach(batch.tokens)
+        chances = mx.softmax(logits / 2, axis=-1)[0]
+        made = text_logits(drafter, batch, embeddings)
+        for p in range(batch.tokens.shape[1]):
+            for k in range(1, UNROLL + 1):
+                if not float(batch.weights[p, k - 1]):
+                    continue
+                wanted = (1 - hard_weight) * chances[p + k][mx.array(tokens_of)]
+                if int(labels[p + k + 1]) in tokens_of:
+                    own = mx.arange(len(tokens_of)) == tokens_of.index(int(labels[p + k + 1]))
+                    wanted = wanted + hard_weight * own
+                logs = made[k - 1][p] - mx.logsumexp(made[k - 1][p])
+                known = mx.where(wanted > 0, wanted * mx.log(mx.maximum(wanted, 1e-30)), 0)
+                mass = wanted.sum()
+                least = known.sum() - mass * mx.log(mx.maximum(mass, 1e-30))
+                total = total + 0.7 ** (k - 1) * (least - (wanted * logs).sum())
+                count += 0.7 ** (k - 1)
+        return total / count
+
+    wanted, slope = nn.value_and_grad(drafter, plain)(drafter)
+    found, made = nn.value_and_grad(
+        drafter, lambda d: distillation_loss(d, batch, embeddings, config)
+    )(drafter)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    for (name, one), (_, other) in zip(tree_flatten(made), tree_flatten(slope), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4, err_msg=name)
 
 
 def test_a_batch_is_the_same_on_every_call_and_within_its_budget() -> None:
@@ -103,6 +144,51 @@ def test_a_batch_is_the_same_on_every_call_and_within_its_budget() -> None:
         TextBatches(
             target, head_of(target), [TokenRow(np.arange(5), np.zeros(5, bool))], config_of()
         )
+
+
+def test_what_is_kept_teaches_the_same() -> None:
+    target = make_target()
+    drafter = head_of(target)
+    rows, config = make_rows(7), config_of(temperature=2.0)
+    streamed, kept = (TextBatches(target, drafter, rows, config, keep=k) for k in (False, True))
+    for index in (0, 1, 0):
+        for name, one, other in zip(
+            TextBatch._fields, streamed.batch(index), kept.batch(index), strict=True
+        ):
+            np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+
+
+def test_a_target_that_scales_its_logits_is_run_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = make_target()
+    plain = target.teach
+
+    def scaled(*arguments: Any, **more: Any) -> tuple[mx.array, mx.array]:
+        logits, hidden = plain(*arguments, **more)
+        return logits / 3, hidden
+
+    monkeypatch.setattr(target, "teach", scaled)
+    drafter = head_of(target)
+    rows, config = make_rows(7), config_of()
+    streamed, kept = (TextBatches(target, drafter, rows, config, keep=k) for k in (False, True))
+    for index in (0, 1, 0):
+        assert mx.array_equal(streamed.batch(index).probs, kept.batch(index).probs)
+
+
+def test_groups_have_few_shapes_and_fit_their_budget() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 900, 3000)
+    rows = [TokenRow(np.zeros(n, np.int32), np.ones(n, bool)) for n in lengths]
+    target = make_target()
+    source = TextBatches(target, head_of(target), rows, config_of(positions_per_step=8192))
+    shapes = set()
+    for group in source.groups:
+        some = source.rows[group]
+        width = padded_length(len(some[-1].tokens))
+        assert len(some) * width <= 8192
+        assert width < 1.13 * len(some[-1].tokens) + 16
+        shapes.add((len(some), width))
+    assert sum(len(source.rows[group]) for group in source.groups) == len(rows)
+    assert len(shapes) < 40
 
 
 def test_training_fits_the_target() -> None:

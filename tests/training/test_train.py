@@ -121,7 +121,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(bundle, data, tmp_path, fea
         train_drafter(bundle, data, parts, **settings)
     with pytest.raises(RedrafterError, match=r"other settings \(learning_rate\)"):
         train_drafter(bundle, data, parts, resume=True, learning_rate=0.5, **settings)
-    train_drafter(bundle, data, parts, resume=True, **settings)
+    # How often it saves changes nothing of what it learns.
+    train_drafter(bundle, data, parts, resume=True, **{**settings, "save_every": 2})
     assert weights(parts) == weights(whole)
     assert logged(parts) == logged(whole)
 
@@ -241,7 +242,7 @@ def test_divergence_ends_with_a_sentence_and_keeps_the_best(bundle, data, tmp_pa
 
     class Spoil(Ears):
         def stage(self, name, done, total):
-            if name == "training" and done == 5:
+            if name == "training" and done == 4:  # the batch of step 5 is made ahead
                 kept[0].hidden[:] = np.nan
 
     monkeypatch.setattr(store_module, "compute_features", watched)

@@ -25,7 +25,7 @@ def test_a_run_leaves_a_head_that_can_be_gone_on_with(
     report = train_drafter(bundle, data, tmp_path / "one", **SETTINGS)
     assert report.decoded.tokens_per_step >= 1
     card = json.loads((tmp_path / "one" / "training.json").read_text())
-    assert card["features"] == "texts"
+    assert card["features"] == "texts in memory"
     assert card["drafter"]["target_layers"] == [0, 1]
     more = {k: v for k, v in SETTINGS.items() if k in TINY}
     train_drafter(bundle, data, tmp_path / "two", start_from=str(tmp_path / "one"), **more)

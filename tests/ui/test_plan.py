@@ -15,6 +15,7 @@ from mlx_redrafter.ui.cli import plan
 from mlx_redrafter.ui.cli.plan import PlanFlags
 from mlx_redrafter.ui.cli.plan_view import plan_report
 from mlx_redrafter.ui.flags import options_of
+from mlx_redrafter.ui.together import Together
 
 
 def flags(*words: str) -> PlanFlags:
@@ -53,7 +54,7 @@ def planned(
     monkeypatch.setattr(plan, "_decode", decode)
     console = Console(quiet=True)
     tokenizer, model = Tokenizer(), object()
-    plan._decode_samples(model, tokenizer, planner, options, console)  # type: ignore[arg-type]
+    plan._decode_samples(model, tokenizer, planner, options, console, Together())  # type: ignore[arg-type]
     return planner, asked
 
 

@@ -89,6 +89,17 @@ def test_the_context_limit_is_told_before_and_heeded_during_an_answer():
     assert session.last.at_limit
 
 
+@pytest.mark.parametrize(("limit", "room"), [(160, 10), (400, 250)])
+def test_a_context_limit_of_ones_own_takes_the_models_place(limit, room):
+    stream = FakeStream("x" * 500)
+    session = make_session(stream, ChatSettings(context_limit=limit))
+    list(session.ask("y" * 144))  # 150 with the role; the model states 200
+    assert stream.calls[0]["max_tokens"] == room
+    assert session.last.at_limit
+    with pytest.raises(RedrafterError, match=f"reads {limit} at most"):
+        list(session.ask("y" * 300))
+
+
 def test_max_tokens_is_no_context_limit():
     session = make_session(FakeStream("x" * 50), ChatSettings(max_tokens=10))
     list(session.ask("q"))

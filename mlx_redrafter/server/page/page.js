@@ -153,6 +153,7 @@ async function answer() {
   } finally {
     running = null;
     setBusy(false, ended ? "done" : "ended");
+    status();
   }
 }
 
@@ -197,15 +198,16 @@ class Meter {
       this.first = statistics.tokens;
     }
     this.tokens = statistics.tokens - this.first;
+    this.plain = plain;
     const seconds = (now - this.started) / 1000;
     this.speed = seconds > 0 ? this.tokens / seconds : 0;
-    if (seconds > 0.2) ui.speed.textContent = this.speed.toFixed(1);
+    showSpeed(seconds > 0.2 ? this.speed : 0, plain); // before, it jumps with every step
     ui["per-step"].textContent = statistics.tokens_per_step.toFixed(2);
-    showPlain(plain, seconds > 0.2 ? this.speed : 0);
     showDepths(statistics.acceptance_by_depth);
   }
 
   summary() {
+    if (this.started !== null) showSpeed(this.speed, this.plain);
     const usage = this.usage;
     if (!usage) return "";
     const cached = usage.prompt_tokens_details.cached_tokens;
@@ -214,7 +216,8 @@ class Meter {
   }
 }
 
-function showPlain(plain, speed) {
+function showSpeed(speed, plain) {
+  ui.speed.textContent = speed ? speed.toFixed(1) : "–";
   ui.plain.textContent = plain ? `plain decoding: ${plain.toFixed(1)} tokens/s` :
     "plain decoding: not measured";
   const ratio = plain && speed ? speed / plain : 0;
@@ -408,7 +411,13 @@ ui.question.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
+  if (event.key === "Escape") {
+    if (running) running.abort();
+    else if (byId("settings").open) {
+      byId("settings").open = false;
+      ui.question.focus();
+    }
+  }
   if (event.altKey && event.code === "KeyR") { event.preventDefault(); retry(); }
 });
 ui.key.value = sessionStorage.getItem("key") ?? "";

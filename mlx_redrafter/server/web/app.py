@@ -9,7 +9,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,7 +19,7 @@ from ..work.service import Service
 from .bodies import api_of, refusal
 from .description import describe
 from .endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Handlers
-from .security import KeyCheck, known_hosts
+from .security import HostCheck, KeyCheck, known_hosts
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -62,7 +61,7 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
         Route("/favicon.ico", _file("icon.svg", "image/svg+xml")),
     ]
     hosts = known_hosts(settings.host, settings.allowed_hosts)
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
+    middleware = [Middleware(HostCheck, allowed=hosts)]
     if settings.allowed_origins:
         middleware.append(
             Middleware(

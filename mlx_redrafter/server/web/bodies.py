@@ -21,11 +21,14 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         ApiError: 415 if it is not declared as JSON (which no form of a foreign web page can do),
-            413 if it is too large, 408 if it does not come.
+            or is compressed (a small one could become a huge one); 413 if it is too large, 408 if
+            it does not come.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send the body with Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(415, "Send the body without Content-Encoding.")
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)

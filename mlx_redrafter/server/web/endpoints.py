@@ -127,7 +127,9 @@ class Handlers:
         return JSONResponse({"object": "list", "data": [self._model(model) for model in served]})
 
     async def one_model(self, request: Request) -> Response:
-        """One model."""
+        """One model; all of them where the path ends before a name."""
+        if not request.path_params["name"]:
+            return await self.models(request)
         anthropic = "anthropic-version" in request.headers
         try:
             model = self._service.model(request.path_params["name"])

@@ -1,4 +1,4 @@
-"""Who may ask: keys and origins. (Host names are Starlette's TrustedHostMiddleware's.)"""
+"""Who may ask: names of this machine, keys and origins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import socket
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..protocol.failures import ApiError
 from .bodies import api_of, refusal
@@ -43,6 +44,48 @@ def _addresses(name: str) -> list[str]:
         return [str(info[4][0]) for info in socket.getaddrinfo(name, None)]
     except OSError:
         return []
+
+
+class HostCheck:
+    """Turns requests away that call this machine by a name that is not its own.
+
+    Starlette's check, with a refusal in the API's own form.
+
+    Args:
+        app: What follows.
+        allowed: From :func:`known_hosts`.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Sequence[str]):
+        self._app = app
+        self._allowed = list(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        passed = False
+
+        async def following(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+            nonlocal passed
+            passed = True
+
+        async def unsent(message: Message) -> None:
+            """Leave Starlette's own refusal, which is plain text."""
+
+        check = TrustedHostMiddleware(following, self._allowed, www_redirect=False)
+        await check(scope, receive, unsent)
+        if passed:
+            await self._app(scope, receive, send)
+        else:
+            await refusal(_unknown_name(), api_of(scope["path"]))(scope, receive, send)
+
+
+def _unknown_name() -> ApiError:
+    return ApiError(
+        400,
+        "This server is not known by the name in the Host header: call it by 127.0.0.1, or start "
+        "it with --allowed-host NAME.",
+        code="unknown_host",
+    )
 
 
 class KeyCheck:

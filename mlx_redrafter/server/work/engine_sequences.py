@@ -11,6 +11,7 @@ from ...cache.prompt_cache import PromptCache
 from ...engine import events
 from ...engine.batch import Engine
 from ...engine.config import DecodingConfig
+from ...engine.lockstep import same_beginning
 from ...engine.model import SpeculativeModel
 from ...engine.statistics import AcceptanceStats
 from ...engine.step import DecodedToken, StepRecord
@@ -67,6 +68,8 @@ class EngineSequences:
             prefill_step_size=self._prefill_step_size,
         )
         cache = self._prefixes.take(decoding.prompt) or self._model.make_cache()
+        if self._model.ranks is not None:
+            same_beginning(self._model.ranks, cache)  # sizes, and so what was dropped, may differ
         stats = AcceptanceStats()
         number = self._engine.add(decoding.prompt, config, cache=cache, stats=stats)
         self._stats[number] = stats

@@ -25,14 +25,19 @@ class EngineThread:
 
     Args:
         load: Makes a host for each model, in the thread: mlx's streams belong to threads.
+        leave: Called in the thread once its work is over.
 
     Attributes:
         hosts: By name, once :meth:`start` has returned.
     """
 
-    def __init__(self, load: Callable[[], Mapping[str, Host]]):
+    def __init__(
+        self,
+        load: Callable[[], Mapping[str, Host]],
+        leave: Callable[[], None] = lambda: None,
+    ):
         self.hosts: Mapping[str, Host] = {}
-        self._load = load
+        self._load, self._leave = load, leave
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._ending = threading.Lock()
@@ -68,13 +73,17 @@ class EngineThread:
         """Forget a request, before the next step."""
         self._commands.put(lambda: host.cancel(work))
 
+    def end(self) -> None:
+        """End after the step under way; answers that still run are told so. Does not wait."""
+        self._commands.put(None)
+
     def stop(self, seconds: float = 10.0) -> bool:
         """End, with whatever still runs; waits so long for the step under way.
 
         Returns:
             Whether the thread has ended.
         """
-        self._commands.put(None)
+        self.end()
         if self._thread.is_alive():
             self._thread.join(seconds)
         return not self._thread.is_alive()
@@ -97,6 +106,7 @@ class EngineThread:
             self._error = error
         finally:
             self._end()
+            self._leave()
             # mlx aborts the process at its exit where a thread that is gone has left streams.
             mx.synchronize()
             mx.clear_streams()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Run the chat; returns the exit code."""
     options = parse_chat_options(arguments)
-    from ...system.ranks import current_ranks
+    from ...system.rank_watch import current_ranks
 
     ranks = current_ranks()
     if ranks is not None and not ranks.leads:
@@ -68,6 +68,7 @@ def follow_chat(options: ChatOptions) -> int:
     from ...engine.decode import follow
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
+    prepare(options.model, options.flags.revision)
     session = load_session(options.model, options.settings, **options.flags.load_options())
     plan(session, make_front_end(replace(options, json=True))[0], options)
     session.model.planner = session.planner

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..entry import INTERRUPTED, SUCCESS, command_line
 from ..opening import prepare
+from ..together import Together, together
 from .benchmark_flags import NAME, parse_benchmark_options
 
 if TYPE_CHECKING:
@@ -45,11 +46,15 @@ def main(arguments: Sequence[str]) -> int:
 
     quiet_libraries()
     prepare(options.path, options.revision)
-    job = _Job(command, options, arguments, make_console(), make_console(errors=True))
-    try:
-        return {"run": _run, "sweep": _sweep, "cost": _cost}[command](job)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted before anything was measured.") from None
+    with together() as group:
+        quiet = not group.leads
+        console, screen = make_console(quiet=quiet), make_console(errors=True, quiet=quiet)
+        job = _Job(command, options, arguments, console, screen, group)
+        try:
+            return {"run": _run, "sweep": _sweep, "cost": _cost}[command](job)
+        except KeyboardInterrupt:
+            said = "interrupted before anything was measured." if group.leads else ""
+            raise KeyboardInterrupt(said) from None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class _Job:
         arguments: The command line.
         console: Where results are shown.
         screen: Where progress is shown.
+        group: The processes that run it.
     """
 
     command: str
@@ -69,9 +75,17 @@ class _Job:
     arguments: Sequence[str]
     console: Console
     screen: Console
+    group: Together
 
     def check(self) -> None:
         """Refuse what could not be written, before anything is measured."""
+        from ...text.sharding import fail_together
+
+        with fail_together(self.group.ranks):
+            if self.group.leads:
+                self._check_writable()
+
+    def _check_writable(self) -> None:
         from ...benchmark.plots import check_matplotlib
         from ...benchmark.writing import check_writable
 
@@ -94,6 +108,8 @@ class _Job:
         from ...benchmark.writing import write_report
 
         options = self.options
+        if not self.group.leads:
+            return
         write_report(report, options.json, options.csv)
         if options.output is not None:
             stem = options.output / self.command
@@ -101,7 +117,8 @@ class _Job:
 
     def draw(self, plot: Callable[[Any, Path], list[Path]], report: Any, place: str = "") -> None:
         """Draw the pictures of a report, where they are wanted, in a ``place`` below."""
-        if self.options.output is not None and not self.options.no_plots:
+        wanted = self.options.output is not None and not self.options.no_plots
+        if wanted and self.group.leads:
             plot(report, self.options.output / place)
 
     @contextmanager
@@ -112,7 +129,12 @@ class _Job:
         columns = (TextColumn(words), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.screen, transient=True) as bar:
             task = bar.add_task("", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+            def note(done: int, total: int) -> None:
+                self.group.check()
+                bar.update(task, completed=done, total=total)
+
+            yield note
 
 
 def _run(job: _Job) -> int:
@@ -126,7 +148,7 @@ def _run(job: _Job) -> int:
 
     options = job.options
     job.check()
-    file, conversations = _conversations(options)
+    file, conversations = _conversations(job)
     environment = job.environment()
     model, tokenizer = load_at(options.path, options.precision, **options.load_options())
     contestants = _contestants(job, model, tokenizer)
@@ -139,7 +161,7 @@ def _run(job: _Job) -> int:
         if not rounds and not done:
             raise KeyboardInterrupt
         if rounds:
-            settings = {**_settings(options, file, prompts), "sampling": asdict(task.sampling)}
+            settings = {**_settings(job, file, prompts), "sampling": asdict(task.sampling)}
             settings["temperature"] = temperature
             settings["completed_repeats"] = len(rounds)
             done.append(conclude(environment, settings, contestants, prompts, rounds, model, task))
@@ -150,7 +172,7 @@ def _run(job: _Job) -> int:
         place = f"temperature-{comparison.temperature:g}" if len(done) > 1 else ""
         job.draw(plot_comparison, comparison, place)
         job.console.print(run_report(comparison, model.name))
-    if options.report is not None:
+    if options.report is not None and job.group.leads:
         write_text(options.report, results_page(done, model.name))
     return INTERRUPTED if interrupted else SUCCESS
 
@@ -188,7 +210,7 @@ def _sweep(job: _Job) -> int:
 
     options = job.options
     job.check()
-    file, conversations = _conversations(options)
+    file, conversations = _conversations(job)
     grid = Grid(
         precisions=tuple(dict.fromkeys(options.precision)),
         temperatures=tuple(sorted(set(options.temperature))),
@@ -197,7 +219,7 @@ def _sweep(job: _Job) -> int:
         node_budget=options.node_budget,
     )
     environment = job.environment()
-    settings = {**_settings(options, file, None), "grid": asdict(grid)}
+    settings = {**_settings(job, file, None), "grid": asdict(grid)}
     settings["conversations"] = len(conversations)
     sweep = Sweep(environment, settings, (), len(grid))
     interrupted = False
@@ -261,7 +283,7 @@ def _cost(job: _Job) -> int:
     environment = job.environment()
     model, _ = load_at(options.path, options.precision, **options.load_options())
     contexts = fitting_contexts(model, options.contexts, beyond=options.beyond_limit)
-    settings = _settings(options, None, None)
+    settings = _settings(job, None, None)
     with job.progress("measuring") as progress:
         curve = measure_curve(environment, settings, model, contexts, progress)
     job.write(curve)
@@ -270,11 +292,18 @@ def _cost(job: _Job) -> int:
     return SUCCESS
 
 
-def _conversations(options: Any) -> tuple[Path, list[Conversation]]:
-    from ...benchmark.prompts import own_prompts, read_conversations
+def _conversations(job: _Job) -> tuple[Path, list[Conversation]]:
+    """The prompts file, and what is in it; of several processes rank 0 reads it."""
+    from ...benchmark.prompts import Conversation, own_prompts, read_conversations
 
-    file = options.prompts or own_prompts(Path(options.path))
-    return file, read_conversations(file, options.limit)
+    options = job.options
+
+    def read() -> tuple[str, list[dict[str, Any]]]:
+        file = options.prompts or own_prompts(Path(options.path))
+        return str(file), [asdict(one) for one in read_conversations(file, options.limit)]
+
+    file, rows = job.group.read(read)
+    return Path(file), [Conversation.from_dict(row) for row in rows]
 
 
 def _task(tokenizer: TokenizerWrapper, options: Any, temperature: float) -> Task:
@@ -333,7 +362,8 @@ def _contestants(
     if model.drafter is not None:
         contestants.append(_drafting(job, model, DRAFTED))
     if options.copy and model.target.refusal is None:
-        alone = SpeculativeModel(model.target, None, f"{model.name}, no drafter")
+        name = f"{model.name}, no drafter"
+        alone = SpeculativeModel(model.target, None, name, ranks=model.ranks)
         with job.progress("measuring what forwards cost") as progress:
             costs = load_costs(alone, recalibrate=options.recalibrate, progress=progress)
         contestants.append(Ours(alone, COPIED, planner=HeadlessPlanner(lambda: costs), copy=True))
@@ -364,18 +394,21 @@ def _drafting(job: _Job, model: SpeculativeModel, name: str) -> Contestant:
     given = {key: value for key, value in asked.items() if value is not None}
     if given:
         return Ours(model, name, shape=BeamShape(**given), copy=options.copy)
-    planner = make_planner(model, job.screen, recalibrate=options.recalibrate)
+    planner = make_planner(model, job.screen, job.group, recalibrate=options.recalibrate)
     return Ours(model, name, planner=planner, copy=options.copy)
 
 
-def _settings(options: Any, file: Path | None, prompts: list[Prompt] | None) -> dict[str, Any]:
+def _settings(job: _Job, file: Path | None, prompts: list[Prompt] | None) -> dict[str, Any]:
     """What was asked for, ready for JSON."""
+    options, ranks = job.options, job.group.ranks
     settings = {
         name: [str(part) for part in value] if name == "other_drafter" else value
         for name, value in vars(options).items()
         if name not in ("json", "csv", "output", "no_plots", "prompts", "report")
     }
     settings["model"] = options.path
+    if ranks is not None:
+        settings["processes"] = ranks.size
     if file is not None:
         settings["prompts"] = str(file)
     if prompts is not None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from ..entry import BUG, SUCCESS, as_typed, command_line
 from ..flags import add_flags, flag, options_of
 from ..parsing import OneSentenceParser
+from ..together import refuse_ranks
 
 NAME = "convert.py"
 DRAFTER_BITS = ("4", "5", "6", "8", "none")
@@ -112,6 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     from ...conversion import convert
     from .convert_screen import ProgressScreen, show_report
 
+    refuse_ranks("Conversion")
     try:
         with ProgressScreen() as screen:
             report = convert(**asdict(options), progress=screen.move)

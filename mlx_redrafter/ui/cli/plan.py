@@ -13,6 +13,7 @@ from ..flags import add_flags, flag, options_of
 from ..model_flags import ModelFlags
 from ..opening import prepare
 from ..parsing import OneSentenceParser, count, temperature
+from ..together import Together, together
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,17 +93,20 @@ def main(arguments: Sequence[str]) -> int:
     from .plan_view import plan_report
 
     quiet_libraries()
-    console = make_console()
-    prepare(options.path, options.revision)
-    model, tokenizer = load(options.path, plan=False, **options.load_options())
-    errors = make_console(errors=True)
-    planner = make_planner(model, errors, recalibrate=options.recalibrate)
-    context = _decode_samples(model, tokenizer, planner, options, errors)
-    console.print(plan_report(planner, context))
+    with together() as group:
+        console = make_console(quiet=not group.leads)
+        prepare(options.path, options.revision)
+        model, tokenizer = load(options.path, plan=False, **options.load_options())
+        errors = make_console(errors=True, quiet=not group.leads)
+        planner = make_planner(model, errors, group, recalibrate=options.recalibrate)
+        context = _decode_samples(model, tokenizer, planner, options, errors, group)
+        console.print(plan_report(planner, context))
     return SUCCESS
 
 
-def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool) -> Planner:
+def make_planner(
+    model: SpeculativeModel, console: Console, group: Together, *, recalibrate: bool
+) -> Planner:
     """A planner for the model, with a progress line while costs are measured.
 
     Raises:
@@ -124,15 +128,21 @@ def make_planner(model: SpeculativeModel, console: Console, *, recalibrate: bool
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
-        return Planner.for_model(
-            model,
-            recalibrate=recalibrate,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+
+        def note(done: int, total: int) -> None:
+            group.check()
+            progress.update(task, completed=done, total=total)
+
+        return Planner.for_model(model, recalibrate=recalibrate, progress=note)
 
 
 def _decode_samples(
-    model: SpeculativeModel, tokenizer: Any, planner: Planner, options: PlanFlags, console: Console
+    model: SpeculativeModel,
+    tokenizer: Any,
+    planner: Planner,
+    options: PlanFlags,
+    console: Console,
+    group: Together,
 ) -> int:
     """Let the planner see drafts on real text until it can say something.
 
@@ -146,19 +156,21 @@ def _decode_samples(
 
     from rich.progress import BarColumn, Progress, TextColumn
 
-    prompts = options.prompt or _own_questions(options.path) or [SAMPLE]
+    prompts = options.prompt or group.read(lambda: _own_questions(options.path)) or [SAMPLE]
     columns = (TextColumn("drafting on samples"), BarColumn(), TextColumn("{task.description}"))
     started, tokens, context = time.perf_counter(), 0, 0
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=MOST_TOKENS)
         for number in numbers():
+            group.check()
             text = prompts[number % len(prompts)]
             for length in _decode(model, tokenizer, planner, options, text, number):
                 context, tokens = length, tokens + 1
                 words = f"{tokens:,} tokens, {planner.state.value}"
                 progress.update(task, completed=min(tokens, MOST_TOKENS), description=words)
             enough = planner.known and number + 1 >= len(prompts)
-            if enough or tokens >= MOST_TOKENS or time.perf_counter() - started > MOST_SECONDS:
+            seconds = group.agreed(time.perf_counter() - started)
+            if enough or tokens >= MOST_TOKENS or seconds > MOST_SECONDS:
                 return context
     return context
 

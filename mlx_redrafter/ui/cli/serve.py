@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -40,17 +41,25 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: ServeFlags) -> None:
     try:
-        from ...server.loading import load_models
+        from ...server.loading import follow_server, load_models
         from ...server.metrics import Metrics
         from ...server.running import bind, serve
+        from ...system.rank_watch import current_ranks
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "mlx_redrafter":
             raise
         raise RedrafterError(MISSING) from error
-    settings = options.settings()
+    settings, specs = options.settings(), options.specs()
+    ranks = current_ranks()
+    if ranks is not None and not ranks.leads:
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(stop, signal.SIG_IGN)  # rank 0 decides when all end
+        for spec in specs:
+            prepare(spec.path, options.revision)
+        follow_server(specs, settings, ranks)
+        return
     _warn(settings)
     listener = bind(settings)
-    specs = options.specs()
     for spec in specs:
         prepare(spec.path, options.revision)
     names = ", ".join(spec.name for spec in specs)

@@ -93,7 +93,7 @@ class ServeFlags(LoadFlags):
         "of memory", reader=size, metavar="SIZE",
     )  # fmt: skip
     context_limit: int | None = flag(
-        None, _LIMITS, "tokens of prompt and answer; default: the model's own limit",
+        None, _LIMITS, "tokens of prompt and answer, in place of the model's own limit",
         reader=count(2),
     )  # fmt: skip
     prefill_step_size: int = flag(

@@ -15,6 +15,7 @@ from ..entry import SUCCESS, as_typed, command_line
 from ..flags import add_flags
 from ..opening import prepare
 from ..parsing import OneSentenceParser
+from ..together import refuse_ranks
 
 NAME = "python -m mlx_redrafter.train"
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     from ..quiet import quiet_libraries
 
     quiet_libraries()
+    refuse_ranks("Training")
     prepare(options.model, options.revision)
     try:
         with screen, _polite_interrupts(screen):

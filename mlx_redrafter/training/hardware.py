@@ -1,0 +1,69 @@
+"""What a training run takes from the machine where it is not told: sizes, rate, memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.utils import dequantize_model, get_total_parameters
+
+from ..drafting.config import DrafterConfig
+from ..system.device import on_gpu
+
+IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
+SHARE_OF_FEATURES = 0.45  # of a graphics card's own memory
+SHARE_OF_PASS = 1 / 8  # of a GPU's memory, for the arrays of one forward and backward pass
+SHARE_OF_TARGET = 1 / 4  # of a graphics card's memory, for a target that is unpacked
+
+FEWEST_POSITIONS, MOST_POSITIONS = 512, 16384
+BASE_RATE, HIGHEST_RATE = 1e-3, 2e-3
+
+
+def gpu_memory() -> int:
+    """Bytes of the GPU's memory, or of what it may use of the machine's; 0 on a CPU."""
+    if not on_gpu():
+        return 0
+    info = mx.device_info()
+    return int(info.get("max_recommended_working_set_size") or info.get("total_memory") or 0)
+
+
+def _has_own_memory() -> bool:
+    return on_gpu() and mx.cuda.is_available()
+
+
+def kept_bytes() -> int:
+    """Bytes of features that are kept in memory without being asked."""
+    return max(IN_MEMORY, int(SHARE_OF_FEATURES * gpu_memory()) if _has_own_memory() else 0)
+
+
+def pass_bytes(config: DrafterConfig, unroll: int) -> int:
+    """Bytes of a forward and backward pass over one position, at most about."""
+    inner = 2 * (config.num_draft_layers + 1) * config.exit_dim
+    return 4 * unroll * (4 * config.head_size + 2 * config.hidden_size + inner)
+
+
+def usual_positions(config: DrafterConfig, unroll: int) -> int:
+    """Positions of a forward and backward pass: on a GPU as many as fill it, a power of two.
+
+    A CPU is busy with the fewest; more of them would only make steps longer.
+    """
+    room = SHARE_OF_PASS * gpu_memory() / pass_bytes(config, unroll)
+    fitting = 1 << max(0, int(room).bit_length() - 1)
+    return min(max(fitting, FEWEST_POSITIONS), MOST_POSITIONS)
+
+
+def usual_learning_rate(positions: int) -> float:
+    """Peak for steps over so many positions: it grows as the noise of their gradient shrinks."""
+    return float(min(BASE_RATE * max(1.0, positions / FEWEST_POSITIONS) ** 0.5, HIGHEST_RATE))
+
+
+def unpack_target(model: Any) -> bool:
+    """Unpack a quantised model on a graphics card that has the room; whether it was done.
+
+    Over thousands of tokens mlx unpacks every matrix anew on CUDA, and has no kernels for some.
+    """
+    if not _has_own_memory() or 2 * get_total_parameters(model) > SHARE_OF_TARGET * gpu_memory():
+        return False
+    dequantize_model(model)
+    mx.eval(model.parameters())
+    return True
