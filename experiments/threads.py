@@ -42,8 +42,8 @@ def main() -> int:
         took = time.perf_counter() - started
         sys.setswitchinterval(before)
         print(
-            f"{name}: {each * rounds:,} texts in {len(ways)} ways, {THREADS} threads, {took:.0f} s: "
-            f"{len(found)} faults",
+            f"{name}: {each * rounds:,} texts in {len(ways)} ways, {THREADS} threads, "
+            f"{took:.0f} s: {len(found)} faults",
             flush=True,
         )
         for fault in found:
