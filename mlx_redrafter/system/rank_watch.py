@@ -1,9 +1,9 @@
 """Watching over the processes of a distributed run: none waits for ever for one that is gone.
 
-A rank that waits in a collective cannot look around. So each has a thread that says twice a second,
-over its connection with rank 0, how far it has come. A connection that closes names the
-rank that is gone, silence the one that has stopped, and a count that stays behind the others' the
-one that hangs. Rank 0, which hears of all, tells the others what it found.
+A rank that waits in a collective cannot look around. So each has threads that talk with its
+neighbours in the ring, and say twice a second how far it has come, and what it has heard of the
+others. A connection that closes names the rank that is gone, silence the one that has stopped, and
+a count that stays behind the others' the one that hangs. Who finds something tells everybody.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 
 from .ranks import Ranks, join
@@ -34,12 +35,27 @@ AGAIN = "start all of them again."
 Fail = Callable[[str], None]
 
 
+@dataclass
+class _Seen:
+    """What is known of another rank.
+
+    Attributes:
+        progress: How far it had come.
+        since: When that was heard.
+        left: Whether it has said goodbye.
+    """
+
+    progress: int = 0
+    since: float = field(default_factory=time.monotonic)
+    left: bool = False
+
+
 class RankWatch:
-    """Watches the other ranks from a thread, until :meth:`stop`.
+    """Watches the other ranks from threads, until :meth:`stop`.
 
     Args:
         ranks: All processes.
-        peers: From ``meet``.
+        peers: The neighbours, from ``meet``.
         fail: Called once, with a sentence, when a rank is gone or hangs; has to end the process,
             whose main thread may be stuck.
         hang_seconds: See ``HANG_SECONDS``.
@@ -49,83 +65,90 @@ class RankWatch:
     def __init__(
         self,
         ranks: Ranks,
-        peers: Mapping[int, Peer],
+        peers: Sequence[Peer],
         fail: Fail,
         hang_seconds: float = HANG_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
     ):
-        self._ranks, self._fail = ranks, fail
+        self._ranks, self._peers, self._fail = ranks, list(peers), fail
         self._hang_seconds, self._silent_seconds = hang_seconds, silent_seconds
         self._stopped = threading.Event()
         self._ending = threading.Lock()
-        self._peers = dict(peers)
-        for rank, peer in self._peers.items():
-            threading.Thread(target=self._listen, args=(rank, peer), daemon=True).start()
+        self._seen = {rank: _Seen() for rank in range(ranks.size) if rank != ranks.rank}
+        for peer in self._peers:
+            threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
         threading.Thread(target=self._pulse, daemon=True).start()
 
     def stop(self) -> None:
         """Say goodbye: this rank is about to end, having come as far as it says."""
         self._stopped.set()
-        for peer in self._peers.values():
-            peer.send(at=self._ranks.progress, leaves=True)
+        self._tell(leaving=True)
+        for peer in self._peers:
             with suppress(OSError):
                 peer.link.shutdown(socket.SHUT_WR)
 
+    def _tell(self, *, leaving: bool = False) -> None:
+        """Say how far everybody has come, as far as that is known here."""
+        known = [(rank, seen.progress, seen.left) for rank, seen in self._seen.items()]
+        known.append((self._ranks.rank, self._ranks.progress, leaving))
+        for peer in self._peers:
+            peer.send(known=known)
+
     def _pulse(self) -> None:
         while not self._stopped.wait(PULSE_SECONDS):
-            own = self._ranks.progress
-            for peer in self._peers.values():
-                peer.send(at=own)
+            self._tell()
             sentence = self._fault(time.monotonic())
             if sentence is not None:
                 self._end(sentence)
 
     def _fault(self, now: float) -> str | None:
         """What is wrong with another rank, if anything is."""
-        own = self._ranks.progress
-        furthest = max([own, *(peer.progress for peer in self._peers.values())])
-        for rank, peer in list(self._peers.items()):
-            behind = peer.progress < furthest
-            if peer.left:
-                if behind and now - max(peer.heard, peer.since) > MISSED_SECONDS:
-                    return f"Rank {rank} has ended while others still need it: {AGAIN}"
-            elif now - peer.heard > self._silent_seconds:
+        for peer in self._peers:
+            silent = now - peer.heard > self._silent_seconds
+            if silent and not self._seen[peer.rank].left:
                 return (
-                    f"Rank {rank} has not been heard of for {self._silent_seconds:.0f} seconds: "
-                    f"look at its machine and the network, and {AGAIN}"
+                    f"Rank {peer.rank} has not been heard of for {self._silent_seconds:.0f} "
+                    f"seconds: look at its machine and the network, and {AGAIN}"
                 )
-            elif behind and now - peer.since > self._hang_seconds:
+        furthest = max([self._ranks.progress, *(seen.progress for seen in self._seen.values())])
+        for rank, seen in self._seen.items():
+            behind, age = seen.progress < furthest, now - seen.since
+            if behind and seen.left and age > MISSED_SECONDS:
+                return f"Rank {rank} has ended while others still need it: {AGAIN}"
+            if behind and not seen.left and age > self._hang_seconds:
                 return (
                     f"Rank {rank} has not answered for {self._hang_seconds:.0f} seconds while "
                     f"others wait for it: look at its machine, and {AGAIN}"
                 )
         return None
 
-    def _listen(self, rank: int, peer: Peer) -> None:
+    def _listen(self, peer: Peer) -> None:
         while True:
             try:
                 said = peer.receive()
             except (OSError, ValueError):
-                self._end(f"Rank {rank} has ended: {AGAIN}")
+                if not self._seen[peer.rank].left:
+                    self._end(f"Rank {peer.rank} has ended: {AGAIN}")
                 return
             if "failed" in said:
                 self._end(said["failed"])
                 return
-            peer.heard = time.monotonic()
-            if said["at"] != peer.progress:
-                peer.progress, peer.since = said["at"], peer.heard
-            if said.get("leaves"):
-                peer.left = True
-                return
+            for rank, progress, left in said["known"]:
+                self._learn(rank, progress, left=left)
+
+    def _learn(self, rank: int, progress: int, *, left: bool) -> None:
+        seen = self._seen.get(rank)
+        if seen is not None and (progress > seen.progress or left > seen.left):
+            seen.progress, seen.since = max(progress, seen.progress), time.monotonic()
+            seen.left = left or seen.left
 
     def _end(self, sentence: str) -> None:
         with self._ending:
             if self._stopped.is_set():
                 return
             self._stopped.set()
-        if self._ranks.leads:
-            for peer in self._peers.values():
-                peer.send(failed=sentence)
+        for peer in self._peers:
+            peer.send(failed=sentence)
         self._fail(sentence)
 
 
@@ -134,7 +157,7 @@ def current_ranks() -> Ranks | None:
     """The processes that this one belongs to, watched from here on; None where it is alone.
 
     They are the process's own, as mlx's group is: every call returns the same. Only the ring
-    backend's host file says where rank 0 is; other backends have watches of their own.
+    backend's host file says where ranks are; other backends have watches of their own.
 
     Raises:
         RedrafterError: If mlx.launch started several, and they cannot reach each other.

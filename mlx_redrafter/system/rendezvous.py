@@ -1,8 +1,9 @@
 """Where the processes of a distributed run meet before mlx connects them, and can be missed.
 
 mlx's ring waits for ever, and deaf to everything, for a process that never comes. So all first
-connect to rank 0, one port below its own of the ring, and go on once everybody is there. Through
-the same connections they watch over each other afterwards.
+connect as the ring does, each to the next one, a thousand ports beside the ring's own, and go on
+once everybody is there. Through the same connections they watch over each other afterwards. No
+other machine than its neighbours need be within reach of one, as in a ring of Thunderbolt cables.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,27 +21,27 @@ from typing import Any
 from ..errors import RedrafterError
 
 MEET_SECONDS = 60.0
+_BESIDE = 1000
+_LAST_PORT = 65535
 _RETRY_SECONDS = 0.1
-_RETRY_PORT = "start mlx.launch with another --starting-port."
+# Those that are not next to the one that is missing hear of it after it was missed.
+_HEARSAY_SECONDS = 5.0
+Address = tuple[str, int]
 
 
 @dataclass
 class Peer:
-    """Another rank, and what is known of it.
+    """A neighbour in the ring.
 
     Attributes:
+        rank: Its number.
         link: The connection.
-        progress: How far it had come when it last spoke.
-        since: When it came that far.
         heard: When it last spoke.
-        left: Whether it has said goodbye.
     """
 
+    rank: int
     link: socket.socket
-    progress: int = 0
-    since: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
-    left: bool = False
 
     def __post_init__(self) -> None:
         self._file = self.link.makefile("rb")
@@ -53,24 +55,24 @@ class Peer:
         """What it says next.
 
         Raises:
-            OSError: If it is gone.
+            OSError: If it is gone, or the connection's time is up.
         """
         line = self._file.readline()
         if not line:
             raise ConnectionError("closed")
         said: dict[str, Any] = json.loads(line)
+        self.heard = time.monotonic()
         return said
 
 
-def meet(seconds: float = MEET_SECONDS) -> dict[int, Peer] | None:
+def meet(seconds: float = MEET_SECONDS) -> list[Peer] | None:
     """Wait until all processes of a run are there.
 
     Args:
         seconds: How long to wait.
 
     Returns:
-        Rank 0's connections to all others, or another's to rank 0; None where ``mlx.launch``
-        started no ring of several.
+        The next rank and the one before; None where ``mlx.launch`` started no ring of several.
 
     Raises:
         RedrafterError: If one does not come.
@@ -78,71 +80,90 @@ def meet(seconds: float = MEET_SECONDS) -> dict[int, Peer] | None:
     hosts = ring_hosts()
     if hosts is None or len(hosts) < 2:
         return None
-    rank, (host, port) = int(os.environ.get("MLX_RANK", "0")), hosts[0]
-    address, end = (host, port - 1), time.monotonic() + seconds
-    if rank == 0:
-        return _welcome(address, len(hosts), end)
-    peer = Peer(_reached(address, end))
-    peer.send(rank=rank)
+    rank, end = int(os.environ.get("MLX_RANK", "0")), time.monotonic() + seconds
+    following, before = (rank + 1) % len(hosts), (rank - 1) % len(hosts)
+    peers: list[Peer] = []
     try:
-        said = peer.receive()
-    except OSError:
-        said = {"failed": "Rank 0 has ended: start all of them again."}
-    if "failed" in said:
-        raise RedrafterError(said["failed"])
-    return {0: peer}
+        with _listening(hosts[rank]) as server:
+            peers.append(Peer(following, _reached(following, hosts[following], end)))
+            peers.append(Peer(before, _welcomed(server, before, end)))
+        _count(rank, peers, end + _HEARSAY_SECONDS)
+    except RedrafterError as error:
+        for peer in peers:
+            peer.send(failed=str(error))
+        raise
+    return peers
 
 
-def ring_hosts() -> list[tuple[str, int]] | None:
-    """The first address of each rank by the host file that ``mlx.launch`` hands out; or None."""
+def ring_hosts() -> list[Address] | None:
+    """Where each rank listens for this, by the host file of ``mlx.launch``; None without one."""
     try:
         hosts = json.loads(Path(os.environ["MLX_HOSTFILE"]).read_text("utf-8"))
         parted = [str(addresses[0]).rsplit(":", 1) for addresses in hosts]
-        return [(host, int(port)) for host, port in parted]
+        return [(host, _beside(int(port))) for host, port in parted]
     except (KeyError, OSError, ValueError, IndexError, TypeError):
         return None
 
 
-def _welcome(address: tuple[str, int], size: int, end: float) -> dict[int, Peer]:
-    peers: dict[int, Peer] = {}
+def _beside(port: int) -> int:
+    return port + _BESIDE if port + _BESIDE <= _LAST_PORT else port - _BESIDE
+
+
+def _listening(address: Address) -> socket.socket:
     try:
-        server = socket.create_server(address, backlog=size)
+        return socket.create_server(address)
     except OSError as error:
         raise RedrafterError(
             f"{address[0]}:{address[1]}, where the processes of this run are to meet, cannot be "
-            f"listened at ({error.strerror or error}): {_RETRY_PORT}"
+            f"listened at ({error.strerror or error}): start mlx.launch with another "
+            "--starting-port."
         ) from error
-    with server:
-        while len(peers) < size - 1:
-            server.settimeout(max(0.01, end - time.monotonic()))
-            try:
-                link, _address = server.accept()
-            except TimeoutError:
-                missing = ", ".join(str(rank) for rank in range(1, size) if rank not in peers)
-                sentence = f"Rank {missing} has not come: look at its machine and its host's name."
-                for peer in peers.values():
-                    peer.send(failed=sentence)
-                raise RedrafterError(sentence) from None
-            link.settimeout(None)
-            peer = Peer(link)
-            with suppress(OSError, ValueError, KeyError):  # a stranger that knocked
-                peers[int(peer.receive()["rank"])] = peer
-    for peer in peers.values():
-        peer.send(at=0)
-    return peers
 
 
-def _reached(address: tuple[str, int], end: float) -> socket.socket:
+def _reached(rank: int, address: Address, end: float) -> socket.socket:
+    """A connection to a rank, which may not be there yet."""
     while True:
         try:
-            link = socket.create_connection(address, timeout=max(0.01, end - time.monotonic()))
+            return socket.create_connection(address, timeout=max(0.01, end - time.monotonic()))
         except OSError as error:
             if time.monotonic() >= end:
                 raise RedrafterError(
-                    f"Rank 0 cannot be reached at {address[0]}:{address[1]} "
+                    f"Rank {rank} cannot be reached at {address[0]}:{address[1]} "
                     f"({error.strerror or error}): look at its machine and the network."
                 ) from error
             time.sleep(_RETRY_SECONDS)
-        else:
-            link.settimeout(None)
-            return link
+
+
+def _welcomed(server: socket.socket, rank: int, end: float) -> socket.socket:
+    """The connection of the rank before this one."""
+    server.settimeout(max(0.01, end - time.monotonic()))
+    try:
+        return server.accept()[0]
+    except TimeoutError:
+        raise RedrafterError(
+            f"Rank {rank} has not come: look at its machine and the network."
+        ) from None
+
+
+def _count(rank: int, peers: Sequence[Peer], end: float) -> None:
+    """Go round the ring twice: that all are there, and that all know it.
+
+    Raises:
+        RedrafterError: If a rank is missing.
+    """
+    following, before = peers
+    for peer in peers:
+        peer.link.settimeout(max(0.01, end - time.monotonic()))
+    for _ in range(2):
+        if rank == 0:
+            following.send(all_here=True)
+        try:
+            said = before.receive()
+        except OSError:
+            said = {"failed": f"Rank {before.rank} has ended: start all of them again."}
+        if "failed" in said:
+            raise RedrafterError(said["failed"])
+        if rank != 0:
+            following.send(all_here=True)
+    for peer in peers:
+        peer.link.settimeout(None)
