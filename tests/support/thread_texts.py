@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice, repeat
+from threading import Barrier
 from typing import Any
 
 import architectures
@@ -120,3 +121,11 @@ def faults(ways: list[tuple[Way, Texts]], rounds: int, threads: int = THREADS) -
                     yield f"way {number}: {error!r}"
                 elif future.result() != expected:
                     yield f"way {number}: {future.result()} instead of {expected}"
+        together_at_last = Barrier(threads)
+        list(pool.map(_leave, repeat(together_at_last, threads)))
+
+
+def _leave(others: Barrier) -> None:
+    """In each thread: give mlx's streams back, or the process may abort at its exit."""
+    others.wait()
+    mx.clear_streams()
