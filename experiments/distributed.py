@@ -105,7 +105,7 @@ def pad(directory: Path, heads: int) -> None:
 
 
 def whereabouts(name: str) -> str:
-    """A directory by its whole path, since processes may start elsewhere; other names as they are."""
+    """A directory by its whole path, as processes may start elsewhere; other names as they are."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
