@@ -29,7 +29,7 @@ CARD_FILE = "training.json"  # beside a drafter: what it was made of
 # What may differ when a run goes on; what these name is compared by its contents.
 _FREE = {
     "resume", "overwrite", "model", "output", "cache_features", "adapter_path", "revision",
-    "trust_remote_code",
+    "trust_remote_code", "save_every", "report_every",
 }  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -24,9 +26,23 @@ NAMES = ("look", "glance")
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    bundle = make_calling_bundle(tmp_path_factory.mktemp("calls") / "caller")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_calling_bundle(tmp_path_factory.mktemp("calls") / "caller")
+
+
+@pytest.fixture(scope="module")
+def live(bundle: Path) -> Iterator[Live]:
     settings = ServerSettings(cache_memory=1 << 26, sampling={"temperature": 0.0})
+    yield from serving(bundle, settings)
+
+
+@pytest.fixture
+def narrow(bundle: Path) -> Iterator[Live]:
+    """One answer at a time, and prompts read in many small pieces."""
+    yield from serving(bundle, ServerSettings(max_concurrent=1, prefill_step_size=2))
+
+
+def serving(bundle: Path, settings: ServerSettings) -> Iterator[Live]:
     metrics = Metrics()
     thread, served = load_models([ModelSpec(str(bundle), plan=False)], settings, metrics)
     with serve(thread, served, settings, metrics) as live:
@@ -280,6 +296,40 @@ def test_messages_that_cannot_be_answered_are_refused(live: Live) -> None:
         by_messages(live, "say!", stream=False, model="other")
 
 
+def test_who_leaves_while_the_prompt_is_read_or_in_the_queue_is_forgotten(narrow: Live) -> None:
+    url = f"{narrow.url}/v1/messages"
+
+    def body(text: str) -> dict[str, Any]:
+        messages = [{"role": "user", "content": text}]
+        slowly = {"draft": False, "copies": False}
+        return {"messages": messages, "max_tokens": 3900, "stream": True, "redrafter": slowly}
+
+    def leave_when(condition: Callable[[], bool], text: str) -> None:
+        asking = socket.create_connection(("127.0.0.1", int(narrow.url.rpartition(":")[2])))
+        raw = json.dumps(body(text)).encode()
+        head = "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
+        asking.sendall(f"{head}\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        assert eventually(condition)
+        asking.close()
+
+    leave_when(lambda: running(narrow) == 1, "x " * 1900)
+    assert eventually(lambda: running(narrow) == 0, 5)
+    counted = httpx.get(f"{narrow.url}/metrics").text
+    assert 'answers_total{model="caller",reason="cancelled"} 1.0' in counted
+
+    with httpx.stream("POST", url, json=body("please ever!")) as first:
+        lines = first.iter_lines()  # let go of, it would close the stream
+        next(lines)
+        leave_when(lambda: count(narrow, "waiting") == 1, "please say!")
+        assert eventually(lambda: count(narrow, "waiting") == 0, 5)
+        assert running(narrow) == 1
+    assert eventually(lambda: running(narrow) == 0, 5)
+
+
 def running(live: Live) -> float:
+    return count(live, "running")
+
+
+def count(live: Live, what: str) -> float:
     state = httpx.get(f"{live.url}/status").json()
-    return float(state["models"][0]["running"])
+    return float(state["models"][0][what])

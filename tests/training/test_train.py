@@ -121,7 +121,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(bundle, data, tmp_path, fea
         train_drafter(bundle, data, parts, **settings)
     with pytest.raises(RedrafterError, match=r"other settings \(learning_rate\)"):
         train_drafter(bundle, data, parts, resume=True, learning_rate=0.5, **settings)
-    train_drafter(bundle, data, parts, resume=True, **settings)
+    # How often it saves changes nothing of what it learns.
+    train_drafter(bundle, data, parts, resume=True, **{**settings, "save_every": 2})
     assert weights(parts) == weights(whole)
     assert logged(parts) == logged(whole)
 

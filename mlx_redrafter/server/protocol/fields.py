@@ -116,7 +116,7 @@ def _is_tag(part: int | str) -> bool:
 
 
 def _sentence(kind: str, message: str, param: str) -> str:
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "none_required"):
         return f"{param} is not supported here: leave it out."
     if kind == "missing":
         return f"{param} is missing."
