@@ -235,7 +235,7 @@ class BatchCache:
             kept: Places in the batch.
             joined: Caches of single texts; their rows are copied.
         """
-        parts = [[p for layer in one.layers for p in _single_caches(layer)] for one in joined]
+        parts = [[p for layer in one.layers for p in layer.leaves] for one in joined]
         for index, layer in enumerate(self._layers):
             entries = [[p for p in part if isinstance(p, TreeKVCache)] for part in parts]
             layer.compose(kept, [part[index] for part in entries])
@@ -256,7 +256,7 @@ class BatchCache:
                 at the text's end only.
         """
         row = self.rows[place]
-        parts = [part for layer in into.layers for part in _single_caches(layer)]
+        parts = [part for layer in into.layers for part in layer.leaves]
         entries = [part for part in parts if isinstance(part, TreeKVCache)]
         for layer, entry in zip(self._layers, entries, strict=True):
             if layer.keys is not None:
@@ -284,9 +284,3 @@ class BatchCache:
         columns = (first + mx.arange(most))[:, None, :, None]
         for layer in self._layers:
             layer.move(source, columns)
-
-
-def _single_caches(layer: LayerCache) -> list[LayerCache]:
-    if isinstance(layer, CacheGroup):
-        return [found for part in layer.parts for found in _single_caches(part)]
-    return [layer]

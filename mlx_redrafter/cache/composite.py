@@ -9,7 +9,6 @@ from typing import Any
 from mlx_lm.models.cache import CacheList
 
 from .prompt_cache import LayerCache
-from .recurrent import RecurrentCache
 
 
 class CacheGroup(LayerCache):
@@ -25,6 +24,10 @@ class CacheGroup(LayerCache):
         return self._parts
 
     @property
+    def leaves(self) -> list[LayerCache]:
+        return [leaf for part in self._parts for leaf in part.leaves]
+
+    @property
     def offset(self) -> int:  # type: ignore[override]
         """Number of committed tokens; a part that the model never uses has none."""
         return max(part.offset for part in self._parts)
@@ -38,7 +41,7 @@ class CacheGroup(LayerCache):
         """A module may be given a part, or the list."""
         for part in self._parts:
             part.watch(watched)
-        states = [part for part in self._parts if isinstance(part, RecurrentCache)]
+        states = [part for part in self._parts if part.replays]
         if states:
             watched[id(self._mlx_cache)] = states[0]
 
@@ -52,7 +55,7 @@ class CacheGroup(LayerCache):
 
     def commit(self, path: Sequence[int]) -> None:
         """Tell the parts, recurrent ones first: a replay wants the others as they were."""
-        for part in sorted(self._parts, key=lambda part: not isinstance(part, RecurrentCache)):
+        for part in sorted(self._parts, key=lambda part: not part.replays):
             part.commit(path)
 
     def can_rewind(self, length: int) -> bool:
@@ -68,8 +71,8 @@ class CacheGroup(LayerCache):
 
         Their rows after ``offset`` stay where they are, so they can go forward again.
         """
-        states = [part for part in self._parts if isinstance(part, RecurrentCache)]
-        others = [part for part in self._parts if not isinstance(part, RecurrentCache)]
+        states = [part for part in self._parts if part.replays]
+        others = [part for part in self._parts if not part.replays]
         for part in states:
             start = part.replay_start(length)
             for other in others:

@@ -21,9 +21,16 @@ class LayerCache(ABC):
 
     Attributes:
         offset: Number of committed tokens.
+        replays: Whether it goes back by running tokens again, as recurrent state does.
     """
 
     offset: int
+    replays = False
+
+    @property
+    def leaves(self) -> list[LayerCache]:
+        """The caches that are no groups: this one, or all in a group."""
+        return [self]
 
     @property
     @abstractmethod
@@ -47,6 +54,10 @@ class LayerCache(ABC):
     def rewind_points(self) -> list[int]:
         """Lengths below ``offset`` that ``rewind`` reaches, where it does not reach all."""
         return []
+
+    def replay_start(self, length: int) -> int:
+        """Where the other caches of its layer have to stand when it goes back to ``length``."""
+        return length
 
     @abstractmethod
     def rewind(self, length: int) -> None:

@@ -114,6 +114,8 @@ class RecurrentCache(RecurrentState, LayerCache):
         offset: Number of committed tokens.
     """
 
+    replays = True
+
     def __init__(self, raw: Any, context: ForwardContext):
         super().__init__(raw)
         self.offset = 0
