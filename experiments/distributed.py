@@ -104,12 +104,17 @@ def pad(directory: Path, heads: int) -> None:
         mx.save_safetensors(str(file), weights, {"format": "mlx"})
 
 
+def whereabouts(name: str) -> str:
+    """A directory by its whole path, as processes may start elsewhere; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def launched(options: argparse.Namespace, model: str, ranks: int) -> list[dict[str, Any]]:
     """The rows that rank 0 prints."""
-    own = [sys.executable, str(Path(__file__).resolve()), "--model", str(Path(model).resolve())]
+    own = [sys.executable, str(Path(__file__).resolve()), "--model", whereabouts(model)]
     own += ["--as-rank", "--max-tokens", str(options.max_tokens), "--prompt", options.prompt]
     own += ["--pipeline"] * options.pipeline
-    own += ["--drafter", str(Path(options.drafter).resolve())] if options.drafter else []
+    own += ["--drafter", whereabouts(options.drafter)] if options.drafter else []
     if ranks > 1:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

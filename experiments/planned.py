@@ -177,7 +177,7 @@ def parser(text: str | None) -> argparse.ArgumentParser:
 
 def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dict[str, Any]:
     """Plain, planned and, with --sweep, fixed shapes."""
-    shapes = SHAPES if args.sweep else ()
+    shapes = (args.shapes or SHAPES) if args.sweep else ()
     if subject.model.target.verifies == "chain":
         shapes = tuple(shape for shape in shapes if shape.width == 1)
     planner = subject.planner()
@@ -208,6 +208,10 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
     return result
 
 
+def _shape(text: str) -> BeamShape:
+    return BeamShape(*map(int, text.split("x")))
+
+
 def _name(shape: BeamShape) -> str:
     budget = f", {shape.node_budget}" if shape.node_budget else ""
     return f"{shape.width} x {shape.length}{budget}"
@@ -230,6 +234,9 @@ def main() -> None:
     """Compare and print."""
     flags = parser(__doc__)
     flags.add_argument("--sweep", action="store_true", help="fixed shapes take turns too")
+    flags.add_argument(
+        "--shapes", type=_shape, nargs="+", metavar="WxL[xN]", help="those of the sweep: 3x4x7"
+    )
     args = flags.parse_args()
     console = Console(stderr=args.json)
     subject = Subject.load(args.model, args.drafter, recalibrate=args.recalibrate)

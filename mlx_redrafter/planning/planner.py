@@ -1,9 +1,10 @@
 """Choosing the beam shape that pays best on this machine, or plain decoding where none does.
 
 What steps cost is measured (``costs``) and corrected as they go (``clocks``); what they would yield
-is estimated from the trees drafted lately (``acceptance``, ``forecast``); which shapes there are
-follows from the machine (``shapes``). When to try is a matter of what was tried and of what may be
-lost by it (``trials``, ``allowance``). The planner brings these together.
+is estimated from the trees drafted lately (``acceptance``, ``forecast``), and both together say
+what shapes promise (``promises``); which shapes there are follows from the machine (``shapes``).
+When to try is a matter of what was tried and of what may be lost by it (``trials``, ``allowance``).
+The planner brings these together.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from .acceptance import AcceptanceModel, kinds_of
 from .clocks import Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
-from .forecast import Forecast, TreeMemory, Yield, Yields
+from .forecast import Forecast, TreeMemory, Yields
 from .honesty import Honesty
 from .num_nodes import num_nodes_to_verify
 from .prices import Made, StepPrices
 from .probes import MARGIN, Probes
+from .promises import Promises
 from .shapes import candidate_shapes
 from .trials import WIDE_PROBES, PlannerState, Trials, WideProbes
 
@@ -253,7 +255,7 @@ class Planner:
         plain = self.prices.plain_seconds(context)
         result = [Forecast(None, 1.0, plain)]
         paused = self._honesty.paused if self._choice is not None else 0.0
-        for drafted in self._drafted_forecasts(context):
+        for drafted in self._promises.drafted(context, self._choice, self._probes.free):
             tokens = (1 - paused) * drafted.tokens_per_step + paused
             seconds = (1 - paused) * drafted.step_seconds + paused * plain
             result.append(Forecast(drafted.shape, tokens, seconds))
@@ -329,28 +331,14 @@ class Planner:
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide_probe
 
-    def _drafted_forecasts(self, context: int, *, honest: bool = True) -> list[Forecast]:
-        """Forecasts of drafted steps, put right by what was made so far where ``honest``."""
-        known = self._yields.expected(self.acceptance.chances, self._choice)
-        if (free := self._probes.free) is not None:
-            known.setdefault(free, Yield(0.0, 0.0, float(free.nodes)))
-        tokens = self._honesty.tokens if honest else 1.0
-        seconds = self._honesty.seconds if honest else 1.0
-        result = []
-        for shape, expected in known.items():
-            cost = self.costs.step_seconds(
-                shape, context, kept=1.0 + expected.accepted, rejected=1.0 - expected.whole,
-                path_rows=expected.path_rows,
-            ) * self.clocks.factor(1 + shape.nodes)  # fmt: skip
-            made = max(1.0, (1.0 + expected.accepted) * tokens)
-            result.append(Forecast(shape, made, cost * seconds))
-        return result
-
     def _plan(self) -> None:
         """Choose by what is promised; called after a probe, and while there is a choice."""
         self._steps_to_replan = REPLAN_STEPS
         self._price_probes()
-        forecasts = {one.shape: one for one in self._drafted_forecasts(self._context)}
+        forecasts = {
+            one.shape: one
+            for one in self._promises.drafted(self._context, self._choice, self._probes.free)
+        }
         self.prices.accepted = {
             shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
         }
@@ -380,14 +368,15 @@ class Planner:
         if self._choice is None:
             self._trials.choose()
         self._choice = shape
-        raw = self._drafted_forecasts(self._context, honest=False)
+        raw = self._promises.drafted(self._context, self._choice, self._probes.free, honest=False)
         self._forecast = next(one for one in raw if one.shape == shape)
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2)
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.costs = costs
-        self._yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
+        yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
+        self._promises = Promises(self.prices, self.acceptance, yields, self._honesty)
         self._probes = Probes(costs, chains=self._chains)
         self._wide_probe: BeamShape | None = None
         self._price_probes()

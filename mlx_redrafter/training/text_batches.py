@@ -13,10 +13,9 @@ from ..drafting.shared_head import output_rows
 from ..errors import RedrafterError
 from .config import DistillationConfig
 from .data import TokenRow
-from .exponentials import log_sum_exp
 from .features import drawn
 from .teacher import Teacher, column_map, draft_tokens, padded_length
-from .text_loss import TextBatch, fitted
+from .text_loss import TextBatch, fitted, log_sum_exp
 
 LOGITS_OFF = 0.1  # by which half precision rounds logits, and less than caps and scales do
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from bundles import make_bundle
+from live_server import eventually
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
@@ -55,13 +56,21 @@ def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str], bund
     assert process.wait(30) == 0
 
 
+def listens(url: str) -> bool:
+    try:
+        httpx.get(url)
+    except httpx.ConnectError:
+        return False
+    return True
+
+
 def test_a_second_signal_does_not_wait_for_answers(bundle: Path) -> None:
     command = [sys.executable, "-m", "mlx_redrafter.server", "--model", str(bundle), "--port", "0"]
     body = {
         "messages": [{"role": "user", "content": "the dog"}],
         "stream": True,
         "logit_bias": {"0": -100},  # it does not end by itself
-        "max_tokens": 30_000,
+        "max_tokens": 20_000,
     }
     command += ["--grace", "600"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -71,6 +80,8 @@ def test_a_second_signal_does_not_wait_for_answers(bundle: Path) -> None:
                 lines = response.iter_lines()
                 next(lines)
                 process.send_signal(signal.SIGTERM)
+                # Two signals in one breath are one: wait until the first has been taken.
+                assert eventually(lambda: not listens(url))
                 next(lines)  # the answer goes on
                 process.send_signal(signal.SIGTERM)
                 rest = [line for line in lines if line]

@@ -154,8 +154,8 @@ def _run(job: _Job) -> int:
     contestants = _contestants(job, model, tokenizer)
     done: list[Comparison] = []
     interrupted = False
-    for temperature in _temperatures(options, conversations):
-        task = _task(tokenizer, options, temperature)
+    for temperature in options.temperatures(conversations):
+        task = options.task(tokenizer, temperature)
         prompts = _prompts(job, conversations, model, task)
         rounds, interrupted = _rounds(job, contestants, prompts, task)
         if not rounds and not done:
@@ -175,14 +175,6 @@ def _run(job: _Job) -> int:
     if options.report is not None and job.group.leads:
         write_text(options.report, results_page(done, model.name))
     return INTERRUPTED if interrupted else SUCCESS
-
-
-def _temperatures(options: Any, conversations: list[Conversation]) -> list[float]:
-    """Those asked for; else 0, and 1 as well for a file whose prompts have categories."""
-    if options.temperature:
-        return list(dict.fromkeys(options.temperature))
-    categories = {conversation.category for conversation in conversations} - {""}
-    return [0.0, 1.0] if len(categories) > 1 else [0.0]
 
 
 def _rounds(
@@ -262,7 +254,7 @@ def _points_at(
     model, tokenizer = load_at(options.path, precision, **options.load_options())
     check_shapes(model, shapes)
     for temperature in grid.temperatures:
-        task = _task(tokenizer, options, temperature)
+        task = options.task(tokenizer, temperature)
         prompts = _prompts(job, conversations, model, task)
         with job.progress(f"{precision}, temperature {temperature:g}") as progress:
             for point in sweep_shapes(model, precision, prompts, task, shapes, options.repeats):
@@ -304,20 +296,6 @@ def _conversations(job: _Job) -> tuple[Path, list[Conversation]]:
 
     file, rows = job.group.read(read)
     return Path(file), [Conversation.from_dict(row) for row in rows]
-
-
-def _task(tokenizer: TokenizerWrapper, options: Any, temperature: float) -> Task:
-    from ...benchmark.contestants import Task
-    from ...sampling import SamplingConfig
-
-    sampling = SamplingConfig(
-        temperature=temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        min_p=options.min_p,
-        seed=options.seed,
-    )
-    return Task(tokenizer, options.max_tokens, sampling)
 
 
 def _prompts(

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...benchmark.names import PRECISIONS, STORED
 from ..entry import as_typed
@@ -22,6 +22,12 @@ from ..parsing import (
     temperature,
     top_p,
 )
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    from ...benchmark.contestants import Task
+    from ...benchmark.prompts import Conversation
 
 NAME = "python -m mlx_redrafter.benchmark"
 WIDTHS, LENGTHS = (1, 2, 3, 4, 8), (1, 2, 3, 4, 5, 7)
@@ -65,6 +71,20 @@ class AnswerFlags:
     seed: int = flag(0, _ANSWERS, "names the samples", reader=count(0, LARGEST_SEED))
     ignore_chat_template: bool = flag(False, _ANSWERS, "ask questions as bare text")
 
+    def task(self, tokenizer: TokenizerWrapper, temperature: float) -> Task:
+        """How answers are made at one temperature."""
+        from ...benchmark.contestants import Task
+        from ...sampling import SamplingConfig
+
+        sampling = SamplingConfig(
+            temperature=temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=self.seed,
+        )
+        return Task(tokenizer, self.max_tokens, sampling)
+
 
 @dataclass(frozen=True)
 class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
@@ -106,6 +126,13 @@ class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
         (2, 3, 5), _CONTESTANTS, "tokens it drafts in a step, several are tried",
         reader=count(1, WIDEST_BEAM), several=True, metavar="N",
     )  # fmt: skip
+
+    def temperatures(self, conversations: Sequence[Conversation]) -> list[float]:
+        """Those asked for; else 0, and 1 as well for a file whose prompts have categories."""
+        if self.temperature:
+            return list(dict.fromkeys(self.temperature))
+        categories = {conversation.category for conversation in conversations} - {""}
+        return [0.0, 1.0] if len(categories) > 1 else [0.0]
 
 
 @dataclass(frozen=True)

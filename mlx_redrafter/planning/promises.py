@@ -1,0 +1,58 @@
+"""What drafted steps of each shape promise by now: what they would yield, for what they cost."""
+
+from __future__ import annotations
+
+from ..drafting.shape import BeamShape
+from .acceptance import AcceptanceModel
+from .forecast import Forecast, Yield, Yields
+from .honesty import Honesty
+from .prices import StepPrices
+
+
+class Promises:
+    """Brings together what steps cost and what they yield.
+
+    Args:
+        prices: What steps cost.
+        acceptance: How likely nodes are accepted.
+        yields: What shapes would have yielded lately.
+        honesty: What chosen drafts made, against what was promised.
+    """
+
+    def __init__(
+        self, prices: StepPrices, acceptance: AcceptanceModel, yields: Yields, honesty: Honesty
+    ):
+        self._prices, self._acceptance = prices, acceptance
+        self._yields, self._honesty = yields, honesty
+
+    def drafted(
+        self,
+        context: int,
+        choice: BeamShape | None,
+        free: BeamShape | None,
+        *,
+        honest: bool = True,
+    ) -> list[Forecast]:
+        """Forecasts of the shapes of which something is known.
+
+        Args:
+            context: Tokens before the step.
+            choice: What is drafted.
+            free: A shape that costs less than a plain step, whatever it yields.
+            honest: Whether they are put right by what was made so far.
+        """
+        costs, clocks = self._prices.costs, self._prices.clocks
+        known = self._yields.expected(self._acceptance.chances, choice)
+        if free is not None:
+            known.setdefault(free, Yield(0.0, 0.0, float(free.nodes)))
+        tokens = self._honesty.tokens if honest else 1.0
+        seconds = self._honesty.seconds if honest else 1.0
+        result = []
+        for shape, expected in known.items():
+            cost = costs.step_seconds(
+                shape, context, kept=1.0 + expected.accepted, rejected=1.0 - expected.whole,
+                path_rows=expected.path_rows,
+            ) * clocks.factor(1 + shape.nodes)  # fmt: skip
+            made = max(1.0, (1.0 + expected.accepted) * tokens)
+            result.append(Forecast(shape, made, cost * seconds))
+        return result
