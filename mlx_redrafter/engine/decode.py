@@ -21,7 +21,7 @@ from .choose import DraftChooser, Shapes
 from .config import DecodingConfig
 from .copying import StepDraft
 from .launch import StepLauncher, caches_of
-from .lockstep import Alone, Follower, Steering, agreed_seconds, check_same_text
+from .lockstep import Alone, Steering, agreed_seconds, check_same_text
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
@@ -85,32 +85,18 @@ def begin(
     sequence = Sequence(model, prompt, config, cache=cache, stats=stats)
     loop = DecodingLoop(model, planner)
     loop.check(sequence)
-    return sequence, _run(
+    return sequence, steered(
         loop, sequence, progress or (lambda _done, _total: None), model.leader or Alone()
     )
 
 
-def follow(model: SpeculativeModel) -> None:
-    """Decode what rank 0 decodes, until it leaves; for the other ranks of a shared target."""
-    assert model.ranks is not None
-    steering, caches = Follower(model.ranks), dict[int, PromptCache]()
-    while (text := steering.hear()) is not None:
-        for number in text["dropped"]:
-            caches.pop(number, None)
-        cache = caches.setdefault(text["cache"], model.make_cache())
-        sequence = Sequence(model, text["prompt"], text["config"], cache=cache)
-        loop = DecodingLoop(model, model.planner if text["plans"] else None)
-        for _ in _run(loop, sequence, lambda _done, _total: None, steering):
-            pass
-
-
-def _run(
+def steered(
     loop: DecodingLoop,
     sequence: Sequence,
     progress: Callable[[int, int], None],
     steering: Steering,
 ) -> Iterator[DecodedToken]:
-    """Yield tokens; leave the cache consistent in every case."""
+    """Decode a sequence as far as whoever steers lets it; leave the cache consistent in any case."""
     handed_out = 0
     try:
         steering.begin(sequence, plans=loop.plans)

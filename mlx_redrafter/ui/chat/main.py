@@ -65,7 +65,7 @@ def leading(session: Session) -> Iterator[None]:
 
 def follow_chat(options: ChatOptions) -> int:
     """Compute with rank 0, where the person is, until it leaves; returns the exit code."""
-    from ...engine.decode import follow
+    from ...engine.following import follow
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
     prepare(options.model, options.flags.revision)
