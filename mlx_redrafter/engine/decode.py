@@ -96,7 +96,7 @@ def steered(
     progress: Callable[[int, int], None],
     steering: Steering,
 ) -> Iterator[DecodedToken]:
-    """Decode a sequence as far as whoever steers lets it; leave the cache consistent in any case."""
+    """Decode a sequence as far as whoever steers lets it; the cache is consistent in any case."""
     handed_out = 0
     try:
         steering.begin(sequence, plans=loop.plans)
