@@ -82,7 +82,9 @@ def check_nodes(target: Target, held: PromptCache, nodes: Sequence[int] = range(
     for node in nodes:
         text = held.tokens + [TOKENS[one] for one in path_to(node)]
         expected = plain_logits(target, text)
-        assert mx.allclose(logits[node], expected, rtol=1e-4, atol=1e-4), node
+        # To 1e-4 of the largest logit: sums over several rows round otherwise than over one.
+        furthest = mx.abs(logits[node] - expected).max() / mx.abs(expected).max()
+        assert furthest.item() < 1e-4, node
 
 
 def states_of(held: PromptCache) -> list[RecurrentCache]:

@@ -72,7 +72,7 @@ def test_one_prompt_is_gone_on_with_until_something_can_be_said(
 ) -> None:
     options = flags("--model", str(tmp_path), "--prompt", "hello")
     planner, asked = planned(monkeypatch, curve, kind, options)
-    assert planner.known
+    assert planner.known, (planner.state, planner.choice, len(asked))
     assert set(asked) == {"hello"}
     console = Console(width=200)
     with console.capture() as shown:
