@@ -13,6 +13,7 @@ import json
 import sys
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import models
 from mlx_redrafter import batch_generate, generate, load, stream_generate
@@ -69,10 +70,10 @@ def together(path: str, *, pipeline: bool) -> dict[str, Any]:
 
 def planned(path: str) -> dict[str, Any]:
     """With shapes by costs that are measured on the group, and without a seed of one's own."""
-    measuring.BUDGET = 0.05
-    model, tokenizer = load(path)
-    greedy = _tokens(model, tokenizer, PROMPT)
-    own = list(stream_generate(model, tokenizer, PROMPT, max_tokens=8, temperature=1.0))
+    with patch.object(measuring, "BUDGET", 0.05):
+        model, tokenizer = load(path)
+        greedy = _tokens(model, tokenizer, PROMPT)
+        own = list(stream_generate(model, tokenizer, PROMPT, max_tokens=8, temperature=1.0))
     seen = {"own": [one.token for one in own], "seed": own[0].seed}
     return {"planned": greedy, "rank": seen, "costs": model.planner.costs.to_dict()}
 
@@ -89,11 +90,14 @@ def differing(path: str) -> str:
 
 def command(module: str, *arguments: str) -> dict[str, Any]:
     """What a command line shows on this rank, and its exit code."""
-    measuring.BUDGET = 0.05
-    plan_command.MOST_TOKENS = 16
     main = importlib.import_module(module).main
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        patch.object(measuring, "BUDGET", 0.05),
+        patch.object(plan_command, "MOST_TOKENS", 16),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         code = main(list(arguments))
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
