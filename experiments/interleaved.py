@@ -50,12 +50,13 @@ class Run:
 
 
 def read_prompts(path: Path, count: int) -> list[Any]:
-    """Prompts of a JSONL file: {"question"}, {"messages"}, {"prompt"} or {"text"}, one a line."""
+    """Prompts of a JSONL file, one a line: "question", "turns" (the first), "messages" or text."""
     prompts: list[Any] = []
     for line in path.read_text("utf-8").splitlines():
         row = json.loads(line)
-        if "question" in row:
-            prompts.append([{"role": "user", "content": row["question"]}])
+        if "question" in row or "turns" in row:
+            text = row.get("question") or row["turns"][0]
+            prompts.append([{"role": "user", "content": text}])
         elif "messages" in row:
             prompts.append(row["messages"])
         else:
