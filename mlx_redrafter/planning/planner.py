@@ -97,7 +97,6 @@ class Planner:
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
         self._drafts_in_a_row = 0
-        self._whole = False
         self._drafts_between_plain = PLAIN_EVERY
         self._take_costs(costs)
 
@@ -255,7 +254,7 @@ class Planner:
         plain = self.prices.plain_seconds(context)
         result = [Forecast(None, 1.0, plain)]
         paused = self._honesty.paused if self._choice is not None else 0.0
-        for drafted in self._promises.drafted(context, self._choice, self._probes.free):
+        for drafted in self._promised(context):
             tokens = (1 - paused) * drafted.tokens_per_step + paused
             seconds = (1 - paused) * drafted.step_seconds + paused * plain
             result.append(Forecast(drafted.shape, tokens, seconds))
@@ -318,8 +317,7 @@ class Planner:
             self._plan()
             self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES)
             return
-        self._whole = step.tokens >= 1 + shape.length
-        self._wide.take_draft(whole=self._whole)
+        self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
         if self._drafts_in_a_row % REMEMBER_EVERY == 0:
             self._memory.add(step.records[0].guessed.tree, shape, probe=False)
         if shape == self._choice and not any(record.copied for record in step.records):
@@ -331,14 +329,14 @@ class Planner:
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide_probe
 
+    def _promised(self, context: int, *, honest: bool = True) -> list[Forecast]:
+        return self._promises.drafted(context, self._choice, self._probes.free, honest=honest)
+
     def _plan(self) -> None:
         """Choose by what is promised; called after a probe, and while there is a choice."""
         self._steps_to_replan = REPLAN_STEPS
         self._price_probes()
-        forecasts = {
-            one.shape: one
-            for one in self._promises.drafted(self._context, self._choice, self._probes.free)
-        }
+        forecasts = {one.shape: one for one in self._promised(self._context)}
         self.prices.accepted = {
             shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
         }
@@ -368,7 +366,7 @@ class Planner:
         if self._choice is None:
             self._trials.choose()
         self._choice = shape
-        raw = self._promises.drafted(self._context, self._choice, self._probes.free, honest=False)
+        raw = self._promised(self._context, honest=False)
         self._forecast = next(one for one in raw if one.shape == shape)
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2)
