@@ -39,7 +39,7 @@ class ForwardContext:
             row; attention layers then keep what they have.
         tree: The tree under verification, or the trees of a batch; None where the rows of one text
             simply follow one another.
-        watched: By the ``id`` of a cache with recurrent state, what is to hear of the calls
+        watched: By the ``id`` of a cache with recurrent state, what has to hear of the calls
             that change it.
         products: Inside a module with recurrent state, who computes its row-wise parts.
         exploring: While hooks find out which modules hand a cache on, those under way, each with

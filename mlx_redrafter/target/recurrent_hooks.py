@@ -104,7 +104,7 @@ def _explored(context: ForwardContext, module: Any, cache: Any) -> Iterator[None
 
 
 def _watched(module: Any, context: ForwardContext, values: list[Any]) -> list[tuple[Any, Any]]:
-    """The watched caches among a call's arguments, each with what is to hear of it."""
+    """The watched caches among a call's arguments, each with what has to hear of it."""
     if not context.watched:
         return []
     if getattr(module, WHOLE, False):

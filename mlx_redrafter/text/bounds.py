@@ -107,7 +107,7 @@ def _counts(value: Any) -> list[int] | None:
 
 
 def check_counts(config: Mapping[str, Any], tensors: int, path: Path) -> None:
-    """Refuse more layers, blocks or heads than there are tensors: they would be built wasted.
+    """Refuse more layers, blocks or heads than there are tensors: building them would be wasted.
 
     Args:
         config: A model's, drafter's or adapter's configuration.

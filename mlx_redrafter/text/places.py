@@ -33,7 +33,7 @@ class Located:
     """Where a model is.
 
     Attributes:
-        directory: In mlx-lm's layout; or a file that is none of a model's, to hear of.
+        directory: In mlx-lm's layout; or a file that is none of a model's, for the refusal.
         name: What to call it.
         drafter: A directory with the drafter that goes with it, None where it is inside, if at all.
     """
