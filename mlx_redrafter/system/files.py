@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -89,12 +89,26 @@ def _prefix(path: Path) -> str:
 
 
 def _make_temporary(path: Path) -> tuple[int, Path]:
-    """A new file beside ``path``, locked as long as it is open; a killed process's is not."""
-    while True:
+    """A new file beside ``path``, see :func:`make_locked`."""
+
+    def make() -> tuple[int, Path]:
         handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
+        return handle, Path(name)
+
+    return make_locked(make)
+
+
+def make_locked(make: Callable[[], tuple[int, Path]]) -> tuple[int, Path]:
+    """Make a file or directory, locked as long as it is open; a killed process's is not.
+
+    Args:
+        make: Makes a new one, and opens it.
+    """
+    while True:
+        handle, path = make()
         # Another writer may have taken it for abandoned before it was locked.
-        if lock(handle) is not False and Path(name).exists():
-            return handle, Path(name)
+        if lock(handle) is not False and path.exists():
+            return handle, path
         os.close(handle)
 
 

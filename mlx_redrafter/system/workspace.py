@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import RedrafterError
-from .files import lock, size_words
+from .files import lock, make_locked, size_words
 
 ANOTHER_PLACE = "choose another place"
 
@@ -59,14 +59,13 @@ def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
 
 
 def _make(out: Path) -> tuple[int, Path]:
-    """A new directory beside ``out``, locked as long as it is open."""
-    while True:
+    """A new directory beside ``out``, see :func:`make_locked`."""
+
+    def make() -> tuple[int, Path]:
         directory = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
-        handle = os.open(directory, os.O_RDONLY)
-        # Another process may have taken it for abandoned before it was locked.
-        if lock(handle) is not False and directory.exists():
-            return handle, directory
-        os.close(handle)
+        return os.open(directory, os.O_RDONLY), directory
+
+    return make_locked(make)
 
 
 def _is_full(error: Exception) -> bool:
