@@ -28,6 +28,7 @@ from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
+from interleaved import run_script
 from rich.console import Console
 from rich.table import Table
 
@@ -189,4 +190,4 @@ def count(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ from statistics import median
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
+from interleaved import run_script
 
 from mlx_redrafter import load
 from mlx_redrafter.drafting.shape import BeamShape
@@ -78,4 +79,4 @@ def measured(work: dict[object, Callable[[], mx.array]], rounds: int) -> dict[ob
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,6 +13,7 @@ import argparse
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
+from interleaved import run_script
 
 from mlx_redrafter import load
 from mlx_redrafter.drafting.shape import BeamShape
@@ -65,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from mlx_lm.sample_utils import make_sampler
 from rich.progress import track
 
 from mlx_redrafter import AcceptanceStats, RedrafterError
+from mlx_redrafter.benchmark.prompts import read_conversations
 
 ROOT = Path(__file__).resolve().parent.parent
 MLX_LM = "mlx-lm"
@@ -50,19 +50,10 @@ class Run:
 
 
 def read_prompts(path: Path, count: int) -> list[Any]:
-    """Prompts of a JSONL file, one a line: "question", "turns" (the first), "messages" or text."""
-    prompts: list[Any] = []
-    for line in path.read_text("utf-8").splitlines():
-        row = json.loads(line)
-        if "question" in row or "turns" in row:
-            text = row.get("question") or row["turns"][0]
-            prompts.append([{"role": "user", "content": text}])
-        elif "messages" in row:
-            prompts.append(row["messages"])
-        else:
-            prompts.append(row.get("prompt") or row["text"])
-    step = max(1, len(prompts) // count)
-    return prompts[::step][:count]
+    """First prompts of a file that the benchmark reads: chat messages, or text to continue."""
+    openings = [one.opening for one in read_conversations(path)]
+    step = max(1, len(openings) // count)
+    return [one if isinstance(one, str) else list(one) for one in openings[::step][:count]]
 
 
 def mlx_lm_answer(

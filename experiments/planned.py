@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
-from interleaved import run_script
+from interleaved import read_prompts, run_script
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -86,22 +86,17 @@ class Subject:
         )
 
     def prompts(self, path: Path, count: int) -> list[list[int]]:
-        """Token ids of questions, taken evenly from a JSONL file."""
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-        step = max(1, len(rows) // count)
-        return [encode_prompt(self.tokenizer, self.asked(row)) for row in rows[::step][:count]]
+        """Token ids of questions, taken evenly from a file."""
+        return [self._encoded(prompt) for prompt in read_prompts(path, count)]
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a question."""
-        return encode_prompt(self.tokenizer, self.asked(text))
+        return self._encoded([{"role": "user", "content": text}])
 
-    def asked(self, row: Any) -> Any:
-        """What a line of a file asks, or what a text asks."""
-        if isinstance(row, str) or "question" in row or "turns" in row:
-            text = row if isinstance(row, str) else row.get("question") or row["turns"][0]
-            chat = self.tokenizer.has_chat_template
-            return [{"role": "user", "content": text}] if chat else text
-        return row.get("messages") or row.get("prompt") or row["text"]
+    def _encoded(self, prompt: Any) -> list[int]:
+        """Token ids; without a chat template a question is bare text."""
+        bare = not isinstance(prompt, str) and not self.tokenizer.has_chat_template
+        return encode_prompt(self.tokenizer, prompt[-1]["content"] if bare else prompt)
 
     def answer(self, run: Run, prompt: Sequence[int], **options: Any) -> None:
         """Decode an answer and add it to a run."""

@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from mlx_redrafter import BeamShape, RedrafterError, load
+from mlx_redrafter.benchmark.prompts import read_conversations
 from mlx_redrafter.system.disk import changes
 from mlx_redrafter.system.files import write_json
 from mlx_redrafter.text.prompts import encode_prompt
@@ -271,11 +272,8 @@ def measure_row(subject: Subject, out: Path, budget: Budget) -> dict[str, Any]:
 
 def read_prompts(path: Path, count: int) -> list[Any]:
     """Questions as chats, prompts as text, from all over the file."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [
-        [{"role": "user", "content": row["question"]}] if "question" in row else row["prompt"]
-        for row in _evenly(rows, count)
-    ]
+    openings = [one.opening for one in _evenly(read_conversations(path), count)]
+    return [one if isinstance(one, str) else list(one) for one in openings]
 
 
 def table(name: str, rows: Sequence[tuple[Row, dict[str, Any]]]) -> str:

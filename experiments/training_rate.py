@@ -18,6 +18,7 @@ from typing import Any
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
 import mlx.core as mx
 import numpy as np
+from interleaved import run_script
 from mlx_lm.utils import get_total_parameters
 
 from mlx_redrafter import load
@@ -170,4 +171,4 @@ def step_operations(target: Target, drafter: MemoryDrafter, batch: TextBatch, ke
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
