@@ -59,8 +59,14 @@ def draft_vocabulary(counts: np.ndarray, size: int, special: Iterable[int] = ())
     return np.sort(order[: min(size, rounded, len(counts))]).astype(np.int32)
 
 
-def _initialised(drafter: AnyDrafter, seed: int) -> AnyDrafter:
-    """The drafter with weights from a key of their own; blocks start as the identity."""
+def _initialised(drafter: AnyDrafter, tokens: np.ndarray | None, seed: int) -> AnyDrafter:
+    """The drafter with weights from a key of their own; blocks start as the identity.
+
+    Args:
+        drafter: As it was made.
+        tokens: Its draft vocabulary; None for all tokens.
+        seed: Of the weights.
+    """
     key = mx.random.key(seed)
 
     def draw(path: str, value: mx.array) -> mx.array:
@@ -74,6 +80,8 @@ def _initialised(drafter: AnyDrafter, seed: int) -> AnyDrafter:
         return mx.random.normal(value.shape, key=used) * value.shape[1] ** -0.5
 
     drafter.update(tree_map_with_path(draw, drafter.parameters()))
+    if tokens is not None:
+        drafter.draft_tokens = mx.array(tokens)
     return drafter
 
 
@@ -159,9 +167,7 @@ def make_memory_drafter(
         }
     )
     target.check_layers(config.target_layers)
-    drafter = _initialised(MemoryDrafter(config), seed)
-    if tokens is not None:
-        drafter.draft_tokens = mx.array(tokens)
+    drafter = _initialised(MemoryDrafter(config), tokens, seed)
     # What the memory and the gated layer add begins as nothing.
     for layer in (drafter.recall, drafter.down):
         layer.weight = mx.zeros_like(layer.weight)
@@ -258,9 +264,7 @@ def make_drafter(
         lookback=lookback,
         target=_made_for(name, tokenizer_hash),
     )
-    drafter = _initialised(drafter_of(config), seed)
-    if tokens is not None:
-        drafter.draft_tokens = mx.array(tokens)
+    drafter = _initialised(drafter_of(config), tokens, seed)
     _set_rows(drafter, target)
     mx.eval(drafter.parameters())
     return drafter
