@@ -63,10 +63,6 @@ class Together:
             self._interrupted = False
             raise KeyboardInterrupt
 
-    def agreed(self, seconds: float) -> float:
-        """A time that was measured here; of several processes rank 0's, for all."""
-        return seconds if self.ranks is None else self.ranks.gather([seconds])[0][0]
-
     def interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """Ctrl-C: of several ranks only rank 0 heeds it, and a second one does not wait."""
         if self.leads and self._interrupted:

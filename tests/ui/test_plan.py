@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def planned(
 
     monkeypatch.setattr(plan, "_decode", decode)
     console = Console(quiet=True)
-    tokenizer, model = Tokenizer(), object()
+    tokenizer, model = Tokenizer(), SimpleNamespace(agreed=lambda seconds: seconds)
     plan._decode_samples(model, tokenizer, planner, options, console, Together())  # type: ignore[arg-type]
     return planner, asked
 

@@ -169,7 +169,7 @@ def _decode_samples(
                 words = f"{tokens:,} tokens, {planner.state.value}"
                 progress.update(task, completed=min(tokens, MOST_TOKENS), description=words)
             enough = planner.known and number + 1 >= len(prompts)
-            seconds = group.agreed(time.perf_counter() - started)
+            seconds = model.agreed(time.perf_counter() - started)
             if enough or tokens >= MOST_TOKENS or seconds > MOST_SECONDS:
                 return context
     return context
