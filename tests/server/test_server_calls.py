@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import httpx
 import openai
 import pytest
 from calling_bundle import ANSWERS, make_calling_bundle
-from live_server import Live, eventually, serve
+from live_server import Live, at_once, eventually, serve
 
 from mlx_redrafter.server.loading import ModelSpec, load_models
 from mlx_redrafter.server.metrics import Metrics
@@ -265,11 +264,7 @@ def test_eight_messages_at_once_keep_apart(live: Live) -> None:
     def run(place: int) -> None:
         said[place] = by_messages(live, words[place], stream=place % 2 == 0)
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(run, 8, seconds=60)
     for place, word in enumerate(words):
         alone = by_messages(live, word, stream=False)
         assert (said[place].text, said[place].calls) == (alone.text, alone.calls)

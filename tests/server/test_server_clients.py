@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, eventually, serve_scripted, tool_tokenizer
+from live_server import Live, ScriptedSequences, at_once, eventually, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS, LONG, script
 
@@ -310,11 +310,7 @@ def test_eight_at_once_each_get_their_own_answer(live: Live, engine: ScriptedSeq
         parts = [chunk.choices[0].delta for chunk in stream]
         texts[place] = "".join(part.content or "" for part in parts)
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    at_once(run, 8, seconds=30)
     expected = [ANSWERS[word].rpartition("</think>")[2] for word in words]
     assert [texts[place] for place in range(8)] == expected
     assert engine.most <= 8

@@ -15,7 +15,7 @@ import numpy as np
 import openai
 import pytest
 from bundles import make_bundle
-from live_server import Live, eventually, serve
+from live_server import Live, at_once, eventually, serve
 
 import models
 from mlx_redrafter import generate, load
@@ -249,11 +249,7 @@ def test_eight_at_once_say_what_each_says_alone(live: Live, bundle: str) -> None
         deltas = [chunk.choices[0].delta for chunk in stream]
         texts[place] = "".join(delta.content or "" for delta in deltas)
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(run, 8, seconds=60)
     for place, question in enumerate(questions):
         wanted = generate(
             loaded,

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -240,3 +241,9 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
             return True
         time.sleep(0.01)
     return condition()
+
+
+def at_once(ask: Callable[[int], None], clients: int, seconds: float) -> None:
+    """Ask as so many clients at the same time, each told its number; what one raises is raised."""
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(ask, range(clients), timeout=seconds))
