@@ -98,6 +98,11 @@ class DraftTree:
         most = max(1, len(self) - 1)
         return most if self.max_leaves is None else min(most, self.max_leaves)
 
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that the device knows of it."""
+        return [self.tokens, self.parents, self.depths, self.log_probs, self.ancestors]
+
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 

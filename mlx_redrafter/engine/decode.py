@@ -213,7 +213,7 @@ class DecodingLoop:
             # it. A CPU may hold up its beginning, for which the first token does not wait.
             if goes_on and not after_prompt:
                 self._pending = self._follow()
-        if not self._pending and not after_prompt:
+        if not self._pending:
             # Another thread may take the next step.
             mx.async_eval(caches_of(self.sequences, self.batch))
         self._clear(sum(map(len, made.values())))

@@ -104,8 +104,8 @@ class StepLauncher:
             pending.append(step)
         if following is not None:
             pending = _draft_next(sequences, pending, noises, following)
-        hidden_and_rest = [step.hidden for step in pending], caches_of(sequences, batch)
-        mx.async_eval([step.read_back for step in pending], hidden_and_rest)
+        kept = [step.kept for step in pending], caches_of(sequences, batch)
+        mx.async_eval([step.read_back for step in pending], kept)
         return pending
 
     def _draft(

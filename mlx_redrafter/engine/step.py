@@ -68,6 +68,15 @@ class PendingStep:
             arrays += [tree.tokens] if alone else [tree.tokens, tree.parents, tree.log_probs]
         return arrays
 
+    @property
+    def kept(self) -> list[mx.array]:
+        """What steps after it are made of, besides what is read back.
+
+        Evaluated with the step, so that nothing is left that only its thread could compute.
+        """
+        tree = self.next_draft.tree if self.next_draft else None
+        return [self.hidden, *([] if tree is None else tree.arrays)]
+
 
 @dataclass(frozen=True)
 class StepRecord:

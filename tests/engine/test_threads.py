@@ -29,13 +29,18 @@ def hasty() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def planner_of() -> Planner:
+    """One that drafts wherever it can, each step's draft in the step before."""
+    sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+    row = tuple(1.0 + 0.01 * size for size in sizes)
+    return Planner(CostModel(sizes, (64,), (row,), {1: 0.05, 4: 0.06, 8: 0.1}, (1.0,)))
+
+
 @pytest.mark.usefixtures("hasty")
 def test_threads_share_a_planner() -> None:
     """Whatever it is told by one while another asks, texts stay what they are."""
     model, config = model_of("llama"), config_of(draft=True, temperature=1.0)
-    sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-    row = tuple(1.0 + 0.01 * size for size in sizes)
-    planner = Planner(CostModel(sizes, (64,), (row,), {1: 0.05, 4: 0.06, 8: 0.1}, (1.0,)))
+    planner = planner_of()
     expected = single(model, config_of(draft=False, temperature=1.0))
 
     def planned() -> list[list[int]]:
@@ -71,13 +76,14 @@ def test_calls_from_asyncio() -> None:
     assert asyncio.run(all_at_once()) == [expected for _, expected in ways]
 
 
-@pytest.mark.parametrize("name", ["llama:sliding", "qwen3_next"])
-@pytest.mark.parametrize("draft", [True, False])
+@pytest.mark.parametrize("name", ["llama:sliding", "llama+memory", "qwen3_next"])
+@pytest.mark.parametrize("way", ["plain", "drafted", "planned"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_text_may_be_read_in_several_threads(name: str, draft: bool, temperature: float) -> None:
+def test_a_text_may_be_read_in_several_threads(name: str, way: str, temperature: float) -> None:
     """Nothing is left between two tokens that only the thread before could compute."""
     model = model_of(name)
-    config = config_of(draft=draft, temperature=temperature)
+    planner = planner_of() if way == "planned" else None
+    config = config_of(draft=way != "plain", temperature=temperature)
     expected = single(model, config_of(draft=False, temperature=temperature))
     pools = [ThreadPoolExecutor(1) for _ in range(3)]
 
@@ -89,15 +95,18 @@ def test_a_text_may_be_read_in_several_threads(name: str, draft: bool, temperatu
 
     for prompt, text in zip(PROMPTS, expected, strict=True):
         held = model.make_cache()
-        one = decode(model, prompt, config, cache=held)
+        one = decode(model, prompt, config, cache=held, planner=planner)
         assert [token.token for token in hopping(one)] == text
         # And the cache that it leaves may be resumed in another.
         more = [*prompt, *text[:4], 5]
-        again = pools[1].submit(list, decode(model, more, config, cache=held)).result()
+        again = pools[1].submit(
+            list, decode(model, more, config, cache=held, planner=planner)
+        ).result()
         cold = decode(model, more, config)
         assert [token.token for token in again] == [token.token for token in cold]
     texts: list[list[int]] = [[] for _ in PROMPTS]
-    for index, token in hopping(iter(BatchDecoder(model, PROMPTS, config, batch_size=2))):
+    batch = BatchDecoder(model, PROMPTS, config, batch_size=2, planner=planner)
+    for index, token in hopping(iter(batch)):
         texts[index].append(token.token)
     assert texts == expected
     for pool in pools:
