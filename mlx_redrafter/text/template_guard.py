@@ -2,7 +2,8 @@
 
 Python cannot stop ``"x" * n`` or ``"x"|center(n)`` under way, so sizes are looked at before.
 Jinja's sandbox sends operators, calls and filters through its environment, and compiled templates
-keep theirs; where Jinja works constants out, while it compiles, the source itself is looked at.
+keep theirs; what it sends nowhere, its code generator is made to. Where Jinja works constants out,
+while it compiles, the source itself is looked at.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from functools import lru_cache, wraps
 from typing import Any
 
 from jinja2 import Environment, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 # Characters or entries that one operation may make of a number, or of several texts.
 LARGEST = 1 << 24
 LARGEST_TEXT = 1 << 26
+# Entries of nested values: one that holds itself twice, over and over, is walked for ever.
+LARGEST_NESTED = 1 << 18
 # Constants are small: what Jinja may make of them while it compiles.
 LARGEST_CONSTANT = 10**7
 BITS = 4096  # of whole numbers
@@ -31,6 +35,11 @@ _GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
 _DIGITS = re.compile(r"\d+")
 # Filters whose numbers are values and no sizes.
 _VALUES = ("default", "d", "int", "float", "string", "abs")
+# Filters that look at no more than the entries of what they are given.
+_SHALLOW = (
+    "length", "count", "first", "last", "list", "map", "select", "selectattr", "reject",
+    "rejectattr", "reverse", "items", "default", "d", "attr", "batch", "slice", "random",
+)  # fmt: skip
 
 
 # Of the rendering under way; what is rendered elsewhere has none.
@@ -85,8 +94,12 @@ class _Guard:
     def install(self) -> None:
         """Let the environment's operators, calls and filters be checked first."""
         environment = self._environment
-        environment.intercepted_binops = frozenset(("*", "**", "%"))
+        environment.intercepted_binops = frozenset(("+", "*", "**", "%"))
         environment.call_binop = self._on_operator
+        environment.code_generator_class = _GuardedCode
+        environment.finalize = environment.weighed = _weighed
+        environment.concat = self._joined
+        environment.joined = lambda parts: self._joined([str(_weighed(part)) for part in parts])
         environment.call = self._on_call
         environment.filters = {
             name: self._filter(name, one) for name, one in environment.filters.items()
@@ -100,12 +113,21 @@ class _Guard:
             _at_most(bits, BITS)
         elif operator == "*" and whole:
             _at_most(left.bit_length() + right.bit_length(), BITS)
+        elif operator == "+":
+            if isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+                _at_most(len(left) + len(right), LARGEST_TEXT)
         elif operator == "*":
             _at_most(_size(left) * _number(right) if isinstance(right, int) else 0, LARGEST)
             _at_most(_size(right) * _number(left) if isinstance(left, int) else 0, LARGEST)
         elif isinstance(left, str):
-            _at_most(_formatted(left, [right]), LARGEST)
-        return self._operators[operator](left, right)
+            _check("format", left, [right])
+        return self._made(self._operators[operator](left, right))
+
+    def _joined(self, parts: Iterable[str]) -> str:
+        """The parts of a text, or of a part of it that is kept, put together."""
+        texts = list(parts)
+        _at_most(sum(map(len, texts)), LARGEST_TEXT)
+        return str(self._made("".join(texts)))
 
     def _on_call(self, context: Any, called: Any, *values: Any, **named: Any) -> Any:
         owner = getattr(getattr(called, "__wrapped__", called), "__self__", None)
@@ -121,6 +143,8 @@ class _Guard:
         @wraps(one)
         def checked(*values: Any, **named: Any) -> Any:
             given = [*values[skipped:], *named.values()]
+            if given and name not in _SHALLOW:
+                _weighed(given[0])
             if given and name not in _VALUES:
                 _check(name, given[0], given[1:])
             return self._made(one(*values, **named))
@@ -134,10 +158,54 @@ class _Guard:
         return value
 
 
+class _GuardedCode(CodeGenerator):
+    """Jinja's code generator, which has what it makes without its environment looked at."""
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:
+        self._weigh(super().visit_List, node, frame)
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self._weigh(super().visit_Dict, node, frame)
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
+        if node.ctx == "load":
+            self._weigh(super().visit_Tuple, node, frame)
+        else:
+            super().visit_Tuple(node, frame)
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        self.write("(")
+        self._weigh(self.visit, node.expr, frame)
+        for operand in node.ops:
+            self.visit(operand, frame)
+        self.write(")")
+
+    def _weigh(self, visit: Callable[[Any, Frame], Any], node: nodes.Node, frame: Frame) -> None:
+        self.write("environment.weighed(")
+        visit(node, frame)
+        self.write(")")
+
+
+def _weighed(value: Any) -> Any:
+    """The value, if whoever walks through it comes to an end."""
+    if isinstance(value, list | tuple | Mapping):
+        _size(value)
+    return value
+
+
 def _check(name: str, owner: Any, arguments: Sequence[Any]) -> None:
     """Refuse an operation on ``owner`` whose result might be too large."""
     if name in ("format", "format_map") and isinstance(owner, str):
         _at_most(_formatted(owner, arguments), LARGEST)
+        fields = owner.count("%") + owner.count("{")
+        _at_most(fields * max(map(_size, arguments), default=0), LARGEST_TEXT)
     elif name == "replace" and len(arguments) > 1 and isinstance(owner, str):
         old, new = str(arguments[0]), str(arguments[1])
         _at_most(len(owner) + owner.count(old) * len(new), LARGEST_TEXT)
@@ -172,14 +240,27 @@ def _number(value: int) -> int:
 
 
 def _size(value: Any) -> int:
-    """Characters or entries of a value, those of what it holds among them."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(_size(one) + 1 for entry in value.items() for one in entry)
-    if isinstance(value, list | tuple):
-        return sum(_size(one) + 1 for one in value)
-    return 1
+    """Characters or entries of a value, those of what it holds among them.
+
+    Raises:
+        TooMuch: If it holds more than can be walked through.
+    """
+    size = entries = 0
+    open_values = [value]
+    while open_values:
+        one = open_values.pop()
+        if isinstance(one, str | bytes):
+            size += len(one)
+        elif isinstance(one, Mapping):
+            entries += 2 * len(one)
+            open_values += [part for entry in one.items() for part in entry]
+        elif isinstance(one, list | tuple):
+            entries += len(one)
+            open_values += one
+        else:
+            size += 1
+        _at_most(entries, LARGEST_NESTED)
+    return size + entries
 
 
 def _at_most(size: int, limit: int) -> None:

@@ -99,9 +99,9 @@ def test_a_text_may_be_read_in_several_threads(name: str, way: str, temperature:
         assert [token.token for token in hopping(one)] == text
         # And the cache that it leaves may be resumed in another.
         more = [*prompt, *text[:4], 5]
-        again = pools[1].submit(
-            list, decode(model, more, config, cache=held, planner=planner)
-        ).result()
+        again = (
+            pools[1].submit(list, decode(model, more, config, cache=held, planner=planner)).result()
+        )
         cold = decode(model, more, config)
         assert [token.token for token in again] == [token.token for token in cold]
     texts: list[list[int]] = [[] for _ in PROMPTS]

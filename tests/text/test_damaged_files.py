@@ -158,12 +158,42 @@ NUMBER = (
     "{% set n = namespace(n=messages|length) %}"
     "{% for i in range(9) %}{% set n.n = n.n * 10 %}{% endfor %}"
 )
+# A list that holds one twice, which holds one twice, ...
+NESTED = (
+    "{% set n = namespace(s=['x']) %}{% for i in range(99) %}{% set n.s = [n.s, n.s] %}{% endfor %}"
+)
 TEMPLATES = {
     "loops for ever": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
     "{% endfor %}",
     "writes megabytes": "{% for i in range(99999) %}{{ 'x' * 99 }}{% endfor %}",
     "doubles a text": "{% set n = namespace(s='x' * 99) %}{% for i in range(99) %}"
     "{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
+    "doubles by a sum": "{% set n = namespace(s='x' * 99) %}{% for i in range(99) %}"
+    "{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
+    "doubles by a format": "{% set n = namespace(s='x' * 99) %}{% for i in range(99) %}"
+    "{% set n.s = '%s%s' % (n.s, n.s) %}{% endfor %}{{ n.s }}",
+    "doubles by fields": "{% set n = namespace(s='x' * 99) %}{% for i in range(99) %}"
+    "{% set n.s = '{0}{0}{0}'.format(n.s) %}{% endfor %}{{ n.s }}",
+    "doubles a part": "{% set n = namespace(s='x' * 99) %}{% for i in range(99) %}"
+    "{% set s %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = s %}{% endfor %}{{ n.s }}",
+    "doubles by a macro": "{% macro f(s) %}{{ s }}{{ s }}{% endmacro %}"
+    "{% set n = namespace(s='x' * 99) %}{% for i in range(99) %}"
+    "{% set n.s = f(n.s) %}{% endfor %}{{ n.s }}",
+    "doubles a list": "{% set n = namespace(s=['x']) %}{% for i in range(99) %}"
+    "{% set n.s = n.s + n.s %}{% endfor %}{{ n.s|length }}",
+    "nests a list": NESTED + "{{ n.s }}",
+    "nests a list for JSON": NESTED + "{{ n.s|tojson }}",
+    "nests a list for a text": NESTED + "{% set t = n.s|string %}",
+    "nests a list behind a text": NESTED + "{% set t = 'x' ~ n.s %}",
+    "compares nested lists": NESTED
+    + NESTED.replace("n.s", "m.s").replace("set n ", "set m ")
+    + "{{ n.s == m.s }}",
+    "nests a mapping": "{% set n = namespace(s={}) %}{% for i in range(99) %}"
+    "{% set n.s = {'a': n.s, 'b': n.s} %}{% endfor %}{{ n.s }}",
+    "nests a key": "{% set n = namespace(s=('x', 'y')) %}{% for i in range(99) %}"
+    "{% set n.s = (n.s, n.s) %}{% endfor %}{{ {n.s: 1}|length }}",
+    "adds nested lists": NESTED.replace("99", "18") + "{% for i in range(20) %}"
+    "{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
     "multiplies a text": "{{ 'x' * 1000000000000 }}",
     "raises to a power": "{{ 10 ** 100000000 }}",
     "multiplies by a number of its own": NUMBER + "{{ 'x' * n.n }}",
@@ -195,9 +225,16 @@ TEMPLATES = {
 }
 
 
-def test_a_template_is_stopped_beside_other_threads(bundle: Path) -> None:
+def test_a_template_is_stopped_beside_other_threads(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no single operation makes: its memory is looked at."""
+    monkeypatch.setattr(chat_template, "MEMORY_BYTES_BESIDE_OTHERS", 1 << 27)
     model, tokenizer = load(bundle, drafter=False)
-    tokenizer.chat_template = TEMPLATES["doubles a text"]
+    tokenizer.chat_template = (
+        "{% set n = namespace(l=[]) %}{% for i in range(999) %}"
+        "{% set n.l = n.l + range(99999)|list %}{% endfor %}"
+    )
     messages = [{"role": "user", "content": "hello"}]
     done = threading.Event()
     beside = threading.Thread(target=done.wait)
