@@ -139,7 +139,11 @@ class AcceptanceStats:
 
     def snapshot(self) -> AcceptanceStats:
         """A copy that later steps do not change."""
-        return copy.deepcopy(self)
+        made = copy.copy(self)  # not a deep one, which would take a hundredth of a small step
+        made.trials_by_depth = list(self.trials_by_depth)
+        made.accepted_by_depth = list(self.accepted_by_depth)
+        made.histogram = list(self.histogram)
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and rates, ready for JSON."""
