@@ -35,6 +35,7 @@ from rich.table import Table
 from mlx_redrafter import RedrafterError
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.benchmark.prompts import own_prompts
+from mlx_redrafter.text.places import locate
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
 START_SECONDS = 300
@@ -107,7 +108,8 @@ def start(name: str, program: list[str], model: str, flags: list[str], asked: st
             if httpx.get(f"{url}/health").status_code == 200:
                 return Served(name, url, asked, process)
         except httpx.HTTPError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     process.kill()
     raise RedrafterError(f"{' '.join(command)} did not start: run it to see why.")
 
@@ -169,6 +171,8 @@ def measure(
         turn = repeat % len(order)
         for server, clients in order[turn:] + order[:turn]:
             taken = asyncio.run(load(server, prompts, clients, args.max_tokens))
+            said = f"round {repeat}, {clients} clients, {server.name}: {taken.rate:.1f} tokens/s"
+            print(said, file=sys.stderr, flush=True)  # a run that is cut off has told so much
             if repeat:
                 rounds[server.name, clients].append(taken)
     return rounds
@@ -266,7 +270,9 @@ def main() -> int:
         ours = ["--max-concurrent", most]
         servers.append(start("mlx_redrafter", OURS, args.model, ours, "default"))
         theirs = ["--decode-concurrency", most, "--prompt-concurrency", most]
-        servers.append(start("mlx_lm", THEIRS, args.model, theirs, "default_model"))
+        # A name or a GGUF file is converted by us once; theirs reads the same directory.
+        directory = str(locate(args.model).directory)
+        servers.append(start("mlx_lm", THEIRS, directory, theirs, "default_model"))
         show(console, measure(servers, prompts, args))
         if args.prefix_tokens:
             console.print(prefixes(servers, args))
