@@ -28,6 +28,8 @@ from mlx_redrafter.planning.cost_store import load_costs, measure_there
 from mlx_redrafter.text.prompts import encode_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
+CONTEXT = 64  # tokens before a step that forecasts are asked for
+TOKENS_KNOWN = 200  # from which on they are compared with what is made
 # Small trees and chains, of which one is best on most machines.
 SHAPES = (
     BeamShape(1, 1), BeamShape(1, 2), BeamShape(1, 3), BeamShape(1, 5), BeamShape(1, 7),
@@ -154,6 +156,32 @@ def planned(planner: Planner) -> Callable[[], dict[str, Any]]:
     return lambda: {"planner": planner}
 
 
+class Forecasting:
+    """Options of planned drafts, with what was forecast before each answer.
+
+    Attributes:
+        planner: It.
+        promised: Tokens a second, an answer each.
+    """
+
+    def __init__(self, planner: Planner):
+        self.planner = planner
+        self.promised: list[float] = []
+
+    def __call__(self) -> dict[str, Any]:
+        forecasts = {one.shape: one for one in self.planner.forecasts(CONTEXT)}
+        chosen = forecasts.get(self.planner.choice) or forecasts[None]
+        self.promised.append(chosen.tokens_per_second)
+        return {"planner": self.planner}
+
+    def over_made(self, run: Run) -> float | None:
+        """Speed forecast over speed made, of answers before which enough tokens were known."""
+        before = [sum(run.tokens[:place]) for place in range(len(run.tokens))]
+        told = [place for place, known in enumerate(before) if known >= TOKENS_KNOWN]
+        expected = sum(run.tokens[place] / self.promised[place] for place in told)
+        return sum(run.seconds[place] for place in told) / expected if told else None
+
+
 def parser(text: str | None) -> argparse.ArgumentParser:
     """The flags that the scripts about the planner share."""
     made = argparse.ArgumentParser(
@@ -176,7 +204,8 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
     if subject.model.target.verifies == "chain":
         shapes = tuple(shape for shape in shapes if shape.width == 1)
     planner = subject.planner()
-    ways = {"plain": plain, "planned": planned(planner)}
+    forecasting = Forecasting(planner)
+    ways = {"plain": plain, "planned": forecasting}
     ways |= {_name(shape): fixed(shape) for shape in shapes}
     prompts = subject.prompts(args.prompts or ROOT / "models/pocket/questions.jsonl", args.count)
     # Kernels, caches and the clock of the processor warm up before anything is counted.
@@ -193,13 +222,9 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
         }
         for name, run in runs.items()
     }
-    forecast = {one.shape: one for one in planner.forecasts(64)}.get(planner.choice)
     result["planned"]["state"] = planner.state.value
     result["planned"]["choice"] = _name(planner.choice) if planner.choice else "plain"
-    if forecast:
-        late = runs["planned"]
-        half = len(late.tokens) // 2
-        result["planned"]["forecast_over_made"] = forecast.tokens_per_second / late.speed(half)
+    result["planned"]["forecast_over_made"] = forecasting.over_made(runs["planned"])
     return result
 
 

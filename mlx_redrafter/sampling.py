@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
+import numpy as np
 
 from .errors import RedrafterError
 from .logits import Penalty, biased, exclude_top, penalise, reported_logprobs
 from .ranges import OptionRange
+from .system.device import on_gpu
 from .tree import DraftTree
 
 NOISE_BLOCK = 8
@@ -168,7 +170,15 @@ def noise_rows(seed: int, first: int, count: int, vocab_size: int) -> mx.array:
     Row i depends on (seed, first + i) and nothing else.
     """
     keys = _keys(seed, mx.arange(first, first + count, dtype=mx.uint32))[0]
-    return mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))(keys)
+    if on_gpu():
+        return mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))(keys)
+    # On a CPU mlx takes logarithms one by one, NumPy many at a time. The numbers are made now: what
+    # they depend on is known, and no step has to wait for its neighbours.
+    rows = np.array(mx.vmap(lambda key: mx.random.uniform(shape=(vocab_size,), key=key))(keys))
+    with np.errstate(divide="ignore"):  # of zero, which is never chosen
+        for _ in range(2):
+            np.negative(np.log(rows, out=rows), out=rows)
+    return mx.array(rows)
 
 
 def coins(seed: int, positions: mx.array) -> mx.array:
