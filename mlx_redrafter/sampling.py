@@ -25,6 +25,8 @@ from .system.device import on_gpu
 from .tree import DraftTree
 
 NOISE_BLOCK = 8
+# Columns that a maximum is taken down at once on a CPU.
+COLUMNS = 64
 # Blocks of noise that are kept, from where the text stands on.
 KEPT_BLOCKS = 12
 # A drawn seed is short enough to be typed again; any up to 2**63 - 1 can be named.
@@ -167,15 +169,19 @@ def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
 def noise_rows(seed: int, first: int, count: int, vocab_size: int) -> mx.array:
     """Gumbel noise for positions first .. first + count - 1, float32 (count, vocab_size).
 
-    Row i depends on (seed, first + i) and nothing else.
+    Row i depends on (seed, first + i) and nothing else, but for where it is made: a GPU takes
+    mlx's generator. On a CPU mlx makes random numbers and their logarithms one by one, NumPy many
+    at a time; a seed's text there is therefore another one.
     """
-    keys = _keys(seed, mx.arange(first, first + count, dtype=mx.uint32))[0]
     if on_gpu():
+        keys = _keys(seed, mx.arange(first, first + count, dtype=mx.uint32))[0]
         return mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))(keys)
-    # On a CPU mlx takes logarithms one by one, NumPy many at a time. The numbers are made now: what
-    # they depend on is known, and no step has to wait for its neighbours.
-    rows = np.array(mx.vmap(lambda key: mx.random.uniform(shape=(vocab_size,), key=key))(keys))
-    with np.errstate(divide="ignore"):  # of zero, which is never chosen
+    rows = np.empty((count, vocab_size), np.float32)
+    for row, position in zip(rows, range(first, first + count), strict=True):
+        # The position is in the counter's upper half, so that rows never meet.
+        bits = np.random.Philox(key=[seed, 0], counter=[0, 0, position, 0])
+        np.random.Generator(bits).random(out=row, dtype=np.float32)
+    with np.errstate(divide="ignore"):  # of zero, whose token is never drawn
         for _ in range(2):
             np.negative(np.log(rows, out=rows), out=rows)
     return mx.array(rows)
@@ -406,4 +412,8 @@ def _flipped(logits: mx.array, tokens: mx.array) -> mx.array:
     A maximum costs a third of the index of it.
     """
     chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-    return chosen < mx.max(logits, axis=-1)
+    rest = logits
+    if not on_gpu() and logits.shape[-1] % COLUMNS == 0:
+        # On a CPU mlx takes maxima down columns many at a time, those along a row one by one.
+        rest = mx.max(logits.reshape(len(tokens), -1, COLUMNS), axis=1)
+    return chosen < mx.max(rest, axis=-1)
