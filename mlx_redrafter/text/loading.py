@@ -112,8 +112,9 @@ def load(
         trust_remote_code: Whether Python files that come with the model may run, for the model
             and for its tokenizer.
         revision: Branch, tag or commit of ``path_or_repo`` on the Hub.
-        lazy: Whether weights are read when they are first used. Numbers that are not finite, and
-            what only a first forward shows, are then not looked for.
+        lazy: Whether weights are read when they are first used, which mlx can only do in the thread
+            that loaded them. Numbers that are not finite, and what only a first forward shows, are
+            then not looked for.
         return_config: Whether config.json comes as a third value.
         plan: Whether the model gets a planner, which drafts only as far as that pays. It measures
             the machine for some seconds when the first text is generated, or without a drafter
