@@ -314,8 +314,11 @@ class Planner:
             return
         self._trials.allowance.take_drafted(price, step.tokens)
         if probe:
+            before = self._choice.length
             self._plan()
-            self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES)
+            longer = self._choice is not None and self._choice.length > before
+            news = self._memory.covering(shape) < WIDE_PROBES
+            self._wide.take_probe(news=news, longer=longer)
             return
         self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
         if self._drafts_in_a_row % REMEMBER_EVERY == 0:

@@ -25,6 +25,9 @@ ANSWERS_FOR_VERDICT = 3
 WIDE_PROBES = 3
 WIDE_GAP = 4
 WIDE_GAPS = (64, 512)
+# Drafts accepted whole in a row after which a larger shape is looked at again; twice as many each
+# time that no longer one was chosen for it.
+WHOLE_RUNS = (3, 48)
 
 
 class PlannerState(Enum):
@@ -124,6 +127,8 @@ class WideProbes:
         self._steps = WIDE_GAP
         self._gap = WIDE_GAPS[0]
         self._skipped = False
+        self._whole = 0
+        self._run = WHOLE_RUNS[0]
 
     @property
     def due(self) -> bool:
@@ -139,12 +144,23 @@ class WideProbes:
         """A step drafted the choice; ``whole`` is whether all its length was accepted.
 
         A draft that was accepted whole does not show how far a longer one would go: as long as that
-        is not known, the next step is to show it.
+        is not known, the next step is to show it. Several in a row say that the text is easier
+        than the one that the choice rests on.
         """
-        self._steps = 0 if whole and self._left > 0 else self._steps - 1
+        self._whole = self._whole + 1 if whole else 0
+        looks = self._left > 0 if self._whole < self._run else True
+        self._steps = 0 if whole and looks else self._steps - 1
 
-    def take_probe(self, *, news: bool) -> None:
-        """One was made; ``news`` is whether few as large were made before."""
+    def take_probe(self, *, news: bool, longer: bool) -> None:
+        """One was made.
+
+        Args:
+            news: Whether few as large were made before.
+            longer: Whether a longer shape was chosen for it.
+        """
+        if self._whole >= self._run:
+            self._run = WHOLE_RUNS[0] if longer else min(2 * self._run, WHOLE_RUNS[1])
+        self._whole = 0
         self._left -= 1
         if news:
             self._left, self._gap = max(self._left, 1), WIDE_GAPS[0]
