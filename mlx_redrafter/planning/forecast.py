@@ -134,40 +134,31 @@ class Yields:
         all_counts = self._count()
         if not all_counts:
             return {}
-        covered = np.stack([counts.covered for counts in all_counts])
+        # What each tree counts for each candidate; nothing where it does not cover it.
+        weights = np.stack([counts.covered for counts in all_counts]).astype(np.float64)
         accepted = np.stack([counts.nodes for counts in all_counts]) @ chances
         whole = np.stack([counts.deepest for counts in all_counts]) @ chances
         rows = np.stack([counts.path_rows for counts in all_counts])
-        scale = self._place_scale(accepted, covered, reference)
-        known = {}
-        for place, shape in enumerate(self.candidates):
-            trees = covered[:, place]
-            if trees.sum() >= ENOUGH_TREES:
-                known[shape] = Yield(
-                    float(accepted[trees, place].mean() * scale[place]),
-                    float(min(1.0, whole[trees, place].mean() * scale[place])),
-                    float(rows[trees, place].mean()),
-                )
-        return known
+        scale = self._place_scale(accepted, weights, reference)
+        enough = np.count_nonzero(weights, axis=0) >= ENOUGH_TREES
+        accepted, whole = _means(accepted, weights) * scale, _means(whole, weights) * scale
+        rows = _means(rows, weights)
+        return {
+            shape: Yield(float(accepted[place]), min(1.0, float(whole[place])), float(rows[place]))
+            for place, shape in enumerate(self.candidates)
+            if enough[place]
+        }
 
     def _place_scale(
-        self,
-        accepted: FloatArray,
-        covered: npt.NDArray[np.bool_],
-        reference: BeamShape | None,
+        self, accepted: FloatArray, weights: FloatArray, reference: BeamShape | None
     ) -> FloatArray:
         """By how much the trees that cover each candidate were easier or harder than all."""
         if reference not in self.candidates:
-            reference = self.candidates[int(covered.sum(axis=0).argmax())]
+            reference = self.candidates[int(weights.sum(axis=0).argmax())]
         place = self.candidates.index(reference)
-        of_all = accepted[covered[:, place], place]
-        scale = np.ones(len(self.candidates))
-        for candidate in range(len(self.candidates)):
-            both = covered[:, candidate] & covered[:, place]
-            if both.any() and len(of_all):
-                there = accepted[both, place].mean()
-                if there > 0:
-                    scale[candidate] = of_all.mean() / there
+        own, of_all = accepted[:, place, None], weights[:, place, None]
+        there = _means(own, of_all * (weights > 0))
+        scale = np.divide(_means(own, of_all), there, out=np.ones_like(there), where=there > 0)
         return np.clip(scale, 1 / PLACES_DIFFER, PLACES_DIFFER)
 
     def _count(self) -> list[_Counts]:
@@ -196,6 +187,13 @@ class Yields:
             deepest[place] = np.bincount(kinds[at_end], minlength=KINDS)
             rows[place] = _path_rows(tree, drafted.tolist())
         return _Counts(nodes, deepest, rows, covered)
+
+
+def _means(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted means of columns; 0 of those without weight."""
+    sums = weights.sum(axis=0)
+    total = (values * weights).sum(axis=0)
+    return np.divide(total, sums, out=np.zeros_like(sums), where=sums > 0)
 
 
 def path_rows(tree: HostTree) -> int:

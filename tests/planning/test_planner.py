@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.probes import FIRST_PROBE_PRICE
+from mlx_redrafter.planning.shapes import candidate_shapes
 from mlx_redrafter.planning.trials import PlannerState
 from mlx_redrafter.tree import HostTree
 from mlx_redrafter.ui.cli.plan_view import verdict
@@ -367,6 +369,23 @@ def test_wide_probes_become_rare_while_they_change_nothing() -> None:
     chat.answers(KNOWN, 80, seed=1)
     late = chat.shapes(since)
     assert sum(shape is not None and shape.width > 1 for shape in late) <= len(late) / 60
+
+
+@pytest.mark.parametrize("curve", [CPU, OPENBLAS, FLAT, M1])
+def test_a_text_that_gets_easier_gets_longer_drafts(curve: str) -> None:
+    """However much was tried on the text before."""
+    costs, found = costs_of(curve), []
+    best = max(
+        mean_tokens(KNOWN, shape) / costs.step_seconds(shape, 0)
+        for shape in candidate_shapes(costs)
+    )
+    for seed in range(5):
+        chat = Chat(costs, Planner(costs)).answers((0.6, 0.55, 0.2), 30, seed=seed)
+        chat.answers(KNOWN, 3, seed=seed + 50)
+        since = len(chat.steps)
+        chat.answers(KNOWN, 5, seed=seed + 90)
+        found.append(worth(chat, since, KNOWN, costs) / best)
+    assert mean(found) >= 0.75, found
 
 
 def run_together(planner: Planner, text: Text, truth: CostModel, texts: int) -> None:
