@@ -35,7 +35,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 # Imported first, mlx keeps the BLAS of its wheel.
 WITHOUT_OPENBLAS = (
-    "import mlx.core, runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    "import mlx.core, os, runpy, sys; del sys.argv[0]; "
+    "sys.path.insert(0, os.path.dirname(sys.argv[0])); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 
 
