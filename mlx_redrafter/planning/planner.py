@@ -42,9 +42,10 @@ PROBES_TO_CHOOSE = 2
 # The account may be overdrawn by so many plain steps before a choice is left.
 OVERDRAWN = -1.0
 REPLAN_STEPS = 8
-# A plain step after so many drafts, times the square of what they gain: the less that is, the more
-# it matters how long a plain step takes by now, and the less one costs.
+# A plain step after so many drafts, times the square of what they gain: the less, the more it tells.
 PLAIN_EVERY = 24
+# And where drafts are said to cost less than that, as long as hardly one was seen.
+PLAIN_EVERY_UNSEEN = 4
 # Of chosen drafts every so many-th is remembered beside the probes.
 REMEMBER_EVERY = 4
 # A draft is made with the step before it where it costs at most so much of a plain step.
@@ -210,7 +211,7 @@ class Planner:
         """The shape for the next step; None is a plain step. Asking changes nothing."""
         if self._choice is None:
             return self._probes.first if self._trials.due(self._probes.first_price) else None
-        if self._drafts_in_a_row >= self._drafts_between_plain and self._probes.free is None:
+        if self._drafts_in_a_row >= self._drafts_between_plain and not self._probes.certain:
             return None
         return self._wide_probe or self._choice
 
@@ -317,8 +318,7 @@ class Planner:
             before = self._choice.length
             self._plan()
             longer = self._choice is not None and self._choice.length > before
-            news = self._memory.covering(shape) < WIDE_PROBES
-            self._wide.take_probe(news=news, longer=longer)
+            self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
             return
         self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
         if self._drafts_in_a_row % REMEMBER_EVERY == 0:
@@ -372,7 +372,9 @@ class Planner:
         raw = self._promised(self._context, honest=False)
         self._forecast = next(one for one in raw if one.shape == shape)
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
-        self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2)
+        unseen = self._probes.free is not None and self.prices.plain_speed(self._context) is None
+        usual = round(PLAIN_EVERY * max(1.0, gain) ** 2)
+        self._drafts_between_plain = PLAIN_EVERY_UNSEEN if unseen else usual
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.costs = costs

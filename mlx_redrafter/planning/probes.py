@@ -21,6 +21,8 @@ LARGEST_RISK = 1.5
 REACH = 3.0
 # What a shape has to promise, times plain, to be worth drafting.
 MARGIN = 1.04
+# A shape that costs so few plain steps does so even where a cost is far off.
+CERTAIN_PRICE = 0.7
 
 
 class Probes:
@@ -34,6 +36,7 @@ class Probes:
         first: What to probe with while nothing is chosen; None where no draft could pay.
         first_price: What that costs, in plain steps.
         free: A shape that costs less than a plain step, where there is one: it pays whatever comes.
+        certain: Whether it costs so much less that no plain step has to show it.
     """
 
     def __init__(self, costs: CostModel, *, chains: bool):
@@ -43,6 +46,7 @@ class Probes:
         self.first: BeamShape | None = None
         self.first_price = 0.0
         self.free: BeamShape | None = None
+        self.certain = False
 
     def price(self, clocks: Clocks, context: int, *, small: bool) -> None:
         """Price all shapes again.
@@ -61,6 +65,7 @@ class Probes:
         self.first_price, self.first = self._first(small=small)
         cheapest = min(self._priced, key=lambda one: one[0], default=None)
         self.free = cheapest[1] if cheapest and cheapest[0] * MARGIN < 1.0 else None
+        self.certain = cheapest is not None and cheapest[0] <= CERTAIN_PRICE
 
     def _first(self, *, small: bool) -> tuple[float, BeamShape | None]:
         limits = [SMALL_PROBE_PRICE] if small else []

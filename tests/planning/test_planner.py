@@ -371,6 +371,17 @@ def test_wide_probes_become_rare_while_they_change_nothing() -> None:
     assert sum(shape is not None and shape.width > 1 for shape in late) <= len(late) / 60
 
 
+def test_drafts_that_only_seem_free_are_found_out() -> None:
+    """Measured beside another program, two tokens may seem cheaper than one."""
+    believed = costs_of(lambda n: 0.8 + 0.05 * n if n > 1 else 1.0, level=0.02)
+    truth = costs_of(lambda n: 1.2 + 0.05 * n if n > 1 else 1.0, level=0.02)
+    chat = Chat(truth, Planner(believed)).answers(BABBLE, 10)
+    assert chat.shapes()[0] is not None, "it seemed free"
+    assert chat.speed() >= 0.95
+    late = chat.shapes(len(chat.steps) // 3)
+    assert late.count(None) >= 0.95 * len(late)
+
+
 @pytest.mark.parametrize("curve", [CPU, OPENBLAS, FLAT, M1])
 def test_a_text_that_gets_easier_gets_longer_drafts(curve: str) -> None:
     """However much was tried on the text before."""
