@@ -138,6 +138,7 @@ class DecodingLoop:
         # The last step that was read, and what to draft after it where that is decided.
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
         self._counted = 0.0  # up to when time was counted
+        self._began = 0.0  # since when the step that is under way is worked at
         self._elsewhere = 0.0  # time since then that was not this loop's
         self._to_clear = CLEAR_CACHE_EVERY
 
@@ -181,6 +182,9 @@ class DecodingLoop:
             return self._step(goes_on=goes_on)
 
     def _step(self, *, goes_on: bool) -> dict[Sequence, list[DecodedToken]]:
+        if not self._pending:
+            self._began = time.perf_counter()
+        began = self._began
         # 1 draft, 2 verify, 3 choose: all launched at once, mostly at the end of the step before.
         pending = self._trusted(self._pending or self._follow(goes_on=goes_on))
         after_prompt = not any(sequence.emitted for sequence in self.sequences)
@@ -206,16 +210,21 @@ class DecodingLoop:
         if not self._pending:
             self._commit(pending, records, made)
         if not after_prompt:
-            self._observe(pending, records, made)
+            self._observe(pending, records, made, began)
         if not self._pending and not any(s.finish_reason for s in self.sequences):
             self._last = pending, shapes
             # The next step begins before tokens are handed out, so that reading them overlaps with
             # it. A CPU may hold up its beginning, for which the first token does not wait.
             if goes_on and not after_prompt:
+                self._began = self._counted  # what was learnt and chosen meanwhile is its time
                 self._pending = self._follow()
         if not self._pending:
-            # Another thread may take the next step.
-            mx.async_eval(caches_of(self.sequences, self.batch))
+            # Another thread may take the next step. Of a prompt's own root only a head's memory is
+            # not known yet.
+            memories = [s.cache.memory.state for s in self.sequences if s.cache.memory]
+            kept = memories if after_prompt else caches_of(self.sequences, self.batch)
+            if kept:
+                mx.async_eval(kept)
         self._clear(sum(map(len, made.values())))
         return made
 
@@ -294,11 +303,12 @@ class DecodingLoop:
         pending: list[PendingStep],
         records: list[StepRecord],
         made: dict[Sequence, list[DecodedToken]],
+        began: float,
     ) -> None:
         """Count a step that is over, and tell the planner."""
         # A plain step starts before the one ahead of it is read; only what follows that is its own.
         now = time.perf_counter()
-        seconds = now - max(self._counted, pending[0].started) - self._elsewhere
+        seconds = now - max(self._counted, began) - self._elsewhere
         self._counted, self._elsewhere = now, 0.0
         tokens = [token.token for own in made.values() for token in own]
         seconds = agreed_seconds(self._model.ranks, seconds, tokens)

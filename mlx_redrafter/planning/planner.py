@@ -42,7 +42,7 @@ PROBES_TO_CHOOSE = 2
 # The account may be overdrawn by so many plain steps before a choice is left.
 OVERDRAWN = -1.0
 REPLAN_STEPS = 8
-# A plain step after so many drafts, times the square of what they gain: the less, the more it tells.
+# A plain step after so many drafts, times the square of what they gain.
 PLAIN_EVERY = 24
 # And where drafts are said to cost less than that, as long as hardly one was seen.
 PLAIN_EVERY_UNSEEN = 4

@@ -57,6 +57,7 @@ class StepPrices:
         self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._shapes: dict[BeamShape | None, Made] = {}
         self._tokens = self._seconds = 0.0  # of a text, of late
+        self._after_plain = False
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -114,10 +115,16 @@ class StepPrices:
         for that of the draft it makes for the next.
         """
         kind = (step.shape, step.nodes, step.next_shape)
+        expected = self._measured(step)
+        plain = step.shape is None and not step.nodes
+        if plain and not self._after_plain:
+            # It began when the one before it had been read: nothing overlapped.
+            expected = max(expected, self.costs.verify_seconds(1, step.context))
+        self._after_plain = plain
         if kind not in self._kinds:
             self._kinds.add(kind)
             return
-        self.clocks.observe(1 + step.nodes, step.seconds, self._measured(step))
+        self.clocks.observe(1 + step.nodes, step.seconds, expected)
         self._tokens = RATE_FORGET * self._tokens + step.tokens
         self._seconds = RATE_FORGET * self._seconds + step.seconds
         if step.shape is not None or not step.nodes:
