@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,7 +68,6 @@ class StepLauncher:
             drafts: What to draft, or was drafted, for each sequence.
             following: What to draft for the step after it; None: that is not decided yet.
         """
-        started = time.perf_counter()
         sources = [
             s.sources_for(draft.shape, timed=self._planner is None)
             if draft.shape and s.can_draft
@@ -96,7 +94,6 @@ class StepLauncher:
                 hidden=hidden[place],
                 shape=shape,
                 context=len(sequence.cache),
-                started=started,
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 copied=copied[place],
                 finite=None if len(tree) == 1 else mx.all(mx.abs(hidden[place]) < mx.inf),

@@ -25,7 +25,6 @@ class PendingStep:
         hidden: What drafts start from at its nodes, see ``DraftInput``, (n, ...).
         shape: What was drafted, of which ``tree`` may be a part; None is a plain step.
         context: Committed tokens before it.
-        started: When it was launched, by ``time.perf_counter``.
         draft_seconds: What its draft takes, measured alone.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
@@ -38,7 +37,6 @@ class PendingStep:
     hidden: mx.array
     shape: BeamShape | None
     context: int
-    started: float
     draft_seconds: float
     next_draft: NextDraft | None = None
     copied: frozenset[int] = frozenset()
