@@ -138,8 +138,8 @@ class DecodingLoop:
         # The last step that was read, and what to draft after it where that is decided.
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
         self._counted = 0.0  # up to when time was counted
-        self._began = 0.0  # since when the step that is under way is worked at
         self._elsewhere = 0.0  # time since then that was not this loop's
+        self._began = 0.0  # since when the step that is under way is worked at
         self._to_clear = CLEAR_CACHE_EVERY
 
     @property
@@ -219,10 +219,11 @@ class DecodingLoop:
                 self._began = self._counted  # what was learnt and chosen meanwhile is its time
                 self._pending = self._follow()
         if not self._pending:
-            # Another thread may take the next step. Of a prompt's own root only a head's memory is
-            # not known yet.
-            memories = [s.cache.memory.state for s in self.sequences if s.cache.memory]
-            kept = memories if after_prompt else caches_of(self.sequences, self.batch)
+            # Another thread may take the next step.
+            if after_prompt:  # to keep a root changes nothing but what a head remembers
+                kept = [s.cache.memory.state for s in self.sequences if s.cache.memory]
+            else:
+                kept = caches_of(self.sequences, self.batch)
             if kept:
                 mx.async_eval(kept)
         self._clear(sum(map(len, made.values())))

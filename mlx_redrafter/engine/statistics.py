@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,10 +138,8 @@ class AcceptanceStats:
 
     def snapshot(self) -> AcceptanceStats:
         """A copy that later steps do not change."""
-        made = copy.copy(self)  # not a deep one, which would take a hundredth of a small step
-        made.trials_by_depth = list(self.trials_by_depth)
-        made.accepted_by_depth = list(self.accepted_by_depth)
-        made.histogram = list(self.histogram)
+        made = AcceptanceStats()
+        made.merge(self)
         return made
 
     def to_dict(self) -> dict[str, Any]:

@@ -134,15 +134,14 @@ class Yields:
         all_counts = self._count()
         if not all_counts:
             return {}
-        # What each tree counts for each candidate; nothing where it does not cover it.
-        weights = np.stack([counts.covered for counts in all_counts]).astype(np.float64)
+        covered = np.stack([counts.covered for counts in all_counts])
         accepted = np.stack([counts.nodes for counts in all_counts]) @ chances
         whole = np.stack([counts.deepest for counts in all_counts]) @ chances
         rows = np.stack([counts.path_rows for counts in all_counts])
-        scale = self._place_scale(accepted, weights, reference)
-        enough = np.count_nonzero(weights, axis=0) >= ENOUGH_TREES
-        accepted, whole = _means(accepted, weights) * scale, _means(whole, weights) * scale
-        rows = _means(rows, weights)
+        scale = self._place_scale(accepted, covered, reference)
+        enough = covered.sum(axis=0) >= ENOUGH_TREES
+        accepted, whole = _means(accepted, covered) * scale, _means(whole, covered) * scale
+        rows = _means(rows, covered)
         return {
             shape: Yield(float(accepted[place]), min(1.0, float(whole[place])), float(rows[place]))
             for place, shape in enumerate(self.candidates)
@@ -150,14 +149,17 @@ class Yields:
         }
 
     def _place_scale(
-        self, accepted: FloatArray, weights: FloatArray, reference: BeamShape | None
+        self,
+        accepted: FloatArray,
+        covered: npt.NDArray[np.bool_],
+        reference: BeamShape | None,
     ) -> FloatArray:
         """By how much the trees that cover each candidate were easier or harder than all."""
         if reference not in self.candidates:
-            reference = self.candidates[int(weights.sum(axis=0).argmax())]
+            reference = self.candidates[int(covered.sum(axis=0).argmax())]
         place = self.candidates.index(reference)
-        own, of_all = accepted[:, place, None], weights[:, place, None]
-        there = _means(own, of_all * (weights > 0))
+        own, of_all = accepted[:, place, None], covered[:, place, None]
+        there = _means(own, of_all & covered)
         scale = np.divide(_means(own, of_all), there, out=np.ones_like(there), where=there > 0)
         return np.clip(scale, 1 / PLACES_DIFFER, PLACES_DIFFER)
 
@@ -189,11 +191,9 @@ class Yields:
         return _Counts(nodes, deepest, rows, covered)
 
 
-def _means(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Weighted means of columns; 0 of those without weight."""
-    sums = weights.sum(axis=0)
-    total = (values * weights).sum(axis=0)
-    return np.divide(total, sums, out=np.zeros_like(sums), where=sums > 0)
+def _means(values: FloatArray, counted: npt.NDArray[np.bool_]) -> FloatArray:
+    """Mean of each column over the rows that count there; 0 where none does."""
+    return (values * counted).sum(axis=0) / np.maximum(1, counted.sum(axis=0))
 
 
 def path_rows(tree: HostTree) -> int:

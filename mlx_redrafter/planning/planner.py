@@ -42,7 +42,8 @@ PROBES_TO_CHOOSE = 2
 # The account may be overdrawn by so many plain steps before a choice is left.
 OVERDRAWN = -1.0
 REPLAN_STEPS = 8
-# A plain step after so many drafts, times the square of what they gain.
+# A plain step after so many drafts, times the square of what they gain: the less that is, the more
+# it matters how long a plain step takes by now, and the less one costs.
 PLAIN_EVERY = 24
 # And where drafts are said to cost less than that, as long as hardly one was seen.
 PLAIN_EVERY_UNSEEN = 4
@@ -352,9 +353,8 @@ class Planner:
             best = present
         if self._choice is None:
             tried = self._probes_made >= PROBES_TO_CHOOSE and not self._trials.failed_here
-            pays = (
-                tried or best.shape == self._probes.free
-            ) and best.tokens_per_second > MARGIN * plain
+            allowed = tried or best.shape == self._probes.free
+            pays = allowed and best.tokens_per_second > MARGIN * plain
         else:
             overdrawn = self._trials.allowance.balance < OVERDRAWN
             pays = best.tokens_per_second >= LEFT_AT * plain and not overdrawn

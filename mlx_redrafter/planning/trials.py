@@ -148,7 +148,7 @@ class WideProbes:
         than the one that the choice rests on.
         """
         self._whole = self._whole + 1 if whole else 0
-        looks = self._left > 0 if self._whole < self._run else True
+        looks = self._left > 0 or self._whole >= self._run
         self._steps = 0 if whole and looks else self._steps - 1
 
     def take_probe(self, *, news: bool, longer: bool) -> None:
