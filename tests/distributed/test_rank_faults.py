@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from bundles import make_bundle
+from rank_bundles import make_rank_bundle
 from rank_group import SUPPORT, Group, free_ports
 
 import models
+from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system import rendezvous
 from mlx_redrafter.text.sharding import check_same, refuse_layers, shard
@@ -149,11 +151,27 @@ def ask(port: int, prompt: Any, **options: Any) -> list[str]:
         return [choice["text"] for choice in json.load(answer)["choices"]]
 
 
+def served(kind: str, bundle: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A bundle, and the flags with which two ranks share it."""
+    if kind == "layers":
+        return make_rank_bundle(tmp_path / "layers", "qwen2"), ["--pipeline"]
+    if kind == "4 bits":
+        wide, quantised = make_bundle(tmp_path / "wide", hidden_size=64), tmp_path / "quantised"
+        convert(
+            hf_path=wide, mlx_path=quantised, drafter=wide / "drafter", quantize=True,
+            q_group_size=32,
+        )  # fmt: skip
+        return quantised, []
+    return bundle, []
+
+
+@pytest.mark.parametrize("kind", ["heads", "layers", "4 bits"])
 def test_the_server_answers_over_two_ranks_and_ends_with_ctrl_c(
-    bundle: Path, tmp_path: Path
+    kind: str, bundle: Path, tmp_path: Path
 ) -> None:
     from mlx_redrafter import generate, load
 
+    bundle, flags = served(kind, bundle, tmp_path)
     model, tokenizer = load(bundle, plan=False)
     prompts = ["the quick brown fox jumps over the lazy dog and the dog", "a drafter"]
     expected = [
@@ -162,7 +180,7 @@ def test_the_server_answers_over_two_ranks_and_ends_with_ctrl_c(
     ]
     (port,) = free_ports(1)
     serve = ["-m", "mlx_redrafter.server", "--model", bundle, "--port", port, "--no-plan"]
-    with Group(tmp_path, 2, *serve) as group:
+    with Group(tmp_path, 2, *serve, *flags) as group:
         group.wait_for(0, "/v1")
         for _ in range(2):  # the second time from the prefix that was kept
             assert ask(port, prompts[0], temperature=0.7) == expected[:1]

@@ -28,7 +28,13 @@ ROLES = ["<|system|>", "<|user|>", "<|assistant|>"]
 
 
 def make_bundle(
-    directory: Path, *, drafter: bool = True, context: int = 512, seed: int = 1, layers: int = 2
+    directory: Path,
+    *,
+    drafter: bool = True,
+    context: int = 512,
+    seed: int = 1,
+    layers: int = 2,
+    hidden_size: int = 32,
 ) -> Path:
     """Write a bundle whose answers are noise, but the same noise each time; returns its path."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -36,9 +42,9 @@ def make_bundle(
     mx.random.seed(seed)
     config = {
         "model_type": "llama",
-        "hidden_size": 32,
+        "hidden_size": hidden_size,
         "num_hidden_layers": layers,
-        "intermediate_size": 64,
+        "intermediate_size": 2 * hidden_size,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "rms_norm_eps": 1e-5,
@@ -53,7 +59,7 @@ def make_bundle(
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     if drafter:
         shape = DrafterConfig(
-            hidden_size=32, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
+            hidden_size=hidden_size, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
         )
         save_drafter(directory / "drafter", Drafter(shape))
     return directory
