@@ -18,7 +18,7 @@ from mlx_redrafter import load
 from mlx_redrafter.benchmark.agreement import decision, first_difference
 from mlx_redrafter.sampling import SamplingConfig
 
-PIPELINES = ["qwen2", "ministral3", "deepseek_v3"]
+PIPELINES = ["qwen2", "ministral3", "deepseek_v3", "qwen3_next"]
 Step = tuple[str, list[Any], dict[str, Any]]
 
 

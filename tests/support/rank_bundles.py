@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "deepseek_v3": {"num_hidden_layers": 3},
     "glm4_moe": {"num_hidden_layers": 3},
+    "qwen3_next": {"num_hidden_layers": 4},
 }
 
 
@@ -33,6 +34,7 @@ def make_rank_bundle(directory: Path, kind: str) -> Path:
     directory.mkdir(parents=True)
     vocab_size = make_tokenizer(directory)
     wanted = {"vocab_size": vocab_size, "tie_word_embeddings": True, **KINDS[kind]}
+    mx.random.seed(3)  # for what models draw when they are made, and keep
     model = architectures.build(kind, seed=3, **wanted)
     config = {
         "model_type": kind, **architectures.COMMON, **architectures.CONFIGS[kind], **wanted,
