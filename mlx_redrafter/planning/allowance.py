@@ -42,8 +42,14 @@ class Allowance:
             self._grants -= 1
             self.balance += ANSWER
 
-    def take_plain(self, tokens: float) -> None:
-        """A step that drafted nothing made so many tokens."""
+    def take_plain(self, tokens: float, late: float = 0.0) -> None:
+        """A step that drafted nothing made so many tokens.
+
+        Args:
+            tokens: What it made.
+            late: Plain steps that it took longer, since a draft before it let nothing overlap.
+        """
+        self.balance -= late
         share = FIRST_TOKEN if self._tokens < FIRST_TOKENS else TOKEN
         self._tokens += tokens
         if self.balance < IDLE_LIMIT:

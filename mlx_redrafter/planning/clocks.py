@@ -24,21 +24,28 @@ LARGEST_SURPRISE = math.log(2)
 # A step that took this many times what was expected waited for something: a compiler, a disk.
 STALL = 8.0
 STALLS_BELIEVED = 3
-# Steps disagree with the measured costs where kinds differ by the first factor, or all by the
-# second.
+# Steps disagree with the measured costs where kinds differ by the first factor, or one of them by
+# the second.
 DISAGREEMENT = 1.3
-MACHINE_DISAGREEMENT = 1.5
+STEP_DISAGREEMENT = 1.5
 
 PLAIN = 1  # rows of a plain step
+# A plain step after one of another kind: what precedes it was read before it began, so that nothing
+# overlaps, and a small model's step takes longer for it.
+ALONE = 0
 
 
 class Clocks:
-    """Factors on measured costs; kinds of step are told apart by their rows, one row is plain."""
+    """Factors on measured costs; kinds of step are told apart by their rows.
+
+    One row is plain, none a plain step that overlaps with nothing.
+    """
 
     def __init__(self) -> None:
         self._machine = 0.0
         self._drafted = 0.0  # of all steps that draft, beside plain ones
         self._sizes: dict[int, float] = {}  # of each number of rows, beside all that draft
+        self._alone = 0.0  # of plain steps that overlap with nothing, beside those that do
         self._last: int | None = None
         self._stalls = 0
         self._disagreeing = 0
@@ -46,6 +53,11 @@ class Clocks:
     def factor(self, rows: int) -> float:
         """Time over measured cost of a step that verifies ``rows`` tokens."""
         return math.exp(self._machine + self._own(rows))
+
+    @property
+    def late(self) -> float:
+        """Plain steps that one takes longer if it overlaps with nothing."""
+        return max(0.0, math.expm1(self._alone))
 
     @property
     def machine(self) -> float:
@@ -61,7 +73,7 @@ class Clocks:
         """Learn from a step.
 
         Args:
-            rows: Tokens verified, 1 in a plain step.
+            rows: Tokens verified, 1 in a plain step, ``ALONE`` in one that overlaps with nothing.
             seconds: What it took.
             expected: What it costs as measured, without any factor.
         """
@@ -72,29 +84,37 @@ class Clocks:
         self._stalls = 0
         surprise = min(LARGEST_SURPRISE, max(-LARGEST_SURPRISE, surprise))
         self._age()
-        if self._last not in (None, rows):
-            self._tell_apart(self._last or PLAIN, rows, KIND_RATE * surprise)
+        if self._last is not None and self._last != rows:
+            self._tell_apart(self._last, rows, KIND_RATE * surprise)
             surprise *= 1 - KIND_RATE
         self._machine += MACHINE_RATE * surprise
         self._last = rows
         apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
         disagrees = apart > math.log(DISAGREEMENT)
-        disagrees = disagrees or abs(self._machine) > math.log(MACHINE_DISAGREEMENT)
+        off = self._machine + self._own(rows)
+        disagrees = disagrees or abs(off) > math.log(STEP_DISAGREEMENT)
         self._disagreeing = max(0, self._disagreeing + (1 if disagrees else -2))
 
     def _own(self, rows: int) -> float:
+        if rows == ALONE:
+            return self._alone
         return 0.0 if rows == PLAIN else self._drafted + self._sizes.get(rows, 0.0)
 
     def _age(self) -> None:
         self._drafted *= KIND_MEMORY
+        self._alone *= KIND_MEMORY
         for rows in self._sizes:
             self._sizes[rows] *= KIND_MEMORY
 
     def _tell_apart(self, before: int, now: int, jump: float) -> None:
         """Take a jump between two kinds for a difference of theirs."""
-        if PLAIN in (before, now):
+        plain = (PLAIN, ALONE)
+        if before in plain and now in plain:
+            self._alone += jump if now == ALONE else -jump
+            return
+        if before in plain or now in plain:
             # A plain step that is faster than was thought makes drafted ones seem slower.
-            self._drafted += jump if before == PLAIN else -jump
+            self._drafted += jump if before in plain else -jump
             return
         for rows, share in ((before, -0.5), (now, 0.5)):
             self._sizes[rows] = self._sizes.get(rows, 0.0) + share * jump

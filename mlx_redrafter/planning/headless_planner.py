@@ -9,7 +9,7 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
-from .clocks import PLAIN, Clocks
+from .clocks import ALONE, PLAIN, Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
 
@@ -42,6 +42,7 @@ class HeadlessPlanner:
         self._clocks = Clocks()
         self._timed: set[int] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
+        self._after_plain = False
 
     @property
     def costs(self) -> CostModel:
@@ -81,6 +82,7 @@ class HeadlessPlanner:
 
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step's time; the first of a kind may have waited for a GPU's compiler."""
+        alone, self._after_plain = not (step.nodes or self._after_plain), not step.nodes
         if step.nodes not in self._timed:
             self._timed.add(step.nodes)
             return
@@ -88,12 +90,12 @@ class HeadlessPlanner:
         self._taken = RATE_FORGET * self._taken + step.seconds
         if self._costs is None:
             return
-        rows = 1 + step.nodes
-        if rows == PLAIN:
-            expected = self._costs.step_seconds(None, step.context)
+        plain = self._costs.step_seconds(None, step.context)
+        verifying = self._costs.verify_seconds(1 + step.nodes, step.context)
+        if alone:
+            self._clocks.observe(ALONE, step.seconds, max(plain, verifying))
         else:
-            expected = self._costs.verify_seconds(rows, step.context)
-        self._clocks.observe(rows, step.seconds, expected)
+            self._clocks.observe(1 + step.nodes, step.seconds, verifying if step.nodes else plain)
 
     # What copies are priced by
 

@@ -289,9 +289,9 @@ class Planner:
         elif step.shape is None:
             self._drafts_in_a_row = 0
             if self._choice is None:
-                self._trials.take_plain(step.tokens)
+                self._trials.take_plain(step.tokens, self.prices.late)
             else:
-                self._trials.allowance.take_plain(step.tokens)
+                self._trials.allowance.take_plain(step.tokens, self.prices.late)
                 self._honesty.take_plain()
         else:
             self._drafts_in_a_row += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
-from .clocks import PLAIN, Clocks
+from .clocks import ALONE, PLAIN, Clocks
 from .costs import CostModel
 from .forecast import path_rows
 
@@ -57,7 +57,7 @@ class StepPrices:
         self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._shapes: dict[BeamShape | None, Made] = {}
         self._tokens = self._seconds = 0.0  # of a text, of late
-        self._after_plain = False
+        self._after_plain = self._alone = False
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -92,6 +92,11 @@ class StepPrices:
         """Seconds of a draft."""
         return self.costs.draft_seconds(shape) * self.clocks.machine
 
+    @property
+    def late(self) -> float:
+        """Plain steps that the last step took longer, being a plain one after a draft."""
+        return self.clocks.late if self._alone else 0.0
+
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
         return self.accepted.get(shape, 0.0)
@@ -117,14 +122,13 @@ class StepPrices:
         kind = (step.shape, step.nodes, step.next_shape)
         expected = self._measured(step)
         plain = step.shape is None and not step.nodes
-        if plain and not self._after_plain:
-            # It began when the one before it had been read: nothing overlapped.
+        self._alone, self._after_plain = plain and not self._after_plain, plain
+        if self._alone:
             expected = max(expected, self.costs.verify_seconds(1, step.context))
-        self._after_plain = plain
         if kind not in self._kinds:
             self._kinds.add(kind)
             return
-        self.clocks.observe(1 + step.nodes, step.seconds, expected)
+        self.clocks.observe(ALONE if self._alone else 1 + step.nodes, step.seconds, expected)
         self._tokens = RATE_FORGET * self._tokens + step.tokens
         self._seconds = RATE_FORGET * self._seconds + step.seconds
         if step.shape is not None or not step.nodes:

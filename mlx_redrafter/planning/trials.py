@@ -81,11 +81,11 @@ class Trials:
         affordable = self.allowance.balance >= price - 1.0
         return affordable and (self._plain >= self._gap - 1 or price <= 1.0)
 
-    def take_plain(self, tokens: float) -> None:
-        """A plain step was taken while nothing was chosen."""
+    def take_plain(self, tokens: float, late: float = 0.0) -> None:
+        """A plain step was taken while nothing was chosen; see :class:`Allowance`."""
         self._plain += 1
         self._tokens_here += tokens
-        self.allowance.take_plain(tokens)
+        self.allowance.take_plain(tokens, late)
 
     def take_probe(self, price: float, tokens: float) -> None:
         """A probe was made, which cost so many plain steps."""

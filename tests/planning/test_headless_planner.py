@@ -55,6 +55,18 @@ def test_what_steps_take_corrects_what_was_measured() -> None:
     assert planner.copies.num_nodes([0.3], 64) == 0
 
 
+def test_a_plain_step_after_copies_is_not_the_price_of_plain_decoding() -> None:
+    """It overlaps with nothing."""
+    planner = HeadlessPlanner(Measurements())
+    assert planner.copies.num_nodes([0.3], 64) == 1
+    for _ in range(60):
+        planner.observe(step(7, 5, COSTS.verify_seconds(8, 64)))
+        planner.observe(step(0, 1, 1.5))
+        planner.observe(step(0, 1, 1.0))
+    gained = planner.verify_seconds(8, 64) / planner.plain_seconds(64)
+    assert gained == pytest.approx(COSTS.verify_seconds(8, 64), rel=0.03)
+
+
 def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
     planner = HeadlessPlanner(Measurements())
     assert planner.for_batch(1) is planner

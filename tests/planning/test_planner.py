@@ -382,6 +382,18 @@ def test_drafts_that_only_seem_free_are_found_out() -> None:
     assert late.count(None) >= 0.95 * len(late)
 
 
+@pytest.mark.parametrize(("alone", "speed"), [(1.0, 0.975), (1.3, 0.965), (1.6, 0.95)])
+@pytest.mark.parametrize("kind", [BABBLE, (0.3, 0.05, 0.0)])
+def test_a_plain_step_alone_is_not_the_price_of_plain_decoding(
+    kind: Kind, alone: float, speed: float
+) -> None:
+    """A small model's takes longer than those that overlap, and makes drafts seem to pay."""
+    costs = costs_of(lambda n: 1 + 0.15 * (n > 1) + 0.005 * n)
+    chat = Chat(costs, Planner(costs), alone=alone).answers(kind, 40)
+    assert chat.speed() >= speed
+    assert worth(chat, 0, kind, costs) >= 0.975
+
+
 @pytest.mark.parametrize("curve", [CPU, OPENBLAS, FLAT, M1])
 def test_a_text_that_gets_easier_gets_longer_drafts(curve: str) -> None:
     """However much was tried on the text before."""

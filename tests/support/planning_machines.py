@@ -130,6 +130,7 @@ class Chat:
         planner: Chooses shapes.
         fixed: The shape without a planner.
         load: By how much another program slows a step down, told how many steps there were.
+        alone: How many times as long a plain step takes that overlaps with nothing.
         steps: Shape, tokens and seconds of each step.
     """
 
@@ -137,6 +138,7 @@ class Chat:
     planner: Planner | None = None
     fixed: BeamShape | None = None
     load: Callable[[int], float] = lambda _step: 1.0
+    alone: float = 1.0
     noise: float = 0.05
     steps: list[tuple[BeamShape | None, int, float]] = field(default_factory=list)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
@@ -145,20 +147,28 @@ class Chat:
         """Decode an answer of at least so many tokens."""
         if self.planner:
             self.planner.begin()
-        made = 0
+        made, shape, overlaps = 0, self._next(0), False
         while made < tokens:
-            shape = self.planner.next_shape(made) if self.planner else self.fixed
+            # After a plain step the next one is chosen before that is read.
+            following = self._next(made) if shape is None else None
             record = text.step(shape)
             rejected = float(record.accepted < record.drafted)
             seconds = self.truth.step_seconds(
                 shape, made, kept=len(record.path), rejected=rejected
             ) * self.load(len(self.steps))
+            if shape is None and not overlaps:
+                seconds *= self.alone
             seconds *= math.exp(self.noise * self.rng.gauss(0, 1))
             if self.planner:
                 self.planner.observe(ObservedStep(shape, [record], seconds, made))
             made += len(record.path)
             self.steps.append((shape, len(record.path), seconds))
+            overlaps = shape is None
+            shape = following if overlaps else self._next(made)
         return self
+
+    def _next(self, context: int) -> BeamShape | None:
+        return self.planner.next_shape(context) if self.planner else self.fixed
 
     def answers(self, kind: tuple[float, float, float], count: int, seed: int = 0) -> Chat:
         """Decode answers of one kind of text."""
