@@ -172,6 +172,7 @@ def current_ranks() -> Ranks | None:
 
 def _leave(sentence: str) -> None:
     """End the process at once: its main thread may be stuck, and cannot be told."""
-    sys.stderr.write(f"{sentence}\n")
+    # On a line of its own: mlx's threads may be in the middle of one.
+    sys.stderr.write(f"\n{sentence}\n")
     sys.stderr.flush()
     os._exit(2)

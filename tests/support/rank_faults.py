@@ -17,7 +17,7 @@ assert peers is not None
 
 
 def fail(sentence: str) -> None:
-    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.write(f"\n{sentence}\n")  # mlx's threads may be in the middle of a line
     sys.stderr.flush()
     os._exit(2)
 

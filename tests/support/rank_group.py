@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests" / "support"
+MLX_LINE = re.compile(r"\[ring\].*|[\s\d]*")
 
 
 def free_ports(count: int) -> list[int]:
@@ -76,9 +78,12 @@ class Group:
         return self._file(rank, "out").read_text()
 
     def err(self, rank: int) -> str:
-        """What a rank has said on stderr so far, but for mlx's own lines."""
+        """What a rank has said on stderr so far, but for mlx's own lines.
+
+        Its threads write them in pieces, so that one may stand in the middle of another.
+        """
         lines = self._file(rank, "err").read_text().splitlines()
-        return "\n".join(line for line in lines if not line.startswith("[ring]"))
+        return "\n".join(line for line in lines if not MLX_LINE.fullmatch(line))
 
     def wait(self, seconds: float = 200.0) -> list[int]:
         """Exit codes, once all have ended."""
