@@ -140,6 +140,7 @@ class DecodingLoop:
         self._counted = 0.0  # up to when time was counted
         self._elsewhere = 0.0  # time since then that was not this loop's
         self._began = 0.0  # since when the step that is under way is worked at
+        self._early = False  # whether it began before the one before it was read
         self._to_clear = CLEAR_CACHE_EVERY
 
     @property
@@ -183,8 +184,8 @@ class DecodingLoop:
 
     def _step(self, *, goes_on: bool) -> dict[Sequence, list[DecodedToken]]:
         if not self._pending:
-            self._began = time.perf_counter()
-        began = self._began
+            self._began, self._early = time.perf_counter(), False
+        began, early = self._began, self._early
         # 1 draft, 2 verify, 3 choose: all launched at once, mostly at the end of the step before.
         pending = self._trusted(self._pending or self._follow(goes_on=goes_on))
         after_prompt = not any(sequence.emitted for sequence in self.sequences)
@@ -192,7 +193,8 @@ class DecodingLoop:
         # Decided as late as can be: only after a plain step may the next one overlap.
         plain = all(step.is_plain for step in pending)
         shapes = self._chooser.shapes(self.sequences, pending) if plain and goes_on else None
-        if shapes is not None and self._may_overlap(shapes):
+        self._early = shapes is not None and self._may_overlap(shapes)
+        if self._early:
             self._pending = self._overlap(pending)
         # 4 accept
         ended = [sequence.finish_reason is not None for sequence in self.sequences]
@@ -210,7 +212,7 @@ class DecodingLoop:
         if not self._pending:
             self._commit(pending, records, made)
         if not after_prompt:
-            self._observe(pending, records, made, began)
+            self._observe(pending, records, made, began, early=early)
         if not self._pending and not any(s.finish_reason for s in self.sequences):
             self._last = pending, shapes
             # The next step begins before tokens are handed out, so that reading them overlaps with
@@ -305,6 +307,8 @@ class DecodingLoop:
         records: list[StepRecord],
         made: dict[Sequence, list[DecodedToken]],
         began: float,
+        *,
+        early: bool,
     ) -> None:
         """Count a step that is over, and tell the planner."""
         # A plain step starts before the one ahead of it is read; only what follows that is its own.
@@ -330,6 +334,8 @@ class DecodingLoop:
             seconds=seconds,
             context=max(step.context for step in pending),
             next_shape=next(planned, None),
+            early=early,
+            overlapped=self._early,
         )
         planner.observe(observed)
         price = planner.price(observed)

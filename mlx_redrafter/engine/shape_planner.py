@@ -24,6 +24,8 @@ class ObservedStep:
         context: Tokens of the longest sequence before it.
         next_shape: What was drafted in its graph for the step after it; None for nothing. The
             first step of a kind may have waited for a GPU's compiler, for either draft's sake.
+        early: Whether it began before the step before it was read.
+        overlapped: Whether the step after it did.
     """
 
     shape: BeamShape | None
@@ -31,6 +33,8 @@ class ObservedStep:
     seconds: float
     context: int
     next_shape: BeamShape | None = None
+    early: bool = False
+    overlapped: bool = False
 
     @property
     def nodes(self) -> int:

@@ -5,18 +5,26 @@ machine follows each step that is timed. What calibration got wrong, or heat cha
 several tokens against one, shows only where steps of different kinds stand side by side: a kind's
 own factor is learnt from the jump between one kind and the next, and ages towards what was
 measured. A kind that was not used lately therefore borrows the machine's factor from those that
-were.
+were. Drafted steps share a factor beside plain ones, which is larger the more of their forward goes
+beyond a plain one's: mostly that is what has changed.
 """
 
 from __future__ import annotations
 
 import math
 
+from .costs import CostModel
+
 # Share of a step's surprise that the machine's factor takes over.
 MACHINE_RATE = 0.2
 # Share of the jump between two kinds that is taken for theirs, and not for the machine's: it may
 # have changed at that very moment.
 KIND_RATE = 0.25
+# Share of what drafted steps have in common that goes by what their forward costs beyond a plain one;
+# the rest is the same for all. Told beside a forward over so many rows, and no more than so much.
+BEYOND_PLAIN = 0.5
+USUAL_ROWS = 8
+LARGEST_WEIGHT = 1.5
 # What is left of a kind's own factor after a step; two thirds are left after 400.
 KIND_MEMORY = 0.999
 # One step says no more than this, as a logarithm: a factor of two.
@@ -30,8 +38,8 @@ DISAGREEMENT = 1.3
 STEP_DISAGREEMENT = 1.5
 
 PLAIN = 1  # rows of a plain step
-# A plain step after one of another kind: what precedes it was read before it began, so that nothing
-# overlaps, and a small model's step takes longer for it.
+# A plain step that overlaps with nothing, or half of two that overlap with each other alone: a small
+# model's takes longer than in a row of them.
 ALONE = 0
 
 
@@ -39,9 +47,14 @@ class Clocks:
     """Factors on measured costs; kinds of step are told apart by their rows.
 
     One row is plain, none a plain step that overlaps with nothing.
+
+    Args:
+        costs: As measured.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, costs: CostModel):
+        self._costs = costs
+        self._weights: dict[int, float] = {}
         self._machine = 0.0
         self._drafted = 0.0  # of all steps that draft, beside plain ones
         self._sizes: dict[int, float] = {}  # of each number of rows, beside all that draft
@@ -98,7 +111,18 @@ class Clocks:
     def _own(self, rows: int) -> float:
         if rows == ALONE:
             return self._alone
-        return 0.0 if rows == PLAIN else self._drafted + self._sizes.get(rows, 0.0)
+        if rows == PLAIN:
+            return 0.0
+        return self._weight(rows) * self._drafted + self._sizes.get(rows, 0.0)
+
+    def _weight(self, rows: int) -> float:
+        """How much of what drafted steps have in common a forward over so many rows takes."""
+        if rows not in self._weights:
+            usual = self._costs.beyond_plain(USUAL_ROWS)
+            share = self._costs.beyond_plain(rows) / usual if usual > 0 else 1.0
+            beyond = min(LARGEST_WEIGHT, max(0.0, share))
+            self._weights[rows] = 1 - BEYOND_PLAIN + BEYOND_PLAIN * beyond
+        return self._weights[rows]
 
     def _age(self) -> None:
         self._drafted *= KIND_MEMORY
@@ -114,7 +138,8 @@ class Clocks:
             return
         if before in plain or now in plain:
             # A plain step that is faster than was thought makes drafted ones seem slower.
-            self._drafted += jump if before in plain else -jump
+            change = jump if before in plain else -jump
+            self._drafted += change / self._weight(max(before, now))
             return
         for rows, share in ((before, -0.5), (now, 0.5)):
             self._sizes[rows] = self._sizes.get(rows, 0.0) + share * jump

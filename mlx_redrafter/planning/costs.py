@@ -60,6 +60,10 @@ class CostModel:
             columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
         return grown(context, self.contexts, columns)
 
+    def beyond_plain(self, tokens: int) -> float:
+        """Share of a forward over ``tokens`` tokens that one over a single token does not take."""
+        return 1.0 - self.verify[0][0] / between(tokens, self.sizes, self.verify[0])
+
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a beam search; widths in between are interpolated."""
         return self.draft_start + self._level_seconds(shape.width) * shape.length

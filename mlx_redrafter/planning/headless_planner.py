@@ -12,6 +12,7 @@ from ..tree import HostTree
 from .clocks import ALONE, PLAIN, Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
+from .plain_runs import PlainRuns
 
 RATE_FORGET = 0.995
 
@@ -39,16 +40,16 @@ class HeadlessPlanner:
         self._measure = measure
         self._costs: CostModel | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
-        self._clocks = Clocks()
         self._timed: set[int] = set()
         self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
-        self._after_plain = False
+        self._runs = PlainRuns()
 
     @property
     def costs(self) -> CostModel:
         """What steps cost; measured when they are first asked for."""
         if self._costs is None:
             self._costs = self._measure()
+            self._clocks = Clocks(self._costs)
         return self._costs
 
     def for_batch(self, sequences: int) -> HeadlessPlanner:
@@ -82,20 +83,20 @@ class HeadlessPlanner:
 
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step's time; the first of a kind may have waited for a GPU's compiler."""
-        alone, self._after_plain = not (step.nodes or self._after_plain), not step.nodes
         if step.nodes not in self._timed:
             self._timed.add(step.nodes)
             return
         self._made = RATE_FORGET * self._made + step.tokens
         self._taken = RATE_FORGET * self._taken + step.seconds
-        if self._costs is None:
+        seen = self._runs.seen(step)
+        if self._costs is None or seen is None:
             return
+        rows, seconds = seen
+        expected = self._costs.verify_seconds(max(rows, PLAIN), step.context)
         plain = self._costs.step_seconds(None, step.context)
-        verifying = self._costs.verify_seconds(1 + step.nodes, step.context)
-        if alone:
-            self._clocks.observe(ALONE, step.seconds, max(plain, verifying))
-        else:
-            self._clocks.observe(1 + step.nodes, step.seconds, verifying if step.nodes else plain)
+        if rows in (PLAIN, ALONE):
+            expected = plain if rows == PLAIN else max(plain, expected)
+        self._clocks.observe(rows, seconds, expected)
 
     # What copies are priced by
 

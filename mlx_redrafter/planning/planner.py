@@ -202,7 +202,6 @@ class Planner:
         self._context = len(cache)
         wrong = self.clocks.disagreeing >= DISAGREEING_STEPS
         if self._measure is not None and (wrong or not self.costs.knows(len(cache))):
-            self.prices.clocks = Clocks()
             self._take_costs(self._measure(self.costs, cache))
             self._for_batches.clear()
         else:
@@ -377,7 +376,7 @@ class Planner:
         self._drafts_between_plain = PLAIN_EVERY_UNSEEN if unseen else usual
 
     def _take_costs(self, costs: CostModel) -> None:
-        self.prices.costs = costs
+        self.prices.take_costs(costs)
         yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
         self._promises = Promises(self.prices, self.acceptance, yields, self._honesty)
         self._probes = Probes(costs, chains=self._chains)

@@ -10,6 +10,7 @@ from ..engine.shape_planner import ObservedStep
 from .clocks import ALONE, PLAIN, Clocks
 from .costs import CostModel
 from .forecast import path_rows
+from .plain_runs import PlainRuns
 
 RATE_FORGET = 0.995
 # Timed plain steps from which on the speed of plain decoding is told.
@@ -50,14 +51,18 @@ class StepPrices:
     """
 
     def __init__(self, costs: CostModel):
-        self.costs = costs
-        self.clocks = Clocks()
+        self.take_costs(costs)
         self.accepted: dict[BeamShape, float] = {}
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._shapes: dict[BeamShape | None, Made] = {}
         self._tokens = self._seconds = 0.0  # of a text, of late
-        self._after_plain = self._alone = False
+        self._runs = PlainRuns()
+        self._late = 0  # plain steps that the step seen last stands for, if nothing overlapped
+
+    def take_costs(self, costs: CostModel) -> None:
+        """Costs were measured: nothing is known of how steps differ from them."""
+        self.costs, self.clocks = costs, Clocks(costs)
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -94,8 +99,8 @@ class StepPrices:
 
     @property
     def late(self) -> float:
-        """Plain steps that the last step took longer, being a plain one after a draft."""
-        return self.clocks.late if self._alone else 0.0
+        """Plain steps that were lost since those seen last overlapped with nothing."""
+        return self._late * self.clocks.late
 
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
@@ -120,15 +125,18 @@ class StepPrices:
         for that of the draft it makes for the next.
         """
         kind = (step.shape, step.nodes, step.next_shape)
-        expected = self._measured(step)
-        plain = step.shape is None and not step.nodes
-        self._alone, self._after_plain = plain and not self._after_plain, plain
-        if self._alone:
-            expected = max(expected, self.costs.verify_seconds(1, step.context))
+        self._late = 0
         if kind not in self._kinds:
             self._kinds.add(kind)
             return
-        self.clocks.observe(ALONE if self._alone else 1 + step.nodes, step.seconds, expected)
+        seen = self._runs.seen(step)
+        if seen is not None:
+            rows, seconds = seen
+            expected = self._measured(step)
+            if rows == ALONE:
+                self._late = 1 + step.early
+                expected = max(expected, self.costs.verify_seconds(1, step.context))
+            self.clocks.observe(rows, seconds, expected)
         self._tokens = RATE_FORGET * self._tokens + step.tokens
         self._seconds = RATE_FORGET * self._seconds + step.seconds
         if step.shape is not None or not step.nodes:

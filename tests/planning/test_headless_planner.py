@@ -25,10 +25,10 @@ class Measurements:
         return COSTS
 
 
-def step(nodes: int, tokens: int, seconds: float) -> ObservedStep:
+def step(nodes: int, tokens: int, seconds: float, **overlap: bool) -> ObservedStep:
     tree = HostTree((0,) * (1 + nodes), tuple(range(-1, nodes)), (0.0,) * (1 + nodes))
     record = StepRecord(tree, (0,) * (1 + nodes), tuple(range(tokens)), frozenset(range(1, nodes)))
-    return ObservedStep(None, [record], seconds, 64)
+    return ObservedStep(None, [record], seconds, 64, **overlap)
 
 
 def test_a_text_in_which_nothing_repeats_needs_no_measurement() -> None:
@@ -55,14 +55,15 @@ def test_what_steps_take_corrects_what_was_measured() -> None:
     assert planner.copies.num_nodes([0.3], 64) == 0
 
 
-def test_a_plain_step_after_copies_is_not_the_price_of_plain_decoding() -> None:
-    """It overlaps with nothing."""
+def test_plain_steps_between_copies_are_not_the_price_of_plain_decoding() -> None:
+    """The first takes the time of two, the last hardly any, and both more than those between."""
     planner = HeadlessPlanner(Measurements())
     assert planner.copies.num_nodes([0.3], 64) == 1
     for _ in range(60):
         planner.observe(step(7, 5, COSTS.verify_seconds(8, 64)))
-        planner.observe(step(0, 1, 1.5))
-        planner.observe(step(0, 1, 1.0))
+        planner.observe(step(0, 1, 2.4, overlapped=True))
+        planner.observe(step(0, 1, 1.0, early=True, overlapped=True))
+        planner.observe(step(0, 1, 0.2, early=True))
     gained = planner.verify_seconds(8, 64) / planner.plain_seconds(64)
     assert gained == pytest.approx(COSTS.verify_seconds(8, 64), rel=0.03)
 
