@@ -68,11 +68,6 @@ class Clocks:
         return math.exp(self._machine + self._own(rows))
 
     @property
-    def late(self) -> float:
-        """Plain steps that one takes longer if it overlaps with nothing."""
-        return max(0.0, math.expm1(self._alone))
-
-    @property
     def machine(self) -> float:
         """The factor that all steps share."""
         return math.exp(self._machine)

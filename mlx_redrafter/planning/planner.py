@@ -310,7 +310,7 @@ class Planner:
                 self._memory.add(record.guessed.tree, shape)
         if self._choice is None:
             self._probes_made += 1
-            self._trials.take_probe(price, step.tokens)
+            self._trials.take_probe(price, step.tokens, self.prices.paid(step))
             self._plan()
             return
         self._trials.allowance.take_drafted(price, step.tokens)

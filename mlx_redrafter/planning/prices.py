@@ -13,6 +13,9 @@ from .forecast import path_rows
 from .plain_runs import PlainRuns
 
 RATE_FORGET = 0.995
+# A step may have waited for something that is not its own: it is charged up to so many times what
+# was expected.
+LARGEST_SHARE = 2.0
 # Timed plain steps from which on the speed of plain decoding is told.
 PLAIN_STEPS_KNOWN = 4
 
@@ -58,7 +61,8 @@ class StepPrices:
         self._shapes: dict[BeamShape | None, Made] = {}
         self._tokens = self._seconds = 0.0  # of a text, of late
         self._runs = PlainRuns()
-        self._late = 0  # plain steps that the step seen last stands for, if nothing overlapped
+        self._after_draft = False
+        self._late = 0.0
 
     def take_costs(self, costs: CostModel) -> None:
         """Costs were measured: nothing is known of how steps differ from them."""
@@ -97,10 +101,15 @@ class StepPrices:
         """Seconds of a draft."""
         return self.costs.draft_seconds(shape) * self.clocks.machine
 
+    def paid(self, step: ObservedStep) -> float:
+        """What a step took, in plain steps; a step that waited for something counts little of it."""
+        expected = self.seconds(step)
+        return min(LARGEST_SHARE * expected, step.seconds) / self.plain_seconds(step.context)
+
     @property
     def late(self) -> float:
-        """Plain steps that were lost since those seen last overlapped with nothing."""
-        return self._late * self.clocks.late
+        """Plain steps that those after a draft took longer, since they overlapped with nothing."""
+        return self._late
 
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
@@ -125,22 +134,29 @@ class StepPrices:
         for that of the draft it makes for the next.
         """
         kind = (step.shape, step.nodes, step.next_shape)
-        self._late = 0
+        self._late = 0.0
+        if step.shape is not None or step.nodes:
+            self._after_draft = step.shape is not None
         if kind not in self._kinds:
             self._kinds.add(kind)
             return
         seen = self._runs.seen(step)
         if seen is not None:
-            rows, seconds = seen
-            expected = self._measured(step)
-            if rows == ALONE:
-                self._late = 1 + step.early
-                expected = max(expected, self.costs.verify_seconds(1, step.context))
-            self.clocks.observe(rows, seconds, expected)
+            self._tell_clocks(step, *seen)
         self._tokens = RATE_FORGET * self._tokens + step.tokens
         self._seconds = RATE_FORGET * self._seconds + step.seconds
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
+
+    def _tell_clocks(self, step: ObservedStep, rows: int, seconds: float) -> None:
+        expected = self._measured(step)
+        if rows == ALONE:
+            if self._after_draft:
+                late = seconds / self.plain_seconds(step.context) - 1.0
+                self._late = (1 + step.early) * min(LARGEST_SHARE - 1.0, max(0.0, late))
+                self._after_draft = False
+            expected = max(expected, self.costs.verify_seconds(1, step.context))
+        self.clocks.observe(rows, seconds, expected)
 
     def _measured(self, step: ObservedStep) -> float:
         """What a step costs by what was measured, without any factor."""

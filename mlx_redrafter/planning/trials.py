@@ -87,9 +87,15 @@ class Trials:
         self._tokens_here += tokens
         self.allowance.take_plain(tokens, late)
 
-    def take_probe(self, price: float, tokens: float) -> None:
-        """A probe was made, which cost so many plain steps."""
-        self.allowance.take_drafted(price, tokens)
+    def take_probe(self, price: float, tokens: float, paid: float) -> None:
+        """A probe was made.
+
+        Args:
+            price: What it costs, in plain steps.
+            tokens: What it made.
+            paid: What it took this time.
+        """
+        self.allowance.take_drafted(paid, tokens)
         self._plain = 0
         self._tokens_here += tokens
         self.failed_here = tokens < price
