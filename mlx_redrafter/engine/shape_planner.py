@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from ..cache.prompt_cache import PromptCache
@@ -36,12 +37,13 @@ class ObservedStep:
     early: bool = False
     overlapped: bool = False
 
-    @property
+    # Asked for again and again at every step.
+    @cached_property
     def nodes(self) -> int:
         """Candidates verified, of the sequence with most."""
         return max(record.drafted for record in self.records)
 
-    @property
+    @cached_property
     def tokens(self) -> float:
         """Tokens that the step made, the target's own included: mean over the sequences."""
         return sum(len(record.path) for record in self.records) / len(self.records)

@@ -160,8 +160,10 @@ class StepPrices:
 
     def _measured(self, step: ObservedStep) -> float:
         """What a step costs by what was measured, without any factor."""
-        if step.shape is None and step.nodes:  # copies alone
-            return self.costs.verify_seconds(1 + step.nodes, step.context)
+        if step.shape is None:  # copies alone, or plain
+            if step.nodes:
+                return self.costs.verify_seconds(1 + step.nodes, step.context)
+            return self.costs.step_seconds(None, step.context)
         return self.costs.step_seconds(
             step.shape,
             step.context,

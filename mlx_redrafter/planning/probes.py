@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..drafting.shape import BeamShape
 from .clocks import PLAIN, Clocks
 from .costs import CostModel
@@ -42,6 +44,10 @@ class Probes:
     def __init__(self, costs: CostModel, *, chains: bool):
         self._costs = costs
         self._shapes = probe_shapes(costs, chains=chains)
+        # Priced at every answer, all at once: what differs by shape, and by rows alone.
+        self._drafts = np.array([costs.draft_seconds(shape) for shape in self._shapes])
+        rows = [1 + shape.nodes for shape in self._shapes]
+        self._rows, self._of_rows = np.unique(np.array(rows, dtype=int), return_inverse=True)
         self._priced: list[tuple[float, BeamShape]] = []
         self.first: BeamShape | None = None
         self.first_price = 0.0
@@ -58,10 +64,11 @@ class Probes:
         """
         costs = self._costs
         plain = costs.step_seconds(None, context) * clocks.factor(PLAIN)
-        self._priced = [
-            (costs.step_seconds(shape, context) * clocks.factor(1 + shape.nodes) / plain, shape)
-            for shape in self._shapes
-        ]
+        rows = self._rows.tolist()
+        verifying = np.array([costs.verify_seconds(one, context) for one in rows])
+        factors = np.array([clocks.factor(one) for one in rows]) / plain
+        priced = (self._drafts + verifying[self._of_rows]) * factors[self._of_rows]
+        self._priced = list(zip(priced.tolist(), self._shapes, strict=True))
         self.first_price, self.first = self._first(small=small)
         cheapest = min(self._priced, key=lambda one: one[0], default=None)
         self.free = cheapest[1] if cheapest and cheapest[0] * MARGIN < 1.0 else None
