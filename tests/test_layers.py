@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mlx_redrafter"
 LAYERS = (
     ("errors", "tree", "_lazy"),
     ("cache", "logits", "ranges", "system"),
-    ("gguf", "sampling", "target"),
+    ("gguf", "noise", "target"),
+    ("sampling",),
     ("drafting",),
     ("engine",),
     ("planning",),

@@ -14,7 +14,8 @@ import models
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.sampling import NOISE_BLOCK, Sampler, SamplingConfig, noise_rows
+from mlx_redrafter.noise import noise_rows
+from mlx_redrafter.sampling import NOISE_BLOCK, Sampler, SamplingConfig
 
 V = models.VOCAB
 

@@ -16,7 +16,8 @@ from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.logits import penalise
-from mlx_redrafter.sampling import Sampler, SamplingConfig, noise_rows, scores
+from mlx_redrafter.noise import noise_rows
+from mlx_redrafter.sampling import Sampler, SamplingConfig, scores
 from mlx_redrafter.tree import DraftTree
 
 V = models.VOCAB

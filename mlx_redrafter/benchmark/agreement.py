@@ -9,7 +9,8 @@ from typing import Any, cast
 import mlx.core as mx
 
 from ..engine.model import SpeculativeModel
-from ..sampling import SamplingConfig, noise_rows, scores
+from ..noise import noise_rows
+from ..sampling import SamplingConfig, scores
 from ..tree import DraftTree
 from .contestants import Contestant
 from .measuring import Round

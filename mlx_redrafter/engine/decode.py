@@ -9,7 +9,6 @@ of it verified as is worth it, without a further evaluation.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Tokens
 
@@ -28,6 +27,7 @@ from .shape_planner import ObservedStep, ShapePlanner
 from .shared_planner import SharedPlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
+from .step_timer import StepTimer
 
 CLEAR_CACHE_EVERY = 256
 
@@ -137,10 +137,7 @@ class DecodingLoop:
         self._pending: list[PendingStep] = []
         # The last step that was read, and what to draft after it where that is decided.
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
-        self._counted = 0.0  # up to when time was counted
-        self._elsewhere = 0.0  # time since then that was not this loop's
-        self._began = 0.0  # since when the step that is under way is worked at
-        self._early = False  # whether it began before the one before it was read
+        self._timer = StepTimer()
         self._to_clear = CLEAR_CACHE_EVERY
 
     @property
@@ -184,8 +181,8 @@ class DecodingLoop:
 
     def _step(self, *, goes_on: bool) -> dict[Sequence, list[DecodedToken]]:
         if not self._pending:
-            self._began, self._early = time.perf_counter(), False
-        began, early = self._began, self._early
+            self._timer.begin()
+        began, early = self._timer.began, self._timer.early
         # 1 draft, 2 verify, 3 choose: all launched at once, mostly at the end of the step before.
         pending = self._trusted(self._pending or self._follow(goes_on=goes_on))
         after_prompt = not any(sequence.emitted for sequence in self.sequences)
@@ -193,16 +190,16 @@ class DecodingLoop:
         # Decided as late as can be: only after a plain step may the next one overlap.
         plain = all(step.is_plain for step in pending)
         shapes = self._chooser.shapes(self.sequences, pending) if plain and goes_on else None
-        self._early = shapes is not None and self._may_overlap(shapes)
-        if self._early:
+        self._timer.early = shapes is not None and self._may_overlap(shapes)
+        if self._timer.early:
             self._pending = self._overlap(pending)
         # 4 accept
         ended = [sequence.finish_reason is not None for sequence in self.sequences]
         records = [s.read(step) for s, step in zip(self.sequences, pending, strict=True)]
         if after_prompt:
-            self._counted = time.perf_counter()  # until here it was the prompt's time
+            self._timer.leave_out()  # the prompt's time
         made = {
-            sequence: _decoded(sequence, step, record)
+            sequence: sequence.decoded(step, record)
             for sequence, step, record, over in zip(
                 self.sequences, pending, records, ended, strict=True
             )
@@ -218,7 +215,7 @@ class DecodingLoop:
             # The next step begins before tokens are handed out, so that reading them overlaps with
             # it. A CPU may hold up its beginning, for which the first token does not wait.
             if goes_on and not after_prompt:
-                self._began = self._counted  # what was learnt and chosen meanwhile is its time
+                self._timer.follow()
                 self._pending = self._follow()
         if not self._pending:
             # Another thread may take the next step.
@@ -311,10 +308,7 @@ class DecodingLoop:
         early: bool,
     ) -> None:
         """Count a step that is over, and tell the planner."""
-        # A plain step starts before the one ahead of it is read; only what follows that is its own.
-        now = time.perf_counter()
-        seconds = now - max(self._counted, began) - self._elsewhere
-        self._counted, self._elsewhere = now, 0.0
+        seconds = self._timer.count(began)
         tokens = [token.token for own in made.values() for token in own]
         seconds = agreed_seconds(self._model.ranks, seconds, tokens)
         drafting = []
@@ -335,7 +329,7 @@ class DecodingLoop:
             context=max(step.context for step in pending),
             next_shape=next(planned, None),
             early=early,
-            overlapped=self._early,
+            overlapped=self._timer.early,
         )
         planner.observe(observed)
         price = planner.price(observed)
@@ -360,7 +354,7 @@ class DecodingLoop:
     def spent_elsewhere(self, seconds: float) -> None:
         """Leave out of a step that is under way the time of a prompt that was read meanwhile."""
         if self._pending:
-            self._elsewhere += seconds
+            self._timer.spend_elsewhere(seconds)
 
     def discard(self) -> None:
         """Forget a step that is under way: none of its sequences goes on."""
@@ -397,15 +391,3 @@ def _ends(sequence: Sequence, draft: StepDraft) -> bool:
     if draft.tree is None:
         return True
     return not sequence.config.eos_token_ids.isdisjoint(draft.tree.read().tokens)
-
-
-def _decoded(sequence: Sequence, step: PendingStep, record: StepRecord) -> list[DecodedToken]:
-    """The tokens of text that a step made, the last with the reason why the text ends there."""
-    produced = record if sequence.emitted else None
-    logprobs = sequence.logprobs(step, record)
-    tokens = sequence.advance(step, record)
-    reasons = [*[None] * (len(tokens) - 1), sequence.finish_reason]
-    return [
-        DecodedToken(token, record.source(place), reasons[place], produced, *logprobs[place])
-        for place, token in enumerate(tokens)
-    ]

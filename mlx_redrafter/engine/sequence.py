@@ -27,7 +27,7 @@ from .lockstep import shared_seed
 from .model import SpeculativeModel
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
-from .step import PendingStep, StepRecord
+from .step import DecodedToken, PendingStep, StepRecord
 
 # A token's log-probability, those of the likeliest, the likeliest first, and those of all tokens.
 Logprobs = tuple[float | None, tuple[tuple[int, float], ...], mx.array | None]
@@ -243,6 +243,17 @@ class Sequence:
         ]
         tops = map(tuple, pairs)
         return [(chosen[node], top, None) for node, top in zip(record.path, tops, strict=True)]
+
+    def decoded(self, pending: PendingStep, record: StepRecord) -> list[DecodedToken]:
+        """The tokens of text that a step made, the last with the reason why the text ends there."""
+        produced = record if self.emitted else None
+        logprobs = self.logprobs(pending, record)
+        tokens = self.advance(pending, record)
+        reasons = [*[None] * (len(tokens) - 1), self.finish_reason]
+        return [
+            DecodedToken(token, record.source(place), reasons[place], produced, *logprobs[place])
+            for place, token in enumerate(tokens)
+        ]
 
     def advance(self, pending: PendingStep, record: StepRecord) -> list[int]:
         """Take a step's tokens up to the end of the text; its end is the next root.

@@ -20,8 +20,8 @@ MACHINE_RATE = 0.2
 # Share of the jump between two kinds that is taken for theirs, and not for the machine's: it may
 # have changed at that very moment.
 KIND_RATE = 0.25
-# Share of what drafted steps have in common that goes by what their forward costs beyond a plain one;
-# the rest is the same for all. Told beside a forward over so many rows, and no more than so much.
+# Share of what drafted steps have in common that goes by what their forward costs beyond a plain
+# one; the rest is the same for all. Told beside a forward over so many rows, up to so many times.
 BEYOND_PLAIN = 0.5
 USUAL_ROWS = 8
 LARGEST_WEIGHT = 1.5
@@ -38,8 +38,8 @@ DISAGREEMENT = 1.3
 STEP_DISAGREEMENT = 1.5
 
 PLAIN = 1  # rows of a plain step
-# A plain step that overlaps with nothing, or half of two that overlap with each other alone: a small
-# model's takes longer than in a row of them.
+# A plain step that overlaps with nothing, or half of two that overlap with each other alone: in a
+# small model it takes longer than in a row of them.
 ALONE = 0
 
 

@@ -102,7 +102,7 @@ class StepPrices:
         return self.costs.draft_seconds(shape) * self.clocks.machine
 
     def paid(self, step: ObservedStep) -> float:
-        """What a step took, in plain steps; a step that waited for something counts little of it."""
+        """What a step took, in plain steps; of what it waited for little is counted."""
         expected = self.seconds(step)
         return min(LARGEST_SHARE * expected, step.seconds) / self.plain_seconds(step.context)
 

@@ -377,14 +377,9 @@ def drafter_to_go_on_from(
         raise RedrafterError(
             f"{path_or_repo} has {heads} independent heads: pass --unroll {heads} or less."
         )
-    if heads is not None and lookback:
-        raise RedrafterError(
-            f"{path_or_repo} has independent heads, which read no tokens: leave out lookback."
-        )
-    if drafter.remembers and lookback:
-        raise RedrafterError(
-            f"{path_or_repo} remembers the text, so it reads no tokens first: leave out lookback."
-        )
+    if lookback and (heads is not None or drafter.remembers):
+        why = "remembers the text, so it reads" if heads is None else "has independent heads, which read"
+        raise RedrafterError(f"{path_or_repo} {why} no tokens first: leave out lookback.")
     made_for = {"name": name, "tokenizer_hash": tokenizer_hash(tokenizer)}
     lookback = drafter.config.lookback if lookback is None else lookback
     drafter.config = replace(drafter.config, target=made_for, lookback=lookback)

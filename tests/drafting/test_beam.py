@@ -26,7 +26,8 @@ from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
 from mlx_redrafter.drafting.shape import MAX_LENGTH, BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.sampling import SamplingConfig, noise_rows
+from mlx_redrafter.noise import noise_rows
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
 

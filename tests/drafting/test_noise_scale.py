@@ -9,7 +9,8 @@ from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.sampling import SamplingConfig, noise_rows
+from mlx_redrafter.noise import noise_rows
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.tree import DraftTree
 from models import build
 

@@ -163,9 +163,7 @@ class Chat:
                 seconds *= 1.0 + 0.9 * overlapped - 0.9 * early + (self.alone - 1) * (not early)
             if self.planner:
                 self.planner.observe(
-                    ObservedStep(
-                        shape, [record], seconds, made, early=early, overlapped=overlapped
-                    )
+                    ObservedStep(shape, [record], seconds, made, early=early, overlapped=overlapped)
                 )
             made += len(record.path)
             self.steps.append((shape, len(record.path), seconds))

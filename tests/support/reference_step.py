@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_redrafter.sampling import SamplingConfig, noise_rows, scores
+from mlx_redrafter.noise import noise_rows
+from mlx_redrafter.sampling import SamplingConfig, scores
 
 # From the text so far, its last token included, to a tree: tokens and parents, the root (that last
 # token, parent -1) first, and every parent before its children.

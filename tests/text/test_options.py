@@ -20,7 +20,8 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.sampling import SamplingConfig, coins
+from mlx_redrafter.noise import coins
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.text.batch_generate import batch_generate
 from mlx_redrafter.text.generate import generate, stream_generate
 
