@@ -378,7 +378,7 @@ def drafter_to_go_on_from(
             f"{path_or_repo} has {heads} independent heads: pass --unroll {heads} or less."
         )
     if lookback and (heads is not None or drafter.remembers):
-        why = "remembers the text, so it reads" if heads is None else "has independent heads, which read"
+        why = "has independent heads, which read" if heads else "remembers the text, so it reads"
         raise RedrafterError(f"{path_or_repo} {why} no tokens first: leave out lookback.")
     made_for = {"name": name, "tokenizer_hash": tokenizer_hash(tokenizer)}
     lookback = drafter.config.lookback if lookback is None else lookback
