@@ -99,7 +99,7 @@ class Clocks:
         self._last = rows
         apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
         disagrees = apart > math.log(DISAGREEMENT)
-        off = self._machine + self._own(rows)
+        off = self._machine + self._own(max(rows, PLAIN))
         disagrees = disagrees or abs(off) > math.log(STEP_DISAGREEMENT)
         self._disagreeing = max(0, self._disagreeing + (1 if disagrees else -2))
 
