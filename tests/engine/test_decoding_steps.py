@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from itertools import islice, pairwise
+from itertools import islice, pairwise, pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -33,7 +33,7 @@ from mlx_redrafter.cache import attention as cache_module
 from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.engine import decode as decoding
+from mlx_redrafter.engine import step_timer
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -384,7 +384,7 @@ def test_decode_yields_lazily() -> None:
 def test_the_prompts_time_is_not_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain steps start before the one ahead of them is read, the prompt's own forward too."""
     now = [0.0]
-    monkeypatch.setattr(decoding.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: now[0])
     read = TextSequence.read
 
     def slowly(loop: TextSequence, pending: PendingStep) -> StepRecord:
@@ -396,13 +396,34 @@ def test_the_prompts_time_is_not_the_first_steps(monkeypatch: pytest.MonkeyPatch
     class Plain(Switching):
         shapes = (None,)
         seconds: list[float] = []  # noqa: RUF012
+        overlaps: list[tuple[bool, bool]] = []  # noqa: RUF012
 
         def observe(self, step: ObservedStep) -> None:
             self.seconds.append(step.seconds)
+            self.overlaps.append((step.early, step.overlapped))
 
     planner = Plain()
     list(decode(KINDS["beam search"](), PROMPT, DecodingConfig(6), planner=planner))
     assert planner.seconds == [1.0] * 5
+    assert planner.overlaps == [*[(True, True)] * 4, (True, False)]
+
+
+def test_plain_steps_between_drafts_are_told_as_they_overlap() -> None:
+    class Switched(Switching):
+        shapes = (BeamShape(1, 2), None, None, None)
+        overlaps: list[tuple[bool, bool, bool]] = []  # noqa: RUF012
+
+        def observe(self, step: ObservedStep) -> None:
+            super().observe(step)
+            self.overlaps.append((step.shape is None, step.early, step.overlapped))
+
+    planner = Switched()
+    list(decode(KINDS["beam search"](), PROMPT, DecodingConfig(40), planner=planner))
+    assert (True, False, True) in planner.overlaps
+    assert (True, True, False) in planner.overlaps
+    for (_, _, overlapped), (plain, early, _) in pairwise(planner.overlaps):
+        assert early == overlapped
+        assert plain or not early
 
 
 def test_steps_that_have_to_be_plain_are_called_so() -> None:
