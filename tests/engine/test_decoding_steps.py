@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from itertools import islice, pairwise, pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -421,9 +421,9 @@ def test_plain_steps_between_drafts_are_told_as_they_overlap() -> None:
     list(decode(KINDS["beam search"](), PROMPT, DecodingConfig(40), planner=planner))
     assert (True, False, True) in planner.overlaps
     assert (True, True, False) in planner.overlaps
-    for (_, _, overlapped), (plain, early, _) in pairwise(planner.overlaps):
+    for (_, _, overlapped), (is_plain, early, _) in pairwise(planner.overlaps):
         assert early == overlapped
-        assert plain or not early
+        assert is_plain or not early
 
 
 def test_steps_that_have_to_be_plain_are_called_so() -> None:
