@@ -129,7 +129,9 @@ async def ask(
     started = last = time.perf_counter()
     url = f"{server.url}/v1/chat/completions"
     async with client.stream("POST", url, json=body, timeout=600) as response:
-        response.raise_for_status()
+        if response.is_error:
+            said = (await response.aread()).decode(errors="replace")
+            raise SystemExit(f"{server.name} answered {response.status_code}: {said}")
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
