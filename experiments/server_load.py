@@ -31,6 +31,7 @@ import httpx
 from interleaved import ROOT, read_prompts
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoTokenizer
 
 from mlx_redrafter import RedrafterError
 from mlx_redrafter.benchmark.environment import environment
@@ -208,15 +209,19 @@ def show(console: Console, rounds: dict[tuple[str, int], list[Round]]) -> None:
     console.print(table)
 
 
-def prefixes(servers: list[Served], args: argparse.Namespace) -> Table:
+def prefixes(servers: list[Served], directory: str, args: argparse.Namespace) -> Table:
     """Time to first token of two requests with one long beginning."""
-    table = Table(title=f"A prefix of about {args.prefix_tokens} tokens")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    filler = FILLER
+    while (length := len(tokenizer.encode(filler))) < args.prefix_tokens:
+        filler += FILLER
+    table = Table(title=f"A prefix of about {length:,} tokens")
     for column in ("server", "first request", "second request", "share"):
         table.add_column(column, justify="right")
     for server in servers:
         shares, seconds = [], []
         for repeat in range(args.repeats + 1):
-            text = f"Note {repeat}-{server.name}. " + FILLER * (args.prefix_tokens // 20)
+            text = f"Note {repeat}-{server.name}. " + filler
             taken = Round()
             for question in ("Which room?", "Which book?"):
                 messages = [{"role": "user", "content": f"{text} {question}"}]
@@ -256,7 +261,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=16, help="questions of a round")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=100)
-    parser.add_argument("--prefix-tokens", type=int, default=1500)
+    parser.add_argument("--prefix-tokens", type=int, default=1950)
     parser.add_argument("--requests", type=int, default=0, help="short ones, to watch memory")
     return parser.parse_args()
 
@@ -277,7 +282,7 @@ def main() -> int:
         servers.append(start("mlx_lm", THEIRS, directory, theirs, "default_model"))
         show(console, measure(servers, prompts, args))
         if args.prefix_tokens:
-            console.print(prefixes(servers, args))
+            console.print(prefixes(servers, directory, args))
         if args.requests:
             console.print(memory(servers[0], prompts, args.requests))
         console.print(circumstances(environment(sys.argv[1:], "python experiments/server_load.py")))
