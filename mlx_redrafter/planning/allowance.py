@@ -20,6 +20,8 @@ TOKEN = 0.01
 IDLE_LIMIT = 1.5
 # No more is saved: what has paid for long may lose no more than this when it no longer does.
 SAVED = 8.0
+# No more is owed: a step may have waited for another program, and its debt must not outlast that.
+LEAST = -1.0
 # What is left at least when drafting ends: enough for a small probe.
 LEFT = 0.5
 
@@ -36,24 +38,36 @@ class Allowance:
         self._grants = ANSWERS
         self._tokens = 0.0
 
+    @property
+    def overdrawn(self) -> bool:
+        """Whether a choice has lost what may be lost, and is to be left."""
+        return self.balance <= LEAST
+
+    @property
+    def full(self) -> bool:
+        """Whether no more is saved."""
+        return self.balance >= SAVED
+
     def begin_answer(self) -> None:
         """An answer begins, after one that was not over at once."""
         if self._tokens > 0 and self._grants > 0:
             self._grants -= 1
             self.balance += ANSWER
 
-    def take_plain(self, tokens: float, late: float = 0.0) -> None:
+    def take_plain(self, tokens: float, late: float = 0.0, *, wanted: float = 0.0) -> None:
         """A step that drafted nothing made so many tokens.
 
         Args:
             tokens: What it made.
             late: Plain steps that it took longer, since a draft before it let nothing overlap.
+            wanted: What the next draft may lose: so much is saved for it.
         """
-        self.balance -= late
+        self.balance = max(LEAST, self.balance - late)
         share = FIRST_TOKEN if self._tokens < FIRST_TOKENS else TOKEN
         self._tokens += tokens
-        if self.balance < IDLE_LIMIT:
-            self.balance = min(IDLE_LIMIT, self.balance + share * tokens)
+        limit = max(IDLE_LIMIT, wanted)
+        if self.balance < limit:
+            self.balance = min(limit, self.balance + share * tokens)
 
     def take_drafted(self, price: float, tokens: float) -> None:
         """A step that drafted was over.
@@ -63,7 +77,11 @@ class Allowance:
             tokens: What it made, the token that needs no draft included.
         """
         self._tokens += tokens
-        self.balance = min(SAVED, self.balance + tokens - price)
+        self.balance = max(LEAST, min(SAVED, self.balance + tokens - price))
+
+    def renew(self) -> None:
+        """What was lost does not count any more, since it was lost on another machine, as it were."""
+        self.balance = max(ANSWER, self.balance)
 
     def leave(self) -> None:
         """Drafting ends for now; it can be tried again."""

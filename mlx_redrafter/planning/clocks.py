@@ -133,8 +133,12 @@ class Clocks:
             return
         if before in plain or now in plain:
             # A plain step that is faster than was thought makes drafted ones seem slower.
-            change = jump if before in plain else -jump
-            self._drafted += change / self._weight(max(before, now))
+            change, size = jump if before in plain else -jump, max(before, now)
+            # A small forward says little of a large one: what it does not share is its own.
+            shared = change / max(1.0, self._weight(size))
+            self._drafted += shared
+            own = change - self._weight(size) * shared
+            self._sizes[size] = self._sizes.get(size, 0.0) + own
             return
         for rows, share in ((before, -0.5), (now, 0.5)):
             self._sizes[rows] = self._sizes.get(rows, 0.0) + share * jump

@@ -39,8 +39,6 @@ LEFT_AT = 1.0
 SWITCH_MARGIN = 1.01
 # Probes that a first choice rests on.
 PROBES_TO_CHOOSE = 2
-# The account may be overdrawn by so many plain steps before a choice is left.
-OVERDRAWN = -1.0
 REPLAN_STEPS = 8
 # A plain step after so many drafts, times the square of what they gain: the less that is, the more
 # it matters how long a plain step takes by now, and the less one costs.
@@ -283,12 +281,14 @@ class Planner:
         """Learn from a step that is over."""
         self._context = step.context
         self.prices.time(step)
+        self._trials.see_machine(self.clocks.machine)
         if step.shape is None and step.nodes:
             pass  # copies alone say nothing of drafts
         elif step.shape is None:
             self._drafts_in_a_row = 0
             if self._choice is None:
-                self._trials.take_plain(step.tokens, self.prices.late)
+                price = self._probes.first_price
+                self._trials.take_plain(step.tokens, self.prices.late, price=price)
             else:
                 self._trials.allowance.take_plain(step.tokens, self.prices.late)
                 self._honesty.take_plain()
@@ -355,8 +355,8 @@ class Planner:
             allowed = tried or best.shape == self._probes.free
             pays = allowed and best.tokens_per_second > MARGIN * plain
         else:
-            overdrawn = self._trials.allowance.balance < OVERDRAWN
-            pays = best.tokens_per_second >= LEFT_AT * plain and not overdrawn
+            lost = self._trials.allowance.overdrawn
+            pays = best.tokens_per_second >= LEFT_AT * plain and not lost
         self._choose(best.shape if pays else None)
 
     def _choose(self, shape: BeamShape | None) -> None:
@@ -386,7 +386,8 @@ class Planner:
             self._plan()
 
     def _price_probes(self) -> None:
-        self._probes.price(self.clocks, self._context, small=self._trials.small)
+        small, earned = self._trials.small, self._trials.earned
+        self._probes.price(self.clocks, self._context, small=small, earned=earned)
 
     def _find_wide_probe(self) -> None:
         """Look for a larger probe where one is due."""

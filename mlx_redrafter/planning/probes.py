@@ -54,13 +54,16 @@ class Probes:
         self.free: BeamShape | None = None
         self.certain = False
 
-    def price(self, clocks: Clocks, context: int, *, small: bool) -> None:
+    def price(
+        self, clocks: Clocks, context: int, *, small: bool = False, earned: bool = False
+    ) -> None:
         """Price all shapes again.
 
         Args:
             clocks: How times differ from those measured.
             context: Tokens before the step.
             small: Whether the first probe is to be a small one.
+            earned: Whether probes have earned all that is saved, so that it may cost more.
         """
         costs = self._costs
         plain = costs.step_seconds(None, context) * clocks.factor(PLAIN)
@@ -69,14 +72,14 @@ class Probes:
         factors = np.array([clocks.factor(one) for one in rows]) / plain
         priced = (self._drafts + verifying[self._of_rows]) * factors[self._of_rows]
         self._priced = list(zip(priced.tolist(), self._shapes, strict=True))
-        self.first_price, self.first = self._first(small=small)
+        self.first_price, self.first = self._first(small=small, earned=earned)
         cheapest = min(self._priced, key=lambda one: one[0], default=None)
         self.free = cheapest[1] if cheapest and cheapest[0] * MARGIN < 1.0 else None
         self.certain = cheapest is not None and cheapest[0] <= CERTAIN_PRICE
 
-    def _first(self, *, small: bool) -> tuple[float, BeamShape | None]:
+    def _first(self, *, small: bool, earned: bool) -> tuple[float, BeamShape | None]:
         limits = [SMALL_PROBE_PRICE] if small else []
-        for limit in [*limits, FIRST_PROBE_PRICE]:
+        for limit in [*limits, FIRST_PROBE_PRICE + (LARGEST_RISK if earned else 0.0)]:
             for price, shape in self._priced:
                 if price <= limit:
                     return price, shape

@@ -17,6 +17,8 @@ LONGEST_GAP = 64
 SHORT_ANSWER = 16
 # After so many failures in a row probes are small ones, of which more can be made.
 FAILURES_FOR_SMALL = 3
+# What failed on a machine so many times as slow says little of one that is free again.
+FREED = 1.4
 # Evidence for saying that drafts do not pay here.
 PROBES_FOR_VERDICT = 6
 ANSWERS_FOR_VERDICT = 3
@@ -57,6 +59,8 @@ class Trials:
         self._counted_here = False
         self._tokens_here = float(SHORT_ANSWER)
         self._in_a_row = 0
+        self._paid = False
+        self._slowness, self._slowness_failed = 1.0, 0.0  # now, and when a probe failed last
 
     @property
     def small(self) -> bool:
@@ -64,9 +68,25 @@ class Trials:
         return self._in_a_row >= FAILURES_FOR_SMALL
 
     @property
+    def earned(self) -> bool:
+        """Whether small probes pay, but have not shown what would: the next one may be larger."""
+        return self._paid and self.allowance.full
+
+    @property
     def evidence(self) -> bool:
         """Whether enough probes failed, in enough answers."""
         return self._failed >= PROBES_FOR_VERDICT and self._answers_failed >= ANSWERS_FOR_VERDICT
+
+    def see_machine(self, slowness: float) -> None:
+        """Once the machine is free again, what it lost by probes does not count any more.
+
+        Args:
+            slowness: The factor on all that the machine does, see :class:`Clocks`.
+        """
+        self._slowness = slowness
+        if self._slowness_failed > FREED * slowness:
+            self._slowness_failed = 0.0
+            self.allowance.renew()
 
     def begin_answer(self) -> None:
         """An answer begins, which may be unlike the last: the first step may be a probe."""
@@ -81,11 +101,16 @@ class Trials:
         affordable = self.allowance.balance >= price - 1.0
         return affordable and (self._plain >= self._gap - 1 or price <= 1.0)
 
-    def take_plain(self, tokens: float, late: float = 0.0) -> None:
-        """A plain step was taken while nothing was chosen; see :class:`Allowance`."""
+    def take_plain(self, tokens: float, late: float = 0.0, *, price: float = 0.0) -> None:
+        """A plain step was taken while nothing was chosen; see :class:`Allowance`.
+
+        Args:
+            tokens, late: As there.
+            price: What the next probe costs, in plain steps.
+        """
         self._plain += 1
         self._tokens_here += tokens
-        self.allowance.take_plain(tokens, late)
+        self.allowance.take_plain(tokens, late, wanted=price - 1.0)
 
     def take_probe(self, price: float, tokens: float, paid: float) -> None:
         """A probe was made.
@@ -100,10 +125,12 @@ class Trials:
         self._tokens_here += tokens
         self.failed_here = tokens < price
         self._in_a_row = self._in_a_row + 1 if tokens < price else 0
+        self._paid = tokens >= price
         if tokens >= price:
             self._gap = 1
             self._failed = max(0, self._failed - 2)
             return
+        self._slowness_failed = self._slowness
         self._gap = min(2 * self._gap, LONGEST_GAP)
         self._failed += 1
         if not self._counted_here:
