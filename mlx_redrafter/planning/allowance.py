@@ -39,11 +39,6 @@ class Allowance:
         self._tokens = 0.0
 
     @property
-    def overdrawn(self) -> bool:
-        """Whether a choice has lost what may be lost, and is to be left."""
-        return self.balance <= LEAST
-
-    @property
     def full(self) -> bool:
         """Whether no more is saved."""
         return self.balance >= SAVED
@@ -80,7 +75,7 @@ class Allowance:
         self.balance = max(LEAST, min(SAVED, self.balance + tokens - price))
 
     def renew(self) -> None:
-        """What was lost does not count any more, since it was lost on another machine, as it were."""
+        """What was lost does not count any more."""
         self.balance = max(ANSWER, self.balance)
 
     def leave(self) -> None:

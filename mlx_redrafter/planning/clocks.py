@@ -77,6 +77,18 @@ class Clocks:
         """Steps that disagreed with the costs measured, more than twice as many as did not."""
         return self._disagreeing
 
+    def measured(self, rows: int, context: int) -> float:
+        """Seconds of a step without a draft, by what was measured, without any factor.
+
+        Args:
+            rows: Tokens verified, see :meth:`observe`.
+            context: Tokens before the step.
+        """
+        if rows > PLAIN:
+            return self._costs.verify_seconds(rows, context)
+        plain = self._costs.step_seconds(None, context)
+        return plain if rows == PLAIN else max(plain, self._costs.verify_seconds(1, context))
+
     def observe(self, rows: int, seconds: float, expected: float) -> None:
         """Learn from a step.
 
@@ -102,6 +114,12 @@ class Clocks:
         off = self._machine + self._own(max(rows, PLAIN))
         disagrees = disagrees or abs(off) > math.log(STEP_DISAGREEMENT)
         self._disagreeing = max(0, self._disagreeing + (1 if disagrees else -2))
+
+    def doubt(self) -> None:
+        """Forget how kinds differ: another program that is gone by now may have set them apart."""
+        self._drafted = self._alone = 0.0
+        self._sizes.clear()
+        self._last = None
 
     def _own(self, rows: int) -> float:
         if rows == ALONE:

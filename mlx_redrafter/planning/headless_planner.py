@@ -9,7 +9,7 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
-from .clocks import ALONE, PLAIN, Clocks
+from .clocks import PLAIN, Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
 from .plain_runs import PlainRuns
@@ -92,11 +92,7 @@ class HeadlessPlanner:
         if self._costs is None or seen is None:
             return
         rows, seconds = seen
-        expected = self._costs.verify_seconds(max(rows, PLAIN), step.context)
-        plain = self._costs.step_seconds(None, step.context)
-        if rows in (PLAIN, ALONE):
-            expected = plain if rows == PLAIN else max(plain, expected)
-        self._clocks.observe(rows, seconds, expected)
+        self._clocks.observe(rows, seconds, self._clocks.measured(rows, step.context))
 
     # What copies are priced by
 

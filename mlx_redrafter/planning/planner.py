@@ -281,14 +281,15 @@ class Planner:
         """Learn from a step that is over."""
         self._context = step.context
         self.prices.time(step)
-        self._trials.see_machine(self.clocks.machine)
+        if self._trials.freed(self.clocks.machine):
+            self.clocks.doubt()
+            self._price_probes()
         if step.shape is None and step.nodes:
             pass  # copies alone say nothing of drafts
         elif step.shape is None:
             self._drafts_in_a_row = 0
             if self._choice is None:
-                price = self._probes.first_price
-                self._trials.take_plain(step.tokens, self.prices.late, price=price)
+                self._trials.take_plain(step.tokens, self.prices.late, self._probes.first_price)
             else:
                 self._trials.allowance.take_plain(step.tokens, self.prices.late)
                 self._honesty.take_plain()
@@ -355,8 +356,7 @@ class Planner:
             allowed = tried or best.shape == self._probes.free
             pays = allowed and best.tokens_per_second > MARGIN * plain
         else:
-            lost = self._trials.allowance.overdrawn
-            pays = best.tokens_per_second >= LEFT_AT * plain and not lost
+            pays = best.tokens_per_second >= LEFT_AT * plain and not self._trials.overdrawn
         self._choose(best.shape if pays else None)
 
     def _choose(self, shape: BeamShape | None) -> None:
@@ -386,8 +386,8 @@ class Planner:
             self._plan()
 
     def _price_probes(self) -> None:
-        small, earned = self._trials.small, self._trials.earned
-        self._probes.price(self.clocks, self._context, small=small, earned=earned)
+        trials = self._trials
+        self._probes.price(self.clocks, self._context, small=trials.small, earned=trials.earned)
 
     def _find_wide_probe(self) -> None:
         """Look for a larger probe where one is due."""

@@ -51,6 +51,8 @@ class StepPrices:
         costs: As measured.
         clocks: How steps differ from that by now.
         accepted: Guesses accepted in a step of each shape of which that is known.
+        late: Plain steps that the last step took longer, since after a draft it overlapped with
+            nothing.
     """
 
     def __init__(self, costs: CostModel):
@@ -62,7 +64,7 @@ class StepPrices:
         self._tokens = self._seconds = 0.0  # of a text, of late
         self._runs = PlainRuns()
         self._after_draft = False
-        self._late = 0.0
+        self.late = 0.0
 
     def take_costs(self, costs: CostModel) -> None:
         """Costs were measured: nothing is known of how steps differ from them."""
@@ -106,11 +108,6 @@ class StepPrices:
         expected = self.seconds(step)
         return min(LARGEST_SHARE * expected, step.seconds) / self.plain_seconds(step.context)
 
-    @property
-    def late(self) -> float:
-        """Plain steps that those after a draft took longer, since they overlapped with nothing."""
-        return self._late
-
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
         return self.accepted.get(shape, 0.0)
@@ -134,7 +131,7 @@ class StepPrices:
         for that of the draft it makes for the next.
         """
         kind = (step.shape, step.nodes, step.next_shape)
-        self._late = 0.0
+        self.late = 0.0
         if step.shape is not None or step.nodes:
             self._after_draft = step.shape is not None
         if kind not in self._kinds:
@@ -149,21 +146,18 @@ class StepPrices:
             self._shapes.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
 
     def _tell_clocks(self, step: ObservedStep, rows: int, seconds: float) -> None:
-        expected = self._measured(step)
-        if rows == ALONE:
-            if self._after_draft:
-                late = seconds / self.plain_seconds(step.context) - 1.0
-                self._late = (1 + step.early) * min(LARGEST_SHARE - 1.0, max(0.0, late))
-                self._after_draft = False
-            expected = max(expected, self.costs.verify_seconds(1, step.context))
+        if rows == ALONE and self._after_draft:
+            late = seconds / self.plain_seconds(step.context) - 1.0
+            self.late = (1 + step.early) * min(LARGEST_SHARE - 1.0, max(0.0, late))
+            self._after_draft = False
+        drafted = step.shape is not None
+        expected = self._measured(step) if drafted else self.clocks.measured(rows, step.context)
         self.clocks.observe(rows, seconds, expected)
 
     def _measured(self, step: ObservedStep) -> float:
         """What a step costs by what was measured, without any factor."""
         if step.shape is None:  # copies alone, or plain
-            if step.nodes:
-                return self.costs.verify_seconds(1 + step.nodes, step.context)
-            return self.costs.step_seconds(None, step.context)
+            return self.clocks.measured(1 + step.nodes, step.context)
         return self.costs.step_seconds(
             step.shape,
             step.context,

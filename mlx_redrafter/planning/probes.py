@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..drafting.shape import BeamShape
 from .clocks import PLAIN, Clocks
 from .costs import CostModel
@@ -43,12 +41,14 @@ class Probes:
 
     def __init__(self, costs: CostModel, *, chains: bool):
         self._costs = costs
-        self._shapes = probe_shapes(costs, chains=chains)
-        # Priced at every answer, all at once: what differs by shape, and by rows alone.
-        self._drafts = np.array([costs.draft_seconds(shape) for shape in self._shapes])
-        rows = [1 + shape.nodes for shape in self._shapes]
-        self._rows, self._of_rows = np.unique(np.array(rows, dtype=int), return_inverse=True)
+        # Priced at every answer: what differs by shape, and by rows alone.
+        self._drafts = [
+            (shape, 1 + shape.nodes, costs.draft_seconds(shape))
+            for shape in probe_shapes(costs, chains=chains)
+        ]
+        self._rows = {rows for _, rows, _ in self._drafts}
         self._priced: list[tuple[float, BeamShape]] = []
+        self._measured: list[float] = []
         self.first: BeamShape | None = None
         self.first_price = 0.0
         self.free: BeamShape | None = None
@@ -65,13 +65,14 @@ class Probes:
             small: Whether the first probe is to be a small one.
             earned: Whether probes have earned all that is saved, so that it may cost more.
         """
-        costs = self._costs
-        plain = costs.step_seconds(None, context) * clocks.factor(PLAIN)
-        rows = self._rows.tolist()
-        verifying = np.array([costs.verify_seconds(one, context) for one in rows])
-        factors = np.array([clocks.factor(one) for one in rows]) / plain
-        priced = (self._drafts + verifying[self._of_rows]) * factors[self._of_rows]
-        self._priced = list(zip(priced.tolist(), self._shapes, strict=True))
+        plain = self._costs.step_seconds(None, context)
+        verifying = {rows: self._costs.verify_seconds(rows, context) for rows in self._rows}
+        factors = {rows: clocks.factor(rows) / clocks.factor(PLAIN) for rows in self._rows}
+        self._measured = [(draft + verifying[rows]) / plain for _, rows, draft in self._drafts]
+        self._priced = [
+            (measured * factors[rows], shape)
+            for measured, (shape, rows, _) in zip(self._measured, self._drafts, strict=True)
+        ]
         self.first_price, self.first = self._first(small=small, earned=earned)
         cheapest = min(self._priced, key=lambda one: one[0], default=None)
         self.free = cheapest[1] if cheapest and cheapest[0] * MARGIN < 1.0 else None
@@ -83,10 +84,11 @@ class Probes:
             for price, shape in self._priced:
                 if price <= limit:
                     return price, shape
+        # By now or as measured: what made steps dear may be gone, and only a probe can tell.
         possible = [
             (price, shape)
-            for price, shape in self._priced
-            if (1 + shape.length) > MARGIN * price and price <= LARGEST_FIRST_PROBE
+            for (price, shape), measured in zip(self._priced, self._measured, strict=True)
+            if min(price, measured) <= min(LARGEST_FIRST_PROBE, (1 + shape.length) / MARGIN)
         ]
         if possible:
             return min(possible, key=lambda one: one[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .allowance import Allowance
+from .allowance import LEAST, Allowance
 
 # Plain steps between the probes of an answer that failed; doubled each time.
 LONGEST_GAP = 64
@@ -73,20 +73,27 @@ class Trials:
         return self._paid and self.allowance.full
 
     @property
+    def overdrawn(self) -> bool:
+        """Whether a choice has lost what may be lost, and is to be left."""
+        return self.allowance.balance <= LEAST
+
+    @property
     def evidence(self) -> bool:
         """Whether enough probes failed, in enough answers."""
         return self._failed >= PROBES_FOR_VERDICT and self._answers_failed >= ANSWERS_FOR_VERDICT
 
-    def see_machine(self, slowness: float) -> None:
-        """Once the machine is free again, what it lost by probes does not count any more.
+    def freed(self, slowness: float) -> bool:
+        """Whether the machine is free again since probes failed: their losses count no more.
 
         Args:
-            slowness: The factor on all that the machine does, see :class:`Clocks`.
+            slowness: The factor on all that the machine does by now, see :class:`Clocks`.
         """
         self._slowness = slowness
-        if self._slowness_failed > FREED * slowness:
-            self._slowness_failed = 0.0
-            self.allowance.renew()
+        if self._slowness_failed <= FREED * slowness:
+            return False
+        self._slowness_failed = 0.0
+        self.allowance.renew()
+        return True
 
     def begin_answer(self) -> None:
         """An answer begins, which may be unlike the last: the first step may be a probe."""
@@ -101,11 +108,12 @@ class Trials:
         affordable = self.allowance.balance >= price - 1.0
         return affordable and (self._plain >= self._gap - 1 or price <= 1.0)
 
-    def take_plain(self, tokens: float, late: float = 0.0, *, price: float = 0.0) -> None:
-        """A plain step was taken while nothing was chosen; see :class:`Allowance`.
+    def take_plain(self, tokens: float, late: float, price: float) -> None:
+        """A plain step was taken while nothing was chosen.
 
         Args:
-            tokens, late: As there.
+            tokens: What it made.
+            late: Plain steps that it took longer, see :class:`Allowance`.
             price: What the next probe costs, in plain steps.
         """
         self._plain += 1

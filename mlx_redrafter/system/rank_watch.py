@@ -165,12 +165,12 @@ def current_ranks() -> Ranks | None:
     peers = meet()
     ranks = join()
     if ranks is not None and peers is not None:
-        watch = RankWatch(ranks, peers, _leave)
+        watch = RankWatch(ranks, peers, leave)
         atexit.register(watch.stop)
     return ranks
 
 
-def _leave(sentence: str) -> None:
+def leave(sentence: str) -> None:
     """End the process at once: its main thread may be stuck, and cannot be told."""
     # On a line of its own: mlx's threads may be in the middle of one.
     sys.stderr.write(f"\n{sentence}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
@@ -392,6 +393,44 @@ def test_a_plain_step_alone_is_not_the_price_of_plain_decoding(
     chat = Chat(costs, Planner(costs), alone=alone).answers(kind, 40)
     assert chat.speed() >= speed
     assert worth(chat, 0, kind, costs) >= 0.975
+
+
+@pytest.mark.parametrize("curve", [CPU, OPENBLAS, M1])
+def test_what_drafts_lost_on_a_loaded_machine_is_forgiven_once_it_is_free(curve: str) -> None:
+    """Drafted steps that wait for another program thirty times as long as they should take."""
+    costs, found = costs_of(curve), []
+    loaded = costs_of(lambda n: CURVES[curve](n) * (2 if n == 1 else 30))
+    best = max(
+        mean_tokens(KNOWN, shape) / costs.step_seconds(shape, 0)
+        for shape in candidate_shapes(costs)
+    )
+    for seed in range(8):
+        chat = Chat(loaded, Planner(costs), noise=0.5, rng=random.Random(seed))
+        for answer in range(3):
+            chat.answer(Text(0.6, 0.15, 0.1, seed=100 * seed + answer), 256)
+        since, chat.truth, chat.noise = len(chat.steps), costs, 0.05
+        chat.answers(KNOWN, 10, seed=seed)
+        found.append(worth(chat, since, KNOWN, costs) / best)
+    assert mean(found) >= 0.85, found
+    assert min(found) >= 0.65, found
+
+
+def test_the_account_saves_for_the_cheapest_probe_that_could_pay() -> None:
+    """All cost three plain steps or more; the first was lost on a text that cannot be guessed."""
+    costs = costs_of(lambda n: 1.0 if n == 1 else 3.4 + 0.01 * n)
+    chat = Chat(costs, Planner(costs)).answers(BABBLE, 40)
+    chat.answers(KNOWN, 10)
+    assert None not in chat.shapes()[-3:]
+
+
+def test_small_probes_that_pay_lead_to_larger_ones() -> None:
+    """Where one level gains next to nothing, but many do."""
+    costs = costs_of(lambda n: 1.0 if n == 1 else 1.75 + 0.02 * n)
+    planner = Planner(costs)
+    for _ in range(4):  # lost on a text that cannot be guessed, so that probes are small ones
+        Chat(costs, planner).answers(BABBLE, 10)
+    chat = Chat(costs, planner).answers(KNOWN, 15)
+    assert chat.speed(len(chat.steps) // 2) >= 3.0
 
 
 @pytest.mark.parametrize("curve", [CPU, OPENBLAS, FLAT, M1])

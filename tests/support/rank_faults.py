@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from mlx_redrafter.system.rank_watch import RankWatch
+from mlx_redrafter.system.rank_watch import RankWatch, leave
 from mlx_redrafter.system.ranks import join
 from mlx_redrafter.system.rendezvous import meet
 
@@ -15,15 +15,8 @@ peers, ranks = meet(), join()
 assert ranks is not None
 assert peers is not None
 
-
-def fail(sentence: str) -> None:
-    sys.stderr.write(f"\n{sentence}\n")  # mlx's threads may be in the middle of a line
-    sys.stderr.flush()
-    os._exit(2)
-
-
 patience = 4 if sys.argv[1] == "hangs" else 30
-watch = RankWatch(ranks, peers, fail, hang_seconds=patience, silent_seconds=5)
+watch = RankWatch(ranks, peers, leave, hang_seconds=patience, silent_seconds=5)
 for count in range(10_000):
     if ranks.rank == ranks.size - 1 and count == 20:
         if sys.argv[1] == "ends":
