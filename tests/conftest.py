@@ -1,5 +1,6 @@
 """Runs before any test module: OpenBLAS has to be loaded before mlx is."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,3 +22,9 @@ def measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--write-pages`` writes the pages of docs/ that are made from code, instead of comparing."""
     parser.addoption("--write-pages", action="store_true", help="write the pages made from code")
+
+
+def pytest_configure() -> None:
+    """A job in a shell's background ignores interrupts, and would hand that on to what tests run."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
