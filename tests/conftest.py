@@ -25,6 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A job in a shell's background ignores interrupts, and would hand that on to what tests run."""
+    """A shell's background job ignores interrupts, and would hand that on to what tests run."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
