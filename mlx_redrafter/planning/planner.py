@@ -281,7 +281,7 @@ class Planner:
         """Learn from a step that is over."""
         self._context = step.context
         self.prices.time(step)
-        if self._trials.freed(self.clocks.machine):
+        if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
             self._price_probes()
         if step.shape is None and step.nodes:

@@ -60,7 +60,7 @@ class Trials:
         self._tokens_here = float(SHORT_ANSWER)
         self._in_a_row = 0
         self._paid = False
-        self._slowness, self._slowness_failed = 1.0, 0.0  # now, and when a probe failed last
+        self._slowness, self._slowness_failed = 1.0, 0.0  # now, and when drafts failed last
 
     @property
     def small(self) -> bool:
@@ -82,8 +82,8 @@ class Trials:
         """Whether enough probes failed, in enough answers."""
         return self._failed >= PROBES_FOR_VERDICT and self._answers_failed >= ANSWERS_FOR_VERDICT
 
-    def freed(self, slowness: float) -> bool:
-        """Whether the machine is free again since probes failed: their losses count no more.
+    def forgive(self, slowness: float) -> bool:
+        """Forget what was lost on a loaded machine once it is free again; whether it is now.
 
         Args:
             slowness: The factor on all that the machine does by now, see :class:`Clocks`.
@@ -148,6 +148,7 @@ class Trials:
     def choose(self) -> None:
         """A shape was chosen: drafts pay."""
         self.failed_here = False
+        self._slowness_failed = 0.0
         self._gap = 1
         self._failed = self._answers_failed = 0
         self._tokens_here = float(SHORT_ANSWER)
@@ -155,6 +156,7 @@ class Trials:
     def leave(self) -> None:
         """The choice was left: drafts do not pay any more, as far as this answer goes."""
         self.failed_here = True
+        self._slowness_failed = self._slowness
         self._plain, self._gap = 0, 2
         self._in_a_row = FAILURES_FOR_SMALL
         self.allowance.leave()
