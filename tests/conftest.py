@@ -1,6 +1,7 @@
 """Runs before any test module: OpenBLAS has to be loaded before mlx is."""
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +29,11 @@ def pytest_configure() -> None:
     """A shell's background job ignores interrupts, and would hand that on to what tests run."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one name would be run once where several processes share them."""
+    names = Counter(item.nodeid for item in items)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise pytest.UsageError(f"tests that share a name: {', '.join(twice)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from live_server import Live, serve_scripted, tool_tokenizer
 from scripted_answers import script
 
@@ -27,7 +27,9 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-schema = schemathesis.openapi.from_dict(describe())
+OPERATIONS = [
+    result.ok() for result in schemathesis.openapi.from_dict(describe()).get_all_operations()
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +39,20 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield live
 
 
-@schema.parametrize()
-@settings(
-    max_examples=12,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_every_request_is_answered_as_described(case: Any, live: Live) -> None:
-    case.call_and_validate(base_url=live.url, checks=CHECKS, timeout=20)
+# Names of their own, or tests that run in several processes would be taken for one.
+@pytest.mark.parametrize("operation", OPERATIONS, ids=[one.label for one in OPERATIONS])
+def test_every_request_is_answered_as_described(operation: Any, live: Live) -> None:
+    @given(case=operation.as_strategy())
+    @settings(
+        max_examples=12,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: Any) -> None:
+        case.call_and_validate(base_url=live.url, checks=CHECKS, timeout=20)
+
+    check()
 
 
 def test_the_description_names_every_field(live: Live) -> None:
