@@ -118,7 +118,8 @@ class StepPrices:
 
     def seconds(self, step: ObservedStep) -> float:
         """Expected time of a step that was taken."""
-        return self._measured(step) * self.clocks.factor(1 + step.nodes)
+        rows = 1 + step.nodes
+        return self._measured(step, rows) * self.clocks.factor(rows)
 
     def price(self, step: ObservedStep) -> float:
         """The same in plain steps."""
@@ -150,14 +151,12 @@ class StepPrices:
             late = seconds / self.plain_seconds(step.context) - 1.0
             self.late = (1 + step.early) * min(LARGEST_SHARE - 1.0, max(0.0, late))
             self._after_draft = False
-        drafted = step.shape is not None
-        expected = self._measured(step) if drafted else self.clocks.measured(rows, step.context)
-        self.clocks.observe(rows, seconds, expected)
+        self.clocks.observe(rows, seconds, self._measured(step, rows))
 
-    def _measured(self, step: ObservedStep) -> float:
-        """What a step costs by what was measured, without any factor."""
+    def _measured(self, step: ObservedStep, rows: int) -> float:
+        """What a step costs by what was measured, without any factor; ``rows`` is its kind."""
         if step.shape is None:  # copies alone, or plain
-            return self.clocks.measured(1 + step.nodes, step.context)
+            return self.clocks.measured(rows, step.context)
         return self.costs.step_seconds(
             step.shape,
             step.context,

@@ -54,9 +54,7 @@ class Probes:
         self.free: BeamShape | None = None
         self.certain = False
 
-    def price(
-        self, clocks: Clocks, context: int, *, small: bool = False, earned: bool = False
-    ) -> None:
+    def price(self, clocks: Clocks, context: int, *, small: bool, earned: bool) -> None:
         """Price all shapes again.
 
         Args:

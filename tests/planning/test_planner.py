@@ -26,6 +26,7 @@ from planning_machines import (
     REAL,
     Chat,
     Text,
+    best_speed,
     costs_of,
     mean_tokens,
     worth,
@@ -36,7 +37,6 @@ from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.probes import FIRST_PROBE_PRICE
-from mlx_redrafter.planning.shapes import candidate_shapes
 from mlx_redrafter.planning.trials import PlannerState
 from mlx_redrafter.tree import HostTree
 from mlx_redrafter.ui.cli.plan_view import verdict
@@ -400,10 +400,7 @@ def test_what_drafts_lost_on_a_loaded_machine_is_forgiven_once_it_is_free(curve:
     """Drafted steps that wait for another program thirty times as long as they should take."""
     costs, found = costs_of(curve), []
     loaded = costs_of(lambda n: CURVES[curve](n) * (2 if n == 1 else 30))
-    best = max(
-        mean_tokens(KNOWN, shape) / costs.step_seconds(shape, 0)
-        for shape in candidate_shapes(costs)
-    )
+    best = best_speed(KNOWN, costs)
     for seed in range(8):
         chat = Chat(loaded, Planner(costs), noise=0.5, rng=random.Random(seed))
         for answer in range(3):
@@ -437,10 +434,7 @@ def test_small_probes_that_pay_lead_to_larger_ones() -> None:
 def test_a_text_that_gets_easier_gets_longer_drafts(curve: str) -> None:
     """However much was tried on the text before."""
     costs, found = costs_of(curve), []
-    best = max(
-        mean_tokens(KNOWN, shape) / costs.step_seconds(shape, 0)
-        for shape in candidate_shapes(costs)
-    )
+    best = best_speed(KNOWN, costs)
     for seed in range(5):
         chat = Chat(costs, Planner(costs)).answers((0.6, 0.55, 0.2), 30, seed=seed)
         chat.answers(KNOWN, 3, seed=seed + 50)

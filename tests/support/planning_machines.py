@@ -14,6 +14,7 @@ from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.calibration import SIZES
 from mlx_redrafter.planning.costs import CostModel, between
 from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.planning.shapes import candidate_shapes
 from mlx_redrafter.tree import HostTree, accept
 
 PLAIN = StepRecord(HostTree((0,), (-1,), (0.0,)), (1,), (0,))
@@ -195,6 +196,12 @@ def mean_tokens(kind: tuple[float, float, float], shape: BeamShape | None) -> fl
     """Tokens of a step, on average."""
     text = Text(*kind, seed=4242)
     return sum(len(text.step(shape).path) for _ in range(600)) / 600
+
+
+def best_speed(kind: tuple[float, float, float], costs: CostModel) -> float:
+    """Mean speed of the shape that is best throughout, tokens a second."""
+    shapes = candidate_shapes(costs)
+    return max(mean_tokens(kind, shape) / costs.step_seconds(shape, 0) for shape in shapes)
 
 
 def worth(chat: Chat, since: int, kind: tuple[float, float, float], costs: CostModel) -> float:
