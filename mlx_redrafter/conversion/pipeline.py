@@ -16,7 +16,7 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.files import atomic_path, local_path, write_json
 from ..system.workspace import clear_stale, publish, require_space, workspace
-from ..text.drafter_files import save_drafter, tokenizer_hash
+from ..text.drafter_files import load_recorded, save_drafter, save_recorded, tokenizer_hash
 from ..text.places import DRAFTER_DIRECTORY
 from .card import write_card
 from .check import check_bundle
@@ -178,7 +178,10 @@ def _write_drafter(
     head.config = replace(head.config, target=made_for)
     report = drafter_report(head, found.source.name, before, left)
     require_space(bundle, report.bytes_after + HEADROOM, REMEDY)
+    recorded = load_recorded(found.source.directory)
     _save_head(bundle / DRAFTER_DIRECTORY, head, found.source.name, progress)
+    if recorded is not None:  # quantised or not, it drafts much the same
+        save_recorded(bundle / DRAFTER_DIRECTORY, recorded)
     return _WrittenDrafter(report, original)
 
 

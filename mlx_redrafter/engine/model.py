@@ -20,6 +20,7 @@ from ..drafting.chain import ChainSource
 from ..drafting.drafter import Drafter
 from ..drafting.kinds import prepare
 from ..drafting.prepared_drafter import PreparedDrafter
+from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
@@ -48,6 +49,7 @@ class SpeculativeModel:
         config: The target's config.json, if it is known.
         beside: Further sources, whose proposals are verified together with the drafter's.
         ranks: The processes that share the target; None where it is this one's alone.
+        recorded: How the head's drafts went when it was trained, for planners; None: not known.
 
     Attributes:
         target: The Target.
@@ -60,6 +62,7 @@ class SpeculativeModel:
         config: As given.
         planner_lock: Held by whoever asks a planner of the model's texts, or tells it of a step.
         ranks: As given.
+        recorded: As given.
         leader: Tells the other ranks what is decoded here; None where they run the same script.
 
     Raises:
@@ -75,12 +78,14 @@ class SpeculativeModel:
         *,
         beside: Sequence[DraftSource | Proposer] = (),
         ranks: Ranks | None = None,
+        recorded: RecordedDrafts | None = None,
     ):
         self.target = target if isinstance(target, Target) else Target(target)
         self.drafter = drafter
         self.name = name
         self.config = dict(config or {})
         self.ranks = ranks
+        self.recorded = recorded
         self.leader: Leader | None = None
         self._planner: ShapePlanner | None = None
         self._make_planner: Callable[[], ShapePlanner] | None = None

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from ..drafting.recorded import RecordedDraft, RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..engine.step import StepRecord
 from ..tree import HostTree
@@ -25,6 +26,8 @@ BINS = len(BIN_EDGES) + 1
 KINDS = 2 * BINS  # bins of the scores of favourites, then of the others
 # What the drafter itself claims counts as so many nodes of each kind, however many were seen.
 PRIOR_WEIGHT = 3.0
+# Drafts from before count as so many steps, however many they are: this text may be unlike those.
+RECORDED_STEPS = 16
 # What is left of earlier steps after one more: while drafts are judged worth it, and before that,
 # when what was learnt at one place must not stand in the way of another.
 FORGET = 0.995
@@ -35,13 +38,22 @@ class AcceptanceModel:
     """Chance that a node of each kind is accepted; learnt with a short memory.
 
     It begins with exp(score), which is what the drafter itself claims.
+
+    Args:
+        recorded: Drafts from before, learnt from first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: RecordedDrafts | None = None) -> None:
         centres = [-0.02, *((a + b) / 2 for a, b in pairwise(BIN_EDGES)), 2 * BIN_EDGES[-1]]
         self._claimed = np.array([math.exp(centre) for centre in centres] * 2)
         self._hits = np.zeros(KINDS)
         self._seen = np.zeros(KINDS)
+        if recorded is not None:
+            for draft in recorded.drafts:
+                self.observe(draft)
+            share = min(1.0, RECORDED_STEPS / max(1, len(recorded.drafts)))
+            self._hits *= share
+            self._seen *= share
 
     @property
     def chances(self) -> FloatArray:
@@ -49,7 +61,7 @@ class AcceptanceModel:
         hits = self._hits + PRIOR_WEIGHT * self._claimed
         return np.asarray(hits / (self._seen + PRIOR_WEIGHT))
 
-    def observe(self, record: StepRecord, *, trying: bool = False) -> None:
+    def observe(self, record: StepRecord | RecordedDraft, *, trying: bool = False) -> None:
         """Learn from one verified tree.
 
         Args:

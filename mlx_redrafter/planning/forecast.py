@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .acceptance import KINDS, FloatArray, kinds_of, narrowed, subtree
@@ -20,6 +21,9 @@ from .shapes import covers
 
 REMEMBERED_PROBES = 20
 REMEMBERED_OTHERS = 24
+# Recorded trees make way for those of the text, one for one, down to so many: these show what
+# larger shapes would yield until probes of the text do.
+RECORDED_KEPT = 4
 # Trees that have to cover a shape before anything is said of it.
 ENOUGH_TREES = 1
 # Trees of one place may be easier than those of another: by no more than this is it put right.
@@ -81,15 +85,27 @@ class _Counts:
 class TreeMemory:
     """Trees drafted lately, probes and some of the chosen ones; shared by all batch sizes.
 
+    Args:
+        recorded: Drafts from before, remembered as probes.
+
     Attributes:
         trees: Number, tree, and the shape it was drafted with; the latest last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: RecordedDrafts | None = None) -> None:
         self.trees: list[tuple[int, HostTree, BeamShape]] = []
         self._probes: deque[int] = deque(maxlen=REMEMBERED_PROBES)
         self._others: deque[int] = deque(maxlen=REMEMBERED_OTHERS)
+        self._recorded: deque[int] = deque(maxlen=REMEMBERED_PROBES)
         self._added = 0
+        if recorded is not None:
+            for draft in recorded.drafts:
+                self._put(self._recorded, draft.tree, recorded.shape)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether trees of the text are still to replace recorded ones."""
+        return len(self._recorded) > RECORDED_KEPT
 
     def add(self, tree: HostTree, shape: BeamShape, *, probe: bool = True) -> None:
         """Remember a tree drafted with a shape, of whose nodes the best may have been kept only."""
@@ -98,9 +114,18 @@ class TreeMemory:
             return
         if kept < shape.nodes:
             shape = BeamShape(shape.width, shape.length, kept)
+        if len(self._recorded) > (0 if probe else RECORDED_KEPT):
+            self._recorded.popleft()
+        self._put(self._probes if probe else self._others, tree, shape)
+
+    def forget_recorded(self) -> None:
+        """Drafts failed that were chosen by recorded ones: this text is unlike those."""
+        self._recorded.clear()
+
+    def _put(self, kind: deque[int], tree: HostTree, shape: BeamShape) -> None:
         self._added += 1
-        (self._probes if probe else self._others).append(self._added)
-        remembered = {*self._probes, *self._others}
+        kind.append(self._added)
+        remembered = {*self._probes, *self._others, *self._recorded}
         self.trees = [one for one in self.trees if one[0] in remembered]
         self.trees.append((self._added, tree, shape))
 

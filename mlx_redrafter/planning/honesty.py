@@ -20,6 +20,10 @@ class Honesty:
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Drafting ended: what was forecast wrong then says nothing of later forecasts."""
         self.paused = 0.0
         self._tokens = [PRIOR_STEPS, PRIOR_STEPS]  # made, forecast, both as shares of a forecast
         self._seconds = [PRIOR_STEPS, PRIOR_STEPS]

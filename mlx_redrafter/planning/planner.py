@@ -10,9 +10,11 @@ The planner brings these together.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
@@ -80,24 +82,34 @@ class Planner:
         chains: Whether only chains are verified.
         measure: Measures costs again, given those so far and a cache with a text in it; None
             leaves them as they are.
+        recorded: How drafts went when the head was trained: a choice to begin with rests on them.
     """
 
-    def __init__(self, costs: CostModel, *, chains: bool = False, measure: Measure | None = None):
-        self.acceptance = AcceptanceModel()
+    def __init__(
+        self,
+        costs: CostModel,
+        *,
+        chains: bool = False,
+        measure: Measure | None = None,
+        recorded: RecordedDrafts | None = None,
+    ):
+        self.acceptance = AcceptanceModel(recorded)
         self.prices = StepPrices(costs)
         self.copies = CopyPlanner(self.prices, CopyAcceptance())
         self._chains, self._measure = chains, measure
-        self._memory = TreeMemory()
-        self._trials, self._wide = Trials(), WideProbes()
+        self._recorded = recorded
+        self._memory = TreeMemory(recorded)
+        self._trials, self._wide = Trials(), WideProbes(known=recorded is not None)
         self._honesty = Honesty()
         self._for_batches: dict[int, Planner] = {}
         self._choice: BeamShape | None = None
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
-        self._probes_made = 0
+        self._probes_made = PROBES_TO_CHOOSE if recorded is not None else 0
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
         self._drafts_in_a_row = 0
         self._drafts_between_plain = PLAIN_EVERY
+        self._wide_probe: BeamShape | None = None
         self._take_costs(costs)
 
     @classmethod
@@ -118,10 +130,8 @@ class Planner:
         from .cost_store import load_costs, measure_there
 
         costs = load_costs(model, recalibrate=recalibrate, progress=progress)
-        chains = model.target.verifies == "chain"
-        return cls(
-            costs, chains=chains, measure=lambda old, cache: measure_there(model, old, cache)
-        )
+        chains, measure = model.target.verifies == "chain", partial(measure_there, model)
+        return cls(costs, chains=chains, measure=measure, recorded=model.recorded)
 
     def for_batch(self, sequences: int) -> Planner:
         """The planner for steps that so many sequences take together; itself for one.
@@ -134,7 +144,8 @@ class Planner:
         if sequences == 1:
             return self
         if sequences not in self._for_batches:
-            made = Planner(self.costs.for_batch(sequences), chains=self._chains)
+            costs = self.costs.for_batch(sequences)
+            made = Planner(costs, chains=self._chains, recorded=self._recorded)
             made.acceptance, made._memory = self.acceptance, self._memory
             made.copies = CopyPlanner(made.prices, self.copies.acceptance)
             made._take_costs(made.costs)
@@ -250,14 +261,7 @@ class Planner:
 
         Steps that pause drafts are counted in, as they come.
         """
-        plain = self.prices.plain_seconds(context)
-        result = [Forecast(None, 1.0, plain)]
-        paused = self._honesty.paused if self._choice is not None else 0.0
-        for drafted in self._promised(context):
-            tokens = (1 - paused) * drafted.tokens_per_step + paused
-            seconds = (1 - paused) * drafted.step_seconds + paused * plain
-            result.append(Forecast(drafted.shape, tokens, seconds))
-        return result
+        return self._promises.beside_plain(context, self._choice, self._probes.free)
 
     def made(self, shape: BeamShape | None) -> Made:
         """What timed steps of a shape made; None is plain decoding."""
@@ -299,9 +303,11 @@ class Planner:
                 self.acceptance.observe(record.guessed, trying=self._choice is None)
             self._learn(step, step.shape)
         self._steps_to_replan -= 1
-        if self._choice is not None and self._steps_to_replan <= 0:
+        if self._choice is not None and (self._steps_to_replan <= 0 or self._trials.overdrawn):
             self._plan()
-        self._find_wide_probe()
+        made, balance = self._forecast.tokens_per_step, self._trials.allowance.balance
+        choice = self._choice
+        self._wide_probe = choice and self._wide.find(self._probes, choice, made, balance)
 
     def _learn(self, step: ObservedStep, shape: BeamShape) -> None:
         """Learn from a step that drafted, by whether it was a probe."""
@@ -322,7 +328,7 @@ class Planner:
             self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
             return
         self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
-        if self._drafts_in_a_row % REMEMBER_EVERY == 0:
+        if self._memory.fresh or self._drafts_in_a_row % REMEMBER_EVERY == 0:
             self._memory.add(step.records[0].guessed.tree, shape, probe=False)
         if shape == self._choice and not any(record.copied for record in step.records):
             seconds = self.prices.seconds(step)
@@ -344,25 +350,29 @@ class Planner:
         self.prices.accepted = {
             shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
         }
-        if not forecasts:
-            return
         plain = 1.0 / self.prices.plain_seconds(self._context)
-        best = max(forecasts.values(), key=lambda one: one.tokens_per_second)
+        tried = self._probes_made >= PROBES_TO_CHOOSE and not self._trials.failed_here
+        allowed = [
+            one
+            for one in forecasts.values()
+            if self._choice or tried or MARGIN * one.step_seconds * plain < 1.0  # whatever it makes
+        ]
+        best = max(allowed, key=lambda one: one.tokens_per_second, default=None)
+        if best is None:
+            return
         present = forecasts.get(self._choice) if self._choice else None
         if present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
             best = present
-        if self._choice is None:
-            tried = self._probes_made >= PROBES_TO_CHOOSE and not self._trials.failed_here
-            allowed = tried or best.shape == self._probes.free
-            pays = allowed and best.tokens_per_second > MARGIN * plain
-        else:
-            pays = best.tokens_per_second >= LEFT_AT * plain and not self._trials.overdrawn
-        self._choose(best.shape if pays else None)
+        pays = best.tokens_per_second > (LEFT_AT if self._choice else MARGIN) * plain
+        lost = self._choice is not None and self._trials.overdrawn
+        self._choose(best.shape if pays and not lost else None)
 
     def _choose(self, shape: BeamShape | None) -> None:
         if shape is None:
             if self._choice is not None:
                 self._trials.leave()
+                self._honesty.forget()
+                self._memory.forget_recorded()
             self._choice = None
             return
         if self._choice is None:
@@ -380,21 +390,11 @@ class Planner:
         yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
         self._promises = Promises(self.prices, self.acceptance, yields, self._honesty)
         self._probes = Probes(costs, chains=self._chains)
-        self._wide_probe: BeamShape | None = None
+        self._wide_probe = None
         self._price_probes()
-        if self._probes.free is not None:
+        if self._probes.free is not None or self._recorded is not None:
             self._plan()
 
     def _price_probes(self) -> None:
         trials = self._trials
         self._probes.price(self.clocks, self._context, small=trials.small, earned=trials.earned)
-
-    def _find_wide_probe(self) -> None:
-        """Look for a larger probe where one is due."""
-        self._wide_probe = None
-        if self._choice is not None and self._wide.due:
-            self._wide_probe = self._probes.larger(
-                self._choice, self._forecast.tokens_per_step, self._trials.allowance.balance
-            )
-            if self._wide_probe is None:
-                self._wide.skip()

@@ -25,6 +25,19 @@ class Promises:
         self._prices, self._acceptance = prices, acceptance
         self._yields, self._honesty = yields, honesty
 
+    def beside_plain(
+        self, context: int, choice: BeamShape | None, free: BeamShape | None
+    ) -> list[Forecast]:
+        """Plain decoding, then what :meth:`drafted` gives, with the plain steps between drafts."""
+        plain = self._prices.plain_seconds(context)
+        result = [Forecast(None, 1.0, plain)]
+        paused = self._honesty.paused if choice is not None else 0.0
+        for drafted in self.drafted(context, choice, free):
+            tokens = (1 - paused) * drafted.tokens_per_step + paused
+            seconds = (1 - paused) * drafted.step_seconds + paused * plain
+            result.append(Forecast(drafted.shape, tokens, seconds))
+        return result
+
     def drafted(
         self,
         context: int,

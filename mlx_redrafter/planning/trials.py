@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+from ..drafting.shape import BeamShape
 from .allowance import LEAST, Allowance
+from .probes import Probes
 
 # Plain steps between the probes of an answer that failed; doubled each time.
 LONGEST_GAP = 64
@@ -163,20 +165,19 @@ class Trials:
 
 
 class WideProbes:
-    """Probes of larger shapes while a choice stands."""
+    """Probes of larger shapes while a choice stands.
 
-    def __init__(self) -> None:
-        self._left = WIDE_PROBES
-        self._steps = WIDE_GAP
+    Args:
+        known: Whether larger shapes are known already, so that only now and then one is made.
+    """
+
+    def __init__(self, *, known: bool = False) -> None:
+        self._left = 0 if known else WIDE_PROBES
+        self._steps = WIDE_GAPS[0] if known else WIDE_GAP
         self._gap = WIDE_GAPS[0]
         self._skipped = False
         self._whole = 0
         self._run = WHOLE_RUNS[0]
-
-    @property
-    def due(self) -> bool:
-        """Whether one is to be made now, if it can be afforded."""
-        return self._steps <= 0
 
     @property
     def settled(self) -> bool:
@@ -213,7 +214,14 @@ class WideProbes:
         self._steps = self._gap
         self._gap = min(2 * self._gap, WIDE_GAPS[1])
 
-    def skip(self) -> None:
-        """None was to be had at this price: look again some steps later."""
-        self._skipped = True
-        self._steps = 2 * WIDE_GAP
+    def find(
+        self, probes: Probes, choice: BeamShape, tokens: float, balance: float
+    ) -> BeamShape | None:
+        """The next one, if it is due and can be afforded, see :meth:`Probes.larger`."""
+        if self._steps > 0:
+            return None
+        found = probes.larger(choice, tokens, balance)
+        if found is None:  # at this price: look again some steps later
+            self._skipped = True
+            self._steps = 2 * WIDE_GAP
+        return found

@@ -14,12 +14,13 @@ from mlx.utils import tree_flatten
 from ..drafting.config import DrafterConfig
 from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
+from ..drafting.recorded import RecordedDrafts
 from ..errors import RedrafterError
 from ..system.files import atomic_path, write_json
 from ..target.target import Target
 from .boundary import naming, read_json, reading
 from .bounds import check_config, tensors_of
-from .places import CONFIG_FILE, WEIGHTS_FILE
+from .places import CONFIG_FILE, RECORDED_FILE, WEIGHTS_FILE
 
 
 def load_drafter(directory: str | Path) -> Drafter:
@@ -58,6 +59,26 @@ def save_drafter(directory: str | Path, drafter: Drafter) -> None:
         weights = dict(tree_flatten(drafter.parameters()))
         mx.save_safetensors(str(temporary), weights, metadata={"format": "mlx"})
     write_json(directory / CONFIG_FILE, drafter.config.to_dict())
+
+
+def load_recorded(directory: str | Path) -> RecordedDrafts | None:
+    """Read how a drafter's drafts went when it was trained; None where that is not recorded.
+
+    Raises:
+        RedrafterError: If the file is damaged.
+    """
+    path = Path(directory) / RECORDED_FILE
+    if not path.is_file():
+        return None
+    values = read_json(path, "a drafter's directory")
+    with naming(path):
+        return RecordedDrafts.from_dict(values)
+
+
+def save_recorded(directory: str | Path, recorded: RecordedDrafts) -> None:
+    """Write it beside the drafter, atomically."""
+    with atomic_path(Path(directory) / RECORDED_FILE) as temporary:
+        temporary.write_text(json.dumps(recorded.to_dict(), separators=(",", ":")), "utf-8")
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

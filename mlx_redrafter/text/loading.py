@@ -16,6 +16,7 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 
 from ..drafting.drafter import Drafter
+from ..drafting.recorded import RecordedDrafts
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError, SharedError
@@ -30,8 +31,16 @@ from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
 from .boundary import check_ordinary, read_json, reading
 from .bounds import check_config, tensors_of
-from .drafter_files import check_pair, load_drafter
-from .places import CONFIG_FILE, DRAFTER_DIRECTORY, WEIGHTS_FILE, Located, locate, silent
+from .drafter_files import check_pair, load_drafter, load_recorded
+from .places import (
+    CONFIG_FILE,
+    DRAFTER_DIRECTORY,
+    RECORDED_FILE,
+    WEIGHTS_FILE,
+    Located,
+    locate,
+    silent,
+)
 from .sharding import check_same, fail_together, refuse_layers, shard
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
@@ -152,7 +161,9 @@ def load(
                 "Adapters cannot be used by several processes together: fuse the adapter into the "
                 "model first (mlx_lm.fuse)."
             )
-        drafter_files = [] if drafter_path is None else [drafter_path / WEIGHTS_FILE]
+        drafter_files = []
+        if drafter_path is not None:
+            drafter_files = [drafter_path / WEIGHTS_FILE, *drafter_path.glob(RECORDED_FILE)]
         check_same(ranks, config, sorted(path.glob("model*.safetensors")), drafter_files)
         shard(model, config, ranks, pipeline=pipeline)
     _set_dtype(model, dtype)
@@ -160,10 +171,11 @@ def load(
         with ranks.told() if ranks is not None else nullcontext():
             _run_once(model, path)
     head: Drafter | None = None
+    recorded: RecordedDrafts | None = None
     target = Target(model)
     if drafter_path is not None:
         with fail_together(ranks):
-            head = load_drafter(drafter_path)
+            head, recorded = load_drafter(drafter_path), load_recorded(drafter_path)
             check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
             if pipeline and ranks is not None:
                 refuse_layers(head.config.target_layers)
@@ -174,7 +186,9 @@ def load(
         if head is not None and drafter_path is not None:
             check_weights(head, drafter_path / WEIGHTS_FILE)
         target.check(path)
-    loaded = SpeculativeModel(target, head, name=located.name, config=config, ranks=ranks)
+    loaded = SpeculativeModel(
+        target, head, name=located.name, config=config, ranks=ranks, recorded=recorded
+    )
     if plan and head is not None:
         loaded.plan_with(lambda: Planner.for_model(loaded))
     elif plan and target.refusal is None:

@@ -21,6 +21,7 @@ from ..system.visible import visible_line
 DRAFTER_DIRECTORY = "drafter"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+RECORDED_FILE = "recorded_drafts.json"  # beside a drafter
 GGUF = ".gguf"
 LONGEST_NAME = 200
 # What mlx-lm takes, so that nothing is fetched twice, and a bundle's drafter.

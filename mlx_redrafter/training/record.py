@@ -15,11 +15,12 @@ import mlx.core as mx
 from .. import __version__
 from ..drafting.config import MODEL_TYPE
 from ..drafting.drafter import Drafter
+from ..drafting.recorded import RecordedDrafts
 from ..errors import RedrafterError
 from ..system.disk import DiskError, changes, writing
 from ..system.files import atomic_path, write_json
-from ..text.drafter_files import save_drafter
-from ..text.places import CONFIG_FILE, WEIGHTS_FILE
+from ..text.drafter_files import save_drafter, save_recorded
+from ..text.places import CONFIG_FILE, RECORDED_FILE, WEIGHTS_FILE
 from .evaluation import Agreement, DecodedFigures, DraftSizes
 from .loop import Progress
 from .options import TrainingOptions
@@ -132,13 +133,16 @@ def _spare_models(output: Path) -> None:
         )
 
 
-def finish(paths: RunPaths, drafter: Drafter, card: dict[str, Any]) -> None:
+def finish(
+    paths: RunPaths, drafter: Drafter, card: dict[str, Any], recorded: RecordedDrafts | None
+) -> None:
     """Write the drafter and its card, training.json; then the run is no longer unfinished.
 
     Args:
         paths: Of the run.
         drafter: As it is to be saved.
         card: What it was made of; versions are added.
+        recorded: How its drafts went.
 
     Raises:
         RedrafterError: If it cannot be written; the run can then be gone on with.
@@ -150,7 +154,10 @@ def finish(paths: RunPaths, drafter: Drafter, card: dict[str, Any]) -> None:
         "system": f"{platform.system()} {platform.machine()}",
     }
     with writing(paths.output, f"the trained drafter is in {paths.best}"):
+        (paths.output / RECORDED_FILE).unlink(missing_ok=True)  # another drafter's
         save_drafter(paths.output, drafter)
+        if recorded is not None:
+            save_recorded(paths.output, recorded)
         write_json(paths.output / CARD_FILE, {**card, "versions": versions})
     for path in (paths.settings, paths.checkpoint):
         path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
+from mlx_redrafter.drafting.recorded import RecordedDraft, RecordedDrafts
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
@@ -120,6 +121,13 @@ class Text:
 # A text that the drafter knows, one of a real model, and those that it cannot guess.
 KNOWN, REAL = (0.97, 0.95, 0.0), (0.5, 0.46, 0.25)
 BABBLE, OVERRATED = (0.3, 0.001, 0.0), (0.95, 0.03, 0.0)
+
+
+def recorded_of(kind: tuple[float, float, float], count: int = 64) -> RecordedDrafts:
+    """How drafts went on one kind of text when the head was trained."""
+    shape, text = BeamShape(4, 11), Text(*kind, seed=77)
+    records = [text.step(shape) for _ in range(count)]
+    return RecordedDrafts(shape, tuple(RecordedDraft.of(one.tree, one.path) for one in records))
 
 
 @dataclass
