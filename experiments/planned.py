@@ -79,12 +79,13 @@ class Subject:
         return cls(model, tokenizer, load_costs(model, recalibrate=recalibrate))
 
     def planner(self) -> Planner:
-        """A planner that knows nothing but the costs."""
+        """A planner as it begins: it knows the costs, and what was recorded with the drafter."""
         model = self.model
         return Planner(
             self.costs,
             chains=model.target.verifies == "chain",
             measure=lambda costs, cache: measure_there(model, costs, cache),
+            recorded=model.recorded,
         )
 
     def prompts(self, path: Path, count: int) -> list[list[int]]:

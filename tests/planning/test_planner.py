@@ -621,17 +621,6 @@ def test_recorded_drafts_of_another_kind_of_text_are_outweighed(
     assert worth(chat, since, text, costs) >= 0.85 * max(1.0, best_speed(text, costs))
 
 
-def test_what_was_wrong_with_a_choice_does_not_stand_in_the_way_of_the_next() -> None:
-    """A text that chosen drafts fail on, then one like the text before."""
-    for curve in (M3, M1, FLAT, CPU):
-        costs = costs_of(curve)
-        chat = Chat(costs, Planner(costs)).answers(KNOWN, 6)
-        chat.answers(BABBLE, 6)
-        since = len(chat.steps)
-        chat.answers(KNOWN, 12, seed=9)
-        assert worth(chat, since, KNOWN, costs) >= 0.75 * best_speed(KNOWN, costs), curve
-
-
 def test_where_a_draft_costs_less_than_a_plain_step_one_is_always_made() -> None:
     """Also after the choice of a larger one was a mistake."""
     chat = Chat(costs_of(H100), Planner(costs_of(H100), recorded=recorded_of(KNOWN)))
