@@ -12,6 +12,7 @@ from .shape import BeamShape
 
 MOST_DRAFTS = 1024
 MOST_NODES = 1024
+LEAST_SCORE = -1e6
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,11 @@ def _draft(values: Any, shape: BeamShape) -> RecordedDraft:
     nodes = range(1, 1 + len(parents))
     whole = 0 < len(parents) == len(scores) <= min(MOST_NODES, shape.nodes)
     ordered = all(0 <= parent < node for node, parent in zip(nodes, parents, strict=True))
-    if not (whole and ordered and all(score <= 0 for score in scores)):
+    if not (whole and ordered and all(LEAST_SCORE <= score <= 0 for score in scores)):
         raise RedrafterError("A recorded draft is no tree with a score for each node.")
     tree = HostTree((0,) * (1 + len(parents)), (-1, *parents), (0.0, *map(float, scores)))
+    if max(tree.depths) > shape.length:
+        raise RedrafterError("A recorded draft is longer than its beam.")
     if accepted and (accepted[-1] not in nodes or tree.path(accepted[-1])[1:] != accepted):
         raise RedrafterError("What was accepted of a recorded draft is no path of it.")
     return RecordedDraft(tree, (0, *accepted))

@@ -21,9 +21,6 @@ from .shapes import covers
 
 REMEMBERED_PROBES = 20
 REMEMBERED_OTHERS = 24
-# Recorded trees make way for those of the text, one for one, down to so many: these show what
-# larger shapes would yield until probes of the text do.
-RECORDED_KEPT = 4
 # Trees that have to cover a shape before anything is said of it.
 ENOUGH_TREES = 1
 # Trees of one place may be easier than those of another: by no more than this is it put right.
@@ -104,8 +101,8 @@ class TreeMemory:
 
     @property
     def fresh(self) -> bool:
-        """Whether trees of the text are still to replace recorded ones."""
-        return len(self._recorded) > RECORDED_KEPT
+        """Whether recorded trees are left; each of the text's own replaces one."""
+        return len(self._recorded) > 0
 
     def add(self, tree: HostTree, shape: BeamShape, *, probe: bool = True) -> None:
         """Remember a tree drafted with a shape, of whose nodes the best may have been kept only."""
@@ -114,7 +111,7 @@ class TreeMemory:
             return
         if kept < shape.nodes:
             shape = BeamShape(shape.width, shape.length, kept)
-        if len(self._recorded) > (0 if probe else RECORDED_KEPT):
+        if self._recorded:
             self._recorded.popleft()
         self._put(self._probes if probe else self._others, tree, shape)
 

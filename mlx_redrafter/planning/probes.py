@@ -104,6 +104,7 @@ class Probes:
             balance: Plain steps that may be lost.
         """
         limit = min(PROBE_PRICE, tokens + min(LARGEST_RISK, RISK * max(0.0, balance)))
+        limit = min(limit, 1.0 + balance)  # one that fails is not to end what pays
         for price, shape in self._priced:
             if price <= limit and shape.length <= REACH * tokens and not covers(choice, shape):
                 return shape

@@ -52,9 +52,13 @@ def load_drafter(directory: str | Path) -> Drafter:
 
 
 def save_drafter(directory: str | Path, drafter: Drafter) -> None:
-    """Write a drafter's ``config.json`` and ``model.safetensors``, each atomically."""
+    """Write a drafter's ``config.json`` and ``model.safetensors``, each atomically.
+
+    What was recorded of another drafter there is removed.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / RECORDED_FILE).unlink(missing_ok=True)
     with atomic_path(directory / WEIGHTS_FILE) as temporary:
         weights = dict(tree_flatten(drafter.parameters()))
         mx.save_safetensors(str(temporary), weights, metadata={"format": "mlx"})

@@ -20,7 +20,7 @@ from ..errors import RedrafterError
 from ..system.disk import DiskError, changes, writing
 from ..system.files import atomic_path, write_json
 from ..text.drafter_files import save_drafter, save_recorded
-from ..text.places import CONFIG_FILE, RECORDED_FILE, WEIGHTS_FILE
+from ..text.places import CONFIG_FILE, WEIGHTS_FILE
 from .evaluation import Agreement, DecodedFigures, DraftSizes
 from .loop import Progress
 from .options import TrainingOptions
@@ -154,7 +154,6 @@ def finish(
         "system": f"{platform.system()} {platform.machine()}",
     }
     with writing(paths.output, f"the trained drafter is in {paths.best}"):
-        (paths.output / RECORDED_FILE).unlink(missing_ok=True)  # another drafter's
         save_drafter(paths.output, drafter)
         if recorded is not None:
             save_recorded(paths.output, recorded)

@@ -18,11 +18,13 @@ import mlx.core as mx
 import pytest
 from damage import files_of
 from mlx.utils import tree_flatten
+from planning_machines import REAL, recorded_of
 from scripts import load_script
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text import chat_template
 from mlx_redrafter.text.chat_template import render
+from mlx_redrafter.text.drafter_files import save_recorded
 from mlx_redrafter.text.generate import generate
 from mlx_redrafter.text.loading import load
 
@@ -32,13 +34,16 @@ FLIPS = 12
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return bundles.make_bundle(tmp_path / "tiny")
+    made = bundles.make_bundle(tmp_path / "tiny")
+    save_recorded(made / "drafter", recorded_of(REAL, 6))
+    return made
 
 
 def test_damaged_files_are_refused_or_answer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = load_script("damaged_files", monkeypatch)
     names = files_of(bundle)
     assert {"config.json", "tokenizer.json", "drafter/model.safetensors"} <= set(names)
+    assert "drafter/recorded_drafts.json" in names
     assert script.faults_of(bundle, names, seed=7, flips=FLIPS, seconds=20, gigabytes=1) == []
 
 

@@ -23,7 +23,7 @@ from training_files import TINY, chats, weights, write
 from mlx_redrafter import Target, load
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system.disk import writing
-from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
+from mlx_redrafter.text.drafter_files import load_drafter, load_recorded, save_drafter
 from mlx_redrafter.training import (
     DistillationConfig,
     TrainingCallback,
@@ -65,8 +65,11 @@ def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):
     model, _ = load(bundle, drafter=out)
     assert model.drafter.config.exit_dim == 32
     assert sorted(p.name for p in out.iterdir()) == [
-        "config.json", "model.safetensors", "training", "training.json",
+        "config.json", "model.safetensors", "recorded_drafts.json", "training", "training.json",
     ]  # fmt: skip
+    assert model.recorded == load_recorded(out)
+    assert model.recorded is not None
+    assert {len(draft.tree.parents) for draft in model.recorded.drafts} == {1 + 4 * 11}
     assert sorted(p.name for p in (out / "training").iterdir()) == ["curves.png", "log.jsonl"]
     assert (out / "training" / "curves.png").read_bytes().startswith(b"\x89PNG")
     log = [json.loads(line) for line in (out / "training" / "log.jsonl").open()]
@@ -87,6 +90,7 @@ def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):
         "target's features",
         "training",
         "evaluation",
+        "recording drafts",
     }
     assert any("million parameters" in note for note in ears.notes)
 

@@ -31,6 +31,15 @@ def test_the_model_is_named_by_a_flag_as_everywhere_or_by_itself() -> None:
         _ = flags("one", "--model", "other").path
 
 
+def test_an_empty_prompt_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        plan.main(["no/model", "--prompt", "a question", "--prompt", " "])
+    assert caught.value.code == 2
+    assert "--prompt is empty" in capsys.readouterr().err
+
+
 class Tokenizer:
     """As much of one as the samples need."""
 

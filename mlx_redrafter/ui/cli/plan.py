@@ -85,7 +85,10 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0.
     """
-    options = options_of(PlanFlags, build_parser().parse_args(arguments))
+    parser = build_parser()
+    options = options_of(PlanFlags, parser.parse_args(arguments))
+    if not all(prompt.strip() for prompt in options.prompt or ()):
+        parser.error("--prompt is empty: pass the text to decode")
     # After the flags are read, so that --help and slips cost no loading time.
     from ...text.loading import load
     from ..output import make_console
