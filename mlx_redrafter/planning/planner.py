@@ -45,7 +45,7 @@ REPLAN_STEPS = 8
 # A plain step after so many drafts, times the square of what they gain: the less that is, the more
 # it matters how long a plain step takes by now, and the less one costs.
 PLAIN_EVERY = 24
-# And where drafts are said to cost less than that, as long as hardly one was seen.
+# And as long as hardly one was seen, where drafts are said to cost less; twice as many elsewhere.
 PLAIN_EVERY_UNSEEN = 4
 # Of chosen drafts every so many-th is remembered beside the probes.
 REMEMBER_EVERY = 4
@@ -147,7 +147,7 @@ class Planner:
             costs = self.costs.for_batch(sequences)
             made = Planner(costs, chains=self._chains, recorded=self._recorded)
             made.acceptance, made._memory = self.acceptance, self._memory
-            made.copies = CopyPlanner(made.prices, self.copies.acceptance)
+            made._choice, made.copies = None, CopyPlanner(made.prices, self.copies.acceptance)
             made._take_costs(made.costs)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
@@ -381,9 +381,9 @@ class Planner:
         raw = self._promised(self._context, honest=False)
         self._forecast = next(one for one in raw if one.shape == shape)
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
-        unseen = self._probes.free is not None and self.prices.plain_speed(self._context) is None
-        usual = round(PLAIN_EVERY * max(1.0, gain) ** 2)
-        self._drafts_between_plain = PLAIN_EVERY_UNSEEN if unseen else usual
+        seen = self.prices.plain_speed(self._context) is not None
+        unseen = PLAIN_EVERY_UNSEEN * (1 if self._probes.free else 2)
+        self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2) if seen else unseen
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)
