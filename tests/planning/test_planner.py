@@ -629,3 +629,14 @@ def test_where_a_draft_costs_less_than_a_plain_step_one_is_always_made() -> None
     chat.answers(BABBLE, 10, seed=3)
     plain = sum(shape is None for shape in chat.shapes(since))
     assert plain <= 0.02 * (len(chat.steps) - since)
+
+
+@pytest.mark.parametrize("curve", [M3, M1, FLAT, CPU])
+def test_where_drafts_begin_at_once_the_time_of_plain_steps_is_known_soon(curve: str) -> None:
+    """A screen says how many times as fast as plain decoding an answer came."""
+    chat = Chat(costs_of(curve), Planner(costs_of(curve), recorded=recorded_of(KNOWN)))
+    chat.answers(KNOWN, 8)
+    assert chat.planner is not None
+    known = chat.planner.plain_speed(64)
+    assert known == pytest.approx(1.0, rel=0.3)
+    assert sum(shape is None for shape in chat.shapes()) <= 0.15 * len(chat.steps)
