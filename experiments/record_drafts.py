@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="the target")
     parser.add_argument("--drafter", help="directory of its drafter (default: the model's own)")
     parser.add_argument("--prompts", type=Path, required=True, help="JSON Lines of prompts")
-    parser.add_argument("--count", type=int, default=16, help="prompts that are answered")
+    parser.add_argument("--count", type=int, default=8, help="prompts that are answered")
     parser.add_argument("--output", type=Path, required=True, help="the drafter's directory")
     arguments = parser.parse_args()
     model, tokenizer = load(arguments.model, arguments.drafter, plan=False)

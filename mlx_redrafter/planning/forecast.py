@@ -100,7 +100,7 @@ class TreeMemory:
                 self._put(self._recorded, draft.tree, recorded.shape)
 
     @property
-    def fresh(self) -> bool:
+    def has_recorded(self) -> bool:
         """Whether recorded trees are left; each of the text's own replaces one."""
         return len(self._recorded) > 0
 

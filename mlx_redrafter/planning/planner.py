@@ -328,7 +328,7 @@ class Planner:
             self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
             return
         self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
-        if self._memory.fresh or self._drafts_in_a_row % REMEMBER_EVERY == 0:
+        if self._memory.has_recorded or self._drafts_in_a_row % REMEMBER_EVERY == 0:
             self._memory.add(step.records[0].guessed.tree, shape, probe=False)
         if shape == self._choice and not any(record.copied for record in step.records):
             seconds = self.prices.seconds(step)

@@ -18,7 +18,8 @@ WIDTH, LENGTH = 4, 11
 KEPT = 64
 # A planner is not told how a text is drawn: both ways of it, by turns.
 TEMPERATURES = (0.0, 1.0)
-LONGEST = 32  # tokens of an answer, since each step verifies a large tree
+# Each step verifies a large tree, so few prompts are answered, with few tokens.
+PROMPTS, LONGEST = 8, 32
 
 
 def record_drafts(
@@ -36,7 +37,8 @@ def record_drafts(
     Args:
         target: The target.
         drafter: The draft head; its weights are only read.
-        prompts: Token ids, best ones that the head was not trained on.
+        prompts: Token ids, best ones that the head was not trained on; ``PROMPTS`` of them, taken
+            evenly, are answered.
         max_tokens: Longest answer; no more than ``LONGEST`` are decoded.
         seed: Of the sampling.
         eos_token_ids: Tokens that end an answer.
@@ -49,6 +51,7 @@ def record_drafts(
     width = 1 if target.verifies == "chain" else min(WIDTH, drafter.config.head_size)
     shape = BeamShape(width, LENGTH)
     drafts: list[list[RecordedDraft]] = [[] for _ in TEMPERATURES]
+    prompts = prompts[:: -(-len(prompts) // PROMPTS) or 1]
     for number, prompt in enumerate(prompts):
         for place, temperature in enumerate(TEMPERATURES):
             config = DecodingConfig(
