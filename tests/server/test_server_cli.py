@@ -59,7 +59,7 @@ def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str], bund
 def listens(url: str) -> bool:
     try:
         httpx.get(url)
-    except httpx.ConnectError:
+    except httpx.TransportError:  # refused, or closed while it was taken
         return False
     return True
 
