@@ -35,9 +35,10 @@ from planning_machines import (
 
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.planning.clocks import Clocks
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
-from mlx_redrafter.planning.probes import FIRST_PROBE_PRICE
+from mlx_redrafter.planning.probes import FIRST_PROBE_PRICE, Probes
 from mlx_redrafter.planning.trials import PlannerState
 from mlx_redrafter.tree import HostTree
 from mlx_redrafter.ui.cli.plan_view import verdict
@@ -640,3 +641,16 @@ def test_where_drafts_begin_at_once_the_time_of_plain_steps_is_known_soon(curve:
     known = chat.planner.plain_speed(64)
     assert known == pytest.approx(1.0, rel=0.3)
     assert sum(shape is None for shape in chat.shapes()) <= 0.15 * len(chat.steps)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0, 2.0, 8.0])
+def test_a_larger_probe_that_makes_nothing_leaves_the_account_in_credit(balance: float) -> None:
+    """Else one or two of them would end drafts that pay."""
+    costs = costs_of(CPU)
+    probes = Probes(costs, chains=False)
+    probes.price(Clocks(costs), 0, small=False, earned=False)
+    found = probes.larger(BeamShape(1, 1), 2.5, balance)
+    assert (found is not None) == (balance >= 0.5)
+    if found is not None:
+        paid = costs.step_seconds(found, 0) / costs.step_seconds(None, 0)
+        assert paid - 1.0 <= balance + 1e-9
