@@ -37,8 +37,7 @@ def record_drafts(
     Args:
         target: The target.
         drafter: The draft head; its weights are only read.
-        prompts: Token ids, best ones that the head was not trained on; ``PROMPTS`` of them, taken
-            evenly, are answered.
+        prompts: Token ids, best ones that the head was not trained on; ``PROMPTS`` are enough.
         max_tokens: Longest answer; no more than ``LONGEST`` are decoded.
         seed: Of the sampling.
         eos_token_ids: Tokens that end an answer.
@@ -51,7 +50,6 @@ def record_drafts(
     width = 1 if target.verifies == "chain" else min(WIDTH, drafter.config.head_size)
     shape = BeamShape(width, LENGTH)
     drafts: list[list[RecordedDraft]] = [[] for _ in TEMPERATURES]
-    prompts = prompts[:: -(-len(prompts) // PROMPTS) or 1]
     for number, prompt in enumerate(prompts):
         for place, temperature in enumerate(TEMPERATURES):
             config = DecodingConfig(

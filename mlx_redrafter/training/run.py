@@ -40,7 +40,7 @@ from .record import (
     forget_unbegun,
     step_of,
 )
-from .recording import record_drafts
+from .recording import PROMPTS, record_drafts
 from .sources import needs_answers, read_data, split
 from .store import (
     features_to_learn_from,
@@ -286,7 +286,6 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
     if options.start_from is not None:  # now, not after hours in which the file may go
         identity["started_from"] = weights_hash(options.start_from)
-    prompts = prompts_of(held_rows, options.eval_prompts)
     watch = RunLogger(paths, callback, step_of(paths.checkpoint) if options.resume else 0)
     drafter = train(
         run.target,
@@ -294,7 +293,7 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
         features,
         config,
         held_out=held_out,
-        measure=_measure(run, prompts),
+        measure=_measure(run, prompts_of(held_rows, options.eval_prompts)),
         checkpoint=paths.checkpoint,
         best=paths.best,
         resume=options.resume,
@@ -308,21 +307,17 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     )
     report = watch.report(sizes)
     watch.draw()
-    drafter.set_dtype(getattr(mx, options.dtype))
-    finish(
-        paths,
+    recorded = record_drafts(  # in float32, as the evaluations are
+        run.target,
         drafter,
-        _card(run, drafter, config, identity, report),
-        record_drafts(
-            run.target,
-            drafter,
-            prompts,
-            max_tokens=options.eval_max_tokens,
-            seed=options.seed,
-            eos_token_ids=sorted(run.tokenizer.eos_token_ids),
-            progress=partial(callback.stage, "recording drafts"),
-        ),
+        prompts_of(held_rows, min(options.eval_prompts, PROMPTS)),
+        max_tokens=options.eval_max_tokens,
+        seed=options.seed,
+        eos_token_ids=sorted(run.tokenizer.eos_token_ids),
+        progress=partial(callback.stage, "recording drafts"),
     )
+    drafter.set_dtype(getattr(mx, options.dtype))
+    finish(paths, drafter, _card(run, drafter, config, identity, report), recorded)
     return report
 
 
