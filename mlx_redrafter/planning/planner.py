@@ -107,8 +107,7 @@ class Planner:
         self._probes_made = PROBES_TO_CHOOSE if recorded is not None else 0
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
-        self._drafts_in_a_row = 0
-        self._drafts_between_plain = PLAIN_EVERY
+        self._drafts_in_a_row, self._drafts_between_plain = 0, PLAIN_EVERY
         self._wide_probe: BeamShape | None = None
         self._take_costs(costs)
 
@@ -144,10 +143,12 @@ class Planner:
         if sequences == 1:
             return self
         if sequences not in self._for_batches:
-            costs = self.costs.for_batch(sequences)
-            made = Planner(costs, chains=self._chains, recorded=self._recorded)
+            made = Planner(self.costs.for_batch(sequences), chains=self._chains)
             made.acceptance, made._memory = self.acceptance, self._memory
-            made._choice, made.copies = None, CopyPlanner(made.prices, self.copies.acceptance)
+            made.copies = CopyPlanner(made.prices, self.copies.acceptance)
+            if self._recorded is not None:
+                made._recorded, made._wide = self._recorded, WideProbes(known=True)
+                made._probes_made = PROBES_TO_CHOOSE
             made._take_costs(made.costs)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
@@ -364,8 +365,7 @@ class Planner:
         if present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
             best = present
         pays = best.tokens_per_second > (LEFT_AT if self._choice else MARGIN) * plain
-        lost = self._choice is not None and self._trials.overdrawn
-        self._choose(best.shape if pays and not lost else None)
+        self._choose(best.shape if pays and not (self._choice and self._trials.overdrawn) else None)
 
     def _choose(self, shape: BeamShape | None) -> None:
         if shape is None:
