@@ -59,6 +59,9 @@ class Prices:
     def plain_seconds(self, context: int) -> float:
         return 1.0
 
+    def apart_seconds(self, context: int) -> float:
+        return 0.0
+
     def verify_seconds(self, rows: int, context: int) -> float:
         return between(rows, self.sizes, self.curve)
 

@@ -3,7 +3,7 @@
 A step that drafts earns the tokens it makes and pays the time it takes, in plain steps. Nothing is
 drafted that the account cannot bear, so drafting never costs a text more than the account was
 given: a little to begin with, a little with each of the next answers, since a beginning may be
-unlike the rest (an unknown name, one word), and one per cent of the tokens for ever, since what
+unlike the rest (an unknown name, one word), and half a per cent of the tokens for ever, since what
 does not pay now may pay later.
 """
 
@@ -13,10 +13,12 @@ START = 2.0
 # Each of the answers after the first brings so much, for so many answers of some length.
 ANSWER = 1.0
 ANSWERS = 4
-# Each token brings so much, the first ones more; as long as the balance is below the last figure.
+# Each token brings so much, the first ones more and, as long as all that is known says that drafts
+# do not pay, less; as long as the balance is below the last figure.
 FIRST_TOKENS = 400
 FIRST_TOKEN = 0.025
 TOKEN = 0.01
+TOKEN_OFF = 0.005
 IDLE_LIMIT = 1.5
 # No more is saved: what has paid for long may lose no more than this when it no longer does.
 SAVED = 8.0
@@ -49,16 +51,20 @@ class Allowance:
             self._grants -= 1
             self.balance += ANSWER
 
-    def take_plain(self, tokens: float, late: float = 0.0, *, wanted: float = 0.0) -> None:
+    def take_plain(
+        self, tokens: float, late: float = 0.0, *, wanted: float = 0.0, off: bool = False
+    ) -> None:
         """A step that drafted nothing made so many tokens.
 
         Args:
             tokens: What it made.
             late: Plain steps that it took longer, since a draft before it let nothing overlap.
             wanted: What the next draft may lose: so much is saved for it.
+            off: Whether there is enough evidence that drafts do not pay.
         """
         self.balance = max(LEAST, self.balance - late)
-        share = FIRST_TOKEN if self._tokens < FIRST_TOKENS else TOKEN
+        first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, TOKEN)
+        share = first if self._tokens < FIRST_TOKENS else later
         self._tokens += tokens
         limit = max(IDLE_LIMIT, wanted)
         if self.balance < limit:

@@ -89,6 +89,15 @@ class Clocks:
         plain = self._costs.step_seconds(None, context)
         return plain if rows == PLAIN else max(plain, self._costs.verify_seconds(1, context))
 
+    def apart_seconds(self, context: int) -> float:
+        """What is lost where two plain steps in a row do not overlap.
+
+        Both are then steps that overlap on one side alone, of which each counts for half of
+        ``ALONE``'s price; so do the two that stand beside what is put between them.
+        """
+        alone = self.measured(ALONE, context) * self.factor(ALONE)
+        return 2.0 * max(0.0, alone - self.measured(PLAIN, context) * self.factor(PLAIN))
+
     def observe(self, rows: int, seconds: float, expected: float) -> None:
         """Learn from a step.
 

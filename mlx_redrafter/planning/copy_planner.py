@@ -30,6 +30,9 @@ class Prices(Protocol):
     def plain_seconds(self, context: int) -> float:
         """Seconds of a plain step."""
 
+    def apart_seconds(self, context: int) -> float:
+        """Seconds lost where two steps in a row do not overlap."""
+
     def verify_seconds(self, rows: int, context: int) -> float:
         """Seconds of a forward over so many rows."""
 
@@ -69,8 +72,7 @@ class CopyPlanner:
         """
         prices = self._prices
         gained = self._best(after, context)[1]
-        overlapped = prices.verify_seconds(1, context) - prices.plain_seconds(context)
-        return first * gained > prices.rate * max(0.0, overlapped)
+        return first * gained > prices.rate * prices.apart_seconds(context)
 
     def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:
         """What to verify of copies and of a draft of ``shape`` that would have to be made.

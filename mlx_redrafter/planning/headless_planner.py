@@ -110,6 +110,10 @@ class HeadlessPlanner:
         """Seconds of a plain step by now."""
         return self.costs.step_seconds(None, context) * self._clocks.factor(PLAIN)
 
+    def apart_seconds(self, context: int) -> float:
+        """Seconds lost where two plain steps in a row do not overlap."""
+        return self._clocks.apart_seconds(context)
+
     def verify_seconds(self, rows: int, context: int) -> float:
         """Seconds of a forward over so many rows by now."""
         return self.costs.verify_seconds(rows, context) * self._clocks.factor(rows)

@@ -89,6 +89,10 @@ class StepPrices:
         """What a plain step takes."""
         return self.costs.step_seconds(None, context) * self.clocks.factor(PLAIN)
 
+    def apart_seconds(self, context: int) -> float:
+        """Seconds lost where two plain steps in a row do not overlap."""
+        return self.clocks.apart_seconds(context)
+
     def plain_speed(self, context: int) -> float | None:
         """Tokens a second of plain decoding, by plain steps as they were timed; None before."""
         if self.made(None).steps < PLAIN_STEPS_KNOWN:

@@ -13,6 +13,9 @@ from .shapes import covers, probe_shapes
 FIRST_PROBE_PRICE = 2.0
 SMALL_PROBE_PRICE = 1.4
 LARGEST_FIRST_PROBE = 4.0
+# What a shape has to gain, times plain, were all of its path accepted: the text that it is to be
+# worth probing for is rare otherwise, and so is what it would gain there.
+LEAST_AT_BEST = 1.15
 # Later it may cost so many at most, and beyond what drafts make this share of the account, and no
 # more than the third figure. It is no longer than so many times what drafts make.
 PROBE_PRICE = 7.0
@@ -77,17 +80,17 @@ class Probes:
         self.certain = cheapest is not None and cheapest[0] <= CERTAIN_PRICE
 
     def _first(self, *, small: bool, earned: bool) -> tuple[float, BeamShape | None]:
-        limits = [SMALL_PROBE_PRICE] if small else []
-        for limit in [*limits, FIRST_PROBE_PRICE + (LARGEST_RISK if earned else 0.0)]:
-            for price, shape in self._priced:
-                if price <= limit:
-                    return price, shape
         # By now or as measured: what made steps dear may be gone, and only a probe can tell.
         possible = [
             (price, shape)
             for (price, shape), measured in zip(self._priced, self._measured, strict=True)
-            if min(price, measured) <= min(LARGEST_FIRST_PROBE, (1 + shape.length) / MARGIN)
+            if min(price, measured) <= min(LARGEST_FIRST_PROBE, (1 + shape.length) / LEAST_AT_BEST)
         ]
+        limits = [SMALL_PROBE_PRICE] if small else []
+        for limit in [*limits, FIRST_PROBE_PRICE + (LARGEST_RISK if earned else 0.0)]:
+            for price, shape in possible:
+                if price <= limit:
+                    return price, shape
         if possible:
             return min(possible, key=lambda one: one[0])
         if self._costs.doubtful and self._priced:

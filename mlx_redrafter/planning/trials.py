@@ -120,7 +120,7 @@ class Trials:
         """
         self._plain += 1
         self._tokens_here += tokens
-        self.allowance.take_plain(tokens, late, wanted=price - 1.0)
+        self.allowance.take_plain(tokens, late, wanted=price - 1.0, off=self.evidence)
 
     def take_probe(self, price: float, tokens: float, paid: float) -> None:
         """A probe was made.

@@ -44,6 +44,9 @@ class Machine:
     def plain_seconds(self, context: int) -> float:
         return 1.0
 
+    def apart_seconds(self, context: int) -> float:
+        return 0.0
+
     def verify_seconds(self, rows: int, context: int) -> float:
         return 1.0 + self.row * (rows - 1)
 

@@ -38,6 +38,9 @@ class Machine:
     def plain_seconds(self, context: int) -> float:
         return self.plain
 
+    def apart_seconds(self, context: int) -> float:
+        return 2 * max(0.0, self.alone - self.plain)
+
     def verify_seconds(self, rows: int, context: int) -> float:
         return self.alone + self.row * (rows - 1)
 
@@ -92,6 +95,14 @@ def test_a_step_waits_for_copies_only_where_they_are_likely() -> None:
     assert not planner(alone=1.5).waits_for_copies(0.01, CERTAIN, 0)
     assert not planner().waits_for_copies(0.9, [0.05], 0)
     assert not planner().waits_for_copies(0.9, [], 0)
+
+
+def test_waiting_costs_both_steps_that_no_longer_overlap() -> None:
+    """A step that overlaps with nothing takes 0.3 longer: this one, and the one after the copies."""
+    lone = planner(alone=1.3, row=0.05)
+    gained = 0.9 - 0.05 - 0.3 + 0.03  # what one copied token is worth, see MARGIN
+    assert not lone.waits_for_copies(0.5 * 0.6 / gained, [0.9], 0)
+    assert lone.waits_for_copies(1.1 * 0.6 / gained, [0.9], 0)
 
 
 def test_a_long_certain_match_leaves_the_draft_out() -> None:
