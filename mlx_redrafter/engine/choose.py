@@ -136,6 +136,12 @@ class DraftChooser:
         ]
         return PlannedDrafts(shape, sources)
 
+    def reflect(self, sequences: Tokens[Sequence]) -> None:
+        """Have the planner think while a step is under way."""
+        planner = self.planner_of(sequences)
+        if planner is not None:
+            planner.reflect()
+
     def waits(self, sequences: Tokens[Sequence]) -> bool:
         """Whether the next step has to wait for this one's token, since it may verify copies."""
         copies = self._copies(sequences)

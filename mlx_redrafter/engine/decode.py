@@ -217,6 +217,7 @@ class DecodingLoop:
             if goes_on and not after_prompt:
                 self._timer.follow()
                 self._pending = self._follow()
+                self._chooser.reflect(self.sequences)
         if not self._pending:
             # Another thread may take the next step.
             if after_prompt:  # to keep a root changes nothing but what a head remembers

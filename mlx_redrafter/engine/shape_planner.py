@@ -109,6 +109,9 @@ class ShapePlanner(Protocol):
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step that is over."""
 
+    def reflect(self) -> None:
+        """Do work that later answers need, while a step is under way; changes none of them."""
+
     def price(self, step: ObservedStep) -> float | None:
         """Expected time of an observed step, in plain steps, for the sequences' back-off.
 

@@ -92,3 +92,8 @@ class SharedPlanner:
         """See ShapePlanner."""
         with self._lock:
             return self._planner.price(step)
+
+    def reflect(self) -> None:
+        """See ShapePlanner."""
+        with self._lock:
+            self._planner.reflect()

@@ -8,6 +8,7 @@ drafter scores alike.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -22,6 +23,7 @@ from ..tree import HostTree
 FloatArray = npt.NDArray[np.float64]
 
 BIN_EDGES = (-0.05, -0.1, -0.2, -0.4, -0.7, -1.1, -1.6, -2.3, -3.2, -4.5, -6.5)
+_FALLING_EDGES = [-edge for edge in BIN_EDGES]
 BINS = len(BIN_EDGES) + 1
 KINDS = 2 * BINS  # bins of the scores of favourites, then of the others
 # What the drafter itself claims counts as so many nodes of each kind, however many were seen.
@@ -85,7 +87,7 @@ def kinds_of(tree: HostTree) -> list[int]:
     """
     on_path = set(_favourites(tree))
     return [
-        sum(score < edge for edge in BIN_EDGES) + (0 if node in on_path else BINS)
+        bisect_left(_FALLING_EDGES, -score) + (0 if node in on_path else BINS)
         for node, score in enumerate(tree.log_probs)
     ]
 

@@ -64,7 +64,7 @@ class Yield:
 
 @dataclass(frozen=True)
 class _Counts:
-    """A remembered tree as each candidate would have drafted it.
+    """A remembered tree as each candidate would have drafted it; or several trees, stacked.
 
     Attributes:
         nodes: Nodes by candidate and kind.
@@ -77,6 +77,16 @@ class _Counts:
     deepest: FloatArray
     path_rows: FloatArray
     covered: npt.NDArray[np.bool_]
+
+    @classmethod
+    def stacked(cls, counts: Sequence[_Counts]) -> _Counts:
+        """All in one, by tree first."""
+        return cls(
+            np.stack([one.nodes for one in counts]),
+            np.stack([one.deepest for one in counts]),
+            np.stack([one.path_rows for one in counts]),
+            np.stack([one.covered for one in counts]),
+        )
 
 
 class TreeMemory:
@@ -143,6 +153,18 @@ class Yields:
         self.candidates = tuple(candidates)
         self._memory = memory
         self._counts: dict[int, _Counts] = {}
+        self._all: _Counts | None = None  # of them, stacked; of no trees None
+
+    def count(self) -> _Counts | None:
+        """What each candidate would have drafted of each tree; counted once a tree."""
+        numbers = [number for number, _, _ in self._memory.trees]
+        if numbers != list(self._counts):
+            self._counts = {
+                number: self._counts.get(number) or self._count_tree(tree, shape)
+                for number, tree, shape in self._memory.trees
+            }
+            self._all = _Counts.stacked(list(self._counts.values())) if numbers else None
+        return self._all
 
     def expected(
         self, chances: FloatArray, reference: BeamShape | None = None
@@ -153,17 +175,14 @@ class Yields:
             chances: Chance of acceptance of each kind of node.
             reference: A candidate that most trees cover: by it places are made comparable.
         """
-        all_counts = self._count()
-        if not all_counts:
+        counts = self.count()
+        if counts is None:
             return {}
-        covered = np.stack([counts.covered for counts in all_counts])
-        accepted = np.stack([counts.nodes for counts in all_counts]) @ chances
-        whole = np.stack([counts.deepest for counts in all_counts]) @ chances
-        rows = np.stack([counts.path_rows for counts in all_counts])
+        covered, accepted, whole = counts.covered, counts.nodes @ chances, counts.deepest @ chances
         scale = self._place_scale(accepted, covered, reference)
         enough = covered.sum(axis=0) >= ENOUGH_TREES
         accepted, whole = _means(accepted, covered) * scale, _means(whole, covered) * scale
-        rows = _means(rows, covered)
+        rows = _means(counts.path_rows, covered)
         return {
             shape: Yield(float(accepted[place]), min(1.0, float(whole[place])), float(rows[place]))
             for place, shape in enumerate(self.candidates)
@@ -184,14 +203,6 @@ class Yields:
         there = _means(own, of_all & covered)
         scale = np.divide(_means(own, of_all), there, out=np.ones_like(there), where=there > 0)
         return np.clip(scale, 1 / PLACES_DIFFER, PLACES_DIFFER)
-
-    def _count(self) -> list[_Counts]:
-        """What each candidate would have drafted of each tree; counted once a tree."""
-        self._counts = {
-            number: self._counts.get(number) or self._count_tree(tree, shape)
-            for number, tree, shape in self._memory.trees
-        }
-        return list(self._counts.values())
 
     def _count_tree(self, tree: HostTree, shape: BeamShape) -> _Counts:
         kinds, depths = np.array(kinds_of(tree)), np.array(tree.depths)

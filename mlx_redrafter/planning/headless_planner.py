@@ -94,6 +94,9 @@ class HeadlessPlanner:
         rows, seconds = seen
         self._clocks.observe(rows, seconds, self._clocks.measured(rows, step.context))
 
+    def reflect(self) -> None:
+        """There is nothing to do."""
+
     # What copies are priced by
 
     @property

@@ -310,6 +310,11 @@ class Planner:
         choice = self._choice
         self._wide_probe = choice and self._wide.find(self._probes, choice, made, balance)
 
+    def reflect(self) -> None:
+        """Look at the trees of late as every shape would have drafted them; changes no answer."""
+        if self._choice is not None:
+            self._promises.prepare()
+
     def _learn(self, step: ObservedStep, shape: BeamShape) -> None:
         """Learn from a step that drafted, by whether it was a probe."""
         price, probe = self.prices.price(step), self._is_probe(shape)
@@ -340,14 +345,12 @@ class Planner:
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide_probe
 
-    def _promised(self, context: int, *, honest: bool = True) -> list[Forecast]:
-        return self._promises.drafted(context, self._choice, self._probes.free, honest=honest)
-
     def _plan(self) -> None:
         """Choose by what is promised; called after a probe, and while there is a choice."""
         self._steps_to_replan = REPLAN_STEPS
         self._price_probes()
-        forecasts = {one.shape: one for one in self._promised(self._context)}
+        raw = self._promises.drafted(self._context, self._choice, self._probes.free)
+        forecasts = {one.shape: self._promises.honest(one) for one in raw}
         self.prices.accepted = {
             shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
         }
@@ -365,10 +368,12 @@ class Planner:
         if present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
             best = present
         pays = best.tokens_per_second > (LEFT_AT if self._choice else MARGIN) * plain
-        self._choose(best.shape if pays and not (self._choice and self._trials.overdrawn) else None)
+        pays = pays and not (self._choice and self._trials.overdrawn)
+        self._choose(next(one for one in raw if one.shape == best.shape) if pays else None)
 
-    def _choose(self, shape: BeamShape | None) -> None:
-        if shape is None:
+    def _choose(self, forecast: Forecast | None) -> None:
+        """Draft the shape of a forecast, as it was before it was put right; None drafts nothing."""
+        if forecast is None:
             if self._choice is not None:
                 self._trials.leave()
                 self._honesty.forget()
@@ -377,9 +382,7 @@ class Planner:
             return
         if self._choice is None:
             self._trials.choose()
-        self._choice = shape
-        raw = self._promised(self._context, honest=False)
-        self._forecast = next(one for one in raw if one.shape == shape)
+        self._choice, self._forecast = forecast.shape, forecast
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         seen = self.prices.plain_speed(self._context) is not None
         unseen = PLAIN_EVERY_UNSEEN * (1 if self._probes.free else 2)

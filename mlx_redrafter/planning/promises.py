@@ -25,26 +25,30 @@ class Promises:
         self._prices, self._acceptance = prices, acceptance
         self._yields, self._honesty = yields, honesty
 
+    def prepare(self) -> None:
+        """Do what can be done of the work before any forecast is asked for."""
+        self._yields.count()
+
     def beside_plain(
         self, context: int, choice: BeamShape | None, free: BeamShape | None
     ) -> list[Forecast]:
-        """Plain decoding, then what :meth:`drafted` gives, with the plain steps between drafts."""
+        """Plain decoding, then what drafts promise, with the plain steps between them."""
         plain = self._prices.plain_seconds(context)
         result = [Forecast(None, 1.0, plain)]
         paused = self._honesty.paused if choice is not None else 0.0
-        for drafted in self.drafted(context, choice, free):
+        for drafted in map(self.honest, self.drafted(context, choice, free)):
             tokens = (1 - paused) * drafted.tokens_per_step + paused
             seconds = (1 - paused) * drafted.step_seconds + paused * plain
             result.append(Forecast(drafted.shape, tokens, seconds))
         return result
 
+    def honest(self, forecast: Forecast) -> Forecast:
+        """What :meth:`drafted` gives, put right by what was made of such forecasts so far."""
+        made = max(1.0, forecast.tokens_per_step * self._honesty.tokens)
+        return Forecast(forecast.shape, made, forecast.step_seconds * self._honesty.seconds)
+
     def drafted(
-        self,
-        context: int,
-        choice: BeamShape | None,
-        free: BeamShape | None,
-        *,
-        honest: bool = True,
+        self, context: int, choice: BeamShape | None, free: BeamShape | None
     ) -> list[Forecast]:
         """Forecasts of the shapes of which something is known.
 
@@ -52,20 +56,16 @@ class Promises:
             context: Tokens before the step.
             choice: What is drafted.
             free: A shape that costs less than a plain step, whatever it yields.
-            honest: Whether they are put right by what was made so far.
         """
         costs, clocks = self._prices.costs, self._prices.clocks
         known = self._yields.expected(self._acceptance.chances, choice)
         if free is not None:
             known.setdefault(free, Yield(0.0, 0.0, float(free.nodes)))
-        tokens = self._honesty.tokens if honest else 1.0
-        seconds = self._honesty.seconds if honest else 1.0
         result = []
         for shape, expected in known.items():
             cost = costs.step_seconds(
                 shape, context, kept=1.0 + expected.accepted, rejected=1.0 - expected.whole,
                 path_rows=expected.path_rows,
             ) * clocks.factor(1 + shape.nodes)  # fmt: skip
-            made = max(1.0, (1.0 + expected.accepted) * tokens)
-            result.append(Forecast(shape, made, cost * seconds))
+            result.append(Forecast(shape, 1.0 + expected.accepted, cost))
         return result

@@ -107,6 +107,9 @@ class ScriptedPlanner:
     def price(self, step: ObservedStep) -> float | None:
         return None
 
+    def reflect(self) -> None:
+        """There is nothing to do."""
+
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted in the step before")
 
