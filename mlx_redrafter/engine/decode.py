@@ -22,6 +22,7 @@ from .copying import StepDraft
 from .launch import StepLauncher, caches_of
 from .lockstep import Alone, Steering, agreed_seconds, check_same_text
 from .model import SpeculativeModel
+from .reports import StepReports
 from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
 from .shared_planner import SharedPlanner
@@ -138,6 +139,7 @@ class DecodingLoop:
         # The last step that was read, and what to draft after it where that is decided.
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
         self._timer = StepTimer()
+        self._reports = StepReports()
         self._to_clear = CLEAR_CACHE_EVERY
 
     @property
@@ -332,8 +334,8 @@ class DecodingLoop:
             early=early,
             overlapped=self._timer.early,
         )
-        planner.observe(observed)
-        price = planner.price(observed)
+        self._reports.tell(planner, observed)
+        price = planner.price(observed) if observed.shape else None
         if price is not None:
             for sequence, record in drafting:
                 sequence.backoff.drafted(price, len(record.path))

@@ -16,17 +16,18 @@ from .step import StepRecord
 
 @dataclass(frozen=True)
 class ObservedStep:
-    """A step that is over.
+    """A step that is over, or several plain ones in a row that were alike.
 
     Attributes:
         shape: What was drafted for it; None for a plain step.
         records: How it went, for each sequence that took part.
-        seconds: How long it took.
+        seconds: How long it took; of several each, in the mean.
         context: Tokens of the longest sequence before it.
         next_shape: What was drafted in its graph for the step after it; None for nothing. The
             first step of a kind may have waited for a GPU's compiler, for either draft's sake.
         early: Whether it began before the step before it was read.
         overlapped: Whether the step after it did.
+        repeats: How many it stands for.
     """
 
     shape: BeamShape | None
@@ -36,6 +37,7 @@ class ObservedStep:
     next_shape: BeamShape | None = None
     early: bool = False
     overlapped: bool = False
+    repeats: int = 1
 
     # Asked for again and again at every step.
     @cached_property
@@ -47,6 +49,11 @@ class ObservedStep:
     def tokens(self) -> float:
         """Tokens that the step made, the target's own included: mean over the sequences."""
         return sum(len(record.path) for record in self.records) / len(self.records)
+
+    @property
+    def made(self) -> float:
+        """Tokens of all the steps it stands for."""
+        return self.repeats * self.tokens
 
     @property
     def rejected(self) -> float:
@@ -108,6 +115,11 @@ class ShapePlanner(Protocol):
 
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step that is over."""
+
+    @property
+    def patience(self) -> int:
+        """Plain steps that it need not hear of before it is asked again, since it would draft
+        after none of them; it may hear of them together."""
 
     def reflect(self) -> None:
         """Do work that later answers need, while a step is under way; changes none of them."""

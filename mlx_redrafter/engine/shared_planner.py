@@ -93,6 +93,12 @@ class SharedPlanner:
         with self._lock:
             return self._planner.price(step)
 
+    @property
+    def patience(self) -> int:
+        """See ShapePlanner."""
+        with self._lock:
+            return self._planner.patience
+
     def reflect(self) -> None:
         """See ShapePlanner."""
         with self._lock:

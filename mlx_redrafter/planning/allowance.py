@@ -9,6 +9,8 @@ does not pay now may pay later.
 
 from __future__ import annotations
 
+import math
+
 START = 2.0
 # Each of the answers after the first brings so much, for so many answers of some length.
 ANSWER = 1.0
@@ -63,12 +65,19 @@ class Allowance:
             off: Whether there is enough evidence that drafts do not pay.
         """
         self.balance = max(LEAST, self.balance - late)
-        first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, TOKEN)
-        share = first if self._tokens < FIRST_TOKENS else later
+        share = self._share(off=off)
         self._tokens += tokens
         limit = max(IDLE_LIMIT, wanted)
         if self.balance < limit:
             self.balance = min(limit, self.balance + share * tokens)
+
+    def plain_before(self, lost: float, *, off: bool) -> int:
+        """Plain steps, at least, before so much may be lost, if each makes a token."""
+        return max(0, math.ceil((lost - self.balance) / self._share(off=off)))
+
+    def _share(self, *, off: bool) -> float:
+        first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, TOKEN)
+        return first if self._tokens < FIRST_TOKENS else later
 
     def take_drafted(self, price: float, tokens: float) -> None:
         """A step that drafted was over.

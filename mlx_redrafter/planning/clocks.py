@@ -98,13 +98,14 @@ class Clocks:
         alone = self.measured(ALONE, context) * self.factor(ALONE)
         return 2.0 * max(0.0, alone - self.measured(PLAIN, context) * self.factor(PLAIN))
 
-    def observe(self, rows: int, seconds: float, expected: float) -> None:
-        """Learn from a step.
+    def observe(self, rows: int, seconds: float, expected: float, *, repeats: int = 1) -> None:
+        """Learn from a step, or from several that were alike.
 
         Args:
             rows: Tokens verified, 1 in a plain step, ``ALONE`` in one that overlaps with nothing.
             seconds: What it took.
             expected: What it costs as measured, without any factor.
+            repeats: How many steps took so long, in the mean.
         """
         surprise = math.log(max(seconds, 1e-9) / expected) - self._machine - self._own(rows)
         if surprise > math.log(STALL) and self._stalls < STALLS_BELIEVED:
@@ -112,17 +113,17 @@ class Clocks:
             return
         self._stalls = 0
         surprise = min(LARGEST_SURPRISE, max(-LARGEST_SURPRISE, surprise))
-        self._age()
+        self._age(repeats)
         if self._last is not None and self._last != rows:
             self._tell_apart(self._last, rows, KIND_RATE * surprise)
             surprise *= 1 - KIND_RATE
-        self._machine += MACHINE_RATE * surprise
+        self._machine += (1.0 - (1.0 - MACHINE_RATE) ** repeats) * surprise
         self._last = rows
         apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
         disagrees = apart > math.log(DISAGREEMENT)
         off = self._machine + self._own(max(rows, PLAIN))
         disagrees = disagrees or abs(off) > math.log(STEP_DISAGREEMENT)
-        self._disagreeing = max(0, self._disagreeing + (1 if disagrees else -2))
+        self._disagreeing = max(0, self._disagreeing + repeats * (1 if disagrees else -2))
 
     def doubt(self) -> None:
         """Forget how kinds differ: another program that is gone by now may have set them apart."""
@@ -146,11 +147,12 @@ class Clocks:
             self._weights[rows] = 1 - BEYOND_PLAIN + BEYOND_PLAIN * beyond
         return self._weights[rows]
 
-    def _age(self) -> None:
-        self._drafted *= KIND_MEMORY
-        self._alone *= KIND_MEMORY
+    def _age(self, steps: int) -> None:
+        left = KIND_MEMORY**steps
+        self._drafted *= left
+        self._alone *= left
         for rows in self._sizes:
-            self._sizes[rows] *= KIND_MEMORY
+            self._sizes[rows] *= left
 
     def _tell_apart(self, before: int, now: int, jump: float) -> None:
         """Take a jump between two kinds for a difference of theirs."""

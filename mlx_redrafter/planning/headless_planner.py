@@ -34,6 +34,7 @@ class HeadlessPlanner:
     probing = False
     drafts_next = False
     choice: BeamShape | None = None
+    patience = 64  # nothing is ever drafted
 
     def __init__(self, measure: Callable[[], CostModel]):
         self.copies = CopyPlanner(self, CopyAcceptance())
@@ -86,13 +87,15 @@ class HeadlessPlanner:
         if step.nodes not in self._timed:
             self._timed.add(step.nodes)
             return
-        self._made = RATE_FORGET * self._made + step.tokens
-        self._taken = RATE_FORGET * self._taken + step.seconds
+        forget = RATE_FORGET**step.repeats
+        self._made = forget * self._made + step.made
+        self._taken = forget * self._taken + step.repeats * step.seconds
         seen = self._runs.seen(step)
         if self._costs is None or seen is None:
             return
         rows, seconds = seen
-        self._clocks.observe(rows, seconds, self._clocks.measured(rows, step.context))
+        expected = self._clocks.measured(rows, step.context)
+        self._clocks.observe(rows, seconds, expected, repeats=step.repeats)
 
     def reflect(self) -> None:
         """There is nothing to do."""

@@ -25,7 +25,8 @@ from .costs import CostModel
 from .forecast import Forecast, TreeMemory, Yields
 from .honesty import Honesty
 from .num_nodes import num_nodes_to_verify
-from .prices import Made, StepPrices
+from .plain_breaks import PlainBreaks
+from .prices import StepPrices
 from .probes import MARGIN, Probes
 from .promises import Promises
 from .shapes import candidate_shapes
@@ -42,15 +43,12 @@ SWITCH_MARGIN = 1.01
 # Probes that a first choice rests on.
 PROBES_TO_CHOOSE = 2
 REPLAN_STEPS = 8
-# A plain step after so many drafts, times the square of what they gain: the less that is, the more
-# it matters how long a plain step takes by now, and the less one costs.
-PLAIN_EVERY = 24
-# And as long as hardly one was seen, where drafts are said to cost less; twice as many elsewhere.
-PLAIN_EVERY_UNSEEN = 4
 # Of chosen drafts every so many-th is remembered beside the probes.
 REMEMBER_EVERY = 4
 # A draft is made with the step before it where it costs at most so much of a plain step.
 CHEAP_DRAFT = 0.25
+# Plain steps that the planner need not hear of one by one where nothing is ever drafted.
+MOST_PATIENCE = 64
 # Tokens from which on forecasts are to be believed.
 TOKENS_KNOWN = 150
 # Costs are measured again where steps have disagreed with them for so many steps.
@@ -107,7 +105,7 @@ class Planner:
         self._probes_made = PROBES_TO_CHOOSE if recorded is not None else 0
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
-        self._drafts_in_a_row, self._drafts_between_plain = 0, PLAIN_EVERY
+        self._breaks = PlainBreaks()
         self._wide_probe: BeamShape | None = None
         self._take_costs(costs)
 
@@ -221,15 +219,22 @@ class Planner:
         """The shape for the next step; None is a plain step. Asking changes nothing."""
         if self._choice is None:
             return self._probes.first if self._trials.due(self._probes.first_price) else None
-        if self._drafts_in_a_row >= self._drafts_between_plain and not self._probes.certain:
+        if self._breaks.due and not self._probes.certain:
             return None
         return self._wide_probe or self._choice
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
-        """How many nodes of a draft to verify, from the first on.
+    @property
+    def patience(self) -> int:
+        """Plain steps that it need not hear of before it is asked again."""
+        if self._choice is not None:
+            return 0
+        if self._probes.first is None:
+            return MOST_PATIENCE
+        return self._trials.plain_before(self._probes.first_price)
 
-        All of a probe; else as many as promise more tokens than decoding makes in the time they
-        take.
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        """How many nodes of a draft to verify, from the first on: all of a probe; else as many as
+        promise more tokens than decoding makes in the time they take.
         """
         drafted = len(tree.tokens) - 1
         if self.prices.tokens == 0 or self._is_probe(shape):
@@ -258,15 +263,10 @@ class Planner:
         return self.prices.price(step)
 
     def forecasts(self, context: int) -> list[Forecast]:
-        """Plain decoding and every shape of which something is known, with what it promises.
-
-        Steps that pause drafts are counted in, as they come.
+        """Plain decoding and every known shape, with what it promises, plain steps among its drafts
+        counted in.
         """
         return self._promises.beside_plain(context, self._choice, self._probes.free)
-
-    def made(self, shape: BeamShape | None) -> Made:
-        """What timed steps of a shape made; None is plain decoding."""
-        return self.prices.made(shape)
 
     @property
     def known(self) -> bool:
@@ -276,10 +276,7 @@ class Planner:
         return self.state is PlannerState.OFF
 
     def plain_speed(self, context: int) -> float | None:
-        """Tokens a second of plain decoding at a context, by plain steps as they were timed.
-
-        None before a few were.
-        """
+        """Tokens a second of plain decoding, by plain steps as timed; None before a few were."""
         return self.prices.plain_speed(context)
 
     def observe(self, step: ObservedStep) -> None:
@@ -289,26 +286,27 @@ class Planner:
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
             self._price_probes()
-        if step.shape is None and step.nodes:
-            pass  # copies alone say nothing of drafts
-        elif step.shape is None:
-            self._drafts_in_a_row = 0
-            if self._choice is None:
-                self._trials.take_plain(step.tokens, self.prices.late, self._probes.first_price)
-            else:
-                self._trials.allowance.take_plain(step.tokens, self.prices.late)
-                self._honesty.take_plain()
-        else:
-            self._drafts_in_a_row += 1
+        if step.shape is None and not step.nodes:  # copies alone say nothing of drafts
+            self._take_plain(step)
+        elif step.shape is not None:
+            self._breaks.drafts += 1
             for record in step.records:
                 self.acceptance.observe(record.guessed, trying=self._choice is None)
             self._learn(step, step.shape)
-        self._steps_to_replan -= 1
+        self._steps_to_replan -= step.repeats
         if self._choice is not None and (self._steps_to_replan <= 0 or self._trials.overdrawn):
             self._plan()
         made, balance = self._forecast.tokens_per_step, self._trials.allowance.balance
         choice = self._choice
         self._wide_probe = choice and self._wide.find(self._probes, choice, made, balance)
+
+    def _take_plain(self, step: ObservedStep) -> None:
+        self._breaks.drafts = 0
+        if self._choice is None:
+            self._trials.take_plain(step, self.prices.late, self._probes.first_price)
+            return
+        self._trials.allowance.take_plain(step.made, self.prices.late)
+        self._honesty.take_plain()
 
     def reflect(self) -> None:
         """Look at the trees of late as every shape would have drafted them; changes no answer."""
@@ -334,7 +332,7 @@ class Planner:
             self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
             return
         self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
-        if self._memory.has_recorded or self._drafts_in_a_row % REMEMBER_EVERY == 0:
+        if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
             self._memory.add(step.records[0].guessed.tree, shape, probe=False)
         if shape == self._choice and not any(record.copied for record in step.records):
             seconds = self.prices.seconds(step)
@@ -385,8 +383,7 @@ class Planner:
         self._choice, self._forecast = forecast.shape, forecast
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         seen = self.prices.plain_speed(self._context) is not None
-        unseen = PLAIN_EVERY_UNSEEN * (1 if self._probes.free else 2)
-        self._drafts_between_plain = round(PLAIN_EVERY * max(1.0, gain) ** 2) if seen else unseen
+        self._breaks.space(gain, seen=seen, free=self._probes.free is not None)
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)

@@ -34,11 +34,11 @@ class Made:
     tokens: float = 0.0
     seconds: float = 0.0
 
-    def add(self, tokens: float, seconds: float) -> None:
-        """Count a step."""
-        self.steps += 1
-        self.tokens += tokens
-        self.seconds += seconds
+    def add(self, step: ObservedStep) -> None:
+        """Count a step, or several."""
+        self.steps += step.repeats
+        self.tokens += step.made
+        self.seconds += step.repeats * step.seconds
 
 
 class StepPrices:
@@ -145,17 +145,19 @@ class StepPrices:
         seen = self._runs.seen(step)
         if seen is not None:
             self._tell_clocks(step, *seen)
-        self._tokens = RATE_FORGET * self._tokens + step.tokens
-        self._seconds = RATE_FORGET * self._seconds + step.seconds
+        forget = RATE_FORGET**step.repeats
+        self._tokens = forget * self._tokens + step.made
+        self._seconds = forget * self._seconds + step.repeats * step.seconds
         if step.shape is not None or not step.nodes:
-            self._shapes.setdefault(step.shape, Made()).add(step.tokens, step.seconds)
+            self._shapes.setdefault(step.shape, Made()).add(step)
 
     def _tell_clocks(self, step: ObservedStep, rows: int, seconds: float) -> None:
         if rows == ALONE and self._after_draft:
             late = seconds / self.plain_seconds(step.context) - 1.0
             self.late = (1 + step.early) * min(LARGEST_SHARE - 1.0, max(0.0, late))
             self._after_draft = False
-        self.clocks.observe(rows, seconds, self._measured(step, rows))
+        expected = self._measured(step, rows)
+        self.clocks.observe(rows, seconds, expected, repeats=step.repeats)
 
     def _measured(self, step: ObservedStep, rows: int) -> float:
         """What a step costs by what was measured, without any factor; ``rows`` is its kind."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ..drafting.shape import BeamShape
+from ..engine.shape_planner import ObservedStep
 from .allowance import LEAST, Allowance
 from .probes import Probes
 
@@ -110,17 +111,22 @@ class Trials:
         affordable = self.allowance.balance >= price - 1.0
         return affordable and (self._plain >= self._gap - 1 or price <= 1.0)
 
-    def take_plain(self, tokens: float, late: float, price: float) -> None:
-        """A plain step was taken while nothing was chosen.
+    def plain_before(self, price: float) -> int:
+        """Plain steps, at least, before a probe of that price is due."""
+        waiting = 0 if price <= 1.0 else self._gap - 1 - self._plain
+        return max(waiting, self.allowance.plain_before(price - 1.0, off=self.evidence))
+
+    def take_plain(self, step: ObservedStep, late: float, price: float) -> None:
+        """A plain step was taken while nothing was chosen, or several.
 
         Args:
-            tokens: What it made.
+            step: How it went.
             late: Plain steps that it took longer, see :class:`Allowance`.
             price: What the next probe costs, in plain steps.
         """
-        self._plain += 1
-        self._tokens_here += tokens
-        self.allowance.take_plain(tokens, late, wanted=price - 1.0, off=self.evidence)
+        self._plain += step.repeats
+        self._tokens_here += step.made
+        self.allowance.take_plain(step.made, late, wanted=price - 1.0, off=self.evidence)
 
     def take_probe(self, price: float, tokens: float, paid: float) -> None:
         """A probe was made.

@@ -250,6 +250,7 @@ class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
     drafting_disabled = drafts_next = probing = False
+    patience = 0
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
         self.costs = costs
@@ -267,6 +268,9 @@ class Fixed:
 
     def price(self, step: ObservedStep) -> float | None:
         return None
+
+    def reflect(self) -> None:
+        """There is nothing to do."""
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted in the step before")

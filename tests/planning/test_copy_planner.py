@@ -98,7 +98,7 @@ def test_a_step_waits_for_copies_only_where_they_are_likely() -> None:
 
 
 def test_waiting_costs_both_steps_that_no_longer_overlap() -> None:
-    """A step that overlaps with nothing takes 0.3 longer: this one, and the one after the copies."""
+    """One that overlaps with nothing takes 0.3 longer: this one, and the one after the copies."""
     lone = planner(alone=1.3, row=0.05)
     gained = 0.9 - (1.35 - 1.0 + MARGIN)  # what one copied token is worth
     assert not lone.waits_for_copies(0.9 * 0.6 / gained, [0.9], 0)

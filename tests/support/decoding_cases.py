@@ -89,6 +89,7 @@ class ScriptedPlanner:
     drafting_disabled = False
     drafts_next = False
     probing = False
+    patience = 0
 
     class costs:
         """Nothing costs anything."""

@@ -98,6 +98,6 @@ def test_forecast_and_measured_stand_side_by_side() -> None:
     with console.capture() as shown:
         console.print(plan_report(planner, 60))
     (row,) = [line for line in shown.get().splitlines() if line.lstrip().startswith("→")]
-    made = planner.made(planner.choice)
+    made = planner.prices.made(planner.choice)
     assert f"{made.steps:,}" in row
     assert f"{made.tokens / made.seconds:.1f}" in row

@@ -77,7 +77,7 @@ def forecast_table(planner: Planner, context: int) -> Table:
             f"{1000 * forecast.step_seconds:.2f}",
             f"{forecast.tokens_per_second:.1f}",
             f"{forecast.tokens_per_second / plain:.2f}",
-            *_measured(planner.made(forecast.shape)),
+            *_measured(planner.prices.made(forecast.shape)),
             style="bold" if chosen else None,
         )
     return table
@@ -95,7 +95,10 @@ def _shown(planner: Planner, forecasts: list[Forecast]) -> list[Forecast]:
     plain, *drafted = forecasts
     best = sorted(drafted, key=lambda one: -one.tokens_per_second)[:SHOWN]
     kept = {one.shape for one in best} | {planner.choice}
-    return [plain, *(one for one in drafted if one.shape in kept or planner.made(one.shape).steps)]
+    return [
+        plain,
+        *(one for one in drafted if one.shape in kept or planner.prices.made(one.shape).steps),
+    ]
 
 
 def verdict(planner: Planner, context: int) -> Text:

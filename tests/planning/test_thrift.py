@@ -1,0 +1,85 @@
+"""What planning costs where drafts do not pay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from planning_machines import BABBLE, CPU, KNOWN, LINEAR, M3, OPENBLAS, PLAIN, Chat, costs_of
+
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.planning.probes import LEAST_AT_BEST
+from mlx_redrafter.planning.trials import PlannerState
+
+OFF_CURVES = (CPU, M3, OPENBLAS)
+
+
+def off(curve: str, answers: int = 12) -> Chat:
+    """A chat in which drafts have failed for long."""
+    chat = Chat(costs_of(curve), Planner(costs_of(curve)))
+    chat.answers(BABBLE, answers, 3)
+    assert chat.planner.state is PlannerState.OFF
+    return chat
+
+
+@pytest.mark.parametrize("curve", OFF_CURVES)
+def test_nothing_is_drafted_before_the_planner_is_out_of_patience(curve: str) -> None:
+    planner = off(curve).planner
+    waited = 0
+    for _ in range(2000):
+        patience = planner.patience
+        for left in range(patience, 0, -1):
+            assert planner.next_shape(64) is None
+            assert planner.patience <= left, "it is no longer than was said"
+            planner.observe(ObservedStep(None, [PLAIN], 1.0, 64, early=True, overlapped=True))
+            waited += 1
+        if planner.next_shape(64) is not None:
+            break
+        planner.observe(ObservedStep(None, [PLAIN], 1.0, 64, early=True, overlapped=True))
+        waited += 1
+    assert planner.next_shape(64) is not None
+    assert waited > 20
+
+
+@pytest.mark.parametrize("curve", OFF_CURVES)
+def test_plain_steps_told_together_count_as_told_one_by_one(curve: str) -> None:
+    """The account, the machine's factor and the rate are as far as after single steps."""
+    one, many = off(curve).planner, off(curve).planner
+    step = ObservedStep(None, [PLAIN], 1.3, 64, early=True, overlapped=True)
+    for _ in range(10):
+        for _ in range(8):
+            one.observe(step)
+        many.observe(replace(step, repeats=8))
+    assert many.patience == pytest.approx(one.patience, abs=1)
+    assert many.clocks.machine == pytest.approx(one.clocks.machine, rel=0.02)
+    assert many.prices.rate == pytest.approx(one.prices.rate, rel=0.02)
+    assert many.prices.made(None).steps == one.prices.made(None).steps
+
+
+def test_a_choice_hears_of_every_step() -> None:
+    chat = Chat(costs_of(CPU), Planner(costs_of(CPU)))
+    chat.answers(KNOWN, 3, 0)
+    assert chat.planner.state is PlannerState.DRAFTING
+    assert chat.planner.patience == 0
+
+
+def test_where_nothing_can_pay_it_has_all_patience() -> None:
+    assert Planner(costs_of(LINEAR)).patience > 8
+
+
+@pytest.mark.parametrize(("two", "tried"), [(1.6, True), (1.9, False)])
+def test_a_shape_that_could_gain_next_to_nothing_is_not_tried(two: float, tried: bool) -> None:
+    """Two tokens for 1.9 would gain five per cent, were every guess right."""
+    costs = costs_of(lambda n: 1.0 + (two - 1.0) * (n - 1) + 0.05 * (n > 2) * n, level=0.01)
+    planner = Planner(costs)
+    assert (planner.next_shape(64) is not None) is tried
+    assert tried or planner.state is PlannerState.OFF
+    assert 2 / (two + 0.01) > LEAST_AT_BEST or not tried
+
+
+@pytest.mark.parametrize("curve", OFF_CURVES)
+def test_forty_answers_without_any_gain_cost_little(curve: str) -> None:
+    chat = Chat(costs_of(curve), Planner(costs_of(curve)), noise=0.0)
+    chat.answers(BABBLE, 40, 1)
+    assert chat.speed() >= 0.985
