@@ -1,6 +1,6 @@
 """Planned against plain decoding where drafting helps, and where it can only hurt.
 
-    python experiments/never_slower.py [--count 40] [--only NAME] [--json]
+    python experiments/never_slower.py [--count 40] [--repeats 3] [--only NAME] [--json]
     python experiments/never_slower.py --real models/smollm2 --real-prompts question.jsonl
 
 Each case is a run of experiments/planned.py in a process of its own, with a planner that begins
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
+MEDIANS = ("over_plain", "first_answer_over_plain", "tokens_per_step")
 # Imported first, mlx keeps the BLAS of its wheel.
 WITHOUT_OPENBLAS = (
     "import mlx.core, os, runpy, sys; del sys.argv[0]; "
@@ -83,7 +85,22 @@ def cases(work: Path, args: argparse.Namespace) -> Iterator[Case]:
 
 
 def run(case: Case, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Planned over plain speed, and tokens per step, for each temperature."""
+    """Planned over plain speed, and tokens per step, for each temperature; medians of the repeats.
+
+    Each repeat is a process, and a planner, of its own.
+    """
+    reports = [run_once(case, args) for _ in range(args.repeats)]
+    result = {}
+    for temperature in reports[0]:
+        rows = [report[temperature] for report in reports]
+        medians = {key: statistics.median(row[key] for row in rows) for key in MEDIANS}
+        ratios = [round(row["over_plain"], 3) for row in rows]
+        result[temperature] = {**rows[-1], **medians, "each": ratios}
+    return result
+
+
+def run_once(case: Case, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The same of one process."""
     script = str(ROOT / "experiments" / "planned.py")
     command = [sys.executable, *([] if case.openblas else ["-c", WITHOUT_OPENBLAS]), script]
     flags = ["--json", "--model", str(case.bundle), "--prompts", str(case.prompts)]
@@ -101,6 +118,7 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=40, help="prompts")
     parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each, of which the median")
     parser.add_argument("--real", type=Path, help="a model of one's own, or its bundle")
     parser.add_argument("--real-drafter", type=Path, help="its drafter, where it is no bundle")
     parser.add_argument("--real-prompts", type=Path, help="questions for it")
