@@ -13,6 +13,9 @@ from ..tree import HostTree
 from .copying import CopyPlanner
 from .step import StepRecord
 
+# A planner that never drafts has patience for so many plain steps, see ``ShapePlanner.patience``.
+MOST_PATIENCE = 64
+
 
 @dataclass(frozen=True)
 class ObservedStep:
@@ -118,8 +121,7 @@ class ShapePlanner(Protocol):
 
     @property
     def patience(self) -> int:
-        """Plain steps that it need not hear of before it is asked again, since it would draft
-        after none of them; it may hear of them together."""
+        """Plain steps that it may hear of together, since it would draft after none of them."""
 
     def reflect(self) -> None:
         """Do work that later answers need, while a step is under way; changes none of them."""

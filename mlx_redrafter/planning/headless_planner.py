@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
-from ..engine.shape_planner import ObservedStep
+from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
 from ..tree import HostTree
 from .clocks import PLAIN, Clocks
 from .copy_planner import CopyPlanner
@@ -34,7 +34,7 @@ class HeadlessPlanner:
     probing = False
     drafts_next = False
     choice: BeamShape | None = None
-    patience = 64  # nothing is ever drafted
+    patience = MOST_PATIENCE
 
     def __init__(self, measure: Callable[[], CostModel]):
         self.copies = CopyPlanner(self, CopyAcceptance())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
-from ..engine.shape_planner import ObservedStep
+from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
 from ..tree import HostTree
 from .acceptance import AcceptanceModel, kinds_of
 from .clocks import Clocks
@@ -47,8 +47,6 @@ REPLAN_STEPS = 8
 REMEMBER_EVERY = 4
 # A draft is made with the step before it where it costs at most so much of a plain step.
 CHEAP_DRAFT = 0.25
-# Plain steps that the planner need not hear of one by one where nothing is ever drafted.
-MOST_PATIENCE = 64
 # Tokens from which on forecasts are to be believed.
 TOKENS_KNOWN = 150
 # Costs are measured again where steps have disagreed with them for so many steps.
@@ -225,7 +223,7 @@ class Planner:
 
     @property
     def patience(self) -> int:
-        """Plain steps that it need not hear of before it is asked again."""
+        """Plain steps that it may hear of together, since it would draft after none of them."""
         if self._choice is not None:
             return 0
         if self._probes.first is None:
@@ -306,7 +304,8 @@ class Planner:
             self._trials.take_plain(step, self.prices.late, self._probes.first_price)
             return
         self._trials.allowance.take_plain(step.made, self.prices.late)
-        self._honesty.take_plain()
+        for _ in range(step.repeats):
+            self._honesty.take_plain()
 
     def reflect(self) -> None:
         """Look at the trees of late as every shape would have drafted them; changes no answer."""

@@ -13,8 +13,8 @@ from .shapes import covers, probe_shapes
 FIRST_PROBE_PRICE = 2.0
 SMALL_PROBE_PRICE = 1.4
 LARGEST_FIRST_PROBE = 4.0
-# What a shape has to gain, times plain, were all of its path accepted: the text that it is to be
-# worth probing for is rare otherwise, and so is what it would gain there.
+# A shape that would make less than this, times plain, were all of its path accepted, is not worth a
+# probe: few texts are guessed so well, and there is little to gain on those.
 LEAST_AT_BEST = 1.15
 # Later it may cost so many at most, and beyond what drafts make this share of the account, and no
 # more than the third figure. It is no longer than so many times what drafts make.
