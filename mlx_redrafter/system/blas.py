@@ -10,12 +10,18 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
+# OpenBLAS reads this variable when it is loaded: for so many cycles, a power of two, its threads spin
+# before they sleep. Its own 26 is 25 ms: after each step that took all cores they slow down the next
+# three or four tokens of a small model. 20 is a third of a millisecond, which still spans what lies
+# between the products of a forward.
+SPIN_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
+SPIN_CYCLES_LOG2 = "20"
 INSTALL_HINT = (
     "OpenBLAS was not found, so float32 runs tens of times slower on this CPU: "
     "install it with 'apt-get install libopenblas0-pthread' (Debian, Ubuntu) or your system's like."
@@ -30,13 +36,25 @@ def preload_openblas() -> bool:
     """
     if not sys.platform.startswith("linux") or "mlx.core" in sys.modules:
         return False
-    for name in OPENBLAS_NAMES:
-        try:
-            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
-        except OSError:
-            continue
-        return True
+    with _short_spin():
+        for name in OPENBLAS_NAMES:
+            with suppress(OSError):
+                ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+                return True
     return False
+
+
+@contextmanager
+def _short_spin() -> Iterator[None]:
+    """Have OpenBLAS's threads spin for a short while only, unless the user says for how long."""
+    if SPIN_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[SPIN_VARIABLE] = SPIN_CYCLES_LOG2
+    try:
+        yield
+    finally:
+        del os.environ[SPIN_VARIABLE]
 
 
 def share_cores(*, leave_one: bool) -> None:
@@ -45,9 +63,9 @@ def share_cores(*, leave_one: bool) -> None:
     All are those that it began with: the cores that this process may use, or fewer where the user's
     OPENBLAS_NUM_THREADS says so.
 
-    Its threads spin while they wait for the next product. Where the host builds the next step's
-    graph meanwhile, they take turns with it on the same core, and everything gets slower. Nothing
-    happens where OpenBLAS is not loaded.
+    Its threads spin for a while as they wait for the next product. Where the host builds the next
+    step's graph meanwhile, they take turns with it on the same core, and everything gets slower.
+    Nothing happens where OpenBLAS is not loaded.
     """
     threads = _threads()
     if threads is not None:

@@ -51,6 +51,24 @@ def test_openblas_is_loaded_for_all_later_libraries(opened: list[tuple[str, int]
     assert opened == [("libopenblas.so.0", ctypes.RTLD_GLOBAL)]
 
 
+@pytest.mark.parametrize(("users", "read"), [(None, blas.SPIN_CYCLES_LOG2), ("12", "12")])
+def test_threads_spin_for_a_short_while_unless_the_user_says_how_long(
+    users: str | None, read: str, opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenBLAS reads the variable as it is loaded; no other program is to inherit it."""
+    if users is None:
+        monkeypatch.delenv(blas.SPIN_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(blas.SPIN_VARIABLE, users)
+    seen: list[str | None] = []
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda *_a, **_k: seen.append(os.environ.get(blas.SPIN_VARIABLE))
+    )
+    assert blas.preload_openblas() is True
+    assert seen == [read]
+    assert os.environ.get(blas.SPIN_VARIABLE) == users
+
+
 @pytest.mark.parametrize("platform", ["darwin", "win32", "freebsd14"])
 def test_nothing_happens_on_other_systems(
     platform: str, opened: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
