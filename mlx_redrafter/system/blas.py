@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
-# OpenBLAS reads this variable when it is loaded: for so many cycles, a power of two, its threads spin
-# before they sleep. Its own 26 is 25 ms: after each step that took all cores they slow down the next
-# three or four tokens of a small model. 20 is a third of a millisecond, which still spans what lies
-# between the products of a forward.
+# OpenBLAS reads this variable when it is loaded: for so many cycles, a power of two, its threads
+# spin before they sleep. Its own 26 is 25 ms: after each step that took all cores they slow down
+# the next three or four tokens of a small model. 20 is a third of a millisecond, which still spans
+# what lies between the products of a forward.
 SPIN_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SPIN_CYCLES_LOG2 = "20"
 INSTALL_HINT = (
