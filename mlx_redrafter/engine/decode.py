@@ -335,7 +335,7 @@ class DecodingLoop:
             overlapped=self._timer.early,
         )
         self._reports.tell(planner, observed)
-        price = planner.price(observed) if observed.shape else None
+        price = planner.price(observed)
         if price is not None:
             for sequence, record in drafting:
                 sequence.backoff.drafted(price, len(record.path))

@@ -48,5 +48,4 @@ class StepReports:
 
 def _is_quiet(step: ObservedStep) -> bool:
     """Whether a step is a plain one in the middle of a row of them."""
-    drafts = step.shape is not None or step.next_shape is not None
-    return step.early and step.overlapped and not drafts and not step.nodes
+    return step.early and step.overlapped and step.is_plain and step.next_shape is None

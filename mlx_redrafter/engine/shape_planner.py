@@ -54,6 +54,11 @@ class ObservedStep:
         return sum(len(record.path) for record in self.records) / len(self.records)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether nothing was verified but the roots."""
+        return self.shape is None and not self.nodes
+
+    @property
     def made(self) -> float:
         """Tokens of all the steps it stands for."""
         return self.repeats * self.tokens

@@ -89,14 +89,17 @@ class Clocks:
         plain = self._costs.step_seconds(None, context)
         return plain if rows == PLAIN else max(plain, self._costs.verify_seconds(1, context))
 
+    def seconds(self, rows: int, context: int) -> float:
+        """The same by now."""
+        return self.measured(rows, context) * self.factor(rows)
+
     def apart_seconds(self, context: int) -> float:
         """What is lost where two plain steps in a row do not overlap.
 
         Both are then steps that overlap on one side alone, of which each counts for half of
         ``ALONE``'s price; so do the two that stand beside what is put between them.
         """
-        alone = self.measured(ALONE, context) * self.factor(ALONE)
-        return 2.0 * max(0.0, alone - self.measured(PLAIN, context) * self.factor(PLAIN))
+        return 2.0 * max(0.0, self.seconds(ALONE, context) - self.seconds(PLAIN, context))
 
     def observe(self, rows: int, seconds: float, expected: float, *, repeats: int = 1) -> None:
         """Learn from a step, or from several that were alike.

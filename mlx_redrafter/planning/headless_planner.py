@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
@@ -50,8 +51,12 @@ class HeadlessPlanner:
         """What steps cost; measured when they are first asked for."""
         if self._costs is None:
             self._costs = self._measure()
-            self._clocks = Clocks(self._costs)
         return self._costs
+
+    @cached_property
+    def _clocks(self) -> Clocks:
+        """How steps differ from what they cost."""
+        return Clocks(self.costs)
 
     def for_batch(self, sequences: int) -> HeadlessPlanner:
         """The planner for steps that so many sequences take together; itself for one."""
@@ -114,7 +119,7 @@ class HeadlessPlanner:
 
     def plain_seconds(self, context: int) -> float:
         """Seconds of a plain step by now."""
-        return self.costs.step_seconds(None, context) * self._clocks.factor(PLAIN)
+        return self._clocks.seconds(PLAIN, context)
 
     def apart_seconds(self, context: int) -> float:
         """Seconds lost where two plain steps in a row do not overlap."""

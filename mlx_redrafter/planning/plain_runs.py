@@ -22,7 +22,7 @@ class PlainRuns:
 
         The last of several plain steps stands for itself and the first of them, half their time.
         """
-        if step.shape is not None or step.nodes:
+        if not step.is_plain:
             return 1 + step.nodes, step.seconds
         if step.early and step.overlapped:
             return PLAIN, step.seconds

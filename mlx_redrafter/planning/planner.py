@@ -284,9 +284,9 @@ class Planner:
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
             self._price_probes()
-        if step.shape is None and not step.nodes:  # copies alone say nothing of drafts
+        if step.is_plain:
             self._take_plain(step)
-        elif step.shape is not None:
+        elif step.shape is not None:  # copies alone say nothing of drafts
             self._breaks.drafts += 1
             for record in step.records:
                 self.acceptance.observe(record.guessed, trying=self._choice is None)

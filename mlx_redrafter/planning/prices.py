@@ -87,7 +87,7 @@ class StepPrices:
 
     def plain_seconds(self, context: int) -> float:
         """What a plain step takes."""
-        return self.costs.step_seconds(None, context) * self.clocks.factor(PLAIN)
+        return self.clocks.seconds(PLAIN, context)
 
     def apart_seconds(self, context: int) -> float:
         """Seconds lost where two plain steps in a row do not overlap."""
@@ -137,7 +137,7 @@ class StepPrices:
         """
         kind = (step.shape, step.nodes, step.next_shape)
         self.late = 0.0
-        if step.shape is not None or step.nodes:
+        if not step.is_plain:
             self._after_draft = step.shape is not None
         if kind not in self._kinds:
             self._kinds.add(kind)

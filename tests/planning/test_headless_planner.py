@@ -84,3 +84,10 @@ def test_the_rate_is_what_was_made_of_late() -> None:
     for _ in range(50):
         planner.observe(step(8, 4, 2.0))
     assert planner.rate == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("first", ["plain_seconds", "apart_seconds"])
+def test_whatever_is_asked_first_has_the_machine_measured(first: str) -> None:
+    measure = Measurements()
+    assert getattr(HeadlessPlanner(measure), first)(0) >= 0.0
+    assert measure.count == 1
