@@ -162,10 +162,14 @@ class DecodingLoop:
         planner = self._planner
         plain = not sequence.drafts or (planner is not None and planner.drafting_disabled)
         self._target.take_cores(1 if plain else len(sequence.prompt))
-        with self._model.exchanging():
-            for done in sequence.prefill():
-                self._mark()
-                yield done
+        pieces = sequence.prefill()
+        while True:
+            with self._model.computing():
+                done = next(pieces, None)
+            if done is None:
+                break
+            self._mark()
+            yield done
         if planner is not None and sequence.drafts:
             planner.begin(sequence.cache)
 
@@ -178,7 +182,7 @@ class DecodingLoop:
         Returns:
             The tokens that it made, for each sequence that had not ended before.
         """
-        with self._model.exchanging():
+        with self._model.computing():
             return self._step(goes_on=goes_on)
 
     def _step(self, *, goes_on: bool) -> dict[Sequence, list[DecodedToken]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
+from ..system.last_threads import computing
 from ..system.ranks import Ranks
 from ..system.snapshot import Snapshot
 from ..target.context_limit import context_limit
@@ -186,9 +187,12 @@ class SpeculativeModel:
         """A time that was measured here; of several processes rank 0's, for all."""
         return seconds if self.ranks is None else self.ranks.gather([seconds])[0][0]
 
-    def exchanging(self) -> AbstractContextManager[None]:
-        """Inside the block a process of the run that is gone is an error in one sentence."""
-        return nullcontext() if self.ranks is None else self.ranks.told()
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """A step, or a piece of a prompt: the interpreter does not end within it, and a process of
+        the run that is gone is an error in one sentence."""
+        with computing(), nullcontext() if self.ranks is None else self.ranks.told():
+            yield
 
     def lead(self) -> Leader:
         """Let the other ranks, which ``follow``, decode what this one decodes."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ..system.last_threads import computing
+
 Timer = Callable[[Callable[[], object]], float]
 
 # Two blocks agree where no time differs by more than this factor.
@@ -147,6 +149,7 @@ def _block(
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    with computing():
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start

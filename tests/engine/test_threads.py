@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -137,3 +139,36 @@ def test_caches_belong_to_one_model_object() -> None:
     config = config_of(draft=False, temperature=0.0)
     text = decode(model, PROMPTS[0], config, cache=again.make_cache())
     assert [token.token for token in text] == single(model, config)[0]
+
+
+def test_a_program_ends_while_daemon_threads_decode() -> None:
+    """Whatever a thread is at: nothing aborts the process."""
+    program = """
+import threading
+from mlx_redrafter.engine.decode import decode
+from thread_texts import PROMPTS, config_of, model_of
+
+model, config = model_of("llama"), config_of(draft=True, temperature=1.0)
+begun = threading.Barrier(3)
+
+def work():
+    for turn in range(10**9):
+        for token in decode(model, PROMPTS[0], config):
+            pass
+        if turn == 0:
+            begun.wait()
+
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+begun.wait()
+"""
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, **path},
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
