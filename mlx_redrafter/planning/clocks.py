@@ -36,6 +36,8 @@ STALLS_BELIEVED = 3
 # the second.
 DISAGREEMENT = 1.3
 STEP_DISAGREEMENT = 1.5
+# After so many steps that disagree the costs are taken to be wrong.
+DISAGREEING_STEPS = 100
 
 PLAIN = 1  # rows of a plain step
 # A plain step that overlaps with nothing, or half of two that overlap with each other alone: in a
@@ -50,10 +52,11 @@ class Clocks:
 
     Args:
         costs: As measured.
+        patience: Steps that have to disagree with them before they are taken to be wrong.
     """
 
-    def __init__(self, costs: CostModel):
-        self._costs = costs
+    def __init__(self, costs: CostModel, patience: int = DISAGREEING_STEPS):
+        self._costs, self._patience = costs, patience
         self._weights: dict[int, float] = {}
         self._machine = 0.0
         self._drafted = 0.0  # of all steps that draft, beside plain ones
@@ -73,9 +76,16 @@ class Clocks:
         return math.exp(self._machine)
 
     @property
-    def disagreeing(self) -> int:
-        """Steps that disagreed with the costs measured, more than twice as many as did not."""
-        return self._disagreeing
+    def wrong(self) -> bool:
+        """Whether steps have disagreed with the measured costs for so long that these are wrong:
+        counted are those that disagreed, less twice those that did not."""
+        return self._disagreeing >= self._patience
+
+    def anew(self, costs: CostModel) -> Clocks:
+        """Clocks on costs that were measured again; twice as patient where that was in vain before,
+        as where another program comes and goes.
+        """
+        return Clocks(costs, 2 * self._patience if self.wrong else self._patience)
 
     def measured(self, rows: int, context: int) -> float:
         """Seconds of a step without a draft, by what was measured, without any factor.

@@ -49,8 +49,6 @@ REMEMBER_EVERY = 4
 CHEAP_DRAFT = 0.25
 # Tokens from which on forecasts are to be believed.
 TOKENS_KNOWN = 150
-# Costs are measured again where steps have disagreed with them for so many steps.
-DISAGREEING_STEPS = 400
 
 Measure = Callable[["CostModel", "PromptCache"], "CostModel"]
 
@@ -206,8 +204,8 @@ class Planner:
         if cache is None:
             return
         self._context = len(cache)
-        wrong = self.clocks.disagreeing >= DISAGREEING_STEPS
-        if self._measure is not None and (wrong or not self.costs.knows(len(cache))):
+        unsure = self.clocks.wrong or not self.costs.knows(len(cache))
+        if self._measure is not None and unsure:
             self._take_costs(self._measure(self.costs, cache))
             self._for_batches.clear()
         else:

@@ -56,7 +56,7 @@ class StepPrices:
     """
 
     def __init__(self, costs: CostModel):
-        self.take_costs(costs)
+        self.costs, self.clocks = costs, Clocks(costs)
         self.accepted: dict[BeamShape, float] = {}
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
@@ -68,7 +68,7 @@ class StepPrices:
 
     def take_costs(self, costs: CostModel) -> None:
         """Costs were measured: nothing is known of how steps differ from them."""
-        self.costs, self.clocks = costs, Clocks(costs)
+        self.costs, self.clocks = costs, self.clocks.anew(costs)
 
     @property
     def sizes(self) -> Sequence[int]:

@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from planning_machines import (
@@ -314,7 +314,7 @@ def test_costs_that_steps_disagree_with_for_long_are_measured_again() -> None:
         return right
 
     planner = Planner(wrong, measure=measure)
-    chat = Chat(right, planner).answers(KNOWN, 80)
+    chat = Chat(right, planner).answers(KNOWN, 20)
     cache: Any = Cache(64)
     planner.begin(cache)
     assert asked == [64]
@@ -322,6 +322,25 @@ def test_costs_that_steps_disagree_with_for_long_are_measured_again() -> None:
     chat.answers(KNOWN, 80)
     planner.begin(cache)
     assert asked == [64]
+
+
+def test_measuring_in_vain_is_done_ever_more_rarely() -> None:
+    """Whatever is measured, steps disagree: each time it takes twice as many of them."""
+    wrong, truth = costs_of(CPU), costs_of(lambda n: 1 + 0.8 * math.log(n))
+    when: list[int] = []
+
+    def measure(costs: CostModel, _cache: Any) -> CostModel:
+        when.append(len(chat.steps))
+        return costs
+
+    planner = Planner(wrong, measure=measure)
+    chat, cache = Chat(truth, planner), cast("Any", Cache(64))
+    for number in range(200):
+        planner.begin(cache)
+        chat.answers(KNOWN, 1, seed=number)
+    assert len(when) >= 3
+    gaps = [after - before for before, after in pairwise([0, *when])]
+    assert all(1.4 * before <= after <= 2.6 * before for before, after in pairwise(gaps))
 
 
 def test_the_first_step_of_a_kind_is_not_timed() -> None:
