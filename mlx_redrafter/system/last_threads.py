@@ -9,6 +9,7 @@ that it compiled there among it.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _ending = False
 _computing: set[int] = set()
 _remembered: set[int] = set()
 _lock = threading.Lock()
+# The child of a fork has one thread, and waits for none of its parent's.
+os.register_at_fork(after_in_child=_computing.clear)
 
 
 @contextmanager

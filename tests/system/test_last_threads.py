@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -90,6 +91,31 @@ def work():
 
 threading.Thread(target=work, daemon=True).start()
 begun.wait()
+"""
+    assert run(program).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_does_not_wait_for_its_parents_threads() -> None:
+    program = """
+import os, sys, threading
+from mlx_redrafter.system import last_threads
+last_threads.MAX_SECONDS = 1e9
+inside, over = threading.Event(), threading.Event()
+
+def work():
+    with last_threads.computing():
+        inside.set()
+        over.wait()
+
+thread = threading.Thread(target=work)
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+over.set()
 """
     assert run(program).returncode == 0
 
