@@ -10,12 +10,15 @@ from .tree import DraftTree
 
 # "repetition", "presence" or "frequency", its size, and how many tokens it looks at
 Penalty = tuple[str, float, int]
+# ``largest``: entries of a block, and rows that are sorted as they are, in a single launch.
+BLOCK = 128
+SHORT_ROW = 2048
 
 
 def reported_logprobs(
     logits: mx.array, tokens: mx.array, count: int | bool
 ) -> tuple[mx.array, mx.array | None, mx.array | None, mx.array | None]:
-    """Log-probabilities of the chosen tokens, of the ``count`` likeliest in no order, and of all.
+    """Log-probabilities of the chosen tokens, of the ``count`` likeliest, and of all.
 
     Args:
         logits: (n, vocab_size).
@@ -34,8 +37,36 @@ def reported_logprobs(
     count = min(count, logits.shape[-1])
     if not count:
         return chosen, None, None, None
-    top = mx.argpartition(-logprobs, kth=count - 1, axis=-1)[:, :count]
+    top = largest(logprobs, count)
     return chosen, top, mx.take_along_axis(logprobs, top, axis=-1), None
+
+
+def largest(rows: mx.array, count: int) -> mx.array:
+    """Indices of the ``count`` largest of each row, the largest first, int (batch, count).
+
+    mlx's Metal kernels sort whole rows for that, block by block, and its CPU backend partitions
+    them. The largest k of a row are in those k blocks of it whose own largest entries are largest:
+    one reduction finds these, and little is left to sort.
+
+    Args:
+        rows: (batch, m).
+        count: At most m. Of entries that are equal any may be taken.
+    """
+    if count == 1:
+        return mx.argmax(rows, axis=-1, keepdims=True)
+    batch, length = rows.shape
+    if length <= max(SHORT_ROW, count * BLOCK):
+        return mx.argsort(-rows, axis=-1)[:, :count]
+    missing = -length % BLOCK
+    if missing:
+        rows = mx.pad(rows, [(0, 0), (0, missing)], constant_values=-mx.inf)
+    blocks = rows.reshape(batch, -1, BLOCK)
+    chosen = largest(mx.max(blocks, axis=-1), count)
+    found = mx.take_along_axis(blocks, chosen[..., None], axis=1).reshape(batch, -1)
+    best = largest(found, count)
+    index = mx.take_along_axis(chosen, best // BLOCK, axis=1) * BLOCK + best % BLOCK
+    # Where all else is -inf as well, what was filled up may be among the largest.
+    return mx.minimum(index, length - 1) if missing else index
 
 
 def biased(logits: mx.array, bias: Sequence[tuple[int, float]]) -> mx.array:

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import RedrafterError
+from ..logits import largest
 from ..sampling import SamplingConfig, scores
 from ..tree import DraftTree
 from .log_sum_exp import log_sum_exp
@@ -115,14 +116,6 @@ def _rows(array: mx.array) -> list[mx.array]:
     return [array.squeeze(0)] if array.shape[0] == 1 else list(array)
 
 
-def _top(scores: mx.array, count: int) -> mx.array:
-    """Indices of the ``count`` largest of each row of (batch, m), the largest first."""
-    if count == 1:
-        return mx.argmax(scores, axis=-1, keepdims=True)
-    best = mx.argpartition(-scores, kth=count - 1, axis=-1)[:, :count]
-    return _pick(best, mx.argsort(-_pick(scores, best), axis=-1))
-
-
 def _pick(rows: mx.array, index: mx.array) -> mx.array:
     """Of (batch, m, ...) the entries that ``index`` (batch, k) names: (batch, k, ...)."""
     index = index.reshape(*index.shape, *[1] * (rows.ndim - 2))
@@ -165,12 +158,14 @@ def _search(
         state = prepared.advance(draft, embed(tokens[-1]), state, depth)
         level_noise = None if noise is None else noise[:, depth : depth + 1]
         level_scores = _level_scores(prepared, sampling, draft, state, level_noise)
-        gain = _normalised(level_scores, level_scores)
-        candidates = (totals[-1][..., None] + gain).reshape(batch, -1)
-        best = _top(candidates, width)
-        beam = best // gain.shape[-1]
-        tokens.append(drafter.target_tokens(best % gain.shape[-1]))
-        totals.append(_pick(candidates, best))
+        head_size = level_scores.shape[-1]
+        beams = totals[-1][..., None] - log_sum_exp(level_scores)
+        candidates = (level_scores + beams).reshape(batch, -1)
+        best = largest(candidates, width)
+        beam = best // head_size
+        tokens.append(drafter.target_tokens(best % head_size))
+        parents = _pick(totals[-1], beam)
+        totals.append(parents + _bounded(_pick(candidates, best) - parents))
         first = 1 + depth * width
         lineage.append(_pick(lineage[-1], beam) | itself[first : first + width])
         state = _pick(state, beam)
@@ -202,7 +197,8 @@ def _chain(
         tokens.append(drafter.target_tokens(mx.argmax(level_scores, axis=-1, keepdims=True)))
         levels.append(level_scores)
     level_scores = mx.stack(levels, axis=1)
-    gains = _normalised(mx.max(level_scores, axis=-1, keepdims=True), level_scores).squeeze(-1)
+    likeliest = mx.max(level_scores, axis=-1, keepdims=True)
+    gains = _bounded(likeliest - log_sum_exp(level_scores)).squeeze(-1)
     depths = mx.broadcast_to(mx.arange(n, dtype=mx.int32), (batch, n))
     return (
         mx.concatenate(tokens, axis=1).astype(mx.int32),
@@ -225,9 +221,9 @@ def _level_scores(
     return scores(sampling, logits, noise, normalise=False)
 
 
-def _normalised(values: mx.array, level_scores: mx.array) -> mx.array:
-    """What tokens of those scores add to a beam's, negative; ``level_scores`` are those of all."""
-    return mx.clip(values - log_sum_exp(level_scores), FLOOR, CEILING)
+def _bounded(gains: mx.array) -> mx.array:
+    """What tokens add to a beam's score, within bounds; negative."""
+    return mx.clip(gains, FLOOR, CEILING)
 
 
 def _select(
