@@ -149,8 +149,10 @@ class MlxLm:
 
     def tokens(self, prompt: Sequence[int], task: Task) -> Iterator[int]:
         """Answer a prompt, token by token."""
-        self._target.take_cores(1)  # as plain decoding here has them
-        yield from (response.token for response in _mlx_lm(self._model, prompt, task))
+        self._target.take_cores(len(prompt))
+        for response in _mlx_lm(self._model, prompt, task):
+            self._target.take_cores(1)  # as plain decoding here has them
+            yield response.token
         if self._shared:
             settle()
 

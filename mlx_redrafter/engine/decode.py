@@ -159,9 +159,7 @@ class DecodingLoop:
     def prefill(self, sequence: Sequence) -> Iterator[tuple[int, int]]:
         """Read a sequence's prompt, all but its last token; yields (done, to do)."""
         self._chooser.begin(sequence)
-        planner = self._planner
-        plain = not sequence.drafts or (planner is not None and planner.drafting_disabled)
-        self._target.take_cores(1 if plain else len(sequence.prompt))
+        self._target.take_cores(len(sequence.prompt))
         pieces = sequence.prefill()
         while True:
             with self._model.computing():
@@ -170,8 +168,8 @@ class DecodingLoop:
                 break
             self._mark()
             yield done
-        if planner is not None and sequence.drafts:
-            planner.begin(sequence.cache)
+        if self._planner is not None and sequence.drafts:
+            self._planner.begin(sequence.cache)
 
     def step(self, *, goes_on: bool = True) -> dict[Sequence, list[DecodedToken]]:
         """Take a step of all sequences.

@@ -214,8 +214,7 @@ class Target:
         """Share a CPU's cores for a forward over so many rows.
 
         Steps of one row overlap with the host's work for the next one. In a small model that takes
-        about as long as the forward itself, so the host gets a core. A text without drafts leaves
-        it from its prompt on: a thread spins for some tokens' time before it sleeps.
+        about as long as the forward itself, so the host gets a core.
         """
         share_cores(leave_one=self._is_small and rows == 1)
 

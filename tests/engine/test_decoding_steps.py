@@ -463,14 +463,12 @@ def test_searches_of_old_settings_are_dropped() -> None:
     assert len(model._searches) <= 64
 
 
-@pytest.mark.parametrize(("drafting_disabled", "rows"), [(False, len(PROMPT)), (True, 1)])
-def test_where_drafts_do_not_pay_a_core_is_left_from_the_prompt_on(
-    drafting_disabled: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+def test_a_prompt_takes_all_cores_and_plain_steps_leave_one(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A thread of the BLAS that was woken for the prompt would spin beside the first steps."""
-    model, planner = KINDS["beam search"](), Switching()
-    planner.drafting_disabled = drafting_disabled
+    model = KINDS["beam search"]()
     asked: list[int] = []
     monkeypatch.setattr(model.target, "take_cores", asked.append)
-    list(decode(model, PROMPT, DecodingConfig(4), planner=planner))
-    assert asked[0] == rows
+    list(decode(model, PROMPT, DecodingConfig(4, draft=False)))
+    assert asked[0] == len(PROMPT)
+    assert set(asked[1:]) == {1}
