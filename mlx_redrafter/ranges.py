@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 from .errors import RedrafterError
 
@@ -60,6 +61,29 @@ class OptionRange:
         if not number or not self.holds(value):
             raise RedrafterError(f"{name} is {value!r}, but has to be {self}.")
         return self.kind(value)
+
+
+def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+    """A value of a kind.
+
+    Raises:
+        RedrafterError: Naming the option and what it has to be.
+    """
+    if not isinstance(value, kind):
+        raise RedrafterError(f"{name} has to be {wanted}, and is {value!r:.100}.")
+    return value
+
+
+def token_ids(given: Any, name: str) -> tuple[int, ...]:
+    """Token ids, of any vocabulary.
+
+    Raises:
+        RedrafterError: Naming the option.
+    """
+    ids = tuple(given or ()) if isinstance(given, Iterable) or not given else (None,)
+    if not all(is_count(token) for token in ids):
+        raise RedrafterError(f"{name} has to be a list of token ids.")
+    return cast("tuple[int, ...]", ids)
 
 
 def is_count(value: object) -> bool:

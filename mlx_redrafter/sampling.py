@@ -20,10 +20,12 @@ import mlx.core as mx
 from .errors import RedrafterError
 from .logits import Penalty, biased, exclude_top, penalise, reported_logprobs
 from .noise import coins, noise_rows
-from .ranges import OptionRange
+from .ranges import OptionRange, token_ids
 from .system.device import on_gpu
 from .tree import DraftTree
 
+# What a caller's sampler chose is this where it is no id: it reads the embedding's last row.
+NO_TOKEN = -1
 NOISE_BLOCK = 8
 # Columns that a maximum is taken down at once on a CPU.
 COLUMNS = 64
@@ -125,7 +127,8 @@ class SamplingConfig:
                 value = one.default if value is None else value
                 object.__setattr__(self, one.name, value)
         object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
-        object.__setattr__(self, "xtc_special_tokens", tuple(self.xtc_special_tokens or ()))
+        name = "xtc_special_tokens"
+        object.__setattr__(self, name, token_ids(self.xtc_special_tokens, name))
 
     @property
     def bias(self) -> tuple[tuple[int, float], ...]:
@@ -318,8 +321,8 @@ class Sampler:
         logits = self._processed(logits, tree, recent)
         if self._choose is not None:
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-            rows = [self._choose(logprobs[n : n + 1]).reshape(1) for n in range(len(tree))]
-            return self._report(logits, mx.concatenate(rows).astype(mx.int32), None)
+            rows = [self._chosen(logprobs[n : n + 1]) for n in range(len(tree))]
+            return self._report(logits, mx.concatenate(rows), None)
         coin = None
         if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
@@ -329,6 +332,19 @@ class Sampler:
         chosen = scores(self.config, logits, noise, normalise=False, coin=coin)
         tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
         return self._report(logits, tokens, None if noise is None else _flipped(logits, tokens))
+
+    def _chosen(self, logprobs: mx.array) -> mx.array:
+        """What the caller's own function chooses, int32 (1,): ``NO_TOKEN`` where that is no id.
+
+        Whatever it says, the next step's embedding must not read beyond its rows.
+        """
+        assert self._choose is not None
+        token = mx.array(self._choose(logprobs))
+        if token.size != 1 or not mx.issubdtype(token.dtype, mx.integer):
+            raise RedrafterError("sampler has to return one token id, as an array of integers.")
+        token = token.reshape(1).astype(mx.int64)
+        exists = (token >= 0) & (token < self._vocab_size)
+        return mx.where(exists, token, NO_TOKEN).astype(mx.int32)
 
     def _report(self, logits: mx.array, tokens: mx.array, flipped: mx.array | None) -> Choices:
         if self.config.logprobs is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ..cache.prompt_cache import PromptCache
 from ..errors import RedrafterError
+from ..ranges import is_count
 from .config import DecodingConfig
 from .decode import DecodingLoop
 from .events import Event, NewToken, PromptRead, SequenceFailed
@@ -305,5 +306,5 @@ def check_batch_size(batch_size: int) -> None:
     Raises:
         RedrafterError: If it is one.
     """
-    if batch_size < 1:
-        raise RedrafterError(f"batch_size is {batch_size}, but has to be 1 or more.")
+    if not is_count(batch_size) or batch_size < 1:
+        raise RedrafterError(f"batch_size is {batch_size}, but has to be a whole number from 1.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from ..engine.batch_decoder import BatchDecoder
 from ..engine.model import SpeculativeModel
 from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError
+from ..ranges import of_kind
 from ..sampling import SamplingConfig
 from .generate import Prompt, wired, wrapped
 from .options import read_options
@@ -102,9 +103,8 @@ def stream_batch_generate(
             one by one; before anything is computed.
     """
     tokenizer = wrapped(tokenizer)
-    if isinstance(prompts, str):
-        raise RedrafterError("prompts is one text: give a list of prompts, or use generate.")
-    own = [dict(one) for one in per_prompt] if per_prompt is not None else [{} for _ in prompts]
+    prompts = _listed(prompts)
+    own = [{} for _ in prompts] if per_prompt is None else _options_each(per_prompt)
     if len(own) != len(prompts):
         raise RedrafterError(
             f"per_prompt has {len(own)} entries for {len(prompts)} prompts: give one for each."
@@ -131,6 +131,24 @@ def stream_batch_generate(
         planner=read[0].planner if len(planners) == 1 else None,
     )
     return _stream(model, tokenizer, decoder, [one.stops for one in read])
+
+
+def _listed(prompts: Any) -> list[Prompt]:
+    """The prompts of whatever holds several; rows of an array are lists of token ids."""
+    if isinstance(prompts, str | bytes):
+        raise RedrafterError("prompts is one text: give a list of prompts, or use generate.")
+    if hasattr(prompts, "tolist"):
+        prompts = prompts.tolist()
+    return list(of_kind(prompts, "prompts", Iterable, "a list of prompts"))
+
+
+def _options_each(per_prompt: Any) -> list[dict[str, Any]]:
+    """Options of single prompts, each a copy."""
+    entries = of_kind(per_prompt, "per_prompt", Iterable, "a list of options, one for each prompt")
+    return [
+        dict(of_kind(one, f"Entry {place} of per_prompt", Mapping, "a mapping of options"))
+        for place, one in enumerate(entries, start=1)
+    ]
 
 
 def _one_each(name: str, values: Any, count: int) -> list[Any]:
@@ -184,6 +202,7 @@ def batch_generate(
     Raises:
         RedrafterError: As there; and if there are no prompts.
     """
+    prompts = _listed(prompts)
     if not prompts:
         raise RedrafterError("There are no prompts: give at least one.")
     started = time.perf_counter()

@@ -32,7 +32,7 @@ _TEMPLATE_FILES = ("<template>", "<unknown>")
 
 
 def render(
-    tokenizer: Any, messages: Sequence[dict[str, Any]], **arguments: Any
+    tokenizer: Any, messages: Sequence[dict[str, Any]], /, **arguments: Any
 ) -> str | Sequence[int]:
     """What the tokenizer's chat template makes of messages: text, or ids where it makes these.
 

@@ -24,6 +24,7 @@ from ..gguf import Progress
 from ..planning.cost_store import load_costs
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
+from ..ranges import of_kind
 from ..system.device import on_gpu
 from ..system.files import local_path
 from ..system.rank_watch import current_ranks
@@ -142,6 +143,8 @@ def load(
     """
     ranks = current_ranks()
     with fail_together(ranks):
+        _check_places(path_or_repo, drafter, adapter_path)
+        _check_overrides(dtype, tokenizer_config, model_config)
         located = locate(path_or_repo, revision=revision, progress=progress)
         path = located.directory
         config = {**_check_is_model(path, path_or_repo), **(model_config or {})}
@@ -194,6 +197,27 @@ def load(
     elif plan and target.refusal is None:
         loaded.planner = HeadlessPlanner(lambda: load_costs(loaded))
     return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
+
+
+def _check_places(path_or_repo: Any, drafter: Any, adapter_path: Any) -> None:
+    """Refuse what names no directory, file or repo."""
+    place = (str, Path)
+    of_kind(path_or_repo, "path_or_repo", place, "a path or the name of a Hub repo")
+    if drafter is not None and drafter is not False:
+        of_kind(drafter, "drafter", place, "a path, the name of a Hub repo, or False")
+    if adapter_path is not None:
+        of_kind(adapter_path, "adapter_path", place, "a path")
+
+
+def _check_overrides(dtype: Any, tokenizer_config: Any, model_config: Any) -> None:
+    """Refuse a type that is none for weights, and overrides that name nothing."""
+    floating = isinstance(dtype, mx.Dtype) and mx.issubdtype(dtype, mx.floating)
+    if dtype is not None and not floating:
+        raise RedrafterError(
+            f"dtype has to be mx.float32, mx.float16 or mx.bfloat16, and is {dtype!r}."
+        )
+    for name, given in (("tokenizer_config", tokenizer_config), ("model_config", model_config)):
+        of_kind({} if given is None else given, name, Mapping, "a mapping of names to values")
 
 
 def _drafter_directory(

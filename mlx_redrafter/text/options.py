@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..engine.config import DecodingConfig
 from ..engine.model import SpeculativeModel
 from ..engine.shape_planner import ShapePlanner
 from ..errors import RedrafterError
+from ..ranges import of_kind
 from ..sampling import SamplingConfig
 from .responses import stop_strings
 
@@ -101,14 +102,16 @@ def read_options(
     """
     check_names(given)
     options = {name: value for name, value in given.items() if value is not None}
+    for name in ("draft", "copy"):
+        of_kind(options.get(name, True), name, bool, "True or False")
     shape = {name: options[name] for name in SHAPE_OPTIONS if name in options}
     config = DecodingConfig(
         max_tokens=options.get("max_tokens", max_tokens),
         sampling=_sampling(options),
         logits_processors=_processors(options.get("logits_processors", ())),
         sampler=_sampler(model, options),
-        draft=bool(options.get("draft", True)),
-        copy=bool(options.get("copy", True)),
+        draft=options.get("draft", True),
+        copy=options.get("copy", True),
         beam=BeamShape(**{name.removeprefix("beam_"): value for name, value in shape.items()}),
         eos_token_ids=frozenset(tokenizer.eos_token_ids),
         prefill_step_size=options.get("prefill_step_size", DecodingConfig.prefill_step_size),
@@ -116,7 +119,7 @@ def read_options(
     )
     # The model's own may have to measure the machine first: not where nothing is drafted.
     planned = config.draft and not shape
-    planner = options.get("planner") or model.planner if planned else None
+    planner = _planner(options) or model.planner if planned else None
     return TextOptions(
         config,
         stop_strings(options.get("stop", ())),
@@ -153,8 +156,16 @@ def _chosen(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
 
 
+def _planner(options: Mapping[str, Any]) -> ShapePlanner | None:
+    planner: ShapePlanner | None = options.get("planner")
+    if planner is not None and not callable(getattr(planner, "next_shape", None)):
+        raise RedrafterError("planner has to be a Planner, or something with its methods.")
+    return planner
+
+
 def _processors(given: Any) -> tuple[Callable[..., Any], ...]:
-    processors = (given,) if callable(given) else tuple(given)
+    several = isinstance(given, Iterable) and not callable(given)
+    processors = tuple(given) if several else (given,)
     if not all(callable(one) for one in processors):
         raise RedrafterError("logits_processors has to be a list of functions of (tokens, logits).")
     return processors

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
+from ..ranges import of_kind
 from .chat_template import render
 
 Messages = Sequence[dict[str, Any]]
+# Names that the tokenizer, or whoever calls it, takes for itself.
+_NOT_TEMPLATES = frozenset(
+    {
+        "self", "tokenizer", "messages", "conversation", "tokenize", "tokenizer_kwargs", "padding",
+        "truncation", "max_length", "return_tensors", "return_dict",
+    }
+)  # fmt: skip
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -42,9 +50,11 @@ def encode_prompt(
         check_characters(prompt, "The prompt")
         return _not_empty(list(tokenizer.encode(prompt, add_special_tokens=special)))
     listed: Any = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    items: list[Any] = list(listed) if isinstance(listed, Sequence) else [None]
+    # Bytes are a sequence of numbers, but not of token ids.
+    readable = isinstance(listed, Sequence) and not isinstance(listed, bytes | bytearray)
+    items: list[Any] = list(listed) if readable else [None]
     if items and all(isinstance(item, Mapping) for item in items):
-        options = {**(template_args or {}), **({"tools": list(tools)} if tools else {})}
+        options = {**_checked_arguments(template_args), **_checked_tools(tools)}
         return _not_empty(_encode_messages(tokenizer, items, options))
     if not all(isinstance(item, Integral) and not isinstance(item, bool) for item in items):
         raise RedrafterError(
@@ -52,6 +62,26 @@ def encode_prompt(
             '({"role": ..., "content": ...}).'
         )
     return _not_empty([int(item) for item in items])
+
+
+def _checked_arguments(given: Any) -> Mapping[str, Any]:
+    """Further arguments of the chat template."""
+    arguments = of_kind(given or {}, "chat_template_args", Mapping, "a mapping of names to values")
+    for name in arguments:
+        if not isinstance(name, str) or name in _NOT_TEMPLATES:
+            raise RedrafterError(
+                f"chat_template_args has {name!r}, which is no argument of a chat template: "
+                "leave it out."
+            )
+    return cast("Mapping[str, Any]", arguments)
+
+
+def _checked_tools(given: Any) -> dict[str, Any]:
+    """The functions as the template's argument, if there are any."""
+    if not given:
+        return {}
+    kind = (list, tuple)
+    return {"tools": list(of_kind(given, "tools", kind, "a list of descriptions of functions"))}
 
 
 def plain_messages(messages: Messages) -> list[dict[str, Any]]:

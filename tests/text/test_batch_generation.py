@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -141,6 +143,24 @@ def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> 
         batch_generate(model, tokenizer, "one text")
     with pytest.raises(RedrafterError, match="temperature is -1"):
         stream_batch_generate(model, tokenizer, ["a"], temperature=-1.0)
+    for options, words in (
+        ({"batch_size": "2"}, "batch_size is 2, but has to be a whole number"),
+        ({"per_prompt": 5}, "per_prompt has to be a list of options"),
+        ({"per_prompt": [5]}, "Entry 1 of per_prompt has to be a mapping"),
+    ):
+        with pytest.raises(RedrafterError, match=words):
+            stream_batch_generate(model, tokenizer, ["a"], **options)
+    with pytest.raises(RedrafterError, match="prompts has to be a list"):
+        batch_generate(model, tokenizer, 5)
+
+
+def test_prompts_may_be_an_array_or_a_generator(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    rows = [[3, 4, 5], [6, 7, 8]]
+    expected = batch_generate(model, tokenizer, rows, max_tokens=4).texts
+    for prompts in (mx.array(rows), np.array(rows), (row for row in rows)):
+        assert batch_generate(model, tokenizer, prompts, max_tokens=4).texts == expected
 
 
 @pytest.mark.parametrize(

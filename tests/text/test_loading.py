@@ -390,6 +390,23 @@ def test_a_drafter_that_is_not_there(original: Path) -> None:
     refusal(lambda: load(original, drafter=original))
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"path_or_repo": None}, "path_or_repo has to be a path"),
+        ({"drafter": True}, "drafter has to be a path"),
+        ({"adapter_path": 5}, "adapter_path has to be a path"),
+        ({"tokenizer_config": 5}, "tokenizer_config has to be a mapping"),
+        ({"model_config": [1]}, "model_config has to be a mapping"),
+        ({"dtype": "float32"}, "dtype has to be mx.float32"),
+        ({"dtype": mx.int32}, "dtype has to be mx.float32"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(original: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        load(**{"path_or_repo": original, **options})
+
+
 def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise OSError("no\nroute to host")

@@ -283,6 +283,12 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
         ({"logits_processors": [3]}, "list of functions"),
         ({"stop": ["a", ""]}, "stop has to be"),
         ({"stop": 3}, "stop has to be"),
+        ({"planner": 5}, "planner has to be a Planner"),
+        ({"logits_processors": 5}, "list of functions"),
+        ({"xtc_special_tokens": 5}, "list of token ids"),
+        ({"xtc_special_tokens": "ab"}, "list of token ids"),
+        ({"draft": "no"}, "draft has to be True or False, and is 'no'"),
+        ({"copy": 0}, "copy has to be True or False"),
     ],
 )
 def test_what_is_refused(
@@ -290,6 +296,23 @@ def test_what_is_refused(
 ) -> None:
     with pytest.raises(RedrafterError, match=words):
         stream_generate(model, tokenizer, PROMPT, **options)
+
+
+@pytest.mark.parametrize(
+    "chosen", [10**7, -5, [3, 4], 5.0], ids=["beyond", "negative", "two", "a fraction"]
+)
+def test_what_a_sampler_returns_has_to_be_a_token(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, chosen: Any
+) -> None:
+    """The step after it is under way by then, and looks its embedding up."""
+    with pytest.raises(RedrafterError, match=r"sampler (has to return|returned)"):
+        ids(model, tokenizer, draft=False, sampler=lambda _: mx.array([chosen]))
+
+
+def test_a_sampler_may_return_a_number(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    assert ids(model, tokenizer, draft=False, sampler=lambda _: 7, max_tokens=3) == [7, 7, 7]
 
 
 def test_none_means_the_default(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:

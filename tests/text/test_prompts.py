@@ -79,10 +79,28 @@ def test_ids_of_any_kind(tokenizer: TokenizerWrapper, ids: Any) -> None:
     assert all(type(token) is int for token in found)
 
 
-@pytest.mark.parametrize("ids", [[True], [1.5], np.array([[1]]), {"a": 1}, None, 7, ["x"]])
+@pytest.mark.parametrize("ids", [[True], [1.5], np.array([[1]]), {"a": 1}, None, 7, ["x"], b"ab"])
 def test_what_is_no_prompt_is_told(tokenizer: TokenizerWrapper, ids: Any) -> None:
     with pytest.raises(RedrafterError):
         encode_prompt(tokenizer, ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"template_args": {"messages": 1}}, "'messages', which is no argument"),
+        ({"template_args": {"tokenizer": 1}}, "'tokenizer', which is no argument"),
+        ({"template_args": {"tokenize": True}}, "'tokenize', which is no argument"),
+        ({"template_args": {1: 2}}, "1, which is no argument"),
+        ({"template_args": 5}, "chat_template_args has to be a mapping"),
+        ({"tools": 5}, "tools has to be a list"),
+    ],
+)
+def test_arguments_that_are_no_templates_are_told(
+    tokenizer: TokenizerWrapper, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        encode_prompt(tokenizer, user("x"), **options)
 
 
 def test_arguments_and_tools_reach_the_template(tokenizer: TokenizerWrapper) -> None:
