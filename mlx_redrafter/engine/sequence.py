@@ -18,7 +18,7 @@ from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
-from ..sampling import Choices, Sampler
+from ..sampling import NO_TOKEN, Choices, Sampler
 from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
 from .config import DecodingConfig
@@ -216,6 +216,8 @@ class Sequence:
         """Wait for a step; walk its tree."""
         tree = pending.tree.read()
         choices: tuple[int, ...] = _numbers(pending.choices.tokens)
+        if NO_TOKEN in choices:
+            raise RedrafterError("sampler returned a number that is no token id of this model.")
         path = tuple(accept(tree.tokens, tree.parents, choices))
         if pending.choices.flipped_by_noise is not None:
             flipped = _numbers(pending.choices.flipped_by_noise)
@@ -312,7 +314,9 @@ class Sequence:
         stats.verify_seconds += max(0.0, seconds - pending.draft_seconds)
 
     def close(self, handed_out: int) -> None:
-        """Leave the cache with the prompt and all tokens handed out except the last."""
+        """Leave the cache with the prompt and all tokens handed out except the last, and all cores
+        to what comes after the text."""
+        self._target.take_cores(len(self.prompt) + 1)
         if self.cache.user is self:
             before = len(self.cache)
             self.cache.rewind(min(before, len(self.prompt) + handed_out - 1))

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
+from ..system.blas import share_cores
 from ..system.device import fuses_drafts
 from ..system.disk import DiskError, writing
 from ..text.drafter_files import load_drafter, save_drafter
@@ -278,6 +279,9 @@ class _Loop:
 
     def _step(self) -> Batch | TextBatch:
         began = time.perf_counter()
+        # Forwards over one token, of whatever text, may have left a core to others; and another
+        # number of threads sums in another order, so a run would depend on what was before a step.
+        share_cores(leave_one=False)
         step = self.trainer.step
         batches = self._ahead[1] if self._ahead[0] == step else self._batches(step)
         self._steady = False
@@ -314,6 +318,7 @@ class _Loop:
         trainer, state, step = self.trainer, self.state, self.trainer.step
         if not self._due(step) or state.evaluated == step:
             return
+        share_cores(leave_one=False)
         unroll = trainer.config.unroll
         agreement = None
         if held_out is not None:

@@ -18,6 +18,7 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.system import blas
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.training import (
     DistillationConfig,
@@ -32,6 +33,7 @@ from mlx_redrafter.training import (
     train,
     unrolled_logits,
 )
+from mlx_redrafter.training.evaluation import DecodedFigures
 from mlx_redrafter.training.features import CachedBatches, drawn
 from mlx_redrafter.training.trainer import Trainer
 
@@ -295,6 +297,30 @@ def test_a_resumed_run_is_bit_identical(target, rows, tmp_path, accumulate):
         train(target, fresh(), features, other, resume=True, **options)
     killed.unlink()
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_steps_take_all_cores_whatever_was_computed_before(
+    target, rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of threads sums in another order, and a run has to be repeatable."""
+    cores = [3]
+    monkeypatch.setattr(blas, "_threads", lambda: (cores.append, 4))
+    drafter = make_drafter(target, counts_of(rows), draft_vocab_size=32, num_draft_layers=1)
+    features = compute_features(target, drafter, rows, TINY)
+    begin, seen = Trainer.begin_step, []
+
+    def watched(self, batches):
+        seen.append(cores[-1])
+        return begin(self, batches)
+
+    def measure(_drafter):
+        seen.append(cores[-1])
+        cores.append(3)  # as decoding leaves them
+        return DecodedFigures(1.0, (), 1, 1, 1)
+
+    monkeypatch.setattr(Trainer, "begin_step", watched)
+    train(target, drafter, features, TINY, measure=measure, evaluate_every=2)
+    assert seen == [4] * (TINY.steps + TINY.steps // 2)
 
 
 def test_a_broken_loss_ends_the_run_and_keeps_the_last_good_state(target, rows, tmp_path):
