@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from ..errors import RedrafterError, SharedError
 
@@ -32,6 +33,7 @@ class Main(Protocol):
         """Run it on arguments, by default the process's own; return the exit code."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _SCRIPTS = ("chat.py", "convert.py")
 _PACKAGE = "mlx_redrafter"
 
@@ -49,10 +51,11 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
     def wrap(run: Callable[[Sequence[str]], int]) -> Main:
         @wraps(run)
         def main(arguments: Sequence[str] | None = None) -> int:
-            from .output import complain, forgive_encodings, write
+            from .output import complain, forgive_encodings, open_streams, write
 
-            forgive_encodings()
             try:
+                open_streams()
+                forgive_encodings()
                 code = run(sys.argv[1:] if arguments is None else arguments)
                 sys.stdout.flush()
                 return code
@@ -74,6 +77,10 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
                 _drop_output()
                 return SUCCESS
             except Exception as error:
+                if _is_output(error):
+                    _drop_output()
+                    complain(f"{short_name(name)}: the output cannot be written: {error.strerror}.")
+                    return USER_ERROR
                 if _is_lost(error):
                     complain(f"{short_name(name)}: {LOST}")
                     return USER_ERROR
@@ -91,6 +98,11 @@ def _leads() -> bool:
 
     ranks = current_ranks()
     return ranks is None or ranks.leads
+
+
+def _is_output(error: Exception) -> TypeGuard[OSError]:
+    """Whether a stream took no more of what was written to it; other files' errors have names."""
+    return isinstance(error, OSError) and error.errno in _FULL and error.filename is None
 
 
 def _is_lost(error: Exception) -> bool:

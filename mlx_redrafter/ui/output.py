@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from ..errors import RedrafterError
 from ..system.visible import visible, visible_json, visible_line
 from .theme import THEME
 
@@ -68,14 +72,36 @@ def say(sentence: str) -> None:
 
 
 def complain(sentence: str) -> None:
-    """Print one line on stderr, whatever line breaks the sentence brings along."""
-    write(visible_line(sentence) + "\n", errors=True)
+    """Print one line on stderr, whatever line breaks the sentence brings along.
+
+    Where stderr takes nothing, what else the program does, and its exit code, stay the same.
+    """
+    with suppress(OSError, ValueError):
+        write(visible_line(sentence) + "\n", errors=True)
 
 
 def write_json(value: Any) -> None:
     """Print one line of JSON on stdout."""
     sys.stdout.write(visible_json(value) + "\n")
     sys.stdout.flush()
+
+
+def open_streams() -> None:
+    """Give a program that was started without stdin or stderr an empty one.
+
+    Raises:
+        RedrafterError: If it was started without stdout: there is nowhere to write to.
+    """
+    # In this order: a file that is opened takes the place of the first stream that is closed.
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
+    closed = sys.stdout is None
+    if closed:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if closed:
+        raise RedrafterError("standard output is closed: give the answer somewhere to go.")
 
 
 def forgive_encodings() -> None:

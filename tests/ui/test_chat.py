@@ -44,6 +44,57 @@ def run(home, *arguments, text="", **extra):
     )  # fmt: skip
 
 
+def shell(home, line):
+    """A command line with its streams as a shell redirects them."""
+    return subprocess.run(
+        ["sh", "-c", line.replace("CHAT", " ".join(CHAT))],
+        capture_output=True, text=True, timeout=120, env=environment(home),
+    )  # fmt: skip
+
+
+def test_streams_that_are_closed(tmp_path, bundle):
+    one = f"CHAT --model {bundle} --no-draft -p hi -m 4"
+    plain = shell(tmp_path, f"{one} < /dev/null")
+    assert plain.returncode == 0
+    assert plain.stdout
+    for closed in ("<&-", "2>&-", "<&- 2>&-"):
+        made = shell(tmp_path, f"{one} {closed}")
+        assert (made.returncode, made.stdout) == (0, plain.stdout), made.stderr
+    assert shell(tmp_path, f"CHAT --model {bundle} --no-draft <&-").returncode == 0
+    nowhere = shell(tmp_path, f"{one} >&-")
+    assert nowhere.returncode == 2
+    assert (
+        nowhere.stderr == "chat.py: standard output is closed: give the answer somewhere to go.\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_behind_the_output(tmp_path, bundle):
+    one = f"CHAT --model {bundle} --no-draft -p hi -m 4"
+    for json_too in ("", "--json"):
+        full = shell(tmp_path, f"{one} {json_too} > /dev/full")
+        assert full.returncode == 2
+        words = "chat.py: the output cannot be written: No space left on device."
+        assert full.stderr.splitlines()[-1] == words
+        assert "Traceback" not in full.stderr
+    # What cannot be said on stderr changes nothing else.
+    assert shell(tmp_path, f"{one} 2>/dev/full").returncode == 0
+    assert shell(tmp_path, "CHAT --model /nowhere 2>/dev/full").returncode == 2
+    assert shell(tmp_path, "CHAT --temp nan 2>&-").returncode == 2
+
+
+def test_advice_that_one_answer_can_follow(tmp_path, bundle):
+    """Nobody can type a command after --prompt."""
+    cut = run(tmp_path, "--model", bundle, "--no-draft", "-p", "hi", "-m", 3, "--temp", 1)
+    assert "Cut after 3 tokens: --max-tokens allows more." in cut.stderr
+    assert "Drawn with seed" in cut.stderr
+    full = run(tmp_path, "--model", bundle, "--no-draft", "-p", "hi", "--context-limit", 1)
+    assert full.returncode == 2
+    assert "ask something shorter" in full.stderr
+    for made in (cut, full):
+        assert "/" not in made.stderr.replace("/step", "").replace("/s", "")
+
+
 # In this process, where only the words matter and not the streams.
 
 

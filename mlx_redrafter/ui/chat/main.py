@@ -162,6 +162,7 @@ def answer_once(session: Session, front: FrontEnd, options: ChatOptions) -> int:
     from ..output import write_json
 
     assert options.prompt is not None
+    session.goes_on = False
     answer_question(session, front, options.prompt)
     if session.last is None or session.last.interrupted:
         return INTERRUPTED

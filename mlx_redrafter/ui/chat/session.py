@@ -56,6 +56,7 @@ class Session:
         planner: Chooses beam shapes where the settings name none; None drafts one default shape.
         headless: Says how much to copy where there is no drafter.
         prompt: Token ids of the prompt that is being, or was last, answered.
+        goes_on: Whether questions and commands can follow an answer.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Session:
         self.planner: Planner | None = None
         self.headless: HeadlessPlanner | None = None
         self.prompt: list[int] = []
+        self.goes_on = True
         self._stream = stream
         self._cache: PromptCache = model.make_cache()
 
@@ -323,9 +325,10 @@ class Session:
         if limit is None:
             return self.settings.max_tokens
         if prompt_tokens >= limit:
+            anew = "start anew with /reset, or " if self.goes_on else ""
             raise RedrafterError(
                 f"The conversation is {prompt_tokens:,} tokens long, but this model reads "
-                f"{limit:,} at most: start anew with /reset, or ask something shorter."
+                f"{limit:,} at most: {anew}ask something shorter."
             )
         return min(self.settings.max_tokens, limit - prompt_tokens)
 

@@ -136,16 +136,21 @@ def _drafting_words(answer: Answer, speedup: float | None) -> list[str]:
 
 def afterwords(session: Session, answer: Answer) -> list[str]:
     """What else has to be said of an answer: why it ended, which seed it had."""
-    reason = ending(answer, session.settings.max_tokens)
+    reason = ending(answer, session.settings.max_tokens, goes_on=session.goes_on)
     sentences = [reason] if reason else []
     sampling = session.settings.sampling
     if sampling.temperature and sampling.seed is None:
-        sentences.append(f"Drawn with seed {answer.seed}: /retry draws another.")
+        another = ": /retry draws another." if session.goes_on else "."
+        sentences.append(f"Drawn with seed {answer.seed}{another}")
     return sentences
 
 
-def ending(answer: Answer, max_tokens: int) -> str | None:
-    """Why an answer ended, where that was not its own end."""
+def ending(answer: Answer, max_tokens: int, *, goes_on: bool = True) -> str | None:
+    """Why an answer ended, where that was not its own end, and what helps."""
+    if not goes_on:
+        full = "The model's context is full: a shorter question leaves more room."
+        cut = f"Cut after {max_tokens:,} tokens: --max-tokens allows more."
+        return full if answer.at_limit else cut if answer.cut else None
     if answer.interrupted:
         return "Stopped; the conversation keeps what was said, and /continue goes on with it."
     if answer.at_limit:
