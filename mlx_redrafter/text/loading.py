@@ -149,14 +149,15 @@ def load(
         path = located.directory
         config = {**_check_is_model(path, path_or_repo), **(model_config or {})}
         shapes = tensors_of(sorted(path.glob("model*.safetensors")))
-        check_config(config, shapes, path / CONFIG_FILE)
-        model, tokenizer = _load_target(
-            path,
-            _adapter_directory(adapter_path),
-            {_TRUST: trust_remote_code, **(tokenizer_config or {})},
-            dict(model_config or {}),
-            trust_remote_code,
-        )
+        with _overridden(model_config):
+            check_config(config, shapes, path / CONFIG_FILE)
+            model, tokenizer = _load_target(
+                path,
+                _adapter_directory(adapter_path),
+                {_TRUST: trust_remote_code, **(tokenizer_config or {})},
+                dict(model_config or {}),
+                trust_remote_code,
+            )
         drafter_path = _drafter_directory(drafter, located)
     if ranks is not None:
         if adapter_path is not None:
@@ -197,6 +198,19 @@ def load(
     elif plan and target.refusal is None:
         loaded.planner = HeadlessPlanner(lambda: load_costs(loaded))
     return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
+
+
+@contextmanager
+def _overridden(model_config: Mapping[str, Any] | None) -> Iterator[None]:
+    """Name the overrides in what is said of a model: files that do not fit them may be good."""
+    try:
+        yield
+    except RedrafterError as error:
+        if not model_config:
+            raise
+        raise RedrafterError(
+            f"With {', '.join(model_config)} from model_config: {error}"
+        ) from error
 
 
 def _check_places(path_or_repo: Any, drafter: Any, adapter_path: Any) -> None:

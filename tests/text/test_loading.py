@@ -407,6 +407,11 @@ def test_arguments_of_the_wrong_kind(original: Path, options: dict[str, Any], wo
         load(**{"path_or_repo": original, **options})
 
 
+def test_overrides_that_do_not_fit_the_files_are_named(original: Path) -> None:
+    with pytest.raises(RedrafterError, match="^With num_hidden_layers from model_config: "):
+        load(original, model_config={"num_hidden_layers": 7})
+
+
 def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise OSError("no\nroute to host")
