@@ -408,7 +408,7 @@ def test_arguments_of_the_wrong_kind(original: Path, options: dict[str, Any], wo
 
 
 def test_overrides_that_do_not_fit_the_files_are_named(original: Path) -> None:
-    with pytest.raises(RedrafterError, match="^With num_hidden_layers from model_config: "):
+    with pytest.raises(RedrafterError, match=r"^With num_hidden_layers from model_config: "):
         load(original, model_config={"num_hidden_layers": 7})
 
 
