@@ -56,6 +56,7 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
             try:
                 open_streams()
                 forgive_encodings()
+                _check_directory()
                 code = run(sys.argv[1:] if arguments is None else arguments)
                 sys.stdout.flush()
                 return code
@@ -90,6 +91,16 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
         return main
 
     return wrap
+
+
+def _check_directory() -> None:
+    """Refuse to start where libraries cannot even be imported."""
+    try:
+        Path.cwd()
+    except OSError:
+        raise RedrafterError(
+            "the current directory does not exist any more: change to another one."
+        ) from None
 
 
 def _leads() -> bool:

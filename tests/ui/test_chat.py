@@ -83,6 +83,16 @@ def test_a_full_disk_behind_the_output(tmp_path, bundle):
     assert shell(tmp_path, "CHAT --temp nan 2>&-").returncode == 2
 
 
+def test_a_directory_that_is_gone(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    made = shell(tmp_path, f"cd {gone} && rmdir {gone} && PYTHONSAFEPATH=1 CHAT -p hi")
+    assert made.returncode == 2
+    words = "chat.py: the current directory does not exist any more: change to another one."
+    assert made.stderr.splitlines()[-1] == words
+    assert "Traceback" not in made.stderr
+
+
 def test_advice_that_one_answer_can_follow(tmp_path, bundle):
     """Nobody can type a command after --prompt."""
     cut = run(tmp_path, "--model", bundle, "--no-draft", "-p", "hi", "-m", 3, "--temp", 1)
