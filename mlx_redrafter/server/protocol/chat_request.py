@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -23,6 +22,7 @@ from .fields import (
     parse,
     stop_list,
 )
+from .json_body import parse_json
 from .task import Conversation, Message, Parsed, Task, ToolChoice
 
 MAX_TOP_LOGPROBS = 20
@@ -293,12 +293,9 @@ def arguments_of(text: str, param: str) -> dict[str, Any]:
     """A call's arguments.
 
     Raises:
-        ApiError: If they are no JSON object.
+        ApiError: If they are no JSON object, or hold what no body may.
     """
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
+    value = parse_json(text or "{}", param)
     if not isinstance(value, dict):
         raise ApiError(400, f"{param} is no JSON object.", param, "invalid_value")
     return value

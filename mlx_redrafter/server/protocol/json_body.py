@@ -1,4 +1,4 @@
-"""A request's body as JSON that is safe to go on with: bounded, finite, valid text."""
+"""JSON that is safe to go on with, of a request or of a model: bounded, finite, valid text."""
 
 from __future__ import annotations
 
@@ -23,44 +23,71 @@ def parse_body(raw: bytes) -> dict[str, Any]:
             surrogate, a number that is not finite, or an integer beyond 64 bits.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _malformed("The body is not UTF-8.") from error
-    except RecursionError as error:
-        raise _malformed("The body is nested too deeply.") from error
-    except ValueError as error:  # of JSON, and Python's own for integers of thousands of digits
-        raise _malformed(f"The body is not valid JSON: {str(error).split(';')[0]}.") from error
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise _malformed("The body has to be a JSON object.")
-    _check(value)
     return value
 
 
-def _malformed(message: str) -> ApiError:
-    return ApiError(400, message, code="invalid_json")
+def parse_json(text: str, path: str = "") -> Any:
+    """Read JSON.
+
+    Args:
+        text: Of bounded size.
+        path: The field whose text it is; "" for the body itself.
+
+    Raises:
+        ApiError: 400 with the field's name if it is no JSON, or none that :func:`check_json` takes.
+    """
+    what = path or "The body"
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise _malformed(f"{what} is nested too deeply.", path) from error
+    except ValueError as error:  # of JSON, and Python's own for integers of thousands of digits
+        reason = str(error).split(";")[0]
+        raise _malformed(f"{what} is not valid JSON: {reason}.", path) from error
+    check_json(value, path)
+    return value
+
+
+def check_json(value: Any, path: str = "") -> None:
+    """Look for what not everyone can read, or write again.
+
+    Args:
+        value: As ``json.loads`` makes it; walked without recursion.
+        path: The field that holds it; "" for the body itself.
+
+    Raises:
+        ApiError: 400 with the name of the part that is nested too deeply, holds a lone surrogate, a
+            number that is not finite, or an integer beyond 64 bits.
+    """
+    stack: list[tuple[Any, int, str]] = [(value, 1, path)]
+    while stack:
+        item, depth, place = stack.pop()
+        if isinstance(item, str):
+            _check_text(item, place)
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise _malformed("A number is too large.", place)
+        elif isinstance(item, int):
+            if not -LARGEST_INTEGER - 1 <= item <= LARGEST_INTEGER:
+                raise _malformed("A number is too large.", place)
+        elif isinstance(item, dict | list):
+            if depth > MAX_DEPTH:
+                raise _malformed(f"{path or 'The body'} is nested too deeply.", path)
+            stack.extend(_children(item, depth + 1, place))
+
+
+def _malformed(message: str, path: str = "") -> ApiError:
+    return ApiError(400, message, path or None, "invalid_json")
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number in JSON")
-
-
-def _check(value: Any) -> None:
-    """Walk the whole value without recursion."""
-    stack: list[tuple[Any, int, str]] = [(value, 1, "")]
-    while stack:
-        item, depth, path = stack.pop()
-        if isinstance(item, str):
-            _check_text(item, path)
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise ApiError(400, "A number is too large.", path or None, "invalid_json")
-        elif isinstance(item, int):
-            if not -LARGEST_INTEGER - 1 <= item <= LARGEST_INTEGER:
-                raise ApiError(400, "A number is too large.", path or None, "invalid_json")
-        elif isinstance(item, dict | list):
-            if depth > MAX_DEPTH:
-                raise _malformed("The body is nested too deeply.")
-            stack.extend(_children(item, depth + 1, path))
 
 
 def _children(item: Any, depth: int, path: str) -> list[tuple[Any, int, str]]:
@@ -78,4 +105,4 @@ def _check_text(text: str, path: str) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             message = "The text holds half of a surrogate pair, which is no character."
-            raise ApiError(400, message, path or None, "invalid_json") from error
+            raise _malformed(message, path) from error
