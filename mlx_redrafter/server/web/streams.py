@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
@@ -11,10 +12,12 @@ from starlette.types import Receive, Scope, Send
 
 from ..protocol import sse
 from ..protocol.answer import Answer, Event, Failed, Finished
-from ..protocol.failures import Api
+from ..protocol.failures import Api, internal
 from ..protocol.writing import Writer
 from ..work.service import Ticket
 from .bodies import refusal
+
+log = logging.getLogger("mlx_redrafter.server")
 
 
 class EventStream(StreamingResponse):
@@ -41,6 +44,15 @@ class EventStream(StreamingResponse):
             self._ticket.close(finished=self._finished)
 
     async def _events(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._parts():
+                yield part
+        except Exception:  # the status has gone out: what went wrong can only be told in the stream
+            log.exception("an answer could not be written")
+            for part in self._writer.feed(Failed(0, internal())):
+                yield part
+
+    async def _parts(self) -> AsyncIterator[bytes]:
         answers = [Answer() for _ in self._ticket.jobs]
         for part in self._writer.opening():
             yield part

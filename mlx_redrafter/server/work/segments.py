@@ -13,6 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...engine.step import TokenSource
 from ..protocol.answer import Piece, Text, ToolCall
+from ..protocol.json_body import check_json, parse_json
 
 
 class Segments:
@@ -105,7 +106,11 @@ class Segments:
         if not isinstance(arguments, dict) or not isinstance(call["name"], str):
             raise ValueError("not a call")
         name = str(call.get("id") or f"call_{secrets.token_hex(12)}")
-        return ToolCall(self._index, name, call["name"], json.dumps(arguments, ensure_ascii=False))
+        made = ToolCall(self._index, name, call["name"], json.dumps(arguments, ensure_ascii=False))
+        # Clients read it as JSON, and send it back: Python's own reader takes more than they do.
+        parse_json(made.arguments)
+        check_json([made.id, made.name])
+        return made
 
 
 class _Trail:

@@ -1,0 +1,196 @@
+"""What models write that no client could read: each answer is whole, and whole JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import httpx
+import pytest
+from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from scripted_answers import script
+
+from mlx_redrafter.server.protocol import chat_answer, messages_answer, responses_answer
+from mlx_redrafter.server.work.segments import Segments
+
+CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+PATHS = pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+QUESTION = [{"role": "user", "content": "please look"}]
+LOOK = {"name": "look", "parameters": {"type": "object"}}
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": QUESTION, "tools": [{"type": "function", "function": LOOK}]},
+    MESSAGES: {
+        "messages": QUESTION,
+        "max_tokens": 500,
+        "tools": [{"name": "look", "input_schema": {"type": "object"}}],
+    },
+    RESPONSES: {"input": QUESTION, "tools": [{"type": "function", **LOOK}]},
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    return tool_tokenizer(tmp_path_factory.mktemp("odd"))
+
+
+@pytest.fixture(scope="module")
+def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
+    return script(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def live(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Iterator[Live]:
+    with serve_scripted(tokenizer, engine) as live:
+        yield live
+
+
+@pytest.fixture
+def say(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Any:
+    """Sets what the model answers."""
+
+    def setting(text: str) -> None:
+        engine.answer = lambda _: list(tokenizer.encode(text, add_special_tokens=False))
+
+    return setting
+
+
+def called(arguments: str, name: str = "look") -> str:
+    return f'<tool_call>{{"name": "{name}", "arguments": {arguments}}}</tool_call>'
+
+
+def strict(text: str) -> Any:
+    """Read JSON as other languages do."""
+
+    def refuse(name: str) -> NoReturn:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def whole(live: Live, path: str, **more: Any) -> Any:
+    response = httpx.post(live.url + path, json=BODIES[path] | more)
+    assert response.status_code == 200, response.text
+    return strict(response.text)
+
+
+def streamed(live: Live, path: str, **more: Any) -> list[Any]:
+    response = httpx.post(live.url + path, json=BODIES[path] | {"stream": True} | more)
+    assert response.status_code == 200, response.text
+    lines = response.text.splitlines()
+    return [strict(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+
+
+def content(made: dict[str, Any]) -> list[Any]:
+    """The parts of a whole answer, in their order: texts, and (name, arguments) of calls."""
+    if "choices" in made:
+        message = made["choices"][0]["message"]
+        calls = [call["function"] for call in message.get("tool_calls", [])]
+        texts = [message["content"]] if message["content"] else []
+        return texts + [(call["name"], strict(call["arguments"])) for call in calls]
+    parts: list[Any] = []
+    for part in made.get("content", made.get("output")):
+        if part["type"] == "function_call":
+            parts.append((part["name"], strict(part["arguments"])))
+        elif part["type"] == "tool_use":
+            parts.append((part["name"], part["input"]))
+        elif part["type"] == "text":
+            parts.append(part["text"])
+        else:
+            parts.append(part["content"][0]["text"])
+    return parts
+
+
+def rebuilt(path: str, events: list[Any]) -> dict[str, Any]:
+    """The whole answer from its events."""
+    if path == RESPONSES:
+        assert events[-1]["type"] == "response.completed"
+        response: dict[str, Any] = events[-1]["response"]
+        return response
+    if path == CHAT:
+        deltas = [event["choices"][0]["delta"] for event in events]
+        calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+        text = "".join(delta.get("content", "") for delta in deltas)
+        return {"choices": [{"message": {"content": text, "tool_calls": calls}}]}
+    blocks: list[dict[str, Any]] = []
+    for event in events:
+        if event["type"] == "content_block_start":
+            blocks.append(event["content_block"])
+        elif event["type"] == "content_block_delta":
+            delta = event["delta"]
+            if "partial_json" in delta:
+                blocks[-1]["input"] = strict(delta["partial_json"])
+            else:
+                kind = delta["type"].removesuffix("_delta")
+                blocks[-1][kind] += delta[kind]
+    assert events[-1]["type"] == "message_stop"
+    return {"content": blocks}
+
+
+# ---- calls that no client could read
+
+
+@PATHS
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        r'{"at": "\ud83d"}',
+        r'{"\udfff": 1}',
+        '{"at": NaN}',
+        '{"at": [-Infinity]}',
+        '{"at": 1e999}',
+        '{"at": 99999999999999999999}',
+        r'"{\"at\": NaN}"',
+        '{"at": ' + "[" * 70 + "]" * 70 + "}",
+    ],
+)
+def test_a_call_that_is_no_good_json_stays_text(
+    live: Live, say: Any, path: str, arguments: str
+) -> None:
+    text = called(arguments)
+    say(text)
+    assert content(whole(live, path)) == [text]
+    assert content(rebuilt(path, streamed(live, path))) == [text]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "look", "arguments": {"at": (float("inf"),)}},
+        {"name": "look", "arguments": {"at": "\ud83d"}},
+        {"name": "look", "id": "\ud83d", "arguments": {}},
+        {"name": "look", "arguments": {"at": b"bytes"}},
+    ],
+)
+def test_what_a_parser_makes_is_checked_as_well(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch, call: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(tokenizer, "_tool_parser", lambda raw, tools: call)
+    segments = Segments(tokenizer, 0, [{"type": "function", "function": LOOK}])
+    parts = [*segments.feed("<tool_call>x</tool_call>", "own"), *segments.finish()]
+    assert [getattr(part, "text", None) for part in parts] == ["<tool_call>x</tool_call>"]
+
+
+@PATHS
+def test_a_stream_that_cannot_be_written_ends_with_an_error(
+    live: Live,
+    say: Any,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: Any) -> NoReturn:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(chat_answer, "call_json", broken)
+    monkeypatch.setattr(messages_answer.MessagesWriter, "_call", broken)
+    monkeypatch.setattr(responses_answer.ResponsesWriter, "_call", broken)
+    say("Wait." + called("{}"))
+    with caplog.at_level(logging.ERROR):
+        last = streamed(live, path)[-1]
+    assert "its log says why" in json.dumps(last)
+    assert "secret" not in json.dumps(last)
+    assert "secret" in caplog.text
+    assert last.get("type") == {CHAT: None, MESSAGES: "error", RESPONSES: "response.failed"}[path]
