@@ -63,3 +63,126 @@ def test_arguments_that_are_no_good_json_are_refused_by_name(
     error = refused(live, RESPONSES, response_with(arguments))
     assert words in error["message"]
     assert error["param"].startswith("input.1.arguments")
+
+
+# ---- fields of several types
+
+
+def user(content: Any, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 9, **more}
+
+
+def assistant(content: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "assistant", "content": content}], "max_tokens": 9}
+
+
+IMAGE = {"type": "image", "source": {"type": "url", "url": "x"}}
+RESULT = {"type": "tool_result", "tool_use_id": "1", "content": [IMAGE]}
+TEXTS = "'text' and 'refusal' are"
+INPUT_TEXTS = "'input_text', 'output_text', 'text' and 'refusal' are"
+ITEMS = "'function_call', 'function_call_output', 'reasoning' and 'message' are"
+WRONG: list[tuple[str, dict[str, Any], str, str]] = [
+    (
+        CHAT,
+        user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]),
+        "messages.0.content.1.type",
+        f"'image_url' is not supported here, only {TEXTS}.",
+    ),
+    (CHAT, user([{"text": "a"}]), "messages.0.content.0.type", "is missing."),
+    (CHAT, user([{"type": "text"}]), "messages.0.content.0.text", "is missing."),
+    (
+        CHAT,
+        user([{"type": "text", "text": 5}]),
+        "messages.0.content.0.text",
+        "input should be a valid string.",
+    ),
+    (CHAT, user(5), "messages.0.content", "input should be a valid string, or a valid list."),
+    (CHAT, user(["a"]), "messages.0.content.0", "input should be an object."),
+    (CHAT, user("a", stop=["", ""]), "stop.0", "string should have at least 1 character."),
+    (CHAT, user("a", stop=["x"] * 65), "stop", "list should have at most 64 items, not 65."),
+    (
+        CHAT,
+        user("a", tool_choice="sometimes"),
+        "tool_choice",
+        "input should be 'none', 'auto' or 'required', or an object.",
+    ),
+    (CHAT, user("a", tool_choice={"type": "function"}), "tool_choice.function", "is missing."),
+    (
+        CHAT,
+        {"messages": [{"role": "critic", "content": "a"}]},
+        "messages.0.role",
+        "'critic' is not supported here, only 'system', 'developer', 'user', 'assistant' and "
+        "'tool' are.",
+    ),
+    (COMPLETIONS, {"prompt": []}, "prompt", "list should have at least 1 item, not 0."),
+    (COMPLETIONS, {"prompt": ["a"] * 65}, "prompt", "list should have at most 64 items, not 65."),
+    (COMPLETIONS, {"prompt": [1, -2]}, "prompt.1", "input should be greater than or equal to 0."),
+    (
+        MESSAGES,
+        user([IMAGE]),
+        "messages.0.content.0.type",
+        "'image' is not supported here, only 'text' and 'tool_result' are.",
+    ),
+    (
+        MESSAGES,
+        user([{"type": "document", "source": {}}]),
+        "messages.0.content.0.type",
+        "'document' is not supported here, only 'text' and 'tool_result' are.",
+    ),
+    (
+        MESSAGES,
+        user([RESULT]),
+        "messages.0.content.0.content.0.type",
+        "'image' is not supported here, only 'text' is.",
+    ),
+    (
+        MESSAGES,
+        assistant([{"type": "redacted_thinking", "data": "x"}]),
+        "messages.0.content.0.type",
+        "'redacted_thinking' is not supported here, only 'text', 'thinking' and 'tool_use' are.",
+    ),
+    (MESSAGES, user("a", tool_choice="auto"), "tool_choice", "input should be an object."),
+    (
+        RESPONSES,
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        "input.0.content.0.type",
+        f"'input_image' is not supported here, only {INPUT_TEXTS}.",
+    ),
+    (
+        RESPONSES,
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
+        "input.0.content.0.type",
+        f"'input_file' is not supported here, only {INPUT_TEXTS}.",
+    ),
+    (
+        RESPONSES,
+        {"input": [{"type": "item_reference", "id": "x"}]},
+        "input.0.type",
+        f"'item_reference' is not supported here, only {ITEMS}.",
+    ),
+    (
+        RESPONSES,
+        {"input": [{"type": "web_search_call", "id": "x"}]},
+        "input.0.type",
+        f"'web_search_call' is not supported here, only {ITEMS}.",
+    ),
+    (RESPONSES, {"input": [{"role": "user"}]}, "input.0.content", "is missing."),
+    (RESPONSES, {"input": []}, "input", "list should have at least 1 item, not 0."),
+    (
+        # A field that is called like one of pydantic's types.
+        RESPONSES,
+        {"input": "a", "tools": [{"type": "function", "function": {"name": "look"}}]},
+        "tools.0.name",
+        "is missing.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param", "words"), WRONG)
+def test_what_is_wrong_is_named_as_the_client_wrote_it(
+    live: Live, path: str, body: dict[str, Any], param: str, words: str
+) -> None:
+    error = refused(live, path, body)
+    between = " " if words == "is missing." else ": "
+    assert error["message"] == f"{param}{between}{words}"
+    assert error.get("param", param) == param

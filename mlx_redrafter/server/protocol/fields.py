@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .failures import ApiError
+from .field_errors import refusal_of
 
 MAX_STOPS = 64
 MAX_ANSWERS = 16
@@ -103,23 +103,4 @@ def parse(model: type[Parsed], body: dict[str, Any]) -> Parsed:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"] if not _is_tag(part))
-        code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
-        message = _sentence(first["type"], first["msg"], param)
-        raise ApiError(400, message, param or None, code) from error
-
-
-def _is_tag(part: int | str) -> bool:
-    """Whether a part of a location names a type of pydantic's and no field."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "int", "nullable"))
-
-
-def _sentence(kind: str, message: str, param: str) -> str:
-    if kind in ("extra_forbidden", "none_required"):
-        return f"{param} is not supported here: leave it out."
-    if kind == "missing":
-        return f"{param} is missing."
-    if kind == "value_error":
-        return message.removeprefix("Value error, ")
-    return f"{param}: {message[0].lower()}{message[1:]}." if param else f"{message}."
+        raise refusal_of(error, body) from error
