@@ -96,8 +96,8 @@ def content(made: dict[str, Any]) -> list[Any]:
             parts.append((part["name"], strict(part["arguments"])))
         elif part["type"] == "tool_use":
             parts.append((part["name"], part["input"]))
-        elif part["type"] == "text":
-            parts.append(part["text"])
+        elif part["type"] in ("text", "thinking"):
+            parts.append(part[part["type"]])
         else:
             parts.append(part["content"][0]["text"])
     return parts
@@ -194,3 +194,59 @@ def test_a_stream_that_cannot_be_written_ends_with_an_error(
     assert "secret" not in json.dumps(last)
     assert "secret" in caplog.text
     assert last.get("type") == {CHAT: None, MESSAGES: "error", RESPONSES: "response.failed"}[path]
+
+
+# ---- the order of an answer's parts
+
+
+@PATHS
+def test_the_parts_of_an_answer_are_in_the_order_they_were_said_in(
+    live: Live, say: Any, path: str
+) -> None:
+    first, second = ("look", {"at": "a"}), ("look", {"at": "b"})
+    one, other = (called(json.dumps(arguments)) for _, arguments in (first, second))
+    say(f"Wait.{one} And{other} then.")
+    said = content(whole(live, path))
+    assert said == content(rebuilt(path, streamed(live, path)))
+    in_order = ["Wait.", first, " And", second, " then."]
+    assert said == (["Wait. And then.", first, second] if path == CHAT else in_order)
+
+
+@pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
+def test_what_was_thought_stands_where_it_was_thought(live: Live, say: Any, path: str) -> None:
+    say("<think>Hm.</think>One." + called("{}") + "<think>Still.</think>Two.")
+    said = content(whole(live, path))
+    assert said[-1] == "Two."
+    assert [part["type"] for part in parts_of(whole(live, path))] == [
+        part["type"] for part in parts_of(rebuilt(path, streamed(live, path)))
+    ]
+
+
+def parts_of(made: dict[str, Any]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = made.get("content") or made["output"]
+    return parts
+
+
+def test_only_what_was_cut_off_is_incomplete(live: Live, say: Any) -> None:
+    say("Wait." + called("{}") + " and on and on and on and on and on")
+    made = whole(live, RESPONSES, max_output_tokens=70)
+    assert made["status"] == "incomplete"
+    statuses = [item["status"] for item in made["output"]]
+    assert statuses == ["completed", "completed", "incomplete"]
+
+
+@pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
+def test_an_empty_answer_has_no_parts(live: Live, say: Any, path: str) -> None:
+    say("")
+    assert content(whole(live, path)) == []
+    assert content(rebuilt(path, streamed(live, path))) == []
+
+
+def test_anthropics_client_takes_an_empty_answer(live: Live, say: Any) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
+    say("")
+    asked = {"model": "tiny", "max_tokens": 9, "messages": QUESTION}
+    assert client.messages.create(**asked).content == []
+    with client.messages.stream(**asked) as stream:
+        assert stream.get_final_message().content == []

@@ -133,11 +133,16 @@ Event = Began | Progress | Text | ToolCall | Step | Finished | Failed
 
 @dataclass
 class Answer:
-    """All events of one answer."""
+    """All events of one answer.
 
-    text: str = ""
-    reasoning: str = ""
-    tool_calls: list[ToolCall] = field(default_factory=list)
+    Attributes:
+        parts: What it says, in that order; text of one kind is one part until a call ends it.
+        logprobs: Of all its tokens.
+        pieces: Who proposed its text.
+        finished: How it ended; None until it has.
+    """
+
+    parts: list[Text | ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     finished: Finished | None = None
@@ -145,16 +150,40 @@ class Answer:
     def add(self, event: Event) -> None:
         """Take in the next event."""
         if isinstance(event, Text):
-            if event.reasoning:
-                self.reasoning += event.text
-            else:
-                self.text += event.text
+            if event.text:
+                self._say(event)
             self.logprobs.extend(event.logprobs)
             self.pieces.extend(event.pieces)
         elif isinstance(event, ToolCall):
-            self.tool_calls.append(event)
+            self.parts.append(event)
         elif isinstance(event, Finished):
             self.finished = event
+
+    def _say(self, event: Text) -> None:
+        last = self.parts[-1] if self.parts else None
+        if isinstance(last, Text) and last.reasoning == event.reasoning:
+            self.parts[-1] = Text(event.index, last.text + event.text, event.reasoning)
+        else:
+            self.parts.append(Text(event.index, event.text, event.reasoning))
+
+    @property
+    def text(self) -> str:
+        """All that is said, without calls and reasoning."""
+        return self._texts(reasoning=False)
+
+    @property
+    def reasoning(self) -> str:
+        """All that is thought."""
+        return self._texts(reasoning=True)
+
+    def _texts(self, *, reasoning: bool) -> str:
+        texts = (part for part in self.parts if isinstance(part, Text))
+        return "".join(part.text for part in texts if part.reasoning == reasoning)
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls alone."""
+        return [part for part in self.parts if isinstance(part, ToolCall)]
 
     @property
     def end(self) -> Finished:

@@ -72,20 +72,7 @@ class MessagesWriter:
     def body(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The whole answer."""
         answer = answers[0]
-        content: list[dict[str, Any]] = []
-        if answer.reasoning:
-            content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
-        if answer.text or not answer.tool_calls:
-            content.append({"type": "text", "text": answer.text})
-        content += [
-            {
-                "type": "tool_use",
-                "id": call.id,
-                "name": call.name,
-                "input": json.loads(call.arguments),
-            }
-            for call in answer.tool_calls
-        ]
+        content = [_block(part) for part in answer.parts]
         end = answer.end
         message = self._message(content, _REASONS[end.reason], end.stop, end.usage)
         return message | {"redrafter": end.report}
@@ -133,6 +120,16 @@ class MessagesWriter:
             "stop_sequence": stop,
             "usage": _usage_json(usage),
         }
+
+
+def _block(part: Text | ToolCall) -> dict[str, Any]:
+    """A part of a whole answer."""
+    if isinstance(part, ToolCall):
+        arguments = json.loads(part.arguments)
+        return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
+    if part.reasoning:
+        return {"type": "thinking", "thinking": part.text, "signature": ""}
+    return {"type": "text", "text": part.text}
 
 
 def _event(name: str, **fields: Any) -> bytes:

@@ -103,21 +103,20 @@ class ResponsesWriter:
     def body(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The whole answer."""
         answer = answers[0]
-        output: list[dict[str, Any]] = []
-        for kind, prefix, text in (
-            ("reasoning", "rs_", answer.reasoning),
-            ("message", "msg_", answer.text),
-        ):
-            if text:
-                output.append(_Item(kind, new_id(prefix), text).to_json(_status(answer.end)))
-        self._output = output + [self._call_item(call, "completed") for call in answer.tool_calls]
-        return self._response(_status(answer.end), answer.end)
+        status = _status(answer.end)
+        for place, part in enumerate(answer.parts, start=1):
+            if isinstance(part, ToolCall):
+                self._output.append(self._call_item(part, "completed"))
+            else:  # what others follow is complete, as it is in a stream
+                last = place == len(answer.parts)
+                self._output.append(_item(part).to_json(status if last else "completed"))
+        return self._response(status, answer.end)
 
     def _text(self, event: Text) -> Iterator[bytes]:
         kind = "reasoning" if event.reasoning else "message"
         if self._item is None or self._item.kind != kind:
             yield from self._close_item("completed")
-            yield from self._open_item(kind)
+            yield from self._open_item(_item(Text(event.index, "", event.reasoning)))
         assert self._item is not None
         self._item.text += event.text
         name = "response.reasoning_text.delta" if event.reasoning else "response.output_text.delta"
@@ -125,8 +124,8 @@ class ResponsesWriter:
         more: dict[str, Any] = {} if event.reasoning else {"logprobs": []}
         yield self._event(name, **self._place(), content_index=0, delta=event.text, **more, **extra)
 
-    def _open_item(self, kind: str) -> Iterator[bytes]:
-        item = self._item = _Item(kind, new_id("rs_" if kind == "reasoning" else "msg_"))
+    def _open_item(self, item: _Item) -> Iterator[bytes]:
+        self._item = item
         added = item.to_json("in_progress")
         yield self._event("response.output_item.added", output_index=len(self._output), item=added)
         yield self._event(
@@ -199,6 +198,13 @@ class ResponsesWriter:
             **self.parsed.echo,
         }
         return made | {"redrafter": end.report} if end else made
+
+
+def _item(part: Text) -> _Item:
+    """An item of the output for text or reasoning."""
+    if part.reasoning:
+        return _Item("reasoning", new_id("rs_"), part.text)
+    return _Item("message", new_id("msg_"), part.text)
 
 
 def _status(end: Finished) -> str:
