@@ -26,13 +26,15 @@ class TokenLogprob:
 
     Attributes:
         token: Its text.
+        raw: Its bytes, which need not be whole characters.
         logprob: Natural logarithm.
-        top: The likeliest tokens at that place and theirs, likeliest first.
+        top: The likeliest tokens at that place, likeliest first.
     """
 
     token: str
+    raw: bytes
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,11 @@ def logprobs_json(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     if not logprobs:
         return None
     content = [
-        _entry(entry.token, entry.logprob)
-        | {"top_logprobs": [_entry(token, value) for token, value in entry.top]}
+        _entry(entry) | {"top_logprobs": [_entry(other) for other in entry.top]}
         for entry in logprobs
     ]
     return {"content": content, "refusal": None}
 
 
-def _entry(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8"))}
+def _entry(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.raw)}

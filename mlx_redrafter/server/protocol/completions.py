@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,7 @@ from .writing import Envelope
 MAX_PROMPTS = 64
 MAX_TOP_LOGPROBS = 5
 DEFAULT_TOKENS = 16  # OpenAI's
+_UTF8 = codecs.getincrementaldecoder("utf-8")
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]
@@ -101,6 +103,7 @@ class CompletionWriter:
         self._envelope = envelope
         self._parsed = parsed
         self._offsets: dict[int, int] = {}
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
 
     def opening(self) -> Iterator[bytes]:
         """Nothing is said before the prompt is read."""
@@ -163,13 +166,31 @@ class CompletionWriter:
     def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not entries:
             return None
+        decoder = self._decoders.setdefault(index, _UTF8("replace"))
         offsets = []
         for entry in entries:
             offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(entry.token)
+            self._offsets[index] = offsets[-1] + len(decoder.decode(entry.raw))
         return {
-            "tokens": [entry.token for entry in entries],
+            "tokens": [_name(entry) for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [dict(entry.top) or None for entry in entries],
+            "top_logprobs": [_by_name(entry.top) for entry in entries],
             "text_offset": offsets,
         }
+
+
+def _name(entry: TokenLogprob) -> str:
+    """A token's text, or its bytes where these are a part of a character, as OpenAI writes them."""
+    try:
+        entry.raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + repr(entry.raw)[2:-1]
+    return entry.token
+
+
+def _by_name(top: Sequence[TokenLogprob]) -> dict[str, float] | None:
+    """Log-probabilities by name; of tokens that read alike, the likeliest one's."""
+    named: dict[str, float] = {}
+    for entry in top:
+        named.setdefault(_name(entry), entry.logprob)
+    return named or None

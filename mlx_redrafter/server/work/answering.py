@@ -25,6 +25,7 @@ from ..protocol.answer import (
 from .prompts import Encoded
 from .segments import Segments
 from .sequences import Decoding, NewToken, PromptRead, StepShape
+from .token_bytes import bytes_of
 
 LEAD_IN = 8  # tokens of a bare prompt that are detokenised again
 
@@ -169,8 +170,15 @@ class Answering:
 
     def _note_logprob(self, token: NewToken) -> None:
         if token.logprob is not None:
-            top = tuple((self._name(other), value) for other, value in token.top)
-            self._logprobs.append(TokenLogprob(self._name(token.token), token.logprob, top))
+            top = tuple(self._logprob(other, value) for other, value in token.top)
+            self._logprobs.append(self._logprob(token.token, token.logprob, top))
+
+    def _logprob(
+        self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
+    ) -> TokenLogprob:
+        text = self._name(token)
+        raw = bytes_of(text, self.tokenizer.convert_ids_to_tokens(token))
+        return TokenLogprob(text, raw, logprob, top)
 
     def _name(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))

@@ -1,0 +1,87 @@
+"""Log-probabilities of tokens that are a part of a character."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from scripted_answers import script
+
+from mlx_redrafter.server.work.sequences import NewToken, SequenceEvent
+from mlx_redrafter.server.work.token_bytes import bytes_of
+
+TEXT = " na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{GRINNING FACE} so"
+
+
+class Tops(ScriptedSequences):
+    """Finds the bytes of one character as likely as each other, everywhere."""
+
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+    def step(self) -> Iterator[SequenceEvent]:
+        for event in super().step():
+            yield replace(event, top=self.likeliest) if isinstance(event, NewToken) else event
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    return tool_tokenizer(tmp_path_factory.mktemp("logprobs"))
+
+
+@pytest.fixture(scope="module")
+def live(tokenizer: TokenizerWrapper) -> Iterator[Live]:
+    def encoded(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    engine = Tops(lambda _: encoded(TEXT), script(tokenizer).eos)
+    parts = encoded("\N{GRINNING FACE}")
+    assert len(parts) == 4
+    engine.likeliest = tuple((token, -float(place)) for place, token in enumerate(parts))
+    with serve_scripted(tokenizer, engine) as live:
+        yield live
+
+
+def asked(live: Live, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    response = httpx.post(live.url + path, json=body)
+    assert response.status_code == 200, response.text
+    logprobs: dict[str, Any] = response.json()["choices"][0]["logprobs"]
+    return logprobs
+
+
+def test_a_chats_tokens_have_their_own_bytes(live: Live) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], "logprobs": True, "top_logprobs": 4}
+    content = asked(live, "/v1/chat/completions", body)["content"]
+    assert bytes(byte for entry in content for byte in entry["bytes"]) == TEXT.encode()
+    tops = [bytes(entry["bytes"]) for entry in content[0]["top_logprobs"]]
+    assert b"".join(tops) == "\N{GRINNING FACE}".encode()
+
+
+def test_a_completions_tokens_are_told_apart(live: Live) -> None:
+    made = asked(live, "/v1/completions", {"prompt": "a", "logprobs": 4, "max_tokens": 99})
+    parts = [r"bytes:\xf0", r"bytes:\x9f", r"bytes:\x98", r"bytes:\x80"]
+    assert made["top_logprobs"][0] == dict(zip(parts, [0.0, -1.0, -2.0, -3.0], strict=True))
+    start = made["tokens"].index(parts[0])
+    assert made["tokens"][start : start + 4] == parts
+    place = TEXT.index("\N{GRINNING FACE}")
+    assert made["text_offset"][start : start + 5] == [place, place, place, place, place + 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "raw"),
+    [
+        ("dog", "dog", b"dog"),
+        ("\ufffd", "<0xE2>", b"\xe2"),
+        (" \ufffd", "\u0120\u00e2", b" \xe2"),
+        ("\ufffd", "\u00ef\u00bf\u00bd", b"\xef\xbf\xbd"),
+        ("\ufffd", "\ufffd", b"\xef\xbf\xbd"),
+        ("\ufffd", None, b"\xef\xbf\xbd"),
+        ("\N{LATIN SMALL LETTER A WITH CIRCUMFLEX}", "\u00e2", b"\xc3\xa2"),
+    ],
+)
+def test_the_vocabulary_tells_the_bytes(text: str, entry: str | None, raw: bytes) -> None:
+    assert bytes_of(text, entry) == raw
