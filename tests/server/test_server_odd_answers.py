@@ -250,3 +250,23 @@ def test_anthropics_client_takes_an_empty_answer(live: Live, say: Any) -> None:
     assert client.messages.create(**asked).content == []
     with client.messages.stream(**asked) as stream:
         assert stream.get_final_message().content == []
+
+
+# ---- calls of what was not offered
+
+
+@PATHS
+def test_a_call_of_what_was_not_offered_stays_text(live: Live, say: Any, path: str) -> None:
+    text = called("{}", name="glance")
+    say(text)
+    assert content(whole(live, path)) == [text]
+    assert content(rebuilt(path, streamed(live, path))) == [text]
+
+
+def test_a_named_tool_is_the_only_one_that_can_be_called(live: Live, say: Any) -> None:
+    text = called("{}", name="glance")
+    say(text.removeprefix("<tool_call>"))
+    both = [{"type": "function", "function": {"name": name}} for name in ("look", "glance")]
+    for name, said in (("look", [text]), ("glance", [("glance", {})])):
+        choice = {"type": "function", "function": {"name": name}}
+        assert content(whole(live, CHAT, tools=both, tool_choice=choice)) == said

@@ -19,7 +19,7 @@ from ..protocol.json_body import check_json, parse_json
 class Segments:
     """Takes an answer's text as it comes and says what each part of it is.
 
-    A call that its parser cannot read, or that no tool was offered for, is text like any other:
+    A call that its parser cannot read, or of a tool that was not offered, is text like any other:
     nothing the model wrote is lost.
 
     Args:
@@ -43,6 +43,7 @@ class Segments:
         self._tokenizer = tokenizer
         self._index = index
         self._tools = tools
+        self._names = frozenset(tool["function"]["name"] for tool in tools)
         self._state = make_text_state_machine(tokenizer).make_state(initial)
         self._open = initial  # the state of the text so far
         self._call = ""
@@ -103,8 +104,8 @@ class Segments:
         arguments = call["arguments"]
         if isinstance(arguments, str):
             arguments = json.loads(arguments or "{}")
-        if not isinstance(arguments, dict) or not isinstance(call["name"], str):
-            raise ValueError("not a call")
+        if not isinstance(arguments, dict) or call["name"] not in self._names:
+            raise ValueError("not a call of what was offered")
         name = str(call.get("id") or f"call_{secrets.token_hex(12)}")
         made = ToolCall(self._index, name, call["name"], json.dumps(arguments, ensure_ascii=False))
         # Clients read it as JSON, and send it back: Python's own reader takes more than they do.
