@@ -81,18 +81,23 @@ def serve(
 # Seconds in which the head of a request has to come, or its connection is closed: uvicorn waits
 # for ever, and connections are as few as the files that a process may open.
 HEAD_SECONDS = 15.0
+# Seconds in which a client has to take some of what it is sent, or its connection is ended.
+WRITE_SECONDS = 60.0
 # Seconds for the step under way, behind which answers can be ended.
 STEP_SECONDS = 5
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's connection that is closed where no request comes."""
+    """uvicorn's connection that is closed where no request comes, or no answer is taken."""
 
     _closing: asyncio.TimerHandle | None = None
+    _ending: asyncio.TimerHandle | None = None
+    _unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and wait for the first request."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # whatever is not taken at once is watched
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -104,6 +109,32 @@ class _Protocol(H11Protocol):
         """End."""
         super().connection_lost(exc)
         self._forget()
+        self._forget_writing()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what is there."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        """Go on: all of it was taken."""
+        super().resume_writing()
+        self._forget_writing()
+
+    def _watch_writing(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._ending = self.loop.call_later(WRITE_SECONDS, self._end)
+
+    def _forget_writing(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    def _end(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_writing()  # it is slow
+        else:
+            self.transport.abort()  # closing would wait for it
 
     def _watch(self) -> None:
         if not self._idle:

@@ -33,7 +33,6 @@ class EventStream(StreamingResponse):
         self._ticket = ticket
         self._writer = writer
         self._keep_alive = keep_alive
-        self._finished = False
         super().__init__(self._events(), media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +40,7 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._ticket.close(finished=self._finished)
+            self._ticket.close()
 
     async def _events(self) -> AsyncIterator[bytes]:
         try:
@@ -71,7 +70,6 @@ class EventStream(StreamingResponse):
                 break
         for part in self._writer.closing(answers):
             yield part
-        self._finished = True
 
 
 async def whole(request: Request, ticket: Ticket, writer: Writer, api: Api) -> Response:
@@ -94,7 +92,7 @@ async def whole(request: Request, ticket: Ticket, writer: Writer, api: Api) -> R
         return JSONResponse(writer.body(answers))
     finally:
         gone.cancel()
-        ticket.close(finished=finished)
+        ticket.close()
 
 
 def take(answers: list[Answer], events: list[Event]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..protocol.answer import Event
+from ..protocol.answer import Event, Failed, Finished
 from ..protocol.failures import ApiError, queue_full, too_long
 from ..protocol.task import Parsed, Task
 from ..settings import ServerSettings
@@ -47,7 +47,10 @@ class ServedModel:
 
 
 class Ticket:
-    """A request's answers as they come; used in the event loop's thread."""
+    """A request's answers as they come; used in the event loop's thread.
+
+    It holds their places until they have ended, whether anybody has read them by then or not.
+    """
 
     def __init__(self, service: Service, model: ServedModel, jobs: list[Job]):
         self.model = model
@@ -55,20 +58,32 @@ class Ticket:
         self._service = service
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[Event]] = asyncio.Queue()
+        self._left = len(jobs)
         self._closed = False
         self.work = Work(jobs, self._deliver)
 
     def _deliver(self, events: list[Event]) -> None:
         """Called in the engine's thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._events.put_nowait, events)
+            self._loop.call_soon_threadsafe(self._take, events)
+
+    def _take(self, events: list[Event]) -> None:
+        self._events.put_nowait(events)
+        self._left -= sum(isinstance(event, Finished) for event in events)
+        if any(isinstance(event, Failed) for event in events):
+            self.close()
+        elif not self._left:
+            self._give_back(finished=True)
 
     async def next(self) -> list[Event]:
         """The next events."""
         return await self._events.get()
 
-    def close(self, *, finished: bool) -> None:
-        """Give the place back; what has not finished is stopped."""
+    def close(self) -> None:
+        """Stop what has not ended."""
+        self._give_back(finished=False)
+
+    def _give_back(self, *, finished: bool) -> None:
         if not self._closed:
             self._closed = True
             self._service.closed(self, finished=finished)

@@ -1,0 +1,101 @@
+"""Clients that ask and do not read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from live_server import Live, eventually, serve_scripted, tool_tokenizer
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from scripted_answers import script
+
+from mlx_redrafter.server import running
+from mlx_redrafter.server.settings import ServerSettings
+
+RESPONSES = "/v1/responses"
+# An answer repeats what it was told of the request: more than any socket holds.
+LONG = {"input": "please say", "metadata": {"note": "x" * 6_000_000}}
+ONE = ServerSettings(max_concurrent=1, max_queue=0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    return tool_tokenizer(tmp_path_factory.mktemp("connections"))
+
+
+@contextmanager
+def asking(live: Live, body: dict[str, Any]) -> Iterator[socket.socket]:
+    """A client that has asked, and reads nothing."""
+    raw = json.dumps(body).encode()
+    head = f"POST {RESPONSES} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(live.url.rpartition(":")[2])))
+        client.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        yield client
+
+
+def connections(live: Live) -> int:
+    return len(live.server.server_state.connections)
+
+
+def answered(live: Live) -> bool:
+    response = httpx.post(live.url + "/v1/completions", json={"prompt": "on"})
+    assert response.status_code in (200, 429)
+    return response.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_nobody_reads_holds_no_place(
+    tokenizer: TokenizerWrapper, stream: bool
+) -> None:
+    engine = script(tokenizer)
+    with serve_scripted(tokenizer, engine, ONE) as live, asking(live, {**LONG, "stream": stream}):
+        assert eventually(lambda: len(engine.added) == 1)
+        assert eventually(lambda: answered(live))
+        assert eventually(lambda: connections(live) == 1)  # it is still there
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_nobody_takes_is_ended(
+    tokenizer: TokenizerWrapper,
+    stream: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(running, "WRITE_SECONDS", 0.3)
+    with (
+        caplog.at_level(logging.INFO),
+        serve_scripted(tokenizer, script(tokenizer)) as live,
+        asking(live, {**LONG, "stream": stream}),
+    ):
+        assert eventually(lambda: connections(live) == 1)
+        assert eventually(lambda: connections(live) == 0)
+        assert eventually(lambda: not live.server.server_state.tasks)
+        assert answered(live)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_one_who_reads_slowly_gets_it_all(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WRITE_SECONDS", 1.0)
+    note = "x" * 12_000_000
+    body = {**LONG, "metadata": {"note": note}}
+    with (
+        serve_scripted(tokenizer, script(tokenizer)) as live,
+        httpx.stream("POST", live.url + RESPONSES, json=body) as response,
+    ):
+        size = 0
+        for part in response.iter_raw(200_000):
+            size += len(part)
+            time.sleep(0.05)
+    assert response.elapsed.total_seconds() > 2
+    assert size == int(response.headers["content-length"]) > len(note)
