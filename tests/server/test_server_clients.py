@@ -329,6 +329,16 @@ def test_a_text_is_continued(client: Any) -> None:
     assert "".join(chunk.choices[0].text for chunk in ids) == " and on"
 
 
+def test_a_completions_stream_ends_with_its_usage(live: Live) -> None:
+    body = {"prompt": "on", "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = stream_of(live, "/v1/completions", body)
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] > 0
+    without = stream_of(live, "/v1/completions", {"prompt": "on", "stream": True})
+    assert all("usage" not in chunk for chunk in without)
+
+
 # ---- OpenAI, responses
 
 

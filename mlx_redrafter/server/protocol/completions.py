@@ -161,6 +161,8 @@ class CompletionWriter:
     ) -> bytes:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         chunk = self._head() | {"choices": [choice]}
+        if self._parsed.include_usage:
+            chunk["usage"] = None
         return sse.event(chunk | {"redrafter": extra} if extra else chunk)
 
     def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
