@@ -108,7 +108,18 @@ def test_slips_are_told_in_one_sentence(
     assert main([*two, "--drafter", "x"]) == 2
     assert main(["--api-key-file", str(tmp_path / "none")]) == 2
     assert main(["--api-key", ""]) == 2
-    for flags in (["--cache-memory", "lots"], ["--grace", "-1"], ["--port", "99999"]):
+    for flags in (
+        ["--cache-memory", "lots"],
+        ["--grace", "-1"],
+        ["--port", "99999"],
+        ["--max-body", "0"],
+        ["--max-body", "0.5"],
+        ["--allowed-origin", "app.example"],
+        ["--allowed-origin", "http://app.example/page"],
+        ["--allowed-origin", "http://me@app.example"],
+        ["--allowed-origin", "http://["],
+        ["--allowed-origin", ""],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(flags)
         assert caught.value.code == 2
@@ -132,6 +143,20 @@ def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
     assert settings.cache_memory > 10**8
     with pytest.raises(RedrafterError, match="choose one"):
         read_flags(["--api-key-file", key, "--api-key", "other"]).settings()
+
+
+def test_origins_are_read_as_browsers_write_them() -> None:
+    given = {
+        "*": "*",
+        "null": "null",
+        "http://app.example/": "http://app.example",
+        "HTTPS://App.Example:443": "https://app.example",
+        "http://app.example:443": "http://app.example:443",
+        "http://[::1]:80/": "http://[::1]",
+        "app://obsidian.md": "app://obsidian.md",
+    }
+    words = [word for text in given for word in ("--allowed-origin", text)]
+    assert read_flags(words).settings().allowed_origins == tuple(given.values())
 
 
 def test_every_sampling_option_is_a_flag() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ...errors import RedrafterError
 from ...sampling import SamplingConfig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "python -m mlx_redrafter.server"
 SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+USUAL_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out of an origin
 _MODEL, _NETWORK, _LIMITS, _REQUESTS = "model", "network", "limits", "where a request says nothing"
 
 
@@ -37,6 +39,30 @@ def size(text: str) -> int:
         message = f"a size such as 500MB or 4GB is needed, not '{text}'"
         raise argparse.ArgumentTypeError(message) from None
     return int(value * SIZES[unit])
+
+
+def body_size(text: str) -> int:
+    """Read bytes of which there is at least one."""
+    value = size(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a size above 0 is needed, not '{text}'")
+    return value
+
+
+def origin(text: str) -> str:
+    """Read a web page's origin, and write it as browsers do; * for all."""
+    if text in ("*", "null"):
+        return text
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    further = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+    if not parts.netloc or further:
+        message = f"an origin such as https://app.example is needed, without a path, not '{text}'"
+        raise argparse.ArgumentTypeError(message)
+    host = parts.netloc.lower().removesuffix(USUAL_PORTS.get(parts.scheme, " "))
+    return f"{parts.scheme}://{host}"
 
 
 def seconds(text: str) -> float:
@@ -83,7 +109,7 @@ class ServeFlags(LoadFlags):
     )  # fmt: skip
     allowed_origin: list[str] = flag(
         (), _NETWORK, "a web page's origin that may call the server (CORS); none by default",
-        repeated=True, metavar="ORIGIN",
+        repeated=True, metavar="ORIGIN", reader=origin,
     )  # fmt: skip
 
     max_concurrent: int = flag(8, _LIMITS, "answers decoded together", reader=count(1, 256))
@@ -100,7 +126,7 @@ class ServeFlags(LoadFlags):
         512, _LIMITS, "prompt tokens read between two steps of running answers", reader=count(1)
     )
     max_body: int = flag(
-        16 * 2**20, _LIMITS, "bytes of a request; default 16 MiB", reader=size, metavar="SIZE"
+        16 * 2**20, _LIMITS, "bytes of a request; default 16 MiB", reader=body_size, metavar="SIZE"
     )
     keep_alive: float = flag(
         10.0, _LIMITS, "silence in a stream, after which it says that it lives; default 10",
