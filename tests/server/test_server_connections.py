@@ -1,4 +1,4 @@
-"""Clients that ask and do not read."""
+"""Clients that are slow to ask, or ask and do not read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from scripted_answers import script
 
 from mlx_redrafter.server import running
 from mlx_redrafter.server.settings import ServerSettings
+from mlx_redrafter.server.web import bodies
 
 RESPONSES = "/v1/responses"
 # An answer repeats what it was told of the request: more than any socket holds.
@@ -99,3 +100,21 @@ def test_one_who_reads_slowly_gets_it_all(
             time.sleep(0.05)
     assert response.elapsed.total_seconds() > 2
     assert size == int(response.headers["content-length"]) > len(note)
+
+
+@pytest.mark.parametrize("path", [RESPONSES, "/v1/messages"])
+def test_a_body_that_does_not_come_is_the_clients_fault(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
+
+    def slowly() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(1)
+        yield b"}"
+
+    with serve_scripted(tokenizer, script(tokenizer)) as live:
+        headers = {"Content-Type": "application/json"}
+        response = httpx.post(live.url + path, content=slowly(), headers=headers)
+    assert response.status_code == 408
+    assert response.json()["error"]["type"] == "invalid_request_error"
