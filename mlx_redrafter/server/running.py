@@ -19,6 +19,10 @@ from .web.app import make_app
 from .work.engine_thread import EngineThread
 from .work.service import ServedModel, Service
 
+# Connections that wait to be taken. At each wake-up Python 3.11 tries to take so many, and logs
+# each that failed where the process may open no more files: uvicorn's 2048 would fill the log.
+BACKLOG = 128
+
 
 def bind(settings: ServerSettings) -> socket.socket:
     """Take the address before models are loaded, so that a taken port costs no time.
@@ -28,7 +32,7 @@ def bind(settings: ServerSettings) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RedrafterError(
@@ -215,6 +219,7 @@ def make_server(
         lifespan="off",
         http=_Protocol,
         ws="none",
+        backlog=BACKLOG,
         timeout_graceful_shutdown=math.ceil(settings.grace) + STEP_SECONDS,
     )
     return _Server(config, ready, settings.grace, abandon)

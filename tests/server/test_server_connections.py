@@ -118,3 +118,8 @@ def test_a_body_that_does_not_come_is_the_clients_fault(
         response = httpx.post(live.url + path, content=slowly(), headers=headers)
     assert response.status_code == 408
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_few_connections_are_taken_at_once(tokenizer: TokenizerWrapper) -> None:
+    with serve_scripted(tokenizer, script(tokenizer)) as live:
+        assert live.server.config.backlog == running.BACKLOG <= 128
