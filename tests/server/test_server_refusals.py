@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from bundles import make_tokenizer
 from live_server import Live, serve_scripted, tool_tokenizer
+from mlx_lm.tokenizer_utils import load as load_tokenizer
 from scripted_answers import script
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -186,3 +188,56 @@ def test_what_is_wrong_is_named_as_the_client_wrote_it(
     between = " " if words == "is missing." else ": "
     assert error["message"] == f"{param}{between}{words}"
     assert error.get("param", param) == param
+
+
+# ---- calls for a model that has no format for them
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A model without tools."""
+    directory = tmp_path_factory.mktemp("plain")
+    make_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
+    assert not tokenizer.has_tool_calling
+    with serve_scripted(tokenizer, script(tokenizer)) as live:
+        yield live
+
+
+def message_with_call() -> dict[str, Any]:
+    use = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+    said = [{"type": "text", "text": "Wait."}, use]
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "it sleeps"}
+    turns = [("user", "please call"), ("assistant", said), ("user", [result])]
+    return {
+        "messages": [{"role": role, "content": content} for role, content in turns],
+        "max_tokens": 9,
+    }
+
+
+CALLED = [
+    (CHAT, chat_with("{}"), "messages.1.tool_calls"),
+    (MESSAGES, message_with_call(), "messages.1.content.1"),
+    (RESPONSES, response_with("{}"), "input.1"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), CALLED)
+def test_past_calls_are_not_left_out_silently(
+    live: Live, plain: Live, path: str, body: dict[str, Any], param: str
+) -> None:
+    error = refused(plain, path, body)
+    assert "no format for tool calls" in error["message"]
+    assert param in (error.get("param") or error["message"])
+    assert httpx.post(live.url + path, json=body).status_code == 200
+
+
+def test_calls_of_the_older_form_are_refused(live: Live, plain: Live) -> None:
+    said = {"role": "assistant", "content": "a", "function_call": None, "tool_calls": []}
+    turns = [{"role": "user", "content": "a"}, said, {"role": "user", "content": "please say"}]
+    for one in (live, plain):
+        assert httpx.post(one.url + CHAT, json={"messages": turns}).status_code == 200
+        called = {**said, "function_call": {"name": "look", "arguments": "{}"}}
+        error = refused(one, CHAT, {"messages": [turns[0], called, turns[2]]})
+        assert error["param"] == "messages.1.function_call"
+        assert error["message"].endswith("is not supported here: leave it out.")

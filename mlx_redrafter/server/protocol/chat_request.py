@@ -102,6 +102,7 @@ class AssistantMessage(Open):
     content: Content | None = None
     reasoning_content: str | None = None
     tool_calls: list[PastToolCall] | None = None
+    function_call: None = None  # of an older form, which no template reads
 
 
 class ToolMessage(Open):
@@ -206,12 +207,15 @@ def parse_chat(body: dict[str, Any]) -> Parsed:
     extension = request.redrafter or Extension()
     tools = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
     tools, choice = choose_tools(tools, request.tool_choice)
+    messages = [template_message(m, place) for place, m in enumerate(request.messages)]
+    calling = (place for place, message in enumerate(messages) if message.get("tool_calls"))
     conversation = Conversation(
-        messages=[template_message(m, place) for place, m in enumerate(request.messages)],
+        messages=messages,
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=request.parallel_tool_calls is not False,
         template=template_arguments(request.chat_template_kwargs, request.reasoning_effort),
+        past_call=next((f"messages.{place}.tool_calls" for place in calling), None),
     )
     task = Task(
         prompt=conversation,

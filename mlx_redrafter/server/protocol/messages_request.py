@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -226,6 +227,7 @@ def _conversation(request: CountRequest) -> Conversation:
         ),
         continue_last=starts,
         template={"enable_thinking": isinstance(request.thinking, ThinkingOn)},
+        past_call=_past_call(request.messages),
     )
 
 
@@ -301,6 +303,18 @@ def _assistant(turn: AssistantTurn) -> Message:
     if calls:
         message["tool_calls"] = calls
     return message
+
+
+def _past_call(turns: Sequence[Turn]) -> str | None:
+    """The first block that is a call."""
+    calls = (
+        f"messages.{place}.content.{index}"
+        for place, turn in enumerate(turns)
+        if isinstance(turn, AssistantTurn)
+        for index, block in enumerate(turn.content)
+        if isinstance(block, ToolUseBlock)
+    )
+    return next(calls, None)
 
 
 def _joined(content: str | list[TextBlock]) -> str:

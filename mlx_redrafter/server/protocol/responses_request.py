@@ -213,6 +213,7 @@ def parse_responses(body: dict[str, Any]) -> Parsed:
         tool_choice=policy,
         parallel_tool_calls=request.parallel_tool_calls is not False,
         template=template_arguments(request.chat_template_kwargs, effort),
+        past_call=_past_call(request),
     )
     task = Task(
         prompt=conversation,
@@ -282,6 +283,15 @@ def _messages(request: ResponsesRequest) -> list[Message]:
     if not messages:
         raise ApiError(400, "input holds no message.", "input", "invalid_value")
     return messages
+
+
+def _past_call(request: ResponsesRequest) -> str | None:
+    """The first item that is a call."""
+    items = [] if isinstance(request.input, str) else request.input
+    calls = (
+        f"input.{place}" for place, item in enumerate(items) if isinstance(item, FunctionCallItem)
+    )
+    return next(calls, None)
 
 
 def _say(messages: list[Message], role: str, text: str) -> None:

@@ -20,6 +20,7 @@ class Conversation:
         parallel_tool_calls: False ends the answer after its first call.
         continue_last: Whether the last message is the beginning of the answer.
         template: Further arguments of the chat template, such as ``enable_thinking``.
+        past_call: The field of the request that holds the first call made earlier; None for none.
     """
 
     messages: list[Message]
@@ -28,6 +29,7 @@ class Conversation:
     parallel_tool_calls: bool = True
     continue_last: bool = False
     template: dict[str, Any] = field(default_factory=dict)
+    past_call: str | None = None
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,13 @@ def _conversation(tokenizer: TokenizerWrapper, conversation: Conversation) -> En
             "tools",
             "This model has no format for tool calls: leave tools out, or use one that has.",
         )
+    if conversation.past_call is not None and not tokenizer.has_tool_calling:
+        # Its template would leave the call out, and no one would know.
+        raise unsupported(
+            conversation.past_call,
+            "This model has no format for tool calls: leave those of earlier turns out, or use a "
+            "model that has.",
+        )
     ids = _templated(tokenizer, conversation)
     initial = tokenizer.response_initial_state or "normal"
     if tokenizer.has_thinking and initial == "normal":
