@@ -19,9 +19,11 @@ from .web.app import make_app
 from .work.engine_thread import EngineThread
 from .work.service import ServedModel, Service
 
-# Connections that wait to be taken. At each wake-up Python 3.11 tries to take so many, and logs
-# each that failed where the process may open no more files: uvicorn's 2048 would fill the log.
-BACKLOG = 128
+BACKLOG = 2048  # connections that wait to be taken
+# Connections that are taken at a wake-up. Where the process may open no more files, asyncio logs
+# each that it fails to take and tries as many again a second later, for each of them: more than one
+# would become ever more, and fill the log.
+TAKEN_AT_ONCE = 1
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -186,6 +188,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio has let only as many wait as it takes at once
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -219,7 +223,7 @@ def make_server(
         lifespan="off",
         http=_Protocol,
         ws="none",
-        backlog=BACKLOG,
+        backlog=TAKEN_AT_ONCE,
         timeout_graceful_shutdown=math.ceil(settings.grace) + STEP_SECONDS,
     )
     return _Server(config, ready, settings.grace, abandon)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -120,6 +121,20 @@ def test_a_body_that_does_not_come_is_the_clients_fault(
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_few_connections_are_taken_at_once(tokenizer: TokenizerWrapper) -> None:
-    with serve_scripted(tokenizer, script(tokenizer)) as live:
-        assert live.server.config.backlog == running.BACKLOG <= 128
+def test_want_of_files_does_not_fill_the_log(
+    tokenizer: TokenizerWrapper,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(_: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with serve_scripted(tokenizer, script(tokenizer)) as live, ExitStack() as clients:
+        with monkeypatch.context() as patched:
+            patched.setattr(socket.socket, "accept", full)
+            address = ("127.0.0.1", int(live.url.rpartition(":")[2]))
+            for _ in range(40):  # all of them may wait
+                clients.enter_context(socket.create_connection(address, timeout=5))
+            time.sleep(2.5)
+        assert 1 <= len(caplog.records) <= 10
+        assert answered(live)
