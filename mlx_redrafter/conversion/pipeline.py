@@ -15,11 +15,12 @@ from mlx.utils import tree_flatten
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.files import atomic_path, local_path, write_json
-from ..system.workspace import clear_stale, publish, require_space, workspace
+from ..system.workspace import publish, require_space, workspace
 from ..text.drafter_files import load_recorded, save_drafter, save_recorded, tokenizer_hash
 from ..text.places import DRAFTER_DIRECTORY
 from .card import write_card
 from .check import check_bundle
+from .destination import Destination, find_destination
 from .drafter_part import build_drafter, drafter_report, prepare_drafter
 from .opening import (
     REMEDY,
@@ -29,14 +30,13 @@ from .opening import (
     open_target,
     require_drafter,
 )
-from .options import MODES, Options
+from .options import Options
 from .report import ConversionReport, PartReport, Progress
 from .staging import small_files
 from .target_part import load_target, model_bytes, transform
 from .tensors import read_headers
 from .writing import compute, write_model
 
-MODELS = Path("models")
 HEADROOM = 1 << 24  # bytes for tokenizer, configuration and card
 # What a bundle has of its own.
 OWN_FILES = ("config.json", "README.md")
@@ -48,10 +48,9 @@ def run(options: Options, progress: Progress) -> ConversionReport:
     Raises:
         RedrafterError: If something does not fit; the output is then as it was before.
     """
-    out = output_path(options)
-    clear_stale(out, REMEDY)
-    _check_output(options, out)
-    with workspace(out, REMEDY) as work:
+    destination = find_destination(options)
+    out = destination.bundle
+    with workspace(destination.neighbour, REMEDY) as work:
         target = open_target(options, out, work, progress)
         drafter = open_drafter(options, target, work, progress)
         require_drafter(options, out, drafter)
@@ -65,7 +64,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             None if drafter is None else _write_drafter(options, target, drafter, bundle, progress)
         )
         _write_card(options, target, part, head, out, bundle)
-        _publish(options, bundle, out)
+        _publish(options, bundle, destination)
         check = None
         if options.check:
             original = None if head is None else head.original
@@ -80,49 +79,6 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         check=check,
         uploaded=options.upload_repo,
     )
-
-
-def output_path(options: Options) -> Path:
-    """Where the bundle goes: as asked, or ``models/`` and the target's name."""
-    if options.mlx_path is not None:
-        return local_path(options.mlx_path).absolute()
-    assert options.hf_path is not None
-    path = local_path(options.gguf_file or options.hf_path.partition("@")[0]).absolute()
-    name = path.stem if path.suffix == ".gguf" else path.name
-    if options.quantize:
-        bits = options.q_bits or MODES[options.q_mode][1][0]
-        name += f"-{bits}bit" if options.q_mode == "affine" else f"-{options.q_mode}"
-    return (MODELS / name).absolute()
-
-
-def _check_output(options: Options, out: Path) -> None:
-    """Refuse before any work what could not be published."""
-    inside = out / DRAFTER_DIRECTORY
-    if options.hf_path is None:
-        if not (out / "config.json").is_file():
-            raise RedrafterError(
-                f"There is no bundle at '{out}' to put the drafter into: convert its target "
-                "first, or pass --hf-path as well."
-            )
-        if inside.exists() and not options.overwrite:
-            raise RedrafterError(f"'{out}' has a drafter already: pass --overwrite to replace it.")
-        return
-    if not out.exists():
-        return
-    if not options.overwrite:
-        raise RedrafterError(
-            f"'{out}' exists already: pass --overwrite to replace it, or another --mlx-path."
-        )
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").is_file()):
-        raise RedrafterError(
-            f"'{out}' is not a model directory, so it is not overwritten: choose another "
-            "--mlx-path."
-        )
-    source = local_path(options.hf_path)
-    if source.exists() and source.resolve().is_relative_to(out.resolve()):
-        raise RedrafterError(
-            "The target cannot be overwritten by its own conversion: choose another --mlx-path."
-        )
 
 
 def _write_target(
@@ -219,14 +175,13 @@ def _write_card(
     (bundle / "README.md").write_text(text, "utf-8")
 
 
-def _publish(options: Options, bundle: Path, out: Path) -> None:
+def _publish(options: Options, bundle: Path, destination: Destination) -> None:
     """Move what is finished to its place."""
     if options.hf_path is not None:
-        publish(bundle, out)
+        publish(bundle, destination.place)
         return
-    clear_stale(out / DRAFTER_DIRECTORY, REMEDY)
-    publish(bundle / DRAFTER_DIRECTORY, out / DRAFTER_DIRECTORY)
-    with atomic_path(out / "README.md") as temporary:
+    publish(bundle / DRAFTER_DIRECTORY, destination.place)
+    with atomic_path(destination.bundle / "README.md") as temporary:
         shutil.copyfile(bundle / "README.md", temporary)
 
 

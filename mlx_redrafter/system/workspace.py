@@ -36,14 +36,10 @@ def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
         InUse: If another conversion into ``out`` is running.
         RedrafterError: If the place cannot be written, or the disk is full.
     """
-    try:
+    with telling(out, remedy):
         out.parent.mkdir(parents=True, exist_ok=True)
         clear_stale(out, remedy)
         handle, directory = _make(out)
-    except OSError as error:
-        raise RedrafterError(
-            f"'{out.parent}' cannot be written to ({error.strerror}): {remedy}."
-        ) from None
     try:
         yield directory
     except Exception as error:  # mlx and safetensors have their own kinds
@@ -56,6 +52,21 @@ def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def telling(out: Path, remedy: str) -> Iterator[None]:
+    """Turn what the system says of the place of ``out`` into one sentence.
+
+    Raises:
+        RedrafterError: Instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RedrafterError(
+            f"'{out.parent}' cannot be written to ({error.strerror}): {remedy}."
+        ) from None
 
 
 def _make(out: Path) -> tuple[int, Path]:
@@ -90,15 +101,22 @@ def clear_stale(out: Path, remedy: str = ANOTHER_PLACE) -> None:
     Raises:
         InUse: If another conversion into ``out`` is running.
     """
-    if _replaced(out).exists():
-        if out.exists():
-            shutil.rmtree(_replaced(out), ignore_errors=True)
-        else:
-            _replaced(out).rename(out)
+    if os.path.lexists(_replaced(out)):
+        _settle(_replaced(out), out)
     for directory in out.parent.glob(glob.escape(_prefix(out)) + "*"):
         if _is_held(directory):
             raise InUse(f"Another conversion into '{out}' is running: wait for it or {remedy}.")
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _settle(waiting: Path, out: Path) -> None:
+    """Remove what was replaced, or put it back where nothing has taken its place."""
+    if waiting.is_symlink() and (os.path.lexists(out) or not waiting.exists()):
+        waiting.unlink()  # what it leads to is not ours
+    elif out.exists():
+        shutil.rmtree(waiting, ignore_errors=True)
+    elif not out.is_symlink():
+        waiting.rename(out)
 
 
 def _is_held(directory: Path) -> bool:
@@ -114,7 +132,7 @@ def _is_held(directory: Path) -> bool:
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Move a finished directory to ``out``, replacing what is there."""
+    """Move a finished directory to ``out``, replacing what is there, which must be no link."""
     if not out.exists():
         finished.rename(out)
         return
