@@ -178,9 +178,9 @@ def _write_card(
 def _publish(options: Options, bundle: Path, destination: Destination) -> None:
     """Move what is finished to its place."""
     if options.hf_path is not None:
-        publish(bundle, destination.place)
+        publish(bundle, destination.place, REMEDY)
         return
-    publish(bundle / DRAFTER_DIRECTORY, destination.place)
+    publish(bundle / DRAFTER_DIRECTORY, destination.place, REMEDY)
     with atomic_path(destination.bundle / "README.md") as temporary:
         shutil.copyfile(bundle / "README.md", temporary)
 

@@ -1,4 +1,4 @@
-"""Where a directory that is to be written really lies."""
+"""Where a directory that is to be written really lies, and whether another can take its place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def real_directory(path: Path, remedy: str) -> Path:
         remedy: What a person can do where it cannot be written, for messages.
 
     Raises:
-        RedrafterError: If a link leads nowhere, or the name is too long.
+        RedrafterError: If a link leads nowhere, the name is too long, or a disk is mounted there.
     """
     _check_name(path, remedy)
     if path.is_symlink() or ".." in path.parts:
@@ -28,6 +28,11 @@ def real_directory(path: Path, remedy: str) -> Path:
             raise RedrafterError(f"'{path}' is a link that leads nowhere: remove it or {remedy}.")
         path = real
         _check_name(path, remedy)
+    if path.is_mount():
+        raise RedrafterError(
+            f"'{path}' is a mount point, which no directory can take the place of: name one below "
+            "it, or unmount it."
+        )
     return path
 
 

@@ -131,8 +131,22 @@ def _is_held(directory: Path) -> bool:
         os.close(handle)
 
 
-def publish(finished: Path, out: Path) -> None:
-    """Move a finished directory to ``out``, replacing what is there, which must be no link."""
+def publish(finished: Path, out: Path, remedy: str = ANOTHER_PLACE) -> None:
+    """Move a finished directory to ``out``, replacing what is there, which must be no link.
+
+    Raises:
+        RedrafterError: If the system does not let it be moved; ``out`` is then as it was.
+    """
+    try:
+        _exchange(finished, out)
+    except OSError as error:
+        raise RedrafterError(
+            f"'{out}' cannot be replaced ({error.strerror or error}), and nothing was changed: "
+            f"{remedy}."
+        ) from None
+
+
+def _exchange(finished: Path, out: Path) -> None:
     if not out.exists():
         finished.rename(out)
         return

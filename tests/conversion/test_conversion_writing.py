@@ -168,7 +168,7 @@ def test_failed_rename_restores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return rename(self, to)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(RedrafterError, match=r"cannot be replaced \(no\), and nothing was changed"):
         publish(finished, out)
     assert (out / "old").read_text() == "kept"
 

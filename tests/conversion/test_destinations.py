@@ -1,13 +1,16 @@
-"""Places that a conversion is asked to write to."""
+"""Places that a conversion is asked to write to: links, mount points, names that cannot be."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from conversion_models import make_head, write_head, write_target
 
 from mlx_redrafter.conversion import convert
+from mlx_redrafter.ui.cli.convert import main
 
 pytestmark = pytest.mark.torch
 
@@ -24,6 +27,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence of a command that is refused, and which changes nothing here."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1, text
+    return text
 
 
 def test_the_directory_behind_a_link_is_overwritten(tmp_path: Path, target: Path) -> None:
@@ -81,3 +93,46 @@ def test_the_drafter_behind_a_link_is_overwritten(tmp_path: Path, target: Path, 
         assert f'"bits": {bits}' in (real / "config.json").read_text()
     assert names(bundle) == before
     assert names(real.parent) == ["drafter-v1"]
+
+
+@pytest.mark.parametrize("part", ["bundle", "drafter"])
+def test_mount_points_are_refused_before_the_work(
+    tmp_path: Path,
+    target: Path,
+    head: Path,
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = tmp_path / "bundle"
+    convert(hf_path=target, drafter=head, mlx_path=bundle)
+    mounted = bundle if part == "bundle" else bundle / "drafter"
+    source = ("--hf-path", target) if part == "bundle" else ("--drafter", head)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == mounted)
+    for more in ((), ("--overwrite",)):
+        text = told(capsys, *source, "--mlx-path", bundle, *more)
+        assert f"'{mounted}' is a mount point" in text
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_mount_points_that_cannot_be_recognised(
+    tmp_path: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    convert(hf_path=target, mlx_path=out)
+    before = names(out)
+    rename = Path.rename
+
+    def busy(self: Path, to: Path) -> Path:
+        if self == out:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    text = told(capsys, "--hf-path", target, "--mlx-path", out, "--overwrite")
+    assert "cannot be replaced (Device or resource busy), and nothing was changed" in text
+    assert names(tmp_path) == ["out"]
+    assert names(out) == before
