@@ -48,6 +48,13 @@ class Options:
         Raises:
             RedrafterError: Saying which, and what to do.
         """
+        for flag, place in (
+            ("--hf-path", self.hf_path),
+            ("--drafter", self.drafter),
+            ("--mlx-path", self.mlx_path),
+        ):
+            if place == "":  # which as a path would be the current directory
+                raise RedrafterError(f"{flag} is empty: name a place, or leave it out.")
         if self.hf_path is None and self.drafter is None:
             raise RedrafterError("Nothing to convert: pass --hf-path, --drafter or both.")
         if self.gguf_file is not None and self.hf_path is None:

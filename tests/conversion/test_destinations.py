@@ -136,3 +136,58 @@ def test_mount_points_that_cannot_be_recognised(
     assert "cannot be replaced (Device or resource busy), and nothing was changed" in text
     assert names(tmp_path) == ["out"]
     assert names(out) == before
+
+
+def test_links_that_lead_nowhere(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    before = names(tmp_path)
+    for name in ("dangling", "one"):
+        for more in ((), ("--overwrite",)):
+            text = told(capsys, "--hf-path", target, "--mlx-path", tmp_path / name, *more)
+            assert f"'{tmp_path / name}' is a link that leads nowhere" in text
+        assert "cannot be written to" in told(
+            capsys, "--hf-path", target, "--mlx-path", tmp_path / "one" / "out"
+        )
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("length", [240, 250, 256, 5000])
+def test_names_that_are_too_long(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str], length: int
+) -> None:
+    text = told(capsys, "--hf-path", target, "--mlx-path", tmp_path / ("n" * length))
+    assert "is longer than 230 bytes: choose another --mlx-path" in text
+    deep = tmp_path.joinpath(*["n" * 200] * (length // 100))
+    if length == 5000:
+        assert "too long" in told(capsys, "--hf-path", target, "--mlx-path", deep)
+    assert names(tmp_path) == []
+
+
+def test_the_longest_name_will_do(tmp_path: Path, target: Path) -> None:
+    for _ in range(2):
+        convert(hf_path=target, mlx_path=tmp_path / ("n" * 230), overwrite=True)
+    assert names(tmp_path) == ["n" * 230]
+
+
+def test_two_dots_are_taken_out_of_paths(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(capsys, "--hf-path", target, "--mlx-path", tmp_path / "new" / "..")
+    assert f"'{tmp_path}' exists already" in text
+    assert names(tmp_path) == []
+    convert(hf_path=target, mlx_path=tmp_path / "new" / ".." / "out")
+    assert names(tmp_path) == ["out"]
+    convert(hf_path=target, mlx_path=tmp_path / "out" / "new" / "..", overwrite=True)
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("flag", ["--mlx-path", "--hf-path", "--drafter"])
+def test_an_empty_place_is_not_the_current_directory(
+    target: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    text = told(capsys, "--hf-path", target, flag, "")
+    assert f"{flag} is empty: name a place, or leave it out" in text
