@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,9 +17,11 @@ from ..errors import RedrafterError
 from ..system.files import atomic_path
 from ..text.chat_template import bounded
 from ..text.drafter_files import tokenizer_hash
-from ..text.prompts import plain_messages
+from ..text.prompts import check_characters, plain_messages
 
 Record = dict[str, Any]
+# A file's own text has none, so JSON's escapes are all that can bring halves of characters in.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,8 @@ def read_jsonl(path: Path) -> list[Record]:
     """Records of a JSON Lines file.
 
     Raises:
-        RedrafterError: If the file is missing or unreadable, or a line is not a JSON object.
+        RedrafterError: If the file is missing or unreadable, or a line is not a JSON object or
+            holds half a character.
     """
     if not path.is_file():
         raise RedrafterError(f"There is no file {path}: pass a JSON Lines file.")
@@ -60,8 +64,24 @@ def read_jsonl(path: Path) -> list[Record]:
             raise RedrafterError(
                 f"{path}, line {number} is not a JSON object: write one object a line."
             )
+        if _HALF.search(line):
+            _check_characters(record, f"{path}, line {number}")
         records.append(record)
     return records
+
+
+def _check_characters(record: Record, where: str) -> None:
+    """Refuse halves of characters wherever in a record, since it may be written again as it is."""
+    for key, value in record.items():
+        waiting: list[Any] = [value, key]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, str):
+                check_characters(one, f"{where}: {key!a}")
+            elif isinstance(one, dict):
+                waiting += [*reversed(one.values()), *one]
+            elif isinstance(one, list):
+                waiting += reversed(one)
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:

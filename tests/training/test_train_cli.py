@@ -284,3 +284,35 @@ def test_an_interrupted_overwriting_goes_on_without_it(bundle, data, tmp_path, c
         "the same command with --resume instead of --overwrite goes on" in capsys.readouterr().err
     )
     assert main([*given, "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "key"),
+    [
+        ('{"text": "\\ud800 lone"}', "text"),
+        ('{"prompt": "\\uDFFF x"}', "prompt"),
+        ('{"prompt": "x", "completion": "y\\ud83d"}', "completion"),
+        ('{"messages": [{"role": "user", "content": "\\ude00\\ud83d"}]}', "messages"),
+        ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "\\udc00"}]}]}',
+         "messages"),
+        ('{"text": "x", "tools": [{"\\udc00": 1}]}', "tools"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("regenerate", [False, True])
+def test_halves_of_characters_are_told_with_their_line(
+    bundle, tmp_path, capsys, record, key, regenerate
+):
+    path, out = write(tmp_path / "data.jsonl", chats()), tmp_path / "out"
+    with path.open("a") as file:
+        file.write("\n" + record + "\n")
+    flags = ["--regenerate"] if regenerate else []
+    text = refusal(capsys, "--model", bundle, "--data", path, "--output", out, *flags)
+    assert f"{path}, line 8: '{key}' holds half a character (a lone surrogate) at position" in text
+    assert not out.exists()
+
+
+def test_whole_characters_may_be_written_in_halves(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00"}\n{"text": "\\\\ud83d"}\n')
+    texts = [record["text"] for record in read_data(path, held_out=1)[0]]
+    assert texts in (["\U0001f600"], ["\\ud83d"])
