@@ -26,6 +26,7 @@ from ..errors import RedrafterError
 from ..text.boundary import read_json, reading
 from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
+from .configs import check_objects
 from .options import Options
 from .report import PartReport
 from .tensors import DRAFTER_PREFIX, check_names
@@ -115,6 +116,7 @@ def load_target(
             "The target's config.json has no model_type, so the model cannot be built: "
             "use the config.json that save_pretrained wrote."
         )
+    check_objects(values, directory / "config.json")
     if tensors is not None:
         check_counts(values, tensors, directory / "config.json")
     try:
