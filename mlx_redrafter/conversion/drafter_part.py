@@ -17,9 +17,9 @@ from ..drafting.config import MODEL_TYPE, DrafterConfig
 from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
-from ..text.boundary import read_json
 from ..text.bounds import check_counts
 from ..text.drafter_files import load_drafter
+from .configs import read_config
 from .options import Options
 from .report import PartReport
 from .target_part import model_bytes
@@ -77,7 +77,7 @@ def find_drafter(
     config = None
     path = directory / "config.json"
     if not prefix and (config_needed or path.is_file()):
-        config = read_json(path, "a drafter as save_pretrained writes it")
+        config = read_config(path, "a drafter")
         if not config_needed and config.get("model_type") != MODEL_TYPE:
             config = None  # the target's, of which the file is a part
     return DrafterSource(name, own, prefix, config, notes, directory)

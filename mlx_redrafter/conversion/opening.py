@@ -13,6 +13,7 @@ from ..system.workspace import require_space
 from ..target.target import Target
 from ..text.drafter_files import check_pair
 from ..text.places import DRAFTER_DIRECTORY
+from .configs import as_given
 from .drafter_part import DrafterSource, build_drafter, find_drafter, infer_config
 from .options import Options
 from .report import Progress
@@ -81,10 +82,11 @@ def open_target(options: Options, out: Path, work: Path, progress: Progress) -> 
     if found.is_torch:
         require_space(work, sum(path.stat().st_size for path in found.files), REMEDY)
     staged, notes = stage(found, work / "target", progress, options.dequantize, options.dtype)
-    own, merged = split_drafter(read_headers(staged.files))
-    # Quantised checkpoints hold integers too, but no GPU of mlx's computes in double precision.
-    check_types({k: info for k, info in own.items() if info.dtype == "F64"}, "The target")
-    part = load_target(staged.directory, found.name, options.trust_remote_code, len(own))
+    with as_given(staged.directory, found.files[0] if found.is_gguf else found.directory):
+        own, merged = split_drafter(read_headers(staged.files))
+        # Quantised checkpoints hold integers too, but no GPU of mlx's computes in double precision.
+        check_types({k: info for k, info in own.items() if info.dtype == "F64"}, "The target")
+        part = load_target(staged.directory, found.name, options.trust_remote_code, len(own))
     check_finite(own, "The target", progress)
     return OpenTarget(part, found, staged, merged, notes)
 
@@ -140,8 +142,8 @@ def _find_source(
         if target.merged:
             notes = ("The drafter saved with the target gave way to --drafter.",)
     elif target.merged and target.checkpoint is not None:
-        source = find_drafter(target.checkpoint.name, target.merged, work / "target", False)
-        return source, notes
+        whole = target.checkpoint
+        return find_drafter(whole.name, target.merged, whole.directory, False), notes
     elif target.checkpoint is not None and inner_drafter(target.checkpoint) is not None:
         checkpoint = target.checkpoint
     else:
@@ -149,7 +151,7 @@ def _find_source(
     checkpoint = inner_drafter(checkpoint) or checkpoint
     staged, _ = stage(checkpoint, work / "drafter", progress)
     headers = read_headers(staged.files)
-    found = find_drafter(checkpoint.name, headers, staged.directory, not checkpoint.lone_file)
+    found = find_drafter(checkpoint.name, headers, checkpoint.directory, not checkpoint.lone_file)
     return found, notes
 
 

@@ -14,8 +14,8 @@ from ..errors import RedrafterError
 from ..gguf import gguf_files, only_file
 from ..gguf.file import require_regular
 from ..system.files import is_there, local_path
-from ..text.boundary import read_json
 from ..text.places import GGUF, KNOWN, fetch_file, known_file, may_be_repo, repo_gguf_files
+from .configs import read_config
 
 SAFETENSORS = ".safetensors"
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
@@ -23,6 +23,7 @@ TORCH_PATTERNS = ["*" + suffix for suffix in TORCH_SUFFIXES]
 WEIGHT_SUFFIXES = (SAFETENSORS, *TORCH_SUFFIXES, GGUF)
 # Left beside the weights by trainers; none of them holds parameters.
 TRAINER_FILES = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state)")
+AGAIN = "download it again, or remove it where the weights are a single file"
 SMALL_FILES = [
     "*.json",
     "*.py",
@@ -217,7 +218,7 @@ def _weight_files(directory: Path, what: str) -> tuple[Path, ...]:
 
 def _indexed_files(directory: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, ...]:
     for index in sorted(directory.glob("*.index.json")):
-        weight_map = read_json(index, "a shard index").get("weight_map")
+        weight_map = read_config(index, "a sharded checkpoint", AGAIN).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             continue
         names = sorted({str(name) for name in weight_map.values()})

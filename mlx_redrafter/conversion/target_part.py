@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from mlx_lm.utils import (
 )
 
 from ..errors import RedrafterError
-from ..text.boundary import read_json, reading
+from ..text.boundary import reading
 from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
-from .configs import check_objects
+from .configs import check_objects, check_own_code, read_config
 from .options import Options
 from .report import PartReport
 from .tensors import DRAFTER_PREFIX, check_names
@@ -109,7 +110,7 @@ def load_target(
     Raises:
         RedrafterError: If configuration, tensors or tokenizer are incomplete or unknown to mlx-lm.
     """
-    values = read_json(directory / "config.json", "a model as save_pretrained writes it")
+    values = read_config(directory / "config.json", "a model")
     kind = values.get("model_type")
     if not isinstance(kind, str):
         raise RedrafterError(
@@ -117,6 +118,7 @@ def load_target(
             "use the config.json that save_pretrained wrote."
         )
     check_objects(values, directory / "config.json")
+    check_own_code(values, directory / "config.json", trust_remote_code)
     if tensors is not None:
         check_counts(values, tensors, directory / "config.json")
     try:
@@ -151,12 +153,26 @@ def _load_failure(kind: str, error: Exception) -> str:
 
 def _tokenizer(directory: Path, config: dict[str, Any], trust_remote_code: bool) -> Any:
     remedy = "put tokenizer.json or tokenizer.model and tokenizer_config.json beside config.json"
-    with reading("The target's tokenizer", remedy):
+    with reading("The target's tokenizer", remedy), _naming_the_flag():
         return load_tokenizer(
             directory,
             {"trust_remote_code": trust_remote_code},
             eos_token_ids=config.get("eos_token_id"),
         )
+
+
+@contextmanager
+def _naming_the_flag() -> Iterator[None]:
+    """Name the flag where transformers names its own argument."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise RedrafterError(
+            "The target's tokenizer comes with Python files of its own, which are not run unless "
+            "you trust them: pass --trust-remote-code."
+        ) from error
 
 
 def transform(part: TargetPart, options: Options) -> TargetPart:

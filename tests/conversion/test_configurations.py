@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversion_models import write_target
+from conversion_models import make_head, write_head, write_target
 
 from mlx_redrafter.ui.cli.convert import main
 
@@ -38,6 +38,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main([str(argument) for argument in arguments]) == 2
     text = capsys.readouterr().err
     assert text.count("\n") == 1, text
+    assert ".convert-" not in text  # the directory of the work is gone by then
     return text
 
 
@@ -49,3 +50,75 @@ def test_a_text_configuration_is_an_object(
     text = told(capsys, "--hf-path", source, "--mlx-path", tmp_path / "out")
     assert f"is {json.dumps(value)}, but has to be an object" in text
     assert "text_config in " in text
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [
+        (None, "{} has no config.json, so it is not a {}; put"),
+        ("[]", "{}/config.json holds no JSON object, so it is not a {}'s; put"),
+        ("{", "{}/config.json is not readable JSON: Expecting property name"),
+    ],
+)
+@pytest.mark.parametrize("part", ["model", "drafter"])
+def test_the_persons_own_path_is_named(
+    tmp_path: Path,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+    config: str | None,
+    wrong: str,
+) -> None:
+    head = write_head(tmp_path / "head", make_head())
+    damaged = source if part == "model" else head
+    if config is None:
+        (damaged / "config.json").unlink()
+    else:
+        (damaged / "config.json").write_text(config)
+    flags = ("--hf-path", source, "--drafter", head, "--mlx-path", tmp_path / "out")
+    text = told(capsys, *flags)
+    assert wrong.format(damaged, part) in text
+    assert "put the one there that save_pretrained wrote beside the weights" in text
+
+
+def test_counts_are_told_of_the_persons_own_file(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = write_head(tmp_path / "head", make_head())
+    change(head, num_draft_layers=10**6)
+    flags = ("--hf-path", source, "--drafter", head, "--mlx-path", tmp_path / "out")
+    assert f"{head}/config.json asks for 1,000,000" in told(capsys, *flags)
+    change(source, num_hidden_layers=10**6)
+    assert f"{source}/config.json asks for 1,000,000" in told(capsys, *flags)
+
+
+def test_a_damaged_index_says_what_to_do(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "model.safetensors.index.json").write_text("[]")
+    text = told(capsys, "--hf-path", source, "--mlx-path", tmp_path / "out")
+    assert "so it is not a sharded checkpoint's; download it again, or remove it" in text
+
+
+def test_code_of_a_models_own_is_asked_for_by_its_flag(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(source, model_file="x.py")
+    text = told(capsys, "--hf-path", source, "--mlx-path", tmp_path / "out")
+    assert f'{source}/config.json names a Python file of its own, "x.py"' in text
+    assert "pass --trust-remote-code" in text
+
+
+def test_code_of_a_tokenizers_own_is_asked_for_by_its_flag(
+    tmp_path: Path,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise ValueError("Please pass the argument `trust_remote_code=True` to allow custom code.")
+
+    monkeypatch.setattr("mlx_redrafter.conversion.target_part.load_tokenizer", refuse)
+    text = told(capsys, "--hf-path", source, "--mlx-path", tmp_path / "out")
+    assert "pass --trust-remote-code" in text
+    assert "trust_remote_code" not in text
