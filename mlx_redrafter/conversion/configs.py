@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import RedrafterError
 from ..text.boundary import read_json
@@ -84,3 +86,49 @@ def shown(value: Any) -> str:
     """A value as its file has it, the beginning of a long one."""
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def wrong_kind(values: Mapping[str, Any], declared: type) -> str | None:
+    """The first entry of another kind than a class declares; None where all are as declared.
+
+    Only for explanations: mlx-lm's declarations are not binding.
+
+    Args:
+        values: A configuration.
+        declared: mlx-lm's dataclass of a model's arguments.
+    """
+    hints = get_type_hints(declared)
+    for name, value in values.items():
+        kinds = _plain_kinds(hints.get(name))
+        if kinds and not isinstance(value, kinds):
+            return f"{name} is {shown(value)}"
+    return None
+
+
+def _plain_kinds(hint: Any) -> tuple[type, ...]:
+    """The kinds of values that a hint allows; none where it is not of plain kinds alone."""
+    if get_origin(hint) in (Union, UnionType):
+        each = [_plain_kinds(one) for one in get_args(hint)]
+        return tuple(kind for kinds in each for kind in kinds) if all(each) else ()
+    if hint is float:
+        return (float, int)
+    return (hint,) if hint in (int, bool, str, type(None)) else ()
+
+
+@contextmanager
+def naming_field(values: Mapping[str, Any]) -> Iterator[None]:
+    """Name the entry of config.json that transformers, looking for a tokenizer, stumbles over.
+
+    Raises:
+        RedrafterError: If it names one.
+    """
+    try:
+        yield
+    except RedrafterError as error:
+        found = re.search(r"[Vv]alidation error for field '(\w+)'", str(error))
+        if found is None or found[1] not in values:
+            raise
+        raise RedrafterError(
+            f"{found[1]} in the target's config.json is {shown(values[found[1]])}, which "
+            f"transformers does not take: {RIGHT_ONE}."
+        ) from error

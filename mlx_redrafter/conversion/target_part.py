@@ -27,7 +27,7 @@ from ..errors import RedrafterError
 from ..text.boundary import reading
 from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
-from .configs import check_objects, check_own_code, read_config
+from .configs import RIGHT_ONE, check_objects, check_own_code, naming_field, read_config, wrong_kind
 from .options import Options
 from .report import PartReport
 from .tensors import DRAFTER_PREFIX, check_names
@@ -90,7 +90,13 @@ def _check_numbers(expected: dict[str, mx.array], weights: dict[str, mx.array]) 
 
 
 def _checked_classes(config: dict[str, Any]) -> tuple[type, type]:
-    model_class, args_class = _get_classes(config)
+    try:
+        model_class, args_class = _get_classes(config)
+    except ValueError as error:
+        raise RedrafterError(
+            f"mlx-lm does not know the model type '{config['model_type']}': upgrade mlx-lm or use "
+            "another target."
+        ) from error
     checked = type(model_class.__name__, (_Checked, model_class), {})
     checked.__module__ = model_class.__module__
     return checked, args_class
@@ -131,24 +137,33 @@ def load_target(
     except RedrafterError:
         raise
     except Exception as error:  # of whatever kind, it is the checkpoint's doing
-        raise RedrafterError(_load_failure(kind, error)) from error
-    return TargetPart(model, config, _tokenizer(directory, config, trust_remote_code), name)
+        raise RedrafterError(_load_failure(values, error)) from error
+    with naming_field(values):
+        tokenizer = _tokenizer(directory, config, trust_remote_code)
+    return TargetPart(model, config, tokenizer, name)
 
 
-def _load_failure(kind: str, error: Exception) -> str:
+def _load_failure(values: dict[str, Any], error: Exception) -> str:
     reason = reason_of(error)
     if isinstance(error, KeyError):
         reason = f"missing key {error}"
-    if isinstance(error, TypeError) and "argument" in reason:
+    if isinstance(error, TypeError) and "missing" in reason and "argument" in reason:
         reason = "missing keys: " + reason.partition(": ")[2]
-    if "not supported" in reason:
-        return (
-            f"mlx-lm does not know the model type '{kind}': upgrade mlx-lm or use another target."
-        )
+    if (entry := _wrong_entry(values)) is not None:
+        reason = f"{entry}; {reason}"
     return (
-        f"mlx-lm cannot build the target ('{kind}') from its config.json ({reason}): "
-        "use the config.json that belongs to the weights."
+        f"mlx-lm cannot build the target ('{values['model_type']}') from its config.json "
+        f"({reason}): {RIGHT_ONE}."
     )
+
+
+def _wrong_entry(values: dict[str, Any]) -> str | None:
+    """What is likely to be wrong with a configuration that no model could be built from."""
+    if values.get("text_config", {}) is None:
+        return "text_config is null"
+    with contextlib.suppress(Exception):  # a class without plain declarations explains nothing
+        return wrong_kind(values, _get_classes(values)[1])
+    return None
 
 
 def _tokenizer(directory: Path, config: dict[str, Any], trust_remote_code: bool) -> Any:

@@ -122,3 +122,31 @@ def test_code_of_a_tokenizers_own_is_asked_for_by_its_flag(
     text = told(capsys, "--hf-path", source, "--mlx-path", tmp_path / "out")
     assert "pass --trust-remote-code" in text
     assert "trust_remote_code" not in text
+
+
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        ({"vocab_size": None}, "(vocab_size is null; "),
+        ({"rms_norm_eps": None}, "(rms_norm_eps is null; "),
+        ({"hidden_size": "64"}, '(hidden_size is "64"; '),
+        ({"num_hidden_layers": None}, "(num_hidden_layers is null; "),
+        ({"text_config": None}, "(text_config is null; "),
+        ({"num_attention_heads": 0}, "(float division by zero)"),
+        ({"tie_word_embeddings": "x"}, 'tie_word_embeddings in the target\'s config.json is "x"'),
+        ({"eos_token_id": "x"}, 'eos_token_id in the target\'s config.json is "x"'),
+    ],
+)
+def test_the_entry_that_is_wrong_is_named(
+    tmp_path: Path,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+    entries: dict[str, Any],
+    wrong: str,
+) -> None:
+    change(source, **entries)
+    text = told(capsys, "--hf-path", source, "--mlx-path", tmp_path / "out")
+    assert wrong in text
+    assert "use the config.json that belongs to the weights" in text
+    assert "upgrade mlx-lm" not in text
+    assert "tokenizer" not in text
