@@ -58,8 +58,7 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         bundle.mkdir()
         part = None
         if options.hf_path is not None:
-            spare = 0 if drafter is None else model_bytes(drafter.head)
-            part = _write_target(options, target, bundle, spare, progress)
+            part = _write_target(options, target, drafter, bundle, progress)
         head = (
             None if drafter is None else _write_drafter(options, target, drafter, bundle, progress)
         )
@@ -75,19 +74,28 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         path=out,
         target=part,
         drafter=None if head is None else head.report,
-        notes=(*target.notes, *(() if drafter is None else drafter.notes)),
+        notes=(*target.notes, *target.part.notes, *(() if drafter is None else drafter.notes)),
         check=check,
         uploaded=options.upload_repo,
     )
 
 
 def _write_target(
-    options: Options, target: OpenTarget, bundle: Path, spare: int, progress: Progress
+    options: Options,
+    target: OpenTarget,
+    drafter: OpenDrafter | None,
+    bundle: Path,
+    progress: Progress,
 ) -> PartReport:
-    """Write the target and everything that lies beside its weights; ``spare`` bytes come later."""
+    """Write the target and everything that lies beside its weights; the drafter comes later."""
     assert target.staged is not None
-    part = transform(target.part, options)
+    # With a drafter, -q may be meant for that alone.
+    kept = drafter is not None and (
+        options.drafter is not None or drafter.head.config.quantization is None
+    )
+    part = transform(target.part, options, kept)
     assert part.report is not None
+    spare = 0 if drafter is None else model_bytes(drafter.head)
     require_space(bundle, part.report.bytes_after + spare + HEADROOM, REMEDY)
     write_model(part.model, part.config, bundle, progress, "Writing the target")
     part.tokenizer.save_pretrained(bundle)
@@ -193,7 +201,7 @@ def _reference(options: Options, target: OpenTarget) -> Callable[[], nn.Module] 
 
     def make() -> nn.Module:
         part = load_target(staged.directory, "", options.trust_remote_code)
-        return transform(part, options).model
+        return transform(part, options, kept=True).model
 
     return make
 

@@ -28,7 +28,7 @@ from ..text.boundary import reading
 from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
 from .configs import RIGHT_ONE, check_objects, check_own_code, naming_field, read_config, wrong_kind
-from .options import Options
+from .options import MODES, Options
 from .report import PartReport
 from .tensors import DRAFTER_PREFIX, check_names
 
@@ -45,6 +45,7 @@ class TargetPart:
     tokenizer: Any
     name: str
     report: PartReport | None = None
+    notes: tuple[str, ...] = ()
 
 
 def own_weights(weights: dict[str, Any]) -> dict[str, Any]:
@@ -190,15 +191,19 @@ def _naming_the_flag() -> Iterator[None]:
         ) from error
 
 
-def transform(part: TargetPart, options: Options) -> TargetPart:
+def transform(part: TargetPart, options: Options, kept: bool = False) -> TargetPart:
     """Cast, quantise or dequantise as mlx_lm.convert does, in its order; nothing is evaluated.
 
     Args:
         part: A loaded target.
         options: What is asked for.
+        kept: Whether a target that is quantised already may stay as it is.
 
     Returns:
         The target with its report filled in.
+
+    Raises:
+        RedrafterError: If it cannot be quantised as asked.
     """
     before = model_bytes(part.model)
     predicate: Callable[..., Any] | None = None
@@ -215,7 +220,10 @@ def transform(part: TargetPart, options: Options) -> TargetPart:
     _cast(part, options.dtype)
     left: list[str] = []
     if options.quantize:
+        packed = _packed_layers(part.model)
         _quantise(part, options, predicate)
+        if packed and _packed_layers(part.model) == packed:
+            part.notes = (_already_quantised(part.config["quantization"], options, kept),)
         left = _left_out(part.model, part.config["quantization"]["group_size"])
     if options.dequantize:
         part.config.pop("quantization", None)
@@ -230,6 +238,28 @@ def transform(part: TargetPart, options: Options) -> TargetPart:
         full_precision=tuple(left),
     )
     return part
+
+
+def _packed_layers(model: nn.Module) -> int:
+    return sum("scales" in module for _, module in model.named_modules())
+
+
+def _already_quantised(entry: dict[str, Any], options: Options, kept: bool) -> str:
+    """What to tell where -q left the target as it was, if that may be."""
+    bits, mode = entry.get("bits"), entry.get("mode", "affine")
+    how = f"{bits} bits" if mode == "affine" else f"{mode}"
+    if not kept:
+        raise RedrafterError(
+            f"The target is quantised already ({how}), so -q would change nothing: leave -q out, "
+            "or turn it back with -d first and quantise that."
+        )
+    asked = (options.q_bits or MODES[options.q_mode][1][0], options.q_mode)
+    if options.mlx_path is None and asked != (bits, mode):
+        raise RedrafterError(
+            f"The target is quantised already ({how}) and would stay as it is, which the bundle's "
+            "usual name would not say: name it with --mlx-path."
+        )
+    return f"The target is quantised already ({how}) and was kept as it is."
 
 
 def _quantise(part: TargetPart, options: Options, predicate: Callable[..., Any] | None) -> None:
