@@ -259,6 +259,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in names:
             raise RedrafterError(f"{path}: {_unknown(str(key), list(names))}")
+        if names[name] in found:
+            raise RedrafterError(
+                f"{path} gives {names[name]} twice, under two names: leave {key} out."
+            )
         found[names[name]] = value
     return found
 

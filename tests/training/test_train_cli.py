@@ -73,6 +73,12 @@ def test_yaml_gives_the_settings_and_flags_override_them(tmp_path):
     path.write_text("learning_rat: 1\n")
     with pytest.raises(RedrafterError, match="did you mean 'learning_rate'"):
         read_config(path)
+    for text in ("steps: 9\niters: 7\n", "save-every: 1\nsave_every: 1\n"):
+        path.write_text(text)
+        with pytest.raises(
+            RedrafterError, match=r"twice, under two names: leave (iters|save_every)"
+        ):
+            read_config(path)
     for text in ("a: 2026-99-99\n", "[" * 5000, "? [a]\n: 1\n", "!!python/object:os.x {}\n"):
         path.write_text(text)
         with pytest.raises(RedrafterError, match=str(path)):
