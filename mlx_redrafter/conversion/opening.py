@@ -9,10 +9,11 @@ from pathlib import Path
 from ..drafting.config import DrafterConfig
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
+from ..system.files import is_there, local_path
 from ..system.workspace import require_space
 from ..target.target import Target
 from ..text.drafter_files import check_pair
-from ..text.places import DRAFTER_DIRECTORY
+from ..text.places import DRAFTER_DIRECTORY, KNOWN
 from .configs import as_given
 from .drafter_part import DrafterSource, build_drafter, find_drafter, infer_config
 from .options import Options
@@ -88,7 +89,16 @@ def open_target(options: Options, out: Path, work: Path, progress: Progress) -> 
         check_types({k: info for k, info in own.items() if info.dtype == "F64"}, "The target")
         part = load_target(staged.directory, found.name, options.trust_remote_code, len(own))
     check_finite(own, "The target", progress)
-    return OpenTarget(part, found, staged, merged, notes)
+    return OpenTarget(part, found, staged, merged, (*_unused(options), *notes))
+
+
+def _unused(options: Options) -> tuple[str, ...]:
+    """What was asked for in vain; mlx-lm, too, takes no offence."""
+    if options.revision is None or options.hf_path is None:
+        return ()
+    if options.hf_path not in KNOWN and not is_there(local_path(options.hf_path)):
+        return ()
+    return (f"'{options.hf_path}' is not fetched from the Hub, so --revision was not used.",)
 
 
 def open_drafter(

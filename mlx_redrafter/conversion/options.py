@@ -59,6 +59,8 @@ class Options:
             raise RedrafterError("Nothing to convert: pass --hf-path, --drafter or both.")
         if self.gguf_file is not None and self.hf_path is None:
             raise RedrafterError("--gguf-file names a file of --hf-path: pass that as well.")
+        if self.revision is not None and self.hf_path is None:
+            raise RedrafterError("--revision is one of --hf-path: pass that as well.")
         if self.hf_path is None and self.mlx_path is None:
             raise RedrafterError(
                 "A drafter alone goes into an existing bundle: name it with --mlx-path."
@@ -97,6 +99,12 @@ class Options:
             raise RedrafterError(
                 "--q-bits, --q-mode and --quant-predicate shape a quantisation that was not asked "
                 "for: add -q."
+            )
+        packs = self.quantize or self.drafter_bits is not None
+        if self.q_group_size is not None and not packs and self.drafter_small_bits is None:
+            raise RedrafterError(
+                "--q-group-size shapes a quantisation that was not asked for: add -q, or "
+                "--drafter-q-bits."
             )
         if self.quant_predicate is not None:
             if self.quant_predicate not in QUANT_RECIPES:

@@ -89,9 +89,11 @@ def find_checkpoint(
                 f"'{path}' is not a weight file: expected one of {', '.join(WEIGHT_SUFFIXES)}."
             )
         require_regular(path)
+        _require_named(path, location, gguf_file)
         name = path.stem if path.suffix == GGUF else path.name
         return Checkpoint(name, path.parent, (path,), lone_file=True, root=path.parent)
     if location in KNOWN:
+        _require_named(Path(KNOWN[location].file), location, gguf_file)
         return _gguf_checkpoint(known_file(location))
     repo, _, after = location.partition("@")
     if "/" not in repo or not may_be_repo(repo):
@@ -102,10 +104,22 @@ def find_checkpoint(
     return _on_hub(repo, what, after or revision, gguf_file)
 
 
+def _require_named(file: Path, location: str, gguf_file: str | None) -> None:
+    """Refuse another file's name beside a location that stands for one file."""
+    if gguf_file is not None and gguf_file not in (file.name, file.stem, str(file)):
+        raise RedrafterError(
+            f"'{location}' is the file {file.name}, not {gguf_file}: leave --gguf-file out."
+        )
+
+
 def _in_directory(path: Path, what: str, gguf_file: str | None) -> Checkpoint:
     files = () if gguf_file is not None else weight_files(path, what, path)
     if not files and (found := gguf_files(path)):
         return _gguf_checkpoint(only_file(found, str(path), gguf_file))
+    if not files and gguf_file is not None:
+        raise RedrafterError(
+            f"{what}'s directory '{path}' holds no GGUF file: leave --gguf-file out."
+        )
     if not files:
         raise RedrafterError(
             f"{what}'s directory '{path}' holds no weights: expected model.safetensors, "

@@ -1,0 +1,59 @@
+"""Options that would have no effect on what is converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conversion_models import write_target
+from gguf_models import tiny_gguf
+
+from mlx_redrafter.conversion import convert
+from mlx_redrafter.conversion.options import Options
+from mlx_redrafter.errors import RedrafterError
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_target(tmp_path_factory.mktemp("checkpoints") / "tiny-llama")
+
+
+def test_a_group_size_serves_a_drafter_alone() -> None:
+    Options(hf_path="t", q_group_size=32, drafter_q_bits=4).validate()
+    Options(hf_path="t", q_group_size=32, drafter_rnn_q_bits=8).validate()
+    Options(hf_path="t", q_group_size=32, quantize=True).validate()
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"hf_path": "t", "q_group_size": 32}, "--q-group-size shapes"),
+        ({"hf_path": "t", "q_group_size": 32, "drafter_q_bits": "none"}, "--q-group-size shapes"),
+        ({"drafter": "d", "mlx_path": "b", "revision": "main"}, "--revision is one of --hf-path"),
+    ],
+)
+def test_options_that_shape_nothing(options: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(RedrafterError, match=wrong):
+        Options(**options).validate()
+
+
+def test_another_file_than_the_one_that_is_named(tmp_path: Path, target: Path) -> None:
+    file = tiny_gguf(tmp_path / "tiny.Q8_0.gguf", matrix_type="Q8_0")
+    out = tmp_path / "out"
+    for place, wrong in (
+        ("smollm2", "'smollm2' is the file SmolLM2-135M-Instruct.Q4_1.gguf, not x.gguf"),
+        (str(file), "is the file tiny.Q8_0.gguf, not x.gguf"),
+        (str(target), "holds no GGUF file: leave --gguf-file out"),
+    ):
+        with pytest.raises(RedrafterError, match=wrong):
+            convert(hf_path=place, gguf_file="x.gguf", mlx_path=out)
+    convert(hf_path=file, gguf_file="tiny.Q8_0.gguf", mlx_path=out)
+
+
+def test_a_revision_of_what_lies_here(tmp_path: Path, target: Path) -> None:
+    report = convert(hf_path=target, mlx_path=tmp_path / "out", revision="main")
+    assert report.notes == (f"'{target}' is not fetched from the Hub, so --revision was not used.",)
+    assert convert(hf_path=target, mlx_path=tmp_path / "other").notes == ()
