@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import RedrafterError
 from ..system.files import local_path
-from ..system.real_directory import real_directory
+from ..system.real_directory import check_replaceable, real_directory
 from ..system.workspace import clear_stale, telling
 from ..text.places import DRAFTER_DIRECTORY
 from .opening import REMEDY
@@ -31,7 +31,8 @@ class Destination:
     @property
     def neighbour(self) -> Path:
         """The directory beside which work is done, on the disk of what is replaced."""
-        return self.bundle if self.place.parent == self.bundle else self.place
+        inside = self.place.parent == self.bundle
+        return self.bundle if inside and not self.bundle.is_mount() else self.place
 
 
 def find_destination(options: Options) -> Destination:
@@ -43,10 +44,13 @@ def find_destination(options: Options) -> Destination:
     asked = output_path(options)
     with telling(asked, REMEDY):
         bundle = _settled(asked)
+        if options.hf_path is not None:
+            check_replaceable(bundle)
         _check(options, bundle)
         if options.hf_path is not None:
             return Destination(bundle, bundle)
         place = _settled(bundle / DRAFTER_DIRECTORY)
+        check_replaceable(place)
         if place.exists() and not options.overwrite:
             raise RedrafterError(
                 f"'{bundle}' has a drafter already: pass --overwrite to replace it."

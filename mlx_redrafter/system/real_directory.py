@@ -19,7 +19,7 @@ def real_directory(path: Path, remedy: str) -> Path:
         remedy: What a person can do where it cannot be written, for messages.
 
     Raises:
-        RedrafterError: If a link leads nowhere, the name is too long, or a disk is mounted there.
+        RedrafterError: If a link leads nowhere, or the name is too long.
     """
     _check_name(path, remedy)
     if path.is_symlink() or ".." in path.parts:
@@ -28,12 +28,20 @@ def real_directory(path: Path, remedy: str) -> Path:
             raise RedrafterError(f"'{path}' is a link that leads nowhere: remove it or {remedy}.")
         path = real
         _check_name(path, remedy)
+    return path
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a place whose directory cannot be renamed.
+
+    Raises:
+        RedrafterError: If a disk is mounted there.
+    """
     if path.is_mount():
         raise RedrafterError(
             f"'{path}' is a mount point, which no directory can take the place of: name one below "
             "it, or unmount it."
         )
-    return path
 
 
 def _check_name(path: Path, remedy: str) -> None:

@@ -115,6 +115,22 @@ def test_mount_points_are_refused_before_the_work(
     assert names(tmp_path) == ["bundle"]
 
 
+def test_a_drafter_goes_into_a_bundle_that_is_a_mount_point(
+    tmp_path: Path, target: Path, head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    convert(hf_path=target, mlx_path=bundle)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == bundle)
+    before = names(bundle)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        assert names(tmp_path) == ["bundle"]  # another disk lies beside it
+
+    convert(drafter=head, mlx_path=bundle, progress=progress)
+    convert(drafter=head, mlx_path=bundle, progress=progress, overwrite=True)
+    assert names(bundle) == sorted([*before, "drafter"])
+
+
 def test_mount_points_that_cannot_be_recognised(
     tmp_path: Path,
     target: Path,
