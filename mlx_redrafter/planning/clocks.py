@@ -18,8 +18,10 @@ from .costs import CostModel
 # Share of a step's surprise that the machine's factor takes over.
 MACHINE_RATE = 0.2
 # Share of the jump between two kinds that is taken for theirs, and not for the machine's: it may
-# have changed at that very moment.
+# have changed at that very moment. Of the first jumps it is more, so that at first their mean is
+# taken: that the costs were measured wrongly is likelier then.
 KIND_RATE = 0.25
+FIRST_KIND_RATE = 0.8
 # Share of what drafted steps have in common that goes by what their forward costs beyond a plain
 # one; the rest is the same for all. Told beside a forward over so many rows, up to so many times.
 BEYOND_PLAIN = 0.5
@@ -36,6 +38,8 @@ STALLS_BELIEVED = 3
 # the second.
 DISAGREEMENT = 1.3
 STEP_DISAGREEMENT = 1.5
+# Plain steps in a row that say what one takes.
+PLAIN_STEPS_KNOWN = 2
 # After so many steps that disagree the costs are taken to be wrong.
 DISAGREEING_STEPS = 100
 
@@ -64,6 +68,8 @@ class Clocks:
         self._alone = 0.0  # of plain steps that overlap with nothing, beside those that do
         self._last: int | None = None
         self._stalls = 0
+        self._plain_steps = 0
+        self._jumps: dict[int, int] = {}  # to and from each kind; all that draft are one
         self._disagreeing = 0
 
     def factor(self, rows: int) -> float:
@@ -74,6 +80,11 @@ class Clocks:
     def machine(self) -> float:
         """The factor that all steps share."""
         return math.exp(self._machine)
+
+    @property
+    def knows_plain(self) -> bool:
+        """Whether plain steps in a row were seen, against which all others are told."""
+        return self._plain_steps >= PLAIN_STEPS_KNOWN
 
     @property
     def wrong(self) -> bool:
@@ -125,11 +136,13 @@ class Clocks:
             self._stalls += 1
             return
         self._stalls = 0
+        self._plain_steps += repeats * (rows == PLAIN)
         surprise = min(LARGEST_SURPRISE, max(-LARGEST_SURPRISE, surprise))
         self._age(repeats)
         if self._last is not None and self._last != rows:
-            self._tell_apart(self._last, rows, KIND_RATE * surprise)
-            surprise *= 1 - KIND_RATE
+            rate = self._rate(self._last, rows)
+            self._tell_apart(self._last, rows, rate * surprise)
+            surprise *= 1 - rate
         self._machine += (1.0 - (1.0 - MACHINE_RATE) ** repeats) * surprise
         self._last = rows
         apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
@@ -142,6 +155,7 @@ class Clocks:
         """Forget how kinds differ: another program that is gone by now may have set them apart."""
         self._drafted = self._alone = 0.0
         self._sizes.clear()
+        self._jumps.clear()
         self._last = None
 
     def _own(self, rows: int) -> float:
@@ -159,6 +173,14 @@ class Clocks:
             beyond = min(LARGEST_WEIGHT, max(0.0, share))
             self._weights[rows] = 1 - BEYOND_PLAIN + BEYOND_PLAIN * beyond
         return self._weights[rows]
+
+    def _rate(self, before: int, now: int) -> float:
+        """Share of a jump that is theirs, the larger the less is known of how they differ."""
+        kind = ALONE if max(before, now) == PLAIN else PLAIN + 1
+        if min(before, now) > PLAIN:  # two that draft: what each adds to the others is little
+            return KIND_RATE
+        jumps = self._jumps[kind] = self._jumps.get(kind, 0) + 1
+        return max(KIND_RATE, FIRST_KIND_RATE / jumps)
 
     def _age(self, steps: int) -> None:
         left = KIND_MEMORY**steps

@@ -297,7 +297,7 @@ class Planner:
         self._wide_probe = choice and self._wide.find(self._probes, choice, made, balance)
 
     def _take_plain(self, step: ObservedStep) -> None:
-        self._breaks.drafts = 0
+        self._breaks.take_plain(step.repeats)
         if self._choice is None:
             self._trials.take_plain(step, self.prices.late, self._probes.first_price)
             return
@@ -380,7 +380,8 @@ class Planner:
         self._choice, self._forecast = forecast.shape, forecast
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         seen = self.prices.plain_speed(self._context) is not None
-        self._breaks.space(gain, seen=seen, free=self._probes.free is not None)
+        told, free = self.clocks.knows_plain, self._probes.free is not None
+        self._breaks.space(gain, seen=seen, told=told, free=free)
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)
