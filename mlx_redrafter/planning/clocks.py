@@ -39,7 +39,7 @@ STALLS_BELIEVED = 3
 DISAGREEMENT = 1.3
 STEP_DISAGREEMENT = 1.5
 # Plain steps in a row that say what one takes.
-PLAIN_STEPS_KNOWN = 2
+PLAIN_ROW = 2
 # After so many steps that disagree the costs are taken to be wrong.
 DISAGREEING_STEPS = 100
 
@@ -84,7 +84,7 @@ class Clocks:
     @property
     def knows_plain(self) -> bool:
         """Whether plain steps in a row were seen, against which all others are told."""
-        return self._plain_steps >= PLAIN_STEPS_KNOWN
+        return self._plain_steps >= PLAIN_ROW
 
     @property
     def wrong(self) -> bool:
