@@ -2,8 +2,8 @@
 
 Whatever returns from C++ into an interpreter that is ending aborts the process ("terminate called
 without an active exception"). Two things do: a daemon thread in the middle of a step; and a thread
-that Python has ended, and has joined, while what mlx kept for it is still being freed, the graphs
-that it compiled there among it.
+that ends, while what mlx kept for it is being freed, the graphs that it compiled there among it.
+Python ends daemon threads wherever they are, and joins others before that is freed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 TASKS = Path("/proc/self/task")
 # Freeing takes well under a millisecond, a step up to seconds; the interpreter waits no longer.
 MAX_SECONDS = 5.0
+# In which a daemon thread between two steps comes to the next; one that waits for work does not.
+BETWEEN_STEPS_SECONDS = 0.25
 PAUSE_SECONDS = 0.001
 # Where the system does not say which threads there are.
 BLIND_SECONDS = 0.05
@@ -26,6 +28,7 @@ BLIND_SECONDS = 0.05
 _ending = False
 _computing: set[int] = set()
 _remembered: set[int] = set()
+_stopped: set[int] = set()
 _lock = threading.Lock()
 # The child of a fork has one thread, and waits for none of its parent's.
 os.register_at_fork(after_in_child=_computing.clear)
@@ -40,7 +43,7 @@ def computing() -> Iterator[None]:
         yield
         return
     if _ending and threading.current_thread() is not threading.main_thread():
-        _wait_for_ever()
+        _wait_for_ever(thread)
     _computing.add(thread)
     if thread not in _remembered:
         _remember(thread)
@@ -50,8 +53,9 @@ def computing() -> Iterator[None]:
         _computing.discard(thread)
 
 
-def _wait_for_ever() -> None:
+def _wait_for_ever(thread: int) -> None:
     """Wait in C for a lock that nobody opens: a sleep would return into an ending interpreter."""
+    _stopped.add(thread)
     closed = threading.Lock()
     closed.acquire()
     closed.acquire()
@@ -77,11 +81,17 @@ def _end() -> None:
     global _ending
     _ending = True
     own = threading.get_native_id()
-    until = time.perf_counter() + MAX_SECONDS
-    while _computing - {own} and time.perf_counter() < until:
-        time.sleep(PAUSE_SECONDS)
+    stepped = time.perf_counter()
+    until = stepped + MAX_SECONDS
     # A daemon thread is in Python's list as long as it runs, and may never end.
-    ended = _remembered - {thread.native_id for thread in threading.enumerate()}
+    living = {thread.native_id for thread in threading.enumerate()} - {own}
+    while (now := time.perf_counter()) < until and (_remembered & living) - _stopped:
+        if _computing - {own}:
+            stepped = now
+        elif now > stepped + BETWEEN_STEPS_SECONDS:
+            break
+        time.sleep(PAUSE_SECONDS)
+    ended = _remembered - living - {own}
     if ended and _running() is None:
         time.sleep(BLIND_SECONDS)
     while ended & (_running() or set()) and time.perf_counter() < until:
