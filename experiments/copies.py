@@ -8,7 +8,8 @@ The tasks are experiments/tasks/*.jsonl, 20 prompts each: four whose answers rep
 themselves (edit, quote, json, table), two that use their prompt (retrieval, summary), and one that
 repeats nothing (open). Any other file of prompts can be named too. Runs are interleaved: each
 prompt goes through all contestants before the next, in rotating order, and every repeat yields its
-own ratios, of which medians are shown. Seconds are whole answers, prompt included.
+own ratios, of which medians are shown. "x mlx-lm" is of whole answers, prompt included,
+"generation" after the first token, as mlx-lm counts its tokens a second.
 """
 
 from __future__ import annotations
@@ -56,9 +57,13 @@ def contestants(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
         alone.planner = HeadlessPlanner(lambda: load_costs(alone))
         if model.drafter is not None:
             model.planner = Planner.for_model(model)
-    if args.steps_only:
-        del models[MLX_LM], models[PLAIN]
-    return models, tokenizer
+    return {name: models[name] for name in models if _takes_part(name, args)}, tokenizer
+
+
+def _takes_part(name: str, args: argparse.Namespace) -> bool:
+    if args.steps_only and name in (MLX_LM, PLAIN):
+        return False
+    return args.only is None or name in args.only
 
 
 def answer(name: str, model: Any, tokenizer: Any, ids: list[int], args: Any) -> Iterator[Any]:
@@ -92,6 +97,9 @@ def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
                 row[f"over_{other}"] = statistics.median(
                     runs[name].rate / runs[other].rate for runs in repeats
                 )
+                row[f"generation_over_{other}"] = statistics.median(
+                    runs[name].generation_rate / runs[other].generation_rate for runs in repeats
+                )
         if run.stats.steps:
             row["stats"] = run.stats.to_dict()
         first = next(iter(last.values()))
@@ -109,7 +117,8 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
     grid = Table(title=title, title_justify="left")
     grid.add_column("task")
     grid.add_column("")
-    columns = ("per step", "copied", "tokens/s", "x mlx-lm", "x plain", "same")
+    columns = ("per step", "copied", "tokens/s", "x mlx-lm", "generation", "x plain", "same")
+    ratios = ("over_mlx-lm", "generation_over_mlx-lm", "over_plain")
     for column in columns:
         grid.add_column(column, justify="right")
     for task, result in results.items():
@@ -122,7 +131,7 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
                 f"{stats['tokens_per_step']:.2f}" if stats else "",
                 f"{copied:.2f}" if copied else "",
                 f"{row['tokens_per_second']:.1f}",
-                *(f"{row[key]:.2f}" if key in row else "" for key in ("over_mlx-lm", "over_plain")),
+                *(f"{row[key]:.2f}" if key in row else "" for key in ratios),
                 str(row["same_texts"]),
             )
         grid.add_section()
@@ -147,6 +156,9 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--steps-only", action="store_true", help="leave out mlx-lm and plain decoding"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=(MLX_LM, PLAIN, HEAD, COPIES, BOTH), help="contestants"
     )
     parser.add_argument("--json", type=Path, default=None, help="write the figures to a file")
     return parser.parse_args()

@@ -24,16 +24,31 @@ MLX_LM = "mlx-lm"
 
 @dataclass
 class Run:
-    """One contestant over all prompts of one repeat."""
+    """One contestant over all prompts of one repeat.
+
+    Attributes:
+        seconds: Of whole answers, prompts included.
+        prompt_seconds: Of these, until the first token of each.
+        tokens: Of all answers.
+        stats: Of those that were decoded here.
+        texts: Tokens of each answer.
+    """
 
     seconds: float = 0.0
+    prompt_seconds: float = 0.0
     tokens: int = 0
     stats: AcceptanceStats = field(default_factory=AcceptanceStats)
     texts: list[list[int]] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
+        """Tokens a second of whole answers."""
         return self.tokens / self.seconds
+
+    @property
+    def generation_rate(self) -> float:
+        """Tokens a second after the first one of each answer, which is the prompt's."""
+        return (self.tokens - len(self.texts)) / max(1e-9, self.seconds - self.prompt_seconds)
 
     def take(self, responses: Iterator[Any]) -> None:
         """Consume one answer and count it."""
@@ -41,6 +56,8 @@ class Run:
         response = None
         start = time.perf_counter()
         for response in responses:
+            if not tokens:
+                self.prompt_seconds += time.perf_counter() - start
             tokens.append(response.token)
         self.seconds += time.perf_counter() - start
         self.tokens += len(tokens)

@@ -3,6 +3,7 @@
     python experiments/planned.py --model models/pocket --count 20 --sweep
 
 With --sweep fixed shapes take turns too, and the best of them is what the planner is compared with.
+With --fresh every answer is also decoded with a planner that begins with it, as a first answer is.
 The other scripts about the planner (never_slower.py, bad_beginnings.py) use what is here.
 """
 
@@ -157,6 +158,11 @@ def planned(planner: Planner) -> Callable[[], dict[str, Any]]:
     return lambda: {"planner": planner}
 
 
+def first_answers(subject: Subject) -> Callable[[], dict[str, Any]]:
+    """Options of planned drafts, with a planner that begins with each answer."""
+    return lambda: {"planner": subject.planner()}
+
+
 class Forecasting:
     """Options of planned drafts, with what was forecast before each answer.
 
@@ -208,6 +214,8 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
     forecasting = Forecasting(planner)
     ways = {"plain": plain, "planned": forecasting}
     ways |= {_name(shape): fixed(shape) for shape in shapes}
+    if args.fresh:
+        ways["first answers"] = first_answers(subject)
     prompts = subject.prompts(args.prompts or ROOT / "models/pocket/questions.jsonl", args.count)
     # Kernels, caches and the clock of the processor warm up before anything is counted.
     for way in (plain, *(fixed(shape) for shape in shapes)):
@@ -255,6 +263,7 @@ def main() -> None:
     """Compare and print."""
     flags = parser(__doc__)
     flags.add_argument("--sweep", action="store_true", help="fixed shapes take turns too")
+    flags.add_argument("--fresh", action="store_true", help="a planner for each answer, too")
     flags.add_argument(
         "--shapes", type=_shape, nargs="+", metavar="WxL[xN]", help="those of the sweep: 3x4x7"
     )
@@ -265,7 +274,7 @@ def main() -> None:
     for temperature in args.temps:
         result = sweep(subject, args, temperature)
         report[f"{temperature:g}"] = result
-        names = [name for name in result if name not in ("plain", "planned")]
+        names = [name for name in result if name not in ("plain", "planned", "first answers")]
         best = max(names, key=lambda name: result[name]["over_plain"], default=None)
         title = f"{subject.model.name}, temperature {temperature:g}"
         if best:

@@ -7,7 +7,8 @@ from collections.abc import Sequence as Tokens
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import DraftTree
-from .copying import BudgetedCopies, CopyPlanner, StepCopies, StepDraft, copied_on
+from .copy_planner import BudgetedCopies, CopyPlanner
+from .copying import StepCopies, StepDraft, copied_on
 from .launch import PlannedDrafts
 from .model import SpeculativeModel
 from .sequence import Sequence
@@ -84,7 +85,7 @@ class DraftChooser:
             made[place] = step.next_draft.tree if step.next_draft else None
         planner, copies = self.planner_of(sequences), self._copies(sequences)
         probing = planner is not None and planner.probing and any(shapes)
-        if copies is None or probing:
+        if copies is None or not copies.any or probing:
             return self._trimmed(sequences, shapes, made)
         if not any(made):
             return copies.with_drafts_to_make(shapes)
@@ -144,18 +145,30 @@ class DraftChooser:
 
     def waits(self, sequences: Tokens[Sequence]) -> bool:
         """Whether the next step has to wait for this one's token, since it may verify copies."""
-        copies = self._copies(sequences)
-        return copies is not None and copies.waits
+        copying = [sequence.copies for sequence in sequences if sequence.copies is not None]
+        if all(copies.rests for copies in copying):
+            return False
+        step = self._copies(sequences)
+        if step is None or not step.waits:
+            return False
+        for copies in copying:
+            copies.useful()
+        return True
 
     def _copies(self, sequences: Tokens[Sequence]) -> StepCopies | None:
-        """What the sequences may copy; None for nothing."""
-        proposals = [sequence.propose_copies() for sequence in sequences]
-        if not any(proposals):
+        """What the sequences may copy, if only nothing; None where none of them copies."""
+        copying = [sequence.copies for sequence in sequences if sequence.copies is not None]
+        if not copying:
             return None
+        proposals = [sequence.propose_copies() for sequence in sequences]
+        surprised = [copies.take_surprise() for copies in copying]
         roots = [sequence.last_token for sequence in sequences]
         chain = self._target.verifies == "chain"
         planner, context = self._copy_planner(sequences), context_of(sequences)
-        return StepCopies(planner, proposals, roots, context, chain=chain)
+        step = StepCopies(planner, proposals, roots, context, chain=chain)
+        if any(surprised):
+            step.take_surprise()
+        return step
 
     def _copy_planner(self, sequences: Tokens[Sequence]) -> CopyPlanner:
         """Who prices copies: the planner's, or none but the shapes' numbers of nodes."""

@@ -6,99 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Protocol
 
 from ..drafting.copies import Copies, TextCopies
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.grafting import graft, merge
 from ..drafting.shape import BeamShape
 from ..tree import DraftTree, HostTree
+from .copy_planner import CopyPlanner, CopyShare
 
-
-@dataclass(frozen=True)
-class CopyShare:
-    """What a step verifies.
-
-    Attributes:
-        copied: Copied nodes.
-        guessed: Nodes of a draft; 0 leaves the draft out.
-    """
-
-    copied: int
-    guessed: int
-
-
-class CopyPlanner(Protocol):
-    """Who says how many copied tokens to verify.
-
-    All chances it is told are of nodes in the order in which they would be verified, the root left
-    out; of sequences that are decoded together, means over the sequences.
-    """
-
-    @property
-    def acceptance(self) -> CopyAcceptance:
-        """What is learnt of copies."""
-
-    def num_nodes(self, chances: Sequence[float], context: int) -> int:
-        """How many of nodes that cost no draft any more to verify; 0 is a plain step."""
-
-    def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
-        """Whether the next step is not to begin before the token before it is known.
-
-        Args:
-            first: Chance that this token is the one that would be copied.
-            after: If it is, the chances of the copied tokens after it.
-            context: Tokens before the step.
-        """
-
-    def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:
-        """What to verify of copies and of a draft that would have to be made."""
-
-    def drafts_after(self, whole: float, shape: BeamShape) -> bool:
-        """Whether the next step's draft is worth making although copies may go on.
-
-        Args:
-            whole: Chance that all of a copied chain is right, and the next step copies on.
-            shape: The draft.
-        """
-
-
-# Copied nodes below this chance are no better than what a draft has at the end of its budget.
-LEAST_CHANCE = 0.1
-
-
-@dataclass(frozen=True)
-class BudgetedCopies:
-    """Shares a fixed number of nodes between copies and guesses, where nothing plans the steps.
-
-    Attributes:
-        acceptance: What is learnt of copies.
-        nodes: Nodes to verify in a step, at most.
-    """
-
-    acceptance: CopyAcceptance
-    nodes: int
-
-    def num_nodes(self, chances: Sequence[float], context: int) -> int:  # noqa: ARG002
-        """Those that are likely enough, as far as the budget reaches."""
-        return min(sum(chance >= LEAST_CHANCE for chance in chances), self.nodes)
-
-    def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
-        """Wait for what is likely to be verified."""
-        return first >= 0.5 and self.num_nodes(after, context) > 0
-
-    def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:  # noqa: ARG002
-        """The likeliest nodes of both; a draft's node of rank i is right in about 0.5 / i steps."""
-        copied = 0
-        while copied < min(len(chances), self.nodes, shape.nodes):
-            if chances[copied] <= max(LEAST_CHANCE, 0.5 / (shape.nodes - copied)):
-                break
-            copied += 1
-        return CopyShare(copied, shape.nodes - copied)
-
-    def drafts_after(self, whole: float, shape: BeamShape) -> bool:  # noqa: ARG002
-        """Whether copies may well end."""
-        return whole < 0.5
+# After so many plain steps that had no use for copies they are looked for after every so many-th
+# only: in a small model to look takes two or three per cent of a step.
+STEPS_IN_VAIN = 8
+LOOK_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -138,18 +57,39 @@ class SequenceCopies:
         self._acceptance = acceptance
         self._proposal: CopyProposal | None = None
         self._asked = False
+        self._surprised = False
+        self._in_vain = 0  # steps in a row
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The text is a prompt, the root of its first step included."""
         self._text.follow(prompt)
-        self._asked = False
+        self._asked = self._surprised = False
+        self._in_vain = 0
 
     def accepted(self, tokens: Sequence[int]) -> None:
         """Hear the tokens that a step added to the text."""
-        if self._asked and self._proposal is not None:
-            self._acceptance.observe(self._proposal.copies, tokens)
+        proposal = self._proposal if self._asked else None
+        if proposal is not None:
+            self._acceptance.observe(proposal.copies, tokens)
+        foretold = proposal.copies.continuations[0].tokens[0] if proposal else None
+        self._surprised = self._asked and len(tokens) == 1 and tokens[0] != foretold
+        self._in_vain = self._in_vain + 1 if len(tokens) == 1 else 0
         self._text.accepted(tokens)
         self._asked = False
+
+    @property
+    def rests(self) -> bool:
+        """Whether copies need not be looked for after this plain step."""
+        return self._in_vain >= STEPS_IN_VAIN and self._in_vain % LOOK_EVERY != 0
+
+    def useful(self) -> None:
+        """Hear that a step waits for copies."""
+        self._in_vain = 0
+
+    def take_surprise(self) -> bool:
+        """Whether a step made one token alone, and that was no copy; told once."""
+        surprised, self._surprised = self._surprised, False
+        return surprised
 
     def propose(self, max_depth: int) -> CopyProposal | None:
         """Copies of at most ``max_depth`` tokens; the same until the text goes on."""
@@ -292,14 +232,26 @@ class StepCopies:
         self._chain = chain
 
     @property
+    def any(self) -> bool:
+        """Whether there is anything to copy."""
+        return any(self._proposals)
+
+    @property
     def waits(self) -> bool:
         """Whether the step after this one should not begin before this one's token is known."""
         chains = [proposal.chain for proposal in self._proposals if proposal is not None]
-        if not chains:
-            return False
         first = sum(chain[0] for chain in chains) / len(self._proposals)
         after = [[chance / chain[0] for chance in chain[1:]] for chain in chains]
         return self._planner.waits_for_copies(first, mean_chances(after), self._context)
+
+    def take_surprise(self) -> None:
+        """Tell the planner what may be copied after a token that no copy foretold."""
+        self._planner.take_surprise(mean_chances(self._ranked), self._context)
+
+    @property
+    def _ranked(self) -> list[list[float]]:
+        """The chances of each sequence's copies, the largest first."""
+        return [sorted(p.chances[1:], reverse=True) if p else [] for p in self._proposals]
 
     def with_drafts_to_make(self, shapes: Sequence[BeamShape | None]) -> list[StepDraft]:
         """What to verify where drafts would still have to be made, or are not.
@@ -307,7 +259,7 @@ class StepCopies:
         Args:
             shapes: What would be drafted for each sequence: for some the same, for others nothing.
         """
-        ranked = [sorted(p.chances[1:], reverse=True) if p else [] for p in self._proposals]
+        ranked = self._ranked
         shape = next(filter(None, shapes), None)
         if shape is not None:
             share = self._planner.share(shape, mean_chances(ranked), self._context)

@@ -337,7 +337,7 @@ class DecodingLoop:
             overlapped=self._timer.early,
         )
         self._reports.tell(planner, observed)
-        price = planner.price(observed)
+        price = planner.price(observed) if observed.shape else None
         if price is not None:
             for sequence, record in drafting:
                 sequence.backoff.drafted(price, len(record.path))

@@ -10,7 +10,7 @@ from typing import Protocol
 from ..cache.prompt_cache import PromptCache
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
-from .copying import CopyPlanner
+from .copy_planner import CopyPlanner
 from .step import StepRecord
 
 # A planner that never drafts has patience for so many plain steps, see ``ShapePlanner.patience``.

@@ -8,7 +8,7 @@ from typing import Any
 from ..cache.prompt_cache import PromptCache
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
-from .copying import CopyPlanner
+from .copy_planner import CopyPlanner
 from .shape_planner import DraftCosts, ObservedStep, ShapePlanner
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 
 START = 2.0
+# Where it is known how drafts went on other texts, so much: what does not pay there will seldom.
+START_KNOWN = 1.0
 # Each of the answers after the first brings so much, for so many answers of some length.
 ANSWER = 1.0
 ANSWERS = 4
@@ -33,12 +35,16 @@ LEFT = 0.5
 class Allowance:
     """The account.
 
+    Args:
+        known: Whether it is known how drafts went on other texts: less is to be found out then.
+
     Attributes:
         balance: Plain steps that may be lost by now.
     """
 
-    def __init__(self) -> None:
-        self.balance = START
+    def __init__(self, *, known: bool = False) -> None:
+        self.balance = START_KNOWN if known else START
+        self._first_token = TOKEN if known else FIRST_TOKEN
         self._grants = ANSWERS
         self._tokens = 0.0
 
@@ -76,7 +82,7 @@ class Allowance:
         return max(0, math.ceil((lost - self.balance) / self._share(off=off)))
 
     def _share(self, *, off: bool) -> float:
-        first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, TOKEN)
+        first, later = (TOKEN, TOKEN_OFF) if off else (self._first_token, TOKEN)
         return first if self._tokens < FIRST_TOKENS else later
 
     def take_drafted(self, price: float, tokens: float) -> None:

@@ -9,11 +9,16 @@ from typing import Protocol
 
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
-from ..engine.copying import CopyShare
+from ..engine.copy_planner import CopyShare
 
 # What copies have to gain, in plain steps, before a step is no longer plain: chances are estimates,
 # and the largest of several estimates is mostly too large.
 MARGIN = 0.03
+# Share of what copies would have gained after a token that none foretold that is believed of the
+# next such token.
+SURPRISE_RATE = 0.1
+# Tokens that are not worth waiting for on any machine.
+LEAST_GAIN = 0.01
 
 
 class Prices(Protocol):
@@ -57,6 +62,7 @@ class CopyPlanner:
     def __init__(self, prices: Prices, acceptance: CopyAcceptance):
         self.acceptance = acceptance
         self._prices = prices
+        self._after_surprise = 0.0  # tokens that copies gain after a token that none foretold
 
     def num_nodes(self, chances: Sequence[float], context: int) -> int:
         """How many of nodes that cost no draft any more to verify; 0 is a plain step."""
@@ -71,8 +77,20 @@ class CopyPlanner:
             context: Tokens before the step.
         """
         prices = self._prices
-        gained = self._best(after, context)[1]
-        return first * gained > prices.rate * prices.apart_seconds(context)
+        gained = first * self._best(after, context)[1] + (1.0 - first) * self._after_surprise
+        if gained < LEAST_GAIN:
+            return False
+        return gained > prices.rate * prices.apart_seconds(context)
+
+    def take_surprise(self, chances: Sequence[float], context: int) -> None:
+        """Learn what copies gain after a token that none foretold.
+
+        Args:
+            chances: Of the copied nodes.
+            context: Tokens before the step.
+        """
+        gained = self._best(chances, context)[1]
+        self._after_surprise += SURPRISE_RATE * (gained - self._after_surprise)
 
     def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:
         """What to verify of copies and of a draft of ``shape`` that would have to be made.
@@ -111,8 +129,10 @@ class CopyPlanner:
     def _best(self, chances: Sequence[float], context: int) -> tuple[int, float]:
         """The best number of nodes, and what it gains over a plain step, in tokens."""
         prices = self._prices
-        plain = prices.plain_seconds(context)
-        best, gained, rate = 0, 0.0, prices.rate
+        best, gained = 0, 0.0
+        if not chances:
+            return best, gained
+        plain, rate = prices.plain_seconds(context), prices.rate
         tokens = [0.0, *accumulate(chances)]
         for count in self._counts(len(chances), 1)[1:]:
             seconds = self._seconds(1 + count, context) - (1.0 - MARGIN) * plain

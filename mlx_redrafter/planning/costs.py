@@ -12,6 +12,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ..drafting.shape import BeamShape
@@ -68,10 +69,15 @@ class CostModel:
         """Seconds of a beam search; widths in between are interpolated."""
         return self.draft_start + self._level_seconds(shape.width) * shape.length
 
-    def _level_seconds(self, width: int) -> float:
+    @cached_property
+    def _levels(self) -> tuple[list[int], list[float]]:
+        """Beam widths, ascending, and seconds of a level of each."""
         widths = sorted(self.draft)
-        level = between(width, widths, [self.draft[known] for known in widths])
-        return level * max(1.0, width / widths[-1])
+        return widths, [self.draft[width] for width in widths]
+
+    def _level_seconds(self, width: int) -> float:
+        widths, seconds = self._levels
+        return between(width, widths, seconds) * max(1.0, width / widths[-1])
 
     def step_seconds(
         self,

@@ -93,12 +93,13 @@ class Planner:
         self._chains, self._measure = chains, measure
         self._recorded = recorded
         self._memory = TreeMemory(recorded)
-        self._trials, self._wide = Trials(), WideProbes(known=recorded is not None)
+        known = recorded is not None
+        self._trials, self._wide = Trials(known=known), WideProbes(known=known)
         self._honesty = Honesty()
         self._for_batches: dict[int, Planner] = {}
         self._choice: BeamShape | None = None
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
-        self._probes_made = PROBES_TO_CHOOSE if recorded is not None else 0
+        self._probes_made = PROBES_TO_CHOOSE if known else 0
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
         self._breaks = PlainBreaks()
@@ -141,7 +142,8 @@ class Planner:
             made.acceptance, made._memory = self.acceptance, self._memory
             made.copies = CopyPlanner(made.prices, self.copies.acceptance)
             if self._recorded is not None:
-                made._recorded, made._wide = self._recorded, WideProbes(known=True)
+                made._recorded = self._recorded
+                made._trials, made._wide = Trials(known=True), WideProbes(known=True)
                 made._probes_made = PROBES_TO_CHOOSE
             made._take_costs(made.costs)
             self._for_batches[sequences] = made

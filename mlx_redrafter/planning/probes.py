@@ -26,6 +26,9 @@ REACH = 3.0
 MARGIN = 1.04
 # A shape that costs so few plain steps does so even where a cost is far off.
 CERTAIN_PRICE = 0.7
+# Prices hold as long as contexts and clocks are as close as this to those they were made for.
+CLOSE_CONTEXT = 0.1
+CLOSE_FACTOR = 0.01
 
 
 class Probes:
@@ -52,13 +55,15 @@ class Probes:
         self._rows = {rows for _, rows, _ in self._drafts}
         self._priced: list[tuple[float, BeamShape]] = []
         self._measured: list[float] = []
+        self._context = 0
+        self._factors: dict[int, float] = {}
         self.first: BeamShape | None = None
         self.first_price = 0.0
         self.free: BeamShape | None = None
         self.certain = False
 
     def price(self, clocks: Clocks, context: int, *, small: bool, earned: bool) -> None:
-        """Price all shapes again.
+        """Price all shapes again, if prices have changed.
 
         Args:
             clocks: How times differ from those measured.
@@ -66,15 +71,30 @@ class Probes:
             small: Whether the first probe is to be a small one.
             earned: Whether probes have earned all that is saved, so that it may cost more.
         """
+        plain = clocks.factor(PLAIN)
+        factors = {rows: clocks.factor(rows) / plain for rows in self._rows}
+        if not self._hold(context, factors):
+            self._price_all(context, factors)
+        self.first_price, self.first = self._first(small=small, earned=earned)
+
+    def _hold(self, context: int, factors: dict[int, float]) -> bool:
+        """Whether prices are as they were; to make them takes a fifth of a small model's step."""
+        if not self._factors or abs(context - self._context) > CLOSE_CONTEXT * context:
+            return False
+        return all(
+            abs(factor - self._factors[rows]) <= CLOSE_FACTOR * factor
+            for rows, factor in factors.items()
+        )
+
+    def _price_all(self, context: int, factors: dict[int, float]) -> None:
+        self._context, self._factors = context, factors
         plain = self._costs.step_seconds(None, context)
         verifying = {rows: self._costs.verify_seconds(rows, context) for rows in self._rows}
-        factors = {rows: clocks.factor(rows) / clocks.factor(PLAIN) for rows in self._rows}
         self._measured = [(draft + verifying[rows]) / plain for _, rows, draft in self._drafts]
         self._priced = [
             (measured * factors[rows], shape)
             for measured, (shape, rows, _) in zip(self._measured, self._drafts, strict=True)
         ]
-        self.first_price, self.first = self._first(small=small, earned=earned)
         cheapest = min(self._priced, key=lambda one: one[0], default=None)
         self.free = cheapest[1] if cheapest and cheapest[0] * MARGIN < 1.0 else None
         self.certain = cheapest is not None and cheapest[0] <= CERTAIN_PRICE

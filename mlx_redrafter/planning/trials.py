@@ -47,13 +47,16 @@ class PlannerState(Enum):
 class Trials:
     """Probes while nothing is chosen.
 
+    Args:
+        known: Whether it is known how drafts went on other texts.
+
     Attributes:
         allowance: The account that pays for them.
         failed_here: Whether probes of this answer failed, and none did better since.
     """
 
-    def __init__(self) -> None:
-        self.allowance = Allowance()
+    def __init__(self, *, known: bool = False) -> None:
+        self.allowance = Allowance(known=known)
         self.failed_here = False
         self._gap = 1
         self._plain = 0  # plain steps in a row

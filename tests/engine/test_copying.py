@@ -12,10 +12,12 @@ from decoding_cases import Evaluations, ScriptedPlanner
 
 import models
 from mlx_redrafter.cache.quantized import CacheOptions
+from mlx_redrafter.drafting.copies import TextCopies
 from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.copying import SequenceCopies
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -195,6 +197,22 @@ def test_plain_steps_overlap_where_nothing_is_to_be_copied() -> None:
     text, stats = written(model_of(), GREEDY, copy=True, planner=planner)
     assert text == plainly(GREEDY)
     assert stats.drafted == 0
+
+
+def test_a_token_alone_that_no_copy_foretold_is_a_surprise_once() -> None:
+    copies = SequenceCopies(TextCopies(), CopyAcceptance())
+    copies.begin([1, 2, 3, 4, 1, 2])
+    copies.accepted([9])
+    assert not copies.take_surprise()  # nobody had asked what might follow
+    copies.begin([1, 2, 3, 4, 1, 2])
+    assert copies.propose(8) is not None
+    copies.accepted([3])
+    assert not copies.take_surprise()
+    for token in (9, 8):  # another one than the copy, and one after which there was none
+        copies.propose(8)
+        copies.accepted([token])
+        assert copies.take_surprise()
+        assert not copies.take_surprise()
 
 
 def test_ends_inside_accepted_copies() -> None:

@@ -8,13 +8,8 @@ from mlx_redrafter.drafting.copies import Copies
 from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.suffix import Continuation
-from mlx_redrafter.engine.copying import (
-    BudgetedCopies,
-    Candidates,
-    CopyProposal,
-    CopyShare,
-    mean_chances,
-)
+from mlx_redrafter.engine.copy_planner import BudgetedCopies, CopyShare
+from mlx_redrafter.engine.copying import Candidates, CopyProposal, mean_chances
 from mlx_redrafter.planning.copy_planner import MARGIN, CopyPlanner
 from mlx_redrafter.tree import HostTree
 
@@ -103,6 +98,18 @@ def test_waiting_costs_both_steps_that_no_longer_overlap() -> None:
     gained = 0.9 - (1.35 - 1.0 + MARGIN)  # what one copied token is worth
     assert not lone.waits_for_copies(0.9 * 0.6 / gained, [0.9], 0)
     assert lone.waits_for_copies(1.1 * 0.6 / gained, [0.9], 0)
+
+
+def test_a_step_waits_where_copies_follow_what_none_foretold() -> None:
+    """A table's cell is new, and what stands after it is not."""
+    table = planner(alone=1.1)
+    assert not table.waits_for_copies(0.0, [], 0)
+    for _ in range(8):
+        table.take_surprise(CERTAIN, 0)
+    assert table.waits_for_copies(0.0, [], 0)
+    for _ in range(40):
+        table.take_surprise(DOUBTFUL, 0)
+    assert not table.waits_for_copies(0.0, [], 0)
 
 
 def test_a_long_certain_match_leaves_the_draft_out() -> None:
