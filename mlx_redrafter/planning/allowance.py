@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 
 START = 2.0
-# Where it is known how drafts went on other texts, so much: what does not pay there will seldom.
+# Where it is known how drafts went on other texts, all that is for the first ones is less: what
+# does not pay there will seldom pay here.
 START_KNOWN = 1.0
+ANSWERS_KNOWN = 2
 # Each of the answers after the first brings so much, for so many answers of some length.
 ANSWER = 1.0
 ANSWERS = 4
@@ -44,8 +46,8 @@ class Allowance:
 
     def __init__(self, *, known: bool = False) -> None:
         self.balance = START_KNOWN if known else START
-        self._first_token = TOKEN if known else FIRST_TOKEN
-        self._grants = ANSWERS
+        self._first_tokens = 0 if known else FIRST_TOKENS
+        self._grants = ANSWERS_KNOWN if known else ANSWERS
         self._tokens = 0.0
 
     @property
@@ -82,8 +84,8 @@ class Allowance:
         return max(0, math.ceil((lost - self.balance) / self._share(off=off)))
 
     def _share(self, *, off: bool) -> float:
-        first, later = (TOKEN, TOKEN_OFF) if off else (self._first_token, TOKEN)
-        return first if self._tokens < FIRST_TOKENS else later
+        first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, TOKEN)
+        return first if self._tokens < self._first_tokens else later
 
     def take_drafted(self, price: float, tokens: float) -> None:
         """A step that drafted was over.

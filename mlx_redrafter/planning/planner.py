@@ -321,7 +321,10 @@ class Planner:
         if self._choice is None:
             self._probes_made += 1
             self._trials.take_probe(price, step.tokens, self.prices.paid(step))
-            self._plan()
+            if step.tokens > 1.0 or self._probes.free:
+                self._plan()
+            else:  # nothing accepted is no reason to draft
+                self._price_probes()
             return
         self._trials.allowance.take_drafted(price, step.tokens)
         if probe:

@@ -26,7 +26,9 @@ REACH = 3.0
 MARGIN = 1.04
 # A shape that costs so few plain steps does so even where a cost is far off.
 CERTAIN_PRICE = 0.7
-# Prices hold as long as contexts and clocks are as close as this to those they were made for.
+# Prices hold as long as contexts and clocks are as close as this to those they were made for:
+# tokens, a share of them, and a share of a factor.
+CLOSE_TOKENS = 64
 CLOSE_CONTEXT = 0.1
 CLOSE_FACTOR = 0.01
 
@@ -79,7 +81,8 @@ class Probes:
 
     def _hold(self, context: int, factors: dict[int, float]) -> bool:
         """Whether prices are as they were; to make them takes a fifth of a small model's step."""
-        if not self._factors or abs(context - self._context) > CLOSE_CONTEXT * context:
+        near = CLOSE_TOKENS + CLOSE_CONTEXT * context
+        if not self._factors or abs(context - self._context) > near:
             return False
         return all(
             abs(factor - self._factors[rows]) <= CLOSE_FACTOR * factor
