@@ -6,7 +6,8 @@
 Each case is a run of experiments/planned.py in a process of its own, with a planner that begins
 afresh: the bundles as they are, a drafter of random weights, the BLAS in mlx's own wheel (n tokens
 cost n times one), weights in 4 bits (likewise on a CPU), and a real model where one is named. Shown
-is planned over plain speed, over the whole run and in the first answer.
+is planned over plain speed, over the whole run, and of first answers: each prompt's answer with a
+planner that begins with it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
-MEDIANS = ("over_plain", "first_answer_over_plain", "tokens_per_step")
+MEDIANS = ("over_plain", "first_answers", "tokens_per_step")
 # Imported first, mlx keeps the BLAS of its wheel.
 WITHOUT_OPENBLAS = (
     "import mlx.core, os, runpy, sys; del sys.argv[0]; "
@@ -103,12 +104,18 @@ def run_once(case: Case, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The same of one process."""
     script = str(ROOT / "experiments" / "planned.py")
     command = [sys.executable, *([] if case.openblas else ["-c", WITHOUT_OPENBLAS]), script]
-    flags = ["--json", "--model", str(case.bundle), "--prompts", str(case.prompts)]
+    flags = ["--json", "--fresh", "--model", str(case.bundle), "--prompts", str(case.prompts)]
     flags += ["--count", str(args.count), "--max-tokens", str(args.max_tokens)]
     flags += ["--drafter", str(case.drafter)] if case.drafter else []
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
     report = json.loads(done.stdout.splitlines()[-1])
-    return {temperature: report[temperature]["planned"] for temperature in ("0", "1")}
+    return {
+        temperature: {
+            **report[temperature]["planned"],
+            "first_answers": report[temperature]["first answers"]["over_plain"],
+        }
+        for temperature in ("0", "1")
+    }
 
 
 def main() -> None:
@@ -131,7 +138,7 @@ def main() -> None:
         "case",
         "temperature",
         "planned / plain",
-        "first answer",
+        "first answers",
         "tokens per step",
         "is",
     ):
@@ -147,7 +154,7 @@ def main() -> None:
             for temperature, row in report[case.name].items():
                 table.add_row(
                     case.name, temperature, f"{row['over_plain']:.3f}",
-                    f"{row['first_answer_over_plain']:.2f}", f"{row['tokens_per_step']:.2f}",
+                    f"{row['first_answers']:.2f}", f"{row['tokens_per_step']:.2f}",
                     row["state"],
                 )  # fmt: skip
     console.print(table)
