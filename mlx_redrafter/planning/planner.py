@@ -91,19 +91,16 @@ class Planner:
         self.prices = StepPrices(costs)
         self.copies = CopyPlanner(self.prices, CopyAcceptance())
         self._chains, self._measure = chains, measure
-        self._recorded = recorded
         self._memory = TreeMemory(recorded)
-        known = recorded is not None
-        self._trials, self._wide = Trials(known=known), WideProbes(known=known)
         self._honesty = Honesty()
         self._for_batches: dict[int, Planner] = {}
         self._choice: BeamShape | None = None
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
-        self._probes_made = PROBES_TO_CHOOSE if known else 0
         self._context = costs.contexts[0]
         self._steps_to_replan = REPLAN_STEPS
         self._breaks = PlainBreaks()
         self._wide_probe: BeamShape | None = None
+        self._begin_trials(recorded)
         self._take_costs(costs)
 
     @classmethod
@@ -141,10 +138,7 @@ class Planner:
             made = Planner(self.costs.for_batch(sequences), chains=self._chains)
             made.acceptance, made._memory = self.acceptance, self._memory
             made.copies = CopyPlanner(made.prices, self.copies.acceptance)
-            if self._recorded is not None:
-                made._recorded = self._recorded
-                made._trials, made._wide = Trials(known=True), WideProbes(known=True)
-                made._probes_made = PROBES_TO_CHOOSE
+            made._begin_trials(self._recorded)
             made._take_costs(made.costs)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
@@ -239,12 +233,8 @@ class Planner:
             return drafted
         chances = self.guess_chances(tree)[1:]
         counts = [size - 1 for size in self.costs.sizes if size - 1 < drafted] + [drafted]
-        return num_nodes_to_verify(
-            chances,
-            counts,
-            lambda rows: self.prices.verify_seconds(rows, context),
-            self.prices.rate,
-        )
+        seconds = partial(self.prices.verify_seconds, context=context)
+        return num_nodes_to_verify(chances, counts, seconds, self.prices.rate)
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""
@@ -387,6 +377,11 @@ class Planner:
         seen = self.prices.plain_speed(self._context) is not None
         told, free = self.clocks.knows_plain, self._probes.free is not None
         self._breaks.space(gain, seen=seen, told=told, free=free)
+
+    def _begin_trials(self, recorded: RecordedDrafts | None) -> None:
+        self._recorded, known = recorded, recorded is not None
+        self._trials, self._wide = Trials(known=known), WideProbes(known=known)
+        self._probes_made = PROBES_TO_CHOOSE if known else 0
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)
