@@ -215,6 +215,27 @@ def test_a_token_alone_that_no_copy_foretold_is_a_surprise_once() -> None:
         assert not copies.take_surprise()
 
 
+def test_copies_are_looked_for_less_often_where_they_are_of_no_use() -> None:
+    copies = SequenceCopies(TextCopies(), CopyAcceptance())
+    copies.begin([1, 2, 3])
+
+    def rests(tokens: Sequence[int]) -> list[bool]:
+        found = []
+        for token in tokens:
+            copies.accepted([token])
+            found.append(copies.rests)
+        return found
+
+    assert not any(rests(range(10, 18)))
+    assert rests(range(20, 28)) == 2 * [True, True, True, False]
+    assert rests([28]) == [True]
+    copies.useful()
+    assert not any(rests(range(30, 38)))
+    assert rests([38]) == [True]
+    copies.accepted([39, 40])
+    assert not copies.rests
+
+
 def test_ends_inside_accepted_copies() -> None:
     text = plainly(GREEDY)
     for end in range(20, 40):

@@ -619,6 +619,11 @@ def test_recorded_drafts_make_first_answers_fast(curve: str, kind: Kind) -> None
     assert told >= 1.01 * mean(first_answers(curve, None, kind))
 
 
+@pytest.mark.parametrize("curve", [M3, M1, OPENBLAS, FLAT, CPU])
+def test_what_was_recorded_not_to_pay_costs_first_answers_little(curve: str) -> None:
+    assert mean(first_answers(curve, BABBLE, BABBLE)) >= 0.97
+
+
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("kind", [BABBLE, OVERRATED])
 def test_recorded_drafts_that_promise_too_much_cost_little(curve: str, kind: Kind) -> None:
@@ -660,6 +665,24 @@ def test_where_drafts_begin_at_once_the_time_of_plain_steps_is_known_soon(curve:
     known = chat.planner.plain_speed(64)
     assert known == pytest.approx(1.0, rel=0.3)
     assert sum(shape is None for shape in chat.shapes()) <= 0.15 * len(chat.steps)
+
+
+def test_probes_are_priced_again_where_the_text_or_the_machine_has_changed() -> None:
+    costs = costs_of(M1).with_context(4096, {1: 1.5, 2: 3.5, 8: 8.0, 64: 40.0})
+    probes, clocks = Probes(costs, chains=False), Clocks(costs)
+
+    def price(context: int) -> float:
+        probes.price(clocks, context, small=False, earned=False)
+        return probes.first_price
+
+    first = price(64)
+    assert price(100) == first
+    assert price(4096) > 1.1 * first
+    assert price(64) == first
+    rows = 1 + probes.first.nodes if probes.first else 0
+    clocks.observe(1, 1.0, 1.0)
+    clocks.observe(rows, 1.5 * first, first)
+    assert price(64) > 1.1 * first
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0, 2.0, 8.0])
