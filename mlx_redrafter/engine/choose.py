@@ -85,7 +85,7 @@ class DraftChooser:
             made[place] = step.next_draft.tree if step.next_draft else None
         planner, copies = self.planner_of(sequences), self._copies(sequences)
         probing = planner is not None and planner.probing and any(shapes)
-        if copies is None or not copies.any or probing:
+        if copies is None or not copies.found or probing:
             return self._trimmed(sequences, shapes, made)
         if not any(made):
             return copies.with_drafts_to_make(shapes)

@@ -232,7 +232,7 @@ class StepCopies:
         self._chain = chain
 
     @property
-    def any(self) -> bool:
+    def found(self) -> bool:
         """Whether there is anything to copy."""
         return any(self._proposals)
 
