@@ -139,7 +139,7 @@ def afterwords(session: Session, answer: Answer) -> list[str]:
     reason = ending(answer, session.settings.max_tokens, goes_on=session.goes_on)
     sentences = [reason] if reason else []
     sampling = session.settings.sampling
-    if sampling.temperature and sampling.seed is None:
+    if sampling.temperature and sampling.seed != answer.seed:
         another = ": /retry draws another." if session.goes_on else "."
         sentences.append(f"Drawn with seed {answer.seed}{another}")
     return sentences
