@@ -78,6 +78,8 @@ def test_a_full_disk_behind_the_output(tmp_path, bundle):
         assert full.stderr.splitlines()[-1] == words
         assert "Traceback" not in full.stderr
     # What cannot be said on stderr changes nothing else.
+    told = shell(tmp_path, "CHAT --help > /dev/full")
+    assert (told.returncode, told.stderr) == (2, f"{words}\n")
     assert shell(tmp_path, f"{one} 2>/dev/full").returncode == 0
     assert shell(tmp_path, "CHAT --model /nowhere 2>/dev/full").returncode == 2
     assert shell(tmp_path, "CHAT --temp nan 2>&-").returncode == 2
