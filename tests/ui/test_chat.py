@@ -267,6 +267,9 @@ def test_a_reader_that_leaves_is_no_error(tmp_path, bundle):
     )  # fmt: skip
     assert "Error" not in done.stderr
     assert "Traceback" not in done.stderr
+    # A table is Rich's to write, which has an exit code of its own for this.
+    helped = f"printf '/help\\n/help\\n' | CHAT --model {bundle} --no-draft"
+    assert shell(tmp_path, f"{{ {helped}; echo $? >&2; }} | true").stderr == "0\n"
 
 
 # On a terminal.

@@ -144,3 +144,15 @@ def test_nothing_a_model_says_reaches_the_terminal_as_a_control():
     front.stream(session, session.ask("q"))
     assert "\x1b]" not in console.file.getvalue()
     assert "\x07" not in console.file.getvalue()
+
+
+def test_ctrl_c_at_a_question_of_yes_or_no_ends_its_line(monkeypatch):
+    front, console = screen()
+
+    def stop(_question):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", stop)
+    with pytest.raises(KeyboardInterrupt):
+        front.confirm("Replace it?")
+    assert console.file.getvalue() == "\n"

@@ -171,9 +171,13 @@ def _run(job: _Job) -> int:
     for comparison in done:
         place = f"temperature-{comparison.temperature:g}" if len(done) > 1 else ""
         job.draw(plot_comparison, comparison, place)
-        job.console.print(run_report(comparison, model.name))
-    if options.report is not None and job.group.leads:
-        write_text(options.report, results_page(done, model.name))
+    # Whoever reads stdout may leave before the end, and the page's disk may be full.
+    try:
+        if options.report is not None and job.group.leads:
+            write_text(options.report, results_page(done, model.name))
+    finally:
+        for comparison in done:
+            job.console.print(run_report(comparison, model.name))
     return INTERRUPTED if interrupted else SUCCESS
 
 
