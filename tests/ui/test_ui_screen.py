@@ -111,6 +111,7 @@ def test_an_interrupted_answer_shows_what_there_was():
     assert settled(console.file.getvalue()).split() == ["he"]
     assert session.last.text == "he"
     assert "Stopped" in ending(session.last, 10)
+    assert ending(session.last, 10, goes_on=False) == "Stopped."
 
 
 def test_the_summary_counts_what_was_drafted():
