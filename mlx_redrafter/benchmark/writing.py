@@ -66,9 +66,11 @@ def check_writable(*paths: Path | None) -> None:
     Raises:
         RedrafterError: Naming the path.
     """
-    for path in paths:
-        if path is None:
-            continue
+    named: set[Path] = set()
+    for path in filter(None, paths):
+        if path.absolute() in named and not is_stream(path):
+            raise RedrafterError(f"{path} is named twice: give each report a file of its own.")
+        named.add(path.absolute())
         if path.is_dir():
             raise RedrafterError(f"{path} is a directory: pass the name of a file.")
         if is_stream(path) and os.access(path, os.W_OK):

@@ -89,13 +89,13 @@ class _Job:
         from ...benchmark.plots import check_matplotlib
         from ...benchmark.writing import check_writable
 
-        page = getattr(self.options, "report", None)
-        check_writable(self.options.json, self.options.csv, page)
+        paths = [self.options.json, self.options.csv, getattr(self.options, "report", None)]
         if self.options.output is not None:
             stem = self.options.output / self.command
-            check_writable(*map(stem.with_suffix, (".json", ".csv", ".png")))
-            if not self.options.no_plots:
-                check_matplotlib()
+            paths += map(stem.with_suffix, (".json", ".csv", ".png"))
+        check_writable(*paths)
+        if self.options.output is not None and not self.options.no_plots:
+            check_matplotlib()
 
     def environment(self) -> Environment:
         """The circumstances, as they are now."""
