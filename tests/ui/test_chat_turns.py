@@ -174,6 +174,9 @@ def test_saving_asks_before_it_overwrites(tmp_path: Path, monkeypatch: pytest.Mo
     session = make_session()
     list(session.ask("why"))
     front = RecordingFrontEnd()
+    with pytest.raises(RedrafterError, match="is a directory: name a file in it"):
+        run(f"/save {tmp_path}", session, front)
+    assert not front.said
     with pytest.raises(RedrafterError, match="--overwrite"):
         run(f"/save {path}", session, front)
     assert "Replace it?" in front.said[0]

@@ -208,6 +208,8 @@ def _save(session: Session, front: FrontEnd, argument: str) -> None:
     path = _path("".join(rest) if overwrite else argument, "/save FILE")
     if not session.messages:
         raise RedrafterError("There is no conversation to save yet: ask a question first.")
+    if is_there(path) and path.is_dir():
+        raise RedrafterError(f"{path} is a directory: name a file in it.")
     if (
         is_there(path)
         and not overwrite
