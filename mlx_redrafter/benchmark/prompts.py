@@ -140,8 +140,9 @@ def _json_lines(path: Path, text: str) -> Iterator[Conversation]:
 
 def _conversation(row: dict[str, Any], number: int) -> Conversation | None:
     """A row's conversation, None where it holds nothing to ask."""
-    name = f"question {row['question_id']}" if "question_id" in row else f"line {number}"
-    category = str(row.get("category", row.get("set", "")))
+    asked = row.get("question_id")
+    name = f"line {number}" if asked is None else f"question {asked}"
+    category = next((str(row[key]) for key in ("category", "set") if row.get(key) is not None), "")
     turns = row.get("turns", [row["question"]] if "question" in row else None)
     if turns is not None:
         if not isinstance(turns, list) or not turns or not all(_is_text(turn) for turn in turns):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RedrafterError
-from ..system.files import atomic_path, is_there, write_json
+from ..system.files import atomic_path, is_stream, is_there, write_json
 
 
 class Report(Protocol):
@@ -65,11 +66,15 @@ def check_writable(*paths: Path | None) -> None:
     Raises:
         RedrafterError: Naming the path.
     """
-    for path in paths:
-        if path is None:
-            continue
+    named: set[Path] = set()
+    for path in filter(None, paths):
+        if path.absolute() in named and not is_stream(path):
+            raise RedrafterError(f"{path} is named twice: give each report a file of its own.")
+        named.add(path.absolute())
         if path.is_dir():
             raise RedrafterError(f"{path} is a directory: pass the name of a file.")
+        if is_stream(path) and os.access(path, os.W_OK):
+            continue
         parent = next(parent for parent in path.absolute().parents if is_there(parent))
         if not parent.is_dir():
             raise RedrafterError(f"{parent} is a file, so {path} cannot be written in it.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -63,19 +64,44 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that is renamed onto it when the block succeeds.
 
     The temporary name keeps the suffix, since some writers choose a format or append one by it.
-    What writers of the same file that were killed have left is removed.
-
+    What writers of the same file that were killed have left is removed. A file that is replaced
+    keeps its permissions, a new one has those that the user gives to new files. What is no file,
+    such as a pipe or a device, is written into.
     """
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as directory:
+            temporary = Path(directory) / f"whole{path.suffix}"
+            yield temporary
+            with path.open("ab") as stream:  # stdout may be a file, whose beginning stays
+                stream.write(temporary.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     handle, temporary = _make_temporary(path)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(_permissions(path))
         temporary.replace(path)
     finally:
         os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe, a device or an open file, and not to one of its own."""
+    if not is_there(path) or path.is_dir():
+        return False
+    place = path.parent.resolve()
+    return not path.is_file() or place == Path("/dev") or place.is_relative_to("/proc")
+
+
+def _permissions(path: Path) -> int:
+    """Of the file that is there, or of a new one."""
+    with suppress(OSError):
+        return stat.S_IMODE(path.stat().st_mode)
+    withheld = os.umask(0o077)  # it can only be read by setting it
+    os.umask(withheld)
+    return 0o666 & ~withheld
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -146,6 +146,7 @@ def as_typed(name: str) -> str:
     if spec is not None and spec.name.split(".")[0] == _PACKAGE:
         module = spec.name.removesuffix(".__main__")
         command = sys.argv[1:2] if module == _PACKAGE else []
+        command = [word for word in command if not word.startswith("-")]
         return " ".join(["python -m", module, *command])
     script = Path(sys.argv[0]).name if sys.argv else ""
     if script in _SCRIPTS:

@@ -31,6 +31,12 @@ class SafeConsole(Console):
             else:
                 yield Segment(text, segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """Nobody reads: no error, as :mod:`.entry` has it, where Rich would leave with code 1."""
+        self.quiet = True
+        if not self.stderr:  # without its bars and complaints the program goes on
+            raise BrokenPipeError
+
 
 def make_console(
     *, errors: bool = False, plain_width: int | None = None, quiet: bool = False

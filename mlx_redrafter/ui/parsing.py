@@ -25,6 +25,12 @@ class OneSentenceParser(argparse.ArgumentParser):
         more.setdefault("allow_abbrev", False)
         super().__init__(prog=prog, **more)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print --help or a version; argparse itself says nothing where that fails."""
+        stream = file or sys.stdout
+        stream.write(message)
+        stream.flush()
+
     def error(self, message: str) -> NoReturn:
         """Print the sentence and leave with code 2."""
         sentence = visible_line(f"{self.prog}: {message} (--help lists the flags)")

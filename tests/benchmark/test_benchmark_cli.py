@@ -309,6 +309,17 @@ def sorted_questions(tmp_path_factory):
     return path
 
 
+def test_the_page_is_written_though_nobody_reads_what_is_shown(bundle, tmp_path, monkeypatch):
+    def nobody(*_report):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("mlx_redrafter.ui.cli.benchmark_view.run_report", nobody)
+    monkeypatch.setattr("mlx_redrafter.ui.entry._drop_output", lambda: None)
+    page = tmp_path / "page.md"
+    assert quick("run", bundle, *SHAPE, "--temp", 0, "--no-copy", "--report", page) == 0
+    assert "## Temperature 0" in page.read_text("utf-8")
+
+
 def test_run_by_category_at_both_temperatures(bundle, sorted_questions, tmp_path, capsys):
     page, path = tmp_path / "page.md", tmp_path / "r.json"
     options = ("--prompts", sorted_questions, "--report", page, "--json", path, "--no-copy")

@@ -100,6 +100,8 @@ def test_a_failed_table_leaves_the_old_one(tmp_path):
 def test_paths_that_cannot_be_written_are_told_beforehand(tmp_path):
     (tmp_path / "file").write_text("")
     check_writable(None, tmp_path / "new" / "r.json")
+    with pytest.raises(RedrafterError, match="named twice"):
+        check_writable(tmp_path / "r.json", None, tmp_path / "r.json")
     with pytest.raises(RedrafterError, match="is a directory"):
         check_writable(tmp_path)
     with pytest.raises(RedrafterError, match="is a file"):

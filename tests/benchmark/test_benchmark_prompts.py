@@ -36,6 +36,14 @@ def test_spec_bench_and_mt_bench_lines_are_conversations(tmp_path):
     assert found == Conversation("question 81", "writing", (user("one"),), ("two",))
 
 
+def test_no_category_is_not_one_that_is_called_none(tmp_path):
+    rows = [{"category": None, "text": "a"}, {"category": None, "set": "math", "text": "b"}]
+    rows[0]["question_id"] = None
+    found = read_conversations(write(tmp_path / "q.jsonl", *rows))
+    assert [one.category for one in found] == ["", "math"]
+    assert found[0].name == "line 1"
+
+
 def test_every_kind_of_line(tmp_path):
     messages = [
         {"role": "system", "content": "s"},

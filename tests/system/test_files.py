@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mlx_redrafter.benchmark.writing import check_writable
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system import files
 from mlx_redrafter.system.files import atomic_path, only_one, write_json
@@ -111,3 +113,40 @@ def test_a_temporary_that_was_taken_for_abandoned_is_made_again(
     monkeypatch.setattr(files, "lock", too_late)
     write_json(tmp_path / "figures.json", {})
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_new_files_have_the_users_permissions_and_old_ones_keep_theirs(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("{}")
+    old.chmod(0o640)
+    before = os.umask(0o077)
+    try:
+        write_json(old, {})
+        write_json(new, {})
+    finally:
+        os.umask(before)
+    assert [oct(path.stat().st_mode & 0o777) for path in (old, new)] == ["0o640", "0o600"]
+
+
+def test_pipes_and_devices_are_written_into_and_stay(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        check_writable(pipe)
+        write_json(pipe, [1])
+        assert reader.communicate()[0].split() == ["[", "1", "]"]
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout")
+def test_what_goes_to_stdout_stands_behind_what_is_there(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path\n"
+        "from mlx_redrafter.system.files import write_json\n"
+        "print('before', flush=True)\n"
+        "write_json(Path('/dev/stdout'), [1])\n"
+    )
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", program], stdout=out, check=True)
+    assert (tmp_path / "out").read_text().split() == ["before", "[", "1", "]"]

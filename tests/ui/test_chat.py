@@ -78,6 +78,8 @@ def test_a_full_disk_behind_the_output(tmp_path, bundle):
         assert full.stderr.splitlines()[-1] == words
         assert "Traceback" not in full.stderr
     # What cannot be said on stderr changes nothing else.
+    told = shell(tmp_path, "CHAT --help > /dev/full")
+    assert (told.returncode, told.stderr) == (2, f"{words}\n")
     assert shell(tmp_path, f"{one} 2>/dev/full").returncode == 0
     assert shell(tmp_path, "CHAT --model /nowhere 2>/dev/full").returncode == 2
     assert shell(tmp_path, "CHAT --temp nan 2>&-").returncode == 2
@@ -265,6 +267,9 @@ def test_a_reader_that_leaves_is_no_error(tmp_path, bundle):
     )  # fmt: skip
     assert "Error" not in done.stderr
     assert "Traceback" not in done.stderr
+    # A table is Rich's to write, which has an exit code of its own for this.
+    helped = f"printf '/help\\n/help\\n' | CHAT --model {bundle} --no-draft"
+    assert shell(tmp_path, f"{{ {helped}; echo $? >&2; }} | true").stderr == "0\n"
 
 
 # On a terminal.

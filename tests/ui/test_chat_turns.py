@@ -23,6 +23,7 @@ from mlx_redrafter.ui.chat.commands import run_command
 from mlx_redrafter.ui.chat.main import load_session
 from mlx_redrafter.ui.chat.session import Session
 from mlx_redrafter.ui.chat.settings import ChatSettings
+from mlx_redrafter.ui.chat.status import afterwords
 from mlx_redrafter.ui.theme import THEME
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +98,30 @@ def test_a_retry_takes_the_place_of_the_answer_and_has_another_seed() -> None:
     assert [message["role"] for message in session.messages] == ["user", "assistant"]
 
 
+def test_a_retry_draws_with_a_seed_that_was_named_since_and_tells_another() -> None:
+    stream = FakeStream()
+    session = make_session(stream, ChatSettings(SamplingConfig(temperature=1.0)))
+    list(session.ask("why"))
+    run("/seed 7", session)
+    run("/retry", session)
+    assert session.last is not None
+    assert not afterwords(session, session.last)
+    run("/retry", session)
+    assert [call["seed"] for call in stream.calls[1:]] == [7, 8]
+    assert "Drawn with seed 8" in " ".join(afterwords(session, session.last))
+
+
+def test_a_loaded_conversation_is_compared_with_one_seed(tmp_path: Path) -> None:
+    stream = FakeStream()
+    session = make_session(stream, ChatSettings(SamplingConfig(temperature=1.0)))
+    list(session.ask("why"))
+    run(f"/save {tmp_path / 'talk.json'}", session)
+    run(f"/load {tmp_path / 'talk.json'}", session)
+    run("/compare", session)
+    plain, drafted = (call["seed"] for call in stream.calls[1:])
+    assert plain == drafted
+
+
 def test_a_retry_that_is_stopped_at_once_changes_nothing() -> None:
     stream = FakeStream()
     session = make_session(stream)
@@ -143,18 +168,40 @@ def test_settings_of_answers_are_told_and_changed() -> None:
         assert run(f"/system {clear}", session).said == ["There is no system message."]
 
 
-def test_saving_asks_before_it_overwrites(tmp_path: Path) -> None:
+def test_saving_asks_before_it_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "talk.json"
     path.write_text("mine")
     session = make_session()
     list(session.ask("why"))
     front = RecordingFrontEnd()
+    with pytest.raises(RedrafterError, match="is a directory: name a file in it"):
+        run(f"/save {tmp_path}", session, front)
+    assert not front.said
     with pytest.raises(RedrafterError, match="--overwrite"):
         run(f"/save {path}", session, front)
     assert "Replace it?" in front.said[0]
     assert path.read_text() == "mine"
     run(f"/save --overwrite {path}", session)
     assert json.loads(path.read_text())["messages"]
+    path.write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    run("/save --overwritetalk.json", session)
+    assert path.read_text() == "mine"
+    assert (tmp_path / "--overwritetalk.json").is_file()
+
+
+def test_a_conversation_that_an_editor_marked_as_unicode_is_read(tmp_path: Path) -> None:
+    (tmp_path / "talk.json").write_text('[{"role": "user", "content": "é"}]', "utf-8-sig")
+    session = make_session()
+    run(f"/load {tmp_path / 'talk.json'}", session)
+    assert session.messages == [{"role": "user", "content": "é"}]
+
+
+def test_any_white_space_parts_a_command_from_its_argument() -> None:
+    session = make_session()
+    assert run("/seed\t7", session).said == ["The seed is 7."]
+    run("/system\nBe brief.\nBe kind.", session)
+    assert session.settings.system == "Be brief.\nBe kind."
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,18 @@ def test_one_prompt_is_gone_on_with_until_something_can_be_said(
     assert "measured: steps" in shown.get()
 
 
+def test_a_bundles_own_questions_may_be_of_any_kind_that_the_benchmark_reads(
+    tmp_path: Path,
+) -> None:
+    rows = ('{"question": "a\u2028b"}', "", '{"turns": ["c", "d"]}', '{"text": "e"}')
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(rows), "utf-8-sig")
+    assert plan._own_questions(str(tmp_path)) == ["a\u2028b", "c", "e"]
+    file.write_text("no JSON")
+    with pytest.raises(RedrafterError, match="line 1 is not JSON"):
+        plan._own_questions(str(tmp_path))
+
+
 def test_forecast_and_measured_stand_side_by_side() -> None:
     planner = Planner(costs_of(OPENBLAS))
     Chat(planner.costs, planner).answers(KNOWN, 20)

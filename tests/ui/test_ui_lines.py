@@ -53,6 +53,14 @@ def test_history_survives_newlines_damage_and_absence(tmp_path):
     append_history(path / "below a file", "x")
 
 
+def test_history_survives_line_separators_and_a_half_written_end(tmp_path):
+    path = tmp_path / "history"
+    append_history(path, "pasted\u2028from a page")
+    with path.open("ab") as file:
+        file.write('"gr\u00fc'.encode()[:-1])
+    assert load_history(path) == ["pasted\u2028from a page"]
+
+
 def test_only_the_latest_history_is_read(tmp_path):
     path = tmp_path / "history"
     path.write_text("".join(f'"{i}"\n' for i in range(HISTORY_SIZE + 5)))

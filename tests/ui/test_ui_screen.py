@@ -111,6 +111,7 @@ def test_an_interrupted_answer_shows_what_there_was():
     assert settled(console.file.getvalue()).split() == ["he"]
     assert session.last.text == "he"
     assert "Stopped" in ending(session.last, 10)
+    assert ending(session.last, 10, goes_on=False) == "Stopped."
 
 
 def test_the_summary_counts_what_was_drafted():
@@ -144,3 +145,15 @@ def test_nothing_a_model_says_reaches_the_terminal_as_a_control():
     front.stream(session, session.ask("q"))
     assert "\x1b]" not in console.file.getvalue()
     assert "\x07" not in console.file.getvalue()
+
+
+def test_ctrl_c_at_a_question_of_yes_or_no_ends_its_line(monkeypatch):
+    front, console = screen()
+
+    def stop(_question):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", stop)
+    with pytest.raises(KeyboardInterrupt):
+        front.confirm("Replace it?")
+    assert console.file.getvalue() == "\n"

@@ -67,6 +67,7 @@ class Answer:
         stats: Counts of this answer.
         at_limit: Whether the model's context was full.
         seed: Names the text at temperatures above 0.
+        named_seed: The one that was set then; None if none was.
         token_ids: Of the text, without the one that ended it; it grows as the answer does.
     """
 
@@ -80,6 +81,7 @@ class Answer:
     stats: AcceptanceStats
     at_limit: bool = False
     seed: int = 0
+    named_seed: int | None = None
     token_ids: list[int] = field(default_factory=list)
 
     @property

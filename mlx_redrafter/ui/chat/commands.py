@@ -63,7 +63,8 @@ def run_command(line: str, session: Session, front: FrontEnd) -> None:
         RedrafterError: If there is no such command or it was given something impossible.
         Quit: If the command is to leave.
     """
-    name, _, argument = line.strip().partition(" ")
+    name, *rest = line.split(maxsplit=1)
+    argument = "".join(rest).strip()
     name = WORDS.get(name, name)
     command = COMMANDS.get(name.lower())
     if command is None:
@@ -73,7 +74,7 @@ def run_command(line: str, session: Session, front: FrontEnd) -> None:
             f"There is no command {name}: {meant}/help lists them, and a space in front sends the "
             "line as a question."
         )
-    command.run(session, front, argument.strip())
+    command.run(session, front, argument)
 
 
 def _help(_session: Session, front: FrontEnd, _argument: str) -> None:
@@ -202,10 +203,13 @@ def _on_off(argument: str, now: bool) -> bool:
 
 
 def _save(session: Session, front: FrontEnd, argument: str) -> None:
-    argument, overwrite = argument.removeprefix(OVERWRITE).strip(), argument.startswith(OVERWRITE)
-    path = _path(argument, "/save FILE")
+    first, *rest = argument.split(maxsplit=1) or [""]
+    overwrite = first == OVERWRITE
+    path = _path("".join(rest) if overwrite else argument, "/save FILE")
     if not session.messages:
         raise RedrafterError("There is no conversation to save yet: ask a question first.")
+    if is_there(path) and path.is_dir():
+        raise RedrafterError(f"{path} is a directory: name a file in it.")
     if (
         is_there(path)
         and not overwrite

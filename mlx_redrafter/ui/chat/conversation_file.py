@@ -39,7 +39,7 @@ def load_conversation(path: Path) -> tuple[str | None, list[Message]]:
     if is_there(path) and not path.is_file():
         raise RedrafterError(f"{path} is no file, so it holds no conversation.")
     try:
-        value: Any = json.loads(path.read_text("utf-8"))
+        value: Any = json.loads(path.read_text("utf-8-sig"))  # as some editors save it
     except OSError as error:
         raise RedrafterError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:

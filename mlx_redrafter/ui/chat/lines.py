@@ -146,7 +146,8 @@ def load_history(path: Path | None) -> list[str]:
         return []
     lines: list[str] = []
     with suppress(OSError, ValueError):
-        for entry in path.read_text("utf-8").splitlines()[-HISTORY_SIZE:]:
+        # Other line ends may stand inside of JSON strings.
+        for entry in path.read_text("utf-8", "replace").rstrip("\n").split("\n")[-HISTORY_SIZE:]:
             with suppress(ValueError, RecursionError):
                 line = json.loads(entry)
                 lines += [line] if isinstance(line, str) else []

@@ -179,6 +179,9 @@ class ScreenFrontEnd:
         except EOFError:
             self._console.print()
             return False
+        except KeyboardInterrupt:
+            self._console.print()  # the next prompt begins a line
+            raise
         return answer.strip().lower() in ("y", "yes")
 
     @contextmanager

@@ -145,9 +145,9 @@ class Session:
             raise RedrafterError("There is no question yet: ask one, then /retry.")
         before = list(self.messages)
         del self.messages[asked[-1] + 1 :]
-        seed = self.settings.sampling.seed  # one that was named would give the same words again
-        if seed is not None and self.last is not None:
-            seed = (self.last.seed + 1) % 2**63
+        seed = self.settings.sampling.seed
+        if seed is not None and self.last is not None and self.last.named_seed == seed:
+            seed = (self.last.seed + 1) % 2**63  # the named one would give the same words again
         return self._take(before, self._answer(self.messages, self.settings.draft, seed=seed))
 
     def resume(self) -> Generator[GenerationResponse, None, None]:
@@ -203,21 +203,19 @@ class Session:
         if not asked:
             raise RedrafterError("There is no question yet: ask one, then /compare.")
         upto = self.messages[: asked[-1] + 1]
-        plain, drafted = (self._rerun(upto, draft) for draft in (False, True))
+        # Both draw with one seed: the last answer's, if there is one.
+        seed = self._seed() if self.last is None else self.last.seed
+        plain, drafted = (self._rerun(upto, draft, seed) for draft in (False, True))
         self.note_plain(plain)
         return Comparison(plain, drafted)
 
-    def _rerun(self, messages: Sequence[Message], draft: bool) -> Answer:
+    def _rerun(self, messages: Sequence[Message], draft: bool, seed: int) -> Answer:
         answer: Answer | None = None
-        with closing(self._answer(messages, draft, seed=self._compared_seed())) as parts:
+        with closing(self._answer(messages, draft, seed=seed)) as parts:
             for answer, _ in parts:  # noqa: B007 - the last one is the whole answer
                 pass
         assert answer is not None, "a generator without an error yields at least one token"
         return replace(answer, stats=answer.stats.snapshot())
-
-    def _compared_seed(self) -> int | None:
-        """Both runs of a comparison draw with one seed: the last answer's, if there is one."""
-        return self.last.seed if self.last is not None else None
 
     def _seed(self) -> int:
         """The next answer's seed: the one that was set, or one of its own."""
@@ -240,8 +238,9 @@ class Session:
             begun: An answer to go on with, and to which seed and text belong.
         """
         question = messages[-1]["content"]
+        named = self.settings.sampling.seed
         if begun is not None:
-            seed = begun.seed
+            seed, named = begun.seed, begun.named_seed
         seed = self._seed() if seed is None else seed
         token_ids = list(begun.token_ids) if begun is not None else []
         prompt = [*self.encode(messages), *token_ids]
@@ -261,7 +260,7 @@ class Session:
             responses = going_on(detokenizer, responses)
         answer = Answer(
             question, said, drafted, True, len(prompt), None,
-            None, AcceptanceStats(), False, seed, token_ids,
+            None, AcceptanceStats(), False, seed, named, token_ids,
         )  # fmt: skip
         # Only closing it leaves the caches at exactly the tokens that were taken.
         with closing(cast("Generator[GenerationResponse, None, None]", responses)):

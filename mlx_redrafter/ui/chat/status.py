@@ -139,7 +139,7 @@ def afterwords(session: Session, answer: Answer) -> list[str]:
     reason = ending(answer, session.settings.max_tokens, goes_on=session.goes_on)
     sentences = [reason] if reason else []
     sampling = session.settings.sampling
-    if sampling.temperature and sampling.seed is None:
+    if sampling.temperature and sampling.seed != answer.seed:
         another = ": /retry draws another." if session.goes_on else "."
         sentences.append(f"Drawn with seed {answer.seed}{another}")
     return sentences
@@ -148,6 +148,8 @@ def afterwords(session: Session, answer: Answer) -> list[str]:
 def ending(answer: Answer, max_tokens: int, *, goes_on: bool = True) -> str | None:
     """Why an answer ended, where that was not its own end, and what helps."""
     if not goes_on:
+        if answer.interrupted:
+            return "Stopped."
         full = "The model's context is full: a shorter question leaves more room."
         cut = f"Cut after {max_tokens:,} tokens: --max-tokens allows more."
         return full if answer.at_limit else cut if answer.cut else None

@@ -89,13 +89,13 @@ class _Job:
         from ...benchmark.plots import check_matplotlib
         from ...benchmark.writing import check_writable
 
-        page = getattr(self.options, "report", None)
-        check_writable(self.options.json, self.options.csv, page)
+        paths = [self.options.json, self.options.csv, getattr(self.options, "report", None)]
         if self.options.output is not None:
             stem = self.options.output / self.command
-            check_writable(*map(stem.with_suffix, (".json", ".csv", ".png")))
-            if not self.options.no_plots:
-                check_matplotlib()
+            paths += map(stem.with_suffix, (".json", ".csv", ".png"))
+        check_writable(*paths)
+        if self.options.output is not None and not self.options.no_plots:
+            check_matplotlib()
 
     def environment(self) -> Environment:
         """The circumstances, as they are now."""
@@ -171,9 +171,13 @@ def _run(job: _Job) -> int:
     for comparison in done:
         place = f"temperature-{comparison.temperature:g}" if len(done) > 1 else ""
         job.draw(plot_comparison, comparison, place)
-        job.console.print(run_report(comparison, model.name))
-    if options.report is not None and job.group.leads:
-        write_text(options.report, results_page(done, model.name))
+    # Whoever reads stdout may leave before the end, and the page's disk may be full.
+    try:
+        if options.report is not None and job.group.leads:
+            write_text(options.report, results_page(done, model.name))
+    finally:
+        for comparison in done:
+            job.console.print(run_report(comparison, model.name))
     return INTERRUPTED if interrupted else SUCCESS
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..entry import SUCCESS, as_typed, command_line
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 NAME = "python -m mlx_redrafter.plan"
 SAMPLE = "Explain, with an example, what this is good for."
+# Of the questions that a bundle brings along so many are asked.
+SAMPLES = 8
 
 
 # Samples are decoded until there is enough to say something, but no longer than for so many tokens
@@ -199,11 +200,19 @@ def _decode(
 
 
 def _own_questions(model: str) -> list[str]:
-    """A few of the questions that a bundle brings along, if it does."""
-    import json
+    """A few of the questions that a bundle brings along, if it does.
 
-    path = Path(model) / "questions.jsonl"
+    Raises:
+        RedrafterError: If their file is not understood.
+    """
+    from ...benchmark.prompts import read_conversations
+    from ...system.files import local_path
+    from ...text.prompts import plain_messages
+
+    path = local_path(model) / "questions.jsonl"
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()[:200:25]]
-    return [row["question"] for row in rows if "question" in row]
+    openings = [one.opening for one in read_conversations(path, SAMPLES)]
+    return [
+        one if isinstance(one, str) else str(plain_messages(one)[-1]["content"]) for one in openings
+    ]
