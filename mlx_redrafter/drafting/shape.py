@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ..errors import RedrafterError
 
 MAX_LENGTH = 64
+# Nodes of a tree know their ancestors: what they take in memory grows with the square of this.
+MAX_NODES = 2048
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class BeamShape:
                 raise RedrafterError(f"beam {name} is {value!r}, but has to be from 1 to 1024.")
         if self.length > MAX_LENGTH:
             raise RedrafterError(f"beam length is {self.length}, but may be {MAX_LENGTH} at most.")
+        if self.width * self.length > MAX_NODES:
+            raise RedrafterError(
+                f"A beam of {self.width} x {self.length} drafts {self.width * self.length} tokens, "
+                f"but may draft {MAX_NODES} at most: choose a smaller width or length."
+            )
 
     @property
     def nodes(self) -> int:
