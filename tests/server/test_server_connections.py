@@ -154,15 +154,22 @@ def test_a_failure_does_not_end_the_connection(
 
     chat = {"messages": [{"role": "user", "content": "please say"}]}
     body: dict[str, Any] = {"prompt": "on"} if path == "/v1/completions" else chat
-    with serve_scripted(tokenizer, script(tokenizer)) as live, httpx.Client() as client:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    raw = json.dumps(body)
+    asked = f"{head}Content-Length: {len(raw)}\r\n\r\n{raw}".encode()
+    with serve_scripted(tokenizer, script(tokenizer)) as live, socket.socket() as client:
+        client.connect(("127.0.0.1", int(live.url.rpartition(":")[2])))
+        client.settimeout(10)
         with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
             patched.setattr(service, "encode", broken)
-            response = client.post(live.url + path, json=body)
-        assert response.status_code == 500
-        assert "its log says why" in response.text
+            client.sendall(asked)
+            said = client.recv(10_000)
+            while b"its log says why" not in said:
+                said += client.recv(10_000)
+        assert said.startswith(b"HTTP/1.1 500")
         assert "secret" in caplog.text
-        assert client.post(live.url + path, json=body).status_code == 200
-        assert connections(live) == 1
+        client.sendall(asked)
+        assert client.recv(10_000).startswith(b"HTTP/1.1 200")
 
 
 def test_no_prompt_waits_for_a_long_one_to_be_encoded(
