@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from .work.host import Host
 from .work.lockstep import LedSequences, follow, leave
 from .work.prefix_cache import PrefixCache
 from .work.sequences import Sequences
-from .work.service import ServedModel
+from .work.service import Encoder, ServedModel
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,12 @@ def _serve(
 ) -> ServedModel:
     model, tokenizer, make = _load(spec, settings, held, models)
     host = Host(spec.name, tokenizer, make, settings.max_concurrent, metrics)
-    # Prompts are encoded in other threads than answers are decoded in.
-    encoder: Any = copy.deepcopy(tokenizer)
     return ServedModel(
         name=spec.name,
         host=host,
-        tokenizer=encoder,
+        # Prompts are encoded in other threads than answers are decoded in.
+        encoder=Encoder(copy.deepcopy(tokenizer)),
+        long_encoder=Encoder(copy.deepcopy(tokenizer)),
         vocab_size=model.target.vocab_size,
         context_limit=model.room(settings.context_limit),
-        encoding=threading.Lock(),
     )

@@ -36,7 +36,8 @@ def bind(settings: ServerSettings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = told.split(" (while ")[0]  # Python repeats the address
         raise RedrafterError(
             f"{settings.host}:{settings.port} cannot be listened at ({reason}): pass another "
             "--host or --port."

@@ -18,8 +18,8 @@ Messages = Sequence[dict[str, Any]]
 # Names that the tokenizer, or whoever calls it, takes for itself.
 _NOT_TEMPLATES = frozenset(
     {
-        "self", "tokenizer", "messages", "conversation", "tokenize", "tokenizer_kwargs", "padding",
-        "truncation", "max_length", "return_tensors", "return_dict",
+        "self", "tokenizer", "messages", "conversation", "conversations", "tokenize",
+        "tokenizer_kwargs", "padding", "truncation", "max_length", "return_tensors", "return_dict",
     }
 )  # fmt: skip
 _TEXT_PARTS = ("text", "input_text", "output_text")

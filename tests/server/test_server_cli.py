@@ -99,7 +99,9 @@ def test_slips_are_told_in_one_sentence(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["--model", str(bundle), "--port", port]) == 2
-    assert "pass another --host or --port" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "pass another --host or --port" in told
+    assert "(Address already in use):" in told
     assert main(["--model", str(tmp_path / "none"), "--port", "0"]) == 2
     assert "check the path" in capsys.readouterr().err
     two = ["--model", str(bundle), "--model", str(bundle), "--port", "0"]
@@ -143,6 +145,11 @@ def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
     assert settings.cache_memory > 10**8
     with pytest.raises(RedrafterError, match="choose one"):
         read_flags(["--api-key-file", key, "--api-key", "other"]).settings()
+
+
+def test_an_address_may_be_written_as_in_a_url() -> None:
+    assert read_flags(["--host", "[::1]"]).settings().host == "::1"
+    assert read_flags(["--host", "::1"]).settings().host == "::1"
 
 
 def test_origins_are_read_as_browsers_write_them() -> None:

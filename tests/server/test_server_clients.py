@@ -373,6 +373,7 @@ def test_a_response_takes_earlier_turns(
     history = [
         {"role": "developer", "content": "Be kind."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "see"}]},
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "h"}]},
         {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "m"}]},
         call,
         output,
@@ -380,7 +381,7 @@ def test_a_response_takes_earlier_turns(
     client.responses.create(model="tiny", input=history, tools=tools, instructions="Be short.")
     prompt = tokenizer.decode(engine.added[-1].prompt)
     assert "Be short.\n\nBe kind." in prompt
-    assert prompt.index("<think>m</think>") < prompt.index("it sleeps")
+    assert prompt.index("<think>hm</think>") < prompt.index("it sleeps")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ from scripted_answers import script
 from mlx_redrafter.server import running
 from mlx_redrafter.server.settings import ServerSettings
 from mlx_redrafter.server.web import bodies
+from mlx_redrafter.server.work import service
 
 RESPONSES = "/v1/responses"
 # An answer repeats what it was told of the request: more than any socket holds.
@@ -138,3 +140,58 @@ def test_want_of_files_does_not_fill_the_log(
             time.sleep(2.5)
         assert 1 <= len(caplog.records) <= 10
         assert answered(live)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages/count_tokens"])
+def test_a_failure_does_not_end_the_connection(
+    tokenizer: TokenizerWrapper,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError("secret")
+
+    chat = {"messages": [{"role": "user", "content": "please say"}]}
+    body: dict[str, Any] = {"prompt": "on"} if path == "/v1/completions" else chat
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    raw = json.dumps(body)
+    asked = f"{head}Content-Length: {len(raw)}\r\n\r\n{raw}".encode()
+    with serve_scripted(tokenizer, script(tokenizer)) as live, socket.socket() as client:
+        client.connect(("127.0.0.1", int(live.url.rpartition(":")[2])))
+        client.settimeout(10)
+        with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
+            patched.setattr(service, "encode", broken)
+            client.sendall(asked)
+            said = client.recv(10_000)
+            while b"its log says why" not in said:
+                said += client.recv(10_000)
+        assert said.startswith(b"HTTP/1.1 500")
+        assert "secret" in caplog.text
+        client.sendall(asked)
+        assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+
+
+def test_no_prompt_waits_for_a_long_one_to_be_encoded(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on, encode = threading.Event(), threading.Event(), service.encode
+
+    def slow(given: TokenizerWrapper, task: Any, size: int) -> Any:
+        if len(task.prompt) > 1000:
+            began.set()
+            assert go_on.wait(30)
+        return encode(given, task, size)
+
+    monkeypatch.setattr(service, "encode", slow)
+    with serve_scripted(tokenizer, script(tokenizer)) as live:
+        long = {"prompt": "on " * service.LONG}
+        url = live.url + "/v1/completions"
+        client = threading.Thread(target=lambda: httpx.post(url, json=long, timeout=60))
+        client.start()
+        try:
+            assert began.wait(30)
+            assert answered(live)
+        finally:
+            go_on.set()
+            client.join()

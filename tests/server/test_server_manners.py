@@ -362,3 +362,15 @@ def test_a_seed_is_drawn_and_told_where_none_is_given(live: Live) -> None:
     seeds = [httpx.post(live.url + CHAT, json=ASK).json()["redrafter"]["seed"] for _ in range(2)]
     assert seeds[0] != seeds[1]
     assert all(set(str(seed)) <= set(string.digits) for seed in seeds)
+
+
+def test_a_seed_that_was_told_can_be_asked_for_again(live: Live) -> None:
+    asked: dict[str, dict[str, Any]] = {
+        CHAT: ASK,
+        "/v1/completions": {"prompt": "a"},
+        "/v1/messages": {**ASK, "max_tokens": 9},
+        "/v1/responses": {"input": "please say"},
+    }
+    for path, body in asked.items():
+        made = httpx.post(live.url + path, json={**body, "seed": 7})
+        assert made.json()["redrafter"]["seed"] == 7, path

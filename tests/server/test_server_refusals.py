@@ -67,6 +67,27 @@ def test_arguments_that_are_no_good_json_are_refused_by_name(
     assert error["param"].startswith("input.1.arguments")
 
 
+CALLS: list[Any] = ["abc", 5, [{}], [{"function": {"arguments": 5}}], {"a": 1}]
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
+@pytest.mark.parametrize("calls", CALLS)
+def test_only_the_assistant_calls(live: Live, role: str, calls: Any) -> None:
+    message = {"role": role, "content": "please say", "tool_calls": calls}
+    error = refused(live, CHAT, {"messages": [message]})
+    assert error["param"] == "messages.0.tool_calls"
+    assert "Only messages of the assistant's" in error["message"]
+    message["tool_calls"] = []
+    assert httpx.post(live.url + CHAT, json={"messages": [message]}).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["self", "tokenizer", "conversation", "conversations"])
+def test_what_is_no_argument_of_a_template_is_refused_by_name(live: Live, name: str) -> None:
+    body = {"messages": [{"role": "user", "content": "say"}], "chat_template_kwargs": {name: "x"}}
+    error = refused(live, CHAT, body)
+    assert error["param"] == f"chat_template_kwargs.{name}"
+
+
 # ---- fields of several types
 
 

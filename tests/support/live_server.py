@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import threading
 import time
@@ -31,7 +32,7 @@ from mlx_redrafter.server.work.sequences import (
     SequenceFailed,
     StepShape,
 )
-from mlx_redrafter.server.work.service import ServedModel, Service
+from mlx_redrafter.server.work.service import Encoder, ServedModel, Service
 
 TOOL_TEMPLATE = (
     "{% if tools %}<|system|>Call with <tool_call>...</tool_call>: {{ tools | tojson }}<|end|>"
@@ -181,7 +182,8 @@ class Live:
 def scripted_model(
     name: str, tokenizer: TokenizerWrapper, host: Host, context: int | None = 4096
 ) -> ServedModel:
-    return ServedModel(name, host, tokenizer, len(tokenizer), context, threading.Lock())
+    encoders = Encoder(tokenizer), Encoder(copy.deepcopy(tokenizer))
+    return ServedModel(name, host, *encoders, len(tokenizer), context)
 
 
 @contextmanager

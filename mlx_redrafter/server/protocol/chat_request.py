@@ -30,6 +30,9 @@ MAX_TOP_LOGPROBS = 20
 RESERVED = frozenset(
     {
         "conversation",
+        "conversations",
+        "self",
+        "tokenizer",
         "messages",
         "tools",
         "documents",
@@ -274,13 +277,18 @@ def template_message(message: Any, place: int) -> Message:
     """A message as chat templates take it: content is text, arguments are objects.
 
     Raises:
-        ApiError: If a call's arguments are no JSON object.
+        ApiError: If a call's arguments are no JSON object, or it is not the assistant's.
     """
     made: Message = message.model_dump(exclude_none=True)
     made["content"] = joined(message.content)
     if made["role"] == "developer":
         made["role"] = "system"
-    for index, call in enumerate(made.get("tool_calls", [])):
+    calls = made.get("tool_calls") or []
+    if calls and not isinstance(message, AssistantMessage):  # whatever these are: nobody checked
+        raise unsupported(
+            f"messages.{place}.tool_calls", "Only messages of the assistant's hold tool_calls."
+        )
+    for index, call in enumerate(calls):
         where = f"messages.{place}.tool_calls.{index}.function.arguments"
         call["function"]["arguments"] = arguments_of(call["function"]["arguments"], where)
     return made

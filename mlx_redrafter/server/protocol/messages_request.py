@@ -13,6 +13,7 @@ from .fields import (
     Ignored,
     MaxTokens,
     Open,
+    Seed,
     Stops,
     Strict,
     Temperature,
@@ -160,6 +161,7 @@ class MessagesRequest(CountRequest):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
+    seed: Seed | None = None  # not the vendor's, but every answer names the one it was drawn with
     redrafter: Extension | None = None
     metadata: Ignored = None
     service_tier: Ignored = None
@@ -175,7 +177,7 @@ def parse_messages(body: dict[str, Any]) -> Parsed:
     """
     request = parse(MessagesRequest, body)
     extension = request.redrafter or Extension()
-    names = ("temperature", "top_p", "top_k")
+    names = ("temperature", "top_p", "top_k", "seed")
     given = {name: getattr(request, name) for name in names}
     if given["top_k"] == -1:
         given["top_k"] = 0

@@ -316,7 +316,8 @@ def _join(turn: Message, item: Any, param: str) -> None:
     elif isinstance(item, ReasoningItem):
         parts = item.content or item.summary or []
         if parts:
-            turn["reasoning_content"] = "".join(part.text for part in parts)
+            thought = "".join(part.text for part in parts)
+            turn["reasoning_content"] = turn.get("reasoning_content", "") + thought
     else:
         name = joined_name(item.namespace, item.name)
         function = {"name": name, "arguments": arguments_of(item.arguments, param)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ..protocol import sse
 from ..protocol.chat_answer import ChatWriter
 from ..protocol.chat_request import parse_chat
 from ..protocol.completions import CompletionWriter, parse_completion
-from ..protocol.failures import Api, ApiError
+from ..protocol.failures import Api, ApiError, internal
 from ..protocol.json_body import parse_body
 from ..protocol.messages_answer import MessagesWriter
 from ..protocol.messages_request import parse_count, parse_messages
@@ -30,6 +31,8 @@ from ..work.answering import Job
 from ..work.service import ServedModel, Service
 from .bodies import read_body, refusal
 from .streams import EventStream, whole
+
+log = logging.getLogger("mlx_redrafter.server")
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,7 @@ class Handlers:
         """The handler of an endpoint."""
 
         async def handler(request: Request) -> Response:
-            try:
-                return await self._answer(endpoint, request)
-            except ApiError as error:
-                return refusal(error, endpoint.api)
+            return await _refusing(self._answer(endpoint, request), endpoint.api)
 
         return handler
 
@@ -105,11 +105,11 @@ class Handlers:
 
     async def count_tokens(self, request: Request) -> Response:
         """Anthropic's ``count_tokens``."""
-        try:
-            raw = await read_body(request, self._service.settings.max_body)
-            return JSONResponse(await run_in_threadpool(self._count, raw))
-        except ApiError as error:
-            return refusal(error, "anthropic")
+        return await _refusing(self._counted(request), "anthropic")
+
+    async def _counted(self, request: Request) -> Response:
+        raw = await read_body(request, self._service.settings.max_body)
+        return JSONResponse(await run_in_threadpool(self._count, raw))
 
     def _count(self, raw: bytes) -> dict[str, int]:
         parsed = parse_count(parse_body(raw))
@@ -181,6 +181,21 @@ class Handlers:
         ]
         most = self._service.settings.max_concurrent
         return JSONResponse({"models": models, "max_concurrent": most, "version": __version__})
+
+
+async def _refusing(answer: Awaitable[Response], api: Api) -> Response:
+    """The answer, or why there is none.
+
+    What nobody foresaw must not reach uvicorn: it would end the connection behind the answer, and
+    with it the request that the client sends there next.
+    """
+    try:
+        return await answer
+    except ApiError as error:
+        return refusal(error, api)
+    except Exception:
+        log.exception("a request failed")
+        return refusal(internal(), api)
 
 
 def _refused_stream(writer: Writer, error: ApiError) -> Response:

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -23,6 +23,21 @@ from .prompts import Encoded, encode
 from .sequences import Decoding
 
 REMEMBERED = 32
+# Characters of a prompt that takes seconds to encode; no other shall wait for it.
+LONG = 200_000
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer for prompts.
+
+    Attributes:
+        tokenizer: Used by one thread at a time.
+        lock: Held meanwhile.
+    """
+
+    tokenizer: TokenizerWrapper
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True)
@@ -32,18 +47,18 @@ class ServedModel:
     Attributes:
         name: Under which requests ask for it.
         host: Its place in the engine's thread.
-        tokenizer: Of it.
+        encoder: For its prompts.
+        long_encoder: For prompts beyond ``LONG`` characters.
         vocab_size: Tokens it knows.
         context_limit: Tokens of prompt and answer at most; None for no limit.
-        encoding: Held while a prompt is encoded.
     """
 
     name: str
     host: Host
-    tokenizer: TokenizerWrapper
+    encoder: Encoder
+    long_encoder: Encoder
     vocab_size: int
     context_limit: int | None
-    encoding: threading.Lock
 
 
 class Ticket:
@@ -152,8 +167,10 @@ class Service:
         Raises:
             ApiError: If it cannot be encoded or is too long.
         """
-        with model.encoding:
-            encoded = encode(model.tokenizer, task, model.vocab_size)
+        long = len(str(task.prompt)) > LONG
+        encoder = model.long_encoder if long else model.encoder
+        with encoder.lock:
+            encoded = encode(encoder.tokenizer, task, model.vocab_size)
         limit = model.context_limit
         if bounded and limit is not None and len(encoded.ids) >= limit:
             raise too_long(len(encoded.ids), limit)

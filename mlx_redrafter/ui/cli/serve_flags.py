@@ -153,7 +153,7 @@ class ServeFlags(LoadFlags):
         from ...server.settings import ServerSettings
 
         return ServerSettings(
-            host=self.host,
+            host=self.host.removeprefix("[").removesuffix("]"),  # as URLs write IPv6
             port=self.port,
             api_key=self._key(),
             allowed_hosts=tuple(self.allowed_host),
