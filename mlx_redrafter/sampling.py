@@ -161,12 +161,17 @@ def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
     """Token ids with finite numbers, ascending."""
     try:
         entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
-        pairs = {int(token): float(value) for token, value in entries}
+        pairs = {_token_id(token): float(value) for token, value in entries}
     except (TypeError, ValueError, OverflowError):
         pairs = {-1: math.nan}
     if not all(token >= 0 and math.isfinite(value) for token, value in pairs.items()):
         raise RedrafterError("logit_bias has to map token ids to finite numbers.")
     return tuple(sorted(pairs.items()))
+
+
+def _token_id(given: Any) -> int:
+    """A token id, or one as text (JSON has no other keys); -1 for a fraction."""
+    return int(given) if int(given) == given or isinstance(given, str) else -1
 
 
 def scores(

@@ -133,15 +133,15 @@ class StepLauncher:
                 whole, copied[place] = draft.complete(tree)
             several = len(sources[place]) > 1 and self._target.verifies == "chain"
             trees[place] = chain_of(whole) if several else whole
+        size = max(len(tree) for tree in trees)
         for place, sequence in enumerate(sequences):
             tree = trees[place]
             # Recurrent modules run every path that a tree may have: to read it first costs less
             # than to assume the most that its shape allows.
             if self._target.recurrent and tree.leaf_bound > 1:
                 trees[place] = tree.first(len(tree) - 1, tree.read())
-            elif sequence.needs_tokens and len(tree) > 1:
+            elif sequence.needs_tokens and size > 1:  # a root alone is padded to a tree
                 trees[place] = replace(tree, known=tree.read())
-        size = max(len(tree) for tree in trees)
         return [tree.padded(size) for tree in trees], copied
 
     def _verify(

@@ -75,6 +75,10 @@ def stream_generate(
     tokenizer = wrapped(tokenizer)
     if cache is not None and prompt_cache is not None:
         raise RedrafterError("cache and prompt_cache are two names of one argument: give one.")
+    if prompt_progress_callback is not None and not callable(prompt_progress_callback):
+        raise RedrafterError(
+            "prompt_progress_callback has to be a function of (tokens done, tokens to do)."
+        )
     read = read_options(model, tokenizer, options)
     ids = encode_prompt(tokenizer, prompt, tools=read.tools, template_args=read.template_args)
     sequence, tokens = begin(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from decoding_cases import Evaluations
 
@@ -142,6 +143,24 @@ def test_the_drafters_beam_search_together(name: str, head: str, kind: str) -> N
         assert [one.token for one in made[index]] == [one.token for one in expected]
         trees = [one.step.tree.tokens for one in made[index] if one.step is not None]
         assert trees == [one.step.tree.tokens for one in expected if one.step is not None]
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_processors_of_a_text_that_drafts_nothing_beside_one_that_does(name: str) -> None:
+    """Its tree is a root alone, and filled up to the other's."""
+
+    def turning(tokens: mx.array, logits: mx.array) -> mx.array:
+        wanted = (tokens[-1] * 7 + tokens.size) % models.VOCAB
+        return logits + 4.0 * (mx.arange(models.VOCAB) == wanted)
+
+    model = SpeculativeModel(models.mamba() if name == "mamba" else models.shared(name))
+    plain = replace(GREEDY, draft=False, logits_processors=(turning,))
+    expected = [alone(model, PROMPTS[0], GREEDY), alone(model, PROMPTS[1], plain)]
+    source = Continuations([PROMPTS[0] + expected[0]])
+    drafting = SpeculativeModel(model.target, source)
+    made = collect(BatchDecoder(drafting, PROMPTS[:2], [GREEDY, plain]))
+    assert ids(made) == expected
+    assert any(one.from_draft for one in made[0])
 
 
 def test_ends_of_texts_and_limits() -> None:
