@@ -146,20 +146,32 @@ def test_the_drafters_beam_search_together(name: str, head: str, kind: str) -> N
 
 
 @pytest.mark.parametrize("name", ["llama", "mamba"])
-def test_processors_of_a_text_that_drafts_nothing_beside_one_that_does(name: str) -> None:
-    """Its tree is a root alone, and filled up to the other's."""
+@pytest.mark.parametrize("kind", ["sampler", "logits_processors"])
+def test_a_callers_function_hears_of_its_own_text_alone(kind: str, name: str) -> None:
+    """One that counts gives the text that it gives alone; rows that are filled up are no text."""
 
-    def turning(tokens: mx.array, logits: mx.array) -> mx.array:
-        wanted = (tokens[-1] * 7 + tokens.size) % models.VOCAB
-        return logits + 4.0 * (mx.arange(models.VOCAB) == wanted)
+    def options() -> dict[str, Any]:
+        asked = iter(range(1000))
+
+        def sampler(_logprobs: mx.array) -> mx.array:
+            return mx.array([next(asked) % 3])  # 0 is what rows are filled up with
+
+        def processor(_tokens: mx.array, logits: mx.array) -> mx.array:
+            return logits + 99.0 * (mx.arange(models.VOCAB) == next(asked) % 3)
+
+        return {"sampler": sampler} if kind == "sampler" else {"logits_processors": (processor,)}
+
+    def config() -> DecodingConfig:
+        sampling = SamplingConfig(logprobs=2, temperature=1e-3, seed=1)
+        return replace(GREEDY, draft=False, sampling=sampling, **options())
 
     model = SpeculativeModel(models.mamba() if name == "mamba" else models.shared(name))
-    plain = replace(GREEDY, draft=False, logits_processors=(turning,))
-    expected = [alone(model, PROMPTS[0], GREEDY), alone(model, PROMPTS[1], plain)]
-    source = Continuations([PROMPTS[0] + expected[0]])
-    drafting = SpeculativeModel(model.target, source)
-    made = collect(BatchDecoder(drafting, PROMPTS[:2], [GREEDY, plain]))
-    assert ids(made) == expected
+    greedy = alone(model, PROMPTS[0], GREEDY)
+    expected = alone(model, PROMPTS[1], config())
+    assert len(set(expected)) == 3
+    drafting = SpeculativeModel(model.target, Continuations([PROMPTS[0] + greedy]))
+    made = collect(BatchDecoder(drafting, PROMPTS[:2], [GREEDY, config()]))
+    assert ids(made) == [greedy, expected]
     assert any(one.from_draft for one in made[0])
 
 

@@ -319,6 +319,23 @@ def test_what_a_sampler_returns_has_to_be_a_token(
         ids(model, tokenizer, draft=False, sampler=lambda _: mx.array([chosen]))
 
 
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        (lambda _: None, "returned a NoneType"),
+        (np.array, "returned a ndarray"),
+        (lambda logits: logits[0], "of shape"),
+        (lambda logits: logits[:, :5], "of shape"),
+    ],
+    ids=["nothing", "numpy", "a row", "few"],
+)
+def test_what_a_processor_returns_has_to_be_logits(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, returns: Any, words: str
+) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        ids(model, tokenizer, logits_processors=[lambda _, logits: returns(logits)])
+
+
 def test_a_sampler_may_return_a_number(
     model: SpeculativeModel, tokenizer: TokenizerWrapper
 ) -> None:
