@@ -154,8 +154,19 @@ def _respond(
 
 
 def wrapped(tokenizer: Any) -> TokenizerWrapper:
-    """A tokenizer of transformers' as mlx-lm's; mlx-lm's own as it is."""
-    return tokenizer if isinstance(tokenizer, TokenizerWrapper) else TokenizerWrapper(tokenizer)
+    """A tokenizer of transformers' as mlx-lm's; mlx-lm's own as it is.
+
+    Raises:
+        RedrafterError: If it is none.
+    """
+    if isinstance(tokenizer, TokenizerWrapper):
+        return tokenizer
+    if not all(callable(getattr(tokenizer, name, None)) for name in ("encode", "decode")):
+        raise RedrafterError(
+            "The tokenizer has to be the one from mlx_redrafter.load, or one of transformers', and "
+            f"is a {type(tokenizer).__name__}."
+        )
+    return TokenizerWrapper(tokenizer)
 
 
 def wired(model: SpeculativeModel) -> AbstractContextManager[None]:
