@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
+from .errors import RedrafterError
+from .system.device import on_gpu
 from .tree import DraftTree
 
 # "repetition", "presence" or "frequency", its size, and how many tokens it looks at
 Penalty = tuple[str, float, int]
+# (tokens (k,), logits (1, vocab_size)) -> logits, as mlx-lm's
+LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 # ``largest``: entries of a block, and rows that are sorted as they are, in a single launch.
 BLOCK = 128
 SHORT_ROW = 2048
+# Columns that a maximum is taken down at once on a CPU.
+COLUMNS = 64
 
 
 def reported_logprobs(
@@ -74,6 +80,27 @@ def biased(logits: mx.array, bias: Sequence[tuple[int, float]]) -> mx.array:
     places = mx.array([token for token, _ in bias])
     values = mx.array([value for _, value in bias]).astype(logits.dtype)
     return logits.at[:, places].add(values)
+
+
+def processed(
+    logits: mx.array, tokens: mx.array, processors: Sequence[LogitsProcessor]
+) -> mx.array:
+    """Logits (1, vocab_size) after functions of the caller's, told the text's ``tokens`` (k,).
+
+    Raises:
+        RedrafterError: If one returns something else than logits.
+    """
+    for processor in processors:
+        given: object = processor(tokens, logits)
+        if not isinstance(given, mx.array) or given.shape != logits.shape:
+            shape = f", of shape {given.shape}" if isinstance(given, mx.array) else ""
+            raise RedrafterError(
+                "logits_processors have to return logits as an mlx array of the shape "
+                f"{logits.shape} that they are given, and one returned a "
+                f"{type(given).__name__}{shape}."
+            )
+        logits = given
+    return logits
 
 
 def exclude_top(
@@ -146,3 +173,16 @@ def _penalise(
     else:
         picked = picked - penalty
     return mx.put_along_axis(logits, history, picked, axis=1)
+
+
+def below_best(logits: mx.array, tokens: mx.array) -> mx.array:
+    """Whether each row's choice is less likely than another token, bool (n,).
+
+    A maximum costs a third of the index of it.
+    """
+    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    rest = logits
+    if not on_gpu() and logits.shape[-1] % COLUMNS == 0:
+        # On a CPU mlx takes maxima down columns many at a time, those along a row one by one.
+        rest = mx.max(logits.reshape(len(tokens), -1, COLUMNS), axis=1)
+    return chosen < mx.max(rest, axis=-1)

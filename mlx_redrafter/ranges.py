@@ -80,6 +80,7 @@ def token_ids(given: Any, name: str) -> tuple[int, ...]:
     Raises:
         RedrafterError: Naming the option.
     """
+    given = given.tolist() if hasattr(given, "tolist") else given  # an array
     ids = tuple(given or ()) if isinstance(given, Iterable) or not given else (None,)
     if not all(is_count(token) for token in ids):
         raise RedrafterError(f"{name} has to be a list of token ids.")

@@ -18,17 +18,23 @@ from typing import Any, NamedTuple, cast
 import mlx.core as mx
 
 from .errors import RedrafterError
-from .logits import Penalty, biased, exclude_top, penalise, reported_logprobs
+from .logits import (
+    LogitsProcessor,
+    Penalty,
+    below_best,
+    biased,
+    exclude_top,
+    penalise,
+    processed,
+    reported_logprobs,
+)
 from .noise import coins, noise_rows
 from .ranges import OptionRange, token_ids
-from .system.device import on_gpu
 from .tree import DraftTree
 
 # What a caller's sampler chose is this where it is no id: it reads the embedding's last row.
 NO_TOKEN = -1
 NOISE_BLOCK = 8
-# Columns that a maximum is taken down at once on a CPU.
-COLUMNS = 64
 # Blocks of noise that are kept, from where the text stands on.
 KEPT_BLOCKS = 12
 # A drawn seed is short enough to be typed again; any up to 2**63 - 1 can be named.
@@ -38,9 +44,6 @@ LARGEST_SEED = 2**63 - 1
 LEAST_TEMPERATURE = 1e-37
 # Below it the largest score is taken off first, so that products with 1 / temperature stay finite.
 COLD = 1e-3
-
-# (tokens (k,), logits (1, vocab_size)) -> logits, as mlx-lm's
-LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
 def _option(default: Any, text: str, **limits: Any) -> Any:
@@ -161,12 +164,17 @@ def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
     """Token ids with finite numbers, ascending."""
     try:
         entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
-        pairs = {int(token): float(value) for token, value in entries}
+        pairs = {_token_id(token): float(value) for token, value in entries}
     except (TypeError, ValueError, OverflowError):
         pairs = {-1: math.nan}
     if not all(token >= 0 and math.isfinite(value) for token, value in pairs.items()):
         raise RedrafterError("logit_bias has to map token ids to finite numbers.")
     return tuple(sorted(pairs.items()))
+
+
+def _token_id(given: Any) -> int:
+    """A token id, or one as text (JSON has no other keys); -1 for a fraction."""
+    return int(given) if int(given) == given or isinstance(given, str) else -1
 
 
 def scores(
@@ -247,6 +255,13 @@ class Choices(NamedTuple):
     def arrays(self) -> list[mx.array]:
         """Those that there are, to evaluate."""
         return [array for array in self if array is not None]
+
+    def padded(self, size: int) -> Choices:
+        """The same with further nodes, to ``size``, that are never accepted: all zero."""
+        sides = [(0, size - len(self.tokens))]
+        return Choices._make(
+            one if one is None else mx.pad(one, sides + [(0, 0)] * (one.ndim - 1)) for one in self
+        )
 
 
 class Sampler:
@@ -331,7 +346,7 @@ class Sampler:
                 coin = coins(self.config.seed or 0, at)[:, None]
         chosen = scores(self.config, logits, noise, normalise=False, coin=coin)
         tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
-        return self._report(logits, tokens, None if noise is None else _flipped(logits, tokens))
+        return self._report(logits, tokens, None if noise is None else below_best(logits, tokens))
 
     def _chosen(self, logprobs: mx.array) -> mx.array:
         """What the caller's own function chooses, int32 (1,): ``NO_TOKEN`` where that is no id.
@@ -356,6 +371,11 @@ class Sampler:
         """Whether trees have to be known to the host."""
         return bool(self._processors)
 
+    @property
+    def asks_caller(self) -> bool:
+        """Whether functions of the caller's have a part in the choices."""
+        return self._choose is not None or bool(self._processors)
+
     def _processed(self, logits: mx.array, tree: DraftTree, text: Sequence[int]) -> mx.array:
         """Logits after the bias, the penalties and the processors, in mlx-lm's order."""
         config = self.config
@@ -379,19 +399,4 @@ class Sampler:
         else:
             path = [tree.known.tokens[one] for one in tree.known.path(node)]
             tokens = mx.concatenate([tokens, mx.array(path, dtype=mx.int32)])
-        for processor in self._processors:
-            logits = processor(tokens, logits)
-        return logits
-
-
-def _flipped(logits: mx.array, tokens: mx.array) -> mx.array:
-    """Whether each row's choice is less likely than another token, bool (n,).
-
-    A maximum costs a third of the index of it.
-    """
-    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-    rest = logits
-    if not on_gpu() and logits.shape[-1] % COLUMNS == 0:
-        # On a CPU mlx takes maxima down columns many at a time, those along a row one by one.
-        rest = mx.max(logits.reshape(len(tokens), -1, COLUMNS), axis=1)
-    return chosen < mx.max(rest, axis=-1)
+        return processed(logits, tokens, self._processors)

@@ -190,10 +190,10 @@ class DraftTree:
             known=self.known and self.known.first(nodes),
         )
 
-    def padded(self, size: int) -> DraftTree:
-        """The same tree with further leaves after the root, all of token 0, to ``size`` nodes.
+    def padded(self, size: int, token: int = 0) -> DraftTree:
+        """The same tree with further leaves after the root, all of one token, to ``size`` nodes.
 
-        They cost rows but not correctness: where 0 is the target's choice, one is accepted.
+        They cost rows but not correctness: where it is the target's choice, one is accepted.
         """
         n, more = len(self), size - len(self)
         if more <= 0:
@@ -204,7 +204,7 @@ class DraftTree:
         widened = mx.pad(self.ancestors, [(0, 0), (0, more)])
         known = self.known
         return DraftTree(
-            tokens=mx.concatenate([self.tokens, zeros]),
+            tokens=mx.concatenate([self.tokens, zeros + token]),
             parents=mx.concatenate([self.parents, zeros]),
             depths=mx.concatenate([self.depths, zeros + 1]),
             log_probs=mx.concatenate([self.log_probs, zeros.astype(mx.float32) + PADDING_SCORE]),
@@ -213,7 +213,7 @@ class DraftTree:
             max_leaves=self.leaf_bound + more,
             known=known
             and HostTree(
-                known.tokens + (0,) * more,
+                known.tokens + (token,) * more,
                 known.parents + (0,) * more,
                 known.log_probs + (PADDING_SCORE,) * more,
             ),

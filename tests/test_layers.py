@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mlx_redrafter"
 # From the bottom up; a part imports those of the lines above its own, and itself.
 LAYERS = (
     ("errors", "tree", "_lazy"),
-    ("cache", "logits", "ranges", "system"),
-    ("gguf", "noise", "target"),
-    ("sampling",),
+    ("ranges", "system"),
+    ("cache", "gguf", "logits", "noise"),
+    ("sampling", "target"),
     ("drafting",),
     ("engine",),
     ("planning",),

@@ -214,6 +214,13 @@ class PromptCache:
         made.memory = None if self.memory is None else self.memory.copy()
         return made
 
+    def __copy__(self) -> PromptCache:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PromptCache:
+        # As callers of mlx-lm keep what a prompt has left, to go on from it several times.
+        return self.copy()
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Note that the layers' latest rows are those of ``tokens``."""
         for layer in self.layers:

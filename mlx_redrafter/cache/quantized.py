@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from ..errors import RedrafterError
+from ..ranges import is_count
 from .attention import TreeKVCache
 from .prompt_cache import LayerCache, Quantization
 
@@ -35,18 +37,22 @@ class CacheOptions:
         Raises:
             RedrafterError: If a value is out of its range.
         """
-        if self.max_kv_size is not None and self.max_kv_size < 8:
-            raise RedrafterError(f"max_kv_size is {self.max_kv_size}, but has to be 8 or more.")
-        if self.kv_bits not in (None, 2, 3, 4, 5, 6, 8):
-            raise RedrafterError(f"kv_bits is {self.kv_bits}, but has to be 2, 3, 4, 5, 6 or 8.")
-        if self.kv_group_size not in (32, 64, 128):
-            raise RedrafterError(
-                f"kv_group_size is {self.kv_group_size}, but has to be 32, 64 or 128."
-            )
-        if self.quantized_kv_start < 0:
-            raise RedrafterError(
-                f"quantized_kv_start is {self.quantized_kv_start}, but has to be 0 or more."
-            )
+        self._check("max_kv_size", lambda size: size >= 8, "a whole number from 8", unset=True)
+        bits = (2, 3, 4, 5, 6, 8)
+        self._check("kv_bits", bits.__contains__, "2, 3, 4, 5, 6 or 8", unset=True)
+        self._check("kv_group_size", (32, 64, 128).__contains__, "32, 64 or 128")
+        self._check("quantized_kv_start", lambda start: start >= 0, "a whole number from 0")
+
+    def _check(
+        self, name: str, allowed: Callable[[int], bool], wanted: str, *, unset: bool = False
+    ) -> None:
+        """Refuse what is none of the whole numbers allowed; those of numpy become Python's."""
+        value = getattr(self, name)
+        if value is None and unset:
+            return
+        if not is_count(value) or not allowed(value):
+            raise RedrafterError(f"{name} is {value!r}, but has to be {wanted}.")
+        object.__setattr__(self, name, int(value))
 
     @property
     def quantization(self) -> Quantization | None:

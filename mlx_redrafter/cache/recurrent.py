@@ -301,8 +301,9 @@ class BatchRecurrentCache(RecurrentState):
         self.restore(_mapped(_joined(states), back))
 
     def extract(self, place: int) -> Attributes:
-        """The state of one text, (1, ...) each array."""
-        return _mapped(vars(self._raw), _taking([place]))
+        """The state of one text, (1, ...) each array; without a step that is under way."""
+        committed = self._before if self.num_nodes else vars(self._raw)
+        return _mapped(committed, _taking([place]))
 
     def compose(self, kept: Sequence[int], joined: Sequence[RecurrentCache]) -> None:
         """Keep the texts ``kept``, in that order, and put others after them."""

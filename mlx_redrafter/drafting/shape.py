@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import RedrafterError
+from ..ranges import is_count
 
 MAX_LENGTH = 64
 # Nodes of a tree know their ancestors: what they take in memory grows with the square of this.
@@ -39,8 +40,11 @@ class BeamShape:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
-                raise RedrafterError(f"beam {name} is {value!r}, but has to be from 1 to 1024.")
+            if not is_count(value) or not 1 <= value <= 1024:
+                raise RedrafterError(
+                    f"beam {name} is {value!r}, but has to be a whole number from 1 to 1024."
+                )
+            object.__setattr__(self, name, int(value))
         if self.length > MAX_LENGTH:
             raise RedrafterError(f"beam length is {self.length}, but may be {MAX_LENGTH} at most.")
         if self.width * self.length > MAX_NODES:

@@ -10,8 +10,9 @@ import mlx.core as mx
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
+from ..logits import LogitsProcessor
 from ..ranges import is_count
-from ..sampling import LogitsProcessor, SamplingConfig
+from ..sampling import SamplingConfig
 from ..target.target import PREFILL_STEP
 
 

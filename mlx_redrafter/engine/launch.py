@@ -14,6 +14,7 @@ from ..drafting.combined import combine, draft_together
 from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftSource
+from ..sampling import NO_TOKEN
 from ..tree import DraftTree
 from .copying import StepDraft
 from .model import SpeculativeModel
@@ -81,12 +82,17 @@ class StepLauncher:
         # Where the kind of cache changes, tokens are verified one by one.
         if depth and any(sequence.cache.changes_within(depth) for sequence in sequences):
             sources, drafts = [[] for _ in sources], [StepDraft() for _ in drafts]
-        trees, copied = self._draft(sequences, sources, drafts, noises)  # 1 draft
+        own, copied = self._draft(sequences, sources, drafts, noises)  # 1 draft
+        trees = _of_one_size(sequences, own)
         logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
         pending = []
         for place, sequence in enumerate(sequences):
             tree, noise, drafted = trees[place], noises[place], bool(sources[place])
-            choices = sequence.choose(logits[place], tree, noise)  # 3 choose
+            if sequence.asks_caller:
+                few = sequence.choose(logits[place][: len(own[place])], own[place], noise)
+                choices = few.padded(len(tree))
+            else:
+                choices = sequence.choose(logits[place], tree, noise)  # 3 choose
             shape = drafts[place].shape if drafted and len(tree) > 1 else None
             step = PendingStep(
                 tree=tree,
@@ -112,7 +118,7 @@ class StepLauncher:
         drafts: Tokens[StepDraft],
         noises: list[mx.array | None],
     ) -> tuple[list[DraftTree], list[frozenset[int]]]:
-        """A tree for each sequence, all of one size; which of its nodes only a copy proposed."""
+        """A tree for each sequence; which of its nodes only a copy proposed."""
         trees = [
             draft.tree or DraftTree.root_only(sequence.root)
             for sequence, draft in zip(sequences, drafts, strict=True)
@@ -141,8 +147,7 @@ class StepLauncher:
                 trees[place] = tree.first(len(tree) - 1, tree.read())
             elif sequence.needs_tokens and len(tree) > 1:
                 trees[place] = replace(tree, known=tree.read())
-        size = max(len(tree) for tree in trees)
-        return [tree.padded(size) for tree in trees], copied
+        return trees, copied
 
     def _verify(
         self, sequences: Tokens[Sequence], batch: BatchCache | None, trees: list[DraftTree]
@@ -164,6 +169,19 @@ class StepLauncher:
         if self._planner is not None:
             return self._planner.costs.draft_seconds(shape)
         return sum(source.seconds for source in sources)
+
+
+def _of_one_size(sequences: Tokens[Sequence], trees: list[DraftTree]) -> list[DraftTree]:
+    """The trees, the smaller ones with further leaves.
+
+    A caller's function hears of the text's own nodes alone, since it may draw or count, so what
+    follows other leaves is not known there: they are of no token, and never accepted.
+    """
+    size = max(len(tree) for tree in trees)
+    return [
+        tree.padded(size, NO_TOKEN if sequence.asks_caller else 0)
+        for sequence, tree in zip(sequences, trees, strict=True)
+    ]
 
 
 def _draft_next(

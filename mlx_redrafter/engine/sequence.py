@@ -134,6 +134,11 @@ class Sequence:
         """Whether the host has to know a tree before choices are made."""
         return self._sampler.needs_tokens
 
+    @property
+    def asks_caller(self) -> bool:
+        """Whether functions of the caller's have a part in its choices."""
+        return self._sampler.asks_caller
+
     def sources_for(self, shape: BeamShape, *, timed: bool) -> list[DraftSource]:
         """What proposes in a step: the head's beam search of that shape, and the text's sources."""
         head = self._model.source(shape, self.config.sampling, timed=timed)

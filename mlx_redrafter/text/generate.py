@@ -75,6 +75,10 @@ def stream_generate(
     tokenizer = wrapped(tokenizer)
     if cache is not None and prompt_cache is not None:
         raise RedrafterError("cache and prompt_cache are two names of one argument: give one.")
+    if prompt_progress_callback is not None and not callable(prompt_progress_callback):
+        raise RedrafterError(
+            "prompt_progress_callback has to be a function of (tokens done, tokens to do)."
+        )
     read = read_options(model, tokenizer, options)
     ids = encode_prompt(tokenizer, prompt, tools=read.tools, template_args=read.template_args)
     sequence, tokens = begin(
@@ -150,8 +154,19 @@ def _respond(
 
 
 def wrapped(tokenizer: Any) -> TokenizerWrapper:
-    """A tokenizer of transformers' as mlx-lm's; mlx-lm's own as it is."""
-    return tokenizer if isinstance(tokenizer, TokenizerWrapper) else TokenizerWrapper(tokenizer)
+    """A tokenizer of transformers' as mlx-lm's; mlx-lm's own as it is.
+
+    Raises:
+        RedrafterError: If it is none.
+    """
+    if isinstance(tokenizer, TokenizerWrapper):
+        return tokenizer
+    if not all(callable(getattr(tokenizer, name, None)) for name in ("encode", "decode")):
+        raise RedrafterError(
+            "The tokenizer has to be the one from mlx_redrafter.load, or one of transformers', and "
+            f"is a {type(tokenizer).__name__}."
+        )
+    return TokenizerWrapper(tokenizer)
 
 
 def wired(model: SpeculativeModel) -> AbstractContextManager[None]:

@@ -98,8 +98,14 @@ def read_options(
         max_tokens: Where none is given.
 
     Raises:
-        RedrafterError: If one is unknown, naming what takes its place, or out of its range.
+        RedrafterError: If one is unknown, naming what takes its place, or out of its range; or if
+            the model is mlx-lm's own.
     """
+    if not isinstance(model, SpeculativeModel):
+        raise RedrafterError(
+            "The model has to be one from mlx_redrafter.load, or SpeculativeModel(model) around "
+            f"one of mlx-lm's, and is a {type(model).__name__}."
+        )
     check_names(given)
     options = {name: value for name, value in given.items() if value is not None}
     for name in ("draft", "copy"):

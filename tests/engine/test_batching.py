@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from decoding_cases import Evaluations
 
@@ -142,6 +143,36 @@ def test_the_drafters_beam_search_together(name: str, head: str, kind: str) -> N
         assert [one.token for one in made[index]] == [one.token for one in expected]
         trees = [one.step.tree.tokens for one in made[index] if one.step is not None]
         assert trees == [one.step.tree.tokens for one in expected if one.step is not None]
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+@pytest.mark.parametrize("kind", ["sampler", "logits_processors"])
+def test_a_callers_function_hears_of_its_own_text_alone(kind: str, name: str) -> None:
+    """One that counts gives the text that it gives alone; rows that are filled up are no text."""
+
+    def options() -> dict[str, Any]:
+        asked = iter(range(1000))
+
+        def sampler(_logprobs: mx.array) -> mx.array:
+            return mx.array([next(asked) % 3])  # 0 is what rows are filled up with
+
+        def processor(_tokens: mx.array, logits: mx.array) -> mx.array:
+            return logits + 99.0 * (mx.arange(models.VOCAB) == next(asked) % 3)
+
+        return {"sampler": sampler} if kind == "sampler" else {"logits_processors": (processor,)}
+
+    def config() -> DecodingConfig:
+        sampling = SamplingConfig(logprobs=2, temperature=1e-3, seed=1)
+        return replace(GREEDY, draft=False, sampling=sampling, **options())
+
+    model = SpeculativeModel(models.mamba() if name == "mamba" else models.shared(name))
+    greedy = alone(model, PROMPTS[0], GREEDY)
+    expected = alone(model, PROMPTS[1], config())
+    assert len(set(expected)) == 3
+    drafting = SpeculativeModel(model.target, Continuations([PROMPTS[0] + greedy]))
+    made = collect(BatchDecoder(drafting, PROMPTS[:2], [GREEDY, config()]))
+    assert ids(made) == [greedy, expected]
+    assert any(one.from_draft for one in made[0])
 
 
 def test_ends_of_texts_and_limits() -> None:

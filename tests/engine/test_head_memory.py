@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -128,11 +129,12 @@ def test_another_head_reads_the_text_anew() -> None:
     assert_remembers(other, cache)
 
 
-def test_copies_of_a_cache_go_their_own_ways() -> None:
+@pytest.mark.parametrize("make", [PromptCache.copy, copy.deepcopy, copy.copy])
+def test_copies_of_a_cache_go_their_own_ways(make: Callable[[PromptCache], PromptCache]) -> None:
     model = model_of()
     cache = model.make_cache()
     list(decode(model, PROMPT, GREEDY, cache=cache))
-    copied = cache.copy()
+    copied = make(cache)
     before = rows_of(model, copied)
     list(decode(model, [*PROMPT[:4], 9, 9, 9], GREEDY, cache=cache))
     for found, expected in zip(rows_of(model, copied), before, strict=True):

@@ -13,13 +13,16 @@ import pytest
 from architectures import prompt_of
 from common_config import VOCAB
 
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.drafting.config import DrafterConfig
 from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.target.target import Target
@@ -154,3 +157,30 @@ def test_a_text_that_leaves_a_batch_is_gone_on_with() -> None:
         logits, _ = of.verify(DraftTree.root_only(mx.array([8])), own)
         expected = of.model(mx.array([[*own.tokens, 8]]), cache=of.make_cache().seams)[0, -1]
         assert mx.allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("draft", [False, True], ids=["plain", "drafted"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_text_leaves_that_is_stopped_while_a_step_is_under_way(
+    kind: str, *, draft: bool
+) -> None:
+    """Nothing of that step: a conversation goes on from it as from cold caches."""
+    plain = SpeculativeModel(Target(architectures.build(kind)))
+    prompts = [PROMPTS[1], PROMPTS[4]]
+    texts = [[one.token for one in decode(plain, prompt, GREEDY)] for prompt in prompts]
+    whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    model = SpeculativeModel(plain.target, Hidden(whole) if draft else None)
+    kept: list[PromptCache] = []
+    engine = Engine(model, keep=kept.append)
+    stopped, _ = [engine.add(prompt, GREEDY) for prompt in prompts]
+    made = 0
+    while made < 5:
+        events = [event for event in engine.step() if isinstance(event, NewToken)]
+        made += sum(event.sequence == stopped for event in events)
+    engine.stop(stopped)
+    (cache,) = kept
+    assert cache.tokens == whole[0][: len(cache)]
+    follow = [*cache.tokens, 7, 8]
+    assert cache.tokens
+    resumed = [one.token for one in decode(plain, follow, GREEDY, cache=cache)]
+    assert resumed == [one.token for one in decode(plain, follow, GREEDY)]

@@ -177,3 +177,15 @@ def test_caches_that_a_batch_has_not(
 ) -> None:
     with pytest.raises(RedrafterError, match=words):
         stream_batch_generate(model, tokenizer, ["a"], **options)
+
+
+def test_mlx_lms_model_and_what_is_no_tokenizer_are_refused(tokenizer: TokenizerWrapper) -> None:
+    own: Any = models.shared("llama")
+    with pytest.raises(RedrafterError, match=r"SpeculativeModel\(model\) around .* is a Model"):
+        generate(own, tokenizer, "text")
+    with pytest.raises(RedrafterError, match=r"SpeculativeModel\(model\) around .* is a Model"):
+        batch_generate(own, tokenizer, ["text"])
+    wrong: Any
+    for wrong in (None, "pocket", SpeculativeModel(own)):
+        with pytest.raises(RedrafterError, match=r"tokenizer has to be .* is a "):
+            generate(SpeculativeModel(own), wrong, "text")

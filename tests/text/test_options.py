@@ -15,6 +15,7 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 import models
+from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
@@ -278,6 +279,15 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
         ({"logit_bias": {10**6: 1.0}}, "ids of the vocabulary only"),
         ({"logit_bias": {3: math.nan}}, "finite numbers"),
         ({"logit_bias": 7}, "logit_bias has to map"),
+        ({"logit_bias": {5.7: 1.0}}, "logit_bias has to map"),
+        ({"max_kv_size": "64"}, "max_kv_size is '64', but has to be a whole number from 8"),
+        ({"max_kv_size": 64.5}, "max_kv_size is 64.5"),
+        ({"kv_bits": 8.0}, "kv_bits is 8.0"),
+        ({"kv_bits": 8, "kv_group_size": 64.0}, "kv_group_size is 64.0"),
+        ({"quantized_kv_start": "0"}, "quantized_kv_start is '0'"),
+        ({"quantized_kv_start": None, "kv_bits": True}, "kv_bits is True"),
+        ({"beam_width": 2.0}, "beam width is 2.0, but has to be a whole number"),
+        ({"prompt_progress_callback": 5}, "prompt_progress_callback has to be a function"),
         ({"sampler": 3}, "sampler has to be a function"),
         ({"sampler": make_sampler(0.0), "temperature": 1.0}, "give one of the two"),
         ({"logits_processors": [3]}, "list of functions"),
@@ -309,6 +319,23 @@ def test_what_a_sampler_returns_has_to_be_a_token(
         ids(model, tokenizer, draft=False, sampler=lambda _: mx.array([chosen]))
 
 
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        (lambda _: None, "returned a NoneType"),
+        (np.array, "returned a ndarray"),
+        (lambda logits: logits[0], "of shape"),
+        (lambda logits: logits[:, :5], "of shape"),
+    ],
+    ids=["nothing", "numpy", "a row", "few"],
+)
+def test_what_a_processor_returns_has_to_be_logits(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, returns: Any, words: str
+) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        ids(model, tokenizer, logits_processors=[lambda _, logits: returns(logits)])
+
+
 def test_a_sampler_may_return_a_number(
     model: SpeculativeModel, tokenizer: TokenizerWrapper
 ) -> None:
@@ -321,6 +348,19 @@ def test_none_means_the_default(model: SpeculativeModel, tokenizer: TokenizerWra
     )
     assert ids(model, tokenizer, **unset) == ids(model, tokenizer)
     assert SamplingConfig(temperature=np.float32(0.5), top_k=np.int64(3)).temperature == 0.5  # type: ignore[arg-type]
+
+
+def test_numbers_and_ids_may_be_numpys_or_mlxs(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    plain: dict[str, Any] = {"beam_width": 2, "temperature": 1.0, "seed": 1, "xtc_probability": 0.9}
+    expected = ids(model, tokenizer, **plain, xtc_special_tokens=[1, 2])
+    for array in (np.array([1, 2]), mx.array([1, 2])):
+        options = plain | {"beam_width": np.int64(2), "xtc_special_tokens": array}
+        assert ids(model, tokenizer, **options) == expected
+    assert ids(model, tokenizer, **plain, xtc_special_tokens=np.array([], np.int32))
+    options = CacheOptions(kv_bits=np.int64(8), quantized_kv_start=np.int32(0))  # type: ignore[arg-type]
+    assert options == CacheOptions(kv_bits=8, quantized_kv_start=0)
 
 
 def test_sampling_may_be_given_whole(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
