@@ -355,7 +355,7 @@ class RunLogger:
 
 def _figures(kind: type[Figures], entry: dict[str, Any]) -> Figures:
     """Figures as they were before the log turned their tuples into lists."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
     return kind(**values)
 
 
