@@ -290,7 +290,7 @@ def tokenize(
     Raises:
         RedrafterError: If no row is left.
     """
-    rows = []
+    rows, cut = [], False
     sha256 = tokenizer_hash(tokenizer)
     for record in records:
         kept = record.get("token_ids")
@@ -298,11 +298,17 @@ def tokenize(
             found = [Turn(**turn).row() for turn in kept["answers"]]
         else:
             found = [row_of(record, tokenizer)]
-        for row in found:
-            row = TokenRow(row.tokens[:max_seq_length], row.answer[:max_seq_length])
+        for whole in found:
+            row = TokenRow(whole.tokens[:max_seq_length], whole.answer[:max_seq_length])
             # The first draft needs a hidden state and a root before the token it guesses.
             if row.answer[2:].any():
                 rows.append(row)
+            cut = cut or bool(whole.answer[2:].any())
+    if cut and not rows:
+        raise RedrafterError(
+            f"{name} has answers only behind the first {max_seq_length} tokens of its rows, at "
+            "which max_seq_length cuts them: raise it."
+        )
     if not rows:
         raise RedrafterError(
             f"{name} has no answers to learn from: pass conversations with assistant turns, "

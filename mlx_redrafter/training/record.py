@@ -8,7 +8,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -24,6 +24,8 @@ from ..text.places import CONFIG_FILE, WEIGHTS_FILE
 from .evaluation import Agreement, DecodedFigures, DraftSizes
 from .loop import Progress
 from .options import TrainingOptions
+
+Figures = TypeVar("Figures", DecodedFigures, Agreement)
 
 CARD_FILE = "training.json"  # beside a drafter: what it was made of
 
@@ -323,19 +325,20 @@ class RunLogger:
         self._listener.report(progress)
 
     def report(self, sizes: DraftSizes) -> TrainingReport:
-        """What came out: the figures of the best evaluation."""
-        entries = self._log.entries
-        best = [entry for entry in entries if entry.get("is_best")][-1]
-        decoded, held_out = dict(best["decoded"]), dict(best["held_out"])
-        decoded["acceptance_by_depth"] = tuple(decoded["acceptance_by_depth"])
-        for name in ("top1", "top5"):
-            held_out[name] = tuple(held_out[name])
+        """What came out: the figures of the best evaluation, as far as the log still has them."""
+        steps, best_step = step_of(self._paths.checkpoint), best_step_of(self._paths.checkpoint)
+        found = [e for e in self._log.entries if e.get("is_best") and e["step"] == best_step]
+        if not found:  # removed, or lost in a power cut; the checkpoint is what counts
+            self._listener.note(
+                f"{self._paths.log} lacks the evaluation at step {best_step}, so its figures are "
+                "left out."
+            )
         return TrainingReport(
             output=self._paths.output,
-            steps=entries[-1]["step"],
-            best_step=best["step"],
-            decoded=DecodedFigures(**decoded),
-            held_out=Agreement(**held_out),
+            steps=steps,
+            best_step=best_step,
+            decoded=_figures(DecodedFigures, found[-1]["decoded"]) if found else None,
+            held_out=_figures(Agreement, found[-1]["held_out"]) if found else None,
             sizes=sizes,
             peak_memory=mx.get_peak_memory() / 1e9,
         )
@@ -350,12 +353,31 @@ class RunLogger:
             self._listener.note(str(error))  # matplotlib is an extra
 
 
+def _figures(kind: type[Figures], entry: dict[str, Any]) -> Figures:
+    """Figures as they were before the log turned their tuples into lists."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return kind(**values)
+
+
 def step_of(checkpoint: Path) -> int:
     """The step of a checkpoint file, 0 without one."""
+    try:
+        return int(_metadata(checkpoint)["step"])
+    except (KeyError, ValueError, OverflowError):
+        return 0  # reported where it is loaded
+
+
+def best_step_of(checkpoint: Path) -> int:
+    """The step of the best evaluation before a checkpoint file was written."""
+    return int(json.loads(_metadata(checkpoint)["state"])["best_step"])
+
+
+def _metadata(checkpoint: Path) -> dict[str, str]:
     if not checkpoint.is_file():
-        return 0
+        return {}
     try:
         loaded: Any = mx.load(str(checkpoint), return_metadata=True)
-        return int(loaded[1]["step"])
-    except (RuntimeError, KeyError, ValueError, OverflowError):
-        return 0  # reported where it is loaded
+    except RuntimeError:
+        return {}  # reported where it is loaded
+    metadata: dict[str, str] = loaded[1]
+    return metadata

@@ -41,6 +41,7 @@ from .record import (
     step_of,
 )
 from .recording import PROMPTS, record_drafts
+from .shape_check import check_first_drafter
 from .sources import needs_answers, read_data, split
 from .store import (
     features_to_learn_from,
@@ -120,6 +121,7 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
             f"{options.data} has prompts but no answers: let the target answer with --regenerate."
         )
     run = _open(options, paths, callback)
+    check_first_drafter(options, run.target, run.tokenizer, run.model.name)
     begin(paths, options)
     try:
         with wired_limit(run.target.model):

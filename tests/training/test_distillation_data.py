@@ -67,6 +67,13 @@ def test_texts_count_whole_and_long_rows_are_cut(tokenizer):
     assert len(row.tokens) == 3
 
 
+def test_answers_that_are_all_cut_off_are_not_called_missing(tokenizer):
+    chat = [{"role": "user", "content": "how are you"}, {"role": "assistant", "content": "fine"}]
+    assert tokenize([{"messages": chat}], tokenizer)
+    with pytest.raises(RedrafterError, match=r"behind the first 3 tokens .* max_seq_length"):
+        tokenize([{"messages": chat}], tokenizer, max_seq_length=3)
+
+
 def test_data_without_answers_is_refused(tokenizer):
     with pytest.raises(RedrafterError, match="no answers"):
         tokenize([{"prompt": "hi"}], tokenizer)

@@ -67,5 +67,5 @@ def test_options_that_do_not_go_together(change: dict[str, object], words: str) 
 
 
 def test_layers_that_the_target_lacks(bundle: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(RedrafterError, match="reads the layers 1, 9"):
+    with pytest.raises(RedrafterError, match="1,9, but this model has the layers 0 to 1: name"):
         train_drafter(bundle, data, tmp_path, **SETTINGS, target_layers="1,9")
