@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, cast
@@ -90,3 +90,24 @@ def token_ids(given: Any, name: str) -> tuple[int, ...]:
 def is_count(value: object) -> bool:
     """Whether a value is a whole number, and no truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
+    """Token ids with finite numbers, ascending, of a mapping or of pairs.
+
+    Raises:
+        RedrafterError: If it holds anything else.
+    """
+    try:
+        entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
+        pairs = {_token_id(token): float(value) for token, value in entries}
+    except (TypeError, ValueError, OverflowError):
+        pairs = {-1: math.nan}
+    if not all(token >= 0 and math.isfinite(value) for token, value in pairs.items()):
+        raise RedrafterError("logit_bias has to map token ids to finite numbers.")
+    return tuple(sorted(pairs.items()))
+
+
+def _token_id(given: Any) -> int:
+    """A token id, or one as text (JSON has no other keys); -1 for a fraction."""
+    return int(given) if int(given) == given or isinstance(given, str) else -1

@@ -9,7 +9,6 @@ Filters and penalties mean what they mean in mlx-lm's ``make_sampler`` and
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -29,7 +28,7 @@ from .logits import (
     reported_logprobs,
 )
 from .noise import coins, noise_rows
-from .ranges import OptionRange, token_ids
+from .ranges import OptionRange, bias_pairs, token_ids
 from .tree import DraftTree
 
 # What a caller's sampler chose is this where it is no id: it reads the embedding's last row.
@@ -129,7 +128,7 @@ class SamplingConfig:
                 value = one.metadata["range"].checked(getattr(self, one.name), one.name)
                 value = one.default if value is None else value
                 object.__setattr__(self, one.name, value)
-        object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
+        object.__setattr__(self, "logit_bias", bias_pairs(self.logit_bias))
         name = "xtc_special_tokens"
         object.__setattr__(self, name, token_ids(self.xtc_special_tokens, name))
 
@@ -158,23 +157,6 @@ class SamplingConfig:
         if self.seed is None:
             return replace(self, seed=secrets.randbelow(DRAWN_SEEDS))
         return replace(self, seed=(self.seed + offset) % (LARGEST_SEED + 1)) if offset else self
-
-
-def _pairs(bias: Any) -> tuple[tuple[int, float], ...]:
-    """Token ids with finite numbers, ascending."""
-    try:
-        entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
-        pairs = {_token_id(token): float(value) for token, value in entries}
-    except (TypeError, ValueError, OverflowError):
-        pairs = {-1: math.nan}
-    if not all(token >= 0 and math.isfinite(value) for token, value in pairs.items()):
-        raise RedrafterError("logit_bias has to map token ids to finite numbers.")
-    return tuple(sorted(pairs.items()))
-
-
-def _token_id(given: Any) -> int:
-    """A token id, or one as text (JSON has no other keys); -1 for a fraction."""
-    return int(given) if int(given) == given or isinstance(given, str) else -1
 
 
 def scores(
