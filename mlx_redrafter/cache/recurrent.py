@@ -302,13 +302,22 @@ class BatchRecurrentCache(RecurrentState):
 
     def extract(self, place: int) -> Attributes:
         """The state of one text, (1, ...) each array; without a step that is under way."""
-        committed = self._before if self.num_nodes else vars(self._raw)
-        return _mapped(committed, _taking([place]))
+        return _mapped(self._committed, _taking([place]))
+
+    @property
+    def _committed(self) -> Attributes:
+        """The state without a step that is under way."""
+        return self._before if self.num_nodes else vars(self._raw)
 
     def compose(self, kept: Sequence[int], joined: Sequence[RecurrentCache]) -> None:
-        """Keep the texts ``kept``, in that order, and put others after them."""
-        parts = [_mapped(vars(self._raw), _taking(kept))] if kept else []
+        """Keep the texts ``kept``, in that order, and put others after them.
+
+        A step that is under way is forgotten: those that it was made for have left.
+        """
+        parts = [_mapped(self._committed, _taking(kept))] if kept else []
         self.restore(_joined([*parts, *(one.snapshot() for one in joined)]))
+        self._settle()
+        self._calls = []
         self.batch = len(kept) + len(joined)
 
 

@@ -184,3 +184,28 @@ def test_what_a_text_leaves_that_is_stopped_while_a_step_is_under_way(
     assert cache.tokens
     resumed = [one.token for one in decode(plain, follow, GREEDY, cache=cache)]
     assert resumed == [one.token for one in decode(plain, follow, GREEDY)]
+
+
+@pytest.mark.parametrize("draft", [False, True], ids=["plain", "drafted"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_that_joins_when_all_others_were_stopped_begins_afresh(
+    kind: str, *, draft: bool
+) -> None:
+    """A step of theirs was under way: nothing of it comes back."""
+    plain = SpeculativeModel(Target(architectures.build(kind)))
+    prompts = [PROMPTS[1], PROMPTS[4], PROMPTS[3]]  # the last is read at once
+    texts = [[one.token for one in decode(plain, prompt, GREEDY)] for prompt in prompts]
+    whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    engine = Engine(SpeculativeModel(plain.target, Hidden(whole) if draft else None))
+    first = [engine.add(prompt, GREEDY) for prompt in prompts[:2]]
+    while sum(isinstance(event, NewToken) for event in engine.step()) < 2:
+        pass
+    last, made = engine.add(prompts[2], GREEDY), list[int]()
+    while engine.busy:
+        for event in engine.step():
+            if isinstance(event, NewToken) and event.sequence == last:
+                made.append(event.decoded.token)
+        if made:  # it is about to join them
+            for one in first:
+                engine.stop(one)
+    assert made == texts[2]
