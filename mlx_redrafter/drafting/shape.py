@@ -9,7 +9,7 @@ from ..ranges import is_count
 
 MAX_LENGTH = 64
 # Nodes of a tree know their ancestors: what they take in memory grows with the square of this.
-MAX_NODES = 2048
+MAX_NODES = 8192
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from ..cache.prompt_cache import PromptCache
 from ..engine.model import SpeculativeModel
 from ..system.blas import is_loaded, usable_cores
-from ..system.files import cache_directory, write_json
+from ..system.files import cache_directory, is_stream, write_json
 from ..system.machine import processor_name
 from .calibration import calibrate, calibrate_there
 from .costs import CostModel
@@ -69,6 +69,8 @@ def save_costs(model: SpeculativeModel, costs: CostModel, directory: Path | None
     if costs.doubtful or path is None or follows:
         return
     with suppress(OSError):  # a read-only home only means measuring again next time
+        if is_stream(path):  # nobody reads from a pipe there
+            path.unlink()
         write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
 
 

@@ -317,8 +317,8 @@ def test_bad_shapes_are_refused(name: str, value: object) -> None:
 
 def test_too_long_a_beam_is_refused() -> None:
     assert BeamShape(length=MAX_LENGTH).length == MAX_LENGTH
-    assert BeamShape(32, MAX_LENGTH).nodes == 2048
-    with pytest.raises(RedrafterError, match="may draft 2048 at most: choose a smaller width"):
+    assert BeamShape(128, MAX_LENGTH).nodes == 8192
+    with pytest.raises(RedrafterError, match="may draft 8192 at most: choose a smaller width"):
         BeamShape(1024, MAX_LENGTH, 15)
     with pytest.raises(RedrafterError, match="length"):
         BeamShape(length=MAX_LENGTH + 1)
