@@ -35,6 +35,7 @@ def test_help_lists_every_command():
         ("/beam 4", "whole number"),
         ("/beam 0 5", "whole number of at least 1"),
         ("/beam 4 900", "at most 64"),
+        ("/beam 1024 64", "may draft 8192 at most"),
         ("/beam 4 5 6", "whole number"),
         ("/draft maybe", "'on' or 'off'"),
         ("/save", "name of a file"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...drafting.shape import BeamShape
 from ...errors import RedrafterError
 from ...sampling import SamplingConfig
 from ...system.files import is_there, local_path
@@ -144,13 +145,11 @@ def _beam(session: Session, front: FrontEnd, argument: str) -> None:
         )
     elif argument:
         width, _, length = argument.partition(" ")
-        session.settings = replace(
-            session.settings,
-            beam_width=_read(arguments.count(1, arguments.WIDEST_BEAM), width, "/beam W L"),
-            beam_length=_read(
-                arguments.count(1, arguments.LONGEST_BEAM), length.strip(), "/beam W L"
-            ),
+        beam = BeamShape(  # which refuses what no answer could be drafted with
+            _read(arguments.count(1, arguments.WIDEST_BEAM), width, "/beam W L"),
+            _read(arguments.count(1, arguments.LONGEST_BEAM), length.strip(), "/beam W L"),
         )
+        session.settings = replace(session.settings, beam_width=beam.width, beam_length=beam.length)
     front.say(f"Drafts are {views.beam_words(session)}.")
 
 
