@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -80,7 +81,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     handle, temporary = _make_temporary(path)
     try:
         yield temporary
-        temporary.chmod(_permissions(path))
+        with suppress(FileNotFoundError):  # a new file has its own already
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
     finally:
         os.close(handle)
@@ -95,15 +97,6 @@ def is_stream(path: Path) -> bool:
     return not path.is_file() or place == Path("/dev") or place.is_relative_to("/proc")
 
 
-def _permissions(path: Path) -> int:
-    """Of the file that is there, or of a new one."""
-    with suppress(OSError):
-        return stat.S_IMODE(path.stat().st_mode)
-    withheld = os.umask(0o077)  # it can only be read by setting it
-    os.umask(withheld)
-    return 0o666 & ~withheld
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
@@ -115,11 +108,18 @@ def _prefix(path: Path) -> str:
 
 
 def _make_temporary(path: Path) -> tuple[int, Path]:
-    """A new file beside ``path``, see :func:`make_locked`."""
+    """A new file beside ``path``, see :func:`make_locked`.
+
+    With the permissions that the user gives to new files, which ``tempfile`` does not; what takes
+    the place of another file is the user's alone until it has that one's.
+    """
+    permissions = 0o600 if path.exists() else 0o666
 
     def make() -> tuple[int, Path]:
-        handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=path.suffix, dir=path.parent)
-        return handle, Path(name)
+        while True:
+            name = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{path.suffix}")
+            with suppress(FileExistsError):
+                return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, permissions), name
 
     return make_locked(make)
 
@@ -142,7 +142,7 @@ def _remove_abandoned(path: Path) -> None:
     """Remove temporaries of ``path`` that no process holds any longer."""
     if fcntl is None:
         return
-    made = len(_prefix(path)) + 8 + len(path.suffix)  # eight letters are mkstemp's own
+    made = len(_prefix(path)) + 8 + len(path.suffix)  # eight letters are its own
     with suppress(OSError):
         for left in path.parent.iterdir():
             name = left.name
