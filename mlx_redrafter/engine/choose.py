@@ -8,7 +8,7 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import DraftTree
 from .copy_planner import BudgetedCopies, CopyPlanner
-from .copying import StepCopies, StepDraft, copied_on
+from .copying import SequenceCopies, StepCopies, StepDraft, copied_on
 from .launch import PlannedDrafts
 from .model import SpeculativeModel
 from .sequence import Sequence
@@ -145,7 +145,7 @@ class DraftChooser:
 
     def waits(self, sequences: Tokens[Sequence]) -> bool:
         """Whether the next step has to wait for this one's token, since it may verify copies."""
-        copying = [sequence.copies for sequence in sequences if sequence.copies is not None]
+        copying = _copying(sequences)
         if all(copies.rests for copies in copying):
             return False
         step = self._copies(sequences)
@@ -157,7 +157,7 @@ class DraftChooser:
 
     def _copies(self, sequences: Tokens[Sequence]) -> StepCopies | None:
         """What the sequences may copy, if only nothing; None where none of them copies."""
-        copying = [sequence.copies for sequence in sequences if sequence.copies is not None]
+        copying = _copying(sequences)
         if not copying:
             return None
         proposals = [sequence.propose_copies() for sequence in sequences]
@@ -176,6 +176,11 @@ class DraftChooser:
         if planner is not None:
             return planner.copies
         return BudgetedCopies(self._acceptance, min(s.config.beam.nodes for s in sequences))
+
+
+def _copying(sequences: Tokens[Sequence]) -> list[SequenceCopies]:
+    """What proposes copies, of the sequences that have them."""
+    return [sequence.copies for sequence in sequences if sequence.copies is not None]
 
 
 def context_of(sequences: Tokens[Sequence]) -> int:
