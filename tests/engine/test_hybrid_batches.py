@@ -67,9 +67,15 @@ def target(name: str) -> Target:
     return Target(architectures.build(name))
 
 
-def alone(model: SpeculativeModel, config: DecodingConfig) -> list[list[int]]:
+def alone(
+    model: SpeculativeModel, config: DecodingConfig, prompts: Sequence[list[int]] = PROMPTS
+) -> list[list[int]]:
     plain = replace(config, draft=False)
-    return [[one.token for one in decode(model, prompt, plain)] for prompt in PROMPTS]
+    return [[one.token for one in decode(model, prompt, plain)] for prompt in prompts]
+
+
+def whole(prompts: Sequence[list[int]], texts: Sequence[list[int]]) -> list[list[int]]:
+    return [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def together(
@@ -89,8 +95,7 @@ def test_each_text_is_the_one_it_has_alone(name: str, config: DecodingConfig) ->
     plain = SpeculativeModel(target(name))
     expected = alone(plain, config)
     assert together(plain, config, 3) == (expected, 0)
-    texts = [[*prompt, *text] for prompt, text in zip(PROMPTS, expected, strict=True)]
-    drafted = SpeculativeModel(target(name), Hidden(texts))
+    drafted = SpeculativeModel(target(name), Hidden(whole(PROMPTS, expected)))
     for size in (2, 5):
         got, accepted = together(drafted, config, size)
         assert got == expected
@@ -165,11 +170,10 @@ def test_what_a_text_leaves_that_is_stopped_while_a_step_is_under_way(
     kind: str, *, draft: bool
 ) -> None:
     """Nothing of that step: a conversation goes on from it as from cold caches."""
-    plain = SpeculativeModel(Target(architectures.build(kind)))
+    plain = SpeculativeModel(target(kind))
     prompts = [PROMPTS[1], PROMPTS[4]]
-    texts = [[one.token for one in decode(plain, prompt, GREEDY)] for prompt in prompts]
-    whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
-    model = SpeculativeModel(plain.target, Hidden(whole) if draft else None)
+    texts = whole(prompts, alone(plain, GREEDY, prompts))
+    model = SpeculativeModel(plain.target, Hidden(texts) if draft else None)
     kept: list[PromptCache] = []
     engine = Engine(model, keep=kept.append)
     stopped, _ = [engine.add(prompt, GREEDY) for prompt in prompts]
@@ -179,7 +183,7 @@ def test_what_a_text_leaves_that_is_stopped_while_a_step_is_under_way(
         made += sum(event.sequence == stopped for event in events)
     engine.stop(stopped)
     (cache,) = kept
-    assert cache.tokens == whole[0][: len(cache)]
+    assert cache.tokens == texts[0][: len(cache)]
     follow = [*cache.tokens, 7, 8]
     assert cache.tokens
     resumed = [one.token for one in decode(plain, follow, GREEDY, cache=cache)]
@@ -192,11 +196,11 @@ def test_a_text_that_joins_when_all_others_were_stopped_begins_afresh(
     kind: str, *, draft: bool
 ) -> None:
     """A step of theirs was under way: nothing of it comes back."""
-    plain = SpeculativeModel(Target(architectures.build(kind)))
+    plain = SpeculativeModel(target(kind))
     prompts = [PROMPTS[1], PROMPTS[4], PROMPTS[3]]  # the last is read at once
-    texts = [[one.token for one in decode(plain, prompt, GREEDY)] for prompt in prompts]
-    whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
-    engine = Engine(SpeculativeModel(plain.target, Hidden(whole) if draft else None))
+    texts = alone(plain, GREEDY, prompts)
+    hidden = Hidden(whole(prompts, texts))
+    engine = Engine(SpeculativeModel(plain.target, hidden if draft else None))
     first = [engine.add(prompt, GREEDY) for prompt in prompts[:2]]
     while sum(isinstance(event, NewToken) for event in engine.step()) < 2:
         pass
