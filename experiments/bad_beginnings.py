@@ -36,7 +36,8 @@ FOREIGN = ("Was ist eine Funktion, und wozu braucht man sie? Bitte auf Deutsch."
 @contextmanager
 def loaded(processes: int = 2) -> Iterator[None]:
     """Other programs that use the processor, as long as the block runs."""
-    workers = [multiprocessing.Process(target=_work, daemon=True) for _ in range(processes)]
+    spawn = multiprocessing.get_context("spawn")  # a fork after text was computed may hang
+    workers = [spawn.Process(target=_work, daemon=True) for _ in range(processes)]
     for worker in workers:
         worker.start()
     try:
