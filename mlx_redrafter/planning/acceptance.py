@@ -63,6 +63,14 @@ class AcceptanceModel:
         hits = self._hits + PRIOR_WEIGHT * self._claimed
         return np.asarray(hits / (self._seen + PRIOR_WEIGHT))
 
+    def save(self) -> tuple[FloatArray, FloatArray]:
+        """What is known by now, for :meth:`restore`."""
+        return self._hits.copy(), self._seen.copy()
+
+    def restore(self, saved: tuple[FloatArray, FloatArray]) -> None:
+        """Forget what was learnt since."""
+        self._hits, self._seen = saved[0].copy(), saved[1].copy()
+
     def observe(self, record: StepRecord | RecordedDraft, *, trying: bool = False) -> None:
         """Learn from one verified tree.
 

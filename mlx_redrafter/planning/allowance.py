@@ -15,10 +15,9 @@ START = 2.0
 # Where it is known how drafts went on other texts, all that is for the first ones is less: what
 # does not pay there will seldom pay here.
 START_KNOWN = 1.0
-ANSWERS_KNOWN = 2
-# Each of the answers after the first brings so much, for so many answers of some length.
+# So much is brought by these of the answers after the first, of those of some length: ever fewer.
 ANSWER = 1.0
-ANSWERS = 4
+ANSWERS = (1, 2, 3, 5, 8)
 # Each token brings so much, the first ones more and, as long as all that is known says that drafts
 # do not pay, less; as long as the balance is below the last figure.
 FIRST_TOKENS = 400
@@ -28,6 +27,11 @@ TOKEN_OFF = 0.005
 IDLE_LIMIT = 1.5
 # No more is saved: what has paid for long may lose no more than this when it no longer does.
 SAVED = 8.0
+# What is earned beyond that is put by, up to the first figure, and pays for an answer that begins
+# again with what paid before one that failed: so much, and with no less than the third figure.
+PUT_BY = 32.0
+SECOND_CHANCE = 2.0
+LEAST_CHANCE = 1.0
 # No more is owed: a step may have waited for another program, and its debt must not outlast that.
 LEAST = -1.0
 # What is left at least when drafting ends: enough for a small probe.
@@ -47,8 +51,9 @@ class Allowance:
     def __init__(self, *, known: bool = False) -> None:
         self.balance = START_KNOWN if known else START
         self._first_tokens = 0 if known else FIRST_TOKENS
-        self._grants = ANSWERS_KNOWN if known else ANSWERS
+        self._answers = 0
         self._tokens = 0.0
+        self._put_by = 0.0
 
     @property
     def full(self) -> bool:
@@ -57,9 +62,9 @@ class Allowance:
 
     def begin_answer(self) -> None:
         """An answer begins, after one that was not over at once."""
-        if self._tokens > 0 and self._grants > 0:
-            self._grants -= 1
-            self.balance += ANSWER
+        if self._tokens > 0:
+            self._answers += 1
+            self.balance += ANSWER * (self._answers in ANSWERS)
 
     def take_plain(
         self, tokens: float, late: float = 0.0, *, wanted: float = 0.0, off: bool = False
@@ -95,7 +100,18 @@ class Allowance:
             tokens: What it made, the token that needs no draft included.
         """
         self._tokens += tokens
-        self.balance = max(LEAST, min(SAVED, self.balance + tokens - price))
+        balance = self.balance + tokens - price
+        self._put_by = min(PUT_BY, self._put_by + max(0.0, balance - SAVED))
+        self.balance = max(LEAST, min(SAVED, balance))
+
+    def afford_second_chance(self) -> bool:
+        """Take what a second chance may lose out of what was put by; whether it is enough."""
+        taken = min(self._put_by, max(0.0, SECOND_CHANCE - self.balance))
+        if self.balance + taken < LEAST_CHANCE:
+            return False
+        self._put_by -= taken
+        self.balance += taken
+        return True
 
     def renew(self) -> None:
         """What was lost does not count any more."""

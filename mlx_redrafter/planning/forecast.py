@@ -89,6 +89,14 @@ class _Counts:
         )
 
 
+@dataclass(frozen=True)
+class _SavedTrees:
+    """Trees as they were remembered, and the numbers of each kind of them."""
+
+    trees: tuple[tuple[int, HostTree, BeamShape], ...]
+    kinds: tuple[tuple[int, ...], ...]
+
+
 class TreeMemory:
     """Trees drafted lately, probes and some of the chosen ones; shared by all batch sizes.
 
@@ -104,6 +112,7 @@ class TreeMemory:
         self._probes: deque[int] = deque(maxlen=REMEMBERED_PROBES)
         self._others: deque[int] = deque(maxlen=REMEMBERED_OTHERS)
         self._recorded: deque[int] = deque(maxlen=REMEMBERED_PROBES)
+        self._kinds = (self._probes, self._others, self._recorded)
         self._added = 0
         if recorded is not None:
             for draft in recorded.drafts:
@@ -124,6 +133,17 @@ class TreeMemory:
         if self._recorded:
             self._recorded.popleft()
         self._put(self._probes if probe else self._others, tree, shape)
+
+    def save(self) -> _SavedTrees:
+        """What is remembered by now, for :meth:`restore`."""
+        return _SavedTrees(tuple(self.trees), tuple(tuple(kind) for kind in self._kinds))
+
+    def restore(self, saved: _SavedTrees) -> None:
+        """Forget the trees that were added since."""
+        self.trees = list(saved.trees)
+        for kind, numbers in zip(self._kinds, saved.kinds, strict=True):
+            kind.clear()
+            kind.extend(numbers)
 
     def forget_recorded(self) -> None:
         """Drafts failed that were chosen by recorded ones: this text is unlike those."""

@@ -28,6 +28,14 @@ class Honesty:
         self._tokens = [PRIOR_STEPS, PRIOR_STEPS]  # made, forecast, both as shares of a forecast
         self._seconds = [PRIOR_STEPS, PRIOR_STEPS]
 
+    def save(self) -> tuple[float, list[float], list[float]]:
+        """What is known by now, for :meth:`restore`."""
+        return self.paused, list(self._tokens), list(self._seconds)
+
+    def restore(self, saved: tuple[float, list[float], list[float]]) -> None:
+        """Take back what was known."""
+        self.paused, self._tokens, self._seconds = saved[0], list(saved[1]), list(saved[2])
+
     @property
     def tokens(self) -> float:
         """Tokens made over tokens forecast."""

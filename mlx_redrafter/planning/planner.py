@@ -13,22 +13,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
 from ..tree import HostTree
-from .acceptance import AcceptanceModel, kinds_of
+from .acceptance import kinds_of
 from .clocks import Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
-from .forecast import Forecast, TreeMemory, Yields
+from .forecast import Forecast, Yields
 from .honesty import Honesty
+from .learnt import Learnt
 from .num_nodes import num_nodes_to_verify
 from .plain_breaks import PlainBreaks
 from .prices import StepPrices
 from .probes import MARGIN, Probes
-from .promises import Promises
+from .promises import Promises, best_of
+from .second_chance import SecondChance
 from .shapes import candidate_shapes
 from .trials import WIDE_PROBES, PlannerState, Trials, WideProbes
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 # A choice is left when it promises less, times plain.
 LEFT_AT = 1.0
-# Another shape has to promise this much more than the present one.
-SWITCH_MARGIN = 1.01
 # Probes that a first choice rests on.
 PROBES_TO_CHOOSE = 2
 REPLAN_STEPS = 8
@@ -77,6 +76,7 @@ class Planner:
         measure: Measures costs again, given those so far and a cache with a text in it; None
             leaves them as they are.
         recorded: How drafts went when the head was trained: a choice to begin with rests on them.
+        shares: The planner of other batches, with which what is learnt of acceptance is shared.
     """
 
     def __init__(
@@ -86,13 +86,15 @@ class Planner:
         chains: bool = False,
         measure: Measure | None = None,
         recorded: RecordedDrafts | None = None,
+        shares: Planner | None = None,
     ):
-        self.acceptance = AcceptanceModel(recorded)
+        self._learnt: Learnt = shares._learnt if shares else Learnt(recorded)
+        self.acceptance, self._memory = self._learnt.acceptance, self._learnt.memory
         self.prices = StepPrices(costs)
-        self.copies = CopyPlanner(self.prices, CopyAcceptance())
+        self.copies = CopyPlanner(self.prices, self._learnt.copied)
         self._chains, self._measure = chains, measure
-        self._memory = TreeMemory(recorded)
         self._honesty = Honesty()
+        self._second_chance = SecondChance(self.acceptance, self._memory, self._honesty)
         self._for_batches: dict[int, Planner] = {}
         self._choice: BeamShape | None = None
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
@@ -100,7 +102,9 @@ class Planner:
         self._steps_to_replan = REPLAN_STEPS
         self._breaks = PlainBreaks()
         self._wide_probe: BeamShape | None = None
-        self._begin_trials(recorded)
+        self._recorded, known = recorded, recorded is not None
+        self._trials, self._wide = Trials(known=known), WideProbes(known=known)
+        self._probes_made = PROBES_TO_CHOOSE if known else 0
         self._take_costs(costs)
 
     @classmethod
@@ -127,19 +131,14 @@ class Planner:
     def for_batch(self, sequences: int) -> Planner:
         """The planner for steps that so many sequences take together; itself for one.
 
-        It shares what is learnt of acceptance, and has costs and times of its own; made once for
-        each number of sequences. Every sequence's tokens count alike, so the shape that makes most
-        tokens a second for one makes most for all. Gains shrink as the batch grows: its plain step
-        already reads the weights once for all.
+        It shares what is learnt of acceptance, and has costs and times of its own. Every sequence's
+        tokens count alike, so the shape that makes most tokens a second for one makes most for all.
         """
         if sequences == 1:
             return self
         if sequences not in self._for_batches:
-            made = Planner(self.costs.for_batch(sequences), chains=self._chains)
-            made.acceptance, made._memory = self.acceptance, self._memory
-            made.copies = CopyPlanner(made.prices, self.copies.acceptance)
-            made._begin_trials(self._recorded)
-            made._take_costs(made.costs)
+            costs, recorded = self.costs.for_batch(sequences), self._recorded
+            made = Planner(costs, chains=self._chains, recorded=recorded, shares=self)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
 
@@ -197,15 +196,24 @@ class Planner:
         """
         for planner in (self, *self._for_batches.values()):
             planner._trials.begin_answer()
-        if cache is None:
-            return
-        self._context = len(cache)
-        unsure = self.clocks.wrong or not self.costs.knows(len(cache))
-        if self._measure is not None and unsure:
-            self._take_costs(self._measure(self.costs, cache))
-            self._for_batches.clear()
-        else:
-            self._price_probes()
+        if cache is not None:
+            self._context = len(cache)
+            unsure = self.clocks.wrong or not self.costs.knows(len(cache))
+            if self._measure is not None and unsure:
+                self._take_costs(self._measure(self.costs, cache))
+                self._for_batches.clear()
+            else:
+                self._price_probes()
+        for planner in (self, *self._for_batches.values()):
+            planner._begin_as_before()
+
+    def _begin_as_before(self) -> None:
+        """Draft again, if drafts paid until the answer before failed."""
+        if self._choice is not None:
+            self._second_chance.keep()
+        elif self._second_chance.due() and self._trials.allowance.afford_second_chance():
+            self._second_chance.take()
+            self._plan()
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""
@@ -351,12 +359,9 @@ class Planner:
             for one in forecasts.values()
             if self._choice or tried or MARGIN * one.step_seconds * plain < 1.0  # whatever it makes
         ]
-        best = max(allowed, key=lambda one: one.tokens_per_second, default=None)
+        best = best_of(allowed, forecasts.get(self._choice) if self._choice else None)
         if best is None:
             return
-        present = forecasts.get(self._choice) if self._choice else None
-        if present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
-            best = present
         pays = best.tokens_per_second > (LEFT_AT if self._choice else MARGIN) * plain
         pays = pays and not (self._choice and self._trials.overdrawn)
         self._choose(next(one for one in raw if one.shape == best.shape) if pays else None)
@@ -366,6 +371,7 @@ class Planner:
         if forecast is None:
             if self._choice is not None:
                 self._trials.leave()
+                self._second_chance.fail()
                 self._honesty.forget()
                 self._memory.forget_recorded()
             self._choice = None
@@ -377,11 +383,6 @@ class Planner:
         seen = self.prices.plain_speed(self._context) is not None
         told, free = self.clocks.knows_plain, self._probes.free is not None
         self._breaks.space(gain, seen=seen, told=told, free=free)
-
-    def _begin_trials(self, recorded: RecordedDrafts | None) -> None:
-        self._recorded, known = recorded, recorded is not None
-        self._trials, self._wide = Trials(known=known), WideProbes(known=known)
-        self._probes_made = PROBES_TO_CHOOSE if known else 0
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..drafting.shape import BeamShape
 from .acceptance import AcceptanceModel
 from .forecast import Forecast, Yield, Yields
 from .honesty import Honesty
 from .prices import StepPrices
+
+# Another shape has to promise this much more than the present one.
+SWITCH_MARGIN = 1.01
+
+
+def best_of(forecasts: Iterable[Forecast], present: Forecast | None) -> Forecast | None:
+    """The fastest of some forecasts; the present one, unless another is clearly faster."""
+    best = max(forecasts, key=lambda one: one.tokens_per_second, default=None)
+    if best and present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
+        return present
+    return best
 
 
 class Promises:
