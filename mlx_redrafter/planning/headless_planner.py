@@ -14,8 +14,7 @@ from .clocks import PLAIN, Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
 from .plain_runs import PlainRuns
-
-RATE_FORGET = 0.995
+from .rate import Rate
 
 
 class HeadlessPlanner:
@@ -43,8 +42,9 @@ class HeadlessPlanner:
         self._costs: CostModel | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
         self._timed: set[int] = set()
-        self._made = self._taken = 0.0  # tokens of a text and their seconds, of late
+        self._rate = Rate()
         self._runs = PlainRuns()
+        self._context = 0
 
     @property
     def costs(self) -> CostModel:
@@ -92,15 +92,17 @@ class HeadlessPlanner:
         if step.nodes not in self._timed:
             self._timed.add(step.nodes)
             return
-        forget = RATE_FORGET**step.repeats
-        self._made = forget * self._made + step.made
-        self._taken = forget * self._taken + step.repeats * step.seconds
         seen = self._runs.seen(step)
-        if self._costs is None or seen is None:
+        if self._costs is None:
             return
-        rows, seconds = seen
-        expected = self._clocks.measured(rows, step.context)
-        self._clocks.observe(rows, seconds, expected, repeats=step.repeats)
+        self._context = step.context
+        if seen is not None:
+            rows, seconds = seen
+            expected = self._clocks.measured(rows, step.context)
+            self._clocks.observe(rows, seconds, expected, repeats=step.repeats)
+        kind = PLAIN + step.nodes
+        expected, plain = (self._clocks.seconds(one, step.context) for one in (kind, PLAIN))
+        self._rate.add(step, expected, plain)
 
     def reflect(self) -> None:
         """There is nothing to do."""
@@ -115,7 +117,7 @@ class HeadlessPlanner:
     @property
     def rate(self) -> float:
         """Tokens a second, as decoding goes on the whole."""
-        return self._made / self._taken if self._taken else 1.0 / self.plain_seconds(0)
+        return self._rate.per_plain_step / self.plain_seconds(self._context)
 
     def plain_seconds(self, context: int) -> float:
         """Seconds of a plain step by now."""

@@ -11,11 +11,8 @@ from .clocks import ALONE, PLAIN, Clocks
 from .costs import CostModel
 from .forecast import path_rows
 from .plain_runs import PlainRuns
+from .rate import LARGEST_SHARE, Rate
 
-RATE_FORGET = 0.995
-# A step may have waited for something that is not its own: it is charged up to so many times what
-# was expected.
-LARGEST_SHARE = 2.0
 # Timed plain steps from which on the speed of plain decoding is told.
 PLAIN_STEPS_KNOWN = 4
 
@@ -61,7 +58,7 @@ class StepPrices:
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._shapes: dict[BeamShape | None, Made] = {}
-        self._tokens = self._seconds = 0.0  # of a text, of late
+        self._rate, self._context = Rate(), costs.contexts[0]
         self._runs = PlainRuns()
         self._after_draft = False
         self.late = 0.0
@@ -78,12 +75,12 @@ class StepPrices:
     @property
     def tokens(self) -> float:
         """Tokens made in timed steps, of late."""
-        return self._tokens
+        return self._rate.tokens
 
     @property
     def rate(self) -> float:
         """Tokens a second, as decoding goes on the whole."""
-        return self._tokens / self._seconds if self._seconds else 1.0 / self.plain_seconds(0)
+        return self._rate.per_plain_step / self.plain_seconds(self._context)
 
     def plain_seconds(self, context: int) -> float:
         """What a plain step takes."""
@@ -145,9 +142,8 @@ class StepPrices:
         seen = self._runs.seen(step)
         if seen is not None:
             self._tell_clocks(step, *seen)
-        forget = RATE_FORGET**step.repeats
-        self._tokens = forget * self._tokens + step.made
-        self._seconds = forget * self._seconds + step.repeats * step.seconds
+        self._context = step.context
+        self._rate.add(step, self.seconds(step), self.plain_seconds(step.context))
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step)
 

@@ -81,9 +81,20 @@ def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
 def test_the_rate_is_what_was_made_of_late() -> None:
     planner = HeadlessPlanner(Measurements())
     assert planner.rate == pytest.approx(1.0)
-    for _ in range(50):
-        planner.observe(step(8, 4, 2.0))
-    assert planner.rate == pytest.approx(2.0)
+    for _ in range(500):
+        planner.observe(step(7, 4, COSTS.verify_seconds(8, 64)))
+    assert planner.rate == pytest.approx(4 / COSTS.verify_seconds(8, 64), rel=0.02)
+
+
+def test_the_rate_forgets_a_loaded_machine_as_soon_as_it_is_free() -> None:
+    """Else each second seems to bring little, and everything worth verifying."""
+    planner = HeadlessPlanner(Measurements())
+    wanted = planner.copies.num_nodes([0.5] * 8, 64)
+    for load in (20.0, 1.0):
+        for _ in range(50):
+            planner.observe(step(0, 1, load, early=True, overlapped=True))
+    assert planner.rate == pytest.approx(1.0, rel=0.25)
+    assert planner.copies.num_nodes([0.5] * 8, 64) == wanted
 
 
 @pytest.mark.parametrize("first", ["plain_seconds", "apart_seconds"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planning_machines import REAL, Chat, costs_of, recorded_of
+from planning_machines import KNOWN, OPENBLAS, REAL, Chat, costs_of, recorded_of
 
 from mlx_redrafter.planning.clocks import Clocks
 from mlx_redrafter.planning.costs import CostModel
@@ -35,3 +35,18 @@ def test_what_kinds_of_step_cost_is_learnt_from_their_first_jumps() -> None:
     # The machine is as it was: it is drafted steps that take twice as long.
     assert clocks.factor(1) == pytest.approx(1.0, abs=0.1)
     assert clocks.factor(4) == pytest.approx(2.0, abs=0.15)
+
+
+def test_what_a_loaded_machine_took_is_no_measure_of_what_is_worth_verifying() -> None:
+    """Tokens a second were few then; they are as many as ever once it is free."""
+    costs = costs_of(OPENBLAS)
+    chat = Chat(costs, Planner(costs))
+    chat.answers(KNOWN, 5)
+    planner = chat.planner
+    assert planner is not None
+    before = planner.prices.rate
+    chat.load = lambda _step: 20.0
+    chat.answers(KNOWN, 2, seed=1)
+    chat.load = lambda _step: 1.0
+    chat.answers(KNOWN, 4, seed=2)
+    assert planner.prices.rate == pytest.approx(before, rel=0.25)

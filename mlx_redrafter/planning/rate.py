@@ -1,0 +1,40 @@
+"""Tokens that decoding makes on the whole, in the time of a plain step."""
+
+from __future__ import annotations
+
+from ..engine.shape_planner import ObservedStep
+
+FORGET = 0.995
+# A step may have waited for something that is not its own: it counts for up to so many times what
+# was expected.
+LARGEST_SHARE = 2.0
+
+
+class Rate:
+    """Counted in plain steps, so that what a loaded machine took says nothing once it is free.
+
+    Attributes:
+        tokens: Tokens made in timed steps, of late.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0.0
+        self._plain_steps = 0.0
+
+    @property
+    def per_plain_step(self) -> float:
+        """Tokens made in the time of a plain step; 1 before anything is known."""
+        return self.tokens / self._plain_steps if self._plain_steps else 1.0
+
+    def add(self, step: ObservedStep, expected: float, plain: float) -> None:
+        """Count a step, or several that were alike.
+
+        Args:
+            step: How it went.
+            expected: Seconds that it was expected to take by now.
+            plain: Seconds of a plain step by now.
+        """
+        forget = FORGET**step.repeats
+        taken = min(LARGEST_SHARE * expected, step.seconds) / plain
+        self.tokens = forget * self.tokens + step.made
+        self._plain_steps = forget * self._plain_steps + step.repeats * taken
