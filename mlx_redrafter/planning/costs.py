@@ -20,6 +20,9 @@ from ..drafting.shape import BeamShape
 # Context lengths at which forwards are measured when a text gets there.
 CONTEXTS = (512, 4096, 16384, 32768)
 
+# Timings of the same work differ by less than this on a machine that does nothing else.
+SLOWER = 1.15
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -146,6 +149,10 @@ class CostModel:
                 sizes in between is interpolated.
             plain: Seconds of a token of plain decoding there; by default as much more than before
                 as a forward over one token.
+
+        Returns:
+            What is known by now. A context at which forwards take longer than at a longer one was
+            measured beside another program, and is left out.
         """
         known = sorted(seconds)
         added = [seconds[size] - self.verify_seconds(size, self.contexts[0]) for size in known]
@@ -157,7 +164,7 @@ class CostModel:
             plain = self.plain[0] + added[0]
         rows = dict(zip(self.contexts, zip(self.verify, self.plain, strict=True), strict=True))
         rows[context] = (row, plain)
-        contexts = tuple(sorted(rows))
+        contexts = tuple(_growing({at: row for at, (row, _) in rows.items()}))
         return replace(
             self,
             contexts=contexts,
@@ -236,6 +243,17 @@ class CostModel:
             raise ValueError("costs that make no sense")
         if not all(math.isfinite(share) for share in shares):
             raise ValueError("costs that make no sense")
+
+
+def _growing(rows: Mapping[int, Sequence[float]]) -> list[int]:
+    """Contexts whose forwards do not take clearly longer than those of a longer one; the first."""
+    kept: list[int] = []
+    least = math.inf
+    for context in sorted(rows, reverse=True):
+        if sum(rows[context]) <= SLOWER * least or context == min(rows):
+            kept.insert(0, context)
+            least = min(least, sum(rows[context]))
+    return kept
 
 
 def between(x: float, known: Sequence[float], values: Sequence[float]) -> float:

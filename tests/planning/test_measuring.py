@@ -210,3 +210,18 @@ def test_nobody_waits_long_for_a_slow_machine(clock: Clock) -> None:
     assert timed.seconds == pytest.approx((4.0, 8.0))
     assert timed.doubtful
     assert clock.now < 25.0
+
+
+def test_a_context_that_was_measured_beside_another_program_is_left_out() -> None:
+    """Nothing makes a forward after a longer text faster than after a shorter one."""
+    costs = costs_of(CPU)
+    slow = {n: 3.0 * costs.verify_seconds(n, 64) for n in (1, 4, 8, 16, 32)}
+    quiet = {n: 1.2 * costs.verify_seconds(n, 64) for n in (1, 4, 8, 16, 32)}
+    loaded = costs.with_context(512, slow)
+    assert loaded.contexts == (64, 512)
+    found = loaded.with_context(4096, quiet)
+    assert found.contexts == (64, 4096)
+    assert found.verify_seconds(1, 512) < 1.1
+    assert found.with_context(512, slow).contexts == (64, 4096)
+    near = {n: 1.1 * quiet[n] for n in quiet}
+    assert found.with_context(512, near).contexts == (64, 512, 4096), "timings differ by so much"
