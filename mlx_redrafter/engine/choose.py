@@ -11,6 +11,7 @@ from .copy_planner import BudgetedCopies, CopyPlanner
 from .copying import SequenceCopies, StepCopies, StepDraft, copied_on
 from .launch import PlannedDrafts
 from .model import SpeculativeModel
+from .reports import StepReports
 from .sequence import Sequence
 from .shape_planner import ShapePlanner
 from .step import PendingStep
@@ -24,9 +25,11 @@ class DraftChooser:
     Args:
         model: Target and drafter.
         planner: Chooses shapes and prices copies; None drafts each sequence's own shape.
+        reports: Know for how many steps it will draft nothing.
     """
 
-    def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None):
+    def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None, reports: StepReports):
+        self._reports = reports
         self._model = model
         self._target = model.target
         self._planner = planner
@@ -122,6 +125,8 @@ class DraftChooser:
             sequences: Those that take part.
             drafts: What the step to be launched verifies.
         """
+        if self._reports.rests:  # to ask is dear beside a small model's step
+            return PlannedDrafts(None, [None for _ in sequences])
         planner = self.planner_of(sequences)
         # A chain is picked from a tree by its scores.
         early = self._target.verifies == "tree" and self._model.lookback is not None

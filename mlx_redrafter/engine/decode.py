@@ -132,14 +132,14 @@ class DecodingLoop:
         planner = SharedPlanner(planner, model.planner_lock) if planner is not None else None
         self._planner = planner
         self._launcher = StepLauncher(model, planner)
-        self._chooser = DraftChooser(model, planner)
+        self._reports = StepReports()
+        self._chooser = DraftChooser(model, planner, self._reports)
         self.sequences: list[Sequence] = []
         self.batch: BatchCache | None = None
         self._pending: list[PendingStep] = []
         # The last step that was read, and what to draft after it where that is decided.
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
         self._timer = StepTimer()
-        self._reports = StepReports()
         self._to_clear = CLEAR_CACHE_EVERY
 
     @property
@@ -378,6 +378,7 @@ class DecodingLoop:
         if not joining and len(staying) == len(self.sequences):
             return
         self._last = None
+        self._reports.wake()
         self.sequences = [*staying, *joining]
         if not self.sequences:
             self.batch = None

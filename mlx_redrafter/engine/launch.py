@@ -85,6 +85,7 @@ class StepLauncher:
         own, copied = self._draft(sequences, sources, drafts, noises)  # 1 draft
         trees = _of_one_size(sequences, own)
         logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
+        plain_next = following is not None and following.shape is None
         pending = []
         for place, sequence in enumerate(sequences):
             tree, noise, drafted = trees[place], noises[place], bool(sources[place])
@@ -103,9 +104,10 @@ class StepLauncher:
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 copied=copied[place],
                 finite=None if len(tree) == 1 else mx.all(mx.abs(hidden[place]) < mx.inf),
+                next_draft=NextDraft(None, None) if plain_next else None,
             )
             pending.append(step)
-        if following is not None:
+        if following is not None and not plain_next:
             pending = _draft_next(sequences, pending, noises, following)
         kept = [step.kept for step in pending], caches_of(sequences, batch)
         mx.async_eval([step.read_back for step in pending], kept)
@@ -191,8 +193,6 @@ def _draft_next(
     following: PlannedDrafts,
 ) -> list[PendingStep]:
     """The same steps with the drafts of the next one, which begin where these will end."""
-    if following.shape is None:
-        return [replace(step, next_draft=NextDraft(None, None)) for step in pending]
     places, states, sources = [], [], []
     for place, (sequence, step) in enumerate(zip(sequences, pending, strict=True)):
         source = following.sources[place]

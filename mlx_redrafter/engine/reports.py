@@ -22,6 +22,15 @@ class StepReports:
         self._held: list[ObservedStep] = []
         self._patience = 0
 
+    @property
+    def rests(self) -> bool:
+        """Whether the planner said that it drafts nothing before it hears of the next step."""
+        return self._patience > len(self._held)
+
+    def wake(self) -> None:
+        """Other texts take part: what the planner said no longer holds."""
+        self._patience = 0
+
     def tell(self, planner: ShapePlanner, step: ObservedStep) -> None:
         """Have a planner hear of a step, now or with one of those after it."""
         if planner is not self._planner:

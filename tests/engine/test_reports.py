@@ -76,3 +76,29 @@ def test_what_was_held_for_one_planner_is_not_told_to_another() -> None:
     reports.tell(second, quiet(5.0))  # type: ignore[arg-type]
     assert [step.repeats for step in first.heard] == [1, 2]
     assert [step.seconds for step in second.heard] == [5.0]
+
+
+def test_a_planner_is_not_asked_while_it_has_patience_left() -> None:
+    reports, planner = StepReports(), Listener(patience=3)
+    assert not reports.rests, "it was never asked"
+    rests = []
+    for _ in range(7):
+        reports.tell(planner, quiet())  # type: ignore[arg-type]
+        rests.append(reports.rests)
+    assert rests == [True] * 7, "it said so after the first, the fourth and the seventh"
+    planner.patience = 0
+    for _ in range(3):
+        reports.tell(planner, quiet())  # type: ignore[arg-type]
+    assert not reports.rests
+
+
+def test_a_planner_is_asked_again_when_other_texts_take_part() -> None:
+    reports, planner = StepReports(), Listener(patience=100)
+    for _ in range(3):
+        reports.tell(planner, quiet())  # type: ignore[arg-type]
+    assert reports.rests
+    reports.wake()
+    assert not reports.rests
+    reports.tell(planner, quiet())  # type: ignore[arg-type]
+    assert [step.repeats for step in planner.heard] == [1, 3], "nothing was lost"
+    assert reports.rests
