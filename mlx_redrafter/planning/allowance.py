@@ -31,7 +31,7 @@ SAVED = 8.0
 # again with what paid before one that failed: so much, and with no less than the third figure.
 PUT_BY = 32.0
 SECOND_CHANCE = 2.0
-LEAST_CHANCE = 1.0
+LEAST_CHANCE = 0.5
 # No more is owed: a step may have waited for another program, and its debt must not outlast that.
 LEAST = -1.0
 # What is left at least when drafting ends: enough for a small probe.

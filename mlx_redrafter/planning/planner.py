@@ -374,6 +374,7 @@ class Planner:
                 self._second_chance.fail()
                 self._honesty.forget()
                 self._memory.forget_recorded()
+                self._price_probes()
             self._choice = None
             return
         if self._choice is None:

@@ -17,8 +17,16 @@ from planning_machines import (
     recorded_of,
 )
 
-from mlx_redrafter.planning.allowance import LEAST, SAVED, SECOND_CHANCE, START, Allowance
+from mlx_redrafter.planning.allowance import (
+    LEAST,
+    LEAST_CHANCE,
+    SAVED,
+    SECOND_CHANCE,
+    START,
+    Allowance,
+)
 from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.planning.probes import SMALL_PROBE_PRICE
 from mlx_redrafter.planning.second_chance import MOST_PASSED_OVER, SecondChance
 from mlx_redrafter.planning.trials import PlannerState
 
@@ -72,6 +80,22 @@ def test_what_was_recorded_is_not_given_up_for_a_bad_beginning(curve: str, begin
     since = len(chat.steps)
     chat.answers(KNOWN, 20, 3)
     assert chat.speed(since) >= 0.9 * best_speed(KNOWN, costs)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("curve", [OPENBLAS, CPU, M3, M1])
+def test_after_a_choice_was_left_the_next_draft_is_a_small_one(curve: str, recorded: bool) -> None:
+    """The account has just enough for it; for a large one the text would wait a hundred tokens."""
+    chat, costs = good_chat(curve, KNOWN, recorded=recorded), costs_of(curve)
+    since = len(chat.steps)
+    chat.answers(BABBLE, 1, 5)
+    shapes = chat.shapes(since)
+    plain = shapes.index(None)
+    assert plain > 2, "the choice was drafted until then"
+    probes = [shape for shape in shapes[plain:] if shape is not None]
+    assert probes
+    # By what steps took, which is not quite what they cost.
+    assert costs.step_seconds(probes[0], 0) <= 1.1 * SMALL_PROBE_PRICE
 
 
 class Number:
@@ -130,6 +154,7 @@ def test_a_second_chance_is_paid_by_what_drafts_have_earned() -> None:
     times = 0
     while rich.afford_second_chance():
         assert rich.balance == SECOND_CHANCE or times
+        assert rich.balance >= LEAST_CHANCE
         rich.take_drafted(100.0, 1.0)
         times += 1
     assert 1 <= times <= 9, "no more than was earned"
