@@ -12,10 +12,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import mlx.core as mx
 
+from .choices import NO_TOKEN, Choices
 from .errors import RedrafterError
 from .logits import (
     LogitsProcessor,
@@ -31,8 +32,6 @@ from .noise import coins, noise_rows
 from .ranges import OptionRange, bias_pairs, token_ids
 from .tree import DraftTree
 
-# What a caller's sampler chose is this where it is no id: it reads the embedding's last row.
-NO_TOKEN = -1
 NOISE_BLOCK = 8
 # Blocks of noise that are kept, from where the text stands on.
 KEPT_BLOCKS = 12
@@ -213,49 +212,18 @@ def scores(
     return logprobs + noise
 
 
-class Choices(NamedTuple):
-    """The target's choice after each node of a tree.
-
-    Attributes:
-        tokens: int32 (n,).
-        flipped_by_noise: Whether the noise made it another than the likeliest token, bool (n,);
-            None when greedy.
-        logprobs: Log-probabilities of ``tokens``, float32 (n,); None where not asked for.
-        top_tokens: The likeliest tokens, in no order, (n, k); None likewise.
-        top_logprobs: Theirs, float32 (n, k); None likewise.
-        all_logprobs: Those of all tokens, float32 (n, vocab_size); None likewise.
-    """
-
-    tokens: mx.array
-    flipped_by_noise: mx.array | None
-    logprobs: mx.array | None = None
-    top_tokens: mx.array | None = None
-    top_logprobs: mx.array | None = None
-    all_logprobs: mx.array | None = None
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        """Those that there are, to evaluate."""
-        return [array for array in self if array is not None]
-
-    def padded(self, size: int) -> Choices:
-        """The same with further nodes, to ``size``, that are never accepted: all zero."""
-        sides = [(0, size - len(self.tokens))]
-        return Choices._make(
-            one if one is None else mx.pad(one, sides + [(0, 0)] * (one.ndim - 1)) for one in self
-        )
-
-
 class Sampler:
     """Turns logits into choices for one text.
 
     Args:
         config: What to do; with a seed.
         vocab_size: Number of logits.
-        processors: Change the logits after each node, as mlx-lm's do for a text: each is called
-            with the tokens up to the node. Trees have to be known to the host then.
+        processors: Change the logits before a token is chosen, as mlx-lm's do: each is called with
+            the text's tokens, once for every token and in their order, drafted or not. Trees have
+            to be known to the host then.
         choose: Chooses instead of the configuration, as mlx-lm's samplers do: (1, vocab_size)
             log-probabilities to token ids (1,).
+        ends: Tokens that end the text; processors are not asked what would follow.
     """
 
     def __init__(
@@ -265,6 +233,7 @@ class Sampler:
         *,
         processors: Sequence[LogitsProcessor] = (),
         choose: Callable[[mx.array], mx.array] | None = None,
+        ends: frozenset[int] = frozenset(),
     ):
         if config.top_k >= vocab_size:
             raise RedrafterError(
@@ -280,6 +249,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._processors = tuple(processors)
         self._choose = choose
+        self._ends = ends
         self._blocks: dict[int, mx.array] = {}
 
     def noise(self, first: int, count: int) -> mx.array | None:
@@ -315,20 +285,60 @@ class Sampler:
             noise: Row d for nodes of depth d, (max_depth + 1, vocab_size); None when greedy.
             recent: Tokens before the root, all of them.
         """
-        logits = self._processed(logits, tree, recent)
-        if self._choose is not None:
-            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-            rows = [self._chosen(logprobs[n : n + 1]) for n in range(len(tree))]
-            return self._report(logits, mx.concatenate(rows), None)
+        logits = self._penalised(logits, tree, recent)
         coin = None
         if noise is not None:
             noise = mx.take(noise, tree.depths, axis=0)
             if self.config.xtc_probability > 0:
                 at = tree.depths + (len(recent) + 1)
                 coin = coins(self.config.seed or 0, at)[:, None]
+        if self._processors and len(tree) > 1:
+            return self._walk(logits, tree, noise, coin, recent)
+        if self._processors:
+            text = mx.concatenate([mx.array(list(recent), dtype=mx.int32), tree.tokens])
+            logits = processed(logits, text, self._processors)
+        if self._choose is not None:
+            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            rows = [self._chosen(logprobs[n : n + 1]) for n in range(len(tree))]
+            return self._report(logits, mx.concatenate(rows), None)
+        return self._draw(logits, noise, coin)
+
+    def _draw(self, logits: mx.array, noise: mx.array | None, coin: mx.array | None) -> Choices:
+        """A choice from each row of logits, with its noise and what decides over XTC."""
         chosen = scores(self.config, logits, noise, normalise=False, coin=coin)
         tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
         return self._report(logits, tokens, None if noise is None else below_best(logits, tokens))
+
+    def _walk(
+        self,
+        logits: mx.array,
+        tree: DraftTree,
+        noise: mx.array | None,
+        coin: mx.array | None,
+        recent: Sequence[int],
+    ) -> Choices:
+        """The choices after the nodes that they accept, one after the other; zero elsewhere.
+
+        A processor may count its calls, follow a grammar, or refuse what the text cannot hold. So
+        it is never asked about a branch that is not taken.
+        """
+        known = tree.known
+        assert known is not None, "processors need trees that the host knows"
+        text, path, made = list(recent), [], []
+        node: int | None = 0
+        while node is not None:
+            text.append(known.tokens[node])
+            row = slice(node, node + 1)
+            own = processed(logits[row], mx.array(text, dtype=mx.int32), self._processors)
+            path.append(node)
+            made.append(
+                self._draw(
+                    own, None if noise is None else noise[row], None if coin is None else coin[row]
+                )
+            )
+            token = cast("int", made[-1].tokens.item())
+            node = None if token in self._ends else known.child(node, token)
+        return Choices.at(path, made, len(tree))
 
     def _chosen(self, logprobs: mx.array) -> mx.array:
         """What the caller's own function chooses, int32 (1,): ``NO_TOKEN`` where that is no id.
@@ -358,27 +368,10 @@ class Sampler:
         """Whether functions of the caller's have a part in the choices."""
         return self._choose is not None or bool(self._processors)
 
-    def _processed(self, logits: mx.array, tree: DraftTree, text: Sequence[int]) -> mx.array:
-        """Logits after the bias, the penalties and the processors, in mlx-lm's order."""
-        config = self.config
-        if config.bias:
-            logits = biased(logits, config.bias)
-        if config.penalties:
-            logits = penalise(logits, tree, text, config.penalties)
-        if self._processors:
-            rows = [self._of_path(logits[n : n + 1], tree, n, text) for n in range(len(tree))]
-            logits = mx.concatenate(rows)
+    def _penalised(self, logits: mx.array, tree: DraftTree, text: Sequence[int]) -> mx.array:
+        """Logits after the bias and the penalties, in mlx-lm's order."""
+        if self.config.bias:
+            logits = biased(logits, self.config.bias)
+        if self.config.penalties:
+            logits = penalise(logits, tree, text, self.config.penalties)
         return logits
-
-    def _of_path(
-        self, logits: mx.array, tree: DraftTree, node: int, text: Sequence[int]
-    ) -> mx.array:
-        """Logits after one node, processed with the text and the path to it."""
-        tokens = mx.array(list(text), dtype=mx.int32)
-        if tree.known is None:
-            assert len(tree) == 1, "processors need trees that the host knows"
-            tokens = mx.concatenate([tokens, tree.tokens])
-        else:
-            path = [tree.known.tokens[one] for one in tree.known.path(node)]
-            tokens = mx.concatenate([tokens, mx.array(path, dtype=mx.int32)])
-        return processed(logits, tokens, self._processors)

@@ -48,6 +48,11 @@ class HostTree:
             path.append(self.parents[path[-1]])
         return path[::-1]
 
+    def child(self, node: int, token: int) -> int | None:
+        """The first child of a node with that token; None where there is none."""
+        pairs = zip(self.parents, self.tokens, strict=True)
+        return next((at for at, pair in enumerate(pairs) if pair == (node, token)), None)
+
     @cached_property
     def depths(self) -> tuple[int, ...]:
         """Number of drafted tokens on the way to each node; 0 for the root."""

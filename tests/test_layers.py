@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mlx_redrafter"
 
 # From the bottom up; a part imports those of the lines above its own, and itself.
 LAYERS = (
-    ("errors", "tree", "_lazy"),
+    ("choices", "errors", "tree", "_lazy"),
     ("ranges", "system"),
     ("cache", "gguf", "logits", "noise"),
     ("sampling", "target"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..sampling import Choices
+from ..choices import Choices
 from ..tree import DraftTree, accepted_leaf
 from .memory_drafter import MemoryView
 from .noise_scale import NoiseScale

@@ -24,8 +24,9 @@ class DecodingConfig:
         max_tokens: Tokens to decode at most; -1 for no limit.
         sampling: How tokens are chosen.
         logits_processors: Change the logits after each token before one is chosen, as mlx-lm's do:
-            (tokens (k,), logits (1, vocab_size)) to logits. Drafts are verified with each node's
-            own tokens, which takes a further evaluation a step.
+            (tokens (k,), logits (1, vocab_size)) to logits. They are called once for every token,
+            in order, drafted or not, so they may keep a state of their own; which takes a further
+            evaluation for each token of a drafted step.
         sampler: Chooses tokens instead, as mlx-lm's do: log-probabilities (1, vocab_size) to ids
             (1,). What it draws depends on when it is asked, so nothing is drafted.
         draft: Whether to draft, where the model can.

@@ -9,12 +9,12 @@ from typing import Any
 import mlx.core as mx
 
 from ..cache.batch import BatchCache
+from ..choices import NO_TOKEN
 from ..drafting.chain import chain_of
 from ..drafting.combined import combine, draft_together
 from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftSource
-from ..sampling import NO_TOKEN
 from ..tree import DraftTree
 from .copying import StepDraft
 from .model import SpeculativeModel

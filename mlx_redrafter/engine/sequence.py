@@ -11,6 +11,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from ..cache.prompt_cache import PromptCache
+from ..choices import NO_TOKEN, Choices
 from ..drafting.copies import MAX_CHAIN, TextCopies
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.next_draft import next_draft_input
@@ -18,7 +19,7 @@ from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
-from ..sampling import NO_TOKEN, Choices, Sampler
+from ..sampling import Sampler
 from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
 from .config import DecodingConfig
@@ -92,6 +93,7 @@ class Sequence:
             model.target.vocab_size,
             processors=config.logits_processors,
             choose=config.sampler,
+            ends=config.eos_token_ids,
         )
         self.last_token = self.prompt[-1]
         self._end: tuple[PendingStep, int] | None = None

@@ -7,9 +7,9 @@ from typing import Literal
 
 import mlx.core as mx
 
+from ..choices import Choices
 from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
-from ..sampling import Choices
 from ..tree import DraftTree, HostTree
 
 TokenSource = Literal["guessed", "copied", "own"]

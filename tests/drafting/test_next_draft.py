@@ -19,6 +19,7 @@ from decoding_cases import (
 
 import models
 from mlx_redrafter import load
+from mlx_redrafter.choices import Choices
 from mlx_redrafter.drafting.beam_search import BeamSearch
 from mlx_redrafter.drafting.next_draft import next_draft_input
 from mlx_redrafter.drafting.noise_scale import NoiseScale
@@ -29,7 +30,7 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.statistics import AcceptanceStats
-from mlx_redrafter.sampling import Choices, SamplingConfig
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.tree import DraftTree, HostTree, accept
