@@ -166,6 +166,17 @@ def _placed(layer: TreeKVCache, buffer: Any) -> mx.array | None:
     return rows
 
 
+def can_join(cache: PromptCache) -> bool:
+    """Whether a single text's caches can become part of a batch: none is quantised or bounded."""
+    leaves = (leaf for layer in cache.layers for leaf in layer.leaves)
+    return all(_is_batched(leaf) or isinstance(leaf, RecurrentCache) for leaf in leaves)
+
+
+def _is_batched(layer: LayerCache) -> bool:
+    """Whether a batch has such keys and values."""
+    return type(layer) in (TreeKVCache, ChunkedTreeKVCache)
+
+
 class BatchCache:
     """The caches of several texts for one target.
 
@@ -200,7 +211,7 @@ class BatchCache:
             self._states.append(state)
             state.watch(self._watched)
             return state.mlx_cache
-        if type(layer) not in (TreeKVCache, ChunkedTreeKVCache):
+        if not _is_batched(layer):
             raise RedrafterError(
                 f"A batch cannot hold a layer that keeps a {type(layer).__name__}: decode the "
                 "prompts one by one."

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
+from ..cache.batch import can_join
 from ..cache.prompt_cache import PromptCache
 from ..errors import RedrafterError
 from ..ranges import is_count
@@ -230,7 +231,8 @@ class Engine:
     def _shares(self, sequence: Sequence) -> bool:
         options = sequence.config.cache_options
         plain = options.kv_bits is None and options.max_kv_size is None
-        return plain and self._model.target.batches
+        # A cache of an earlier turn keeps what that turn's options made of it.
+        return plain and self._model.target.batches and can_join(sequence.cache)
 
     def _new_loop(self) -> DecodingLoop:
         return DecodingLoop(self._model, self._planner)

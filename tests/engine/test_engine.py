@@ -147,6 +147,28 @@ def test_quantised_caches_take_turns_with_others() -> None:
         assert reader.texts[number] == [one.token for one in decode(model, prompt, config)]
 
 
+@pytest.mark.parametrize(
+    "options", [{"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0}, {"max_kv_size": 16}]
+)
+def test_caches_that_an_earlier_turn_quantised_or_bounded_take_turns_too(
+    options: dict[str, int],
+) -> None:
+    model = SpeculativeModel(models.build("qwen3", head_dim=32), models.build_drafter())
+    drafts = "max_kv_size" not in options
+    cache = model.target.make_cache(options.get("max_kv_size"))
+    before = DecodingConfig(12, draft=drafts, cache_options=CacheOptions(**options))
+    first = [one.token for one in decode(model, PROMPTS[1], before, cache=cache)]
+    prompt, config = [*PROMPTS[1], *first, 3], DecodingConfig(12, draft=drafts)
+    wanted = [one.token for one in decode(model, prompt, config, cache=cache.copy())]
+    reader = Reader(Engine(model, batch_size=4))
+    other = DecodingConfig(40)
+    numbers = [reader.engine.add(one, other) for one in (PROMPTS[0], PROMPTS[2])]
+    numbers.insert(1, reader.engine.add(prompt, config, cache=cache))
+    reader.finish()
+    alone_with = [[t.token for t in decode(model, p, other)] for p in (PROMPTS[0], PROMPTS[2])]
+    assert [reader.texts[one] for one in numbers] == [alone_with[0], wanted, alone_with[1]]
+
+
 def test_a_text_that_fails_leaves_the_others_alone() -> None:
     model = model_of("llama")
     held = model.make_cache()
