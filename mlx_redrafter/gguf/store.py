@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import RedrafterError
 from ..system.device import on_gpu
-from ..system.files import cache_directory, local_path
+from ..system.files import cache_directory, is_file, local_path
 from ..system.workspace import InUse, publish, require_space, workspace
 from .blocks import KEPT_BITS
 from .directory import Progress, write_model
@@ -49,7 +49,7 @@ def converted(path: Path, progress: Progress, store: Path | None = None) -> Path
     while True:
         for suffix in suffixes:
             done = store / f"{place}-{version}{suffix}" / files[0].stem
-            if (done / "config.json").is_file():
+            if is_file(done / "config.json"):
                 return done
         try:
             return _convert(path, store, f"{place}-{version}", progress)

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from ..cache.prompt_cache import PromptCache
 from ..engine.model import SpeculativeModel
 from ..system.blas import is_loaded, usable_cores
-from ..system.files import cache_directory, is_stream, write_json
+from ..system.files import cache_directory, is_file, is_stream, write_json
 from ..system.machine import processor_name
 from .calibration import calibrate, calibrate_there
 from .costs import CostModel
@@ -121,7 +121,7 @@ def _shapes(parameters: Any) -> str:
 
 
 def _read(path: Path | None) -> CostModel | None:
-    if path is None or not path.is_file():
+    if path is None or not is_file(path):
         return None
     try:
         value = json.loads(path.read_text("utf-8"))

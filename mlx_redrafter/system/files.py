@@ -49,6 +49,35 @@ def is_there(path: Path) -> bool:
     return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is at a path; not behind a directory that one may not enter."""
+    with suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def require_reach(path: Path) -> None:
+    """Refuse a path behind a directory that one may not enter; nothing at all may be there.
+
+    Raises:
+        RedrafterError: Naming the path.
+    """
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise RedrafterError(f"{out_of_reach(error)}.") from None
+    except (OSError, ValueError):
+        pass  # who opens it says what is wrong
+
+
+def out_of_reach(error: PermissionError) -> str:
+    """What to say of a file or directory that the user may not look into."""
+    return (
+        f"'{error.filename}' cannot be reached ({error.strerror}): check the permissions of it and "
+        "of the directories above it"
+    )
+
+
 def size_words(count: float) -> str:
     """Bytes in three digits or so, with a unit in which they are not nothing."""
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -26,7 +26,7 @@ from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
 from ..ranges import of_kind
 from ..system.device import on_gpu
-from ..system.files import local_path
+from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
@@ -340,6 +340,7 @@ def _adapter_directory(path: str | Path | None) -> Path | None:
         return None
     directory = local_path(path)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        require_reach(directory / name)
         if not (directory / name).is_file():
             raise RedrafterError(f"{path} has no {name}, so it is not an adapter's directory.")
     config = read_json(directory / ADAPTER_CONFIG, "an adapter's directory")

@@ -14,7 +14,7 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from ..errors import RedrafterError
 from ..gguf.directory import Progress
 from ..gguf.store import converted, gguf_files, only_file
-from ..system.files import is_there, local_path
+from ..system.files import is_there, local_path, require_reach
 from ..system.own_models import own_models
 from ..system.visible import visible_line
 
@@ -96,6 +96,8 @@ def locate(
         RedrafterError: If there is no such thing, or it cannot be converted.
     """
     path = local_path(path_or_repo)
+    require_reach(path)
+    require_reach(path / CONFIG_FILE)
     text = str(path_or_repo)
     if is_there(path):
         return _locate_path(path, progress)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeGuard
 
 from ..errors import RedrafterError, SharedError
+from ..system.files import out_of_reach
 
 SUCCESS = 0
 # A traceback stands above it; also a result that is not what it has to be (convert.py --check).
@@ -81,6 +82,9 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
                 if _is_output(error):
                     _drop_output()
                     complain(f"{short_name(name)}: the output cannot be written: {error.strerror}.")
+                    return USER_ERROR
+                if isinstance(error, PermissionError) and error.filename is not None:
+                    complain(f"{short_name(name)}: {out_of_reach(error)}.")
                     return USER_ERROR
                 if _is_lost(error):
                     complain(f"{short_name(name)}: {LOST}")

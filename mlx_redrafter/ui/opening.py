@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..system.files import local_path
+from ..system.files import is_file, local_path
 
 CONFIG_FILE = "config.json"
 
@@ -29,7 +29,7 @@ def prepare(model: str, revision: str | None = None) -> None:
 
 
 def _bring(model: str, revision: str | None, *, quiet: bool) -> None:
-    if (local_path(model) / CONFIG_FILE).is_file():
+    if is_file(local_path(model) / CONFIG_FILE):
         return  # most are, and nothing slow is imported for them
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

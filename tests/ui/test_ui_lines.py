@@ -59,6 +59,8 @@ def test_history_survives_line_separators_and_a_half_written_end(tmp_path):
     with path.open("ab") as file:
         file.write('"gr\u00fc'.encode()[:-1])
     assert load_history(path) == ["pasted\u2028from a page"]
+    append_history(path, "after it")
+    assert load_history(path) == ["pasted\u2028from a page", "after it"]
 
 
 def test_only_the_latest_history_is_read(tmp_path):

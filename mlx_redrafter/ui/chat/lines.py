@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import sys
@@ -10,10 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ...errors import RedrafterError
-from ...system.files import local_path
+from ...system.files import is_file, local_path
 from ...system.visible import whole_characters
 from ..theme import CONTINUATION, PROMPT
 
@@ -142,7 +143,7 @@ def complete_path(text: str) -> list[str]:
 
 def load_history(path: Path | None) -> list[str]:
     """The latest lines of earlier sessions; none where the file cannot be read."""
-    if path is None or not path.is_file():
+    if path is None or not is_file(path):
         return []
     lines: list[str] = []
     with suppress(OSError, ValueError):
@@ -161,10 +162,19 @@ def append_history(path: Path | None, line: str) -> None:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("ab+") as file:
             if new:
                 path.chmod(0o600)  # questions are private
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            written = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+            file.write(written if _is_whole(file) else b"\n" + written)
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    """Whether a file ends with its last line; a disk that was full leaves a part of one."""
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _add_history(readline: ModuleType, line: str) -> None:
