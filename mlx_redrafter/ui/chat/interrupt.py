@@ -1,4 +1,4 @@
-"""Ctrl-C and Ctrl-Z while an answer comes: the step under way is finished first."""
+"""Ctrl-C and Ctrl-Z while an answer comes: the step under way is finished first. And SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,10 +17,21 @@ def heed() -> None:
     """Have Ctrl-C raise KeyboardInterrupt even if the program was started with it ignored.
 
     Shells start what runs in the background so, and it passes from program to program; but whoever
-    sits at a terminal wants to stop an answer, and to leave.
+    sits at a terminal wants to stop an answer, and to leave. SIGTERM is heeded, too: it would end
+    the program at once, with the terminal's cursor hidden and its keys not echoed.
     """
-    if _in_main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    if not _in_main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """End the program by way of what puts the terminal right; a second time, at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)  # as shells report a program that a signal ended
 
 
 def _in_main_thread() -> bool:
