@@ -10,11 +10,15 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tokenizer_utils import SPMStreamingDetokenizer, TokenizerWrapper
 from scripted_answers import script
 
 from mlx_redrafter.server.protocol import chat_answer, messages_answer, responses_answer
+from mlx_redrafter.server.protocol.answer import Event, Text
+from mlx_redrafter.server.work.answering import Answering, Job
+from mlx_redrafter.server.work.prompts import Encoded
 from mlx_redrafter.server.work.segments import Segments
+from mlx_redrafter.server.work.sequences import Decoding, NewToken
 
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 PATHS = pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
@@ -270,3 +274,36 @@ def test_a_named_tool_is_the_only_one_that_can_be_called(live: Live, say: Any) -
     for name, said in (("look", [text]), ("glance", [("glance", {})])):
         choice = {"type": "function", "function": {"name": name}}
         assert content(whole(live, CHAT, tools=both, tool_choice=choice)) == said
+
+
+# ---- spaces, and ids that no text stands for
+
+
+@pytest.mark.parametrize("begun", ["The", [{"type": "text", "text": "The"}]])
+def test_an_answer_goes_on_with_its_space(live: Live, say: Any, begun: Any) -> None:
+    say(" lazy dog")
+    turns = [*QUESTION, {"role": "assistant", "content": begun}]
+    assert content(whole(live, MESSAGES, messages=turns)) == [" lazy dog"]
+    assert content(rebuilt(MESSAGES, streamed(live, MESSAGES, messages=turns))) == [" lazy dog"]
+    nothing = [*QUESTION, {"role": "assistant", "content": ""}]
+    assert content(whole(live, MESSAGES, messages=nothing)) == content(whole(live, MESSAGES))
+
+
+@pytest.mark.parametrize("initial", [None, "normal"])
+def test_ids_beyond_the_vocabulary_are_no_text(
+    tokenizer: TokenizerWrapper, initial: str | None
+) -> None:
+    """Embeddings are often padded, and both a prompt and a model may name one of those rows."""
+    strange = len(tokenizer) + 3
+    strict = TokenizerWrapper(tokenizer._tokenizer, SPMStreamingDetokenizer)
+    with pytest.raises(IndexError):
+        strict.detokenizer.add_token(strange)
+    prompt = [*tokenizer.encode("dog", add_special_tokens=False), strange]
+    encoded = Encoded(prompt, initial, continues=initial is None)
+    job = Job(0, encoded, Decoding(prompt, 3, {}))
+    answering = Answering(job, strict, dict)
+    events: list[Event] = []
+    for token in (prompt[0], strange, prompt[0]):
+        events += answering.token(NewToken(0, token, "own", None))
+    texts = [event.text for event in events if isinstance(event, Text)]
+    assert texts == [tokenizer.decode(prompt[:1])] * 2

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ...text.detokenizing import add_token
 from ...text.responses import StopScanner
 from ..protocol.answer import (
     Began,
@@ -27,7 +28,7 @@ from .segments import Segments
 from .sequences import Decoding, NewToken, PromptRead, StepShape
 from .token_bytes import bytes_of
 
-LEAD_IN = 8  # tokens of a bare prompt that are detokenised again
+LEAD_IN = 8  # of the tokens that a text goes on from, those that are detokenised again
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Answering:
         if job.encoded.initial is not None:
             tools = list(job.encoded.tools)
             self._segments = Segments(self.tokenizer, job.index, tools, job.encoded.initial)
-        else:
+        if job.encoded.continues:
             self._lead_in(job.decoding.prompt[-LEAD_IN:])
 
     def _lead_in(self, tokens: list[int]) -> None:
@@ -90,7 +91,7 @@ class Answering:
         alone = self.tokenizer.detokenizer
         for detokenizer in (alone, self._detokenizer):
             for token in tokens:
-                detokenizer.add_token(token)
+                add_token(detokenizer, token)
         alone.finalize()
         self._skip = len(alone.text)
 
@@ -123,7 +124,7 @@ class Answering:
             yield Step(self.job.index, self._trace(token.step))
         finish = token.finish_reason
         if finish != "stop":
-            self._detokenizer.add_token(token.token)
+            add_token(self._detokenizer, token.token)
             self._note_logprob(token)
         if finish is not None:
             self._detokenizer.finalize()

@@ -22,12 +22,15 @@ class Encoded:
         ids: Token ids, at least one.
         initial: What its end has opened: "normal", "reasoning", "tool"; None for bare text, whose
             continuation is not taken apart.
+        continues: Whether its end is a text that the answer goes on from, space and all: bare text,
+            or the beginning of the answer itself.
         tools: Those offered.
         parallel: Whether several calls may be made.
     """
 
     ids: list[int]
     initial: str | None = None
+    continues: bool = False
     tools: tuple[dict[str, Any], ...] = ()
     parallel: bool = True
 
@@ -44,7 +47,7 @@ def encode(tokenizer: TokenizerWrapper, task: Task, vocab_size: int) -> Encoded:
         encoded = _conversation(tokenizer, prompt)
     else:
         try:
-            encoded = Encoded(encode_prompt(tokenizer, prompt))
+            encoded = Encoded(encode_prompt(tokenizer, prompt), continues=True)
         except RedrafterError as error:
             raise ApiError(400, str(error), "prompt", "invalid_value") from error
     if any(token >= vocab_size for token in encoded.ids):
@@ -78,7 +81,13 @@ def _conversation(tokenizer: TokenizerWrapper, conversation: Conversation) -> En
         marker = tokenizer.tool_call_start
         ids += list(tokenizer.encode(marker, add_special_tokens=False))
         initial = "tool"
-    return Encoded(ids, initial, tuple(conversation.tools), conversation.parallel_tool_calls)
+    return Encoded(
+        ids,
+        initial,
+        conversation.continue_last and bool(conversation.messages[-1]["content"]),
+        tuple(conversation.tools),
+        conversation.parallel_tool_calls,
+    )
 
 
 def _templated(tokenizer: TokenizerWrapper, conversation: Conversation) -> list[int]:
