@@ -128,6 +128,10 @@ class _Protocol(H11Protocol):
         super().resume_writing()
         self._forget_writing()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: an offer of HTTP/2, as Java's client makes with each request, needs no
+        other answer than HTTP/1.1's, and no package would let WebSockets in."""
+
     def _watch_writing(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()
         self._ending = self.loop.call_later(WRITE_SECONDS, self._end)

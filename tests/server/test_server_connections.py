@@ -195,3 +195,17 @@ def test_no_prompt_waits_for_a_long_one_to_be_encoded(
         finally:
             go_on.set()
             client.join()
+
+
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+def test_an_offer_of_another_protocol_is_passed_over(
+    tokenizer: TokenizerWrapper, caplog: pytest.LogCaptureFixture, offer: str
+) -> None:
+    """Java's client offers HTTP/2 with each request: that is nothing for the log, and no package
+    would change it."""
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": offer, "HTTP2-Settings": "AAMA"}
+    with serve_scripted(tokenizer, script(tokenizer)) as live:
+        made = httpx.post(live.url + "/v1/completions", json={"prompt": "on"}, headers=headers)
+    assert made.status_code == 200
+    assert made.http_version == "HTTP/1.1"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
