@@ -262,3 +262,30 @@ def test_calls_of_the_older_form_are_refused(live: Live, plain: Live) -> None:
         error = refused(one, CHAT, {"messages": [turns[0], called, turns[2]]})
         assert error["param"] == "messages.1.function_call"
         assert error["message"].endswith("is not supported here: leave it out.")
+
+
+def test_null_is_as_good_as_nothing(live: Live) -> None:
+    """Many clients write every field that they know of; what a later one may mean is not known."""
+    turns = [{"role": "user", "content": "please say"}]
+    choice = {"type": "auto", "disable_parallel_tool_use": False, "later": None}
+    tool = {"type": "function", "function": {"name": "look"}, "later": None}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (CHAT, {"messages": turns, "tools": [tool], "verbosity": None, "audio": None}),
+        (COMPLETIONS, {"prompt": "on", "later": None}),
+        (RESPONSES, {"input": "please say", "reasoning": {"effort": None, "later": None}}),
+        (MESSAGES, {"messages": turns, "max_tokens": 9, "container": None, "tool_choice": choice}),
+    ]
+    for path, body in asked:
+        made = httpx.post(live.url + path, json=body)
+        assert made.status_code == 200, made.text
+    assert refused(live, CHAT, {"messages": turns, "verbosity": "low"})["param"] == "verbosity"
+    assert refused(live, COMPLETIONS, {"prompt": None})["param"] == "prompt"
+
+
+def test_the_whole_prompt_may_be_marked_for_the_vendors_cache(live: Live) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "please say"}],
+        "cache_control": {"type": "ephemeral"},
+    }
+    assert httpx.post(f"{live.url}{MESSAGES}/count_tokens", json=body).status_code == 200
+    assert httpx.post(live.url + MESSAGES, json=body | {"max_tokens": 9}).status_code == 200

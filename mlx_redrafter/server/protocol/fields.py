@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .field_errors import refusal_of
 
@@ -36,6 +36,15 @@ class Strict(BaseModel):
     """A part of a request that has no other fields than those named."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unset(cls, given: Any) -> Any:
+        """Leave out unknown fields that are null: many clients write all that they know of so."""
+        if not isinstance(given, dict):
+            return given
+        known = cls.model_fields
+        return {name: value for name, value in given.items() if value is not None or name in known}
 
 
 class Open(BaseModel):

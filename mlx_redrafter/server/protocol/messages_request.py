@@ -149,6 +149,7 @@ class CountRequest(Strict):
     thinking: Annotated[ThinkingOn | ThinkingOff, Field(discriminator="type")] | None = None
     mcp_servers: Annotated[list[Any], Field(max_length=0)] | None = None
     context_management: Ignored = None
+    cache_control: Ignored = None
     output_config: OutputConfig | None = None
 
 
