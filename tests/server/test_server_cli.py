@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -23,7 +24,11 @@ from mlx_redrafter.ui.cli.serve_flags import read_flags, size
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("cli") / "tiny", drafter=False, context=40_000)
+    made = make_bundle(tmp_path_factory.mktemp("cli") / "tiny", drafter=False, context=40_000)
+    config = made / "tokenizer_config.json"
+    told = json.loads(config.read_text("utf-8")) | {"model_max_length": 40_000}
+    config.write_text(json.dumps(told), "utf-8")
+    return made
 
 
 @pytest.fixture
@@ -52,7 +57,10 @@ def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str], bund
     assert made.status_code == 200
     assert made.json()["model"] == "tiny"
     assert str(bundle.parent) not in made.text
+    long = httpx.post(f"{url}/v1/completions", json={"prompt": "the dog " * 30_000}, timeout=60)
+    assert long.json()["error"]["code"] == "context_length_exceeded"
     process.send_signal(signal.SIGTERM)
+    assert "transformers" not in "".join(said_until(process, "Stopped"))
     assert process.wait(30) == 0
 
 

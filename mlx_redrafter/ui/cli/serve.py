@@ -45,10 +45,13 @@ def _run(options: ServeFlags) -> None:
         from ...server.metrics import Metrics
         from ...server.running import bind, serve
         from ...system.rank_watch import current_ranks
+        from ..quiet import quiet_libraries
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "mlx_redrafter":
             raise
         raise RedrafterError(MISSING) from error
+    if not options.verbose:
+        quiet_libraries()
     settings, specs = options.settings(), options.specs()
     ranks = current_ranks()
     if ranks is not None and not ranks.leads:
