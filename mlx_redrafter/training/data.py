@@ -204,7 +204,7 @@ def _text_row(record: Record, tokenizer: Any) -> TokenRow:
     except IndexError:
         ids = []  # nothing but what the tokenizer leaves out
     tokens = np.array(ids, dtype=np.int32)
-    answer = np.arange(len(tokens)) >= max(1, record.get("prompt_tokens", 1))
+    answer = np.arange(len(tokens)) >= max(1, record.get("prompt_tokens") or 1)
     if record.get("truncated") and has_end:
         answer[-1] = False  # the end that was put there
     return TokenRow(tokens, answer)

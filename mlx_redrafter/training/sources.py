@@ -97,6 +97,13 @@ def _check(record: Record, data: str | Path, number: int) -> None:
     for key in ("prompt", "completion", "text"):
         if key in record and not isinstance(record[key], str):
             raise RedrafterError(f"{data}, record {number}: '{key}' has to be a text.")
+    # As answers.jsonl has it; other data may call something else so.
+    begun = record.get("prompt_tokens")
+    if begun is not None and not isinstance(begun, int):
+        raise RedrafterError(
+            f"{data}, record {number}: 'prompt_tokens', how many tokens of a text are not learned "
+            "from, has to be a whole number: correct it, or leave it out."
+        )
     messages = record.get("messages", [])
     good = isinstance(messages, list) and all(_is_message(m) for m in messages)
     if not good or ("messages" in record and not messages):

@@ -65,6 +65,9 @@ def test_texts_count_whole_and_long_rows_are_cut(tokenizer):
     assert marked(row) == ["there", "how", "are", "you", "<|end|>"]
     (row,) = tokenize([{"text": "hi there how are you"}], tokenizer, max_seq_length=3)
     assert len(row.tokens) == 3
+    # Hub datasets and tables write null for what a record does not have.
+    (row,) = tokenize([{"text": "hi there how", "prompt_tokens": None}], tokenizer)
+    assert marked(row) == ["there", "how", "<|end|>"]
 
 
 def test_answers_that_are_all_cut_off_are_not_called_missing(tokenizer):
