@@ -37,6 +37,7 @@ def check_bundle(
     reference: Callable[[], nn.Module] | None,
     original: Drafter | None,
     progress: Progress,
+    trusted: bool = False,
 ) -> CheckReport:
     """Load a bundle, decode, and compare.
 
@@ -46,6 +47,7 @@ def check_bundle(
             no checkpoint. It and the bundle are never in memory together.
         original: The unquantised drafter, None where the drafter was not quantised.
         progress: Told the work done.
+        trusted: Whether Python files of the bundle may be run.
 
     Raises:
         RedrafterError: If mlx-lm cannot open the bundle.
@@ -58,7 +60,9 @@ def check_bundle(
         done += 1
         progress("Checking the bundle", done, steps)
 
-    difference = _logit_difference(path, reference, tick) if reference is not None else None
+    difference = None
+    if reference is not None:
+        difference = _logit_difference(path, reference, tick, trusted)
     report = CheckReport(
         prompts=len(PROMPTS),
         tokens=0,
@@ -66,16 +70,20 @@ def check_bundle(
         target_difference=difference,
     )
     try:
-        return _decode_all(path, original, report, tick)
+        return _decode_all(path, original, report, tick, trusted)
     except RedrafterError as error:
         return replace(report, failure=f"The bundle could not be decoded: {error}")
 
 
 def _decode_all(
-    path: Path, original: Drafter | None, report: CheckReport, tick: Callable[[], None]
+    path: Path,
+    original: Drafter | None,
+    report: CheckReport,
+    tick: Callable[[], None],
+    trusted: bool,
 ) -> CheckReport:
     """Fill in what decoding tells."""
-    model, tokenizer = load(path, plan=False)
+    model, tokenizer = load(path, plan=False, trust_remote_code=trusted)
     tokens, same, stats = 0, 0, AcceptanceStats()
     texts: list[list[int]] = []
     for prompt in PROMPTS:
@@ -120,12 +128,14 @@ def _decode(
 
 
 def _logit_difference(
-    path: Path, reference: Callable[[], nn.Module], tick: Callable[[], None]
+    path: Path, reference: Callable[[], nn.Module], tick: Callable[[], None], trusted: bool
 ) -> float:
     """Largest difference of next-token scores between the bundle and mlx-lm's own conversion."""
     # Loaded by mlx-lm, not by us: that the bundle is an ordinary mlx-lm directory is checked too.
     try:
-        model, tokenizer = mlx_lm_load(str(path))[:2]
+        model, tokenizer = mlx_lm_load(
+            str(path), {"trust_remote_code": trusted}, trust_remote_code=trusted
+        )[:2]
     except (ValueError, OSError, KeyError) as error:
         raise RedrafterError(
             f"mlx-lm cannot open the bundle it should be able to open ({error}): convert it again."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RedrafterError
-from ..system.files import local_path
+from ..system.files import is_there, local_path
 from ..system.real_directory import check_replaceable, real_directory
 from ..system.workspace import clear_stale, telling
 from ..text.places import DRAFTER_DIRECTORY
@@ -63,7 +64,11 @@ def output_path(options: Options) -> Path:
     if options.mlx_path is not None:
         return local_path(options.mlx_path).absolute()
     assert options.hf_path is not None
-    path = local_path(options.gguf_file or options.hf_path.partition("@")[0]).absolute()
+    named = options.gguf_file or options.hf_path
+    path = local_path(named)
+    if not is_there(path):
+        path = local_path(named.partition("@")[0])  # what follows is a revision on the Hub
+    path = Path(os.path.normpath(path.absolute()))  # "..", too, has a name
     name = path.stem if path.suffix == ".gguf" else path.name
     if options.quantize:
         bits = options.q_bits or MODES[options.q_mode][1][0]

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import mlx.nn as nn
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from mlx.utils import tree_flatten
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
-from ..system.files import atomic_path, local_path, write_json
+from ..system.files import atomic_path, is_there, local_path, write_json
 from ..system.workspace import publish, require_space, workspace
 from ..text.drafter_files import load_recorded, save_drafter, save_recorded, tokenizer_hash
-from ..text.places import DRAFTER_DIRECTORY
+from ..text.places import DRAFTER_DIRECTORY, HUB_ERRORS, KNOWN
 from .card import write_card
 from .check import check_bundle
 from .destination import Destination, find_destination
@@ -67,7 +66,9 @@ def run(options: Options, progress: Progress) -> ConversionReport:
         check = None
         if options.check:
             original = None if head is None else head.original
-            check = check_bundle(out, _reference(options, target), original, progress)
+            check = check_bundle(
+                out, _reference(options, target), original, progress, options.trust_remote_code
+            )
     if options.upload_repo is not None:
         _upload(out, options.upload_repo)
     return ConversionReport(
@@ -168,8 +169,6 @@ def _write_card(
     out: Path,
     bundle: Path,
 ) -> None:
-    base = options.hf_path
-    is_repo = base is not None and not local_path(base).exists()
     checkpoint = target.checkpoint
     own_card = checkpoint is not None and not checkpoint.is_gguf
     text = write_card(
@@ -177,10 +176,18 @@ def _write_card(
         checkpoint.directory / "README.md" if checkpoint is not None and own_card else None,
         part,
         None if head is None else head.report,
-        base if is_repo else None,
+        _repo_of(options),
         options.upload_repo or out.name,
     )
     (bundle / "README.md").write_text(text, "utf-8")
+
+
+def _repo_of(options: Options) -> str | None:
+    """The target's Hub repository as a card names it, None for a local target."""
+    named = options.hf_path
+    if named is None or is_there(local_path(named)):
+        return None
+    return KNOWN[named].repo if named in KNOWN else named.partition("@")[0]
 
 
 def _publish(options: Options, bundle: Path, destination: Destination) -> None:
@@ -211,7 +218,7 @@ def _upload(bundle: Path, repo: str) -> None:
         api = HfApi()
         api.create_repo(repo_id=repo, exist_ok=True)
         api.upload_folder(folder_path=bundle, repo_id=repo)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except HUB_ERRORS as error:
         reason = str(error).strip().split("\n")[0]
         raise RedrafterError(
             f"The bundle is complete at '{bundle}', but '{repo}' did not take it ({reason}): "

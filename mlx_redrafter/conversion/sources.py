@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
 from ..errors import RedrafterError
 from ..gguf import gguf_files, only_file
 from ..gguf.file import require_regular
 from ..system.files import is_there, local_path
-from ..text.places import GGUF, KNOWN, fetch_file, known_file, may_be_repo, repo_gguf_files
+from ..text.places import (
+    GGUF,
+    HUB_ERRORS,
+    KNOWN,
+    fetch_file,
+    known_file,
+    may_be_repo,
+    repo_gguf_files,
+)
 from .configs import read_config
 
 SAFETENSORS = ".safetensors"
@@ -176,7 +184,7 @@ def download(repo: str, what: str, revision: str | None) -> Path:
             found = _snapshot(repo, revision, [*small, *weights])
             if weight_files(found, what, found):
                 return found
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HUB_ERRORS as error:
         reason = str(error).strip().split("\n")[0]
         raise RedrafterError(
             f"{what} '{repo}' is neither a local path nor a repository that the Hub gave out "

@@ -26,7 +26,16 @@ GGUF = ".gguf"
 LONGEST_NAME = 200
 # What mlx-lm takes, so that nothing is fetched twice, and a bundle's drafter.
 HUB_FILES = [*DEFAULT_ALLOW_PATTERNS, "drafter/*.json", "drafter/*.safetensors"]
-_HUB_ERRORS = (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError)
+# What the Hub's client raises. Where no answer came it is of its HTTP library's own kind (httpx's
+# or a later one's), which stands first among those of the Hub's error.
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)),
+    HFValidationError,
+    LocalEntryNotFoundError,
+    HfHubHTTPError,
+    OSError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,7 @@ def fetch(repo: str, revision: str | None = None) -> Path:
             # Offline, what mlx-lm fetched alone is complete: only a drafter can be missing.
             patterns = DEFAULT_ALLOW_PATTERNS
             return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except _HUB_ERRORS as error:
+    except HUB_ERRORS as error:
         raise _not_fetched(repo, error) from error
 
 
@@ -217,19 +226,32 @@ def fetch_file(repo: str, file: str, revision: str | None = None) -> Path:
         names = [f"{stem}-{i:05d}-of-{many}{GGUF}" for i in range(1, int(many) + 1)]
     try:
         paths = [Path(hf_hub_download(repo, name, revision=revision)) for name in names]
-    except _HUB_ERRORS as error:
+    except HUB_ERRORS as error:
         raise _not_fetched(f"{repo}/{file}", error) from error
     return paths[0]
 
 
 def repo_gguf_files(repo: str, revision: str | None = None) -> list[str]:
-    """GGUF models of a Hub repo, of shards the first; those of its snapshot when offline."""
+    """GGUF models of a Hub repo, of shards the first; those of its snapshot when offline.
+
+    Raises:
+        RedrafterError: If the Hub cannot be reached, or has none, and there is no snapshot.
+    """
     try:
-        names = HfApi().list_repo_files(repo, revision=revision)
-    except _HUB_ERRORS:
-        return []
+        names = list(HfApi().list_repo_files(repo, revision=revision))
+    except HUB_ERRORS as error:
+        names = _names_here(repo, revision, error)
     found = [n for n in sorted(names) if n.endswith(GGUF) and "mmproj" not in n]
     return [n for n in found if not re.search(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$", n)]
+
+
+def _names_here(repo: str, revision: str | None, error: Exception) -> list[str]:
+    """Files of a repo's snapshot on this machine, where the Hub gave ``error`` for a list."""
+    try:
+        here = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except HUB_ERRORS:
+        raise _not_fetched(repo, error) from error
+    return [path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()]
 
 
 def _not_fetched(what: str, error: Exception) -> RedrafterError:

@@ -109,6 +109,16 @@ def test_code_of_a_models_own_is_asked_for_by_its_flag(
     assert "pass --trust-remote-code" in text
 
 
+def test_a_bundle_with_code_of_its_own_is_checked_with_that(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(source, model_file="own.py")
+    (source / "own.py").write_text("from mlx_lm.models.llama import Model, ModelArgs\n")
+    flags = ["--hf-path", str(source), "--mlx-path", str(tmp_path / "out"), "--check"]
+    assert main([*flags, "--trust-remote-code"]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+
+
 def test_code_of_a_tokenizers_own_is_asked_for_by_its_flag(
     tmp_path: Path,
     source: Path,

@@ -11,9 +11,10 @@ import mlx_lm
 import numpy as np
 import pytest
 from gguf_models import HIDDEN, KINDS, VOCAB, make_model, stored_tensors, tiny_gguf, write_gguf
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from mlx_redrafter import load, stream_generate
-from mlx_redrafter.conversion import convert
+from mlx_redrafter.conversion import convert, sources
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text import places
 from mlx_redrafter.text.drafter_files import save_drafter
@@ -143,6 +144,42 @@ def test_a_repository_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load("someone/tiny")
     del files["b.Q8_0.gguf"]
     assert load("someone/tiny")[0].name == "a.Q4_0"
+
+
+def test_a_repository_whose_list_the_hub_does_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Api:
+        def list_repo_files(self, repo: str, revision: str | None) -> list[str]:
+            raise HfHubHTTPError.__bases__[0]("no answer")
+
+    def nothing(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("not here")
+
+    monkeypatch.setattr(places, "HfApi", Api)
+    monkeypatch.setattr(places, "snapshot_download", nothing)
+    with pytest.raises(RedrafterError, match=r"could not be fetched .*no answer"):
+        convert(hf_path="someone/tiny", mlx_path=tmp_path / "out", gguf_file="a.Q4_0.gguf")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    file = tiny_gguf(snapshot / "a.Q4_0.gguf")
+    monkeypatch.setattr(places, "snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr(places, "hf_hub_download", lambda *_, **__: str(file))
+    convert(hf_path="someone/tiny", mlx_path=tmp_path / "out", gguf_file="a.Q4_0.gguf")
+
+
+def test_the_card_names_the_repository_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tiny_gguf(tmp_path / "a.gguf")
+    monkeypatch.setattr(sources, "repo_gguf_files", lambda *_: ["a.gguf"])
+    monkeypatch.setattr(sources, "fetch_file", lambda *_: file)
+    monkeypatch.setattr(sources, "known_file", lambda _: file)
+    given = {"someone/tiny@v2": "someone/tiny", "smollm2": places.KNOWN["smollm2"].repo}
+    for place, base in given.items():
+        name = {"gguf_file": "a.gguf"} if "/" in place else {}
+        convert(hf_path=place, mlx_path=tmp_path / "out", overwrite=True, **name)
+        assert f"base_model: {base}\n" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_gguf_file_is_no_drafter(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import mlx.nn as nn
 import mlx_lm
 import pytest
 from conversion_models import make_head, torch, write_head, write_target
+from huggingface_hub.errors import HfHubHTTPError
 
 from mlx_redrafter.conversion import convert, writing
 from mlx_redrafter.conversion.report import silent
@@ -288,6 +289,8 @@ def test_upload(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -
         def upload_folder(self, folder_path: Path, repo_id: str) -> None:
             if repo_id == "me/forbidden":
                 raise OSError("not allowed\ndetails")
+            if repo_id == "me/offline":  # as the Hub's own HTTP library says it
+                raise HfHubHTTPError.__bases__[0]("no answer")
             calls.append(f"upload {folder_path.name}")
 
     monkeypatch.setattr("mlx_redrafter.conversion.pipeline.HfApi", Api)
@@ -297,3 +300,5 @@ def test_upload(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RedrafterError, match=r"complete at .*not allowed"):
         convert(hf_path=target, mlx_path=tmp_path / "two", upload_repo="me/forbidden")
     mlx_lm.load(str(tmp_path / "two"))
+    with pytest.raises(RedrafterError, match=r"complete at .*no answer"):
+        convert(hf_path=target, mlx_path=tmp_path / "three", upload_repo="me/offline")

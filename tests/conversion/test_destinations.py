@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,15 @@ def test_an_empty_place_is_not_the_current_directory(
 ) -> None:
     text = told(capsys, "--hf-path", target, flag, "")
     assert f"{flag} is empty: name a place, or leave it out" in text
+
+
+def test_the_usual_name_is_the_directorys_own(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "mine@home"
+    shutil.copytree(target, source)
+    (source / "inner").mkdir()
+    monkeypatch.chdir(source / "inner")
+    for place in ("..", str(source)):
+        convert(hf_path=place, overwrite=True)
+        assert names(source / "inner" / "models") == ["mine@home"]
