@@ -244,7 +244,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         list("-+0123456789"),
     )
     try:
-        text = Path(path).read_text("utf-8")
+        text = local_path(path).read_text("utf-8")
         values = yaml.load(text, Loader)
     # Beside its own kind YAML raises what dates and nesting make of its constructors.
     except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError) as error:

@@ -323,3 +323,9 @@ def test_whole_characters_may_be_written_in_halves(tmp_path):
     path.write_text('{"text": "\\ud83d\\ude00"}\n{"text": "\\\\ud83d"}\n')
     texts = [record["text"] for record in read_data(path, held_out=1)[0]]
     assert texts in (["\U0001f600"], ["\\ud83d"])
+
+
+def test_a_configuration_in_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # the shell leaves --config=~/... as it is
+    (tmp_path / "drafter.yaml").write_text("steps: 7\n")
+    assert read_config("~/drafter.yaml") == {"steps": 7}
