@@ -28,7 +28,7 @@ def test_drafts_go_on_while_they_pay() -> None:
     assert until_paused(pauses, cost=2.0, tokens=9.0) == 100
 
 
-@pytest.mark.parametrize(("cost", "drafts"), [(4.0, 1), (2.0, 3), (1.25, 11)])
+@pytest.mark.parametrize(("cost", "drafts"), [(4.0, 2), (2.0, 6), (1.25, 21)])
 def test_the_dearer_drafts_are_the_sooner_they_pause(cost: float, drafts: int) -> None:
     """The first pause comes as soon as more than the allowed loss is lost."""
     assert until_paused(DraftBackoff(), cost) == drafts
@@ -54,7 +54,7 @@ def test_a_draft_that_pays_makes_the_next_pause_short_again() -> None:
     pauses.drafted(2.0, 1.0)
     assert plain_steps(pauses) == 2 * FIRST_PAUSE
     pauses.drafted(2.0, 12.0)
-    assert until_paused(pauses, 2.0) == 3
+    assert until_paused(pauses, 2.0) == 6
     assert 1 + plain_steps(pauses) == FIRST_PAUSE
 
 
@@ -73,7 +73,7 @@ def test_another_text_begins_afresh() -> None:
     pauses = DraftBackoff()
     until_paused(pauses, 3.0)
     pauses.begin()
-    assert until_paused(pauses, 2.0) == 3
+    assert until_paused(pauses, 2.0) == 6
 
 
 @pytest.mark.parametrize("cost", [1.1, 2.0, 4.0])
