@@ -16,12 +16,10 @@ from functools import cached_property
 from typing import Any
 
 from ..drafting.shape import BeamShape
+from .measuring import AGREEMENT
 
 # Context lengths at which forwards are measured when a text gets there.
 CONTEXTS = (512, 4096, 16384, 32768)
-
-# Timings of the same work differ by less than this on a machine that does nothing else.
-SLOWER = 1.15
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,7 @@ def _growing(rows: Mapping[int, Sequence[float]]) -> list[int]:
     kept: list[int] = []
     least = math.inf
     for context in sorted(rows, reverse=True):
-        if sum(rows[context]) <= SLOWER * least or context == min(rows):
+        if sum(rows[context]) <= AGREEMENT * least or context == min(rows):
             kept.insert(0, context)
             least = min(least, sum(rows[context]))
     return kept

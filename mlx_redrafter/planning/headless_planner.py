@@ -14,7 +14,7 @@ from .clocks import PLAIN, Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
 from .plain_runs import PlainRuns
-from .rate import Rate
+from .rate import Rate, paid
 
 
 class HeadlessPlanner:
@@ -102,7 +102,7 @@ class HeadlessPlanner:
             self._clocks.observe(rows, seconds, expected, repeats=step.repeats)
         kind = PLAIN + step.nodes
         expected, plain = (self._clocks.seconds(one, step.context) for one in (kind, PLAIN))
-        self._rate.add(step, expected, plain)
+        self._rate.add(step, paid(step, expected, plain))
 
     def reflect(self) -> None:
         """There is nothing to do."""

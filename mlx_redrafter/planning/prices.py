@@ -11,7 +11,7 @@ from .clocks import ALONE, PLAIN, Clocks
 from .costs import CostModel
 from .forecast import path_rows
 from .plain_runs import PlainRuns
-from .rate import LARGEST_SHARE, Rate
+from .rate import LARGEST_SHARE, Rate, paid
 
 # Timed plain steps from which on the speed of plain decoding is told.
 PLAIN_STEPS_KNOWN = 4
@@ -106,8 +106,7 @@ class StepPrices:
 
     def paid(self, step: ObservedStep) -> float:
         """What a step took, in plain steps; of what it waited for little is counted."""
-        expected = self.seconds(step)
-        return min(LARGEST_SHARE * expected, step.seconds) / self.plain_seconds(step.context)
+        return paid(step, self.seconds(step), self.plain_seconds(step.context))
 
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
@@ -143,7 +142,7 @@ class StepPrices:
         if seen is not None:
             self._tell_clocks(step, *seen)
         self._context = step.context
-        self._rate.add(step, self.seconds(step), self.plain_seconds(step.context))
+        self._rate.add(step, self.paid(step))
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step)
 

@@ -10,6 +10,17 @@ FORGET = 0.995
 LARGEST_SHARE = 2.0
 
 
+def paid(step: ObservedStep, expected: float, plain: float) -> float:
+    """What a step took, in plain steps; of what it waited for little is counted.
+
+    Args:
+        step: How it went.
+        expected: Seconds that it was expected to take by now.
+        plain: Seconds of a plain step by now.
+    """
+    return min(LARGEST_SHARE * expected, step.seconds) / plain
+
+
 class Rate:
     """Counted in plain steps, so that what a loaded machine took says nothing once it is free.
 
@@ -26,15 +37,8 @@ class Rate:
         """Tokens made in the time of a plain step; 1 before anything is known."""
         return self.tokens / self._plain_steps if self._plain_steps else 1.0
 
-    def add(self, step: ObservedStep, expected: float, plain: float) -> None:
-        """Count a step, or several that were alike.
-
-        Args:
-            step: How it went.
-            expected: Seconds that it was expected to take by now.
-            plain: Seconds of a plain step by now.
-        """
+    def add(self, step: ObservedStep, taken: float) -> None:
+        """Count a step that took so many plain steps, see :func:`paid`, or several alike."""
         forget = FORGET**step.repeats
-        taken = min(LARGEST_SHARE * expected, step.seconds) / plain
         self.tokens = forget * self.tokens + step.made
         self._plain_steps = forget * self._plain_steps + step.repeats * taken

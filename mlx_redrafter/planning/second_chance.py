@@ -7,7 +7,6 @@ that fails as well, the texts have changed: the next chances are given ever more
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 # Answers in a row that are passed over at most.
@@ -33,13 +32,13 @@ class SecondChance:
 
     def __init__(self, *learnt: Saved) -> None:
         self._learnt = learnt
-        self._restore: list[Callable[[], None]] = []
+        self._kept: list[Any] = []  # of each, once drafts have paid
         self._failures = 0
         self._passed_over = 0
 
     def keep(self) -> None:
         """An answer begins, and drafts paid until now."""
-        self._restore = [_undo(one) for one in self._learnt]
+        self._kept = [one.save() for one in self._learnt]
         self._failures = 0
 
     def fail(self) -> None:
@@ -51,14 +50,9 @@ class SecondChance:
         """An answer begins after one that failed: whether it is to be as if there had been none."""
         passed_over, self._passed_over = self._passed_over, self._passed_over + 1
         wanted = min(2**self._failures // 2, MOST_PASSED_OVER + 1) - 1
-        return bool(self._restore) and passed_over >= wanted
+        return bool(self._kept) and passed_over >= wanted
 
     def take(self) -> None:
         """Know what was known then."""
-        for restore in self._restore:
-            restore()
-
-
-def _undo(learnt: Saved) -> Callable[[], None]:
-    saved = learnt.save()
-    return lambda: learnt.restore(saved)
+        for one, saved in zip(self._learnt, self._kept, strict=True):
+            one.restore(saved)
