@@ -22,7 +22,7 @@ from ..system.device import fuses_drafts
 from ..tree import DraftTree, HostTree
 from .costs import CostModel, between
 from .forecast import path_rows
-from .measuring import Timings, time_in_turns, timings_of
+from .measuring import LONGEST, Timings, time_in_turns, timings_of
 
 # Matrix kernels work in tiles of 4, 5, 8 or 16 rows, which end or begin at these.
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 32, 64)
@@ -207,11 +207,19 @@ def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
 def _time_drafts(
     model: SpeculativeModel, note: Callable[[int], None]
 ) -> tuple[dict[int, float], float, bool]:
-    """Seconds of a drafted level by width, those before a draft's first, and whether to doubt."""
-    levels, starts, doubts = {}, [0.0], False
+    """Seconds of a drafted level by width, those before a draft's first, and whether to doubt.
+
+    Widths after what took too long, such as a compiler, are left out: a level is taken to cost so
+    much more as it is wider, then.
+    """
+    levels: dict[int, float] = {}
+    starts, doubts = [0.0], False
+    began = time.perf_counter()
     for width in WIDTHS:
         prepared = model.prepared
-        if prepared is not None and width <= prepared.drafter.config.head_size:
+        if levels and model.agreed(time.perf_counter() - began) > LONGEST:
+            doubts = True
+        elif prepared is not None and width <= prepared.drafter.config.head_size:
             start, levels[width], doubtful = _time_draft(model, prepared, width)
             starts.append(start)
             doubts = doubts or doubtful

@@ -24,10 +24,12 @@ MOST_SLOW_BLOCKS = 3
 # measured more coarsely, not for minutes.
 MOST_ROUNDS = 4
 BUDGET = 4.0
-# Nobody waits longer than this for a block more.
+# Nobody waits longer than this for a block more, or for calls after the first few.
 LONGEST = 20.0
-# A call that takes longer is not repeated before the first block.
-LONG_CALL = 0.1
+FEWEST_CALLS = 3
+# A call that takes longer is not repeated before the first block, unless it is so much longer than
+# the one before it that it may have waited for a compiler.
+LONG_CALL, JUMP = 0.1, 5.0
 # A rest is so large a share of a round, and no longer than that.
 REST_SHARE, LONGEST_REST = 0.1, 0.05
 
@@ -69,7 +71,7 @@ def time_in_turns(
         return agreed(time.perf_counter() - started) > LONGEST
 
     started = time.perf_counter()
-    first = _first_round(calls, hopeless, note, timer)
+    first = _first_round(calls, hopeless, note, timer, too_long)
     left_out = len(calls) - len(first)
     calls = calls[: len(first)]
     rounds = max(1, min(MOST_ROUNDS, int(BUDGET / 2 / max(sum(first), 1e-9))))
@@ -117,16 +119,19 @@ def _first_round(
     hopeless: float,
     note: Callable[[int], None],
     timer: Timer,
+    too_long: Callable[[], bool],
 ) -> list[float]:
-    """Seconds of each call, after one that is not counted: it may wait for a compiler."""
+    """Seconds of each call, as far as there are hope and time."""
     taken: list[float] = []
     for call in calls:
         # Two in a row: a machine that is busy for a moment is no reason.
-        if len(taken) > 2 and min(taken[-2:]) >= hopeless * min(taken):
+        few = len(taken) < FEWEST_CALLS
+        if not few and (min(taken[-2:]) >= hopeless * min(taken) or too_long()):
             break
         # The shorter of two: neither a first call's work nor another program's is a reason.
         seconds = timer(call)
-        taken.append(min(seconds, timer(call)) if seconds < LONG_CALL else seconds)
+        again = seconds < LONG_CALL or (taken and seconds > JUMP * taken[-1])
+        taken.append(min(seconds, timer(call)) if again else seconds)
         note(1)
     return taken
 

@@ -14,11 +14,11 @@ from planning_machines import CPU, costs_of
 
 import models
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.planning import cost_store, measuring
+from mlx_redrafter.planning import calibration, cost_store, measuring
 from mlx_redrafter.planning.calibration import SIZES, calibrate, calibrate_there
 from mlx_redrafter.planning.cost_store import cache_directory, load_costs, measure_there
 from mlx_redrafter.planning.costs import CostModel
-from mlx_redrafter.planning.measuring import agree, time_in_turns
+from mlx_redrafter.planning.measuring import agree, time_in_turns, timings_of
 
 
 class Clock:
@@ -225,3 +225,44 @@ def test_a_context_that_was_measured_beside_another_program_is_left_out() -> Non
     assert found.with_context(512, slow).contexts == (64, 4096)
     near = {n: 1.1 * quiet[n] for n in quiet}
     assert found.with_context(512, near).contexts == (64, 512, 4096), "timings differ by so much"
+
+
+def compiled(seconds: float, compiler: float) -> Callable[[int], float]:
+    """A call that waits for a compiler the first time."""
+    return lambda n: compiler if n == 0 else seconds
+
+
+def test_a_compiler_says_nothing_of_what_calls_cost(clock: Clock) -> None:
+    """The first kernel is there, those for more rows are compiled when they are first used."""
+    calls = [compiled(0.005, 0.005), *(compiled(0.006, 0.4) for _ in range(5))]
+    timed = time_in_turns(clock.calls(calls), hopeless=10.0)
+    assert timed.seconds == pytest.approx((0.005, *[0.006] * 5)), "none is hopeless"
+    assert not timed.doubtful
+
+
+def test_nobody_waits_for_a_compiler_size_by_size(clock: Clock) -> None:
+    """Sizes that would have to wait are left out, and what is known is not stored."""
+    told: list[int] = []
+    calls = [compiled(0.005, 9.0) for _ in SIZES]
+    timed = time_in_turns(clock.calls(calls), hopeless=10.0, note=told.append)
+    assert timed.seconds == pytest.approx([0.005] * 3)
+    assert timed.doubtful
+    assert clock.now < 30.0
+    assert sum(told) == timings_of(len(SIZES)), "the bar comes to its end"
+
+
+def test_widths_after_what_takes_too_long_are_left_out(
+    model: SpeculativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft of each width is compiled by itself on some devices."""
+    now = [0.0]
+
+    def slow(*_: Any) -> tuple[float, float, bool]:
+        now[0] += 15.0
+        return 0.001, 0.002, False
+
+    monkeypatch.setattr(calibration, "_time_draft", slow)
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    levels, _, doubtful = calibration._time_drafts(model, lambda _: None)
+    assert sorted(levels) == [1, 2]
+    assert doubtful
