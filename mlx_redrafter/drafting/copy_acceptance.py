@@ -36,9 +36,14 @@ LEAST_CHANCE = 0.02
 
 
 class CopyAcceptance:
-    """Chance that a copied token is right; learnt with a short memory."""
+    """Chance that a copied token is right; learnt with a short memory.
+
+    Attributes:
+        in_vain: Tokens in a row, of all texts, that had no use for copies.
+    """
 
     def __init__(self) -> None:
+        self.in_vain = 0
         self._hits = [[PRIOR_WEIGHT * chance for chance in row] for row in PRIOR]
         self._trials = [[PRIOR_WEIGHT] * len(row) for row in PRIOR]
 

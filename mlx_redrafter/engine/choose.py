@@ -59,6 +59,8 @@ class DraftChooser:
 
     def _ask(self, sequences: Tokens[Sequence]) -> BeamShape | None:
         """The planner's next shape; None where it cannot be verified, or drafts are paused."""
+        if self._reports.rests:  # to ask is dear beside a small model's step
+            return None
         planner, drafting = self.planner_of(sequences), [s for s in sequences if s.drafts]
         if planner is None or not drafting:
             return None
@@ -125,7 +127,7 @@ class DraftChooser:
             sequences: Those that take part.
             drafts: What the step to be launched verifies.
         """
-        if self._reports.rests:  # to ask is dear beside a small model's step
+        if self._reports.rests:
             return PlannedDrafts(None, [None for _ in sequences])
         planner = self.planner_of(sequences)
         # A chain is picked from a tree by its scores.

@@ -15,9 +15,10 @@ from ..tree import DraftTree, HostTree
 from .copy_planner import CopyPlanner, CopyShare
 
 # After so many plain steps that had no use for copies they are looked for after every so many-th
-# only: in a small model to look takes two or three per cent of a step.
-STEPS_IN_VAIN = 8
-LOOK_EVERY = 4
+# only: in a small model to look takes two or three per cent of a step. And after so many tokens of
+# this text and those before it more rarely still, from the beginning of the next text on.
+STEPS_IN_VAIN, LOOK_EVERY = 8, 4
+TOKENS_IN_VAIN, LOOK_RARELY = 128, 8
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ class SequenceCopies:
         self._asked = False
         self._surprised = False
         self._in_vain = 0  # steps in a row
+        self._unread: list[int] = []  # tokens since copies were looked for
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The text is a prompt, the root of its first step included."""
         self._text.follow(prompt)
+        self._unread = []
         self._asked = self._surprised = False
-        self._in_vain = 0
+        self._in_vain = STEPS_IN_VAIN if self._acceptance.in_vain >= TOKENS_IN_VAIN else 0
 
     def accepted(self, tokens: Sequence[int]) -> None:
         """Hear the tokens that a step added to the text."""
@@ -73,18 +76,23 @@ class SequenceCopies:
             self._acceptance.observe(proposal.copies, tokens)
         foretold = proposal.copies.continuations[0].tokens[0] if proposal else None
         self._surprised = self._asked and len(tokens) == 1 and tokens[0] != foretold
-        self._in_vain = self._in_vain + 1 if len(tokens) == 1 else 0
-        self._text.accepted(tokens)
+        if len(tokens) == 1:
+            self._in_vain += 1
+            self._acceptance.in_vain += 1
+        else:
+            self.useful()
+        self._unread += tokens
         self._asked = False
 
     @property
     def rests(self) -> bool:
         """Whether copies need not be looked for after this plain step."""
-        return self._in_vain >= STEPS_IN_VAIN and self._in_vain % LOOK_EVERY != 0
+        every = LOOK_EVERY if self._acceptance.in_vain < TOKENS_IN_VAIN else LOOK_RARELY
+        return self._in_vain >= STEPS_IN_VAIN and self._in_vain % every != 0
 
     def useful(self) -> None:
         """Hear that a step waits for copies."""
-        self._in_vain = 0
+        self._in_vain = self._acceptance.in_vain = 0
 
     def take_surprise(self) -> bool:
         """Whether a step made one token alone, and that was no copy; told once."""
@@ -95,6 +103,8 @@ class SequenceCopies:
         """Copies of at most ``max_depth`` tokens; the same until the text goes on."""
         if not self._asked:
             self._asked, self._proposal = True, None
+            self._text.accepted(self._unread)
+            self._unread = []
             copies = self._text.propose(max_depth)
             if copies is not None:
                 copies, chances = self._acceptance.likely(copies)

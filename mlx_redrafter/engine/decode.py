@@ -318,21 +318,22 @@ class DecodingLoop:
         seconds = agreed_seconds(self._model.ranks, seconds, tokens)
         drafting = []
         for sequence, step, record in zip(self.sequences, pending, records, strict=True):
-            if sequence not in made:
-                continue
-            sequence.count(step, record, len(made[sequence]), seconds)
-            if sequence.drafts or sequence.copies:
-                drafting.append((sequence, record))
+            if sequence in made:
+                sequence.count(step, record, len(made[sequence]), seconds)
+                if sequence.drafts or sequence.copies:
+                    drafting.append((sequence, record))
+        quiet = early and self._timer.early and len(pending) == 1 and pending[0].is_quiet
+        if quiet and made and self._reports.hold(records, pending[0].context, seconds):
+            return
         planner = self._chooser.planner_of(self.sequences)
         if planner is None or not drafting:
             return
-        planned = (step.next_draft.shape for step in pending if step.next_draft)
         observed = ObservedStep(
             shape=next((step.shape for step in pending if step.shape), None),
             records=[record for _, record in drafting],
             seconds=seconds,
             context=max(step.context for step in pending),
-            next_shape=next(planned, None),
+            next_shape=next((s.next_draft.shape for s in pending if s.next_draft), None),
             early=early,
             overlapped=self._timer.early,
         )

@@ -6,12 +6,13 @@ itself would take two or three per cent.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence as Tokens
 
 from .shape_planner import ObservedStep, ShapePlanner
+from .step import StepRecord
 
 # No more are held back: what the machine does by now has to be known.
-MOST_HELD = 8
+MOST_HELD = 16
 
 
 class StepReports:
@@ -19,7 +20,9 @@ class StepReports:
 
     def __init__(self) -> None:
         self._planner: ShapePlanner | None = None  # that is told
-        self._held: list[ObservedStep] = []
+        self._held: list[float] = []  # seconds of quiet steps
+        self._records: Tokens[StepRecord] = ()  # of the last of them
+        self._context = 0
         self._patience = 0
 
     @property
@@ -31,28 +34,57 @@ class StepReports:
         """Other texts take part: what the planner said no longer holds."""
         self._patience = 0
 
+    def hold(self, records: Tokens[StepRecord], context: int, seconds: float) -> bool:
+        """Count a plain step in the middle of a row of them in the next report.
+
+        Args:
+            records: How it went.
+            context: Tokens before it.
+            seconds: How long it took.
+
+        Returns:
+            False where the planner has to hear of it at once; then it is not counted yet.
+        """
+        if len(self._held) + 1 >= min(MOST_HELD, self._patience):
+            return False
+        self._add(records, context, seconds)
+        return True
+
     def tell(self, planner: ShapePlanner, step: ObservedStep) -> None:
         """Have a planner hear of a step, now or with one of those after it."""
         if planner is not self._planner:
             self._flush()
             self._planner, self._patience = planner, 0
         if _is_quiet(step):
-            self._held.append(step)
-            if len(self._held) < min(MOST_HELD, self._patience):
+            if self.hold(step.records, step.context, step.seconds):
                 return
+            self._add(step.records, step.context, step.seconds)
             self._flush()
         else:
             self._flush()
             planner.observe(step)
         self._patience = planner.patience
 
+    def _add(self, records: Tokens[StepRecord], context: int, seconds: float) -> None:
+        self._held.append(seconds)
+        self._records, self._context = records, context
+
     def _flush(self) -> None:
         """Tell what was held back."""
         if not self._held or self._planner is None:
             return
-        seconds = sum(step.seconds for step in self._held) / len(self._held)
-        self._planner.observe(replace(self._held[-1], seconds=seconds, repeats=len(self._held)))
+        repeats = len(self._held)
+        step = ObservedStep(
+            shape=None,
+            records=self._records,
+            seconds=sum(self._held) / repeats,
+            context=self._context,
+            early=True,
+            overlapped=True,
+            repeats=repeats,
+        )
         self._held = []
+        self._planner.observe(step)
 
 
 def _is_quiet(step: ObservedStep) -> bool:

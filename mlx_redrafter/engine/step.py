@@ -56,6 +56,11 @@ class PendingStep:
         return len(self.tree) == 1
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether it is plain and drafts nothing for the step after it."""
+        return self.is_plain and (self.next_draft is None or self.next_draft.shape is None)
+
+    @property
     def read_back(self) -> list[mx.array]:
         """What the host reads when the step is over; of a root alone only its token is unknown."""
         arrays = self.choices.arrays + ([] if self.finite is None else [self.finite])

@@ -17,7 +17,7 @@ from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.config import DecodingConfig
-from mlx_redrafter.engine.copying import SequenceCopies
+from mlx_redrafter.engine.copying import LOOK_RARELY, TOKENS_IN_VAIN, SequenceCopies
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -236,6 +236,28 @@ def test_copies_are_looked_for_less_often_where_they_are_of_no_use() -> None:
     assert not copies.rests
 
 
+def test_texts_after_many_tokens_in_vain_begin_with_rarer_looks() -> None:
+    acceptance = CopyAcceptance()
+    copies = SequenceCopies(TextCopies(), acceptance)
+    copies.begin([1, 2, 3])
+    for token in range(TOKENS_IN_VAIN):
+        copies.accepted([100 + token])
+    following = SequenceCopies(TextCopies(), acceptance)
+    following.begin([4, 5, 6, 7, 8, 9, 5])
+    rests = []
+    for token in (6, 7, 8, 9, 4, 5, 6, 7):
+        following.accepted([token])
+        rests.append(following.rests)
+    assert rests == [*7 * [True], False]
+    proposal = following.propose(8)
+    assert proposal is not None, "the tokens of the steps between were read"
+    assert proposal.copies.continuations[0].tokens[:3] == (8, 9, 5)
+    following.useful()
+    assert not following.rests
+    copies.begin([1, 2, 3])
+    assert not copies.rests, "copies are of use again"
+
+
 def test_ends_inside_accepted_copies() -> None:
     text = plainly(GREEDY)
     for end in range(20, 40):
@@ -255,13 +277,15 @@ def test_a_conversation_goes_on_from_its_text() -> None:
     held = model.make_cache()
     first, _ = written(model, SAMPLED, copy=True, planner=planner, cache=held)
     index = held.text_index
-    assert list(index.tokens) == [*PROMPT, *first]
+    assert list(index.tokens) == [*PROMPT, *first][: len(index)], "its end may be unread"
+    assert len(index) > len(PROMPT) + len(first) - LOOK_RARELY
     prompt = [*PROMPT, *first[:30], 7, 7, *first[:12]]
     plain, _ = written(model, GREEDY, prompt=prompt, draft=False)
     second, stats = written(model, GREEDY, prompt=prompt, copy=True, planner=planner, cache=held)
     assert second == plain
     assert held.text_index is index
-    assert list(index.tokens) == [*prompt, *second]
+    assert list(index.tokens) == [*prompt, *second][: len(index)]
+    assert len(index) > len(prompt)
     assert stats.accepted_copies > 0
 
 
