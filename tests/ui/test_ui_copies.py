@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,8 @@ from mlx_redrafter.tree import HostTree
 from mlx_redrafter.ui.chat.commands import run_command
 from mlx_redrafter.ui.chat.options import parse_chat_options
 from mlx_redrafter.ui.chat.session import Session
-from mlx_redrafter.ui.chat.views import drafter_words, legend
+from mlx_redrafter.ui.chat.views import drafter_words, legend, session_stats
+from mlx_redrafter.ui.theme import THEME
 
 
 def copying(drafter: object = None) -> Session:
@@ -95,3 +97,19 @@ def test_statistics_tell_sources() -> None:
     with console.capture() as captured:
         console.print(shown(session, "/stats"))
     assert "1 copied" in captured.get()
+
+
+def test_tokens_by_source_are_all_tokens() -> None:
+    """The first token of an answer, which is no step's, and plain answers are the model's own."""
+    session = copying("head")
+    list(session.ask("q"))
+    drafting = session.totals.drafting
+    drafting.record([1, 2], 2, 3, copied=1, accepted_copies=1)
+    session.totals.tokens = drafting.tokens + 1
+    console = Console(theme=THEME, width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(session_stats(session))
+    sources = next(line for line in captured.get().splitlines() if "by source" in line)
+    counts = [int(number) for number in re.findall(r"\d+", sources)]
+    assert sum(counts) == session.totals.tokens
+    assert counts[1] == 1

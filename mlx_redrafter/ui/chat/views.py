@@ -123,7 +123,8 @@ def _counts(session: Session) -> RenderableType:
         table.add_row("tokens per step", f"{drafting.tokens_per_step:.2f}")
         table.add_row("drafted", f"{drafting.drafted:,}, accepted {drafting.accepted:,}")
         if drafting.copied:
-            shares = drafting.by_source
+            # The first token of an answer is no step's; plain answers are the target's own.
+            shares = drafting.by_source | {"own": totals.tokens - drafting.accepted}
             words = (f"{shares[name]:,} {name}" for name in ("guessed", "copied", "own"))
             table.add_row("tokens by source", ", ".join(words))
         seconds = (
