@@ -127,7 +127,7 @@ class DraftChooser:
             sequences: Those that take part.
             drafts: What the step to be launched verifies.
         """
-        if self._reports.rests:
+        if self._reports.rests_on:
             return PlannedDrafts(None, [None for _ in sequences])
         planner = self.planner_of(sequences)
         # A chain is picked from a tree by its scores.

@@ -30,6 +30,11 @@ class StepReports:
         """Whether the planner said that it drafts nothing before it hears of the next step."""
         return self._patience > len(self._held)
 
+    @property
+    def rests_on(self) -> bool:
+        """Whether it drafts nothing before it hears of the step after that, either."""
+        return self._patience > len(self._held) + 1
+
     def wake(self) -> None:
         """Other texts take part: what the planner said no longer holds."""
         self._patience = 0

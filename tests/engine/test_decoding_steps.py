@@ -317,6 +317,38 @@ def test_shapes_may_change_from_step_to_step(sampling: SamplingConfig, max_token
     assert stats.tokens == max_tokens - 1
 
 
+class Patient(ScriptedPlanner):
+    """A planner that drafts every tenth step, and need not hear of those between one by one."""
+
+    def __init__(self) -> None:
+        self.steps = self.asked = 0
+        self.reports: list[ObservedStep] = []
+
+    @property
+    def patience(self) -> int:
+        return 9 - self.steps % 10
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        self.asked += 1
+        return BeamShape(2, 3) if self.steps % 10 == 9 else None
+
+    def observe(self, step: ObservedStep) -> None:
+        self.steps += step.repeats
+        self.reports.append(step)
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
+def test_a_planner_hears_of_every_step_once_though_not_at_once(sampling: SamplingConfig) -> None:
+    planner = Patient()
+    stats = assert_planned_as_plain(planner, 60, sampling)
+    assert sum(step.shape is not None for step in planner.reports) >= 4, "none was put off"
+    assert stats.steps - 9 <= planner.steps <= stats.steps, "but for what was held at the end"
+    assert len(planner.reports) < stats.steps / 2
+    assert planner.asked < stats.steps / 2
+    contexts = [step.context for step in planner.reports]
+    assert contexts == sorted(contexts)
+
+
 def test_a_planner_is_left_alone_where_nothing_is_drafted() -> None:
     class Unwanted(Switching):
         def next_shape(self, context: int) -> BeamShape | None:
