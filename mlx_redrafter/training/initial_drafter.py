@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -21,7 +19,6 @@ from ..errors import RedrafterError
 from ..target.target import Target
 from ..text.drafter_files import check_pair, load_drafter, tokenizer_hash
 from ..text.loading import resolve_path
-from ..text.places import WEIGHTS_FILE
 from .data import TokenRow, special_tokens, token_counts
 from .options import TrainingOptions
 from .teacher import Teacher
@@ -203,6 +200,22 @@ def _draft_tokens(
     return draft_vocabulary(token_counts, size, special)
 
 
+def head_width(exit_dim: int | None, hidden_size: int, *, narrow: bool) -> int:
+    """Width of a head without a memory; of a ``narrow`` one the rows are the target's, or the heads
+    independent.
+
+    Raises:
+        RedrafterError: If a narrow head is to have another width than the target.
+    """
+    width = exit_dim or (1 if narrow else 2) * hidden_size
+    if narrow and width != hidden_size:
+        raise RedrafterError(
+            f"exit_dim is {width}, but shared rows and independent heads are as wide as the "
+            f"target's hidden size, {hidden_size}: leave exit_dim out."
+        )
+    return width
+
+
 def _made_for(name: str, tokenizer_hash: str) -> dict[str, Any] | None:
     return {"name": name, "tokenizer_hash": tokenizer_hash} if name or tokenizer_hash else None
 
@@ -246,16 +259,10 @@ def make_drafter(
     """
     tokens = _draft_tokens(target, token_counts, draft_vocab_size, special)
     narrow = shared_rows or independent_heads is not None
-    width = exit_dim or (1 if narrow else 2) * target.hidden_size
-    if narrow and width != target.hidden_size:
-        raise RedrafterError(
-            f"exit_dim is {width}, but shared rows and independent heads are as wide as the "
-            f"target's hidden size, {target.hidden_size}: leave exit_dim out."
-        )
     config = DrafterConfig(
         hidden_size=target.hidden_size,
         vocab_size=target.vocab_size,
-        exit_dim=width,
+        exit_dim=head_width(exit_dim, target.hidden_size, narrow=narrow),
         num_draft_layers=num_draft_layers,
         rnn=rnn,
         draft_vocab_size=None if tokens is None else len(tokens),
@@ -389,9 +396,3 @@ def drafter_to_go_on_from(
     drafter.train()
     mx.eval(drafter.parameters())
     return drafter
-
-
-def weights_hash(path_or_repo: str) -> str:
-    """SHA-256 of a drafter's weight file."""
-    path = Path(resolve_path(path_or_repo)) / WEIGHTS_FILE
-    return hashlib.sha256(path.read_bytes()).hexdigest()

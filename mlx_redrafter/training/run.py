@@ -26,7 +26,7 @@ from .config import DistillationConfig
 from .data import Record, TokenRow, tokenize
 from .evaluation import DecodedFigures, DraftSizes, draft_sizes, measure_decoding, prompts_of
 from .hardware import unpack_target, usual_learning_rate, usual_positions
-from .initial_drafter import first_drafter, weights_hash
+from .initial_drafter import first_drafter
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
 from .record import (
@@ -49,6 +49,7 @@ from .store import (
     place_of_features,
     rows_hash,
     target_hash,
+    weights_hash,
 )
 from .target_texts import AnswerSettings, QuestionSettings, answer_file, question_file
 from .text_batches import passes_over_texts

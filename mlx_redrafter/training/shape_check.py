@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import RedrafterError
 from ..target.target import Target
 from .data import special_tokens
-from .initial_drafter import MemoryShape, draft_vocabulary, drafter_to_go_on_from
+from .initial_drafter import MemoryShape, draft_vocabulary, drafter_to_go_on_from, head_width
 from .options import TrainingOptions
 
 
@@ -39,6 +39,9 @@ def check_first_drafter(
         draft_vocabulary(nothing_counted, size, special_tokens(tokenizer))
     if options.memory:
         _check_layers(options, target)
+        return
+    narrow = options.shared_rows or options.independent
+    head_width(options.exit_dim, target.hidden_size, narrow=narrow)
 
 
 def _check_layers(options: TrainingOptions, target: Target) -> None:

@@ -22,6 +22,8 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.disk import changes, writing
 from ..system.files import atomic_path, size_words, write_json
+from ..text.loading import resolve_path
+from ..text.places import WEIGHTS_FILE
 from .config import DistillationConfig
 from .data import TokenRow
 from .features import BatchSource, Features, ShardedArray
@@ -67,6 +69,12 @@ def target_hash(target: Teacher) -> str:
         digest.update(f"{name} {value.dtype} {value.shape} ".encode())
         digest.update(np.array(mx.view(value.reshape(-1), mx.uint8), copy=False).data)
     return digest.hexdigest()
+
+
+def weights_hash(path_or_repo: str) -> str:
+    """SHA-256 of a drafter's weight file."""
+    path = Path(resolve_path(path_or_repo)) / WEIGHTS_FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def rows_hash(rows: Sequence[TokenRow]) -> str:

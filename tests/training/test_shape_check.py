@@ -16,6 +16,7 @@ from mlx_redrafter.training import train_drafter
         ({"draft_vocab_size": 1}, "cannot hold the . special tokens"),
         ({"memory": True, "target_layers": "1,9"}, "has the layers 0 to 1"),
         ({"memory": True, "target_layers": "-1,0"}, "has the layers 0 to 1"),
+        ({"shared_rows": True, "exit_dim": 8}, "exit_dim is 8, but shared rows"),
     ],
 )
 def test_what_no_answer_could_change_is_refused_before_there_are_any(
