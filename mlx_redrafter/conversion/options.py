@@ -73,7 +73,7 @@ class Options:
             ("--drafter-rnn-q-bits", self.drafter_rnn_q_bits),
         ):
             if bits is not None and bits != "none" and bits not in DRAFTER_BITS:
-                raise RedrafterError(f"{flag} is {bits}: choose 4, 5, 6, 8 or none.")
+                raise RedrafterError(f"{flag} is {bits!r}: choose 4, 5, 6, 8 or none.")
         if self.dequantize and self.drafter_bits is not None:
             raise RedrafterError("Choose either --drafter-q-bits or --dequantize, not both.")
         if self.dtype is not None and self.dtype not in MODEL_CONVERSION_DTYPES:
@@ -91,7 +91,7 @@ class Options:
         ):
             if value is not None and value not in allowed:
                 raise RedrafterError(
-                    f"{flag} is {value}, which the mode {self.q_mode} does not have: "
+                    f"{flag} is {value!r}, which the mode {self.q_mode} does not have: "
                     f"choose {' or '.join(str(n) for n in sorted(allowed))}."
                 )
         asked = self.q_bits or self.quant_predicate or self.q_mode != "affine"

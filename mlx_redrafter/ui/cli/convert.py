@@ -65,7 +65,8 @@ class ConvertFlags:
         None, _HOW, "mixed-bit recipe of the target", choices=RECIPES
     )
     drafter_q_bits: int | str | None = flag(
-        None, _HOW, "bits of the drafter's residual blocks and head (default: --q-bits with -q)",
+        None, _HOW,
+        "bits of the drafter's residual blocks and head (default: --q-bits with -q, at least 4)",
         reader=drafter_bits, metavar="{4,5,6,8,none}",
     )  # fmt: skip
     drafter_rnn_q_bits: int | str | None = flag(
