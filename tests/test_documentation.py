@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import json
 import re
@@ -16,6 +17,7 @@ import bundles
 import pytest
 from pages import ROOT, blocks, commands, joined
 
+from mlx_redrafter.training import train_drafter
 from mlx_redrafter.ui.chat import main as chat_main
 from mlx_redrafter.ui.chat import options as chat_options
 from mlx_redrafter.ui.cli import benchmark, benchmark_flags, convert, plan, serve_flags, train
@@ -153,3 +155,11 @@ def test_the_list_of_commands_is_told() -> None:
     )
     for command in ("chat", "convert", "train", "plan", "benchmark", "server"):
         assert f"  {command}" in done.stdout
+
+
+def test_the_arguments_of_training_are_named_as_they_are() -> None:
+    """Settings are flags; what else the function takes stands on the page."""
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    for name, parameter in inspect.signature(train_drafter).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            assert f"`{name}`" in page

@@ -23,7 +23,7 @@ class GenerationResponse:
     Attributes:
         text: What this token adds; "" while a character or a possible stop string is incomplete.
         token: Its id.
-        from_draft: Whether the drafter had guessed it.
+        from_draft: Whether it had been guessed or copied before the target chose it.
         finish_reason: "stop" or "length" on the last response, None before.
         prompt_tokens: Length of the prompt.
         prompt_tps: Prompt tokens per second, counting those already in the cache.
