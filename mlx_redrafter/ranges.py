@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, cast
@@ -81,10 +81,28 @@ def token_ids(given: Any, name: str) -> tuple[int, ...]:
         RedrafterError: Naming the option.
     """
     given = given.tolist() if hasattr(given, "tolist") else given  # an array
-    ids = tuple(given or ()) if isinstance(given, Iterable) or not given else (None,)
+    given = () if given is None else given
+    ids = tuple(given) if isinstance(given, Iterable) else (None,)
     if not all(is_count(token) for token in ids):
         raise RedrafterError(f"{name} has to be a list of token ids.")
     return cast("tuple[int, ...]", ids)
+
+
+def prompt_ids(given: Any, name: str) -> list[int]:
+    """The ids of a prompt that is token ids: a sequence, or an array of one dimension.
+
+    Raises:
+        RedrafterError: If it is anything else, naming the prompt.
+    """
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    # Bytes are a sequence of numbers, but not of token ids.
+    several = isinstance(listed, Sequence) and not isinstance(listed, str | bytes | bytearray)
+    if not several or not all(is_count(token) for token in listed):
+        raise RedrafterError(
+            f"{name} has to be a list of token ids here; generate and batch_generate take text and "
+            "chat messages, too."
+        )
+    return [int(token) for token in listed]
 
 
 def is_count(value: object) -> bool:

@@ -346,7 +346,11 @@ class Sampler:
         Whatever it says, the next step's embedding must not read beyond its rows.
         """
         assert self._choose is not None
-        token = mx.array(self._choose(logprobs))
+        given = self._choose(logprobs)
+        try:
+            token = mx.array(given)
+        except (TypeError, ValueError, OverflowError):  # nothing that an array is made of
+            token = mx.zeros((0,))
         if token.size != 1 or not mx.issubdtype(token.dtype, mx.integer):
             raise RedrafterError("sampler has to return one token id, as an array of integers.")
         token = token.reshape(1).astype(mx.int64)

@@ -21,8 +21,8 @@ from .config import DecodingConfig
 from .decode import DecodingLoop
 from .events import Event, NewToken, PromptRead, SequenceFailed
 from .lockstep import check_same_text
-from .model import SpeculativeModel
-from .sequence import Sequence
+from .model import SpeculativeModel, check_model
+from .sequence import Sequence, checked_config
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken
@@ -91,6 +91,7 @@ class Engine:
         prompts_first: bool = False,
         keep: Callable[[PromptCache], None] | None = None,
     ):
+        check_model(model)
         check_batch_size(batch_size)
         self._model = model
         self._size = batch_size
@@ -127,7 +128,7 @@ class Engine:
         Raises:
             RedrafterError: If it cannot be decoded.
         """
-        config = config or DecodingConfig()
+        config = checked_config(self._model, config)
         plans = self._planner is not None
         check_same_text(self._model.ranks, prompt, config, plans=plans)
         sequence = Sequence(self._model, prompt, config, cache=cache, stats=stats)
@@ -309,4 +310,4 @@ def check_batch_size(batch_size: int) -> None:
         RedrafterError: If it is one.
     """
     if not is_count(batch_size) or batch_size < 1:
-        raise RedrafterError(f"batch_size is {batch_size}, but has to be a whole number from 1.")
+        raise RedrafterError(f"batch_size is {batch_size!r}, but has to be a whole number from 1.")

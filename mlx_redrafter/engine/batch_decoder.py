@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
 
 from ..errors import RedrafterError
+from ..ranges import of_kind
 from .batch import DEFAULT_BATCH, Engine
 from .config import DecodingConfig
 from .events import NewToken, SequenceFailed
-from .model import SpeculativeModel
-from .sequence import check_prompt
+from .model import SpeculativeModel, check_model
+from .sequence import checked_prompt
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken
@@ -52,6 +53,8 @@ class BatchDecoder:
         batch_size: int = DEFAULT_BATCH,
         planner: ShapePlanner | None = None,
     ):
+        check_model(model)
+        prompts = list(of_kind(prompts, "prompts", Iterable, "a list of lists of token ids"))
         configs = _configs(config, max_tokens, len(prompts))
         _check(model, prompts, configs)
         model.target.make_batch_cache()
@@ -95,7 +98,10 @@ def _configs(
     if config is None or isinstance(config, DecodingConfig):
         configs = [config or DecodingConfig()] * count
     else:
-        configs = list(config)
+        wanted = "a DecodingConfig, or a list with one for each prompt"
+        configs = list(of_kind(config, "config", Iterable, wanted))
+        if not all(isinstance(one, DecodingConfig) for one in configs):
+            raise RedrafterError(f"config has to be {wanted}.")
     for name, given in (("config", configs), ("max_tokens", max_tokens)):
         if given is not None and len(given) != count:
             raise RedrafterError(
@@ -110,7 +116,7 @@ def _check(
     model: SpeculativeModel, prompts: Tokens[Tokens[int]], configs: Tokens[DecodingConfig]
 ) -> None:
     for place, prompt in enumerate(prompts):
-        check_prompt(prompt, model.target.vocab_size, f"Prompt {place}")
+        checked_prompt(prompt, model.target.vocab_size, f"prompts[{place}]")
     options = [config.cache_options for config in configs]
     if any(one.kv_bits is not None or one.max_kv_size is not None for one in options):
         raise RedrafterError(

@@ -11,7 +11,7 @@ from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
 from ..logits import LogitsProcessor
-from ..ranges import is_count
+from ..ranges import is_count, of_kind, token_ids
 from ..sampling import SamplingConfig
 from ..target.target import PREFILL_STEP
 
@@ -52,8 +52,18 @@ class DecodingConfig:
         """Check ranges.
 
         Raises:
-            RedrafterError: If a value is out of its range.
+            RedrafterError: If a value is out of its range, or of another kind.
         """
+        for name, kind in (
+            ("sampling", SamplingConfig),
+            ("beam", BeamShape),
+            ("cache_options", CacheOptions),
+        ):
+            of_kind(getattr(self, name), name, kind, f"a {kind.__name__}")
+        for name in ("draft", "copy"):
+            of_kind(getattr(self, name), name, bool, "True or False")
+        ends = token_ids(self.eos_token_ids, "eos_token_ids")
+        object.__setattr__(self, "eos_token_ids", frozenset(ends))
         limit = self.max_tokens
         if not is_count(limit) or (limit != -1 and limit < 1):
             raise RedrafterError(

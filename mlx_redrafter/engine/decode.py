@@ -23,7 +23,7 @@ from .launch import StepLauncher, caches_of
 from .lockstep import Alone, Steering, agreed_seconds, check_same_text
 from .model import SpeculativeModel
 from .reports import StepReports
-from .sequence import Sequence
+from .sequence import Sequence, checked_config
 from .shape_planner import ObservedStep, ShapePlanner
 from .shared_planner import SharedPlanner
 from .statistics import AcceptanceStats
@@ -61,8 +61,8 @@ def decode(
         Tokens, the end-of-sequence token included; the last one carries a finish reason.
 
     Raises:
-        RedrafterError: If the prompt is empty or holds ids outside the vocabulary; and while
-            tokens are read, if another text has used the cache since.
+        RedrafterError: If the prompt is empty or holds anything but ids of the vocabulary; and
+            while tokens are read, if another text has used the cache since.
     """
     return begin(
         model, prompt, config, cache=cache, stats=stats, planner=planner, progress=progress
@@ -80,7 +80,7 @@ def begin(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Sequence, Iterator[DecodedToken]]:
     """A sequence, and the iterator that decodes it; see :func:`decode`."""
-    config = config or DecodingConfig()
+    config = checked_config(model, config)
     if model.leader is None:
         check_same_text(model.ranks, prompt, config, plans=planner is not None)
     sequence = Sequence(model, prompt, config, cache=cache, stats=stats)

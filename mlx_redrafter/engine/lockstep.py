@@ -18,6 +18,7 @@ from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError, SharedError
+from ..ranges import prompt_ids
 from ..sampling import SamplingConfig
 from ..system.ranks import Ranks
 from .config import DecodingConfig
@@ -177,7 +178,7 @@ def check_same_text(
     """
     if ranks is None:
         return
-    said = list(map(int, prompt)), [_encode(config), plans, config.sampler is None]
+    said = prompt_ids(prompt, "The prompt"), [_encode(config), plans, config.sampler is None]
     rows = ranks.gather([_digest(json.dumps(part)) for part in said])
     for place, what in enumerate(("another prompt", "other options")):
         differing = [rank for rank, row in enumerate(rows) if row[place] != rows[0][place]]

@@ -67,7 +67,7 @@ class SpeculativeModel:
         leader: Tells the other ranks what is decoded here; None where they run the same script.
 
     Raises:
-        RedrafterError: If the drafter does not fit the target.
+        RedrafterError: If the target is no model of mlx-lm's, or the drafter does not fit it.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class SpeculativeModel:
         self._make_planner: Callable[[], ShapePlanner] | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
         own = [] if drafter is None or self.head is not None else [drafter]
-        self.sources = [self._fitting(as_source(source)) for source in (*own, *beside)]
+        self.sources = [self._fitting(_source_of(source)) for source in (*own, *beside)]
         self.planner_lock = threading.RLock()
         self._lock = threading.RLock()
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
@@ -267,6 +267,33 @@ class SpeculativeModel:
             noise=noise,
             memory=self.memory.blank_view(kind) if self.memory else None,
         )
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no model of this package's, such as one of mlx-lm's.
+
+    Raises:
+        RedrafterError: Naming what it is.
+    """
+    if not isinstance(model, SpeculativeModel):
+        raise RedrafterError(
+            "The model has to be one from mlx_redrafter.load, or SpeculativeModel(model) around "
+            f"one of mlx-lm's, and is a {type(model).__name__}."
+        )
+
+
+def _source_of(given: Any) -> DraftSource:
+    """A source of drafts, with all members of one.
+
+    Raises:
+        RedrafterError: If it does not propose.
+    """
+    if not callable(given) or not all(hasattr(given, name) for name in ("max_depth", "seconds")):
+        raise RedrafterError(
+            "The drafter has to be a Drafter (load_drafter reads one from its directory), or a "
+            f"DraftSource, and is a {type(given).__name__}."
+        )
+    return as_source(given)
 
 
 def check_sizes(drafter: Drafter, target: Target) -> None:

@@ -19,13 +19,14 @@ from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
+from ..ranges import of_kind, prompt_ids
 from ..sampling import Sampler
 from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
 from .config import DecodingConfig
 from .copying import CopyProposal, SequenceCopies
 from .lockstep import shared_seed
-from .model import SpeculativeModel
+from .model import SpeculativeModel, check_model
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
@@ -59,8 +60,8 @@ class Sequence:
         finish_reason: "stop", "length", or None while it goes on.
 
     Raises:
-        RedrafterError: If the prompt is empty or holds ids outside the vocabulary, or an option
-            does not fit the model.
+        RedrafterError: If the prompt is empty or holds anything but ids of the vocabulary, or an
+            option does not fit the model.
     """
 
     def __init__(
@@ -72,12 +73,11 @@ class Sequence:
         cache: PromptCache | None = None,
         stats: AcceptanceStats | None = None,
     ):
-        check_prompt(prompt, model.target.vocab_size)
+        self.prompt = checked_prompt(prompt, model.target.vocab_size)
         model.refresh()
         self._target = model.target
         self._model = model
-        self.prompt = list(prompt)
-        limit = position_limit(len(prompt), config.max_tokens, model.target.max_positions)
+        limit = position_limit(len(self.prompt), config.max_tokens, model.target.max_positions)
         sampling = shared_seed(None if model.leader else model.ranks, config.sampling)
         self.config = config = replace(config, sampling=sampling, max_tokens=limit)
         self.drafts = config.draft and model.drafts and config.sampler is None
@@ -332,16 +332,32 @@ class Sequence:
                 mx.async_eval(self.cache.state)  # another thread may resume it
 
 
-def check_prompt(prompt: Tokens[int], vocab_size: int, name: str = "The prompt") -> None:
-    """Refuse an empty prompt and ids that the model has not.
+def checked_prompt(prompt: Any, vocab_size: int, name: str = "The prompt") -> list[int]:
+    """The ids of a prompt, which may be an array's.
 
     Raises:
-        RedrafterError: Naming the prompt.
+        RedrafterError: If it is no list of token ids, is empty, or holds ids that the model has
+            not, naming the prompt.
     """
-    if not prompt:
+    ids = prompt_ids(prompt, name)
+    if not ids:
         raise RedrafterError(f"{name} is empty: give at least one token.")
-    if not all(0 <= token < vocab_size for token in prompt):
+    if not all(0 <= token < vocab_size for token in ids):
         raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
+    return ids
+
+
+def checked_config(model: Any, config: Any) -> DecodingConfig:
+    """How to decode, by default greedily; and that there is a model to decode with.
+
+    Raises:
+        RedrafterError: If one is something else.
+    """
+    check_model(model)
+    if config is None:
+        return DecodingConfig()
+    whole: DecodingConfig = of_kind(config, "config", DecodingConfig, "a DecodingConfig")
+    return whole
 
 
 def position_limit(prompt: int, max_tokens: int, positions: int | None) -> int:

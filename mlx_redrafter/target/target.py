@@ -85,6 +85,11 @@ class Target:
     """
 
     def __init__(self, model: nn.Module):
+        if not isinstance(model, nn.Module):
+            raise RedrafterError(
+                "The target has to be a model as mlx_lm.load returns it, and is a "
+                f"{type(model).__name__}: mlx_redrafter.load opens a path."
+            )
         self.model = model
         self.architecture = architectures.architecture_of(model)
         inner = inner_module(model)

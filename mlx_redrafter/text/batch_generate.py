@@ -118,8 +118,14 @@ def stream_batch_generate(
         for one in own or [{}]
     ]
     ids = [
-        encode_prompt(tokenizer, prompt, tools=one.tools, template_args=one.template_args)
-        for prompt, one in zip(prompts, read, strict=False)
+        encode_prompt(
+            tokenizer,
+            prompt,
+            tools=one.tools,
+            template_args=one.template_args,
+            name=f"prompts[{place}]",
+        )
+        for place, (prompt, one) in enumerate(zip(prompts, read, strict=False))
     ]
     # Where the texts could not share a shape, no planner can choose one for them.
     planners = {id(one.planner) for one in read}
@@ -146,8 +152,8 @@ def _options_each(per_prompt: Any) -> list[dict[str, Any]]:
     """Options of single prompts, each a copy."""
     entries = of_kind(per_prompt, "per_prompt", Iterable, "a list of options, one for each prompt")
     return [
-        dict(of_kind(one, f"Entry {place} of per_prompt", Mapping, "a mapping of options"))
-        for place, one in enumerate(entries, start=1)
+        dict(of_kind(one, f"per_prompt[{place}]", Mapping, "a mapping of options"))
+        for place, one in enumerate(entries)
     ]
 
 

@@ -12,7 +12,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..engine.config import DecodingConfig
-from ..engine.model import SpeculativeModel
+from ..engine.model import SpeculativeModel, check_model
 from ..engine.shape_planner import ShapePlanner
 from ..errors import RedrafterError
 from ..ranges import of_kind
@@ -48,6 +48,7 @@ INSTEAD = {
     "stop_words": "use stop",
     "top_logprobs": "use logprobs with the number of likeliest tokens",
     "return_logprobs": "use logprobs=True",
+    "verbose": "generate has it; the figures of a batch are in response.stats",
     "return_token_ids": "the response has token_ids always",
     "chat_template_config": "use chat_template_args",
     "prompt_caches": "texts of a batch keep no caches; use cache with stream_generate",
@@ -101,11 +102,7 @@ def read_options(
         RedrafterError: If one is unknown, naming what takes its place, or out of its range; or if
             the model is mlx-lm's own.
     """
-    if not isinstance(model, SpeculativeModel):
-        raise RedrafterError(
-            "The model has to be one from mlx_redrafter.load, or SpeculativeModel(model) around "
-            f"one of mlx-lm's, and is a {type(model).__name__}."
-        )
+    check_model(model)
     check_names(given)
     options = {name: value for name, value in given.items() if value is not None}
     for name in ("draft", "copy"):

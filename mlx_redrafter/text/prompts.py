@@ -31,6 +31,7 @@ def encode_prompt(
     *,
     tools: Sequence[dict[str, Any]] | None = None,
     template_args: Mapping[str, Any] | None = None,
+    name: str = "The prompt",
 ) -> list[int]:
     """Token ids of a prompt: text, ids, or chat messages through the chat template.
 
@@ -39,6 +40,7 @@ def encode_prompt(
         prompt: Text, ids (a list, or an array of mlx or numpy), or messages.
         tools: Descriptions of functions, handed to the chat template.
         template_args: Further arguments of the chat template, such as ``enable_thinking``.
+        name: What to call the prompt where it is refused.
 
     Raises:
         RedrafterError: If it is empty or holds what no model reads, or messages meet a tokenizer
@@ -47,21 +49,21 @@ def encode_prompt(
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
-        check_characters(prompt, "The prompt")
-        return _not_empty(list(tokenizer.encode(prompt, add_special_tokens=special)))
+        check_characters(prompt, name)
+        return _not_empty(list(tokenizer.encode(prompt, add_special_tokens=special)), name)
     listed: Any = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     # Bytes are a sequence of numbers, but not of token ids.
     readable = isinstance(listed, Sequence) and not isinstance(listed, bytes | bytearray)
     items: list[Any] = list(listed) if readable else [None]
     if items and all(isinstance(item, Mapping) for item in items):
         options = {**_checked_arguments(template_args), **_checked_tools(tools)}
-        return _not_empty(_encode_messages(tokenizer, items, options))
+        return _not_empty(_encode_messages(tokenizer, items, options), name)
     if not all(isinstance(item, Integral) and not isinstance(item, bool) for item in items):
         raise RedrafterError(
-            "The prompt has to be text, a list of token ids, or a list of chat messages "
+            f"{name} has to be text, a list of token ids, or a list of chat messages "
             '({"role": ..., "content": ...}).'
         )
-    return _not_empty([int(item) for item in items])
+    return _not_empty([int(item) for item in items], name)
 
 
 def _checked_arguments(given: Any) -> Mapping[str, Any]:
@@ -156,9 +158,9 @@ def check_characters(text: str, what: str) -> None:
         ) from None
 
 
-def _not_empty(ids: list[int]) -> list[int]:
+def _not_empty(ids: list[int], name: str) -> list[int]:
     if not ids:
-        raise RedrafterError("The prompt is empty: give at least one token.")
+        raise RedrafterError(f"{name} is empty: give at least one token.")
     return ids
 
 

@@ -370,8 +370,13 @@ def _sure_tree() -> HostTree:
 @pytest.mark.parametrize(
     ("prompts", "options", "words"),
     [
-        ([[1], []], {}, "Prompt 1 is empty"),
-        ([[1], [2, 64]], {}, "Prompt 1 holds token ids outside the vocabulary of 64"),
+        ([[1], []], {}, r"prompts\[1\] is empty"),
+        ([[1], [2, 64]], {}, r"prompts\[1\] holds token ids outside the vocabulary of 64"),
+        (["ab"], {}, r"prompts\[0\] has to be a list of token ids here"),
+        ([1, 2], {}, r"prompts\[0\] has to be a list of token ids here"),
+        (5, {}, "prompts has to be a list of lists"),
+        ([[1]], {"config": 5}, "config has to be a DecodingConfig"),
+        ([[1]], {"config": [5]}, "config has to be a DecodingConfig"),
         ([[1], [2]], {"max_tokens": [3]}, "1 entries for 2 prompts"),
         ([[1]], {"batch_size": 0}, "batch_size is 0"),
         ([[1]], {"max_tokens": [0]}, "max_tokens is 0"),

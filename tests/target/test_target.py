@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -277,6 +279,15 @@ def test_long_contexts_are_filled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_module_that_is_no_language_model_is_refused() -> None:
     with pytest.raises(RedrafterError, match="hidden states cannot be read"):
         Target(nn.Linear(4, 4))
+
+
+def test_what_is_no_model_is_refused_by_its_kind() -> None:
+    """A path belongs to ``load``, and a model from ``load`` has its target in it already."""
+    model = SpeculativeModel(models.shared("llama"))
+    wrong: Any
+    for wrong in ("models/pocket", None, model, model.target):
+        with pytest.raises(RedrafterError, match=f"and is a {type(wrong).__name__}: "):
+            Target(wrong)
 
 
 def test_a_model_that_is_not_causal_is_refused_by_name() -> None:

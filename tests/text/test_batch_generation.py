@@ -137,16 +137,16 @@ def test_each_prompts_time_is_its_own(
 def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
     with pytest.raises(RedrafterError, match="no prompts"):
         batch_generate(model, tokenizer, [])
-    with pytest.raises(RedrafterError, match="prompt is empty"):
+    with pytest.raises(RedrafterError, match=r"prompts\[1\] is empty"):
         batch_generate(model, tokenizer, ["a", []])
     with pytest.raises(RedrafterError, match="give a list of prompts"):
         batch_generate(model, tokenizer, "one text")
     with pytest.raises(RedrafterError, match="temperature is -1"):
         stream_batch_generate(model, tokenizer, ["a"], temperature=-1.0)
     for options, words in (
-        ({"batch_size": "2"}, "batch_size is 2, but has to be a whole number"),
+        ({"batch_size": "2"}, "batch_size is '2', but has to be a whole number"),
         ({"per_prompt": 5}, "per_prompt has to be a list of options"),
-        ({"per_prompt": [5]}, "Entry 1 of per_prompt has to be a mapping"),
+        ({"per_prompt": [5]}, r"per_prompt\[0\] has to be a mapping"),
     ):
         with pytest.raises(RedrafterError, match=words):
             stream_batch_generate(model, tokenizer, ["a"], **options)

@@ -297,6 +297,8 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
         ({"logits_processors": 5}, "list of functions"),
         ({"xtc_special_tokens": 5}, "list of token ids"),
         ({"xtc_special_tokens": "ab"}, "list of token ids"),
+        ({"xtc_special_tokens": 0}, "list of token ids"),
+        ({"verbose": False}, "generate has it"),
         ({"draft": "no"}, "draft has to be True or False, and is 'no'"),
         ({"copy": 0}, "copy has to be True or False"),
     ],
@@ -317,6 +319,14 @@ def test_what_a_sampler_returns_has_to_be_a_token(
     """The step after it is under way by then, and looks its embedding up."""
     with pytest.raises(RedrafterError, match=r"sampler (has to return|returned)"):
         ids(model, tokenizer, draft=False, sampler=lambda _: mx.array([chosen]))
+
+
+@pytest.mark.parametrize("chosen", [None, "a", []])
+def test_what_a_sampler_returns_has_to_be_numbers(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, chosen: Any
+) -> None:
+    with pytest.raises(RedrafterError, match="sampler has to return one token id"):
+        ids(model, tokenizer, draft=False, sampler=lambda _: chosen)
 
 
 @pytest.mark.parametrize(

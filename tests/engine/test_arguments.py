@@ -1,0 +1,102 @@
+"""What decoding token ids takes and refuses, one level below text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import models
+from mlx_redrafter.engine.batch import Engine
+from mlx_redrafter.engine.batch_decoder import BatchDecoder
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.errors import RedrafterError
+
+PROMPT = models.prompt_of(5)
+CONFIG = DecodingConfig(max_tokens=4)
+
+
+def model() -> SpeculativeModel:
+    return SpeculativeModel(models.shared("llama"), models.build_drafter())
+
+
+@pytest.mark.parametrize(
+    "kind", [tuple, np.array, mx.array, lambda ids: [np.int32(i) for i in ids]]
+)
+def test_a_prompt_may_be_any_sequence_or_array_of_ids(kind: Any) -> None:
+    expected = [one.token for one in decode(model(), PROMPT, CONFIG)]
+    prompt = kind(PROMPT)
+    assert [one.token for one in decode(model(), prompt, CONFIG)] == expected
+    batch = BatchDecoder(model(), [prompt, prompt], CONFIG)
+    assert sorted(one.token for _, one in batch) == sorted(expected * 2)
+    engine = Engine(model())
+    number = engine.add(prompt, CONFIG)
+    held = engine.sequence(number).prompt
+    assert held == PROMPT
+    assert {type(token) for token in held} == {int}
+
+
+@pytest.mark.parametrize(
+    "prompt", ["text", b"text", None, 5, [1.0, 2.0], [True], [[1, 2]], iter([1]), mx.array(1)]
+)
+def test_what_is_no_list_of_ids_is_refused(prompt: Any) -> None:
+    for call in (
+        lambda: decode(model(), prompt),
+        lambda: BatchDecoder(model(), [prompt]),
+        lambda: Engine(model()).add(prompt),
+    ):
+        with pytest.raises(RedrafterError, match="has to be a list of token ids here"):
+            call()
+
+
+def test_another_model_or_config_is_refused() -> None:
+    own: Any = models.shared("llama")
+    options: Any = {"max_tokens": 3}
+    for call in (
+        lambda: decode(own, PROMPT),
+        lambda: BatchDecoder(own, [PROMPT]),
+        lambda: Engine(own),
+    ):
+        with pytest.raises(RedrafterError, match=r"SpeculativeModel\(model\) around .* is a Model"):
+            call()
+    for call in (
+        lambda: decode(model(), PROMPT, options),
+        lambda: BatchDecoder(model(), [PROMPT], options),
+        lambda: Engine(model()).add(PROMPT, options),
+    ):
+        with pytest.raises(RedrafterError, match="config has to be a DecodingConfig"):
+            call()
+
+
+@pytest.mark.parametrize("drafter", ["models/pocket/drafter", len])
+def test_a_drafter_that_does_not_propose_is_refused(drafter: Any) -> None:
+    with pytest.raises(RedrafterError, match="The drafter has to be a Drafter"):
+        SpeculativeModel(models.shared("llama"), drafter)
+    with pytest.raises(RedrafterError, match="The drafter has to be a Drafter"):
+        SpeculativeModel(models.shared("llama"), beside=[drafter])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sampling": {"temperature": 1.0}}, "sampling has to be a SamplingConfig"),
+        ({"beam": 4}, "beam has to be a BeamShape"),
+        ({"cache_options": {}}, "cache_options has to be a CacheOptions"),
+        ({"draft": "no"}, "draft has to be True or False"),
+        ({"copy": 1}, "copy has to be True or False"),
+        ({"eos_token_ids": 0}, "eos_token_ids has to be a list of token ids"),
+        ({"eos_token_ids": "</s>"}, "eos_token_ids has to be a list of token ids"),
+    ],
+)
+def test_a_config_of_other_kinds_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        DecodingConfig(**options)
+
+
+def test_ends_may_be_a_list() -> None:
+    given: Any = [3, 2]
+    assert DecodingConfig(eos_token_ids=given).eos_token_ids == {2, 3}
