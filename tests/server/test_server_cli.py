@@ -211,3 +211,14 @@ def test_an_open_address_without_a_key_is_warned_of(
     assert "Warning: 0.0.0.0 is reachable" in capsys.readouterr().err
     assert main([*flags, "--api-key", "x"]) == 2
     assert "Warning" not in capsys.readouterr().err
+
+
+def test_measuring_is_announced_only_where_there_will_be_any(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "none"}', "utf-8")
+    flags = ["--port", "0", "--model", str(tmp_path)]
+    assert main(flags) == 2
+    assert "is measured too) ..." in capsys.readouterr().err
+    assert main([*flags, "--no-plan"]) == 2
+    assert f"Loading {tmp_path.name} ...\n" in capsys.readouterr().err

@@ -66,7 +66,8 @@ def _run(options: ServeFlags) -> None:
     for spec in specs:
         prepare(spec.path, options.revision)
     names = ", ".join(spec.name for spec in specs)
-    _say(f"Loading {names} (the first time, what drafting costs here is measured too) ...")
+    measured = " (the first time, what drafting costs here is measured too)" if options.plan else ""
+    _say(f"Loading {names}{measured} ...")
     metrics = Metrics()
     thread, models = load_models(specs, settings, metrics)
     ended = serve(
