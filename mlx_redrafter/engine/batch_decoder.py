@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
+from typing import Any
 
 from ..errors import RedrafterError
 from ..ranges import of_kind
@@ -102,13 +103,17 @@ def _configs(
         configs = list(of_kind(config, "config", Iterable, wanted))
         if not all(isinstance(one, DecodingConfig) for one in configs):
             raise RedrafterError(f"config has to be {wanted}.")
-    for name, given in (("config", configs), ("max_tokens", max_tokens)):
+    own: Any = max_tokens
+    own = own.tolist() if hasattr(own, "tolist") else own
+    if own is not None:
+        wanted = "a list of numbers, one for each prompt; config has one for all"
+        own = list(of_kind(own, "max_tokens", Iterable, wanted))
+    for name, given in (("config", configs), ("max_tokens", own)):
         if given is not None and len(given) != count:
             raise RedrafterError(
-                f"{name} has {len(given)} entries for {count} prompts: "
-                "give one for each, or one number for all."
+                f"{name} has {len(given)} entries for {count} prompts: give one for each."
             )
-    limits = max_tokens or [one.max_tokens for one in configs]
+    limits = [one.max_tokens for one in configs] if own is None else own
     return [replace(one, max_tokens=limit) for one, limit in zip(configs, limits, strict=True)]
 
 

@@ -158,7 +158,8 @@ def _options_each(per_prompt: Any) -> list[dict[str, Any]]:
 
 
 def _one_each(name: str, values: Any, count: int) -> list[Any]:
-    """A value for each prompt: of a list its own; seeds count up from a number."""
+    """A value for each prompt: of a list or an array its own; seeds count up from a number."""
+    values = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(values, Sequence) and not isinstance(values, str):
         if len(values) != count:
             raise RedrafterError(

@@ -9,6 +9,8 @@ from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
+from ..ranges import of_kind
+
 ANSWER, THOUGHTS, TOOL_CALL = "normal", "reasoning", "tool"
 
 
@@ -103,7 +105,11 @@ def parse_answer(
         text: As ``generate`` returns it.
         prompt: Token ids that it followed, for templates that open the thoughts themselves.
         tools: Those that were offered, whose parameters say of which kind arguments are.
+
+    Raises:
+        RedrafterError: If the answer is no text.
     """
+    of_kind(text, "text", str, "an answer's text, as generate returns it")
     passages = Passages(tokenizer, prompt)
     said, thoughts, calls = "", "", []
     for passage in _joined([*passages.feed(text), *passages.flush()]):

@@ -380,6 +380,7 @@ def _sure_tree() -> HostTree:
         ([[1], [2]], {"max_tokens": [3]}, "1 entries for 2 prompts"),
         ([[1]], {"batch_size": 0}, "batch_size is 0"),
         ([[1]], {"max_tokens": [0]}, "max_tokens is 0"),
+        ([[1]], {"max_tokens": 5}, "max_tokens has to be a list of numbers"),
     ],
 )
 def test_bad_arguments(prompts: Any, options: dict[str, Any], words: str) -> None:

@@ -134,6 +134,23 @@ def test_each_prompts_time_is_its_own(
         assert response.prompt_tps == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("kind", [np.array, mx.array])
+def test_numbers_for_each_prompt_may_be_an_array(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, kind: Any
+) -> None:
+    options: dict[str, Any] = {"temperature": 1.0}
+    made = batch_generate(
+        model, tokenizer, ["a", "b"], max_tokens=kind([2, 5]), seed=kind([7, 3]), **options
+    )
+    expected = batch_generate(
+        model, tokenizer, ["a", "b"], max_tokens=[2, 5], seed=[7, 3], **options
+    )
+    assert made.token_ids == expected.token_ids
+    assert made.seeds == [7, 3]
+    decoder = BatchDecoder(model, [[1], [2]], max_tokens=kind([2, 3]))
+    assert len(list(decoder)) == 5
+
+
 def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
     with pytest.raises(RedrafterError, match="no prompts"):
         batch_generate(model, tokenizer, [])

@@ -160,3 +160,9 @@ def test_calls_of_tools_are_parsed_and_what_is_none_stays_text() -> None:
     parsed = parse_answer(Marked(), f"I add. {call}{call}<tool_call>oops</tool_call>")
     assert parsed.tool_calls == ({"name": "add", "arguments": {"a": 1}},) * 2
     assert parsed.text == "I add. oops"
+
+
+@pytest.mark.parametrize("answer", [None, [1, 2], b"yes"])
+def test_an_answer_that_is_no_text_is_refused(answer: Any) -> None:
+    with pytest.raises(RedrafterError, match="text has to be an answer's text"):
+        parse_answer(Marked(), answer)
