@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
+from ..system.disk import writing
 from ..system.files import atomic_path
 from .comparison import Comparison
 from .curve import CostCurve
@@ -171,9 +172,6 @@ def _figure(rows: int, columns: int) -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DPI)
-    except OSError as error:
-        raise RedrafterError(f"{path} cannot be written: {error}.") from error
+    with writing(path), atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)
     return path

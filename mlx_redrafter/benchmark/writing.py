@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RedrafterError
+from ..system.disk import writing
 from ..system.files import atomic_path, is_stream, is_there, write_json
 
 
@@ -38,13 +39,12 @@ def write_report(report: Report, json_path: Path | None, csv_path: Path | None) 
     Raises:
         RedrafterError: If one cannot be written.
     """
-    try:
-        if json_path is not None:
+    if json_path is not None:
+        with writing(json_path):
             write_json(json_path, finite(report.to_dict()))
-        if csv_path is not None:
+    if csv_path is not None:
+        with writing(csv_path):
             write_csv(csv_path, report.rows())
-    except OSError as error:
-        raise RedrafterError(f"The report cannot be written: {error}.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,11 +53,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RedrafterError: If that is not possible.
     """
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, "utf-8")
-    except OSError as error:
-        raise RedrafterError(f"The report cannot be written: {error}.") from error
+    with writing(path), atomic_path(path) as temporary:
+        temporary.write_text(text, "utf-8")
 
 
 def check_writable(*paths: Path | None) -> None:

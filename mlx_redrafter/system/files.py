@@ -24,8 +24,10 @@ def local_path(path: str | Path) -> Path:
     """A path with a home directory in place of ~.
 
     Raises:
-        RedrafterError: If there is no such home.
+        RedrafterError: If there is no such home, or the path is none that a system could have.
     """
+    if "\0" in str(path):
+        raise RedrafterError(f"{path} holds a zero byte, which no path can: write it without.")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from mlx_redrafter.benchmark.environment import commit_of, environment, linux_power, mac_power
-from mlx_redrafter.benchmark.writing import check_writable, write_csv, write_report
+from mlx_redrafter.benchmark.writing import check_writable, write_csv, write_report, write_text
 from mlx_redrafter.errors import RedrafterError
 
 
@@ -95,6 +96,19 @@ def test_a_failed_table_leaves_the_old_one(tmp_path):
         write_csv(path, [{"a": 2}, {"b": 3}])
     assert path.read_text().splitlines() == ["a", "1"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_what_a_full_disk_did_not_take_is_named():
+    full, told = Path("/dev/full"), r"^/dev/full could not be written \(No space left on device\): "
+    report = Small()
+    for write in (
+        lambda: write_report(report, full, None),
+        lambda: write_report(report, None, full),
+        lambda: write_text(full, "# page"),
+    ):
+        with pytest.raises(RedrafterError, match=told):
+            write()
 
 
 def test_paths_that_cannot_be_written_are_told_beforehand(tmp_path):

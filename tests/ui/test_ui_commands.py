@@ -179,6 +179,16 @@ def test_saving_where_nothing_can_be_written_is_told(tmp_path):
         run(f"/save {tmp_path}/file/talk.json", session)
 
 
+@pytest.mark.parametrize("command", ["/save", "/save --overwrite", "/load"])
+def test_a_name_that_no_file_can_have_is_told(tmp_path, command):
+    session = make_session()
+    list(session.ask("q"))
+    with pytest.raises(RedrafterError, match="holds a zero byte"):
+        run(f"{command} {tmp_path}/ta\0lk.json", session)
+    assert len(session.messages) == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_quit_leaves_and_the_rest_is_not_read():
     with pytest.raises(Quit):
         run("/quit")
