@@ -235,6 +235,7 @@ class PromptCache:
 
     def reachable(self, length: int) -> int:
         """The longest text, of at most ``length`` tokens, that :meth:`rewind` can go back to."""
+        length = min(length, len(self))
         points = [point for layer in self.layers for point in layer.rewind_points()]
         for point in sorted({length, *(p for p in points if p < length)}, reverse=True):
             if point > 0 and all(layer.can_rewind(point) for layer in self.layers):

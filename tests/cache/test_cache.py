@@ -345,6 +345,14 @@ def test_reuse_starts_over_where_a_window_has_forgotten(monkeypatch: pytest.Monk
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
+def test_going_back_to_beyond_the_end_forgets_nothing() -> None:
+    cache = prompt_cache([1, 2, 3], window=4)
+    cache.rewind(1000)
+    assert cache.tokens == [1, 2, 3]
+    assert {layer.offset for layer in cache.layers} == {3}
+    assert cache.reachable(1000) == 3
+
+
 def test_reset_frees_the_buffers() -> None:
     cache = prompt_cache([1, 2, 3], window=4)
     assert cache.nbytes > 0
