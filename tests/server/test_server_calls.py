@@ -281,7 +281,7 @@ def test_a_message_that_is_left_frees_its_place(live: Live) -> None:
 
 
 def test_messages_that_cannot_be_answered_are_refused(live: Live) -> None:
-    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 4096"):
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 4095"):
         by_messages(live, "x" * 9000, stream=True)
     use = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [use]}]

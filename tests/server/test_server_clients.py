@@ -266,10 +266,10 @@ def test_a_prompt_that_is_too_long_is_refused_in_the_words_agents_know(
     client: Any, claude: Any
 ) -> None:
     messages = [{"role": "user", "content": "x " * 9000}]
-    with pytest.raises(openai.BadRequestError, match=r"prompt is too long: .* > 4096 maximum") as e:
+    with pytest.raises(openai.BadRequestError, match=r"prompt is too long: .* > 4095 maximum") as e:
         client.chat.completions.create(model="tiny", messages=messages)
     assert e.value.code == "context_length_exceeded"
-    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: .* > 4096 maximum"):
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: .* > 4095 maximum"):
         claude.messages.create(model="tiny", messages=messages, max_tokens=5)
     events = list(client.responses.create(model="tiny", input=messages, stream=True))
     assert events[-1].type == "response.failed"

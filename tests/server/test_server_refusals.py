@@ -30,6 +30,17 @@ def refused(live: Live, path: str, body: dict[str, Any]) -> dict[str, Any]:
     return error
 
 
+@pytest.mark.parametrize("tokens", [4096, 4097])
+def test_a_prompt_without_room_for_an_answer_is_beyond_the_maximum_that_is_named(
+    live: Live, tokens: int
+) -> None:
+    fits = {"prompt": [5] * 4095, "max_tokens": 1}
+    assert httpx.post(live.url + COMPLETIONS, json=fits).status_code == 200
+    told = refused(live, COMPLETIONS, {"prompt": [5] * tokens})["message"]
+    assert told.startswith(f"prompt is too long: {tokens} tokens > 4095 maximum. ")
+    assert "context length is 4096 tokens, answer included" in told
+
+
 # ---- arguments of calls that come back
 
 

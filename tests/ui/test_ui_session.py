@@ -100,6 +100,12 @@ def test_a_context_limit_of_ones_own_takes_the_models_place(limit, room):
         list(session.ask("y" * 300))
 
 
+def test_a_conversation_as_long_as_the_context_leaves_no_room():
+    session = make_session(FakeStream("x"), ChatSettings(context_limit=150))
+    with pytest.raises(RedrafterError, match="no room for an answer, as this model reads 150"):
+        list(session.ask("y" * 144))  # 150 with the role
+
+
 def test_max_tokens_is_no_context_limit():
     session = make_session(FakeStream("x" * 50), ChatSettings(max_tokens=10))
     list(session.ask("q"))

@@ -68,11 +68,14 @@ def unsupported(param: str, message: str) -> ApiError:
 
 
 def too_long(tokens: int, limit: int) -> ApiError:
-    """A prompt beyond the limit, in the words on which agents compact their conversation."""
+    """A prompt that leaves no room for an answer within ``limit`` tokens.
+
+    In the words on which agents compact their conversation, by the difference of the two numbers.
+    """
     return ApiError(
         400,
-        f"prompt is too long: {tokens} tokens > {limit} maximum. This model's maximum context "
-        f"length is {limit} tokens: shorten the prompt.",
+        f"prompt is too long: {tokens} tokens > {limit - 1} maximum. This model's maximum context "
+        f"length is {limit} tokens, answer included: shorten the prompt.",
         code="context_length_exceeded",
     )
 

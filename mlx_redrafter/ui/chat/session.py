@@ -326,8 +326,8 @@ class Session:
         if prompt_tokens >= limit:
             anew = "start anew with /reset, or " if self.goes_on else ""
             raise RedrafterError(
-                f"The conversation is {prompt_tokens:,} tokens long, but this model reads "
-                f"{limit:,} at most: {anew}ask something shorter."
+                f"The conversation is {prompt_tokens:,} tokens long, which leaves no room for an "
+                f"answer, as this model reads {limit:,} at most: {anew}ask something shorter."
             )
         return min(self.settings.max_tokens, limit - prompt_tokens)
 
