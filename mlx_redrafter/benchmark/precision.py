@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import io
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_target
-from mlx_lm.utils import quantize_model
 
 from ..conversion.drafter_part import quantise_drafter
 from ..conversion.options import Options
+from ..conversion.target_part import quantise
 from ..drafting.drafter import Drafter
 from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
@@ -109,8 +107,7 @@ def _load_quantised(
     )  # fmt: skip
     if not on_gpu():
         plain.set_dtype(mx.float32)
-    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints a line of its own
-        plain, _ = quantize_model(plain, config, GROUP_SIZE, bits)
+    plain, _ = quantise(plain, config, GROUP_SIZE, bits)
     target = Target(plain)
     if drafts:
         given, own = options.get("drafter"), located.drafter or path / DRAFTER_DIRECTORY

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
 from ..drafting.config import DrafterConfig
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.files import is_there, local_path
 from ..system.workspace import require_space
 from ..target.target import Target
+from ..text.boundary import first_forward
 from ..text.drafter_files import check_pair
 from ..text.places import DRAFTER_DIRECTORY, KNOWN
 from .configs import as_given
@@ -119,6 +123,8 @@ def open_drafter(
     if source is None:
         return None
     notes += source.notes
+    with first_forward("The target"):  # before anything of this package touches it; shapes only
+        target.part.model(mx.array([[0]]), cache=make_prompt_cache(target.part.model))
     model = Target(target.part.model)
     if source.config is None:
         config = infer_config(source.tensors, model.vocab_size)

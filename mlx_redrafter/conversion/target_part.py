@@ -221,7 +221,14 @@ def transform(part: TargetPart, options: Options, kept: bool = False) -> TargetP
     left: list[str] = []
     if options.quantize:
         packed = _packed_layers(part.model)
-        _quantise(part, options, predicate)
+        part.model, part.config = quantise(
+            part.model,
+            part.config,
+            options.q_group_size,
+            options.q_bits,
+            mode=options.q_mode,
+            predicate=predicate,
+        )
         if packed and _packed_layers(part.model) == packed:
             part.notes = (_already_quantised(part.config["quantization"], options, kept),)
         left = _left_out(part.model, part.config["quantization"]["group_size"])
@@ -262,23 +269,40 @@ def _already_quantised(entry: dict[str, Any], options: Options, kept: bool) -> s
     return f"The target is quantised already ({how}) and was kept as it is."
 
 
-def _quantise(part: TargetPart, options: Options, predicate: Callable[..., Any] | None) -> None:
+def quantise(
+    model: nn.Module,
+    config: dict[str, Any],
+    group_size: int | None,
+    bits: int | None,
+    *,
+    mode: str = "affine",
+    predicate: Callable[..., Any] | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """mlx-lm's quantisation, with its arguments; the model's layers are exchanged in place.
+
+    Raises:
+        RedrafterError: If mlx-lm cannot quantise a layer like this, or at all.
+    """
     try:
         # mlx-lm prints its own summary; the report carries the same numbers.
         with contextlib.redirect_stdout(io.StringIO()):
-            part.model, part.config = quantize_model(
-                part.model,
-                part.config,
-                options.q_group_size,
-                options.q_bits,
-                mode=options.q_mode,
-                quant_predicate=predicate,
+            made: tuple[nn.Module, dict[str, Any]] = quantize_model(
+                model, config, group_size, bits, mode=mode, quant_predicate=predicate
             )
+            return made
     except ValueError as error:
         reason = " ".join(str(error).split())
+        # A recipe finds a layer's number at the same place in every name.
+        remedy = "choose another --q-group-size or --q-mode"
+        if predicate is not None:
+            remedy = "leave --quant-predicate out, or choose another --q-group-size"
         raise RedrafterError(
-            f"The target cannot be quantised like this ({reason}): choose another --q-group-size "
-            "or --q-mode."
+            f"The target cannot be quantised like this ({reason}): {remedy}."
+        ) from error
+    except TypeError as error:  # a layer of mlx-lm's that falls short of what mlx asks of it
+        raise RedrafterError(
+            f"mlx-lm has layers of this target's type ({config.get('model_type')}) that it cannot "
+            f"quantise ({reason_of(error)}): use the target in full precision."
         ) from error
 
 

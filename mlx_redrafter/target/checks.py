@@ -9,6 +9,8 @@ from mlx.utils import tree_flatten
 from ..errors import RedrafterError
 from .output_head import OutputHead
 
+# Beside weights that are packed in whole numbers: quantised ones, and BitNet's ternary ones.
+_SCALES = ("scales", "weight_scale")
 # Logits of tokens that the rows rank the other way may differ by this share of their spread.
 ROUNDING = 0.02
 
@@ -24,8 +26,8 @@ def check_kinds(model: nn.Module, where: object) -> None:
         RedrafterError: Naming the tensor.
     """
     for path, module in model.named_modules():
-        if "scales" in module:
-            continue  # quantised: packed in whole numbers
+        if any(name in module for name in _SCALES):
+            continue
         for name in ("weight", "bias"):
             value = module.get(name)
             if isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.inexact):

@@ -17,6 +17,8 @@ from ..errors import RedrafterError
 from ..system.visible import visible_line
 
 LONGEST_REASON = 240
+# How mlx refuses a kernel that it has no machine for.
+_NO_METAL = "No Metal back-end"
 # A configuration takes kilobytes; a tokenizer's vocabulary some megabytes.
 LARGEST_JSON = 64 << 20
 # Libraries read these whole.
@@ -41,6 +43,28 @@ def reading(what: object, remedy: str = "fetch or convert it again") -> Iterator
     # Panics of the Rust code in tokenizers derive from BaseException.
     except BaseException as error:
         raise RedrafterError(f"{what} cannot be loaded ({reason(error)}): {remedy}.") from error
+
+
+@contextmanager
+def first_forward(model: object) -> Iterator[None]:
+    """Turn whatever goes wrong where a model is run for the first time into one sentence.
+
+    Args:
+        model: Its directory, or what else to call it.
+
+    Raises:
+        RedrafterError: Instead of everything but an interruption.
+    """
+    with reading(f"{model}, whose configuration and weights do not go together,"):
+        try:
+            yield
+        except RuntimeError as error:
+            if _NO_METAL not in str(error):
+                raise
+            raise RedrafterError(
+                f"{model} cannot run on this machine: mlx-lm computes its layers with kernels "
+                "that are written for Metal only; use it on a Mac with Apple silicon."
+            ) from error
 
 
 @contextmanager

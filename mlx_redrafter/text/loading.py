@@ -30,7 +30,7 @@ from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
 from ..target.checks import check_kinds, check_weights
 from ..target.target import Target
-from .boundary import check_ordinary, read_json, reading
+from .boundary import check_ordinary, first_forward, read_json, reading
 from .bounds import check_config, tensors_of
 from .drafter_files import check_pair, load_drafter, load_recorded
 from .places import (
@@ -307,7 +307,7 @@ def _run_once(model: nn.Module, path: Path) -> None:
     with reading(f"the weights in {path}"):
         mx.eval(model.parameters())
     check_weights(model, path)
-    with reading(f"{path}, whose configuration and weights do not go together,"):
+    with first_forward(path):
         mx.eval(model(mx.array([[0]]), cache=make_prompt_cache(model)))
 
 
