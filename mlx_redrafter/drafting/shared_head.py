@@ -16,8 +16,8 @@ class Head(Protocol):
     """See ``target.output_head.OutputHead``."""
 
     @property
-    def module(self) -> Any | None:
-        """The layer with the rows, if it is one."""
+    def plain_module(self) -> Any | None:
+        """The layer with the rows, if it is one; without an adapter of its own."""
 
     @property
     def rows(self) -> mx.array:
@@ -53,7 +53,7 @@ def share_rows(drafter: Drafter, target: HasOutputHead) -> None:
 
 
 def _rows(target: HasOutputHead, tokens: mx.array | None) -> Callable[[mx.array], mx.array]:
-    module = target.output_head.module if target.output_head else None
+    module = target.output_head.plain_module if target.output_head else None
     if module is None:
         raise RedrafterError(
             "This model has no output rows as wide as its hidden state, so they cannot be shared: "

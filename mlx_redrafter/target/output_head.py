@@ -14,13 +14,20 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 
+_ADAPTED = (LoRALinear, DoRALinear, LoRAEmbedding, DoRAEmbedding)
 # Layers with a matrix that has a row for each output, by the method that multiplies by it.
 _METHODS = {
     nn.Linear: "__call__",
     nn.QuantizedLinear: "__call__",
     nn.Embedding: "as_linear",
     nn.QuantizedEmbedding: "as_linear",
+    LoRALinear: "__call__",
+    DoRALinear: "__call__",
+    LoRAEmbedding: "as_linear",
+    DoRAEmbedding: "as_linear",
 }
 
 
@@ -54,9 +61,15 @@ class OutputHead:
         return found if _method_of(found) else None
 
     @property
+    def plain_module(self) -> Any | None:
+        """The layer as one matrix, with an adapter's part added to its rows."""
+        module = self.module
+        return module.fuse(dequantize=True) if isinstance(module, _ADAPTED) else module
+
+    @property
     def rows(self) -> mx.array:
         """The output rows, (vocab_size, width), float32 and dequantised."""
-        module = self.module
+        module = self.plain_module
         rows: mx.array = self.model[self.path] if module is None else module.weight
         if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
             packing = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}

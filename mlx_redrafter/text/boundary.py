@@ -17,6 +17,7 @@ from ..errors import RedrafterError
 from ..system.visible import visible_line
 
 LONGEST_REASON = 240
+_REMEDY = "fetch or convert it again"
 # How mlx refuses a kernel that it has no machine for.
 _NO_METAL = "No Metal back-end"
 # A configuration takes kilobytes; a tokenizer's vocabulary some megabytes.
@@ -26,7 +27,7 @@ TEXTS, LARGEST_TEXT = (".json", ".jinja"), 256 << 20
 
 
 @contextmanager
-def reading(what: object, remedy: str = "fetch or convert it again") -> Iterator[None]:
+def reading(what: object, remedy: str = _REMEDY) -> Iterator[None]:
     """Turn whatever goes wrong inside into one sentence.
 
     Args:
@@ -46,16 +47,21 @@ def reading(what: object, remedy: str = "fetch or convert it again") -> Iterator
 
 
 @contextmanager
-def first_forward(model: object) -> Iterator[None]:
+def first_forward(model: object, adapter: object = None) -> Iterator[None]:
     """Turn whatever goes wrong where a model is run for the first time into one sentence.
 
     Args:
         model: Its directory, or what else to call it.
+        adapter: The directory of its adapter, None where it has none.
 
     Raises:
         RedrafterError: Instead of everything but an interruption.
     """
-    with reading(f"{model}, whose configuration and weights do not go together,"):
+    what, remedy = f"{model}, whose configuration and weights do not go together,", _REMEDY
+    if adapter is not None:
+        what = f"{model} with the adapter {adapter}"
+        remedy = "load it without, or train one for other layers (keys in lora_parameters)"
+    with reading(what, remedy):
         try:
             yield
         except RuntimeError as error:

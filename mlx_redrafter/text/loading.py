@@ -173,7 +173,7 @@ def load(
     _set_dtype(model, dtype)
     if not lazy:
         with ranks.told() if ranks is not None else nullcontext():
-            _run_once(model, path)
+            _run_once(model, path, adapter_path)
     head: Drafter | None = None
     recorded: RecordedDrafts | None = None
     target = Target(model)
@@ -301,13 +301,13 @@ def _try_tokenizer(tokenizer: TokenizerWrapper) -> None:
         raise ValueError(f"eos_token_id is {sorted(map(str, tokenizer.eos_token_ids))}")
 
 
-def _run_once(model: nn.Module, path: Path) -> None:
+def _run_once(model: nn.Module, path: Path, adapter: str | Path | None) -> None:
     """Read the weights and run one token, before anything of this package touches the model."""
     check_kinds(model, path)
     with reading(f"the weights in {path}"):
         mx.eval(model.parameters())
     check_weights(model, path)
-    with first_forward(path):
+    with first_forward(path, adapter):
         mx.eval(model(mx.array([[0]]), cache=make_prompt_cache(model)))
 
 

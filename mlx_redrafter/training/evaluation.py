@@ -287,8 +287,10 @@ def _bytes(module: Any, own_bytes: Callable[[mx.array], int]) -> int:
 def _target_bytes(target: Teacher, own_bytes: Callable[[mx.array], int]) -> int:
     total = _bytes(target.model, own_bytes)
     output = target.output_head.module if target.output_head else None
+    # An adapter of the output layer holds that layer.
+    read = {id(module) for module in output.modules()} if output is not None else set()
     for _, module in target.model.named_modules():
         is_embedding = isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
-        if is_embedding and module is not output and output is not None:
+        if is_embedding and output is not None and id(module) not in read:
             total -= _bytes(module, own_bytes)
     return total

@@ -10,15 +10,20 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
+from architecture_files import write_architecture
 from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_redrafter.benchmark.precision import load_at
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.shared_head import output_rows, share_rows
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.loading import load
+from mlx_redrafter.tree import DraftTree
 from mlx_redrafter.ui.cli import benchmark as benchmark_cli
 from mlx_redrafter.ui.cli import plan as plan_cli
 
@@ -62,6 +67,64 @@ def test_an_adapter_loads_as_in_mlx_lm(bundle: Path, adapter: Path) -> None:
     text = [int(token) for token, _ in generate_step(mx.array(prompt), theirs, max_tokens=12)]
     drafted = decode(with_adapter, prompt, DecodingConfig(max_tokens=12))
     assert [one.token for one in drafted] == text
+
+
+def adapter_of(model: Path, directory: Path, kind: str, keys: list[str] | None) -> Path:
+    """An adapter of random weights for the layers that ``keys`` names, by default every one."""
+    parameters = LORA if keys is None else {**LORA, "scale": 2.0, "keys": keys}
+    target = mlx_lm.load(str(model))[0]
+    target.freeze()
+    linear_to_lora_layers(target, 2, parameters, use_dora=kind == "dora")
+    rng = np.random.default_rng(0)
+    weights = {
+        name: value if name.endswith(".m") else mx.array(rng.normal(0, 0.1, value.shape))
+        for name, value in tree_flatten(target.trainable_parameters())
+        if name.rsplit(".", 1)[-1] in ("lora_a", "lora_b", "m")
+    }
+    directory.mkdir()
+    mx.save_safetensors(str(directory / "adapters.safetensors"), weights)
+    config = {"fine_tune_type": kind, "num_layers": 2, "lora_parameters": parameters}
+    (directory / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_adapters_of_the_output_layer(tmp_path: Path, kind: str, tied: bool) -> None:
+    if tied:
+        model, keys = bundles.make_bundle(tmp_path / "tiny"), ["model.embed_tokens"]
+    else:
+        model, keys = write_architecture(tmp_path / "tiny", "llama", drafter=True), ["lm_head"]
+    path = adapter_of(model, tmp_path / "adapter", kind, keys)
+    theirs = mlx_lm.load(str(model), adapter_path=str(path))[0]
+    prompt = [30, 40, 50, 60, 70]
+    text = [int(token) for token, _ in generate_step(mx.array(prompt), theirs, max_tokens=12)]
+    loaded = load(model, dtype=mx.float32, adapter_path=path, plan=False)[0]
+    assert loaded.target.refusal is None
+    assert loaded.head is not None
+    assert [one.token for one in decode(loaded, prompt, DecodingConfig(max_tokens=12))] == text
+    target = loaded.target
+    logits, hidden = target.verify(DraftTree.root_only(mx.array([30])), target.make_cache())
+    rows = output_rows(target)
+    assert rows is not None
+    assert mx.allclose(hidden @ rows.T, logits, rtol=1e-4, atol=1e-4)
+    shape = DrafterConfig(
+        hidden_size=target.hidden_size,
+        vocab_size=target.vocab_size,
+        exit_dim=target.hidden_size,
+        num_draft_layers=0,
+        shared_rows=True,
+    )
+    shared = Drafter(shape)
+    share_rows(shared, target)
+    assert mx.allclose(shared.output(hidden), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_a_model_cannot_run_with_an_adapter(tmp_path: Path) -> None:
+    model = write_architecture(tmp_path / "afm7", "afm7")
+    path = adapter_of(model, tmp_path / "adapter", "dora", None)
+    with pytest.raises(RedrafterError, match=r"with the adapter .* cannot be loaded .* without"):
+        load(model, adapter_path=path)
 
 
 def test_a_bundle_may_be_loaded_without_its_drafter(bundle: Path) -> None:
