@@ -16,7 +16,9 @@ from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError
+from ..target.experts import make_computable
 from ..target.target import Target
+from ..text.boundary import first_forward
 from ..text.generate import stream_generate
 from ..text.loading import load
 from ..text.prompts import encode_prompt
@@ -141,12 +143,14 @@ def _logit_difference(
             f"mlx-lm cannot open the bundle it should be able to open ({error}): convert it again."
         ) from error
     ids = [encode_prompt(tokenizer, _messages(tokenizer, prompt)) for prompt in PROMPTS]
-    written = [model(mx.array([tokens])).astype(mx.float32) for tokens in ids]
-    mx.eval(written)
+    make_computable(model)
+    with first_forward(path):
+        written = [model(mx.array([tokens])).astype(mx.float32) for tokens in ids]
+        mx.eval(written)
     del model
     tick()
     mx.clear_cache()
-    model = reference()
+    model = make_computable(reference())
     largest = 0.0
     for tokens, scores in zip(ids, written, strict=True):
         expected = model(mx.array([tokens])).astype(mx.float32)

@@ -18,8 +18,9 @@ from ..system.visible import visible_line
 
 LONGEST_REASON = 240
 _REMEDY = "fetch or convert it again"
-# How mlx refuses a kernel that it has no machine for.
+# How mlx refuses what it has no kernel for on this machine.
 _NO_METAL = "No Metal back-end"
+_EXPERTS = "[GatherMM::eval] Currently only supports float32"
 # A configuration takes kilobytes; a tokenizer's vocabulary some megabytes.
 LARGEST_JSON = 64 << 20
 # Libraries read these whole.
@@ -65,6 +66,11 @@ def first_forward(model: object, adapter: object = None) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
+            if _EXPERTS in str(error):
+                raise RedrafterError(
+                    f"{model} cannot run on this machine in this precision: on a CPU mlx computes "
+                    "mixtures of experts in float32 only; ask for float32."
+                ) from error
             if _NO_METAL not in str(error):
                 raise
             raise RedrafterError(

@@ -29,6 +29,7 @@ from ..system.device import on_gpu
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
 from ..target.checks import check_kinds, check_weights
+from ..target.experts import needs_float32
 from ..target.target import Target
 from .boundary import check_ordinary, first_forward, read_json, reading
 from .bounds import check_config, tensors_of
@@ -349,9 +350,9 @@ def _adapter_directory(path: str | Path | None) -> Path | None:
 
 
 def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:
-    """Cast unquantised floating-point weights; scales of quantised layers keep theirs."""
+    """Cast unquantised floating-point weights; a quantised model's keep theirs if it runs so."""
     wanted = dtype or (None if on_gpu() else mx.float32)
     quantised = any("scales" in name for name, _ in tree_flatten(module.parameters()))
-    if wanted is None or (quantised and dtype is None):
+    if wanted is None or (quantised and dtype is None and not needs_float32(module)):
         return
     module.set_dtype(wanted)

@@ -61,3 +61,22 @@ def test_a_recipe_that_cannot_number_the_layers_is_the_one_to_leave_out(tmp_path
         convert(
             hf_path=source, mlx_path=tmp_path / "out", quantize=True, quant_predicate="mixed_3_6"
         )
+
+
+@pytest.mark.parametrize("quantised", [True, False], ids=["quantised", "full"])
+def test_experts_that_are_not_packed(tmp_path: Path, quantised: bool) -> None:
+    """The width of the experts, 48, is no multiple of 32, so their last layer is not packed."""
+    source = write_architecture(tmp_path / "mixtral", "mixtral", drafter=True)
+    packing = {"quantize": True, "q_group_size": 32} if quantised else {}
+    out = tmp_path / "out"
+    report = convert(hf_path=source, mlx_path=out, dtype="bfloat16", check=True, **packing)
+    assert report.check is not None
+    assert report.check.target_matches
+    assert report.check.failure is None
+    config = DecodingConfig(max_tokens=12)
+    models = [load(out, drafter=drafter, plan=False)[0] for drafter in (None, False)]
+    texts = [[one.token for one in decode(model, PROMPT, config)] for model in models]
+    assert texts[0] == texts[1]
+    if not mx.metal.is_available() and not mx.cuda.is_available():
+        with pytest.raises(RedrafterError, match="ask for float32"):
+            load(out, dtype=mx.bfloat16)
