@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ANSWER_TOKENS = 4096
+CONTINUATION_TOKENS = 16  # OpenAI's
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -20,7 +23,8 @@ class ServerSettings:
         max_concurrent: Sequences of a model that are decoded together.
         max_queue: Answers that may wait besides.
         cache_memory: Bytes for prefixes that are kept.
-        max_tokens: Tokens of an answer where the request names no number.
+        max_tokens: Tokens of an answer where the request names no number; None for
+            ``ANSWER_TOKENS``, or ``CONTINUATION_TOKENS`` where it goes on from a bare text.
         context_limit: Tokens of prompt and answer at most, in place of the model's own limit.
         prefill_step_size: Prompt tokens read between two steps.
         max_body: Bytes of a request at most.
@@ -28,6 +32,7 @@ class ServerSettings:
         grace: Seconds that running answers get when the server is told to stop.
         copies: Whether copies of the text are drafted too, where a request says nothing.
         sampling: Fields of SamplingConfig, where a request names none.
+        template: Arguments of the chat template, where a request names none.
     """
 
     host: str = "127.0.0.1"
@@ -38,7 +43,7 @@ class ServerSettings:
     max_concurrent: int = 8
     max_queue: int = 64
     cache_memory: int = 2**30
-    max_tokens: int = 4096
+    max_tokens: int | None = None
     context_limit: int | None = None
     prefill_step_size: int = 512
     max_body: int = 16 * 2**20
@@ -46,3 +51,4 @@ class ServerSettings:
     grace: float = 10.0
     copies: bool = True
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, Any] = field(default_factory=dict)

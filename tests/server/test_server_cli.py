@@ -155,6 +155,15 @@ def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
         read_flags(["--api-key-file", key, "--api-key", "other"]).settings()
 
 
+def test_arguments_of_the_template_are_read() -> None:
+    flag = "--chat-template-args"
+    assert read_flags([]).settings().template == {}
+    given = read_flags([flag, '{"enable_thinking": false}']).settings().template
+    assert given == {"enable_thinking": False}
+    with pytest.raises(RedrafterError, match="'messages', which the server sets itself"):
+        read_flags([flag, '{"messages": []}']).settings()
+
+
 def test_an_address_may_be_written_as_in_a_url() -> None:
     assert read_flags(["--host", "[::1]"]).settings().host == "::1"
     assert read_flags(["--host", "::1"]).settings().host == "::1"

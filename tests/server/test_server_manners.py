@@ -159,6 +159,21 @@ def test_paths_and_methods_that_are_not_there(live: Live) -> None:
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     claude = httpx.get(live.url + "/v1/messages").json()
     assert claude["type"] == "error"
+    lost = httpx.post(live.url + "/completions", json=ASK)  # a base URL without /v1
+    assert lost.status_code == 404
+    assert "/v1/completions" in lost.json()["error"]["message"]
+    # mlx_lm.server answers there, too.
+    assert httpx.post(live.url + "/chat/completions", json=ASK).status_code == 200
+
+
+def test_a_mark_of_windows_before_the_body_is_read_over(live: Live) -> None:
+    raw = b"\xef\xbb\xbf" + json.dumps(ASK).encode()
+    headers = {"Content-Type": "application/json"}
+    assert httpx.post(live.url + CHAT, content=raw, headers=headers).status_code == 200
+
+
+def test_no_repetition_penalty_is_said_as_to_mlx_lms_server(live: Live) -> None:
+    assert httpx.post(live.url + CHAT, json=ASK | {"repetition_penalty": 0}).status_code == 200
 
 
 # ---- who may ask

@@ -115,6 +115,7 @@ RESULT = {"type": "tool_result", "tool_use_id": "1", "content": [IMAGE]}
 TEXTS = "'text' and 'refusal' are"
 INPUT_TEXTS = "'input_text', 'output_text', 'text' and 'refusal' are"
 ITEMS = "'function_call', 'function_call_output', 'reasoning' and 'message' are"
+NOT_HERE = "is not supported here: leave it out."
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (
         CHAT,
@@ -148,6 +149,11 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "'critic' is not supported here, only 'system', 'developer', 'user', 'assistant' and "
         "'tool' are.",
     ),
+    *(
+        (COMPLETIONS, {"prompt": "a", name: value}, name, NOT_HERE)
+        for name, value in (("echo", True), ("suffix", "b"), ("best_of", 2))
+    ),
+    (RESPONSES, {"input": "a", "background": True}, "background", NOT_HERE),
     (COMPLETIONS, {"prompt": []}, "prompt", "list should have at least 1 item, not 0."),
     (COMPLETIONS, {"prompt": ["a"] * 65}, "prompt", "list should have at most 64 items, not 65."),
     (COMPLETIONS, {"prompt": [1, -2]}, "prompt.1", "input should be greater than or equal to 0."),
@@ -217,7 +223,7 @@ def test_what_is_wrong_is_named_as_the_client_wrote_it(
     live: Live, path: str, body: dict[str, Any], param: str, words: str
 ) -> None:
     error = refused(live, path, body)
-    between = " " if words == "is missing." else ": "
+    between = " " if words in ("is missing.", NOT_HERE) else ": "
     assert error["message"] == f"{param}{between}{words}"
     assert error.get("param", param) == param
 

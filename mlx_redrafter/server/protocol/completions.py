@@ -30,7 +30,6 @@ from .writing import Envelope
 
 MAX_PROMPTS = 64
 MAX_TOP_LOGPROBS = 5
-DEFAULT_TOKENS = 16  # OpenAI's
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -70,7 +69,7 @@ def parse_completion(body: dict[str, Any]) -> Parsed:
         Task(
             prompt=prompt,
             sampling=request.sampling() | bias_pairs(request.logit_bias),
-            max_tokens=request.max_tokens or DEFAULT_TOKENS,
+            max_tokens=request.max_tokens,
             stops=stop_list(request.stop),
             count=request.n or 1,
             logprobs=request.logprobs,

@@ -135,6 +135,9 @@ def _sentence(details: ErrorDetails, param: str, value: Any) -> str:
         return _unsupported(param, value, context["expected_tags"])
     if kind == "literal_error" and param.endswith(".type"):
         return _unsupported(param, value, context["expected"].replace(" or ", ", "))
+    if kind == "literal_error" and " or " not in context["expected"]:
+        # The one value that is taken does nothing, and reads as Python's: False, ''.
+        return f"{param} is not supported here: leave it out."
     message = message.replace(" after validation", "")
     return f"{param}: {message[0].lower()}{message[1:]}." if param else f"{message}."
 

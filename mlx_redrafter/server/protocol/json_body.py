@@ -23,7 +23,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
             surrogate, a number that is not finite, or an integer beyond 64 bits.
     """
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # Windows programs begin files with a mark
     except UnicodeDecodeError as error:
         raise _malformed("The body is not UTF-8.") from error
     value = parse_json(text)

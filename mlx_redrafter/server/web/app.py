@@ -33,6 +33,10 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+NOTHING_HERE = (
+    "There is nothing at this path: requests go to /v1/chat/completions, /v1/completions, "
+    "/v1/responses or /v1/messages, and /v1/models lists the models."
+)
 
 
 def make_app(service: Service, metrics: Metrics) -> Starlette:
@@ -45,6 +49,7 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
 
     routes = [
         post("/v1/chat/completions", handlers.endpoint(CHAT)),
+        post("/chat/completions", handlers.endpoint(CHAT)),  # mlx_lm.server has it, too
         post("/v1/completions", handlers.endpoint(COMPLETIONS)),
         post("/v1/responses", handlers.endpoint(RESPONSES)),
         post("/v1/messages", handlers.endpoint(MESSAGES)),
@@ -94,7 +99,7 @@ async def _description(request: Request) -> Response:  # noqa: ARG001
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: "There is nothing at this path.", 405: "This path does not take this method."}
+    words = {404: NOTHING_HERE, 405: "This path does not take this method."}
     message = words.get(error.status_code, str(error.detail))
     made = ApiError(error.status_code, message, headers=dict(error.headers or {}))
     return refusal(made, api_of(request.url.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,19 @@ class Encoded:
     parallel: bool = True
 
 
-def encode(tokenizer: TokenizerWrapper, task: Task, vocab_size: int) -> Encoded:
+def encode(
+    tokenizer: TokenizerWrapper,
+    task: Task,
+    vocab_size: int,
+    template: Mapping[str, Any] | None = None,
+) -> Encoded:
     """The prompt of a task.
+
+    Args:
+        tokenizer: The model's.
+        task: Whose prompt.
+        vocab_size: Tokens that the model knows.
+        template: Arguments of the chat template where the request names none.
 
     Raises:
         ApiError: 400 if the model has no chat template or no tools, the template refuses the
@@ -44,7 +56,7 @@ def encode(tokenizer: TokenizerWrapper, task: Task, vocab_size: int) -> Encoded:
     """
     prompt = task.prompt
     if isinstance(prompt, Conversation):
-        encoded = _conversation(tokenizer, prompt)
+        encoded = _conversation(tokenizer, prompt, template or {})
     else:
         try:
             encoded = Encoded(encode_prompt(tokenizer, prompt), continues=True)
@@ -56,7 +68,9 @@ def encode(tokenizer: TokenizerWrapper, task: Task, vocab_size: int) -> Encoded:
     return encoded
 
 
-def _conversation(tokenizer: TokenizerWrapper, conversation: Conversation) -> Encoded:
+def _conversation(
+    tokenizer: TokenizerWrapper, conversation: Conversation, template: Mapping[str, Any]
+) -> Encoded:
     if not tokenizer.has_chat_template:
         raise ApiError(400, "This model has no chat template: use /v1/completions.", "messages")
     if conversation.tools and not tokenizer.has_tool_calling:
@@ -71,7 +85,7 @@ def _conversation(tokenizer: TokenizerWrapper, conversation: Conversation) -> En
             "This model has no format for tool calls: leave those of earlier turns out, or use a "
             "model that has.",
         )
-    ids = _templated(tokenizer, conversation)
+    ids = _templated(tokenizer, conversation, template)
     initial = tokenizer.response_initial_state or "normal"
     if tokenizer.has_thinking and initial == "normal":
         opened = tokenizer.rfind_think_start(ids) > tokenizer.rfind_think_end(ids)
@@ -90,10 +104,11 @@ def _conversation(tokenizer: TokenizerWrapper, conversation: Conversation) -> En
     )
 
 
-def _templated(tokenizer: TokenizerWrapper, conversation: Conversation) -> list[int]:
-    arguments = dict(conversation.template)
-    if conversation.tool_choice == "required":
-        arguments.setdefault("enable_thinking", False)
+def _templated(
+    tokenizer: TokenizerWrapper, conversation: Conversation, template: Mapping[str, Any]
+) -> list[int]:
+    forced = {"enable_thinking": False} if conversation.tool_choice == "required" else {}
+    arguments = {**template, **forced, **conversation.template}
     if conversation.continue_last:
         arguments |= {"add_generation_prompt": False, "continue_final_message": True}
     refused: RedrafterError | None = None

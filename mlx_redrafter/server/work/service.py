@@ -14,8 +14,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..protocol.answer import Event, Failed, Finished
 from ..protocol.failures import ApiError, queue_full, too_long
-from ..protocol.task import Parsed, Task
-from ..settings import ServerSettings
+from ..protocol.task import Conversation, Parsed, Task
+from ..settings import ANSWER_TOKENS, CONTINUATION_TOKENS, ServerSettings
 from .answering import Job
 from .engine_thread import EngineThread
 from .host import Host, Work
@@ -170,7 +170,7 @@ class Service:
         long = len(str(task.prompt)) > LONG
         encoder = model.long_encoder if long else model.encoder
         with encoder.lock:
-            encoded = encode(encoder.tokenizer, task, model.vocab_size)
+            encoded = encode(encoder.tokenizer, task, model.vocab_size, self.settings.template)
         limit = model.context_limit
         if bounded and limit is not None and len(encoded.ids) >= limit:
             raise too_long(len(encoded.ids), limit)
@@ -188,11 +188,16 @@ class Service:
             if token >= model.vocab_size:
                 message = f"logit_bias names the token {token}, outside the vocabulary."
                 raise ApiError(400, message, "logit_bias", "invalid_value")
-        most = task.max_tokens or self.settings.max_tokens
+        most = task.max_tokens or self._usual_tokens(task)
         if model.context_limit is not None:
             most = min(most, model.context_limit - len(encoded.ids))
         copies = self.settings.copies if task.copies is None else task.copies
         return Decoding(encoded.ids, most, sampling, task.draft, copies, task.logprobs)
+
+    def _usual_tokens(self, task: Task) -> int:
+        """Tokens of an answer at most where the request names no number."""
+        usual = ANSWER_TOKENS if isinstance(task.prompt, Conversation) else CONTINUATION_TOKENS
+        return self.settings.max_tokens or usual
 
     def submit(self, model: ServedModel, jobs: list[Job]) -> Ticket:
         """Queue a request.

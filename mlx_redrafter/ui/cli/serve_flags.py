@@ -15,7 +15,7 @@ from ...sampling import SamplingConfig
 from ..entry import as_typed
 from ..flags import add_flags, flag, flags_of, options_of
 from ..model_flags import LoadFlags, pocket_or_refuse
-from ..parsing import OneSentenceParser, count
+from ..parsing import OneSentenceParser, count, json_object
 
 if TYPE_CHECKING:
     from ...server.loading import ModelSpec
@@ -137,7 +137,14 @@ class ServeFlags(LoadFlags):
         metavar="SECONDS",
     )  # fmt: skip
 
-    max_tokens: int = flag(4096, _REQUESTS, "longest answer", reader=count(1), aliases=("m",))
+    max_tokens: int | None = flag(
+        None, _REQUESTS, "longest answer; default 4096, and 16 at /v1/completions, as OpenAI has "
+        "it", reader=count(1), aliases=("m",),
+    )  # fmt: skip
+    chat_template_args: dict[str, Any] | None = flag(
+        None, _REQUESTS, "arguments of the chat template, such as '{\"enable_thinking\": false}'",
+        reader=json_object, metavar="JSON",
+    )  # fmt: skip
     sampling: SamplingConfig = flags_of(
         SamplingConfig, _REQUESTS, aliases={"temperature": ("temp",)}, without=("logprobs",)
     )
@@ -168,6 +175,7 @@ class ServeFlags(LoadFlags):
             keep_alive=self.keep_alive,
             grace=self.grace,
             copies=self.copy,
+            template=self._template(),
             sampling=_changed(self.sampling),
         )
 
@@ -190,6 +198,17 @@ class ServeFlags(LoadFlags):
             ModelSpec(path, drafter if self.draft else False, adapter, self.plan, more)
             for path in paths
         ]
+
+    def _template(self) -> dict[str, Any]:
+        """Arguments of the chat template; those that are the server's own are refused."""
+        from ...server.protocol.chat_request import RESERVED
+
+        given = self.chat_template_args or {}
+        for name in sorted(RESERVED & given.keys()):
+            raise RedrafterError(
+                f"--chat-template-args has {name!r}, which the server sets itself: leave it out."
+            )
+        return given
 
     def _key(self) -> str | None:
         """The key; from a file it is not seen in lists of processes."""
