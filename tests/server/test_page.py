@@ -180,15 +180,31 @@ def test_markup_in_an_answer_stays_text(browser: Any, tokenizer: TokenizerWrappe
         page.context.close()
 
 
-def test_a_key_is_asked_for(browser: Any, tokenizer: TokenizerWrapper) -> None:
-    settings = ServerSettings(api_key="secret")
+def test_every_seed_is_asked_for_as_it_was_written(
+    browser: Any, tokenizer: TokenizerWrapper
+) -> None:
+    engine = script(tokenizer)
+    with serve_scripted(tokenizer, engine) as live:
+        page = opened(browser, live)
+        page.click("#settings summary")
+        for seed, taken in (("7", 7), ("007", 7), ("9007199254740993", 2**53 + 1)):
+            page.fill("#seed", seed)
+            ask(page, "say")
+            finished(page)
+            assert eventually(lambda taken=taken: engine.added[-1].sampling["seed"] == taken)
+        page.context.close()
+
+
+@pytest.mark.parametrize("key", ["secret", "secrét", "ключ"])
+def test_a_key_is_asked_for(browser: Any, tokenizer: TokenizerWrapper, key: str) -> None:
+    settings = ServerSettings(api_key=key)
     with serve_scripted(tokenizer, script(tokenizer), settings) as live:
         page = browser.new_context().new_page()
         page.goto(live.url)
         page.wait_for_selector("#banner:not([hidden])")
         assert "API key" in page.inner_text("#banner")
         page.click("#settings summary")
-        page.fill("#key", "secret")
+        page.fill("#key", key)
         page.press("#key", "Tab")
         page.wait_for_selector("#model option", state="attached")
         ask(page, "say")

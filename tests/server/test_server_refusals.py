@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -226,6 +227,25 @@ def test_what_is_wrong_is_named_as_the_client_wrote_it(
     between = " " if words in ("is missing.", NOT_HERE) else ": "
     assert error["message"] == f"{param}{between}{words}"
     assert error.get("param", param) == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 2**64}, "seed: the number is too large."),
+        ({"logit_bias": {"5": 10**20}}, "logit_bias.5: the number is too large."),
+        (
+            {"stop": ["\udfff"]},
+            "stop.0: the text holds half of a surrogate pair, which is no character.",
+        ),
+    ],
+)
+def test_what_no_json_may_hold_is_named(live: Live, fields: dict[str, Any], message: str) -> None:
+    raw = json.dumps(user("please say") | fields)
+    headers = {"Content-Type": "application/json"}
+    for path in (CHAT, "/v1/messages"):
+        error = httpx.post(live.url + path, content=raw, headers=headers).json()["error"]
+        assert error["message"] == message
 
 
 # ---- calls for a model that has no format for them

@@ -21,7 +21,8 @@ function element(tag, className, text) {
 }
 
 function headers() {
-  const key = ui.key.value.trim();
+  // Headers take bytes: those of UTF-8, which the server expects.
+  const key = String.fromCharCode(...new TextEncoder().encode(ui.key.value.trim()));
   return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
@@ -116,8 +117,13 @@ function request() {
   if (ui.model.value) body.model = ui.model.value;
   const most = Number(ui["max-tokens"].value);
   if (most >= 1) body.max_tokens = Math.floor(most);
-  if (ui.seed.value !== "") body.seed = Math.floor(Number(ui.seed.value));
-  return body;
+  const seed = ui.seed.value;
+  if (/^[0-9]+$/.test(seed)) {
+    // Seeds have up to 63 bits, and JavaScript's numbers 53: another one would make another text.
+    return JSON.stringify(body).replace(/}$/, `,"seed":${BigInt(seed)}}`);
+  }
+  if (seed !== "") body.seed = Math.floor(Number(seed));
+  return JSON.stringify(body);
 }
 
 async function answer() {
@@ -129,7 +135,7 @@ async function answer() {
   let ended = false;
   try {
     const response = await fetch("/v1/chat/completions", {
-      method: "POST", headers: headers(), body: JSON.stringify(request()), signal: control.signal,
+      method: "POST", headers: headers(), body: request(), signal: control.signal,
     });
     if (!response.ok) throw new Refused(await words(response));
     status();

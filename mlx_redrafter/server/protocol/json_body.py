@@ -72,10 +72,10 @@ def check_json(value: Any, path: str = "") -> None:
             _check_text(item, place)
         elif isinstance(item, float):
             if not math.isfinite(item):
-                raise _malformed("A number is too large.", place)
+                raise _malformed(_said_of(place, "number is too large."), place)
         elif isinstance(item, int):
             if not -LARGEST_INTEGER - 1 <= item <= LARGEST_INTEGER:
-                raise _malformed("A number is too large.", place)
+                raise _malformed(_said_of(place, "number is too large."), place)
         elif isinstance(item, dict | list):
             if depth > MAX_DEPTH:
                 raise _malformed(f"{path or 'The body'} is nested too deeply.", path)
@@ -84,6 +84,11 @@ def check_json(value: Any, path: str = "") -> None:
 
 def _malformed(message: str, path: str = "") -> ApiError:
     return ApiError(400, message, path or None, "invalid_json")
+
+
+def _said_of(path: str, fault: str) -> str:
+    """A sentence on the number or text at a path."""
+    return f"{path}: the {fault}" if path else f"The {fault}"
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -104,5 +109,6 @@ def _check_text(text: str, path: str) -> None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            message = "The text holds half of a surrogate pair, which is no character."
+            message = "text holds half of a surrogate pair, which is no character."
+            message = _said_of(path, message)
             raise _malformed(message, path) from error
