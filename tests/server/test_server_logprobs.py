@@ -12,6 +12,10 @@ from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
 
+from mlx_redrafter.server.protocol.answer import Answer, Finished, Text, TokenLogprob, Usage
+from mlx_redrafter.server.protocol.completions import CompletionWriter
+from mlx_redrafter.server.protocol.task import Parsed
+from mlx_redrafter.server.protocol.writing import Envelope
 from mlx_redrafter.server.work.sequences import NewToken, SequenceEvent
 from mlx_redrafter.server.work.token_bytes import bytes_of
 
@@ -69,6 +73,18 @@ def test_a_completions_tokens_are_told_apart(live: Live) -> None:
     assert made["tokens"][start : start + 4] == parts
     place = TEXT.index("\N{GRINNING FACE}")
     assert made["text_offset"][start : start + 5] == [place, place, place, place, place + 1]
+
+
+def test_what_follows_a_broken_character_is_found_behind_it() -> None:
+    writer = CompletionWriter(Envelope("id", 0, "tiny", ""), Parsed(None, []))
+    raws = [b"on", b"\xf1", b" src", b"\xf0\x9f", b"\x98", b"\x80", b"!", b"\xde", b"\xde", b"a"]
+    entries = tuple(TokenLogprob(raw.decode("utf-8", "replace"), raw, 0.0) for raw in raws)
+    answer = Answer()
+    answer.add(Text(0, b"".join(raws).decode("utf-8", "replace"), logprobs=entries))
+    answer.add(Finished(0, "stop", Usage(), {}))
+    choice = writer.body([answer])["choices"][0]
+    assert choice["text"] == "on\ufffd src\N{GRINNING FACE}!\ufffd\ufffda"
+    assert choice["logprobs"]["text_offset"] == [0, 2, 3, 7, 7, 7, 8, 9, 10, 11]
 
 
 @pytest.mark.parametrize(

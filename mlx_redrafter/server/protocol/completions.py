@@ -170,8 +170,14 @@ class CompletionWriter:
         decoder = self._decoders.setdefault(index, _UTF8("replace"))
         offsets = []
         for entry in entries:
-            offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(decoder.decode(entry.raw))
+            before = self._offsets.get(index, 0)
+            made = decoder.decode(entry.raw)
+            # A character that was begun, and does not go on, is written before this token.
+            begun = len(decoder.getstate()[0])
+            whole = entry.raw[: max(0, len(entry.raw) - begun)].decode("utf-8", "replace")
+            broken = max(0, len(made) - len(whole))
+            offsets.append(before + broken)
+            self._offsets[index] = before + len(made)
         return {
             "tokens": [_name(entry) for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],
