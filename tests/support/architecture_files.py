@@ -11,10 +11,6 @@ import mlx.core as mx
 from common_config import COMMON, HIDDEN
 from mlx.utils import tree_flatten
 
-from mlx_redrafter.drafting.config import DrafterConfig
-from mlx_redrafter.drafting.drafter import Drafter
-from mlx_redrafter.text.drafter_files import save_drafter
-
 
 def write_architecture(directory: Path, name: str, *, drafter: bool = False) -> Path:
     """Write a model of one of ``architectures.CONFIGS`` that has no text_config; returns its path.
@@ -33,8 +29,5 @@ def write_architecture(directory: Path, name: str, *, drafter: bool = False) -> 
     config = {**COMMON, **architectures.CONFIGS[name], **own}
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     if drafter:
-        shape = DrafterConfig(
-            hidden_size=HIDDEN, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
-        )
-        save_drafter(directory / "drafter", Drafter(shape))
+        bundles.write_drafter(directory, HIDDEN, vocab_size)
     return directory

@@ -58,11 +58,16 @@ def make_bundle(
     mx.save_safetensors(str(directory / "model.safetensors"), weights, {"format": "mlx"})
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     if drafter:
-        shape = DrafterConfig(
-            hidden_size=hidden_size, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
-        )
-        save_drafter(directory / "drafter", Drafter(shape))
+        write_drafter(directory, hidden_size, vocab_size)
     return directory
+
+
+def write_drafter(bundle: Path, hidden_size: int, vocab_size: int) -> None:
+    """Write a small random drafter into a bundle."""
+    shape = DrafterConfig(
+        hidden_size=hidden_size, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
+    )
+    save_drafter(bundle / "drafter", Drafter(shape))
 
 
 def make_tokenizer(directory: Path) -> int:
