@@ -177,11 +177,11 @@ def test_no_prompt_waits_for_a_long_one_to_be_encoded(
 ) -> None:
     began, go_on, encode = threading.Event(), threading.Event(), service.encode
 
-    def slow(given: TokenizerWrapper, task: Any, size: int) -> Any:
+    def slow(given: TokenizerWrapper, task: Any, *more: Any) -> Any:
         if len(task.prompt) > 1000:
             began.set()
             assert go_on.wait(30)
-        return encode(given, task, size)
+        return encode(given, task, *more)
 
     monkeypatch.setattr(service, "encode", slow)
     with serve_scripted(tokenizer, script(tokenizer)) as live:
