@@ -275,7 +275,13 @@ class Sampler:
         return noise_rows(self.config.seed or 0, index * NOISE_BLOCK, NOISE_BLOCK, self._vocab_size)
 
     def choose(
-        self, logits: mx.array, tree: DraftTree, noise: mx.array | None, recent: Sequence[int]
+        self,
+        logits: mx.array,
+        tree: DraftTree,
+        noise: mx.array | None,
+        recent: Sequence[int],
+        *,
+        tells_noise: bool = True,
     ) -> Choices:
         """The target's choice after each node of a tree.
 
@@ -284,6 +290,7 @@ class Sampler:
             tree: The nodes.
             noise: Row d for nodes of depth d, (max_depth + 1, vocab_size); None when greedy.
             recent: Tokens before the root, all of them.
+            tells_noise: Whether to say which choices noise decided: a pass over the vocabulary.
         """
         logits = self._penalised(logits, tree, recent)
         coin = None
@@ -293,7 +300,7 @@ class Sampler:
                 at = tree.depths + (len(recent) + 1)
                 coin = coins(self.config.seed or 0, at)[:, None]
         if self._processors and len(tree) > 1:
-            return self._walk(logits, tree, noise, coin, recent)
+            return self._walk(logits, tree, noise, coin, recent, tells_noise=tells_noise)
         if self._processors:
             text = mx.concatenate([mx.array(list(recent), dtype=mx.int32), tree.tokens])
             logits = processed(logits, text, self._processors)
@@ -301,13 +308,21 @@ class Sampler:
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             rows = [self._chosen(logprobs[n : n + 1]) for n in range(len(tree))]
             return self._report(logits, mx.concatenate(rows), None)
-        return self._draw(logits, noise, coin)
+        return self._draw(logits, noise, coin, tells_noise=tells_noise)
 
-    def _draw(self, logits: mx.array, noise: mx.array | None, coin: mx.array | None) -> Choices:
+    def _draw(
+        self,
+        logits: mx.array,
+        noise: mx.array | None,
+        coin: mx.array | None,
+        *,
+        tells_noise: bool,
+    ) -> Choices:
         """A choice from each row of logits, with its noise and what decides over XTC."""
         chosen = scores(self.config, logits, noise, normalise=False, coin=coin)
         tokens = mx.argmax(chosen, axis=-1).astype(mx.int32)
-        return self._report(logits, tokens, None if noise is None else below_best(logits, tokens))
+        told = noise is not None and tells_noise
+        return self._report(logits, tokens, below_best(logits, tokens) if told else None)
 
     def _walk(
         self,
@@ -316,6 +331,8 @@ class Sampler:
         noise: mx.array | None,
         coin: mx.array | None,
         recent: Sequence[int],
+        *,
+        tells_noise: bool,
     ) -> Choices:
         """The choices after the nodes that they accept, one after the other; zero elsewhere.
 
@@ -331,11 +348,9 @@ class Sampler:
             row = slice(node, node + 1)
             own = processed(logits[row], mx.array(text, dtype=mx.int32), self._processors)
             path.append(node)
-            made.append(
-                self._draw(
-                    own, None if noise is None else noise[row], None if coin is None else coin[row]
-                )
-            )
+            own_noise = None if noise is None else noise[row]
+            own_coin = None if coin is None else coin[row]
+            made.append(self._draw(own, own_noise, own_coin, tells_noise=tells_noise))
             token = cast("int", made[-1].tokens.item())
             node = None if token in self._ends else known.child(node, token)
         return Choices.at(path, made, len(tree))

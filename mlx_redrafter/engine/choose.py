@@ -128,7 +128,7 @@ class DraftChooser:
             drafts: What the step to be launched verifies.
         """
         if self._reports.rests_on:
-            return PlannedDrafts(None, [None for _ in sequences])
+            return PlannedDrafts(None, [None for _ in sequences], resting=True)
         planner = self.planner_of(sequences)
         # A chain is picked from a tree by its scores.
         early = self._target.verifies == "tree" and self._model.lookback is not None

@@ -30,10 +30,12 @@ class PlannedDrafts:
     Attributes:
         shape: The shape; None: the next step is plain.
         sources: Who drafts it for each sequence; None: nobody.
+        resting: Whether the step after that one is known to be plain as well.
     """
 
     shape: BeamShape | None
     sources: Tokens[DraftSource | None]
+    resting: bool = False
 
     @property
     def depth(self) -> int:
@@ -86,14 +88,16 @@ class StepLauncher:
         trees = _of_one_size(sequences, own)
         logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
         plain_next = following is not None and following.shape is None
+        resting = following is not None and following.resting
         pending = []
         for place, sequence in enumerate(sequences):
             tree, noise, drafted = trees[place], noises[place], bool(sources[place])
             if sequence.asks_caller:
-                few = sequence.choose(logits[place][: len(own[place])], own[place], noise)
+                rows = logits[place][: len(own[place])]
+                few = sequence.choose(rows, own[place], noise, resting=resting)
                 choices = few.padded(len(tree))
             else:
-                choices = sequence.choose(logits[place], tree, noise)  # 3 choose
+                choices = sequence.choose(logits[place], tree, noise, resting=resting)  # 3 choose
             shape = drafts[place].shape if drafted and len(tree) > 1 else None
             step = PendingStep(
                 tree=tree,

@@ -215,9 +215,20 @@ class Sequence:
             self.noise_scale, look,
         )  # fmt: skip
 
-    def choose(self, logits: mx.array, tree: DraftTree, noise: mx.array | None) -> Choices:
-        """The target's choices after the nodes of a verified tree."""
-        return self._sampler.choose(logits, tree, noise, self.cache.tokens)
+    def choose(
+        self, logits: mx.array, tree: DraftTree, noise: mx.array | None, *, resting: bool
+    ) -> Choices:
+        """The target's choices after the nodes of a verified tree.
+
+        Args:
+            logits: Of its nodes, (n, vocab_size).
+            tree: It.
+            noise: See :meth:`noise`.
+            resting: Whether nothing is drafted soon, so that no draft's noise has to be learnt.
+        """
+        tells_noise = self.drafts and not resting
+        text = self.cache.tokens
+        return self._sampler.choose(logits, tree, noise, text, tells_noise=tells_noise)
 
     def read(self, pending: PendingStep) -> StepRecord:
         """Wait for a step; walk its tree."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _SUMS = (
@@ -138,9 +138,13 @@ class AcceptanceStats:
 
     def snapshot(self) -> AcceptanceStats:
         """A copy that later steps do not change."""
-        made = AcceptanceStats()
-        made.merge(self)
-        return made
+        # One is made for every token that is handed out.
+        return replace(
+            self,
+            trials_by_depth=self.trials_by_depth.copy(),
+            accepted_by_depth=self.accepted_by_depth.copy(),
+            histogram=self.histogram.copy(),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and rates, ready for JSON."""

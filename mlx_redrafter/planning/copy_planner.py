@@ -132,13 +132,18 @@ class CopyPlanner:
         best, gained = 0, 0.0
         if not chances:
             return best, gained
-        plain, rate = prices.plain_seconds(context), prices.rate
-        tokens = [0.0, *accumulate(chances)]
-        for count in self._counts(len(chances), 1)[1:]:
-            seconds = self._seconds(1 + count, context) - (1.0 - MARGIN) * plain
-            gain = tokens[count] - rate * seconds
+        saved, rate = (1.0 - MARGIN) * prices.plain_seconds(context), prices.rate
+        tokens, most = [0.0, *accumulate(chances)], len(chances)
+        larger = [size for size in prices.sizes if size > 1]
+        if not larger or larger[-1] <= most:
+            larger.append(1 + most)
+        for rows in larger:
+            count = min(rows - 1, most)
+            gain = tokens[count] - rate * (prices.verify_seconds(rows, context) - saved)
             if gain > gained:
                 best, gained = count, gain
+            if count == most:  # between two timed numbers of rows it costs what the larger one does
+                break
         return best, gained
 
     def _seconds(self, rows: int, context: int) -> float:

@@ -57,7 +57,11 @@ class CostModel:
 
         Interpolated; beyond the longest context measured it grows as it did before.
         """
-        columns = [between(tokens, self.sizes, row) for row in self.verify]
+        place = self._places.get(tokens)
+        if place is not None:
+            columns = [row[place] for row in self.verify]
+        else:
+            columns = [between(tokens, self.sizes, row) for row in self.verify]
         if tokens > self.sizes[-1]:
             columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
         return grown(context, self.contexts, columns)
@@ -69,6 +73,11 @@ class CostModel:
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a beam search; widths in between are interpolated."""
         return self.draft_start + self._level_seconds(shape.width) * shape.length
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Where a number of tokens that was timed stands; most that are asked for were."""
+        return {tokens: place for place, tokens in enumerate(self.sizes)}
 
     @cached_property
     def _levels(self) -> tuple[list[int], list[float]]:
