@@ -18,11 +18,13 @@ START_KNOWN = 1.0
 # So much is brought by these of the answers after the first, of those of some length: ever fewer.
 ANSWER = 1.0
 ANSWERS = (1, 2, 3, 5, 8)
-# Each token brings so much, the first ones more and, as long as all that is known says that drafts
-# do not pay, less; as long as the balance is below the last figure.
+ANSWERS_DOUBTED = (1, 3)
+# Each token brings so much, the first ones more and, where what was recorded or all that is known
+# says that drafts do not pay, less; as long as the balance is below the last figure.
 FIRST_TOKENS = 400
 FIRST_TOKEN = 0.025
 TOKEN = 0.01
+TOKEN_DOUBTED = 0.0075
 TOKEN_OFF = 0.005
 IDLE_LIMIT = 1.5
 # No more is saved: what has paid for long may lose no more than this when it no longer does.
@@ -51,6 +53,7 @@ class Allowance:
     def __init__(self, *, known: bool = False) -> None:
         self.balance = START_KNOWN if known else START
         self._first_tokens = 0 if known else FIRST_TOKENS
+        self._token, self._bringing = TOKEN, ANSWERS
         self._answers = 0
         self._tokens = 0.0
         self._put_by = 0.0
@@ -60,11 +63,17 @@ class Allowance:
         """Whether no more is saved."""
         return self.balance >= SAVED
 
+    def doubt(self) -> None:
+        """What is known of other texts says that drafts do not pay here: less is to be found out
+        by this text.
+        """
+        self._token, self._bringing = TOKEN_DOUBTED, ANSWERS_DOUBTED
+
     def begin_answer(self) -> None:
         """An answer begins, after one that was not over at once."""
         if self._tokens > 0:
             self._answers += 1
-            self.balance += ANSWER * (self._answers in ANSWERS)
+            self.balance += ANSWER * (self._answers in self._bringing)
 
     def take_plain(
         self, tokens: float, late: float = 0.0, *, wanted: float = 0.0, off: bool = False
@@ -89,7 +98,7 @@ class Allowance:
         return max(0, math.ceil((lost - self.balance) / self._share(off=off)))
 
     def _share(self, *, off: bool) -> float:
-        first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, TOKEN)
+        first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, self._token)
         return first if self._tokens < self._first_tokens else later
 
     def take_drafted(self, price: float, tokens: float) -> None:

@@ -106,6 +106,8 @@ class Planner:
         self._trials, self._wide = Trials(known=known), WideProbes(known=known)
         self._probes_made = PROBES_TO_CHOOSE if known else 0
         self._take_costs(costs)
+        if known and self._choice is None:
+            self._trials.allowance.doubt()
 
     @classmethod
     def for_model(
@@ -250,10 +252,8 @@ class Planner:
         return [1.0, *(float(chances[kind]) for kind in kinds_of(tree)[1:])]
 
     def price(self, step: ObservedStep) -> float | None:
-        """Expected time of a step in plain steps; None for plain steps and probes.
-
-        Probes say nothing of how useful drafts are: they are spaced by the planner itself.
-        """
+        """Expected time of a step in plain steps; None for plain steps and for probes, which say
+        nothing of how useful drafts are."""
         if step.shape is None or self._is_probe(step.shape):
             return None
         return self.prices.price(step)
