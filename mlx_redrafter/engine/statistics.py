@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 _SUMS = (
@@ -138,13 +139,11 @@ class AcceptanceStats:
 
     def snapshot(self) -> AcceptanceStats:
         """A copy that later steps do not change."""
-        # One is made for every token that is handed out.
-        return replace(
-            self,
-            trials_by_depth=self.trials_by_depth.copy(),
-            accepted_by_depth=self.accepted_by_depth.copy(),
-            histogram=self.histogram.copy(),
-        )
+        made = copy(self)  # one for every token that is handed out
+        made.trials_by_depth = self.trials_by_depth.copy()
+        made.accepted_by_depth = self.accepted_by_depth.copy()
+        made.histogram = self.histogram.copy()
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and rates, ready for JSON."""
