@@ -138,13 +138,16 @@ def test_slips_are_told_in_one_sentence(
 
 
 def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
-    assert [size(text) for text in ("0", "4GB", "1.5m", "16 MiB", "7")] == [
+    assert [size(text) for text in ("0", "4GB", "1.5m", "16 MiB", "7", "2Gi", "3KiB")] == [
         0,
         4 * 10**9,
         1_500_000,
-        16_000_000,
+        16 * 2**20,
         7,
+        2 * 2**30,
+        3 * 1024,
     ]
+    assert read_flags(["--max-body", "16 MiB"]).settings() == read_flags([]).settings()
     (tmp_path / "key").write_text("secret\n", "utf-8")
     key = str(tmp_path / "key")
     settings = read_flags(["--api-key-file", key, "--temp", "0.5"]).settings()

@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from ...server.settings import ServerSettings
 
 NAME = "python -m mlx_redrafter.server"
-SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+# K, M and G as mlx-lm's flags have them, Ki, Mi and Gi as computers count memory.
+SIZES = {"": 1} | {
+    unit + i: base**power
+    for power, unit in enumerate("kmg", start=1)
+    for i, base in (("", 1000), ("i", 1024))
+}
 USUAL_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out of an origin
 _MODEL, _NETWORK, _LIMITS, _REQUESTS = "model", "network", "limits", "where a request says nothing"
 
 
 def size(text: str) -> int:
-    """Read bytes: a number, with K, M or G after it."""
-    lowered = text.lower().removesuffix("b").removesuffix("i").strip()
-    unit = lowered[-1:] if lowered[-1:] in SIZES else ""
+    """Read bytes: a number, with K, M, G, Ki, Mi or Gi after it."""
+    lowered = text.lower().removesuffix("b").strip()
+    unit = max((unit for unit in SIZES if lowered.endswith(unit)), key=len)
     try:
         value = float(lowered.removesuffix(unit))
         if not 0 <= value < 2**50:
