@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from mlx_lm.convert import MODEL_CONVERSION_DTYPES, QUANT_RECIPES
 
 from ..errors import RedrafterError
@@ -80,6 +82,18 @@ class Options:
             raise RedrafterError(
                 f"--dtype is {self.dtype}: choose {', '.join(MODEL_CONVERSION_DTYPES)}."
             )
+        self._validate_repository()
+
+    def _validate_repository(self) -> None:
+        if self.upload_repo is None:
+            return
+        try:
+            validate_repo_id(self.upload_repo)
+        except HFValidationError:
+            raise RedrafterError(
+                f"--upload-repo is {self.upload_repo!r}, which the Hub takes for no name of a "
+                "repository: write user/name."
+            ) from None
 
     def _validate_quantization(self) -> None:
         if self.q_mode not in MODES:
