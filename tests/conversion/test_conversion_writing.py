@@ -283,7 +283,7 @@ def test_torch_groups(tmp_path: Path, target: Path) -> None:
 def test_a_repository_that_no_hub_has_is_refused_before_anything_is_written(
     tmp_path: Path, target: Path, repo: str
 ) -> None:
-    with pytest.raises(RedrafterError, match="--upload-repo is .*write user/name"):
+    with pytest.raises(RedrafterError, match=r"--upload-repo is .*write user/name"):
         convert(hf_path=target, mlx_path=tmp_path / "out", upload_repo=repo)
     assert not (tmp_path / "out").exists()
 
