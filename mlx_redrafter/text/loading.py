@@ -346,7 +346,24 @@ def _adapter_directory(path: str | Path | None) -> Path | None:
             raise RedrafterError(f"{path} has no {name}, so it is not an adapter's directory.")
     config = read_json(directory / ADAPTER_CONFIG, "an adapter's directory")
     check_config(config, tensors_of([directory / ADAPTER_WEIGHTS]), directory / ADAPTER_CONFIG)
+    _check_adapter(config, directory / ADAPTER_CONFIG)
     return directory
+
+
+def _check_adapter(config: dict[str, Any], path: Path) -> None:
+    """Refuse an adapter whose configuration lacks what mlx-lm makes its layers by."""
+    if config.get("fine_tune_type") == "full":
+        return
+    shape = config.get("lora_parameters")
+    wanted = {"num_layers": config, "rank": shape, "scale": shape, "dropout": shape}
+    for key, values in wanted.items():
+        given = values.get(key) if isinstance(values, dict) else None
+        if not isinstance(given, int if key in ("num_layers", "rank") else int | float):
+            what = key if values is config else f"lora_parameters with a number as {key}"
+            raise RedrafterError(
+                f"{path} has no {what}, so it is none of mlx-lm's: pass an adapter that "
+                "mlx_lm.lora trained, or fuse this one into its model where it was made."
+            )
 
 
 def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import bundles
 import mlx.core as mx
@@ -130,6 +131,24 @@ def test_layers_that_a_model_cannot_run_with_an_adapter(tmp_path: Path) -> None:
 def test_a_bundle_may_be_loaded_without_its_drafter(bundle: Path) -> None:
     assert load(bundle)[0].drafter is not None
     assert load(bundle, drafter=False)[0].drafter is None
+
+
+@pytest.mark.parametrize(
+    ("config", "lacks"),
+    [
+        ({}, "num_layers"),
+        ({"peft_type": "LORA", "r": 8, "lora_alpha": 16}, "num_layers"),
+        ({"num_layers": "4", "lora_parameters": {}}, "num_layers"),
+        ({"num_layers": 4}, "a number as rank"),
+        ({"num_layers": 4, "lora_parameters": {"rank": 8, "dropout": 0.0}}, "a number as scale"),
+    ],
+)
+def test_an_adapter_that_is_none_of_mlx_lms_is_named_so(
+    bundle: Path, adapter: Path, config: dict[str, Any], lacks: str
+) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(RedrafterError, match=f"has no .*{lacks}, so it is none of mlx-lm's"):
+        load(bundle, adapter_path=adapter)
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapters.safetensors"])
