@@ -52,13 +52,23 @@ def share_rows(drafter: Drafter, target: HasOutputHead) -> None:
     drafter.bind_rows(rows)
 
 
-def _rows(target: HasOutputHead, tokens: mx.array | None) -> Callable[[mx.array], mx.array]:
+def shareable(target: HasOutputHead) -> Any:
+    """The layer whose rows a drafter may share.
+
+    Raises:
+        RedrafterError: If the target has no output rows as wide as its hidden state.
+    """
     module = target.output_head.plain_module if target.output_head else None
     if module is None:
         raise RedrafterError(
             "This model has no output rows as wide as its hidden state, so they cannot be shared: "
             "use a drafter with rows of its own."
         )
+    return module
+
+
+def _rows(target: HasOutputHead, tokens: mx.array | None) -> Callable[[mx.array], mx.array]:
+    module = shareable(target)
 
     def pick(name: str) -> mx.array | None:
         values: mx.array | None = module.get(name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..drafting.shared_head import shareable
 from ..errors import RedrafterError
 from ..target.target import Target
 from .data import special_tokens
@@ -40,6 +41,8 @@ def check_first_drafter(
     if options.memory:
         _check_layers(options, target)
         return
+    if options.shared_rows:
+        shareable(target)
     narrow = options.shared_rows or options.independent
     head_width(options.exit_dim, target.hidden_size, narrow=narrow)
 

@@ -6,6 +6,7 @@ import pytest
 from training_files import TINY, write
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.target.output_head import OutputHead
 from mlx_redrafter.training import train_drafter
 
 
@@ -29,3 +30,15 @@ def test_what_no_answer_could_change_is_refused_before_there_are_any(
         train_drafter(bundle, prompts, out, regenerate=True, **settings, **change)
     assert not (out / "training" / "answers.jsonl").exists()
     assert not (out / "training" / "run.json").exists()
+
+
+def test_rows_that_cannot_be_shared_are_refused_before_there_are_answers(
+    bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(OutputHead, "plain_module", None)  # as where rows are no layer's
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "the cat"}, {"prompt": "a dog"}])
+    out = tmp_path / "out"
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"shared_rows": True}
+    with pytest.raises(RedrafterError, match="so they cannot be shared"):
+        train_drafter(bundle, prompts, out, regenerate=True, **settings)
+    assert not (out / "training" / "answers.jsonl").exists()
