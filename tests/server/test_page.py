@@ -129,6 +129,46 @@ def test_an_answer_can_be_stopped_and_made_again(browser: Any, tokenizer: Tokeni
         page.context.close()
 
 
+def test_a_refused_question_is_given_back_and_not_sent_again(
+    browser: Any, tokenizer: TokenizerWrapper
+) -> None:
+    settings = ServerSettings(max_body=3000)
+    with serve_scripted(tokenizer, script(tokenizer), settings) as live:
+        page = opened(browser, live)
+        ask(page, "x" * 4000)
+        page.wait_for_selector("li.withdrawn .fault")
+        assert page.input_value("#question") == "please " + "x" * 4000
+        page.click("#retry")
+        page.wait_for_selector("li.withdrawn .fault")
+        assert page.locator("li.user").count() == 1
+        ask(page, "say")
+        finished(page)
+        assert last_answer(page) == ANSWERS["say"]
+        assert page.locator("#messages li").count() == 2
+        page.context.close()
+
+
+def test_a_question_that_was_stopped_at_once_is_no_part_of_the_conversation(
+    browser: Any, tokenizer: TokenizerWrapper
+) -> None:
+    with serve_scripted(tokenizer, script(tokenizer, delay=0.3)) as live:
+        page = opened(browser, live)
+        sent: list[Any] = []
+        page.on(
+            "request",
+            lambda one: sent.append(one.post_data_json) if one.method == "POST" else None,
+        )
+        ask(page, "long")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("li.user.withdrawn")
+        page.click("#retry")
+        page.wait_for_selector("li.assistant .piece")
+        assert page.input_value("#question") == ""
+        assert [message["role"] for message in sent[-1]["messages"]] == ["user"]
+        page.keyboard.press("Escape")
+        page.context.close()
+
+
 def test_a_conversation_goes_on_and_begins_anew(page: Any) -> None:
     ask(page, "think")
     finished(page)

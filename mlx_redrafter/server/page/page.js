@@ -11,6 +11,7 @@ const STATUS_EVERY = 1000;
 const SOURCES = ["guessed", "copied", "own"];
 
 let conversation = []; // {role, content} of what was said
+let withdrawn = null; // a question that got no answer: shown, but no part of the conversation
 let running = null; // the AbortController of the answer under way
 
 function element(tag, className, text) {
@@ -144,7 +145,7 @@ async function answer() {
       take(JSON.parse(data), view, meter);
     }
     if (!ended) throw new TypeError("the stream ended early");
-    if (view.content) said.push({ role: "assistant", content: view.content });
+    said.push({ role: "assistant", content: view.content });
     view.end(meter.summary());
   } catch (error) {
     if (control.signal.aborted) {
@@ -158,8 +159,27 @@ async function answer() {
     }
   } finally {
     running = null;
+    if (!ended && said === conversation) withdraw();
     setBusy(false, ended ? "done" : "ended");
     status();
+  }
+}
+
+/* A question that was refused, or stopped at once, would be sent with every later one: one that is
+   too long would have all of them refused, and some templates want every question answered. */
+function withdraw() {
+  if (conversation.at(-1)?.role !== "user") return;
+  withdrawn = conversation.pop().content;
+  if (!ui.question.value) ui.question.value = withdrawn;
+  const shown = [...ui.messages.children];
+  const question = shown.findLastIndex((item) => item.classList.contains("user"));
+  for (const item of shown.slice(question)) item.classList.add("withdrawn");
+}
+
+function clearWithdrawn() {
+  withdrawn = null;
+  for (const item of [...ui.messages.children]) {
+    if (item.classList.contains("withdrawn")) item.remove();
   }
 }
 
@@ -366,12 +386,13 @@ function banner(text) {
 function setBusy(busy, words) {
   ui.send.disabled = busy;
   ui.stop.disabled = !busy;
-  ui.retry.disabled = busy || !conversation.length;
+  ui.retry.disabled = busy || !(conversation.length || withdrawn);
   ui.state.textContent = words;
   document.body.dataset.state = words;
 }
 
 function say(text) {
+  clearWithdrawn();
   conversation.push({ role: "user", content: text });
   const item = element("li", "user");
   item.append(element("p", "who", "you"), element("div", "text", text));
@@ -389,7 +410,15 @@ function send() {
 }
 
 function retry() {
-  if (running || !conversation.length) return;
+  if (running || !(conversation.length || withdrawn)) return;
+  if (withdrawn) {
+    const text = withdrawn;
+    if (ui.question.value === text) ui.question.value = "";
+    say(text);
+    banner("");
+    answer();
+    return;
+  }
   if (conversation.at(-1).role === "assistant") conversation.pop();
   const last = ui.messages.lastElementChild;
   if (last && last.classList.contains("assistant")) last.remove();
@@ -400,6 +429,7 @@ function retry() {
 function startOver() {
   running?.abort();
   conversation = [];
+  withdrawn = null;
   ui.messages.replaceChildren();
   ui.hint.hidden = false;
   setBusy(false, "");
