@@ -225,6 +225,9 @@ def test_a_choice_uses_the_noise_of_its_depth() -> None:
     assert flipped_by_noise is not None
     assert flipped_by_noise.tolist() == (mx.argmax(logits, axis=-1) != tokens).tolist()
     assert any(flipped_by_noise.tolist())
+    untold = sampler.choose(logits, tree, noise, [], tells_noise=False)
+    assert untold.flipped_by_noise is None
+    assert untold.tokens.tolist() == choices
     for node, depth in enumerate([0, 1, 1, 2, 3]):
         alone = scores(config, logits[node], noise_rows(3, 20 + depth, 1, V)[0])
         assert choices[node] == mx.argmax(alone).item()

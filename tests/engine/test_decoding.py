@@ -22,6 +22,7 @@ from decoding_cases import (
 )
 
 import models
+from mlx_redrafter import sampling
 from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.engine import sequence as sequences
@@ -264,3 +265,22 @@ def test_interrupted_in_a_second_turn(monkeypatch: pytest.MonkeyPatch) -> None:
             next(stream)
     assert_consistent(cache, prompt[: len(history) - 1 + 4])
     assert_goes_on(cache, list(cache.tokens), [1, 2, 3])
+
+
+def test_texts_without_drafts_do_not_ask_what_noise_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is a pass over the vocabulary at each step, and concerns guesses only."""
+    asked: list[int] = []
+    below_best = sampling.below_best
+
+    def counted(logits: mx.array, tokens: mx.array) -> mx.array:
+        asked.append(len(tokens))
+        return below_best(logits, tokens)
+
+    monkeypatch.setattr(sampling, "below_best", counted)
+    model = KINDS["drafted"]()
+    assert [token.token for token in decode(model, PROMPT, config_of(draft=False))] == TEXT[:LENGTH]
+    assert not asked
+    assert [token.token for token in decode(model, PROMPT, config_of())] == TEXT[:LENGTH]
+    assert asked

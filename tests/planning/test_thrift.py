@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planning_machines import BABBLE, CPU, KNOWN, LINEAR, M3, OPENBLAS, PLAIN, Chat, costs_of
+from planning_machines import (
+    BABBLE,
+    CPU,
+    KNOWN,
+    LINEAR,
+    M3,
+    OPENBLAS,
+    PLAIN,
+    Chat,
+    costs_of,
+    recorded_of,
+)  # fmt: skip
 
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.planning.planner import Planner
@@ -89,3 +100,15 @@ def test_forty_answers_without_any_gain_cost_little(curve: str) -> None:
     chat = Chat(costs_of(curve), Planner(costs_of(curve)), noise=0.0)
     chat.answers(BABBLE, 40, 1)
     assert chat.speed() >= 0.985
+
+
+@pytest.mark.parametrize("curve", OFF_CURVES)
+def test_a_drafter_whose_record_says_that_nothing_pays_is_tried_less(curve: str) -> None:
+    costs = costs_of(curve)
+    tried = {}
+    for name, recorded in (("unknown", None), ("hopeless", recorded_of(BABBLE))):
+        chat = Chat(costs, Planner(costs, recorded=recorded), noise=0.0)
+        chat.answers(BABBLE, 40, 1)
+        tried[name] = sum(shape is not None for shape in chat.shapes(0))
+        assert chat.speed() >= 0.985
+    assert 0 < tried["hopeless"] <= 0.7 * tried["unknown"]
