@@ -259,8 +259,8 @@ class Planner:
         return self.prices.price(step)
 
     def forecasts(self, context: int) -> list[Forecast]:
-        """Plain decoding and every known shape, with what it promises, plain steps among its drafts
-        counted in.
+        """Plain decoding and every known shape, with what it promises, plain steps and copies among
+        its drafts counted in.
         """
         return self._promises.beside_plain(context, self._choice, self._probes.free)
 
@@ -282,6 +282,8 @@ class Planner:
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
             self._price_probes()
+        if self._choice is not None:
+            self._honesty.observe(step, self._forecast, self.prices)
         if step.is_plain:
             self._take_plain(step)
         elif step.shape is not None:  # copies alone say nothing of drafts
@@ -302,8 +304,6 @@ class Planner:
             self._trials.take_plain(step, self.prices.late, self._probes.first_price)
             return
         self._trials.allowance.take_plain(step.made, self.prices.late)
-        for _ in range(step.repeats):
-            self._honesty.take_plain()
 
     def reflect(self) -> None:
         """Look at the trees of late as every shape would have drafted them; changes no answer."""
@@ -334,11 +334,6 @@ class Planner:
         self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
         if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
             self._memory.add(step.records[0].guessed.tree, shape, probe=False)
-        if shape == self._choice and not any(record.copied for record in step.records):
-            seconds = self.prices.seconds(step)
-            self._honesty.take_drafted(
-                step.tokens / self._forecast.tokens_per_step, seconds / self._forecast.step_seconds
-            )
 
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide_probe

@@ -45,15 +45,14 @@ class Promises:
     def beside_plain(
         self, context: int, choice: BeamShape | None, free: BeamShape | None
     ) -> list[Forecast]:
-        """Plain decoding, then what drafts promise, with the plain steps between them."""
+        """Plain decoding, then what drafts promise, with the plain steps and the copies between
+        them.
+        """
         plain = self._prices.plain_seconds(context)
-        result = [Forecast(None, 1.0, plain)]
-        paused = self._honesty.paused if choice is not None else 0.0
-        for drafted in map(self.honest, self.drafted(context, choice, free)):
-            tokens = (1 - paused) * drafted.tokens_per_step + paused
-            seconds = (1 - paused) * drafted.step_seconds + paused * plain
-            result.append(Forecast(drafted.shape, tokens, seconds))
-        return result
+        drafted = [self.honest(one) for one in self.drafted(context, choice, free)]
+        if choice is not None:
+            drafted = [self._honesty.with_other_steps(one, plain) for one in drafted]
+        return [Forecast(None, 1.0, plain), *drafted]
 
     def honest(self, forecast: Forecast) -> Forecast:
         """What :meth:`drafted` gives, put right by what was made of such forecasts so far."""
