@@ -1,0 +1,80 @@
+"""Forecasts beside what was made: of drafts, and of the steps between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from planning_machines import CPU, PLAIN, costs_of
+
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.planning.forecast import Forecast
+from mlx_redrafter.planning.honesty import Honesty
+from mlx_redrafter.planning.prices import StepPrices
+from mlx_redrafter.tree import HostTree
+
+SHAPE = BeamShape(1, 3)
+CHOSEN = Forecast(SHAPE, 2.0, 1.5)
+TREE = HostTree((1, 2, 3, 4), (-1, 0, 1, 2), (0.0, -0.1, -0.2, -0.3))
+CHOICES = (2, 3, 4, 5)
+
+
+def step(accepted: int, *, copied: bool = False, **changed: Any) -> ObservedStep:
+    """One that verified three nodes."""
+    nodes = frozenset((1, 2, 3)) if copied else frozenset()
+    record = StepRecord(TREE, CHOICES, tuple(range(1 + accepted)), nodes)
+    return ObservedStep(None if copied else SHAPE, [record], 1.5, 64, **changed)
+
+
+def quiet() -> ObservedStep:
+    return ObservedStep(None, [PLAIN], 1.0, 64, early=True, overlapped=True)
+
+
+@pytest.fixture
+def prices() -> StepPrices:
+    return StepPrices(costs_of(CPU))
+
+
+def test_nothing_but_drafts_leaves_the_forecast_as_it_is(prices: StepPrices) -> None:
+    honesty = Honesty()
+    for _ in range(50):
+        honesty.observe(step(1), CHOSEN, prices)
+    assert honesty.with_other_steps(CHOSEN, 1.0) == CHOSEN
+    assert honesty.tokens == pytest.approx(1.0)
+
+
+def test_plain_steps_and_copies_count_as_often_as_they_are(prices: StepPrices) -> None:
+    """In the mean over a long text, whatever their order."""
+    honesty = Honesty()
+    row = [step(1), quiet(), step(3, copied=True), step(1)]
+    for number in range(800):
+        honesty.observe(row[number % 4], CHOSEN, prices)
+    made = honesty.with_other_steps(CHOSEN, 1.0)
+    price = prices.price(step(3, copied=True))
+    assert made.tokens_per_step == pytest.approx((2 * 2.0 + 1.0 + 4.0) / 4, rel=0.02)
+    assert made.step_seconds == pytest.approx((2 * 1.5 + 1.0 + price) / 4, rel=0.02)
+
+
+def test_copies_say_nothing_of_what_drafts_make(prices: StepPrices) -> None:
+    honesty = Honesty()
+    for _ in range(50):
+        honesty.observe(step(3, copied=True), CHOSEN, prices)
+    assert honesty.tokens == 1.0
+
+
+def test_what_was_learnt_of_an_odd_answer_is_taken_back(prices: StepPrices) -> None:
+    honesty = Honesty()
+    for _ in range(20):
+        honesty.observe(step(3, copied=True), CHOSEN, prices)
+    saved, before = honesty.save(), honesty.with_other_steps(CHOSEN, 1.0)
+    for _ in range(20):
+        honesty.observe(quiet(), CHOSEN, prices)
+        honesty.observe(step(0), CHOSEN, prices)
+    assert honesty.with_other_steps(CHOSEN, 1.0) != before
+    honesty.restore(saved)
+    honesty.restore(saved)
+    assert honesty.with_other_steps(CHOSEN, 1.0) == before
+    honesty.forget()
+    assert honesty.with_other_steps(CHOSEN, 1.0) == CHOSEN
