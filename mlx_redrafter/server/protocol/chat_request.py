@@ -134,6 +134,7 @@ class Tool(Strict):
 
     type: Literal["function"]
     function: Function
+    cache_control: Ignored = None
 
 
 class NamedFunction(Strict):
@@ -190,6 +191,7 @@ class ChatRequest(SamplingFields):
     service_tier: Ignored = None
     prediction: Ignored = None
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
 

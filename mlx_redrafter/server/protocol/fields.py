@@ -28,8 +28,9 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 LogitBias = Annotated[
     dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Bias], Field(max_length=1024)
 ]
-# Said for the sake of the description: what has no effect on the text is read and left.
-Ignored = Annotated[Any, Field(description="accepted, without effect on the text")]
+# Said for the sake of the description: what has no effect on the text is read and left, and not
+# handed on to the chat template.
+Ignored = Annotated[Any, Field(description="accepted, without effect on the text", exclude=True)]
 
 
 class Strict(BaseModel):
@@ -51,6 +52,8 @@ class Open(BaseModel):
     """A part of a request whose other fields are handed on, to the chat template."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    cache_control: Ignored = None
 
 
 class Extension(Strict):

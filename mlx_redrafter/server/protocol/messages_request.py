@@ -150,6 +150,7 @@ class CountRequest(Strict):
     mcp_servers: Annotated[list[Any], Field(max_length=0)] | None = None
     context_management: Ignored = None
     cache_control: Ignored = None
+    speed: Ignored = None
     output_config: OutputConfig | None = None
 
 
@@ -167,7 +168,6 @@ class MessagesRequest(CountRequest):
     metadata: Ignored = None
     service_tier: Ignored = None
     inference_geo: Ignored = None
-    speed: Ignored = None
 
 
 def parse_messages(body: dict[str, Any]) -> Parsed:

@@ -166,9 +166,11 @@ class ResponsesRequest(SamplingFields):
     user: Ignored = None
     service_tier: Ignored = None
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
     safety_identifier: Ignored = None
     client_metadata: Ignored = None
+    context_management: Ignored = None
 
     @field_validator("input", mode="before")
     @classmethod
