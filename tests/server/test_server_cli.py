@@ -158,6 +158,32 @@ def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
         read_flags(["--api-key-file", key, "--api-key", "other"]).settings()
 
 
+@pytest.mark.parametrize("raw", [b"\xef\xbb\xbfsecret\r\n", b" secret\n\n", b"secret"])
+def test_a_key_is_kept_as_a_header_can_show_it(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "key").write_bytes(raw)
+    from_file = ["--api-key-file", str(tmp_path / "key")]
+    for flags in (from_file, ["--api-key", " secret "]):
+        assert read_flags(flags).settings().api_key == "secret"
+
+
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [
+        ("  ", "empty"),
+        ("one\ntwo", "line break"),
+        ("a\x00b", "line break"),
+        ("\udce9", "line break"),
+    ],
+)
+def test_a_key_that_no_header_can_show_is_refused(
+    key: str, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--api-key", key]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert fault in told[0]
+
+
 def test_arguments_of_the_template_are_read() -> None:
     flag = "--chat-template-args"
     assert read_flags([]).settings().template == {}

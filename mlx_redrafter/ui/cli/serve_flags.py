@@ -222,13 +222,22 @@ class ServeFlags(LoadFlags):
             if key is not None:
                 raise RedrafterError("Both --api-key and --api-key-file were given: choose one.")
             try:
-                key = self.api_key_file.read_text("utf-8").strip()
+                # Windows programs begin files with a mark.
+                key = self.api_key_file.read_text("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise RedrafterError(
                     f"{self.api_key_file} cannot be read: pass a text file that holds the key."
                 ) from error
-        if key == "":
+        if key is None:
+            return None
+        key = key.strip()  # headers lose what is around a value: no request could show it
+        if not key:
             raise RedrafterError("The API key is empty: leave it out, or give one.")
+        if not key.isprintable():
+            raise RedrafterError(
+                "The API key holds a line break or another character that no header can carry: "
+                "give a single line of text."
+            )
         return key
 
 
