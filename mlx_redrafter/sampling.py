@@ -223,7 +223,8 @@ class Sampler:
             to be known to the host then.
         choose: Chooses instead of the configuration, as mlx-lm's samplers do: (1, vocab_size)
             log-probabilities to token ids (1,).
-        ends: Tokens that end the text; processors are not asked what would follow.
+        ends: Tokens that end the text; of a tree, processors are not asked what would follow.
+        longest: Tokens of prompt and text at most, after which they are not asked either.
     """
 
     def __init__(
@@ -234,6 +235,7 @@ class Sampler:
         processors: Sequence[LogitsProcessor] = (),
         choose: Callable[[mx.array], mx.array] | None = None,
         ends: frozenset[int] = frozenset(),
+        longest: int | None = None,
     ):
         if config.top_k >= vocab_size:
             raise RedrafterError(
@@ -250,6 +252,7 @@ class Sampler:
         self._processors = tuple(processors)
         self._choose = choose
         self._ends = ends
+        self._longest = longest
         self._blocks: dict[int, mx.array] = {}
 
     def noise(self, first: int, count: int) -> mx.array | None:
@@ -352,7 +355,8 @@ class Sampler:
             own_coin = None if coin is None else coin[row]
             made.append(self._draw(own, own_noise, own_coin, tells_noise=tells_noise))
             token = cast("int", made[-1].tokens.item())
-            node = None if token in self._ends else known.child(node, token)
+            ended = token in self._ends or len(text) + 1 == self._longest
+            node = None if ended else known.child(node, token)
         return Choices.at(path, made, len(tree))
 
     def _chosen(self, logprobs: mx.array) -> mx.array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from ..errors import RedrafterError
 from .text_memory import TextMemory
 
 
@@ -121,7 +122,7 @@ class PromptCache:
         quantization: What is done to the layers as the text grows; None for nothing.
         memory: What a draft head keeps of the tokens, or of the first of them where it did not see
             the others; None where no head keeps anything.
-        user: Whose steps change it at present; None between texts.
+        user: Whose steps change it at present; None between texts, and once it was set back.
         text_index: What drafts from the text have kept of it for the next turn; None if nothing.
 
     Args:
@@ -221,6 +222,23 @@ class PromptCache:
         # As callers of mlx-lm keep what a prompt has left, to go on from it several times.
         return self.copy()
 
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise RedrafterError(
+            "A cache belongs to a model object of this process and cannot be pickled: keep its "
+            "tokens, which a new cache reads again, or copy() it."
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Refuse mlx-lm's functions for caches, which go through lists of layers.
+
+        Raises:
+            RedrafterError: Naming what takes their place.
+        """
+        raise RedrafterError(
+            "mlx-lm's functions do not take this package's caches: rewind(length) trims one, "
+            "copy() copies it, and none can be saved, but a new one reads its tokens again."
+        )
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Note that the layers' latest rows are those of ``tokens``."""
         for layer in self.layers:
@@ -252,6 +270,8 @@ class PromptCache:
         if not point:
             self.reset()
             return
+        if point < len(self):
+            self.user = None  # a text that is under way cannot go on
         for layer in self.layers:
             layer.rewind(point)
         if self.memory is not None:
@@ -260,6 +280,8 @@ class PromptCache:
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
+        if self.tokens:
+            self.user = None
         for layer in self.layers:
             layer.reset()
         self.layers = [layer.unquantized() for layer in self.layers]

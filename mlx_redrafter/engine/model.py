@@ -30,6 +30,7 @@ from ..system.last_threads import computing
 from ..system.ranks import Ranks
 from ..system.snapshot import Snapshot
 from ..target.context_limit import context_limit
+from ..target.patching import refuse_copy
 from ..target.target import Target
 from .head_memory import HeadMemory
 from .lockstep import Leader
@@ -106,6 +107,8 @@ class SpeculativeModel:
         if self.head is not None:
             check_sizes(self.head, self.target)
         self.refresh()
+
+    __reduce_ex__ = refuse_copy
 
     def refresh(self) -> None:
         """Lay the head out again where its parameters are others than they were; texts begin so.

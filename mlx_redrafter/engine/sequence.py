@@ -94,6 +94,7 @@ class Sequence:
             processors=config.logits_processors,
             choose=config.sampler,
             ends=config.eos_token_ids,
+            longest=None if limit == -1 else len(self.prompt) + limit,
         )
         self.last_token = self.prompt[-1]
         self._end: tuple[PendingStep, int] | None = None
@@ -120,15 +121,15 @@ class Sequence:
             self.check_cache()
 
     def check_cache(self) -> None:
-        """Refuse to go on where another text has used the cache since.
+        """Refuse to go on where another text has used the cache since, or it was set back.
 
         Raises:
             RedrafterError: If one has.
         """
         if self.cache.user is not self:
             raise RedrafterError(
-                "This text cannot go on: its cache has served another text since; read one text to "
-                "its end, or close it, before the next begins, or give each a cache of its own."
+                "This text cannot go on: its cache has served another text since, or was set back; "
+                "read or close one text before the next begins, or give each a cache of its own."
             )
 
     @property

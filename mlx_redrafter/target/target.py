@@ -40,6 +40,7 @@ from .hooks import (
 )
 from .layer_caches import is_state, layer_cache, parts_of
 from .output_head import Tap, find_output_head, tap_input
+from .patching import refuse_copy
 from .recurrent_hooks import hook_products
 
 # A model of fewer bytes takes about as long to compute one token as the host to build a graph.
@@ -174,6 +175,8 @@ class Target:
                 "mlx-lm may name them otherwise)"
             )
         return None
+
+    __reduce_ex__ = refuse_copy
 
     def make_cache(self, max_kv_size: int | None = None) -> PromptCache:
         """Empty caches for one conversation.

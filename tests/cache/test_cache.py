@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx_lm.models.cache import can_trim_prompt_cache
 
 from mlx_redrafter.cache import attention as cache_module
 from mlx_redrafter.cache.attention import REWIND_MARGIN, ChunkedTreeKVCache, TreeKVCache
 from mlx_redrafter.cache.forward_context import ForwardContext
 from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.tree import DraftTree
 
 HEADS, DIMS = 2, 3
@@ -371,3 +375,9 @@ def test_commit_notes_tokens_and_rows() -> None:
     assert cache.tokens == [1, 2, 3, 40, 42]
     assert len(cache) == 5
     assert put(cache.layers[0], [5]) == [1, 2, 3, 10, 12, 5]
+
+
+@pytest.mark.parametrize("function", [can_trim_prompt_cache, pickle.dumps])
+def test_mlx_lms_functions_for_caches_and_pickling_are_refused(function: Any) -> None:
+    with pytest.raises(RedrafterError, match=r"its tokens|keep its tokens"):
+        function(PromptCache([]))

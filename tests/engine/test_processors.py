@@ -101,3 +101,15 @@ def test_it_is_not_asked_what_follows_the_end() -> None:
 def test_the_first_child_with_a_token() -> None:
     tree = HostTree((5, 7, 9, 7, 7), (-1, 0, 1, 0, 1), (0.0,) * 5)
     assert [tree.child(0, 7), tree.child(1, 7), tree.child(0, 9)] == [1, 4, None]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 12])
+def test_it_is_not_asked_what_follows_the_last_token(limit: int) -> None:
+    target = models.shared("llama")
+    plain = ids(SpeculativeModel(target), counting(draft=False))
+    source = models.ScriptedSource(PROMPT + plain, full=True, max_depth=6)
+    config = replace(counting(), max_tokens=limit)
+    assert ids(SpeculativeModel(target, source), config) == plain[:limit]
+    (processor,) = config.logits_processors
+    assert isinstance(processor, Counting)
+    assert processor.texts[-1] == PROMPT + plain[: limit - 1]

@@ -14,6 +14,7 @@ import pytest
 from thread_texts import PROMPTS, THREADS, config_of, faults, model_of, single, ways_of
 
 import models
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -127,6 +128,22 @@ def test_a_text_whose_cache_served_another_ends_with_a_sentence() -> None:
     text += [token.token for token in newer]
     assert text == single(model, config)[2]
     assert held.tokens == PROMPTS[2] + text[:-1]
+
+
+@pytest.mark.parametrize("forget", [PromptCache.reset, lambda held: held.rewind(2)])
+@pytest.mark.parametrize("draft", [True, False])
+def test_a_text_whose_cache_was_set_back_ends_with_a_sentence(forget: Any, draft: bool) -> None:
+    model, config = model_of("llama"), config_of(draft=draft, temperature=0.0)
+    held = model.make_cache()
+    text = decode(model, PROMPTS[1], config, cache=held)
+    next(text)
+    next(text)
+    forget(held)
+    with pytest.raises(RedrafterError, match="or was set back"):
+        list(text)
+    assert [one.token for one in decode(model, PROMPTS[1], config, cache=held)] == single(
+        model, config
+    )[1]
 
 
 def test_caches_belong_to_one_model_object() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
+from typing import Any
 
 import architectures
 import mlx.core as mx
@@ -93,3 +96,13 @@ def test_nodes_beyond_a_table_of_positions_read_its_last_row() -> None:
     assert mx.allclose(logits[:2], short, atol=1e-5).item()
     again, _ = target.verify(tree, cache)
     assert mx.array_equal(logits, again)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_a_hooked_model_is_not_copied(name: str, copied: Any) -> None:
+    model = models.build(name) if name == "llama" else models.mamba()
+    target = Target(model)
+    for one in (model, target, SpeculativeModel(target)):
+        with pytest.raises(RedrafterError, match="neither copied nor pickled"):
+            copied(one)
