@@ -106,7 +106,11 @@ CACHES = """\
   it. Models with sliding windows, attention sinks, latent keys and values, or attention that mlx-lm
   does not compute on quantised keys are refused, as mlx-lm fails on them too.
 - `max_kv_size` is for plain decoding: such a cache overwrites rows that a rejected draft would have
-  to give back. Models that make their own caches ignore it, as in mlx-lm.
+  to give back. Models that make their own caches ignore it, as in mlx-lm, and so does a call that
+  is given a `cache`: it stays as it is. `model.target.make_cache(max_kv_size)` bounds a new one
+  (mlx-lm's `make_prompt_cache` asks `model.make_cache()`, which bounds none).
+- A cache belongs to a model object of the process: `copy()` and `copy.deepcopy` copy it, but it is
+  neither pickled nor saved. A new one reads its `tokens` again.
 - After an edited history, or back in an earlier turn, attention goes on from the first difference
   (a window from wherever it still has its rows, up to 256 tokens back). Recurrent state goes on
   from the end of one of the last {prompts} prompts, or from one of up to {pieces} places between
