@@ -95,10 +95,7 @@ def _check(options: Options, out: Path) -> None:
         return
     if not out.exists():
         return
-    if not options.overwrite:
-        raise RedrafterError(
-            f"'{out}' exists already: pass --overwrite to replace it, or another --mlx-path."
-        )
+    # What --overwrite would not do either comes first, so that nobody is told to pass it.
     if not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").is_file()):
         raise RedrafterError(
             f"'{out}' is not a model directory, so it is not overwritten: choose another "
@@ -108,4 +105,8 @@ def _check(options: Options, out: Path) -> None:
     if source.exists() and source.resolve().is_relative_to(out.resolve()):
         raise RedrafterError(
             "The target cannot be overwritten by its own conversion: choose another --mlx-path."
+        )
+    if not options.overwrite:
+        raise RedrafterError(
+            f"'{out}' exists already: pass --overwrite to replace it, or another --mlx-path."
         )

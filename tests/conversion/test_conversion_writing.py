@@ -199,6 +199,7 @@ def test_existing_output(tmp_path: Path, target: Path, head: Path) -> None:
         ({"drafter": head}, "has a drafter already: pass --overwrite"),
         ({"hf_path": target, "overwrite": True}, "would delete the drafter"),
         ({"hf_path": out, "overwrite": True}, "overwritten by its own conversion"),
+        ({"hf_path": out}, "overwritten by its own conversion"),
     ):
         with pytest.raises(RedrafterError, match=expected):
             convert(mlx_path=out, **options)  # type: ignore[arg-type]
@@ -216,8 +217,9 @@ def test_foreign_directories_are_not_overwritten(tmp_path: Path, target: Path, h
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("the only copy")
-    with pytest.raises(RedrafterError, match="not a model directory"):
-        convert(hf_path=target, mlx_path=out, overwrite=True)
+    for overwrite in (False, True):  # nobody is told to pass --overwrite in vain
+        with pytest.raises(RedrafterError, match="not a model directory"):
+            convert(hf_path=target, mlx_path=out, overwrite=overwrite)
     with pytest.raises(RedrafterError, match="no bundle"):
         convert(drafter=head, mlx_path=out)
     assert (out / "thesis.txt").read_text() == "the only copy"
