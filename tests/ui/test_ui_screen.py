@@ -47,6 +47,12 @@ def test_what_was_not_measured_is_a_dash():
     assert "not measured yet" in baseline_words(None)
 
 
+def test_a_slow_speed_is_not_told_as_none():
+    reading = Reading(0.4, None, True, 0.0, (), 0, 0, 10, 0.1)
+    assert status_line(reading, 200).plain.startswith("0.4 tok/s")
+    assert "2.4 tok/s" in baseline_words(Baseline(2.4, 48, 23))
+
+
 def test_the_header_says_how_plain_decoding_was_measured():
     session = make_session()
     session.baseline = Baseline(90.0, 48, 23)
@@ -120,12 +126,12 @@ def test_the_summary_counts_what_was_drafted():
     text = summary(session.last, 2.0)
     assert text == (
         "5 tokens · 200 tok/s · 2.00× plain · 2.00 tokens/step · 5 of them drafted · "
-        "accepted by depth 100 0 % · prompt 1 tok/s · 0.50 GB"
+        "accepted by depth 100 0 % · prompt 1.0 tok/s · 0.50 GB"
     )
     session.settings = ChatSettings(draft=False)
     list(session.ask("q"))
     assert summary(session.last, 1.0) == (
-        "5 tokens · 100 tok/s · plain decoding · prompt 1 tok/s · 0.50 GB"
+        "5 tokens · 100 tok/s · plain decoding · prompt 1.0 tok/s · 0.50 GB"
     )
 
 

@@ -74,9 +74,14 @@ def times(speedup: float | None) -> str:
     return f"{speedup:.2f}×" if speedup is not None else "-"
 
 
+def rate(per_second: float) -> str:
+    """Tokens a second as text; of few the tenths count, and 0.4 is not nothing."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 or not per_second else f"{per_second:.1f}"
+
+
 def status_line(reading: Reading, width: int) -> Text:
     """The live line: as many of the figures as fit, the weightier first."""
-    parts = [_part(f"{reading.tps:,.0f}" if reading.tps else "-", " tok/s")]
+    parts = [_part(rate(reading.tps) if reading.tps else "-", " tok/s")]
     if reading.drafted:
         parts.append(_part(times(reading.speedup), " plain", _speed_style(reading.speedup)))
         parts.append(_part(f"{reading.tokens_per_step:.2f}", " tok/step"))
@@ -114,14 +119,14 @@ def summary(answer: Answer, speedup: float | None, planning: str | None = None) 
         planning: What the planner is about, where it does not simply draft.
     """
     noun = "token" if answer.tokens == 1 else "tokens"
-    parts = [f"{answer.tokens:,} {noun}", f"{answer.tps:,.0f} tok/s"]
+    parts = [f"{answer.tokens:,} {noun}", f"{rate(answer.tps)} tok/s"]
     if answer.drafted and answer.stats.steps:
         parts += _drafting_words(answer, speedup)
         parts += [planning] if planning else []
     elif not answer.drafted:
         parts.append("plain decoding")
     if answer.final is not None:
-        parts.append(f"prompt {answer.final.prompt_tps:,.0f} tok/s")
+        parts.append(f"prompt {rate(answer.final.prompt_tps)} tok/s")
         parts.append(f"{answer.final.peak_memory:.2f} GB")
     return " · ".join(parts)
 
@@ -167,6 +172,6 @@ def baseline_words(baseline: Baseline | None) -> str:
     if baseline is None:
         return "plain decoding not measured yet: /compare measures it"
     return (
-        f"plain decoding {baseline.tps:,.0f} tok/s, measured here over {baseline.tokens} tokens "
+        f"plain decoding {rate(baseline.tps)} tok/s, measured here over {baseline.tokens} tokens "
         f"at {baseline.context:,} tokens of context"
     )
