@@ -299,6 +299,7 @@ def build(name: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
     if text is not None:
         entry["text_config"] = {**COMMON, **text}
     values = {"model_type": kind, **COMMON, **entry, **overrides}
+    mx.random.seed(seed)  # biases begin at random, and vectors stay near what they were
     model = module.Model(module.ModelArgs.from_dict(values))
     randomise(model, seed)
     model.eval()
