@@ -17,8 +17,8 @@ START = 2.0
 START_KNOWN = 1.0
 # So much is brought by these of the answers after the first, of those of some length: ever fewer.
 ANSWER = 1.0
-ANSWERS = (1, 2, 3, 5, 8)
-ANSWERS_DOUBTED = (1, 3)
+ANSWERS = frozenset((1, 2, 3, 5, 8))
+ANSWERS_DOUBTED = frozenset((1, 3))
 # Each token brings so much, the first ones more and, where what was recorded or all that is known
 # says that drafts do not pay, less; as long as the balance is below the last figure.
 FIRST_TOKENS = 400
@@ -53,7 +53,7 @@ class Allowance:
     def __init__(self, *, known: bool = False) -> None:
         self.balance = START_KNOWN if known else START
         self._first_tokens = 0 if known else FIRST_TOKENS
-        self._token, self._bringing = TOKEN, frozenset(ANSWERS)
+        self._token, self._bringing = TOKEN, ANSWERS
         self._answers = 0
         self._tokens = 0.0
         self._put_by = 0.0
@@ -67,7 +67,7 @@ class Allowance:
         """What is known of other texts says that drafts do not pay here: less is to be found out
         by this text.
         """
-        self._token, self._bringing = TOKEN_DOUBTED, frozenset(ANSWERS_DOUBTED)
+        self._token, self._bringing = TOKEN_DOUBTED, ANSWERS_DOUBTED
 
     def begin_answer(self) -> None:
         """An answer begins, after one that was not over at once."""

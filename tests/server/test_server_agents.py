@@ -14,7 +14,7 @@ import httpx
 import pytest
 from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from scripted_answers import ANSWERS, script
+from scripted_answers import ANSWERS
 
 from mlx_redrafter.server.protocol.failures import ApiError
 from mlx_redrafter.server.protocol.task import Conversation, Task
@@ -22,16 +22,6 @@ from mlx_redrafter.server.work.message_order import orders
 from mlx_redrafter.server.work.prompts import encode
 
 LOOK = {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("agents"))
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
-    return script(tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, at_once, eventually, serve_scripted, tool_tokenizer
+from live_server import Live, ScriptedSequences, at_once, eventually, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS, LONG, script
 
@@ -36,19 +36,8 @@ CLAUDE_TOOL = {
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
 def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
     return script(tokenizer, delay=0.001)
-
-
-@pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Iterator[Live]:
-    with serve_scripted(tokenizer, engine) as live:
-        yield live
 
 
 @pytest.fixture(scope="module")

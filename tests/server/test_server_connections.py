@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, eventually, serve_scripted, tool_tokenizer
+from live_server import Live, eventually, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
 
@@ -27,11 +27,6 @@ RESPONSES = "/v1/responses"
 # An answer repeats what it was told of the request: more than any socket holds.
 LONG = {"input": "please say", "metadata": {"note": "x" * 6_000_000}}
 ONE = ServerSettings(max_concurrent=1, max_queue=0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("connections"))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import copy
 
 import httpx
 import pytest
-from live_server import TOOL_TEMPLATE, serve_scripted, tool_tokenizer
+from live_server import TOOL_TEMPLATE, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
 
@@ -14,11 +14,6 @@ from mlx_redrafter.server.settings import ANSWER_TOKENS, CONTINUATION_TOKENS, Se
 
 CHAT = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "please say"}]}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("defaults"))
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
-from mlx_lm.tokenizer_utils import TokenizerWrapper
-from scripted_answers import script
+from live_server import Live, ScriptedSequences
 
 KEPT = {"cache_control": {"type": "ephemeral"}}
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}}}
@@ -17,22 +14,6 @@ LOOK = {"name": "look", "description": "Look.", "parameters": SCHEMA}
 ASK = [{"role": "user", "content": "please say"}]
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 COUNT = "/v1/messages/count_tokens"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("ignored"))
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
-    return script(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Iterator[Live]:
-    with serve_scripted(tokenizer, engine) as live:
-        yield live
 
 
 def chat(tool: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
+from live_server import Live, ScriptedSequences, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
 
@@ -30,11 +30,6 @@ class Tops(ScriptedSequences):
     def step(self) -> Iterator[SequenceEvent]:
         for event in super().step():
             yield replace(event, top=self.likeliest) if isinstance(event, NewToken) else event
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("logprobs"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live_server import Live, serve_scripted, tool_tokenizer
+from live_server import Live, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS, script
 
@@ -31,11 +31,6 @@ from mlx_redrafter.server.web.security import is_loopback, known_hosts
 KEY = "sk-secrét"
 CHAT = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "please say"}]}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("manners"))
 
 
 @pytest.fixture(scope="module")

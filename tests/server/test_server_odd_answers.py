@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
+from live_server import Live, ScriptedSequences
 from mlx_lm.tokenizer_utils import SPMStreamingDetokenizer, TokenizerWrapper
-from scripted_answers import script
 
 from mlx_redrafter.server.protocol import chat_answer, messages_answer, responses_answer
 from mlx_redrafter.server.protocol.answer import Event, Text
@@ -33,22 +31,6 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     RESPONSES: {"input": QUESTION, "tools": [{"type": "function", **LOOK}]},
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
-    return tool_tokenizer(tmp_path_factory.mktemp("odd"))
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
-    return script(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Iterator[Live]:
-    with serve_scripted(tokenizer, engine) as live:
-        yield live
 
 
 @pytest.fixture
