@@ -16,15 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 from .ranks import Ranks, join
 from .rendezvous import Peer, meet
 
 PULSE_SECONDS = 0.5
-# A rank that has not come as far as another for so long hangs: no step and no prompt's piece that
-# all ranks compute together takes one of them that much longer.
+# A rank that others wait for so long hangs: no step and no prompt's piece that all ranks compute
+# together takes one of them that much longer. Before files are fetched and read, nobody waits.
 HANG_SECONDS = 60.0
 # A process that lives says something twice a second, whatever its main thread does.
 SILENT_SECONDS = 15.0
@@ -41,12 +41,13 @@ class _Seen:
 
     Attributes:
         progress: How far it had come.
-        since: When that was heard.
+        awaited: Since when others are known to wait for it; None where nobody is. However long it
+            had nothing to do before is not held against it.
         left: Whether it has said goodbye.
     """
 
     progress: int = 0
-    since: float = field(default_factory=time.monotonic)
+    awaited: float | None = None
     left: bool = False
 
 
@@ -112,10 +113,15 @@ class RankWatch:
                 )
         furthest = max([self._ranks.progress, *(seen.progress for seen in self._seen.values())])
         for rank, seen in self._seen.items():
-            behind, age = seen.progress < furthest, now - seen.since
-            if behind and seen.left and age > MISSED_SECONDS:
+            if seen.progress >= furthest:
+                seen.awaited = None
+                continue
+            if seen.awaited is None:
+                seen.awaited = now
+            age = now - seen.awaited
+            if seen.left and age > MISSED_SECONDS:
                 return f"Rank {rank} has ended while others still need it: {AGAIN}"
-            if behind and not seen.left and age > self._hang_seconds:
+            if not seen.left and age > self._hang_seconds:
                 return (
                     f"Rank {rank} has not answered for {self._hang_seconds:.0f} seconds while "
                     f"others wait for it: look at its machine, and {AGAIN}"
@@ -139,7 +145,7 @@ class RankWatch:
     def _learn(self, rank: int, progress: int, *, left: bool) -> None:
         seen = self._seen.get(rank)
         if seen is not None and (progress > seen.progress or left > seen.left):
-            seen.progress, seen.since = max(progress, seen.progress), time.monotonic()
+            seen.progress, seen.awaited = max(progress, seen.progress), None
             seen.left = left or seen.left
 
     def _end(self, sentence: str) -> None:

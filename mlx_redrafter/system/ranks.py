@@ -63,7 +63,7 @@ class Ranks:
         Raises:
             RedrafterError: If another rank is gone.
         """
-        rows = self._gathered(np.array(values, np.float64), patient)
+        rows = self._gathered(np.array(values, np.float64), hurries=self.leads or not patient)
         return [row.tolist() for row in rows]
 
     def share(self, data: bytes, *, patient: bool = False) -> bytes:
@@ -78,27 +78,33 @@ class Ranks:
         """
         said = data if self.leads else b""
         head = _SIZE.pack(len(said)) + said[:_INLINE].ljust(_INLINE, b"\0")
-        first = bytes(self._gathered(np.frombuffer(head, np.uint8), patient)[0])
+        hurries = self.leads or not patient
+        first = bytes(self._gathered(np.frombuffer(head, np.uint8), hurries=hurries)[0])
         size = _SIZE.unpack_from(first)[0]
         if size <= _INLINE:
             return first[_SIZE.size : _SIZE.size + size]
         own = np.zeros(size - _INLINE, np.uint8)
         if self.leads:
             own[:] = np.frombuffer(said[_INLINE:], np.uint8)
-        return first[_SIZE.size :] + bytes(self._gathered(own, patient=False)[0])
+        return first[_SIZE.size :] + bytes(self._gathered(own)[0])
 
     def share_int(self, value: int) -> int:
         """A whole number of rank 0's, below 2**63."""
         return int.from_bytes(self.share(value.to_bytes(8, "little")), "little")
 
     def gather_texts(self, text: str) -> list[str]:
-        """A text of every rank's, in the order of ranks."""
+        """A text of every rank's, in the order of ranks; each may take its time before.
+
+        It ends what machines do by themselves, as fetching and reading files, where one may be
+        minutes behind another.
+        """
         data = text.encode()
-        longest = int(max(row[0] for row in self.gather([float(len(data))])))
+        sizes = self._gathered(np.array([len(data)], np.int64), hurries=False)
+        longest = int(sizes.max())
         padded = np.frombuffer(data.ljust(longest, b"\0"), np.uint8)
         if not longest:
             return [""] * self.size
-        rows = self._gathered(padded, patient=False)
+        rows = self._gathered(padded)
         return [bytes(row).rstrip(b"\0").decode() for row in rows]
 
     @contextmanager
@@ -123,15 +129,20 @@ class Ranks:
                 "of them again."
             ) from error
 
-    def _gathered(self, own: np.ndarray, patient: bool) -> np.ndarray:
-        """(size, n) of (n,): float64 travels as bytes, since no GPU has it."""
-        waits = patient and not self.leads
-        self.progress += not waits
+    def _gathered(self, own: np.ndarray, *, hurries: bool = True) -> np.ndarray:
+        """(size, n) of (n,): float64 travels as bytes, since no GPU has it.
+
+        Args:
+            own: This rank's.
+            hurries: Whether others that do not come here soon hang: only who hurries is counted
+                here before they are.
+        """
+        self.progress += hurries
         flat = mx.array(np.ascontiguousarray(own).view(np.uint8))
         with self.told():
             every = mx.distributed.all_gather(flat, group=self._group, stream=mx.cpu)
             mx.eval(every)
-        self.progress += waits
+        self.progress += not hurries
         return np.array(every).reshape(self.size, -1).view(own.dtype)
 
 

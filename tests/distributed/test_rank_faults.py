@@ -84,6 +84,11 @@ def test_a_rank_that_is_gone_is_named(
         assert sentence in group.err(1)
 
 
+def test_a_rank_that_takes_longer_to_load_is_waited_for(tmp_path: Path) -> None:
+    with Group(tmp_path, 3, SUPPORT / "rank_faults.py", "loads") as group:
+        assert group.wait(PATIENCE) == [0, 0, 0], group.err(0) + group.err(1)
+
+
 def test_a_machine_that_falls_silent_is_named(tmp_path: Path) -> None:
     with Group(tmp_path, 2, SUPPORT / "rank_faults.py", "nothing") as group:
         group.wait_for(1, "under way")

@@ -1,0 +1,63 @@
+"""Who keeps others waiting is told from who had nothing to do."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from mlx_redrafter.system.rank_watch import PULSE_SECONDS, RankWatch
+from mlx_redrafter.system.rendezvous import Peer
+
+HANG_SECONDS = 4 * PULSE_SECONDS
+Pair = tuple[SimpleNamespace, SimpleNamespace, Callable[[float], str | None]]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Two ranks that watch each other, and what rank 0 says within some seconds."""
+    said, failed = [], threading.Event()
+
+    def fail(sentence: str) -> None:
+        said.append(sentence)
+        failed.set()
+
+    def heard(seconds: float) -> str | None:
+        return said[0] if failed.wait(seconds) else None
+
+    ranks = [SimpleNamespace(rank=rank, size=2, progress=0) for rank in range(2)]
+    links = socket.socketpair()
+    watches = [
+        RankWatch(
+            ranks[rank],  # type: ignore[arg-type]
+            [Peer(1 - rank, links[rank])],
+            fail if rank == 0 else lambda _: None,
+            hang_seconds=HANG_SECONDS,
+        )
+        for rank in range(2)
+    ]
+    yield ranks[0], ranks[1], heard
+    for watch in watches:
+        watch.stop()
+    for link in links:
+        link.close()
+
+
+def test_a_rank_that_had_nothing_to_do_for_long_does_not_hang(pair: Pair) -> None:
+    first, second, heard = pair
+    assert heard(2 * HANG_SECONDS) is None
+    first.progress += 1  # a request comes after a quiet hour
+    assert heard(2 * PULSE_SECONDS) is None
+    second.progress += 1
+    assert heard(2 * HANG_SECONDS) is None
+
+
+def test_a_rank_that_is_waited_for_is_named(pair: Pair) -> None:
+    first, _, heard = pair
+    first.progress += 1
+    sentence = heard(60)
+    assert sentence is not None
+    assert "Rank 1 has not answered for 2 seconds" in sentence
