@@ -31,10 +31,18 @@ class NextDraft:
     Attributes:
         shape: The shape; None is a plain step.
         tree: The draft; None with a plain step.
+        watched: Whether the next step is plain all the same, and the draft only compared with the
+            text that follows.
     """
 
     shape: BeamShape | None
     tree: DraftTree | None
+    watched: bool = False
+
+    @property
+    def to_verify(self) -> BeamShape | None:
+        """The shape of which the next step verifies a draft; None is a plain step."""
+        return None if self.watched else self.shape
 
 
 def next_draft_input(

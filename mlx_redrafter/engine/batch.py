@@ -17,12 +17,13 @@ from ..cache.batch import can_join
 from ..cache.prompt_cache import PromptCache
 from ..errors import RedrafterError
 from ..ranges import is_count
+from .checks import checked_config
 from .config import DecodingConfig
 from .decode import DecodingLoop
 from .events import Event, NewToken, PromptRead, SequenceFailed
 from .lockstep import check_same_text
 from .model import SpeculativeModel, check_model
-from .sequence import Sequence, checked_config
+from .sequence import Sequence
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken

@@ -10,10 +10,10 @@ from typing import Any
 from ..errors import RedrafterError
 from ..ranges import of_kind
 from .batch import DEFAULT_BATCH, Engine
+from .checks import checked_prompt
 from .config import DecodingConfig
 from .events import NewToken, SequenceFailed
 from .model import SpeculativeModel, check_model
-from .sequence import checked_prompt
 from .shape_planner import ShapePlanner
 from .statistics import AcceptanceStats
 from .step import DecodedToken

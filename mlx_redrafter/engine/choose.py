@@ -51,7 +51,7 @@ class DraftChooser:
         """What each sequence drafts in the next step; it may have been decided with the last."""
         decided = [step.next_draft for step in pending]
         if any(decided):
-            return [draft.shape if draft else None for draft in decided]
+            return [draft.to_verify if draft else None for draft in decided]
         if self._planner is None:
             return [s.config.beam if s.drafts else None for s in sequences]
         shape = self._ask(sequences)
@@ -87,7 +87,8 @@ class DraftChooser:
         """
         made: list[DraftTree | None] = [None for _ in shapes]
         for place, step in enumerate(pending):
-            made[place] = step.next_draft.tree if step.next_draft else None
+            draft = step.next_draft
+            made[place] = draft.tree if draft and draft.to_verify else None
         planner, copies = self.planner_of(sequences), self._copies(sequences)
         probing = planner is not None and planner.probing and any(shapes)
         if copies is None or not copies.found or probing:
@@ -130,10 +131,11 @@ class DraftChooser:
         if self._reports.rests_on:
             return PlannedDrafts(None, [None for _ in sequences], resting=True)
         planner = self.planner_of(sequences)
-        # A chain is picked from a tree by its scores.
-        early = self._target.verifies == "tree" and self._model.lookback is not None
-        if planner is None or not early or not planner.drafts_next:
+        if planner is None or not self._model.drafts_early:
             return None
+        watched = self._watched(planner, sequences)
+        if watched is not None or not planner.drafts_next:
+            return watched
         shape = self._ask(sequences)
         copied = copied_on(drafts)
         copies_go_on = shape and copied and not planner.probing
@@ -143,6 +145,16 @@ class DraftChooser:
             s.sources_for(shape, timed=False)[0] if shape and s.drafts else None for s in sequences
         ]
         return PlannedDrafts(shape, sources)
+
+    def _watched(self, planner: ShapePlanner, sequences: Tokens[Sequence]) -> PlannedDrafts | None:
+        """A draft that is only compared with the text; None where the planner wants none."""
+        if len(sequences) != 1 or not sequences[0].drafts or not sequences[0].emitted:
+            return None
+        (sequence,) = sequences
+        shape = planner.next_watch(context_of(sequences)) if sequence.watch.idle else None
+        if shape is None:
+            return None
+        return PlannedDrafts(shape, sequence.sources_for(shape, timed=False)[:1], watched=True)
 
     def reflect(self, sequences: Tokens[Sequence]) -> None:
         """Have the planner think while a step is under way."""

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from ..cache.batch import BatchCache
 from ..cache.prompt_cache import PromptCache
+from .checks import checked_config
 from .choose import DraftChooser, Shapes
 from .config import DecodingConfig
 from .copying import StepDraft
@@ -23,7 +24,7 @@ from .launch import StepLauncher, caches_of
 from .lockstep import Alone, Steering, agreed_seconds, check_same_text
 from .model import SpeculativeModel
 from .reports import StepReports
-from .sequence import Sequence, checked_config
+from .sequence import Sequence
 from .shape_planner import ObservedStep, ShapePlanner
 from .shared_planner import SharedPlanner
 from .statistics import AcceptanceStats
@@ -316,26 +317,31 @@ class DecodingLoop:
         seconds = self._timer.count(began)
         tokens = [token.token for own in made.values() for token in own]
         seconds = agreed_seconds(self._model.ranks, seconds, tokens)
-        drafting = []
+        drafting, watched = [], []
         for sequence, step, record in zip(self.sequences, pending, records, strict=True):
             if sequence in made:
                 sequence.count(step, record, len(made[sequence]), seconds)
                 if sequence.drafts or sequence.copies:
                     drafting.append((sequence, record))
+                watched += sequence.watch.take()
         quiet = early and self._timer.early and len(pending) == 1 and pending[0].is_quiet
-        if quiet and made and self._reports.hold(records, pending[0].context, seconds):
+        if (
+            quiet
+            and made
+            and not watched
+            and self._reports.hold(records, pending[0].context, seconds)
+        ):
             return
         planner = self._chooser.planner_of(self.sequences)
         if planner is None or not drafting:
             return
-        observed = ObservedStep(
-            shape=next((step.shape for step in pending if step.shape), None),
-            records=[record for _, record in drafting],
-            seconds=seconds,
-            context=max(step.context for step in pending),
-            next_shape=next((s.next_draft.shape for s in pending if s.next_draft), None),
+        observed = ObservedStep.of(
+            pending,
+            [record for _, record in drafting],
+            seconds,
             early=early,
             overlapped=self._timer.early,
+            watched=watched,
         )
         self._reports.tell(planner, observed)
         price = planner.price(observed) if observed.shape else None

@@ -31,11 +31,13 @@ class PlannedDrafts:
         shape: The shape; None: the next step is plain.
         sources: Who drafts it for each sequence; None: nobody.
         resting: Whether the step after that one is known to be plain as well.
+        watched: Whether the drafts are not to be verified, see ``NextDraft``.
     """
 
     shape: BeamShape | None
     sources: Tokens[DraftSource | None]
     resting: bool = False
+    watched: bool = False
 
     @property
     def depth(self) -> int:
@@ -112,7 +114,7 @@ class StepLauncher:
             )
             pending.append(step)
         if following is not None and not plain_next:
-            pending = _draft_next(sequences, pending, noises, following)
+            pending = self._draft_next(sequences, pending, noises, following)
         kept = [step.kept for step in pending], caches_of(sequences, batch)
         mx.async_eval([step.read_back for step in pending], kept)
         return pending
@@ -168,6 +170,32 @@ class StepLauncher:
         logits, hidden = self._target.verify_batch(trees, batch, layers)
         return list(logits), list(fused(hidden))
 
+    def _draft_next(
+        self,
+        sequences: Tokens[Sequence],
+        pending: list[PendingStep],
+        noises: list[mx.array | None],
+        following: PlannedDrafts,
+    ) -> list[PendingStep]:
+        """The same steps with the drafts of the next one, which begin where these will end."""
+        places, states, sources = [], [], []
+        for place, (sequence, step) in enumerate(zip(sequences, pending, strict=True)):
+            source = following.sources[place]
+            if source is None:
+                continue
+            places.append(place)
+            sources.append([source])
+            states.append(sequence.next_draft_input(step, noises[place], source))
+        result = list(pending)
+        for place, tree in zip(places, draft_together(sources, states), strict=True):
+            step, draft = pending[place], NextDraft(following.shape, tree, following.watched)
+            seconds = step.draft_seconds
+            if following.watched:  # no other step will count it
+                sequences[place].watch.launch()
+                seconds += self._draft_seconds(following.shape, sources[places.index(place)])
+            result[place] = replace(step, next_draft=draft, draft_seconds=seconds)
+        return result
+
     def _draft_seconds(self, shape: BeamShape | None, sources: list[DraftSource]) -> float:
         """How long a draft takes, measured alone."""
         if shape is None:
@@ -188,27 +216,6 @@ def _of_one_size(sequences: Tokens[Sequence], trees: list[DraftTree]) -> list[Dr
         tree.padded(size, NO_TOKEN if sequence.asks_caller else 0)
         for sequence, tree in zip(sequences, trees, strict=True)
     ]
-
-
-def _draft_next(
-    sequences: Tokens[Sequence],
-    pending: list[PendingStep],
-    noises: list[mx.array | None],
-    following: PlannedDrafts,
-) -> list[PendingStep]:
-    """The same steps with the drafts of the next one, which begin where these will end."""
-    places, states, sources = [], [], []
-    for place, (sequence, step) in enumerate(zip(sequences, pending, strict=True)):
-        source = following.sources[place]
-        if source is None:
-            continue
-        places.append(place)
-        sources.append([source])
-        states.append(sequence.next_draft_input(step, noises[place], source))
-    result = list(pending)
-    for place, tree in zip(places, draft_together(sources, states), strict=True):
-        result[place] = replace(pending[place], next_draft=NextDraft(following.shape, tree))
-    return result
 
 
 def caches_of(sequences: Tokens[Sequence], batch: BatchCache | None) -> list[Any]:

@@ -164,6 +164,14 @@ class SpeculativeModel:
         return self.sources[0].lookback if self.sources else None
 
     @property
+    def drafts_early(self) -> bool:
+        """Whether drafts can be made in the graph of the step before them.
+
+        A chain is picked from a tree by its scores, on the host.
+        """
+        return self.target.verifies == "tree" and self.lookback is not None
+
+    @property
     def context_limit(self) -> int | None:
         """Longest context in tokens that the target was made for; None if that is not known.
 

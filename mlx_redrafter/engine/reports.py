@@ -94,4 +94,5 @@ class StepReports:
 
 def _is_quiet(step: ObservedStep) -> bool:
     """Whether a step is a plain one in the middle of a row of them."""
-    return step.early and step.overlapped and step.is_plain and step.next_shape is None
+    alone = step.next_shape is None and not step.watched
+    return step.early and step.overlapped and step.is_plain and alone

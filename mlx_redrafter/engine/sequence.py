@@ -19,17 +19,18 @@ from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
-from ..ranges import of_kind, prompt_ids
 from ..sampling import Sampler
 from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
+from .checks import checked_prompt, position_limit
 from .config import DecodingConfig
 from .copying import CopyProposal, SequenceCopies
 from .lockstep import shared_seed
-from .model import SpeculativeModel, check_model
+from .model import SpeculativeModel
 from .open_cache import open_cache
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
+from .watch import Watch
 
 # A token's log-probability, those of the likeliest, the likeliest first, and those of all tokens.
 Logprobs = tuple[float | None, tuple[tuple[int, float], ...], mx.array | None]
@@ -55,6 +56,7 @@ class Sequence:
         drafts: Whether it is drafted at all.
         sources: What proposes for it, each with its own memory of the text, besides the draft head.
         backoff: When it pauses drafts that are useless for a while.
+        watch: Compares a draft with the text, which nothing verifies.
         last_token: Its last token, the root of the next step, as of the last step that was read.
         emitted: Tokens decoded.
         finish_reason: "stop", "length", or None while it goes on.
@@ -85,6 +87,7 @@ class Sequence:
         self._memory = model.memory if self.drafts else None
         self.stats = stats if stats is not None else AcceptanceStats()
         self.backoff = DraftBackoff()
+        self.watch = Watch()
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
         self.copies: SequenceCopies | None = None
@@ -294,6 +297,9 @@ class Sequence:
         self._end = pending, record.path[-1]
         self.last_token = tokens[-1]
         self.emitted += len(tokens)
+        self.watch.follow(tokens)
+        if pending.next_draft is not None and pending.next_draft.watched:
+            self.watch.begin(pending.next_draft)
         for source in self.sources:
             source.accepted(tokens)
         if self.copies is not None:
@@ -342,56 +348,6 @@ class Sequence:
             self.cache.user = None
             if self.cache.layers and 0 < len(self.cache) < before:
                 mx.async_eval(self.cache.state)  # another thread may resume it
-
-
-def checked_prompt(prompt: Any, vocab_size: int, name: str = "The prompt") -> list[int]:
-    """The ids of a prompt, which may be an array's.
-
-    Raises:
-        RedrafterError: If it is no list of token ids, is empty, or holds ids that the model has
-            not, naming the prompt.
-    """
-    ids = prompt_ids(prompt, name)
-    if not ids:
-        raise RedrafterError(f"{name} is empty: give at least one token.")
-    if not all(0 <= token < vocab_size for token in ids):
-        raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
-    return ids
-
-
-def checked_config(model: Any, config: Any) -> DecodingConfig:
-    """How to decode, by default greedily; and that there is a model to decode with.
-
-    Raises:
-        RedrafterError: If one is something else.
-    """
-    check_model(model)
-    if config is None:
-        return DecodingConfig()
-    whole: DecodingConfig = of_kind(config, "config", DecodingConfig, "a DecodingConfig")
-    return whole
-
-
-def position_limit(prompt: int, max_tokens: int, positions: int | None) -> int:
-    """Tokens to decode at most where a model's table of positions ends.
-
-    Args:
-        prompt: Tokens of the prompt.
-        max_tokens: What was asked for; -1 for no limit.
-        positions: Rows of the table; None where the model has none.
-
-    Raises:
-        RedrafterError: If the prompt alone is longer than the table.
-    """
-    if positions is None:
-        return max_tokens
-    if prompt > positions:
-        raise RedrafterError(
-            f"The prompt has {prompt} tokens, but this model has positions for {positions}: "
-            "shorten it."
-        )
-    room = positions + 1 - prompt  # the last token is chosen, but never fed
-    return room if max_tokens == -1 else min(max_tokens, room)
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

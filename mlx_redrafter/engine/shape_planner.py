@@ -11,7 +11,8 @@ from ..cache.prompt_cache import PromptCache
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .copy_planner import CopyPlanner
-from .step import StepRecord
+from .step import PendingStep, StepRecord
+from .watch import WatchedDraft
 
 # A planner that never drafts has patience for so many plain steps, see ``ShapePlanner.patience``.
 MOST_PATIENCE = 64
@@ -28,6 +29,8 @@ class ObservedStep:
         context: Tokens of the longest sequence before it.
         next_shape: What was drafted in its graph for the step after it; None for nothing. The
             first step of a kind may have waited for a GPU's compiler, for either draft's sake.
+        watching: Whether that draft is not verified, see :meth:`ShapePlanner.next_watch`.
+        watched: How such drafts went that were made before, as far as it is known since this step.
         early: Whether it began before the step before it was read.
         overlapped: Whether the step after it did.
         repeats: How many it stands for.
@@ -38,9 +41,36 @@ class ObservedStep:
     seconds: float
     context: int
     next_shape: BeamShape | None = None
+    watching: bool = False
+    watched: Sequence[WatchedDraft] = ()
     early: bool = False
     overlapped: bool = False
     repeats: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        pending: Sequence[PendingStep],
+        records: Sequence[StepRecord],
+        seconds: float,
+        *,
+        early: bool,
+        overlapped: bool,
+        watched: Sequence[WatchedDraft],
+    ) -> ObservedStep:
+        """A step as it was launched, by the attributes of this class."""
+        made = next((step.next_draft for step in pending if step.next_draft), None)
+        return cls(
+            shape=next((step.shape for step in pending if step.shape), None),
+            records=records,
+            seconds=seconds,
+            context=max(step.context for step in pending),
+            next_shape=made.shape if made else None,
+            watching=made is not None and made.watched,
+            watched=watched,
+            early=early,
+            overlapped=overlapped,
+        )
 
     # Asked for again and again at every step.
     @cached_property
@@ -109,6 +139,12 @@ class ShapePlanner(Protocol):
 
         Asked after a step has been observed; before that after a plain step, and where
         ``drafts_next``. It need not be taken.
+        """
+
+    def next_watch(self, context: int) -> BeamShape | None:
+        """What to draft with the next step after ``context`` tokens, only to see how far the text
+        will go along with it; None for nothing. Asked while the last such draft of a text is over,
+        where drafts can be made in the graph of the step before; it need not be taken.
         """
 
     @property

@@ -73,6 +73,11 @@ class SharedPlanner:
         with self._lock:
             return self._planner.next_shape(context)
 
+    def next_watch(self, context: int) -> BeamShape | None:
+        """See ShapePlanner."""
+        with self._lock:
+            return self._planner.next_watch(context)
+
     def guess_chances(self, tree: HostTree) -> list[float]:
         """See ShapePlanner."""
         with self._lock:

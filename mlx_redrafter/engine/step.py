@@ -25,7 +25,7 @@ class PendingStep:
         hidden: What drafts start from at its nodes, see ``DraftInput``, (n, ...).
         shape: What was drafted, of which ``tree`` may be a part; None is a plain step.
         context: Committed tokens before it.
-        draft_seconds: What its draft takes, measured alone.
+        draft_seconds: What its draft takes, measured alone, and one that is only watched.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
         finite: Whether all hidden states are numbers, bool (); None for a root alone, which is

@@ -38,6 +38,11 @@ LEAST_CHANCE = 0.5
 LEAST = -1.0
 # What is left at least when drafting ends: enough for a small probe.
 LEFT = 0.5
+# A draft that is only watched costs no more than this share of what one loses that is verified in
+# vain. As many are wanted, so the account is given so much less.
+WATCHED = 0.4
+# So much of what watched drafts took that would have paid is given back until drafting has begun.
+CREDIT = 2.0
 
 
 class Allowance:
@@ -45,15 +50,20 @@ class Allowance:
 
     Args:
         known: Whether it is known how drafts went on other texts: less is to be found out then.
+        watches: Whether drafts can be watched before any is verified.
 
     Attributes:
         balance: Plain steps that may be lost by now.
     """
 
-    def __init__(self, *, known: bool = False) -> None:
+    def __init__(self, *, known: bool = False, watches: bool = False) -> None:
         self.balance = START_KNOWN if known else START
+        self._part = 1.0  # of what is given
+        if known and watches:
+            self.balance *= WATCHED
         self._first_tokens = 0 if known else FIRST_TOKENS
         self._token, self._bringing = TOKEN, ANSWERS
+        self._credit = CREDIT
         self._answers = 0
         self._tokens = 0.0
         self._put_by = 0.0
@@ -69,11 +79,15 @@ class Allowance:
         """
         self._token, self._bringing = TOKEN_DOUBTED, ANSWERS_DOUBTED
 
+    def spare(self, *, watches: bool) -> None:
+        """Give less as long as drafts are only watched."""
+        self._part = WATCHED if watches else 1.0
+
     def begin_answer(self) -> None:
         """An answer begins, after one that was not over at once."""
         if self._tokens > 0:
             self._answers += 1
-            self.balance += ANSWER * (self._answers in self._bringing)
+            self.balance += self._part * ANSWER * (self._answers in self._bringing)
 
     def take_plain(
         self, tokens: float, late: float = 0.0, *, wanted: float = 0.0, off: bool = False
@@ -89,7 +103,7 @@ class Allowance:
         self.balance = max(LEAST, self.balance - late)
         share = self._share(off=off)
         self._tokens += tokens
-        limit = max(IDLE_LIMIT, wanted)
+        limit = max(self._part * IDLE_LIMIT, wanted)
         if self.balance < limit:
             self.balance = min(limit, self.balance + share * tokens)
 
@@ -99,7 +113,19 @@ class Allowance:
 
     def _share(self, *, off: bool) -> float:
         first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, self._token)
-        return first if self._tokens < self._first_tokens else later
+        return self._part * (first if self._tokens < self._first_tokens else later)
+
+    def take_watched(self, price: float) -> None:
+        """A draft that nothing verifies took so many plain steps."""
+        self.balance = max(LEAST, self.balance - price)
+
+    def give_back(self, price: float) -> None:
+        """One that took so much would have paid: the next is not to wait for it, as far as that has
+        not been said often in vain.
+        """
+        given = min(self._credit, price)
+        self._credit -= given
+        self.balance += given
 
     def take_drafted(self, price: float, tokens: float) -> None:
         """A step that drafted was over.
@@ -124,8 +150,9 @@ class Allowance:
 
     def renew(self) -> None:
         """What was lost does not count any more."""
-        self.balance = max(ANSWER, self.balance)
+        self.balance = max(self._part * ANSWER, self.balance)
 
     def leave(self) -> None:
         """Drafting ends for now; it can be tried again."""
+        self._credit = CREDIT
         self.balance = max(LEFT, self.balance)

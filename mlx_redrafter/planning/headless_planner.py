@@ -75,6 +75,10 @@ class HeadlessPlanner:
         """Nothing is drafted but copies."""
         return None
 
+    def next_watch(self, context: int) -> BeamShape | None:  # noqa: ARG002
+        """Nothing is drafted but copies."""
+        return None
+
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """Not asked: nothing is drafted but copies."""
         raise NotImplementedError

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.recorded import RecordedDrafts
+from ..engine.step import StepRecord
+from ..engine.watch import WatchedDraft
 from .acceptance import AcceptanceModel
 from .forecast import TreeMemory
 
@@ -23,3 +27,13 @@ class Learnt:
     def __init__(self, recorded: RecordedDrafts | None = None) -> None:
         self.acceptance, self.memory = AcceptanceModel(recorded), TreeMemory(recorded)
         self.copied = CopyAcceptance()
+
+    def take_verified(self, steps: Iterable[StepRecord], *, trying: bool) -> None:
+        """Learn from drafts that were verified; ``trying`` is whether nothing is chosen."""
+        for step in steps:
+            self.acceptance.observe(step.guessed, trying=trying)
+
+    def take_watched(self, watched: WatchedDraft, *, trying: bool) -> None:
+        """Learn from a draft that was only watched, and remember it."""
+        self.acceptance.observe(watched.draft, trying=trying)
+        self.memory.add(watched.draft.tree, watched.shape)

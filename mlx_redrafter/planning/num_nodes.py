@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 
 def num_nodes_to_verify(
-    chances: Sequence[float], counts: Sequence[int], seconds: Callable[[int], float], rate: float
+    chances: Sequence[float], sizes: Sequence[int], seconds: Callable[[int], float], rate: float
 ) -> int:
     """How many of a draft's nodes to verify, from the first on.
 
@@ -15,13 +15,15 @@ def num_nodes_to_verify(
 
     Args:
         chances: The chance of acceptance of each node but the root, none before its parent.
-        counts: Numbers of nodes to choose from.
+        sizes: Rows of the forwards that fill a step: all nodes, or so many less the root's.
         seconds: The time of a forward over so many rows, the root counted.
         rate: Tokens a second, as decoding goes on the whole.
 
     Returns:
-        One of ``counts``.
+        Their number.
     """
+    drafted = len(chances)
+    counts = [size - 1 for size in sizes if size - 1 < drafted] + [drafted]
     gained = [1.0]
     for chance in chances:
         gained.append(gained[-1] + chance)

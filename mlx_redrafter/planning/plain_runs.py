@@ -21,7 +21,11 @@ class PlainRuns:
         """(kind, seconds) of a step, see :class:`Clocks`; None where it tells nothing by itself.
 
         The last of several plain steps stands for itself and the first of them, half their time.
+        One that made a draft to be watched is no plain step's time.
         """
+        if step.watching:
+            self._first = None
+            return None
         if not step.is_plain:
             return 1 + step.nodes, step.seconds
         if step.early and step.overlapped:

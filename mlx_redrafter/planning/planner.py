@@ -9,29 +9,31 @@ The planner brings these together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
-from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
+from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .acceptance import kinds_of
 from .clocks import Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
-from .forecast import Forecast, Yields
+from .forecast import Forecast
 from .honesty import Honesty
 from .learnt import Learnt
 from .num_nodes import num_nodes_to_verify
 from .plain_breaks import PlainBreaks
 from .prices import StepPrices
-from .probes import MARGIN, Probes
+from .probes import MARGIN
 from .promises import Promises, best_of
 from .second_chance import SecondChance
 from .shapes import candidate_shapes
-from .trials import WIDE_PROBES, PlannerState, Trials, WideProbes
+from .trials import PlannerState, Trials
+from .wide_probes import WIDE_PROBES, WideProbes
 
 if TYPE_CHECKING:
     from ..cache.prompt_cache import PromptCache
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
 
 # A choice is left when it promises less, times plain.
 LEFT_AT = 1.0
-# Probes that a first choice rests on.
-PROBES_TO_CHOOSE = 2
 REPLAN_STEPS = 8
 # Of chosen drafts every so many-th is remembered beside the probes.
 REMEMBER_EVERY = 4
@@ -64,15 +64,19 @@ class Planner:
     DRAFTING  the choice; now and then a larger      RESTING when it promises less than
               probe, or a plain step for its time    ``LEFT_AT`` or the account is overdrawn
     RESTING   as TRYING                              as TRYING; TRYING when an answer begins
-    OFF       as TRYING                              DRAFTING, as TRYING; an answer may begin
-                                                     with a probe
+    OFF       as TRYING                              DRAFTING, as TRYING
     ========  =====================================  =========================================
+
+    Where drafts can be watched, a probe is a plain step with a draft beside it that is only
+    compared with the text that follows; else it is verified.
 
     Only :meth:`begin` and :meth:`observe` change anything.
 
     Args:
         costs: What steps cost here.
         chains: Whether only chains are verified.
+        watches: Whether drafts can be watched, see :meth:`next_watch`: then none is verified while
+            nothing is chosen.
         measure: Measures costs again, given those so far and a cache with a text in it; None
             leaves them as they are.
         recorded: How drafts went when the head was trained: a choice to begin with rests on them.
@@ -84,6 +88,7 @@ class Planner:
         costs: CostModel,
         *,
         chains: bool = False,
+        watches: bool = False,
         measure: Measure | None = None,
         recorded: RecordedDrafts | None = None,
         shares: Planner | None = None,
@@ -103,8 +108,8 @@ class Planner:
         self._breaks = PlainBreaks()
         self._wide_probe: BeamShape | None = None
         self._recorded, known = recorded, recorded is not None
-        self._trials, self._wide = Trials(known=known), WideProbes(known=known)
-        self._probes_made = PROBES_TO_CHOOSE if known else 0
+        self._trials = Trials(costs, chains=chains, watches=watches, known=known)
+        self._wide = WideProbes(known=known)
         self._take_costs(costs)
         if known and self._choice is None:
             self._trials.allowance.doubt()
@@ -127,8 +132,13 @@ class Planner:
         from .cost_store import load_costs, measure_there
 
         costs = load_costs(model, recalibrate=recalibrate, progress=progress)
-        chains, measure = model.target.verifies == "chain", partial(measure_there, model)
-        return cls(costs, chains=chains, measure=measure, recorded=model.recorded)
+        return cls(
+            costs,
+            chains=model.target.verifies == "chain",
+            watches=model.drafts_early,
+            measure=partial(measure_there, model),
+            recorded=model.recorded,
+        )
 
     def for_batch(self, sequences: int) -> Planner:
         """The planner for steps that so many sequences take together; itself for one.
@@ -162,15 +172,11 @@ class Planner:
     @property
     def state(self) -> PlannerState:
         """What is known by now."""
-        if self._choice is not None:
-            return PlannerState.DRAFTING
-        if self._trials.evidence or self._probes.first is None:
-            return PlannerState.OFF
-        return PlannerState.RESTING if self._trials.failed_here else PlannerState.TRYING
+        return PlannerState.DRAFTING if self._choice is not None else self._trials.state
 
     @property
     def drafting_disabled(self) -> bool:
-        """Whether drafts do not pay here as far as is known, so that decoding is plain."""
+        """Whether drafts do not pay here as far as is known."""
         return self.state is PlannerState.OFF
 
     @property
@@ -185,7 +191,7 @@ class Planner:
         After a text's last step it is not; but a draft that was made with the step before it can
         be read, and only what is worth it verified, at no evaluation more.
         """
-        shape = self._choice or self._probes.first
+        shape = self._choice or self._trials.probes.first
         if shape is None:
             return False
         return self.costs.draft_seconds(shape) <= CHEAP_DRAFT * self.costs.plain[0]
@@ -205,7 +211,7 @@ class Planner:
                 self._take_costs(self._measure(self.costs, cache))
                 self._for_batches.clear()
             else:
-                self._price_probes()
+                self._trials.price(self.clocks, self._context)
         for planner in (self, *self._for_batches.values()):
             planner._begin_as_before()
 
@@ -220,19 +226,20 @@ class Planner:
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""
         if self._choice is None:
-            return self._probes.first if self._trials.due(self._probes.first_price) else None
-        if self._breaks.due and not self._probes.certain:
+            return None if self._trials.probes.watches else self._trials.next
+        if self._breaks.due and not self._trials.probes.certain:
             return None
         return self._wide_probe or self._choice
+
+    def next_watch(self, context: int) -> BeamShape | None:  # noqa: ARG002
+        """What to draft with the next step, only to see how far the text will go along with it."""
+        watches = self._choice is None and self._trials.probes.watches
+        return self._trials.next if watches else None
 
     @property
     def patience(self) -> int:
         """Plain steps that it may hear of together, since it would draft after none of them."""
-        if self._choice is not None:
-            return 0
-        if self._probes.first is None:
-            return MOST_PATIENCE
-        return self._trials.plain_before(self._probes.first_price)
+        return 0 if self._choice is not None else self._trials.patience
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         """How many nodes of a draft to verify, from the first on: all of a probe; else as many as
@@ -242,9 +249,8 @@ class Planner:
         if self.prices.tokens == 0 or self._is_probe(shape):
             return drafted
         chances = self.guess_chances(tree)[1:]
-        counts = [size - 1 for size in self.costs.sizes if size - 1 < drafted] + [drafted]
         seconds = partial(self.prices.verify_seconds, context=context)
-        return num_nodes_to_verify(chances, counts, seconds, self.prices.rate)
+        return num_nodes_to_verify(chances, self.costs.sizes, seconds, self.prices.rate)
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""
@@ -262,7 +268,7 @@ class Planner:
         """Plain decoding and every known shape, with what it promises, plain steps and copies among
         its drafts counted in.
         """
-        return self._promises.beside_plain(context, self._choice, self._probes.free)
+        return self._promises.beside_plain(context, self._choice, self._trials.probes.free)
 
     @property
     def known(self) -> bool:
@@ -281,29 +287,41 @@ class Planner:
         self.prices.time(step)
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
-            self._price_probes()
+            self._trials.price(self.clocks, self._context)
         if self._choice is not None:
             self._honesty.observe(step, self._forecast, self.prices)
         if step.is_plain:
             self._take_plain(step)
         elif step.shape is not None:  # copies alone say nothing of drafts
             self._breaks.drafts += 1
-            for record in step.records:
-                self.acceptance.observe(record.guessed, trying=self._choice is None)
+            self._learnt.take_verified(step.records, trying=self._choice is None)
             self._learn(step, step.shape)
+        self._take_watched(step)
         self._steps_to_replan -= step.repeats
         if self._choice is not None and (self._steps_to_replan <= 0 or self._trials.overdrawn):
             self._plan()
-        made, balance = self._forecast.tokens_per_step, self._trials.allowance.balance
-        choice = self._choice
-        self._wide_probe = choice and self._wide.find(self._probes, choice, made, balance)
+        self._wide_probe = self._choice and self._wide.find(self._trials, self._forecast)
+
+    def _take_watched(self, step: ObservedStep) -> None:
+        """Learn from drafts that were only watched."""
+        if step.watching and step.next_shape is not None:
+            self._trials.launch_watched(step.next_shape)
+        for watched in step.watched:
+            self._learnt.take_watched(watched, trying=self._choice is None)
+            if self._choice is None:
+                self._trials.take_watched(watched.tokens)
+                self._plan_or_price(watched.tokens)
+
+    def _plan_or_price(self, tokens: float) -> None:
+        """Choose, after a probe that made so many tokens."""
+        if tokens > 1.0 or self._trials.probes.free:
+            self._plan()
+        else:  # nothing accepted is no reason to draft
+            self._trials.price(self.clocks, self._context)
 
     def _take_plain(self, step: ObservedStep) -> None:
         self._breaks.take_plain(step.repeats)
-        if self._choice is None:
-            self._trials.take_plain(step, self.prices.late, self._probes.first_price)
-            return
-        self._trials.allowance.take_plain(step.made, self.prices.late)
+        self._trials.take_plain(step, self.prices.late, trying=self._choice is None)
 
     def reflect(self) -> None:
         """Look at the trees of late as every shape would have drafted them; changes no answer."""
@@ -317,12 +335,8 @@ class Planner:
             for record in step.records:
                 self._memory.add(record.guessed.tree, shape)
         if self._choice is None:
-            self._probes_made += 1
             self._trials.take_probe(price, step.tokens, self.prices.paid(step))
-            if step.tokens > 1.0 or self._probes.free:
-                self._plan()
-            else:  # nothing accepted is no reason to draft
-                self._price_probes()
+            self._plan_or_price(step.tokens)
             return
         self._trials.allowance.take_drafted(price, step.tokens)
         if probe:
@@ -341,23 +355,19 @@ class Planner:
     def _plan(self) -> None:
         """Choose by what is promised; called after a probe, and while there is a choice."""
         self._steps_to_replan = REPLAN_STEPS
-        self._price_probes()
-        raw = self._promises.drafted(self._context, self._choice, self._probes.free)
+        self._trials.price(self.clocks, self._context)
+        raw = self._promises.drafted(self._context, self._choice, self._trials.probes.free)
         forecasts = {one.shape: self._promises.honest(one) for one in raw}
         self.prices.accepted = {
             shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
         }
-        plain = 1.0 / self.prices.plain_seconds(self._context)
-        tried = self._probes_made >= PROBES_TO_CHOOSE and not self._trials.failed_here
-        allowed = [
-            one
-            for one in forecasts.values()
-            if self._choice or tried or MARGIN * one.step_seconds * plain < 1.0  # whatever it makes
-        ]
-        best = best_of(allowed, forecasts.get(self._choice) if self._choice else None)
+        plain = self.prices.plain_seconds(self._context)
+        tried = self._choice is not None or self._trials.enough
+        # Before that only what costs less than a plain step, whatever it makes.
+        best = best_of(forecasts, self._choice, below=math.inf if tried else plain / MARGIN)
         if best is None:
             return
-        pays = best.tokens_per_second > (LEFT_AT if self._choice else MARGIN) * plain
+        pays = best.tokens_per_second * plain > (LEFT_AT if self._choice else MARGIN)
         pays = pays and not (self._choice and self._trials.overdrawn)
         self._choose(next(one for one in raw if one.shape == best.shape) if pays else None)
 
@@ -369,7 +379,7 @@ class Planner:
                 self._second_chance.fail()
                 self._honesty.forget()
                 self._memory.forget_recorded()
-                self._price_probes()
+                self._trials.price(self.clocks, self._context)
             self._choice = None
             return
         if self._choice is None:
@@ -377,19 +387,15 @@ class Planner:
         self._choice, self._forecast = forecast.shape, forecast
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         seen = self.prices.plain_speed(self._context) is not None
-        told, free = self.clocks.knows_plain, self._probes.free is not None
+        told, free = self.clocks.knows_plain, self._trials.probes.free is not None
         self._breaks.space(gain, seen=seen, told=told, free=free)
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)
-        yields = Yields(candidate_shapes(costs, chains=self._chains), self._memory)
-        self._promises = Promises(self.prices, self.acceptance, yields, self._honesty)
-        self._probes = Probes(costs, chains=self._chains)
+        shapes = candidate_shapes(costs, chains=self._chains)
+        self._promises = Promises(self.prices, self._learnt, shapes, self._honesty)
+        self._trials.take_costs(costs)
         self._wide_probe = None
-        self._price_probes()
-        if self._probes.free is not None or self._recorded is not None:
+        self._trials.price(self.clocks, self._context)
+        if self._trials.probes.free is not None or self._recorded is not None:
             self._plan()
-
-    def _price_probes(self) -> None:
-        trials = self._trials
-        self._probes.price(self.clocks, self._context, small=trials.small, earned=trials.earned)

@@ -13,6 +13,10 @@ from .shapes import covers, probe_shapes
 FIRST_PROBE_PRICE = 2.0
 SMALL_PROBE_PRICE = 1.4
 LARGEST_FIRST_PROBE = 4.0
+# One that is only watched costs its draft: no more than this if any is so cheap, and after failures
+# the second figure.
+WATCH_PRICE = 0.35
+SMALL_WATCH_PRICE = 0.25
 # A shape that would make less than this, times plain, were all of its path accepted, is not worth a
 # probe: few texts are guessed so well, and there is little to gain on those.
 LEAST_AT_BEST = 1.15
@@ -39,16 +43,21 @@ class Probes:
     Args:
         costs: What steps cost.
         chains: Whether only chains are verified.
+        watches: Whether drafts can be watched before any is verified.
 
     Attributes:
         first: What to probe with while nothing is chosen; None where no draft could pay.
-        first_price: What that costs, in plain steps.
+        first_price: What a step that verifies it costs, or as much of it as may be verified before
+            drafts have paid; in plain steps.
+        watches: Whether it is only watched: not where it pays whatever comes.
+        trial_price: What a step that probes costs, in plain steps.
         free: A shape that costs less than a plain step, where there is one: it pays whatever comes.
         certain: Whether it costs so much less that no plain step has to show it.
     """
 
-    def __init__(self, costs: CostModel, *, chains: bool):
+    def __init__(self, costs: CostModel, *, chains: bool, watches: bool = False):
         self._costs = costs
+        self._can_watch = watches
         # Priced at every answer: what differs by shape, and by rows alone.
         self._drafts = [
             (shape, 1 + shape.nodes, costs.draft_seconds(shape))
@@ -56,15 +65,19 @@ class Probes:
         ]
         self._rows = {rows for _, rows, _ in self._drafts}
         self._priced: list[tuple[float, BeamShape]] = []
+        self._draft_prices: list[float] = []
         self._measured: list[float] = []
         self._context = 0
         self._factors: dict[int, float] = {}
         self.first: BeamShape | None = None
-        self.first_price = 0.0
+        self.first_price = self.trial_price = 0.0
+        self.watches = False
         self.free: BeamShape | None = None
         self.certain = False
 
-    def price(self, clocks: Clocks, context: int, *, small: bool, earned: bool) -> None:
+    def price(
+        self, clocks: Clocks, context: int, *, small: bool, earned: bool, watched: bool = True
+    ) -> None:
         """Price all shapes again, if prices have changed.
 
         Args:
@@ -72,12 +85,31 @@ class Probes:
             context: Tokens before the step.
             small: Whether the first probe is to be a small one.
             earned: Whether probes have earned all that is saved, so that it may cost more.
+            watched: Whether it is to be watched rather than verified, if that can be.
         """
         plain = clocks.factor(PLAIN)
         factors = {rows: clocks.factor(rows) / plain for rows in self._rows}
         if not self._hold(context, factors):
             self._price_all(context, factors)
-        self.first_price, self.first = self._first(small=small, earned=earned)
+        self.watches = self._can_watch and watched and self.free is None
+        if self.watches:
+            self._watch(SMALL_WATCH_PRICE if small else WATCH_PRICE)
+        else:
+            self.first_price, self.first = self._first(small=small, earned=earned)
+            self.trial_price = self.first_price
+
+    def _watch(self, limit: float) -> None:
+        """Watch the shape that shows most of those that cost little, or the cheapest."""
+        possible = [
+            (price, shape, draft)
+            for (price, shape), draft in zip(self._priced, self._draft_prices, strict=True)
+            if price <= (1 + shape.length) / LEAST_AT_BEST
+        ]
+        self.first, self.first_price, self.trial_price = None, 0.0, 0.0
+        if possible:
+            cheap = next((one for one in possible if one[2] <= limit), None)
+            price, self.first, draft = cheap or min(possible, key=lambda one: one[2])
+            self.first_price, self.trial_price = min(price, FIRST_PROBE_PRICE), 1.0 + draft
 
     def _hold(self, context: int, factors: dict[int, float]) -> bool:
         """Whether prices are as they were; to make them takes a fifth of a small model's step."""
@@ -94,6 +126,7 @@ class Probes:
         plain = self._costs.step_seconds(None, context)
         verifying = {rows: self._costs.verify_seconds(rows, context) for rows in self._rows}
         self._measured = [(draft + verifying[rows]) / plain for _, rows, draft in self._drafts]
+        self._draft_prices = [draft / plain for _, _, draft in self._drafts]
         self._priced = [
             (measured * factors[rows], shape)
             for measured, (shape, rows, _) in zip(self._measured, self._drafts, strict=True)

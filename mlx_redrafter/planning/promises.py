@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping, Sequence
 
 from ..drafting.shape import BeamShape
-from .acceptance import AcceptanceModel
 from .forecast import Forecast, Yield, Yields
 from .honesty import Honesty
+from .learnt import Learnt
 from .prices import StepPrices
 
 # Another shape has to promise this much more than the present one.
 SWITCH_MARGIN = 1.01
 
 
-def best_of(forecasts: Iterable[Forecast], present: Forecast | None) -> Forecast | None:
-    """The fastest of some forecasts; the present one, unless another is clearly faster."""
-    best = max(forecasts, key=lambda one: one.tokens_per_second, default=None)
-    if best and present and SWITCH_MARGIN * present.tokens_per_second >= best.tokens_per_second:
-        return present
+def best_of(
+    forecasts: Mapping[BeamShape | None, Forecast],
+    present: BeamShape | None,
+    *,
+    below: float = math.inf,
+) -> Forecast | None:
+    """The fastest of some forecasts; the present one, unless another is clearly faster.
+
+    Args:
+        forecasts: By their shapes.
+        present: What is drafted.
+        below: Seconds: no step may take longer.
+    """
+    allowed = (one for one in forecasts.values() if one.step_seconds < below)
+    best = max(allowed, key=lambda one: one.tokens_per_second, default=None)
+    held = forecasts.get(present) if present else None
+    if best and held and SWITCH_MARGIN * held.tokens_per_second >= best.tokens_per_second:
+        return held
     return best
 
 
@@ -27,16 +41,16 @@ class Promises:
 
     Args:
         prices: What steps cost.
-        acceptance: How likely nodes are accepted.
-        yields: What shapes would have yielded lately.
+        learnt: How likely nodes are accepted, and the trees drafted lately.
+        shapes: Those to judge.
         honesty: What chosen drafts made, against what was promised.
     """
 
     def __init__(
-        self, prices: StepPrices, acceptance: AcceptanceModel, yields: Yields, honesty: Honesty
+        self, prices: StepPrices, learnt: Learnt, shapes: Sequence[BeamShape], honesty: Honesty
     ):
-        self._prices, self._acceptance = prices, acceptance
-        self._yields, self._honesty = yields, honesty
+        self._prices, self._acceptance = prices, learnt.acceptance
+        self._yields, self._honesty = Yields(shapes, learnt.memory), honesty
 
     def prepare(self) -> None:
         """Do what can be done of the work before any forecast is asked for."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 from enum import Enum
 
 from ..drafting.shape import BeamShape
-from ..engine.shape_planner import ObservedStep
+from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
 from .allowance import LEAST, Allowance
+from .clocks import Clocks
+from .costs import CostModel
 from .probes import Probes
 
 # Plain steps between the probes of an answer that failed; doubled each time.
@@ -20,19 +22,13 @@ LONGEST_GAP = 64
 SHORT_ANSWER = 16
 # After so many failures in a row probes are small ones, of which more can be made.
 FAILURES_FOR_SMALL = 3
+# Probes that a first choice rests on.
+PROBES_TO_CHOOSE = 2
 # What failed on a machine so many times as slow says little of one that is free again.
 FREED = 1.4
 # Evidence for saying that drafts do not pay here.
 PROBES_FOR_VERDICT = 6
 ANSWERS_FOR_VERDICT = 3
-# While a choice stands: probes of larger shapes to begin with, and drafts between them; then drafts
-# between single ones, twice as many each time that the choice stays the same.
-WIDE_PROBES = 3
-WIDE_GAP = 4
-WIDE_GAPS = (64, 512)
-# Drafts accepted whole in a row after which a larger shape is looked at again; twice as many each
-# time that no longer one was chosen for it.
-WHOLE_RUNS = (3, 48)
 
 
 class PlannerState(Enum):
@@ -48,15 +44,30 @@ class Trials:
     """Probes while nothing is chosen.
 
     Args:
+        costs: What steps cost.
+        chains: Whether only chains are verified.
+        watches: Whether drafts can be watched before any is verified, see ``WatchedDraft``.
         known: Whether it is known how drafts went on other texts.
 
     Attributes:
+        probes: Their shapes.
         allowance: The account that pays for them.
         failed_here: Whether probes of this answer failed, and none did better since.
     """
 
-    def __init__(self, *, known: bool = False) -> None:
-        self.allowance = Allowance(known=known)
+    def __init__(
+        self,
+        costs: CostModel,
+        *,
+        chains: bool = False,
+        watches: bool = False,
+        known: bool = False,
+    ) -> None:
+        self._chains, self._watches, self._known = chains, watches, known
+        self.allowance = Allowance(known=known, watches=watches)
+        self.probes = Probes(costs, chains=chains, watches=watches)
+        self._made = PROBES_TO_CHOOSE if known else 0
+        self._watching = 0  # tokens after which it is known how a watched draft went
         self.failed_here = False
         self._gap = 1
         self._plain = 0  # plain steps in a row
@@ -68,15 +79,36 @@ class Trials:
         self._paid = False
         self._slowness, self._slowness_failed = 1.0, 0.0  # now, and when drafts failed last
 
-    @property
-    def small(self) -> bool:
-        """Whether the next probe is to be a small one."""
-        return self._in_a_row >= FAILURES_FOR_SMALL
+    def take_costs(self, costs: CostModel) -> None:
+        """Costs were measured again."""
+        self.probes = Probes(costs, chains=self._chains, watches=self._watches)
+
+    def price(self, clocks: Clocks, context: int) -> None:
+        """Price probes by what steps cost by now, after so many tokens.
+
+        After failures they are small ones. Where those pay, but have not shown what would, the next
+        one may be larger.
+        """
+        self.probes.price(
+            clocks,
+            context,
+            small=self._in_a_row >= FAILURES_FOR_SMALL,
+            earned=self._paid and self.allowance.full,
+            watched=self._known or self._in_a_row > 0,
+        )
+        self.allowance.spare(watches=self.probes.watches)
 
     @property
-    def earned(self) -> bool:
-        """Whether small probes pay, but have not shown what would: the next one may be larger."""
-        return self._paid and self.allowance.full
+    def state(self) -> PlannerState:
+        """What is known while nothing is chosen."""
+        if self.evidence or self.probes.first is None:
+            return PlannerState.OFF
+        return PlannerState.RESTING if self.failed_here else PlannerState.TRYING
+
+    @property
+    def enough(self) -> bool:
+        """Whether a shape may be chosen by what probes have shown."""
+        return self._made >= PROBES_TO_CHOOSE and not self.failed_here
 
     @property
     def overdrawn(self) -> bool:
@@ -109,27 +141,43 @@ class Trials:
         self.failed_here = self._counted_here = False
         self._tokens_here = 0.0
 
-    def due(self, price: float) -> bool:
-        """Whether a probe that costs so many plain steps is to be made now."""
+    @property
+    def next(self) -> BeamShape | None:
+        """The probe to be made now; None where it is not time, or nothing could pay."""
+        price = self.probes.trial_price
         affordable = self.allowance.balance >= price - 1.0
-        return affordable and (self._plain >= self._gap - 1 or price <= 1.0)
+        due = affordable and (self._plain >= self._wait or price <= 1.0)
+        return self.probes.first if due else None
 
-    def plain_before(self, price: float) -> int:
-        """Plain steps, at least, before a probe of that price is due."""
-        waiting = 0 if price <= 1.0 else self._gap - 1 - self._plain
+    @property
+    def _wait(self) -> int:
+        """Plain steps between the last probe and the next."""
+        return max(self._gap - 1, self._watching)
+
+    @property
+    def patience(self) -> int:
+        """Plain steps, at least, before a probe is due."""
+        if self.probes.first is None:
+            return MOST_PATIENCE
+        price = self.probes.trial_price
+        waiting = 0 if price <= 1.0 else self._wait - self._plain
         return max(waiting, self.allowance.plain_before(price - 1.0, off=self.evidence))
 
-    def take_plain(self, step: ObservedStep, late: float, price: float) -> None:
-        """A plain step was taken while nothing was chosen, or several.
+    def take_plain(self, step: ObservedStep, late: float, *, trying: bool) -> None:
+        """A plain step was taken, or several.
 
         Args:
             step: How it went.
             late: Plain steps that it took longer, see :class:`Allowance`.
-            price: What the next probe costs, in plain steps.
+            trying: Whether nothing is chosen.
         """
+        if not trying:
+            self.allowance.take_plain(step.made, late)
+            return
         self._plain += step.repeats
         self._tokens_here += step.made
-        self.allowance.take_plain(step.made, late, wanted=price - 1.0, off=self.evidence)
+        wanted = self.probes.trial_price - 1.0
+        self.allowance.take_plain(step.made, late, wanted=wanted, off=self.evidence)
 
     def take_probe(self, price: float, tokens: float, paid: float) -> None:
         """A probe was made.
@@ -142,6 +190,23 @@ class Trials:
         self.allowance.take_drafted(paid, tokens)
         self._plain = 0
         self._tokens_here += tokens
+        self._judge(price, tokens)
+
+    def launch_watched(self, shape: BeamShape) -> None:
+        """A draft was made that is only watched."""
+        self.allowance.take_watched(self.probes.trial_price - 1.0)
+        self._plain, self._watching = 0, 1 + shape.length
+
+    def take_watched(self, tokens: float) -> None:
+        """It is known what a step would have made that verified a watched draft."""
+        self._watching = 0
+        if tokens >= self.probes.first_price:
+            self.allowance.give_back(self.probes.trial_price - 1.0)
+        self._judge(self.probes.first_price, tokens)
+
+    def _judge(self, price: float, tokens: float) -> None:
+        """Learn from whether a probe made what it costs."""
+        self._made += 1
         self.failed_here = tokens < price
         self._in_a_row = self._in_a_row + 1 if tokens < price else 0
         self._paid = tokens >= price
@@ -171,66 +236,3 @@ class Trials:
         self._plain, self._gap = 0, 2
         self._in_a_row = FAILURES_FOR_SMALL
         self.allowance.leave()
-
-
-class WideProbes:
-    """Probes of larger shapes while a choice stands.
-
-    Args:
-        known: Whether larger shapes are known already, so that only now and then one is made.
-    """
-
-    def __init__(self, *, known: bool = False) -> None:
-        self._left = 0 if known else WIDE_PROBES
-        self._steps = WIDE_GAPS[0] if known else WIDE_GAP
-        self._gap = WIDE_GAPS[0]
-        self._skipped = False
-        self._whole = 0
-        self._run = WHOLE_RUNS[0]
-
-    @property
-    def settled(self) -> bool:
-        """Whether larger shapes have been looked at as far as they were worth it."""
-        return self._left <= 0 or self._skipped
-
-    def take_draft(self, *, whole: bool) -> None:
-        """A step drafted the choice; ``whole`` is whether all its length was accepted.
-
-        A draft that was accepted whole does not show how far a longer one would go: as long as that
-        is not known, the next step is to show it. Several in a row say that the text is easier
-        than the one that the choice rests on.
-        """
-        self._whole = self._whole + 1 if whole else 0
-        looks = self._left > 0 or self._whole >= self._run
-        self._steps = 0 if whole and looks else self._steps - 1
-
-    def take_probe(self, *, news: bool, longer: bool) -> None:
-        """One was made.
-
-        Args:
-            news: Whether few as large were made before.
-            longer: Whether a longer shape was chosen for it.
-        """
-        if self._whole >= self._run:
-            self._run = WHOLE_RUNS[0] if longer else min(2 * self._run, WHOLE_RUNS[1])
-        self._whole = 0
-        self._left -= 1
-        if news:
-            self._left, self._gap = max(self._left, 1), WIDE_GAPS[0]
-        if self._left > 0:
-            self._steps = WIDE_GAP
-            return
-        self._steps = self._gap
-        self._gap = min(2 * self._gap, WIDE_GAPS[1])
-
-    def find(
-        self, probes: Probes, choice: BeamShape, tokens: float, balance: float
-    ) -> BeamShape | None:
-        """The next one, if it is due and can be afforded, see :meth:`Probes.larger`."""
-        if self._steps > 0:
-            return None
-        found = probes.larger(choice, tokens, balance)
-        if found is None:  # at this price: look again some steps later
-            self._skipped = True
-            self._steps = 2 * WIDE_GAP
-        return found

@@ -306,6 +306,9 @@ class Fixed:
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted in the step before")
 
+    def next_watch(self, context: int) -> BeamShape | None:
+        return None
+
     def next_shape(self, context: int) -> BeamShape | None:
         return next(self._shapes)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from mlx_redrafter.planning.num_nodes import num_nodes_to_verify
 
-COUNTS = (0, 1, 2, 3)
+SIZES = (1, 2, 3, 4)
 
 
 def per_row(price: float) -> Callable[[int], float]:
@@ -13,19 +13,19 @@ def per_row(price: float) -> Callable[[int], float]:
 
 def test_rows_have_to_earn_their_time() -> None:
     # At two tokens a second a row of 0.2 s has to yield 0.4 tokens.
-    assert num_nodes_to_verify([0.9, 0.5, 0.3], COUNTS, per_row(0.2), 2.0) == 2
-    assert num_nodes_to_verify([0.9, 0.5, 0.3], COUNTS, per_row(0.01), 2.0) == 3
-    assert num_nodes_to_verify([0.3, 0.2, 0.1], COUNTS, per_row(0.2), 2.0) == 0
+    assert num_nodes_to_verify([0.9, 0.5, 0.3], SIZES, per_row(0.2), 2.0) == 2
+    assert num_nodes_to_verify([0.9, 0.5, 0.3], SIZES, per_row(0.01), 2.0) == 3
+    assert num_nodes_to_verify([0.3, 0.2, 0.1], SIZES, per_row(0.2), 2.0) == 0
     # The faster decoding goes on the whole, the more a second is worth.
-    assert num_nodes_to_verify([0.9, 0.5, 0.3], COUNTS, per_row(0.2), 4.0) == 1
+    assert num_nodes_to_verify([0.9, 0.5, 0.3], SIZES, per_row(0.2), 4.0) == 1
 
 
 def test_a_poor_row_is_taken_for_the_sake_of_those_behind_it() -> None:
     steps = {1: 1.0, 2: 1.5, 3: 1.5, 4: 1.5}
-    assert num_nodes_to_verify([0.4, 0.4, 0.4], COUNTS, steps.__getitem__, 2.0) == 3
-    assert num_nodes_to_verify([0.4, 0.4, 0.1], COUNTS, steps.__getitem__, 2.0) == 0
+    assert num_nodes_to_verify([0.4, 0.4, 0.4], SIZES, steps.__getitem__, 2.0) == 3
+    assert num_nodes_to_verify([0.4, 0.4, 0.1], SIZES, steps.__getitem__, 2.0) == 0
 
 
 def test_only_counts_on_offer_are_chosen() -> None:
-    assert num_nodes_to_verify([0.9, 0.9, 0.9], (0, 2), per_row(0.01), 1.0) == 2
-    assert num_nodes_to_verify([], (0,), per_row(0.01), 1.0) == 0
+    assert num_nodes_to_verify([0.9, 0.9, 0.1], (1, 3), per_row(0.5), 1.0) == 2
+    assert num_nodes_to_verify([], (1,), per_row(0.01), 1.0) == 0

@@ -98,6 +98,9 @@ class ScriptedPlanner:
         def draft_seconds(shape: BeamShape) -> float:
             return 0.0
 
+    def next_watch(self, context: int) -> BeamShape | None:
+        return None
+
     def for_batch(self, sequences: int) -> Any:
         assert sequences == 1, "no batch here"
         return self

@@ -12,6 +12,7 @@ from mlx_redrafter.drafting.recorded import RecordedDraft, RecordedDrafts
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.engine.watch import WatchedDraft
 from mlx_redrafter.planning.calibration import SIZES
 from mlx_redrafter.planning.costs import CostModel, between
 from mlx_redrafter.planning.planner import Planner
@@ -130,6 +131,32 @@ def recorded_of(kind: tuple[float, float, float], count: int = 64) -> RecordedDr
     return RecordedDrafts(shape, tuple(RecordedDraft.of(one.tree, one.path) for one in records))
 
 
+class Watching:
+    """A draft that is only compared with the text, until it is known how it went."""
+
+    def __init__(self) -> None:
+        self._draft: WatchedDraft | None = None
+        self._left = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is none."""
+        return self._draft is None
+
+    def begin(self, shape: BeamShape, record: StepRecord) -> None:
+        """One was made."""
+        self._draft = WatchedDraft(shape, RecordedDraft.of(record.tree, record.path))
+        self._left = min(shape.length, len(record.path))
+
+    def follow(self, tokens: int) -> list[WatchedDraft]:
+        """The text went on; how the draft went, once that is known."""
+        self._left -= tokens
+        if self._draft is None or self._left > 0:
+            return []
+        over, self._draft = self._draft, None
+        return [over]
+
+
 @dataclass
 class Chat:
     """Answers decoded step by step, by a planner or with one fixed shape.
@@ -141,6 +168,7 @@ class Chat:
         load: By how much another program slows a step down, told how many steps there were.
         alone: How many times as long a plain step takes that overlaps with nothing.
         steps: Shape, tokens and seconds of each step.
+        watches: Drafts that were only watched.
     """
 
     truth: CostModel
@@ -150,6 +178,7 @@ class Chat:
     alone: float = 1.0
     noise: float = 0.05
     steps: list[tuple[BeamShape | None, int, float]] = field(default_factory=list)
+    watches: int = 0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     def answer(self, text: Text, tokens: int = 60) -> Chat:
@@ -157,28 +186,49 @@ class Chat:
         if self.planner:
             self.planner.begin()
         made, shape, early = 0, self._next(0), False
+        watch, watching = None, Watching()
         while made < tokens:
             # After a plain step the next one is chosen, and begins, before that is read.
             following = self._next(made) if shape is None else None
+            next_watch = self._next_watch(made) if watching.idle and watch is None else None
             overlapped = shape is None and following is None and made + 1 < tokens
             record = text.step(shape)
             rejected = float(record.accepted < record.drafted)
             seconds = self.truth.step_seconds(
                 shape, made, kept=len(record.path), rejected=rejected
             ) * self.load(len(self.steps))
+            if watch is not None:
+                seconds += self.truth.draft_seconds(watch) * self.load(len(self.steps))
             seconds *= math.exp(self.noise * self.rng.gauss(0, 1))
             if shape is None:
                 # A CPU launches the next one, and with it does most of its work.
                 seconds *= 1.0 + 0.9 * overlapped - 0.9 * early + (self.alone - 1) * (not early)
             if self.planner:
                 self.planner.observe(
-                    ObservedStep(shape, [record], seconds, made, early=early, overlapped=overlapped)
+                    ObservedStep(
+                        shape,
+                        [record],
+                        seconds,
+                        made,
+                        next_shape=watch,
+                        watching=watch is not None,
+                        watched=watching.follow(len(record.path)),
+                        early=early,
+                        overlapped=overlapped,
+                    )
                 )
+            if watch is not None:
+                self.watches += 1
+                watching.begin(watch, text.step(watch))
+            watch = next_watch if following is None else None
             made += len(record.path)
             self.steps.append((shape, len(record.path), seconds))
             early = overlapped
             shape = following if shape is None else self._next(made)
         return self
+
+    def _next_watch(self, context: int) -> BeamShape | None:
+        return self.planner.next_watch(context) if self.planner else None
 
     def _next(self, context: int) -> BeamShape | None:
         return self.planner.next_shape(context) if self.planner else self.fixed

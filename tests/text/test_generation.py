@@ -451,6 +451,9 @@ def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrappe
         def begin(self, cache: Any) -> None:
             pass
 
+        def next_watch(self, context: int) -> None:
+            return None
+
         def next_shape(self, context: int) -> None:
             raise AssertionError("asked")
 

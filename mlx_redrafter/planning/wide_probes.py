@@ -1,0 +1,78 @@
+"""Probes of larger shapes while a choice stands: whether more would pay."""
+
+from __future__ import annotations
+
+from ..drafting.shape import BeamShape
+from .forecast import Forecast
+from .trials import Trials
+
+# While a choice stands: probes of larger shapes to begin with, and drafts between them; then drafts
+# between single ones, twice as many each time that the choice stays the same.
+WIDE_PROBES = 3
+WIDE_GAP = 4
+WIDE_GAPS = (64, 512)
+# Drafts accepted whole in a row after which a larger shape is looked at again; twice as many each
+# time that no longer one was chosen for it.
+WHOLE_RUNS = (3, 48)
+
+
+class WideProbes:
+    """Probes of larger shapes while a choice stands.
+
+    Args:
+        known: Whether larger shapes are known already, so that only now and then one is made.
+    """
+
+    def __init__(self, *, known: bool = False) -> None:
+        self._left = 0 if known else WIDE_PROBES
+        self._steps = WIDE_GAPS[0] if known else WIDE_GAP
+        self._gap = WIDE_GAPS[0]
+        self._skipped = False
+        self._whole = 0
+        self._run = WHOLE_RUNS[0]
+
+    @property
+    def settled(self) -> bool:
+        """Whether larger shapes have been looked at as far as they were worth it."""
+        return self._left <= 0 or self._skipped
+
+    def take_draft(self, *, whole: bool) -> None:
+        """A step drafted the choice; ``whole`` is whether all its length was accepted.
+
+        A draft that was accepted whole does not show how far a longer one would go: as long as that
+        is not known, the next step is to show it. Several in a row say that the text is easier
+        than the one that the choice rests on.
+        """
+        self._whole = self._whole + 1 if whole else 0
+        looks = self._left > 0 or self._whole >= self._run
+        self._steps = 0 if whole and looks else self._steps - 1
+
+    def take_probe(self, *, news: bool, longer: bool) -> None:
+        """One was made.
+
+        Args:
+            news: Whether few as large were made before.
+            longer: Whether a longer shape was chosen for it.
+        """
+        if self._whole >= self._run:
+            self._run = WHOLE_RUNS[0] if longer else min(2 * self._run, WHOLE_RUNS[1])
+        self._whole = 0
+        self._left -= 1
+        if news:
+            self._left, self._gap = max(self._left, 1), WIDE_GAPS[0]
+        if self._left > 0:
+            self._steps = WIDE_GAP
+            return
+        self._steps = self._gap
+        self._gap = min(2 * self._gap, WIDE_GAPS[1])
+
+    def find(self, trials: Trials, chosen: Forecast) -> BeamShape | None:
+        """The next one, if it is due and can be afforded, see :meth:`Probes.larger`."""
+        if self._steps > 0 or chosen.shape is None:
+            return None
+        balance = trials.allowance.balance
+        found = trials.probes.larger(chosen.shape, chosen.tokens_per_step, balance)
+        if found is None:  # at this price: look again some steps later
+            self._skipped = True
+            self._steps = 2 * WIDE_GAP
+        return found

@@ -1,0 +1,196 @@
+"""Drafts that nothing verifies: texts and steps are plain's, and outcomes what would have been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from decoding_cases import (
+    PROMPT,
+    SAMPLED,
+    ScriptedPlanner,
+    assert_planned_as_plain,
+    plain,
+    plain_model,
+)
+
+import models
+from mlx_redrafter import load
+from mlx_redrafter.drafting.next_draft import NextDraft
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.watch import Watch, WatchedDraft
+from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.tree import DraftTree, HostTree
+
+POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
+SHAPE = BeamShape(3, 4)
+
+
+class Watching(ScriptedPlanner):
+    """A planner that verifies nothing, and watches a draft wherever it may."""
+
+    def __init__(self, patience: int = 0) -> None:
+        self.patience = patience
+        self.steps: list[ObservedStep] = []
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        return None
+
+    def next_watch(self, context: int) -> BeamShape | None:
+        return SHAPE
+
+    def observe(self, step: ObservedStep) -> None:
+        assert step.is_plain
+        assert step.next_shape == (SHAPE if step.watching else None)
+        self.steps.append(step)
+
+    @property
+    def watched(self) -> list[WatchedDraft]:
+        return [watched for step in self.steps for watched in step.watched]
+
+
+def begun(*tokens: int, parents: tuple[int, ...]) -> Watch:
+    watch = Watch()
+    watch.launch()
+    scores = tuple(-0.5 * node for node in range(len(tokens)))
+    tree = DraftTree.from_parents(tokens, parents, scores)
+    watch.begin(NextDraft(SHAPE, tree, watched=True))
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ([[7]], (0,)),  # nothing of it
+        ([[2], [9]], (0, 1)),
+        ([[2], [4]], (0, 1, 3)),  # to a leaf
+        ([[2, 4, 8]], (0, 1, 3)),  # several in one step
+        ([[3]], (0, 2)),
+    ],
+)
+def test_a_draft_is_followed_as_far_as_the_text_goes_along(
+    text: list[list[int]], path: tuple[int, ...]
+) -> None:
+    watch = begun(1, 2, 3, 4, parents=(-1, 0, 0, 1))
+    for tokens in text[:-1]:
+        watch.follow(tokens)
+        assert not watch.idle
+        assert watch.take() == []
+    watch.follow(text[-1])
+    (over,) = watch.take()
+    assert over.draft.path == path
+    assert over.tokens == len(path)
+    assert watch.idle
+    assert watch.take() == []
+
+
+def test_what_the_text_says_before_it_begins_does_not_count() -> None:
+    watch = Watch()
+    watch.launch()
+    watch.follow([5, 6])
+    assert not watch.idle
+    assert watch.take() == []
+
+
+@pytest.mark.parametrize("kind", ["beam search", "memory"])
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 17, 30])
+def test_texts_are_plain_s(kind: str, sampling: SamplingConfig, max_tokens: int) -> None:
+    planner = Watching()
+    stats = assert_planned_as_plain(planner, max_tokens, sampling, kind)
+    assert (stats.drafted, stats.steps) == (0, max_tokens - 1)
+    assert sum(step.repeats for step in planner.steps) == stats.steps
+    if max_tokens > 10:
+        assert any(step.watching for step in planner.steps)
+        # A draft beside it keeps no step from overlapping with those around it.
+        assert all(step.early or step.context < 2 + len(PROMPT) for step in planner.steps)
+        assert all(step.overlapped for step in planner.steps[:-1])
+        made = sum(step.watching for step in planner.steps)
+        assert made - 1 <= len(planner.watched) <= made
+
+
+def test_how_a_draft_went_is_told_at_once_though_the_planner_has_patience() -> None:
+    eager, patient = Watching(), Watching(patience=5)
+    for planner in (eager, patient):
+        assert_planned_as_plain(planner, 40, SAMPLED)
+        assert all(step.repeats == 1 for step in planner.steps if step.watched)
+    assert any(step.repeats > 1 for step in patient.steps)
+    assert 0 < len(patient.watched) < len(eager.watched)
+
+
+def test_a_model_without_a_drafter_watches_nothing() -> None:
+    planner: Any = Watching()
+    config = DecodingConfig(12, SAMPLED)
+    text = [one.token for one in decode(plain_model(), PROMPT, config, planner=planner)]
+    assert text == plain(PROMPT, 12)
+    assert not any(step.watching for step in planner.steps)
+
+
+def test_the_draft_s_time_is_counted_as_a_draft_s() -> None:
+    class Dear(Watching):
+        class costs:
+            @staticmethod
+            def draft_seconds(shape: BeamShape) -> float:
+                return 0.25
+
+    planner: Any = Dear()
+    stats = assert_planned_as_plain(planner, 17, SAMPLED)
+    made = sum(step.watching for step in planner.steps)
+    assert made
+    assert stats.draft_seconds == pytest.approx(0.25 * made)
+
+
+def test_after_an_abandoned_text_another_is_plain_s() -> None:
+    model = SpeculativeModel(models.shared("llama:sliding"), models.build_drafter())
+    cache, planner = model.make_cache(), Watching()
+    stream = decode(model, PROMPT, DecodingConfig(20, SAMPLED), cache=cache, planner=planner)
+    given = [next(stream).token for _ in range(7)]
+    stream.close()
+    assert given == plain(PROMPT, 7)
+    again = decode(model, PROMPT, DecodingConfig(20, SAMPLED), cache=cache, planner=planner)
+    assert [one.token for one in again] == plain(PROMPT, 20)
+
+
+@pytest.mark.skipif(not (POCKET / "model.safetensors").is_file(), reason="the pocket model")
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_outcomes_are_what_verifying_would_have_kept(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees: list[HostTree] = []
+    begin = Watch.begin
+
+    def noting(watch: Watch, draft: NextDraft) -> None:
+        assert draft.tree is not None
+        trees.append(draft.tree.read())
+        begin(watch, draft)
+
+    monkeypatch.setattr(Watch, "begin", noting)
+    model, tokenizer = load(POCKET, plan=False)
+    chat = [{"role": "user", "content": "What does list.append do?"}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+    config = DecodingConfig(40, SamplingConfig(temperature, seed=3), copy=False)
+    planner, stats = Watching(), AcceptanceStats()
+    text = [one.token for one in decode(model, prompt, config, planner=planner, stats=stats)]
+    at = [
+        sum(step.repeats for step in planner.steps[: place + 1])
+        for place, step in enumerate(planner.steps)
+        if step.watching
+    ]
+    assert len(at) == len(trees)
+    for place, tree, watched in zip(at, trees, planner.watched, strict=False):
+        assert tree.tokens[0] == text[place]  # of the first one no step is told
+        path = [0]
+        for token in text[place + 1 :]:
+            child = tree.child(path[-1], token)
+            if child is None:
+                break
+            path.append(child)
+        assert watched.draft.path == tuple(path)
+        assert watched.draft.tree.parents == tree.parents
+    assert max(watched.tokens for watched in planner.watched) == 1 + SHAPE.length
