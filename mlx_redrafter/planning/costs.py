@@ -159,9 +159,13 @@ class CostModel:
 
         Returns:
             What is known by now. A context at which forwards take longer than at a longer one was
-            measured beside another program, and is left out.
+            measured beside another program, and is left out; the first one's are made as short.
         """
         known = sorted(seconds)
+        shares = {n: seconds[n] / self.verify_seconds(n, self.contexts[0]) for n in known}
+        if context > self.contexts[0] and min(shares.values()) * AGREEMENT < 1:
+            shorter = self.scaled({n: min(1.0, share) for n, share in shares.items()})
+            return shorter.with_context(context, seconds, plain)
         added = [seconds[size] - self.verify_seconds(size, self.contexts[0]) for size in known]
         row = tuple(
             self.verify_seconds(size, self.contexts[0]) + between(size, known, added)

@@ -196,6 +196,19 @@ def test_costs_between_and_beyond_contexts() -> None:
     assert not costs.knows(16000)
 
 
+def test_a_first_context_measured_beside_another_program_leaves_no_time_below_zero() -> None:
+    """At a longer context all is faster: what was measured before was not this machine's."""
+    slow = costs_of(CPU).scaled({1: 6.0, 8: 2.0, 32: 3.0})
+    there = slow.with_context(4096, {1: 1.1, 8: 1.5, 32: 2.6})
+    assert there.contexts == (64, 4096)
+    for context in there.contexts:
+        assert there.verify_seconds(1, context) == pytest.approx(1.1)
+        assert there.verify_seconds(8, context) == pytest.approx(1.5)
+        assert there.verify_seconds(4, context) > 1.0
+    assert there.plain == pytest.approx((1.1, 1.1))
+    assert CostModel.from_dict(there.to_dict()) == there, "it can be read again"
+
+
 def test_costs_that_changed_are_scaled_by_size() -> None:
     costs = costs_of(CPU)
     slower = costs.scaled({1: 1.0, 32: 2.0})
