@@ -205,3 +205,10 @@ def _copying(sequences: Tokens[Sequence]) -> list[SequenceCopies]:
 def context_of(sequences: Tokens[Sequence]) -> int:
     """Committed tokens of the longest sequence."""
     return max(len(sequence.cache) for sequence in sequences)
+
+
+def may_end(sequence: Sequence, draft: StepDraft) -> bool:
+    """Whether a text's draft ends it; that of a text without one is taken to."""
+    if draft.tree is None:
+        return True
+    return not sequence.config.eos_token_ids.isdisjoint(draft.tree.read().tokens)

@@ -17,7 +17,7 @@ import mlx.core as mx
 from ..cache.batch import BatchCache
 from ..cache.prompt_cache import PromptCache
 from .checks import checked_config
-from .choose import DraftChooser, Shapes
+from .choose import DraftChooser, Shapes, may_end
 from .config import DecodingConfig
 from .copying import StepDraft
 from .launch import StepLauncher, caches_of
@@ -246,7 +246,7 @@ class DecodingLoop:
         drafts = choose.drafts(sequences, shapes, pending)
         # A draft that ends the text is mostly right, and then another after it would be wasted.
         early = any(step.next_draft for step in pending)
-        ends = early and all(map(_ends, sequences, drafts))
+        ends = early and all(map(may_end, sequences, drafts))
         return self._launch(drafts, goes_on=goes_on and not ends)
 
     def _trusted(self, pending: list[PendingStep]) -> list[PendingStep]:
@@ -397,10 +397,3 @@ class DecodingLoop:
         self.batch.compose(places, [sequence.cache for sequence in joining])
         for sequence, row in zip(self.sequences, self.batch.rows, strict=True):
             sequence.cache, row.user = row, sequence
-
-
-def _ends(sequence: Sequence, draft: StepDraft) -> bool:
-    """Whether a text's draft ends it; that of a text without one is taken to."""
-    if draft.tree is None:
-        return True
-    return not sequence.config.eos_token_ids.isdisjoint(draft.tree.read().tokens)

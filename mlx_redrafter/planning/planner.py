@@ -291,7 +291,8 @@ class Planner:
         if self._choice is not None:
             self._honesty.observe(step, self._forecast, self.prices)
         if step.is_plain:
-            self._take_plain(step)
+            self._breaks.take_plain(step.repeats)
+            self._trials.take_plain(step, self.prices.late, trying=self._choice is None)
         elif step.shape is not None:  # copies alone say nothing of drafts
             self._breaks.drafts += 1
             self._learnt.take_verified(step.records, trying=self._choice is None)
@@ -318,10 +319,6 @@ class Planner:
             self._plan()
         else:  # nothing accepted is no reason to draft
             self._trials.price(self.clocks, self._context)
-
-    def _take_plain(self, step: ObservedStep) -> None:
-        self._breaks.take_plain(step.repeats)
-        self._trials.take_plain(step, self.prices.late, trying=self._choice is None)
 
     def reflect(self) -> None:
         """Look at the trees of late as every shape would have drafted them; changes no answer."""
