@@ -62,19 +62,21 @@ def check_bundle(
         done += 1
         progress("Checking the bundle", done, steps)
 
-    difference = None
+    difference, failure = None, None
     if reference is not None:
-        difference = _logit_difference(path, reference, tick, trusted)
+        difference, failure = _logit_difference(path, reference, tick, trusted)
     report = CheckReport(
         prompts=len(PROMPTS),
         tokens=0,
         target_matches=None if difference is None else difference == 0.0,
         target_difference=difference,
+        failure=failure,
     )
     try:
         return _decode_all(path, original, report, tick, trusted)
     except RedrafterError as error:
-        return replace(report, failure=f"The bundle could not be decoded: {error}")
+        undecoded = f"The bundle could not be decoded: {error}"
+        return replace(report, failure=report.failure or undecoded)
 
 
 def _decode_all(
@@ -131,8 +133,11 @@ def _decode(
 
 def _logit_difference(
     path: Path, reference: Callable[[], nn.Module], tick: Callable[[], None], trusted: bool
-) -> float:
-    """Largest difference of next-token scores between the bundle and mlx-lm's own conversion."""
+) -> tuple[float, str | None]:
+    """Largest difference of next-token scores between the bundle and mlx-lm's own conversion.
+
+    NaN where either computes NaN; with it, what to tell of scores that are no numbers.
+    """
     # Loaded by mlx-lm, not by us: that the bundle is an ordinary mlx-lm directory is checked too.
     try:
         model, tokenizer = mlx_lm_load(
@@ -145,20 +150,36 @@ def _logit_difference(
     ids = [encode_prompt(tokenizer, _messages(tokenizer, prompt)) for prompt in PROMPTS]
     make_computable(model)
     with first_forward(path):
-        written = [model(mx.array([tokens])).astype(mx.float32) for tokens in ids]
+        written = [model(mx.array([tokens])) for tokens in ids]
         mx.eval(written)
+    failure = _no_numbers(written)
     del model
     tick()
     mx.clear_cache()
     model = make_computable(reference())
-    largest = 0.0
+    differences = []
     for tokens, scores in zip(ids, written, strict=True):
-        expected = model(mx.array([tokens])).astype(mx.float32)
-        largest = max(largest, float(mx.abs(expected - scores).max()))
+        expected = model(mx.array([tokens]))
+        apart = mx.abs(expected.astype(mx.float32) - scores.astype(mx.float32))
+        # Minus infinity, by which some models rule tokens out, has no difference from itself.
+        differences.append(mx.where(expected == scores, 0, apart).max())
+    # mlx's maximum carries NaN along; Python's depends on the order.
+    largest = float(mx.stack(differences).max())
     del model
     mx.clear_cache()
     tick()
-    return largest
+    return largest, failure
+
+
+def _no_numbers(written: list[mx.array]) -> str | None:
+    """What to tell of scores that are NaN or infinite; None where all are numbers."""
+    # Here, too, minus infinity may be meant.
+    if all(mx.all(scores < mx.inf).item() for scores in written):
+        return None
+    cause = "its configuration is not that of its weights, or its training diverged"
+    if written[0].dtype == mx.float16:
+        cause = "float16 is too narrow for it, so convert it with --dtype bfloat16 or float32"
+    return f"The bundle's target computes scores that are NaN or infinite: {cause}."
 
 
 def _agreement(

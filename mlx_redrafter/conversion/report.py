@@ -51,14 +51,16 @@ class CheckReport:
         tokens: Tokens decoded plainly over all prompts.
         target_matches: Whether the bundle's next-token scores are bit for bit those of mlx-lm's own
             conversion of the same checkpoint; None where there was no checkpoint to compare with.
-        target_difference: Largest absolute difference between the two, in logits.
+        target_difference: Largest absolute difference between the two, in logits; NaN where one of
+            them computes NaN.
         draft_matches: Share of prompts whose drafted text has the same tokens as the plain text;
             None without a drafter.
         tokens_per_step: Tokens written per target forward when drafting; None without a drafter.
         drafter_agreement: Share of positions where the quantised drafter's likeliest token is the
             unquantised one's; None where the drafter was not quantised here.
         drafter_positions: Number of positions compared.
-        failure: Why the bundle could not be decoded; None if it could.
+        failure: Why the bundle could not be decoded, or that its target computes no numbers in
+            its own precision; None if all went well.
     """
 
     prompts: int

@@ -460,6 +460,23 @@ def test_check_that_fails(
     mlx_lm.load(str(out))
 
 
+def test_check_of_a_target_that_computes_no_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_llama()
+    model.model.norm.weight.data[:] = 6e4  # which float16 can hold, but not times a row
+    model.lm_head.weight.data *= 1e3
+    source, out = write_target(tmp_path / "wide", model), tmp_path / "out"
+    words = ["--hf-path", str(source), "--mlx-path", str(out), "--dtype", "float16", "--check"]
+    assert main(words) == 1
+    text = capsys.readouterr().out
+    assert "bit for bit" not in text
+    assert "convert it with --dtype bfloat16 or float32." in text
+    wide = convert(hf_path=source, mlx_path=tmp_path / "wider", dtype="float32", check=True)
+    assert wide.check is not None
+    assert wide.check.passed
+
+
 def test_pocket_models_own_checkpoint_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,10 +139,7 @@ def _check_table(check: CheckReport) -> Table:
     table.add_column("", justify="right")
     table.add_row("decoded", f"{check.prompts} prompts, {check.tokens} tokens")
     if check.target_matches is not None:
-        same = (
-            "bit for bit" if check.target_matches else f"no, off by {check.target_difference:.3g}"
-        )
-        table.add_row("target's scores are those of mlx-lm's conversion", same)
+        table.add_row("target's scores are those of mlx-lm's conversion", _sameness(check))
     if check.draft_matches is not None:
         table.add_row("drafted text equals plain text", f"{check.draft_matches:.0%} of prompts")
         table.add_row("tokens per step", f"{check.tokens_per_step:.2f}")
@@ -151,6 +149,13 @@ def _check_table(check: CheckReport) -> Table:
             f"{check.drafter_agreement:.1%} of {check.drafter_positions}",
         )
     return table
+
+
+def _sameness(check: CheckReport) -> str:
+    assert check.target_difference is not None
+    if math.isnan(check.target_difference):
+        return "no, they are NaN"
+    return "bit for bit" if check.target_matches else f"no, off by {check.target_difference:.3g}"
 
 
 def _short(path: Path) -> str:
