@@ -44,6 +44,7 @@ from .recording import PROMPTS, record_drafts
 from .shape_check import check_first_drafter
 from .sources import needs_answers, read_data, split
 from .store import (
+    check_cache,
     features_to_learn_from,
     held_out_features,
     place_of_features,
@@ -114,6 +115,8 @@ def train_drafter(
 def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> TrainingReport:
     """Train where no other run can come between."""
     check_run_dir(paths, options)
+    if options.cache_features is not None:
+        check_cache(local_path(options.cache_features))
     mx.reset_peak_memory()
     records, held = _given(options)
     asks = options.self_questions is not None

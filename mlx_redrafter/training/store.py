@@ -288,6 +288,26 @@ def _fingerprint(
     }
 
 
+def check_cache(directory: Path) -> None:
+    """See that a directory can hold features, before hours are spent on what comes before them.
+
+    Raises:
+        RedrafterError: If it is a file, cannot be looked into, or belongs to something else.
+    """
+    if not directory.exists() or (directory / INDEX).is_file():
+        return
+    try:
+        occupied = any(directory.iterdir())
+    except OSError as error:
+        raise RedrafterError(
+            f"{directory} cannot keep features ({error.strerror or error}): choose a directory."
+        ) from error
+    if occupied:
+        raise RedrafterError(
+            f"{directory} holds other files and no features: choose a directory of its own."
+        )
+
+
 def _claim(directory: Path, fingerprint: dict[str, Any], overwrite: bool) -> None:
     """Make the directory this cache's, or see that it is."""
     index = directory / INDEX
@@ -302,10 +322,8 @@ def _claim(directory: Path, fingerprint: dict[str, Any], overwrite: bool) -> Non
             )
         for path in [*directory.glob("features-*.safetensors"), index]:
             path.unlink()
-    elif directory.exists() and any(directory.iterdir()):
-        raise RedrafterError(
-            f"{directory} holds other files and no features: choose a directory of its own."
-        )
+    else:
+        check_cache(directory)
     with writing(index):
         write_json(index, fingerprint)
 

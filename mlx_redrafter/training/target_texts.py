@@ -36,10 +36,11 @@ def _claim(path: Path, what: str, identity: dict[str, Any], overwrite: bool) -> 
     beside = path.with_suffix(".json")
     changed = changes(beside, identity)
     if not beside.is_file() or (changed and overwrite):
-        path.unlink(missing_ok=True)
+        with writing(path):  # a directory of that name cannot be removed
+            path.unlink(missing_ok=True)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         with writing(beside):
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(beside, identity)
     elif changed:
         raise RedrafterError(

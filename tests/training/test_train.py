@@ -197,6 +197,20 @@ def test_features_on_disk_are_announced_checked_and_used_again(bundle, data, tmp
         )
 
 
+def test_a_file_where_features_should_go_is_told_before_the_answers(bundle, data, tmp_path):
+    file, output = tmp_path / "file", tmp_path / "out"
+    file.write_text("")
+    with pytest.raises(RedrafterError, match=r"file cannot keep features \(Not a directory\)"):
+        train_drafter(bundle, data, output, regenerate=True, cache_features=file, **TINY)
+    assert not (output / "training" / "answers.jsonl").exists()
+
+
+def test_a_directory_where_answers_should_go_is_a_sentence(bundle, data, tmp_path):
+    (tmp_path / "training" / "answers.jsonl").mkdir(parents=True)
+    with pytest.raises(RedrafterError, match=r"answers\.jsonl could not be written"):
+        train_drafter(bundle, data, tmp_path, regenerate=True, **TINY)
+
+
 def test_states_beyond_float16_can_be_streamed(bundle, data, tmp_path, monkeypatch):
     real = Target.teach
 
