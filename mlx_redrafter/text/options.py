@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -187,6 +188,15 @@ def _sampler(model: SpeculativeModel, options: Mapping[str, Any]) -> Callable[..
         warnings.warn(
             "With a sampler of its own a text is decoded plainly, since what it draws depends on "
             "when it is asked; use temperature, top_p, top_k, min_p and seed to have drafts.",
-            stacklevel=4,
+            stacklevel=_callers_level(),
         )
     return sampler
+
+
+def _callers_level() -> int:
+    """The ``stacklevel`` by which a warning names the line that called this package."""
+    package = __name__.partition(".")[0]
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    return level
