@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ class PromptCache:
             the others; None where no head keeps anything.
         user: Whose steps change it at present; None between texts, and once it was set back.
         text_index: What drafts from the text have kept of it for the next turn; None if nothing.
+        weights: Weak references to the weights that the rows are of; None where nobody noted them.
 
     Args:
         layers: One a layer.
@@ -145,6 +147,7 @@ class PromptCache:
         self.memory: TextMemory | None = None
         self.user: object | None = None
         self.text_index: Any = None
+        self.weights: list[weakref.ref[mx.array]] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -212,6 +215,7 @@ class PromptCache:
         made = PromptCache(layers, self._draft_limit, self.owner)
         made.quantization = self.quantization
         made.tokens = list(self.tokens)
+        made.weights = self.weights
         made.memory = None if self.memory is None else self.memory.copy()
         return made
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+import weakref
+
+from mlx.utils import tree_flatten
+
 from ..cache.attention import TreeKVCache
 from ..cache.prompt_cache import PromptCache, Quantization
 from ..cache.quantized import CacheOptions
@@ -15,6 +20,8 @@ def open_cache(
 ) -> PromptCache:
     """A cache for decoding with these options: the one given, or an empty one.
 
+    What an earlier turn computed with other weights is forgotten, and read again with these.
+
     Args:
         target: Whose.
         cache: Of an earlier turn; its size limit, if any, stays what it is.
@@ -27,6 +34,7 @@ def open_cache(
     if cache is None:
         cache = target.make_cache(options.max_kv_size)
     target.check_cache(cache)
+    _forget_other_weights(target, cache)
     if drafts and not cache.can_discard:
         raise RedrafterError(
             "A cache bounded by max_kv_size overwrites rows that a rejected draft would have to "
@@ -37,6 +45,23 @@ def open_cache(
         _check(target, cache, quantization)
     cache.quantization = quantization
     return cache
+
+
+def _forget_other_weights(target: Target, cache: PromptCache) -> None:
+    """Empty a cache whose rows are of weights that the model no longer has.
+
+    Loaded, adapted or trained in the process, a model has other arrays. Numbers that were changed
+    within an array are not seen: that would take a second handle on every weight, which kept all
+    old ones in memory until the next text.
+    """
+    # While an array lives there is one weak reference to it, and a dead one is nobody's.
+    weights = [weakref.ref(array) for _, array in tree_flatten(target.model.parameters())]
+    known = cache.weights
+    if known is not None and len(cache):
+        same = len(known) == len(weights) and all(map(operator.is_, known, weights))
+        if not same:
+            cache.reset()
+    cache.weights = weights
 
 
 def _check(target: Target, cache: PromptCache, quantization: Quantization) -> None:

@@ -1,0 +1,45 @@
+"""A cache that is kept while a model's weights are replaced."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_map
+
+import models
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.model import SpeculativeModel
+
+PROMPT = models.prompt_of(20)
+CONFIG = DecodingConfig(max_tokens=6)
+
+
+def text(model: SpeculativeModel, cache: PromptCache | None = None) -> list[int]:
+    return [one.token for one in decode(model, PROMPT, CONFIG, cache=cache)]
+
+
+def replace_weights(model: SpeculativeModel) -> None:
+    target = model.target.model
+    target.update(tree_map(lambda array: mx.flip(array, axis=0), target.parameters()))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_rows_of_replaced_weights_are_not_gone_on_from(copied: bool) -> None:
+    model = SpeculativeModel(models.build("llama"), models.build_drafter())
+    cache = model.make_cache()
+    before = text(model, cache)
+    replace_weights(model)
+    after = text(model)
+    assert after != before
+    assert text(model, cache.copy() if copied else cache) == after
+
+
+def test_unchanged_weights_keep_what_was_read() -> None:
+    model = SpeculativeModel(models.build("llama"), models.build_drafter())
+    cache = model.make_cache()
+    text(model, cache)
+    heard: list[tuple[int, int]] = []
+    list(decode(model, PROMPT, CONFIG, cache=cache, progress=lambda *seen: heard.append(seen)))
+    assert all(total < len(PROMPT) for _, total in heard)
