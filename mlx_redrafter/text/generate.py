@@ -42,7 +42,7 @@ def stream_generate(
         tokenizer: From the same, or one of transformers'.
         prompt: Text, token ids, or a list of chat messages ({"role", "content"}).
         cache: Caches kept between turns (``model.make_cache()``); only what differs from the tokens
-            they hold is prefilled.
+            they hold is prefilled, and everything where the model's weights were replaced since.
         prompt_cache: mlx-lm's name of ``cache``.
         prompt_progress_callback: Called with (tokens done, tokens to do) during prefill.
         **options: Any of these, by name:
@@ -52,7 +52,8 @@ def stream_generate(
               ``seed``, filters, penalties, ``logit_bias``, ``logprobs``. Without a seed the text
               draws its own, which each response names.
             - ``sampler``, ``logits_processors``: as mlx-lm's. A sampler decodes plainly.
-            - ``stop``: a string or strings that end the answer; they are not part of it.
+            - ``stop``: a string or strings that end the answer; they are not part of its text, but
+              the tokens that spell them are responses too, log-probabilities included.
             - ``draft`` (True): False decodes plainly.
             - ``copy`` (True): drafts copies too: what followed earlier places of the text, prompt
               included, at which its end stood. They need no draft head, and a planner verifies

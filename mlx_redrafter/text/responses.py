@@ -30,7 +30,8 @@ class GenerationResponse:
         generation_tokens: Tokens so far.
         generation_tps: Tokens per second since the first.
         peak_memory: In GB, since the program started.
-        stats: The acceptance statistics up to this token's step, a copy.
+        stats: The acceptance statistics up to this token's step, a copy. They count whole steps:
+            where a stop string ends the text within one, also what that step made after it.
         step: The step that produced the token; None for the first.
         seed: Names the noise that the text is drawn with, whether it was given or not.
         logprob: The token's log-probability, where ``logprobs`` asks for it.
