@@ -20,9 +20,9 @@ from ..text.loading import load
 from .metrics import Metrics
 from .settings import ServerSettings
 from .work.engine_sequences import EngineSequences
-from .work.engine_thread import EngineThread
+from .work.engine_thread import Companions, EngineThread
 from .work.host import Host
-from .work.lockstep import LedSequences, follow, leave
+from .work.lockstep import LedSequences, follow, leave, rest, rouse
 from .work.prefix_cache import PrefixCache
 from .work.sequences import Sequences
 from .work.service import Encoder, ServedModel
@@ -70,9 +70,16 @@ def load_models(
             served[spec.name] = _serve(spec, settings, metrics, held, len(specs))
         return {name: model.host for name, model in served.items()}
 
-    thread = EngineThread(make, lambda: leave(ranks) if ranks is not None else None)
+    thread = EngineThread(make, None if ranks is None else _companions(ranks))
     thread.start()
     return thread, served
+
+
+def _companions(ranks: Ranks) -> Companions:
+    """The other ranks, as the engine's thread speaks to them."""
+    if not ranks.can_rest:
+        return Companions(leave=lambda: leave(ranks))
+    return Companions(lambda: rest(ranks), lambda: rouse(ranks), lambda: leave(ranks))
 
 
 def follow_server(specs: Sequence[ModelSpec], settings: ServerSettings, ranks: Ranks) -> None:

@@ -118,6 +118,14 @@ class _Protocol(H11Protocol):
         self._forget()
         self._forget_writing()
 
+    def shutdown(self) -> None:
+        """End: a request whose body has not come yet is not waited for."""
+        super().shutdown()
+        if not self._idle and self.cycle.more_body:
+            arriving = self.scope["state"].get("body")
+            if arriving is not None:
+                arriving.cancel()
+
     def pause_writing(self) -> None:
         """Wait for the client to take what is there."""
         super().pause_writing()

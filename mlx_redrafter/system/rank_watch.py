@@ -75,6 +75,7 @@ class RankWatch:
         self._hang_seconds, self._silent_seconds = hang_seconds, silent_seconds
         self._stopped = threading.Event()
         self._ending = threading.Lock()
+        self._learned = threading.Condition()
         self._seen = {rank: _Seen() for rank in range(ranks.size) if rank != ranks.rank}
         for peer in self._peers:
             threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
@@ -87,6 +88,18 @@ class RankWatch:
         for peer in self._peers:
             with suppress(OSError):
                 peer.link.shutdown(socket.SHUT_WR)
+
+    def tell(self) -> None:
+        """Say at once how far everybody has come."""
+        self._tell()
+
+    def wait_past(self, rank: int, progress: int) -> None:
+        """Sleep until a rank has come further than this, or has left; then pass it on at once, for
+        those who are not next to it."""
+        seen = self._seen[rank]
+        with self._learned:
+            self._learned.wait_for(lambda: seen.progress > progress or seen.left)
+        self._tell()
 
     def _tell(self, *, leaving: bool = False) -> None:
         """Say how far everybody has come, as far as that is known here."""
@@ -147,6 +160,8 @@ class RankWatch:
         if seen is not None and (progress > seen.progress or left > seen.left):
             seen.progress, seen.awaited = max(progress, seen.progress), None
             seen.left = left or seen.left
+            with self._learned:
+                self._learned.notify_all()
 
     def _end(self, sentence: str) -> None:
         with self._ending:
@@ -171,7 +186,7 @@ def current_ranks() -> Ranks | None:
     peers = meet()
     ranks = join()
     if ranks is not None and peers is not None:
-        watch = RankWatch(ranks, peers, leave)
+        ranks.watch = watch = RankWatch(ranks, peers, leave)
         atexit.register(watch.stop)
     return ranks
 

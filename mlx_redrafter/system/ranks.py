@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -25,6 +26,16 @@ _SIZE = struct.Struct("<q")
 _INLINE = 248
 
 
+class Watch(Protocol):
+    """What looks after the ranks beside their exchanges, and can wake those that rest."""
+
+    def tell(self) -> None:
+        """Say at once how far everybody has come."""
+
+    def wait_past(self, rank: int, progress: int) -> None:
+        """Sleep until a rank has come further than this, or has left."""
+
+
 class Ranks:
     """This process among the others.
 
@@ -36,6 +47,7 @@ class Ranks:
         size: Number of processes.
         progress: How far this process has come: it counts exchanges, and what is launched between
             them. A rank whose count stays behind the others' keeps them waiting.
+        watch: Looks after the others; None where nobody does.
     """
 
     def __init__(self, group: mx.distributed.Group):
@@ -43,6 +55,7 @@ class Ranks:
         self.rank: int = group.rank()
         self.size: int = group.size()
         self.progress = 0
+        self.watch: Watch | None = None
 
     @property
     def leads(self) -> bool:
@@ -52,6 +65,28 @@ class Ranks:
     def mark(self) -> None:
         """Count something that every rank does between two exchanges."""
         self.progress += 1
+
+    @property
+    def can_rest(self) -> bool:
+        """Whether others can be woken that do not wait in an exchange: one who waits there for
+        long keeps a processor busy, since mlx's ring asks its sockets again and again."""
+        return self.watch is not None
+
+    def rest(self, progress: int) -> None:
+        """Sleep until rank 0 rouses all; for the other ranks.
+
+        Args:
+            progress: How far rank 0 had come when it sent everybody to rest.
+        """
+        assert self.watch is not None
+        self.watch.wait_past(0, progress)
+        self.mark()
+
+    def rouse(self) -> None:
+        """End the rest of the others; for rank 0."""
+        assert self.watch is not None
+        self.mark()
+        self.watch.tell()
 
     def gather(self, values: Sequence[float], *, patient: bool = False) -> list[list[float]]:
         """What every rank says, in the order of ranks.

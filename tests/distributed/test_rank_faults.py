@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rank_group import SUPPORT, Group, free_ports
 import models
 from mlx_redrafter.conversion import convert
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.server.work.engine_thread import REST_SECONDS
 from mlx_redrafter.system import rendezvous
 from mlx_redrafter.text.sharding import check_same, refuse_layers, shard
 
@@ -87,6 +89,13 @@ def test_a_rank_that_is_gone_is_named(
 def test_a_rank_that_takes_longer_to_load_is_waited_for(tmp_path: Path) -> None:
     with Group(tmp_path, 3, SUPPORT / "rank_faults.py", "loads") as group:
         assert group.wait(PATIENCE) == [0, 0, 0], group.err(0) + group.err(1)
+
+
+def test_ranks_that_rest_need_no_processor(tmp_path: Path) -> None:
+    with Group(tmp_path, 4, SUPPORT / "rank_rests.py") as group:
+        assert group.wait(PATIENCE) == [0] * 4, [group.err(rank) for rank in range(4)]
+        busy = [float(group.out(rank).split()[-1]) for rank in range(4)]
+    assert max(busy) < 2, busy  # of six seconds
 
 
 def test_a_machine_that_falls_silent_is_named(tmp_path: Path) -> None:
@@ -189,6 +198,7 @@ def test_the_server_answers_over_two_ranks_and_ends_with_ctrl_c(
         group.wait_for(0, "/v1")
         for _ in range(2):  # the second time from the prefix that was kept
             assert ask(port, prompts[0], temperature=0.7) == expected[:1]
+        time.sleep(REST_SECONDS + 0.5)  # and the other rank has been sent to rest
         assert ask(port, prompts, temperature=0.7) == expected
         group.interrupt(0, 1)  # as Ctrl-C in a terminal reaches all
         codes = group.wait(PATIENCE)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -21,7 +22,8 @@ from scripted_answers import script
 from mlx_redrafter.server import running
 from mlx_redrafter.server.settings import ServerSettings
 from mlx_redrafter.server.web import bodies
-from mlx_redrafter.server.work import service
+from mlx_redrafter.server.work import engine_thread, service
+from mlx_redrafter.server.work.engine_thread import Companions, EngineThread
 
 RESPONSES = "/v1/responses"
 # An answer repeats what it was told of the request: more than any socket holds.
@@ -116,6 +118,35 @@ def test_a_body_that_does_not_come_is_the_clients_fault(
         response = httpx.post(live.url + path, content=slowly(), headers=headers)
     assert response.status_code == 408
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_that_does_not_come_does_not_hold_up_the_end(
+    tokenizer: TokenizerWrapper, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve_scripted(tokenizer, script(tokenizer)) as live, socket.socket() as client:
+        client.connect(("127.0.0.1", int(live.url.rpartition(":")[2])))
+        client.sendall(
+            b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 50\r\n\r\n{"
+        )
+        assert eventually(lambda: bool(live.server.server_state.tasks))
+        live.server.should_exit = True
+        client.settimeout(10)
+        said = client.recv(4096)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"The server is shutting down." in said + client.recv(4096)
+    assert not caplog.records
+
+
+def test_companions_rest_while_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_thread, "REST_SECONDS", 0.05)
+    told: list[str] = []
+    companions = Companions(*(partial(told.append, word) for word in ("rest", "rouse", "leave")))
+    thread = EngineThread(dict, companions)
+    thread.start()
+    assert eventually(lambda: told == ["rest"])
+    assert thread.stop()
+    assert told == ["rest", "rouse", "leave"]
 
 
 def test_want_of_files_does_not_fill_the_log(

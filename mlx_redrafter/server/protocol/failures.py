@@ -93,3 +93,8 @@ def queue_full(seconds: int) -> ApiError:
 def internal() -> ApiError:
     """A fault of the server's; what it was stands in its log only."""
     return ApiError(500, "The server failed at this request; its log says why.", code="internal")
+
+
+def shutting_down() -> ApiError:
+    """The server ends, and this request with it."""
+    return ApiError(503, "The server is shutting down.", code="shutting_down")

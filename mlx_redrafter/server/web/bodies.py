@@ -6,7 +6,7 @@ import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
-from ..protocol.failures import Api, ApiError
+from ..protocol.failures import Api, ApiError, shutting_down
 from ..protocol.writing import new_id
 
 BODY_SECONDS = 60.0
@@ -22,7 +22,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         ApiError: 415 if it is not declared as JSON (which no form of a foreign web page can do),
             or is compressed (a small one could become a huge one); 413 if it is too large, 408 if
-            it does not come.
+            it does not come, 503 if the server ends before (which cancels ``request.state.body``).
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
@@ -35,7 +35,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        with anyio.fail_after(BODY_SECONDS):
+        with anyio.fail_after(BODY_SECONDS) as arriving:
+            request.state.body = arriving
             async for part in request.stream():
                 size += len(part)
                 if size > limit:
@@ -45,6 +46,8 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise ApiError(408, "The body did not arrive in time.") from error
     except ClientDisconnect as error:
         raise ApiError(400, "The client left before the body was complete.") from error
+    if arriving.cancelled_caught:
+        raise shutting_down()
     return b"".join(parts)
 
 

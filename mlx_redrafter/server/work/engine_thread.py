@@ -6,16 +6,34 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 from ..protocol.answer import Failed
-from ..protocol.failures import ApiError
+from ..protocol.failures import shutting_down
 from .host import Host, Work
 
 log = logging.getLogger("mlx_redrafter.server")
 
 Command = Callable[[], None]
+# Seconds without work after which whoever computes along may sleep.
+REST_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Those who compute along with the engine: the other ranks, where there are any.
+
+    Attributes:
+        rest: Called where nothing is left to do for a while.
+        rouse: Called before the work goes on after that.
+        leave: Called once the engine's work is over.
+    """
+
+    rest: Callable[[], None] = lambda: None
+    rouse: Callable[[], None] = lambda: None
+    leave: Callable[[], None] = lambda: None
 
 
 class EngineThread:
@@ -25,7 +43,7 @@ class EngineThread:
 
     Args:
         load: Makes a host for each model, in the thread: mlx's streams belong to threads.
-        leave: Called in the thread once its work is over.
+        companions: Told, in the thread, when there is nothing to do and when there is again.
 
     Attributes:
         hosts: By name, once :meth:`start` has returned.
@@ -34,10 +52,10 @@ class EngineThread:
     def __init__(
         self,
         load: Callable[[], Mapping[str, Host]],
-        leave: Callable[[], None] = lambda: None,
+        companions: Companions | None = None,
     ):
         self.hosts: Mapping[str, Host] = {}
-        self._load, self._leave = load, leave
+        self._load, self._companions = load, companions or Companions()
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._loaded = threading.Event()
         self._ending = threading.Lock()
@@ -67,7 +85,7 @@ class EngineThread:
             if not self._ended:
                 self._commands.put(lambda: host.submit(work))
                 return
-        work.deliver([Failed(work.jobs[0].index, _gone())])
+        work.deliver([Failed(work.jobs[0].index, shutting_down())])
 
     def cancel(self, host: Host, work: Work) -> None:
         """Forget a request, before the next step."""
@@ -106,7 +124,7 @@ class EngineThread:
             self._error = error
         finally:
             self._end()
-            self._leave()
+            self._companions.leave()
             # mlx aborts the process at its exit where a thread that is gone has left streams.
             mx.synchronize()
             mx.clear_streams()
@@ -116,13 +134,23 @@ class EngineThread:
         wait = not any(host.busy for host in self.hosts.values())
         while True:
             try:
-                command = self._commands.get(block=wait)
+                command = self._awaited() if wait else self._commands.get_nowait()
             except queue.Empty:
                 return True
             if command is None:
                 return False
             command()
             wait = False
+
+    def _awaited(self) -> Command | None:
+        """The next command, however long it takes to come."""
+        try:
+            return self._commands.get(timeout=REST_SECONDS)
+        except queue.Empty:
+            self._companions.rest()
+            command = self._commands.get()
+            self._companions.rouse()
+            return command
 
     def _end(self) -> None:
         with self._ending:
@@ -135,8 +163,4 @@ class EngineThread:
             if command is not None:
                 command()
         for host in self.hosts.values():
-            host.fail_all(_gone())
-
-
-def _gone() -> ApiError:
-    return ApiError(503, "The server is shutting down.", code="shutting_down")
+            host.fail_all(shutting_down())

@@ -73,6 +73,17 @@ def leave(ranks: Ranks) -> None:
     ranks.share(json.dumps({"do": "leave"}).encode())
 
 
+def rest(ranks: Ranks) -> None:
+    """Rank 0 has nothing to do, and lets the others sleep until it calls :func:`rouse`."""
+    # The exchange that says so is one that rank 0 has made by then.
+    ranks.share(json.dumps({"do": "rest", "progress": ranks.progress + 1}).encode())
+
+
+def rouse(ranks: Ranks) -> None:
+    """Rank 0 goes on."""
+    ranks.rouse()
+
+
 def follow(ranks: Ranks, models: Mapping[str, Sequences]) -> None:
     """Do what rank 0 does, until it leaves; for the other ranks.
 
@@ -84,6 +95,9 @@ def follow(ranks: Ranks, models: Mapping[str, Sequences]) -> None:
         order = json.loads(ranks.share(b"", patient=True))
         if order["do"] == "leave":
             return
+        if order["do"] == "rest":
+            ranks.rest(order["progress"])
+            continue
         sequences = models[order["model"]]
         if order["do"] == "step":
             list(sequences.step())
