@@ -149,6 +149,28 @@ def test_companions_rest_while_there_is_nothing_to_do(monkeypatch: pytest.Monkey
     assert told == ["rest", "rouse", "leave"]
 
 
+def test_answers_that_nobody_waited_for_are_counted(tokenizer: TokenizerWrapper) -> None:
+    with serve_scripted(
+        tokenizer, script(tokenizer, delay=0.05), ServerSettings(max_concurrent=1)
+    ) as live:
+
+        def counted(name: str) -> float:
+            lines = httpx.get(live.url + "/metrics").text.splitlines()
+            return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+        long = {"messages": [{"role": "user", "content": "long"}], "n": 3, "stream": True}
+        with httpx.stream("POST", live.url + "/v1/chat/completions", json=long):
+            assert eventually(lambda: counted("redrafter_between_tokens_seconds_count") > 2)
+        assert eventually(lambda: counted("redrafter_running_sequences") == 0)
+        assert counted("redrafter_answers_total") == 3
+        tokens = counted("redrafter_generated_tokens_total")
+        between = counted("redrafter_between_tokens_seconds_count")
+        assert tokens > 0
+        assert tokens == between + counted("redrafter_first_token_seconds_count")
+        assert counted("redrafter_prompt_tokens_total") > 0
+        assert counted("redrafter_steps_total") > 0
+
+
 def test_want_of_files_does_not_fill_the_log(
     tokenizer: TokenizerWrapper,
     monkeypatch: pytest.MonkeyPatch,

@@ -164,10 +164,15 @@ class Answering:
         if self._logprobs:
             yield self._with_logprobs(Text(self.job.index, ""))
         stop = self._scanner.found if reason == "stop_string" else None
-        usage = Usage(len(self.job.decoding.prompt), self._cached, self._tokens, self._reasoning)
         seed = self.job.decoding.sampling.get("seed")
         report = self.statistics() | {"seed": seed}
-        yield Finished(self.job.index, reason, usage, report, stop)
+        yield Finished(self.job.index, reason, self.usage, report, stop)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; none of a prompt that has not been read."""
+        prompt = len(self.job.decoding.prompt) if self.began else 0
+        return Usage(prompt, self._cached, self._tokens, self._reasoning)
 
     def _note_logprob(self, token: NewToken) -> None:
         if token.logprob is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...errors import RedrafterError
 from ..metrics import Metrics
-from ..protocol.answer import Event, Failed, Finished, Text
+from ..protocol.answer import Event, Failed, Finished, Text, Usage
 from ..protocol.failures import ApiError, internal
 from .answering import Answering, Job
 from .sequences import NewToken, PromptRead, SequenceEvent, SequenceFailed, Sequences
@@ -95,10 +95,13 @@ class Host:
 
     def cancel(self, work: Work) -> None:
         """Forget a request."""
+        left = [entry for entry in self._waiting if entry[0] is work]
         self._waiting = deque(entry for entry in self._waiting if entry[0] is not work)
+        ended = sum(1 + len(followers) for _, _, followers in left)
         for number in [n for n, active in self._active.items() if active.work is work]:
+            ended += 1 + len(self._active[number].followers)
             self._leave(number)
-            self._metrics.answers.labels(self.name, "cancelled").inc()
+        self._metrics.answers.labels(self.name, "cancelled").inc(ended)
         self._count()
 
     def fail_all(self, error: ApiError) -> None:
@@ -123,6 +126,7 @@ class Host:
             log.exception("a step of %s failed; its %d answers end", self.name, len(self._active))
             for active in self._active.values():
                 self._fail(active.work, active.job, internal(), made)
+                self._spend(active.answering.usage, {})
             self._active.clear()
             self._sequences = self._make()
         for work, events in made.values():
@@ -208,6 +212,8 @@ class Host:
         if active.answering.done:
             self._release(active)
         try:
+            if not active.answering.done:
+                self._spend(active.answering.usage, self._sequences.statistics(number))
             self._sequences.stop(number)
         except Exception:
             log.exception("a sequence could not be stopped")
@@ -228,8 +234,12 @@ class Host:
         active.last = now
 
     def _note(self, end: Finished) -> None:
-        metrics, usage, report = self._metrics, end.usage, end.report
-        metrics.answers.labels(self.name, end.reason).inc()
+        self._metrics.answers.labels(self.name, end.reason).inc()
+        self._spend(end.usage, end.report)
+
+    def _spend(self, usage: Usage, report: Mapping[str, Any]) -> None:
+        """Count the tokens of an answer, whether it came to its end or not."""
+        metrics = self._metrics
         metrics.prompt_tokens.labels(self.name).inc(usage.prompt)
         metrics.cached_tokens.labels(self.name).inc(usage.cached)
         metrics.tokens.labels(self.name).inc(usage.completion)
