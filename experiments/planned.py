@@ -85,6 +85,7 @@ class Subject:
         return Planner(
             self.costs,
             chains=model.target.verifies == "chain",
+            watches=model.drafts_early,
             measure=lambda costs, cache: measure_there(model, costs, cache),
             recorded=model.recorded,
         )
