@@ -50,17 +50,14 @@ class Allowance:
 
     Args:
         known: Whether it is known how drafts went on other texts: less is to be found out then.
-        watches: Whether drafts can be watched before any is verified.
 
     Attributes:
         balance: Plain steps that may be lost by now.
     """
 
-    def __init__(self, *, known: bool = False, watches: bool = False) -> None:
+    def __init__(self, *, known: bool = False) -> None:
         self.balance = START_KNOWN if known else START
         self._part = 1.0  # of what is given
-        if known and watches:
-            self.balance *= WATCHED
         self._first_tokens = 0 if known else FIRST_TOKENS
         self._token, self._bringing = TOKEN, ANSWERS
         self._credit = CREDIT

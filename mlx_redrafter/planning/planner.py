@@ -112,7 +112,7 @@ class Planner:
         self._wide = WideProbes(known=known)
         self._take_costs(costs)
         if known and self._choice is None:
-            self._trials.allowance.doubt()
+            self._trials.doubt(self.clocks, self._context)
 
     @classmethod
     def for_model(

@@ -76,7 +76,7 @@ class Probes:
         self.certain = False
 
     def price(
-        self, clocks: Clocks, context: int, *, small: bool, earned: bool, watched: bool = True
+        self, clocks: Clocks, context: int, *, small: bool, earned: bool, expected: float = 0.0
     ) -> None:
         """Price all shapes again, if prices have changed.
 
@@ -85,31 +85,39 @@ class Probes:
             context: Tokens before the step.
             small: Whether the first probe is to be a small one.
             earned: Whether probes have earned all that is saved, so that it may cost more.
-            watched: Whether it is to be watched rather than verified, if that can be.
+            expected: Tokens that a step is expected to make that verifies it: it is only watched,
+                if that can be, where it would lose more than its draft costs.
         """
         plain = clocks.factor(PLAIN)
         factors = {rows: clocks.factor(rows) / plain for rows in self._rows}
         if not self._hold(context, factors):
             self._price_all(context, factors)
-        self.watches = self._can_watch and watched and self.free is None
-        if self.watches:
-            self._watch(SMALL_WATCH_PRICE if small else WATCH_PRICE)
-        else:
-            self.first_price, self.first = self._first(small=small, earned=earned)
-            self.trial_price = self.first_price
+        self.first_price, self.first = self._first(small=small, earned=earned)
+        self.trial_price, self.watches = self.first_price, False
+        if not self._can_watch or self.free is not None:
+            return
+        apart = clocks.apart_seconds(context) / clocks.seconds(PLAIN, context)
+        self._watch(
+            SMALL_WATCH_PRICE if small else WATCH_PRICE, lost=self.first_price + apart - expected
+        )
 
-    def _watch(self, limit: float) -> None:
-        """Watch the shape that shows most of those that cost little, or the cheapest."""
+    def _watch(self, limit: float, lost: float) -> None:
+        """Watch the shape that shows most of those that cost little, or the cheapest.
+
+        Args:
+            limit: What is little, in plain steps.
+            lost: What a step is expected to lose that verifies a probe: no more is paid.
+        """
         possible = [
             (price, shape, draft)
             for (price, shape), draft in zip(self._priced, self._draft_prices, strict=True)
             if price <= (1 + shape.length) / LEAST_AT_BEST
         ]
-        self.first, self.first_price, self.trial_price = None, 0.0, 0.0
-        if possible:
-            cheap = next((one for one in possible if one[2] <= limit), None)
-            price, self.first, draft = cheap or min(possible, key=lambda one: one[2])
-            self.first_price, self.trial_price = min(price, FIRST_PROBE_PRICE), 1.0 + draft
+        cheap = [one for one in possible if one[2] <= limit][:1]
+        for price, shape, draft in cheap or sorted(possible, key=lambda one: one[2])[:1]:
+            if draft < lost:
+                self.first_price, self.first = min(price, FIRST_PROBE_PRICE), shape
+                self.trial_price, self.watches = 1.0 + draft, True
 
     def _hold(self, context: int, factors: dict[int, float]) -> bool:
         """Whether prices are as they were; to make them takes a fifth of a small model's step."""

@@ -24,6 +24,9 @@ SHORT_ANSWER = 16
 FAILURES_FOR_SMALL = 3
 # Probes that a first choice rests on.
 PROBES_TO_CHOOSE = 2
+# What a probe is expected to make before any was made, and how much each says of the next.
+EXPECTED = 2.0
+NEWS = 0.3
 # What failed on a machine so many times as slow says little of one that is free again.
 FREED = 1.4
 # Evidence for saying that drafts do not pay here.
@@ -63,10 +66,11 @@ class Trials:
         watches: bool = False,
         known: bool = False,
     ) -> None:
-        self._chains, self._watches, self._known = chains, watches, known
-        self.allowance = Allowance(known=known, watches=watches)
+        self._chains, self._watches = chains, watches
+        self.allowance = Allowance(known=known)
         self.probes = Probes(costs, chains=chains, watches=watches)
         self._made = PROBES_TO_CHOOSE if known else 0
+        self._expected = EXPECTED  # tokens of a step that verifies the next probe
         self._watching = 0  # tokens after which it is known how a watched draft went
         self.failed_here = False
         self._gap = 1
@@ -94,7 +98,7 @@ class Trials:
             context,
             small=self._in_a_row >= FAILURES_FOR_SMALL,
             earned=self._paid and self.allowance.full,
-            watched=self._known or self._in_a_row > 0,
+            expected=self._expected,
         )
         self.allowance.spare(watches=self.probes.watches)
 
@@ -207,6 +211,7 @@ class Trials:
     def _judge(self, price: float, tokens: float) -> None:
         """Learn from whether a probe made what it costs."""
         self._made += 1
+        self._expected += NEWS * (tokens - self._expected)
         self.failed_here = tokens < price
         self._in_a_row = self._in_a_row + 1 if tokens < price else 0
         self._paid = tokens >= price
@@ -235,4 +240,11 @@ class Trials:
         self._slowness_failed = self._slowness
         self._plain, self._gap = 0, 2
         self._in_a_row = FAILURES_FOR_SMALL
+        self._expected = self.probes.first_price
         self.allowance.leave()
+
+    def doubt(self, clocks: Clocks, context: int) -> None:
+        """What is known of other texts says that drafts do not pay here."""
+        self._expected = 1.0
+        self.allowance.doubt()
+        self.price(clocks, context)
