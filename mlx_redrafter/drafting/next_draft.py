@@ -68,6 +68,8 @@ def next_draft_input(
         noise_scale: How far drafts follow the noise, before this step's choices.
         look: What a head with a memory sees of the text; None for others.
     """
+    if len(tree) == 1:
+        return _after_root(tree, choices, hidden, noise, text, source, noise_scale, look)
     end = accepted_leaf(tree, choices.tokens)
     depth = mx.take(tree.depths, end)
     if noise is not None and choices.flipped_by_noise is not None:
@@ -82,3 +84,27 @@ def next_draft_input(
     root = mx.take(choices.tokens, end[None])
     memory = None if look is None else look(end, root)
     return DraftInput(root, mx.take(hidden, end, axis=0), noise, before=before, memory=memory)
+
+
+def _after_root(
+    tree: DraftTree,
+    choices: Choices,
+    hidden: mx.array,
+    noise: mx.array | None,
+    text: Sequence[int],
+    source: DraftSource,
+    noise_scale: NoiseScale,
+    look: Look | None,
+) -> DraftInput:
+    """The same after a plain step, whose path is known: most small operations are not needed."""
+    if noise is not None and choices.flipped_by_noise is not None:
+        noise = noise[1 : 1 + source.max_depth] * noise_scale.scale_after_one(
+            choices.flipped_by_noise[:1]
+        )
+    before = None
+    if lookback := source.lookback:
+        line = mx.array(last_tokens(text, lookback)[1:], dtype=mx.int32)
+        before = mx.concatenate([line, tree.tokens])
+    root = choices.tokens[:1]
+    memory = None if look is None else look(mx.array(0, mx.int32), root)
+    return DraftInput(root, hidden[0], noise, before=before, memory=memory)

@@ -55,6 +55,11 @@ class NoiseScale:
         seen = self._seen * past + weight.sum()
         return _scale((self._flipped * past + (weight * flipped_by_noise).sum()) / seen)
 
+    def scale_after_one(self, flipped_by_noise: mx.array) -> mx.array:
+        """:meth:`scale_after` a plain step, bool (1,): float32 (1,)."""
+        seen = self._seen * FORGET + 1.0
+        return _scale((self._flipped * FORGET + flipped_by_noise.astype(mx.float32)) / seen)
+
     def observe(self, flipped_by_noise: Sequence[bool]) -> None:
         """Learn from a step's tokens: for each, whether noise made it other than the likeliest."""
         for differs in flipped_by_noise:

@@ -77,7 +77,9 @@ class PendingStep:
 
         Evaluated with the step, so that nothing is left that only its thread could compute.
         """
-        tree = self.next_draft.tree if self.next_draft else None
+        draft = self.next_draft
+        verified = draft is not None and draft.to_verify is not None
+        tree = draft.tree if draft and verified else None
         return [self.hidden, *([] if tree is None else tree.arrays)]
 
 

@@ -306,7 +306,7 @@ class Planner:
     def _take_watched(self, step: ObservedStep) -> None:
         """Learn from drafts that were only watched."""
         if step.watching and step.next_shape is not None:
-            self._trials.launch_watched(step.next_shape)
+            self._trials.launch_watched(step.next_shape, self.prices.watched)
         for watched in step.watched:
             self._learnt.take_watched(watched, trying=self._choice is None)
             if self._choice is None:

@@ -50,6 +50,8 @@ class StepPrices:
         accepted: Guesses accepted in a step of each shape of which that is known.
         late: Plain steps that the last step took longer, since after a draft it overlapped with
             nothing.
+        watched: Plain steps that the last step's draft took, which is only watched; None where
+            there is none, or it may have waited for a compiler.
     """
 
     def __init__(self, costs: CostModel):
@@ -62,6 +64,9 @@ class StepPrices:
         self._runs = PlainRuns()
         self._after_draft = False
         self.late = 0.0
+        self.watched: float | None = None
+        # Plain steps that the steps told last took longer than they should, if they were plain.
+        self._excess: float | None = None
 
     def take_costs(self, costs: CostModel) -> None:
         """Costs were measured: nothing is known of how steps differ from them."""
@@ -133,6 +138,7 @@ class StepPrices:
         """
         kind = (step.shape, step.nodes, step.next_shape)
         self.late = 0.0
+        self._time_watched(step, known=kind in self._kinds)
         if not step.is_plain:
             self._after_draft = step.shape is not None
         if kind not in self._kinds:
@@ -145,6 +151,14 @@ class StepPrices:
         self._rate.add(step, self.paid(step))
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step)
+
+    def _time_watched(self, step: ObservedStep, *, known: bool) -> None:
+        """Time what a watched draft took: a CPU launches it in the step before its own."""
+        quiet = step.is_plain and step.early and step.overlapped
+        excess = step.repeats * (step.seconds / self.plain_seconds(step.context) - 1.0)
+        tells = step.watching and known and quiet and self._excess is not None
+        self.watched = max(0.0, (self._excess or 0.0) + excess) if tells else None
+        self._excess = excess if quiet and not step.watching else None
 
     def _tell_clocks(self, step: ObservedStep, rows: int, seconds: float) -> None:
         if rows == ALONE and self._after_draft:

@@ -76,7 +76,14 @@ class Probes:
         self.certain = False
 
     def price(
-        self, clocks: Clocks, context: int, *, small: bool, earned: bool, expected: float = 0.0
+        self,
+        clocks: Clocks,
+        context: int,
+        *,
+        small: bool,
+        earned: bool,
+        expected: float = 0.0,
+        overhead: float = 0.0,
     ) -> None:
         """Price all shapes again, if prices have changed.
 
@@ -86,7 +93,8 @@ class Probes:
             small: Whether the first probe is to be a small one.
             earned: Whether probes have earned all that is saved, so that it may cost more.
             expected: Tokens that a step is expected to make that verifies it: it is only watched,
-                if that can be, where it would lose more than its draft costs.
+                if that can be, where it would lose more than a watched draft costs.
+            overhead: What such a draft costs besides its own time, in plain steps.
         """
         plain = clocks.factor(PLAIN)
         factors = {rows: clocks.factor(rows) / plain for rows in self._rows}
@@ -97,15 +105,15 @@ class Probes:
         if not self._can_watch or self.free is not None:
             return
         apart = clocks.apart_seconds(context) / clocks.seconds(PLAIN, context)
-        self._watch(
-            SMALL_WATCH_PRICE if small else WATCH_PRICE, lost=self.first_price + apart - expected
-        )
+        limit = SMALL_WATCH_PRICE if small else WATCH_PRICE
+        self._watch(limit, overhead, lost=self.first_price + apart - expected)
 
-    def _watch(self, limit: float, lost: float) -> None:
+    def _watch(self, limit: float, overhead: float, lost: float) -> None:
         """Watch the shape that shows most of those that cost little, or the cheapest.
 
         Args:
             limit: What is little, in plain steps.
+            overhead: See :meth:`price`.
             lost: What a step is expected to lose that verifies a probe: no more is paid.
         """
         possible = [
@@ -115,9 +123,9 @@ class Probes:
         ]
         cheap = [one for one in possible if one[2] <= limit][:1]
         for price, shape, draft in cheap or sorted(possible, key=lambda one: one[2])[:1]:
-            if draft < lost:
+            if draft + overhead < lost:
                 self.first_price, self.first = min(price, FIRST_PROBE_PRICE), shape
-                self.trial_price, self.watches = 1.0 + draft, True
+                self.trial_price, self.watches = 1.0 + draft + overhead, True
 
     def _hold(self, context: int, factors: dict[int, float]) -> bool:
         """Whether prices are as they were; to make them takes a fifth of a small model's step."""

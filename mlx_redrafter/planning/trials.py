@@ -27,6 +27,9 @@ PROBES_TO_CHOOSE = 2
 # What a probe is expected to make before any was made, and how much each says of the next.
 EXPECTED = 2.0
 NEWS = 0.3
+# No watched draft counts for so many plain steps more than it was to cost: it may have waited for
+# another program.
+MOST_OVERHEAD = 2.0
 # What failed on a machine so many times as slow says little of one that is free again.
 FREED = 1.4
 # Evidence for saying that drafts do not pay here.
@@ -71,6 +74,7 @@ class Trials:
         self.probes = Probes(costs, chains=chains, watches=watches)
         self._made = PROBES_TO_CHOOSE if known else 0
         self._expected = EXPECTED  # tokens of a step that verifies the next probe
+        self._overhead = 0.0  # plain steps that a watched draft takes besides its own time
         self._watching = 0  # tokens after which it is known how a watched draft went
         self.failed_here = False
         self._gap = 1
@@ -99,6 +103,7 @@ class Trials:
             small=self._in_a_row >= FAILURES_FOR_SMALL,
             earned=self._paid and self.allowance.full,
             expected=self._expected,
+            overhead=self._overhead,
         )
         self.allowance.spare(watches=self.probes.watches)
 
@@ -196,9 +201,19 @@ class Trials:
         self._tokens_here += tokens
         self._judge(price, tokens)
 
-    def launch_watched(self, shape: BeamShape) -> None:
-        """A draft was made that is only watched."""
-        self.allowance.take_watched(self.probes.trial_price - 1.0)
+    def launch_watched(self, shape: BeamShape, took: float | None) -> None:
+        """A draft was made that is only watched.
+
+        Args:
+            shape: What was drafted.
+            took: Plain steps that it took; None where that is not known.
+        """
+        price = self.probes.trial_price - 1.0
+        if took is not None:
+            price = min(took, MOST_OVERHEAD + price)
+            alone = self.probes.trial_price - 1.0 - self._overhead
+            self._overhead += NEWS * (max(0.0, price - alone) - self._overhead)
+        self.allowance.take_watched(price)
         self._plain, self._watching = 0, 1 + shape.length
 
     def take_watched(self, tokens: float) -> None:

@@ -70,6 +70,32 @@ def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[i
         assert mx.allclose(one.log_probs, other.log_probs, atol=1e-5)
 
 
+@pytest.mark.parametrize("lookback", [0, 1, 3])
+@pytest.mark.parametrize("text", [[], [4], [9, 3, 8, 2, 5]], ids=len)
+@pytest.mark.parametrize("flipped", [True, False])
+def test_after_a_plain_step_too(lookback: int, text: list[int], flipped: bool) -> None:
+    drafter = models.build_drafter(lookback=lookback, seed=4)
+    embed = Target(models.shared("llama")).embed
+    search = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(2, 3), SamplingConfig(1.0))
+    hidden = mx.random.normal((1, models.HIDDEN), key=mx.random.key(0))
+    noise = mx.random.gumbel((1 + 3, models.VOCAB), key=mx.random.key(1))
+    noise_scale = NoiseScale()
+    noise_scale.observe([False, True])
+    chosen = Choices(mx.array([6], dtype=mx.int32), mx.array([flipped]))
+    root = DraftTree.root_only(mx.array([7]))
+    ahead = next_draft_input(root, chosen, hidden, noise, text, search, noise_scale)
+    noise_scale.observe([flipped])
+    later = DraftInput(
+        mx.array([6], dtype=mx.int32), hidden[0], noise[1:] * noise_scale.scale, [*text, 7]
+    )
+    assert ahead.noise is not None
+    assert later.noise is not None
+    assert mx.allclose(ahead.noise, later.noise, atol=1e-5)
+    one, other = search(ahead), search(later)
+    assert one.tokens.tolist() == other.tokens.tolist()
+    assert mx.allclose(one.log_probs, other.log_probs, atol=1e-5)
+
+
 class Ahead(ScriptedPlanner):
     """A planner that drafts ahead, and verifies as much of each draft as it is told to."""
 
