@@ -40,8 +40,8 @@ LEAST = -1.0
 LEFT = 0.5
 # A draft that is only watched costs no more than this share of what one loses that is verified in
 # vain. As many are wanted, so the account is given so much less.
-WATCHED = 0.4
-# So much of what watched drafts took that would have paid is given back until drafting has begun.
+WATCHED = 0.5
+# So much is lent in all after watched drafts that would have paid, until drafting has begun.
 CREDIT = 2.0
 
 
@@ -116,13 +116,18 @@ class Allowance:
         """A draft that nothing verifies took so many plain steps."""
         self.balance = max(LEAST, self.balance - price)
 
-    def give_back(self, price: float) -> None:
-        """One that took so much would have paid: the next is not to wait for it, as far as that has
-        not been said often in vain.
+    def lend(self, price: float, next_price: float) -> None:
+        """A watched draft would have paid: the next is not to wait for what that took, nor for what
+        it may lose itself, as far as that has not been said often in vain.
+
+        Args:
+            price: What the watched draft took, in plain steps.
+            next_price: What the next may lose that is verified.
         """
-        given = min(self._credit, price)
-        self._credit -= given
-        self.balance += given
+        wanted = max(price, next_price - self.balance)
+        lent = min(self._credit, wanted)
+        self._credit -= lent
+        self.balance += lent
 
     def take_drafted(self, price: float, tokens: float) -> None:
         """A step that drafted was over.

@@ -49,6 +49,7 @@ class Probes:
         first: What to probe with while nothing is chosen; None where no draft could pay.
         first_price: What a step that verifies it costs, or as much of it as may be verified before
             drafts have paid; in plain steps.
+        verified_price: What the next one costs that is verified, now or later.
         watches: Whether it is only watched: not where it pays whatever comes.
         trial_price: What a step that probes costs, in plain steps.
         free: A shape that costs less than a plain step, where there is one: it pays whatever comes.
@@ -70,7 +71,7 @@ class Probes:
         self._context = 0
         self._factors: dict[int, float] = {}
         self.first: BeamShape | None = None
-        self.first_price = self.trial_price = 0.0
+        self.first_price = self.trial_price = self.verified_price = 0.0
         self.watches = False
         self.free: BeamShape | None = None
         self.certain = False
@@ -101,7 +102,8 @@ class Probes:
         if not self._hold(context, factors):
             self._price_all(context, factors)
         self.first_price, self.first = self._first(small=small, earned=earned)
-        self.trial_price, self.watches = self.first_price, False
+        self.trial_price = self.verified_price = self.first_price
+        self.watches = False
         if not self._can_watch or self.free is not None:
             return
         apart = clocks.apart_seconds(context) / clocks.seconds(PLAIN, context)

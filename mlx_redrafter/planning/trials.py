@@ -220,7 +220,7 @@ class Trials:
         """It is known what a step would have made that verified a watched draft."""
         self._watching = 0
         if tokens >= self.probes.first_price:
-            self.allowance.give_back(self.probes.trial_price - 1.0)
+            self.allowance.lend(self.probes.trial_price - 1.0, self.probes.verified_price - 1.0)
         self._judge(self.probes.first_price, tokens)
 
     def _judge(self, price: float, tokens: float) -> None:
