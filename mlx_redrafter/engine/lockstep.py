@@ -78,7 +78,20 @@ class Leader:
         self._numbers: weakref.WeakKeyDictionary[PromptCache, int] = weakref.WeakKeyDictionary()
         self._dropped: list[int] = []
         self._next = 0
-        self._begun = False
+        self._begun = self._resting = False
+
+    def rest(self) -> None:
+        """Nothing is decoded for a while: the others sleep until something is."""
+        if self._ranks.can_rest and not self._resting:
+            # The exchange that says so is one that rank 0 has made by then.
+            message = {"rest": self._ranks.progress + 1}
+            self._ranks.share(json.dumps(message).encode())
+            self._resting = True
+
+    def _rouse(self) -> None:
+        if self._resting:
+            self._resting = False
+            self._ranks.rouse()
 
     def begin(self, sequence: Text, *, plans: bool) -> None:
         """Announce a text; every rank decodes it from here on.
@@ -104,6 +117,7 @@ class Leader:
             "dropped": dropped,
             "plans": plans,
         }
+        self._rouse()
         self._ranks.share(json.dumps(message).encode())
         self._begun = True
         same_beginning(self._ranks, cache)
@@ -118,10 +132,12 @@ class Leader:
         if self._begun:
             self._begun = False
             self._ranks.gather([_ENDS, float(handed_out)])
+            self.rest()
         return handed_out
 
     def leave(self) -> None:
         """Let the others go."""
+        self._rouse()
         self._ranks.share(b"null")
 
 
@@ -139,6 +155,9 @@ class Follower:
     def hear(self) -> dict[str, Any] | None:
         """The next text that rank 0 announces; None when it leaves."""
         message: dict[str, Any] | None = json.loads(self._ranks.share(b"", patient=True))
+        while message is not None and "rest" in message:
+            self._ranks.rest(message["rest"])
+            message = json.loads(self._ranks.share(b"", patient=True))
         if message is not None:
             message["config"] = _decode(message["config"])
         return message

@@ -209,6 +209,7 @@ class SpeculativeModel:
         """Let the other ranks, which ``follow``, decode what this one decodes."""
         assert self.ranks is not None
         self.leader = Leader(self.ranks)
+        self.leader.rest()
         return self.leader
 
     def make_cache(self) -> PromptCache:

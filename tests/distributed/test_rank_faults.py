@@ -91,8 +91,9 @@ def test_a_rank_that_takes_longer_to_load_is_waited_for(tmp_path: Path) -> None:
         assert group.wait(PATIENCE) == [0, 0, 0], group.err(0) + group.err(1)
 
 
-def test_ranks_that_rest_need_no_processor(tmp_path: Path) -> None:
-    with Group(tmp_path, 4, SUPPORT / "rank_rests.py") as group:
+@pytest.mark.parametrize("program", ["server", "chat"])
+def test_ranks_that_rest_need_no_processor(program: str, tmp_path: Path) -> None:
+    with Group(tmp_path, 4, SUPPORT / "rank_rests.py", program) as group:
         assert group.wait(PATIENCE) == [0] * 4, [group.err(rank) for rank in range(4)]
         busy = [float(group.out(rank).split()[-1]) for rank in range(4)]
     assert max(busy) < 2, busy  # of six seconds
