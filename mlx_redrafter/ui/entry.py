@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Protocol, TextIO, TypeGuard
 
 from ..errors import RedrafterError, SharedError
 from ..system.files import out_of_reach
@@ -76,11 +76,11 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
                 complain(f"{short_name(name)}: {OUT_OF_MEMORY}")
                 return USER_ERROR
             except BrokenPipeError:
-                _drop_output()
+                _drop(sys.stdout)
                 return SUCCESS
             except Exception as error:
                 if _is_output(error):
-                    _drop_output()
+                    _drop(sys.stdout)
                     complain(f"{short_name(name)}: the output cannot be written: {error.strerror}.")
                     return USER_ERROR
                 if isinstance(error, PermissionError) and error.filename is not None:
@@ -91,6 +91,8 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
                     return USER_ERROR
                 write(traceback.format_exc(), errors=True)
                 return BUG
+            finally:
+                _drop_complaints()
 
         return main
 
@@ -138,10 +140,18 @@ def _is_lost(error: Exception) -> bool:
         return False
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Python flushes once more at exit, which would complain that nobody reads."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _drop_complaints() -> None:
+    """Drop what stderr did not take: at exit Python would try again, and make code 120 of it."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _drop(sys.stderr)
 
 
 def as_typed(name: str) -> str:

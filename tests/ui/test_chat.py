@@ -33,7 +33,9 @@ def bundle(tmp_path_factory):
 
 
 def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1", "TERM": "xterm-256color"}
+    # Buffered as Python's streams are by default, whatever the tests themselves run with.
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    return {**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", "TERM": "xterm-256color"}
 
 
 def run(home, *arguments, text="", **extra):
@@ -210,7 +212,8 @@ def test_the_same_commands_work_through_pipes(bundle, monkeypatch, capsys, tmp_p
         f"/save {tmp_path}/none", "/oops", "/temp 1", "hello", f"/save {tmp_path}/talk",
         f"/load {tmp_path}/talk", "/help", "/quit", "not reached",
     ]  # fmt: skip
-    printed = talk(bundle, monkeypatch, capsys, "\n".join(script))
+    shape = ["--beam-width", "2", "--beam-length", "3"]
+    printed = talk(bundle, monkeypatch, capsys, "\n".join(script), *shape)
     assert printed.err.count(" tokens · ") == 3
     for words in (
         "supplied by the model",
@@ -238,7 +241,7 @@ def test_turns_go_on_until_the_context_is_full(bundle, monkeypatch, capsys):
 
 def test_pipes_get_no_control_codes_even_if_colours_are_forced(tmp_path, bundle):
     done = run(
-        tmp_path, "--model", bundle, "--max-tokens", 12,
+        tmp_path, "--model", bundle, "--max-tokens", 12, "--beam-width", 2, "--beam-length", 3,
         text="hello\n/tree\n/stats\n/help\n/quit\n",
         FORCE_COLOR="1", TTY_COMPATIBLE="1", TTY_INTERACTIVE="1",
     )  # fmt: skip
@@ -307,7 +310,8 @@ def interrupt_line(child):
 # Shells start programs in the background with SIGINT ignored, and theirs inherit that.
 @pytest.mark.parametrize("prepare", [None, ignore_interrupts])
 def test_a_conversation_on_a_terminal(tmp_path, bundle, prepare):
-    child = spawn(tmp_path, bundle, "--max-tokens", "350", prepare=prepare)
+    shape = ["--beam-width", "2", "--beam-length", "3"]
+    child = spawn(tmp_path, bundle, "--max-tokens", "350", *shape, prepare=prepare)
     child.expect("guessed by the drafter")
     child.expect("Ctrl-D leaves")
     child.expect(PROMPT)
