@@ -187,12 +187,13 @@ class StepLauncher:
             sources.append([source])
             states.append(sequence.next_draft_input(step, noises[place], source))
         result = list(pending)
-        for place, tree in zip(places, draft_together(sources, states), strict=True):
+        trees = draft_together(sources, states)
+        for place, own, tree in zip(places, sources, trees, strict=True):
             step, draft = pending[place], NextDraft(following.shape, tree, following.watched)
             seconds = step.draft_seconds
             if following.watched:  # no other step will count it
                 sequences[place].watch.launch()
-                seconds += self._draft_seconds(following.shape, sources[places.index(place)])
+                seconds += self._draft_seconds(following.shape, own)
             result[place] = replace(step, next_draft=draft, draft_seconds=seconds)
         return result
 
