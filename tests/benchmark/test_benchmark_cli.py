@@ -314,7 +314,7 @@ def test_the_page_is_written_though_nobody_reads_what_is_shown(bundle, tmp_path,
         raise BrokenPipeError
 
     monkeypatch.setattr("mlx_redrafter.ui.cli.benchmark_view.run_report", nobody)
-    monkeypatch.setattr("mlx_redrafter.ui.entry._drop_output", lambda: None)
+    monkeypatch.setattr("mlx_redrafter.ui.entry._drop", lambda _stream: None)
     page = tmp_path / "page.md"
     assert quick("run", bundle, *SHAPE, "--temp", 0, "--no-copy", "--report", page) == 0
     assert "## Temperature 0" in page.read_text("utf-8")
