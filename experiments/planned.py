@@ -25,7 +25,7 @@ from rich.table import Table
 
 from mlx_redrafter import Planner, load, stream_generate
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.planning.cost_store import load_costs, measure_there
+from mlx_redrafter.planning.cost_store import load_costs
 from mlx_redrafter.text.prompts import encode_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,14 +81,7 @@ class Subject:
 
     def planner(self) -> Planner:
         """A planner as it begins: it knows the costs, and what was recorded with the drafter."""
-        model = self.model
-        return Planner(
-            self.costs,
-            chains=model.target.verifies == "chain",
-            watches=model.drafts_early,
-            measure=lambda costs, cache: measure_there(model, costs, cache),
-            recorded=model.recorded,
-        )
+        return Planner.for_model(self.model, costs=self.costs)
 
     def prompts(self, path: Path, count: int) -> list[list[int]]:
         """Token ids of questions, taken evenly from a file."""

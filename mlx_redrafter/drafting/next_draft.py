@@ -68,43 +68,21 @@ def next_draft_input(
         noise_scale: How far drafts follow the noise, before this step's choices.
         look: What a head with a memory sees of the text; None for others.
     """
-    if len(tree) == 1:
-        return _after_root(tree, choices, hidden, noise, text, source, noise_scale, look)
-    end = accepted_leaf(tree, choices.tokens)
-    depth = mx.take(tree.depths, end)
-    if noise is not None and choices.flipped_by_noise is not None:
+    alone = len(tree) == 1  # its path is known: most small operations are not needed
+    end = mx.array(0, dtype=mx.int32) if alone else accepted_leaf(tree, choices.tokens)
+    depth = end if alone else mx.take(tree.depths, end)
+    flipped = choices.flipped_by_noise
+    if noise is not None and flipped is not None and alone:
+        noise = noise[1 : 1 + source.max_depth] * noise_scale.scale_after_one(flipped)
+    elif noise is not None and flipped is not None:
         age = mx.where(mx.take(tree.ancestors, end, axis=0), depth - tree.depths, -1)
         noise = mx.take(noise, depth + 1 + mx.arange(source.max_depth), axis=0)
-        noise = noise * noise_scale.scale_after(choices.flipped_by_noise, age)
+        noise = noise * noise_scale.scale_after(flipped, age)
     before = None
     if lookback := source.lookback:
-        line = mx.take(tree.path_tokens(), end, axis=0)
+        line = tree.tokens if alone else mx.take(tree.path_tokens(), end, axis=0)
         line = mx.concatenate([mx.array(last_tokens(text, lookback), dtype=mx.int32), line])
         before = mx.take(line, depth + 1 + mx.arange(lookback))
     root = mx.take(choices.tokens, end[None])
     memory = None if look is None else look(end, root)
     return DraftInput(root, mx.take(hidden, end, axis=0), noise, before=before, memory=memory)
-
-
-def _after_root(
-    tree: DraftTree,
-    choices: Choices,
-    hidden: mx.array,
-    noise: mx.array | None,
-    text: Sequence[int],
-    source: DraftSource,
-    noise_scale: NoiseScale,
-    look: Look | None,
-) -> DraftInput:
-    """The same after a plain step, whose path is known: most small operations are not needed."""
-    if noise is not None and choices.flipped_by_noise is not None:
-        noise = noise[1 : 1 + source.max_depth] * noise_scale.scale_after_one(
-            choices.flipped_by_noise[:1]
-        )
-    before = None
-    if lookback := source.lookback:
-        line = mx.array(last_tokens(text, lookback)[1:], dtype=mx.int32)
-        before = mx.concatenate([line, tree.tokens])
-    root = choices.tokens[:1]
-    memory = None if look is None else look(mx.array(0, mx.int32), root)
-    return DraftInput(root, hidden[0], noise, before=before, memory=memory)

@@ -67,16 +67,15 @@ class Planner:
     OFF       as TRYING                              DRAFTING, as TRYING
     ========  =====================================  =========================================
 
-    Where drafts can be watched, a probe is a plain step with a draft beside it that is only
-    compared with the text that follows; else it is verified.
+    Where drafts can be watched, and verifying a probe would lose more than its draft costs, it is a
+    plain step with a draft beside it that is only compared with the text that follows.
 
     Only :meth:`begin` and :meth:`observe` change anything.
 
     Args:
         costs: What steps cost here.
         chains: Whether only chains are verified.
-        watches: Whether drafts can be watched, see :meth:`next_watch`: then none is verified while
-            nothing is chosen.
+        watches: Whether drafts can be watched, see :meth:`next_watch`.
         measure: Measures costs again, given those so far and a cache with a text in it; None
             leaves them as they are.
         recorded: How drafts went when the head was trained: a choice to begin with rests on them.
@@ -119,6 +118,7 @@ class Planner:
         cls,
         model: SpeculativeModel,
         *,
+        costs: CostModel | None = None,
         recalibrate: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Planner:
@@ -126,14 +126,14 @@ class Planner:
 
         Args:
             model: A model with a drafter.
+            costs: What steps cost; None takes those that are stored.
             recalibrate: Measure again.
             progress: Called with (measurements done, measurements to do).
         """
         from .cost_store import load_costs, measure_there
 
-        costs = load_costs(model, recalibrate=recalibrate, progress=progress)
         return cls(
-            costs,
+            costs or load_costs(model, recalibrate=recalibrate, progress=progress),
             chains=model.target.verifies == "chain",
             watches=model.drafts_early,
             measure=partial(measure_there, model),
