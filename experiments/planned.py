@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -83,9 +84,12 @@ class Subject:
         """A planner as it begins: it knows the costs, and what was recorded with the drafter."""
         return Planner.for_model(self.model, costs=self.costs)
 
-    def prompts(self, path: Path, count: int) -> list[list[int]]:
-        """Token ids of questions, taken evenly from a file."""
-        return [self._encoded(prompt) for prompt in read_prompts(path, count)]
+    def prompts(self, path: Path, count: int, *, shuffle: int | None = None) -> list[list[int]]:
+        """Token ids of questions, taken evenly from a file; in its order, or in a drawn one."""
+        prompts = [self._encoded(prompt) for prompt in read_prompts(path, count)]
+        if shuffle is not None:
+            random.Random(shuffle).shuffle(prompts)
+        return prompts
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a question."""
@@ -172,7 +176,8 @@ class Forecasting:
     def __call__(self) -> dict[str, Any]:
         forecasts = {one.shape: one for one in self.planner.forecasts(CONTEXT)}
         chosen = forecasts.get(self.planner.choice) or forecasts[None]
-        self.promised.append(chosen.tokens_per_second)
+        speed = self.planner.prices.speed(CONTEXT)
+        self.promised.append(chosen.tokens_per_second if speed is None else speed)
         return {"planner": self.planner}
 
     def over_made(self, run: Run) -> float | None:
@@ -192,6 +197,12 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     made.add_argument("--drafter", default=None)
     made.add_argument("--prompts", type=Path, default=None, help="default: the pocket's questions")
     made.add_argument("--count", type=int, default=20, help="questions")
+    made.add_argument(
+        "--shuffle",
+        type=int,
+        metavar="SEED",
+        help="their order is drawn: in a file like questions may lie together",
+    )
     made.add_argument("--max-tokens", type=int, default=64)
     made.add_argument("--temps", type=float, nargs="+", default=[0.0, 1.0])
     made.add_argument("--recalibrate", action="store_true", help="measure costs again")
@@ -210,7 +221,8 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
     ways |= {_name(shape): fixed(shape) for shape in shapes}
     if args.fresh:
         ways["first answers"] = first_answers(subject)
-    prompts = subject.prompts(args.prompts or ROOT / "models/pocket/questions.jsonl", args.count)
+    path = args.prompts or ROOT / "models/pocket/questions.jsonl"
+    prompts = subject.prompts(path, args.count, shuffle=args.shuffle)
     # Kernels, caches and the clock of the processor warm up before anything is counted.
     for way in (plain, *(fixed(shape) for shape in shapes)):
         subject.answer(Run(), prompts[0], max_tokens=12, temperature=temperature, **way())

@@ -3,8 +3,8 @@
 Another program, heat or a battery slow every step down, whatever it does: one factor for the
 machine follows each step that is timed. What calibration got wrong, or heat changes in the price of
 several tokens against one, shows only where steps of different kinds stand side by side: a kind's
-own factor is learnt from the jump between one kind and the next, and ages towards what was
-measured. A kind that was not used lately therefore borrows the machine's factor from those that
+own factor is learnt from the jump between one kind and the next, of which little is believed, and
+from what stood between two like steps (``between``); it ages towards what was measured. A kind that was not used lately therefore borrows the machine's factor from those that
 were. Drafted steps share a factor beside plain ones, which is larger the more of their forward goes
 beyond a plain one's: mostly that is what has changed.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+from .between import Between, Difference
 from .costs import CostModel
 
 # Share of a step's surprise that the machine's factor takes over.
@@ -22,6 +23,15 @@ MACHINE_RATE = 0.2
 # taken: that the costs were measured wrongly is likelier then.
 KIND_RATE = 0.25
 FIRST_KIND_RATE = 0.8
+# No more of a jump, as a logarithm, is taken for theirs: another program that begins or ends makes
+# larger ones than calibration gets wrong.
+LARGEST_JUMP = 0.2
+# Share of what a kind took longer than was thought, between two like steps, that is taken for its
+# own; and of what it did so twice in a row.
+BETWEEN_RATE = 0.1
+TWICE_RATE = 0.8
+# A difference as small as this is none.
+AGREES = 0.15
 # Share of what drafted steps have in common that goes by what their forward costs beyond a plain
 # one; the rest is the same for all. Told beside a forward over so many rows, up to so many times.
 BEYOND_PLAIN = 0.5
@@ -71,6 +81,9 @@ class Clocks:
         self._plain_steps = 0
         self._jumps: dict[int, int] = {}  # to and from each kind; all that draft are one
         self._disagreeing = 0
+        self._between = Between()
+        self._excess: dict[int, float] = {}  # of each kind, when it stood last between two others
+        self._agreed = 0
 
     def factor(self, rows: int) -> float:
         """Time over measured cost of a step that verifies ``rows`` tokens."""
@@ -85,6 +98,11 @@ class Clocks:
     def knows_plain(self) -> bool:
         """Whether plain steps in a row were seen, against which all others are told."""
         return self._plain_steps >= PLAIN_ROW
+
+    @property
+    def agreed(self) -> int:
+        """How many times in a row plain and drafted steps stood among each other as was thought."""
+        return self._agreed
 
     @property
     def wrong(self) -> bool:
@@ -131,7 +149,8 @@ class Clocks:
             expected: What it costs as measured, without any factor.
             repeats: How many steps took so long, in the mean.
         """
-        surprise = math.log(max(seconds, 1e-9) / expected) - self._machine - self._own(rows)
+        time = math.log(max(seconds, 1e-9) / expected)
+        surprise = time - self._machine - self._own(rows)
         if surprise > math.log(STALL) and self._stalls < STALLS_BELIEVED:
             self._stalls += 1
             return
@@ -140,11 +159,14 @@ class Clocks:
         surprise = min(LARGEST_SURPRISE, max(-LARGEST_SURPRISE, surprise))
         self._age(repeats)
         if self._last is not None and self._last != rows:
-            rate = self._rate(self._last, rows)
-            self._tell_apart(self._last, rows, rate * surprise)
-            surprise *= 1 - rate
+            jump = min(LARGEST_JUMP, max(-LARGEST_JUMP, surprise))
+            jump *= self._rate(self._last, rows)
+            self._tell_apart(self._last, rows, jump)
+            surprise -= jump
         self._machine += (1.0 - (1.0 - MACHINE_RATE) ** repeats) * surprise
         self._last = rows
+        for other in self._between.take(min(rows, PLAIN + 1), rows, time, self._own):
+            self._believe(rows, other)
         apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
         disagrees = apart > math.log(DISAGREEMENT)
         off = self._machine + self._own(max(rows, PLAIN))
@@ -156,7 +178,24 @@ class Clocks:
         self._drafted = self._alone = 0.0
         self._sizes.clear()
         self._jumps.clear()
+        self._between.forget()
+        self._excess.clear()
         self._last = None
+
+    def _believe(self, rows: int, other: Difference) -> None:
+        """Take what another kind took between steps of so many rows for its own, if it did twice:
+        what is seen once may have been the machine's for that moment.
+        """
+        kind = min(other.rows, PLAIN + 1)
+        before, self._excess[kind] = self._excess.get(kind, 0.0), other.excess
+        if ALONE not in (kind, rows):
+            self._agreed = self._agreed + 1 if abs(other.excess) <= AGREES else 0
+        change = BETWEEN_RATE * other.excess
+        if before * other.excess > 0:
+            change = TWICE_RATE * math.copysign(min(abs(before), abs(other.excess)), other.excess)
+        own = self._own(rows)
+        self._tell_apart(rows, other.rows, change)
+        self._machine -= self._own(rows) - own
 
     def _own(self, rows: int) -> float:
         if rows == ALONE:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from .forecast import Forecast
 from .prices import StepPrices
@@ -11,8 +13,9 @@ from .prices import StepPrices
 # Decay of what was made and forecast, a step; and the steps that count as forecast beforehand.
 FORGET = 0.99
 PRIOR_STEPS = 10.0
-# A forecast is put right by no more than this.
+# A forecast is put right by no more than this, and no step counts for more times its forecast.
 LARGEST = 2.0
+LARGEST_STEP = 4.0
 
 
 @dataclass
@@ -42,11 +45,50 @@ class OtherSteps:
         self.share *= FORGET
 
 
-class Honesty:
-    """Factors that put forecasts of drafted steps right, and the steps beside them.
+@dataclass
+class ChosenSteps:
+    """Steps of one shape, while it was chosen; what is longer ago counts less.
 
-    A step may verify less than its whole draft, drafts pause where they fail, and where the text
-    repeats itself copies of it are verified: all that is left out of what trees tell.
+    Attributes:
+        steps: How many there were.
+        tokens: What they made.
+        forecast: What one was last expected to make.
+        overtime: Seconds they took over seconds expected, summed.
+    """
+
+    steps: float = 0.0
+    tokens: float = 0.0
+    forecast: float = 1.0
+    overtime: float = 0.0
+
+    def take(self, tokens: float, forecast: float, overtime: float) -> None:
+        """There was one."""
+        self.steps += 1.0
+        self.tokens += tokens
+        self.forecast = forecast
+        self.overtime += overtime
+
+    def age(self) -> None:
+        """There was a step that drafted."""
+        self.steps *= FORGET
+        self.tokens *= FORGET
+        self.overtime *= FORGET
+
+
+@dataclass(frozen=True)
+class _Known:
+    plain: OtherSteps
+    copied: OtherSteps
+    chosen: dict[BeamShape, ChosenSteps]
+
+
+class Honesty:
+    """Puts forecasts of drafted steps right, and the steps beside them.
+
+    A step may verify less than its whole draft, drafts pause where they fail, an answer ends in the
+    middle of one, and where the text repeats itself copies of it are verified: all that is left out
+    of what trees tell. What was made is held against what would be forecast by now, so that nothing
+    counts twice which forecasts have learnt meanwhile.
     """
 
     def __init__(self) -> None:
@@ -55,28 +97,50 @@ class Honesty:
     def forget(self) -> None:
         """Drafting ended: what was forecast wrong then says nothing of later forecasts."""
         self._plain, self._copied = OtherSteps(), OtherSteps()
-        self._tokens = [PRIOR_STEPS, PRIOR_STEPS]  # made, forecast, both as shares of a forecast
-        self._seconds = [PRIOR_STEPS, PRIOR_STEPS]
+        self._chosen: dict[BeamShape, ChosenSteps] = {}
 
-    def save(self) -> tuple[OtherSteps, OtherSteps, list[float], list[float]]:
+    def save(self) -> _Known:
         """What is known by now, for :meth:`restore`."""
-        kept = list(self._tokens), list(self._seconds)
-        return replace(self._plain), replace(self._copied), *kept
+        return _copy(_Known(self._plain, self._copied, self._chosen))
 
-    def restore(self, saved: tuple[OtherSteps, OtherSteps, list[float], list[float]]) -> None:
+    def restore(self, saved: _Known) -> None:
         """Take back what was known."""
-        self._plain, self._copied = replace(saved[0]), replace(saved[1])
-        self._tokens, self._seconds = list(saved[2]), list(saved[3])
+        known = _copy(saved)
+        self._plain, self._copied, self._chosen = known.plain, known.copied, known.chosen
 
-    @property
-    def tokens(self) -> float:
-        """Tokens made over tokens forecast."""
-        return _ratio(self._tokens)
+    def correct(self, forecasts: Iterable[Forecast]) -> list[Forecast]:
+        """Put forecasts of drafts right.
 
-    @property
-    def seconds(self) -> float:
+        Args:
+            forecasts: What trees tell by now.
+        """
+        given = list(forecasts)
+        tokens = self._tokens({one.shape: one.tokens_per_step for one in given})
+        seconds = self._seconds()
+        return [
+            Forecast(
+                one.shape,
+                max(1.0, min(_most(one), one.tokens_per_step * tokens)),
+                one.step_seconds * seconds,
+            )
+            for one in given
+        ]
+
+    def _tokens(self, forecast: dict[BeamShape | None, float]) -> float:
+        """Tokens made over tokens forecast; some steps count as forecast beforehand."""
+        made = PRIOR_STEPS + sum(
+            one.tokens / forecast.get(shape, one.forecast) for shape, one in self._chosen.items()
+        )
+        return _within(made / (PRIOR_STEPS + self._steps))
+
+    def _seconds(self) -> float:
         """Seconds taken over seconds forecast."""
-        return _ratio(self._seconds)
+        taken = PRIOR_STEPS + sum(one.overtime for one in self._chosen.values())
+        return _within(taken / (PRIOR_STEPS + self._steps))
+
+    @property
+    def _steps(self) -> float:
+        return sum(one.steps for one in self._chosen.values())
 
     def with_other_steps(self, drafted: Forecast, plain: float) -> Forecast:
         """What a mean step makes, and takes, where those that draft are as forecast.
@@ -106,18 +170,34 @@ class Honesty:
         elif any(record.copied for record in step.records):
             self._copied.take(step.tokens, prices.price(step))
             self._plain.age()
-        elif step.shape == forecast.shape:
-            tokens = step.tokens / forecast.tokens_per_step
-            self._take_drafted(tokens, prices.seconds(step) / forecast.step_seconds)
+        elif step.shape is not None and step.shape == forecast.shape:
+            self._take_drafted(step.shape, step.tokens, forecast, prices.seconds(step))
 
-    def _take_drafted(self, tokens: float, seconds: float) -> None:
-        """A chosen draft made so many times the tokens forecast in so many times the seconds."""
+    def _take_drafted(
+        self, shape: BeamShape, tokens: float, forecast: Forecast, seconds: float
+    ) -> None:
+        """A chosen draft made so many tokens in so many seconds."""
         self._plain.age()
         self._copied.age()
-        for kept, share in ((self._tokens, tokens), (self._seconds, seconds)):
-            kept[0] = FORGET * kept[0] + min(share, 4.0)
-            kept[1] = FORGET * kept[1] + 1.0
+        for chosen in self._chosen.values():
+            chosen.age()
+        expected = forecast.tokens_per_step
+        self._chosen.setdefault(shape, ChosenSteps()).take(
+            min(tokens, LARGEST_STEP * expected),
+            expected,
+            min(seconds / forecast.step_seconds, LARGEST_STEP),
+        )
 
 
-def _ratio(kept: list[float]) -> float:
-    return min(LARGEST, max(1 / LARGEST, kept[0] / kept[1]))
+def _within(ratio: float) -> float:
+    return min(LARGEST, max(1 / LARGEST, ratio))
+
+
+def _most(forecast: Forecast) -> float:
+    """Tokens that a step can make at most."""
+    return 1.0 + forecast.shape.length if forecast.shape else 1.0
+
+
+def _copy(known: _Known) -> _Known:
+    chosen = {shape: replace(one) for shape, one in known.chosen.items()}
+    return _Known(replace(known.plain), replace(known.copied), chosen)

@@ -5,6 +5,12 @@ from __future__ import annotations
 # A plain step after so many drafts, times the square of what they gain: the less that is, the more
 # it matters how long a plain step takes by now, and the less one costs.
 PLAIN_EVERY = 24
+# A fourth of that at first, and after each break that was not as expected; twice as many after each
+# that was, up to the second figure.
+LEAST_TRUST, LARGEST_TRUST = 0.25, 4.0
+# Plain steps that such a break waits for before the next draft is chosen: one more is on its way by
+# then, and one in the middle overlaps on both sides, as in plain decoding.
+BREAK_STEPS = 2
 # And as long as hardly one was seen, where drafts are said to cost less; twice as many elsewhere.
 PLAIN_EVERY_UNSEEN = 4
 # Where drafts are said to gain less than this, costs that were measured under load may be all of
@@ -23,19 +29,21 @@ class PlainBreaks:
     def __init__(self) -> None:
         self.drafts = 0
         self._between = PLAIN_EVERY
-        self._opening = 0
+        self._left = 0  # plain steps of a break that has begun
 
     @property
     def due(self) -> bool:
         """Whether the next step is to be plain."""
-        return self._opening > 0 or self.drafts >= self._between
+        return self._left > 0 or self.drafts >= self._between
 
     def take_plain(self, steps: int) -> None:
         """So many plain steps were taken."""
+        if self._left == 0 and self.drafts >= self._between:
+            self._left = BREAK_STEPS
         self.drafts = 0
-        self._opening = max(0, self._opening - steps)
+        self._left = max(0, self._left - steps)
 
-    def space(self, gain: float, *, seen: bool, told: bool, free: bool) -> None:
+    def space(self, gain: float, *, seen: bool, told: bool, free: bool, agreed: int) -> None:
         """Say how far apart they are to be.
 
         Args:
@@ -43,9 +51,11 @@ class PlainBreaks:
             seen: Whether enough plain steps were seen to say how long one takes.
             told: Whether some in a row were, since the costs were measured.
             free: Whether a draft is said to cost less than a plain step.
+            agreed: How many breaks in a row were as expected.
         """
         unseen = PLAIN_EVERY_UNSEEN * (1 if free else 2)
         first = not told and self.drafts == 0
         doubtful = gain < DOUBTFUL_GAIN and not free
-        self._opening = OPENING_STEPS if first and doubtful else 0
-        self._between = round(PLAIN_EVERY * max(1.0, gain) ** 2) if seen else unseen
+        self._left = OPENING_STEPS if first and doubtful else self._left
+        trust = min(LARGEST_TRUST, LEAST_TRUST * 2**agreed)
+        self._between = round(trust * PLAIN_EVERY * max(1.0, gain) ** 2) if seen else unseen

@@ -27,7 +27,7 @@ from .honesty import Honesty
 from .learnt import Learnt
 from .num_nodes import num_nodes_to_verify
 from .plain_breaks import PlainBreaks
-from .prices import StepPrices
+from .prices import TOKENS_KNOWN, StepPrices
 from .probes import MARGIN
 from .promises import Promises, best_of
 from .second_chance import SecondChance
@@ -46,8 +46,6 @@ REPLAN_STEPS = 8
 REMEMBER_EVERY = 4
 # A draft is made with the step before it where it costs at most so much of a plain step.
 CHEAP_DRAFT = 0.25
-# Tokens from which on forecasts are to be believed.
-TOKENS_KNOWN = 150
 
 Measure = Callable[["CostModel", "PromptCache"], "CostModel"]
 
@@ -354,7 +352,7 @@ class Planner:
         self._steps_to_replan = REPLAN_STEPS
         self._trials.price(self.clocks, self._context)
         raw = self._promises.drafted(self._context, self._choice, self._trials.probes.free)
-        forecasts = {one.shape: self._promises.honest(one) for one in raw}
+        forecasts = {one.shape: one for one in self._honesty.correct(raw)}
         self.prices.accepted = {
             shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
         }
@@ -385,7 +383,7 @@ class Planner:
         gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         seen = self.prices.plain_speed(self._context) is not None
         told, free = self.clocks.knows_plain, self._trials.probes.free is not None
-        self._breaks.space(gain, seen=seen, told=told, free=free)
+        self._breaks.space(gain, seen=seen, told=told, free=free, agreed=self.clocks.agreed)
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)

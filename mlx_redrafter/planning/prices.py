@@ -13,8 +13,10 @@ from .forecast import path_rows
 from .plain_runs import PlainRuns
 from .rate import LARGEST_SHARE, Rate, paid
 
-# Timed plain steps from which on the speed of plain decoding is told.
+# Timed plain steps from which on the speed of plain decoding is told; timed tokens from which on that
+# of decoding as it goes is, and forecasts are to be believed.
 PLAIN_STEPS_KNOWN = 4
+TOKENS_KNOWN = 150
 
 
 @dataclass
@@ -100,6 +102,13 @@ class StepPrices:
         if self.made(None).steps < PLAIN_STEPS_KNOWN:
             return None
         return 1.0 / self.plain_seconds(context)
+
+    def speed(self, context: int) -> float | None:
+        """Tokens a second as decoding goes on the whole, with the drafts that failed of late, the
+        copies and the plain steps between; None before enough tokens were timed."""
+        if self.tokens < TOKENS_KNOWN:
+            return None
+        return self._rate.per_plain_step / self.plain_seconds(context)
 
     def verify_seconds(self, rows: int, context: int) -> float:
         """Seconds of a forward over so many rows."""

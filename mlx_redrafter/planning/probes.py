@@ -180,9 +180,31 @@ class Probes:
             tokens: What a step of it makes.
             balance: Plain steps that may be lost.
         """
-        limit = min(PROBE_PRICE, tokens + min(LARGEST_RISK, RISK * max(0.0, balance)))
-        limit = min(limit, 1.0 + balance)  # one that fails is not to end what pays
+        limit = _limit(tokens, balance)
         for price, shape in self._priced:
             if price <= limit and shape.length <= REACH * tokens and not covers(choice, shape):
                 return shape
         return None
+
+    def longer(self, choice: BeamShape, balance: float) -> BeamShape | None:
+        """The cheapest of the longest probes that can be afforded, after drafts of which all of the
+        length was accepted.
+
+        Args:
+            choice: What is drafted.
+            balance: Plain steps that may be lost.
+        """
+        tokens = 1.0 + choice.length
+        limit = _limit(tokens, balance)
+        possible = [
+            (shape.length, -price, shape)
+            for price, shape in self._priced
+            if price <= limit and choice.length < shape.length <= REACH * tokens
+        ]
+        return max(possible, key=lambda one: one[:2], default=(0, 0.0, None))[2]
+
+
+def _limit(tokens: float, balance: float) -> float:
+    """What a probe may cost beside drafts that make so many tokens, in plain steps."""
+    limit = min(PROBE_PRICE, tokens + min(LARGEST_RISK, RISK * max(0.0, balance)))
+    return min(limit, 1.0 + balance)  # one that fails is not to end what pays

@@ -63,15 +63,10 @@ class Promises:
         them.
         """
         plain = self._prices.plain_seconds(context)
-        drafted = [self.honest(one) for one in self.drafted(context, choice, free)]
+        drafted = self._honesty.correct(self.drafted(context, choice, free))
         if choice is not None:
             drafted = [self._honesty.with_other_steps(one, plain) for one in drafted]
         return [Forecast(None, 1.0, plain), *drafted]
-
-    def honest(self, forecast: Forecast) -> Forecast:
-        """What :meth:`drafted` gives, put right by what was made of such forecasts so far."""
-        made = max(1.0, forecast.tokens_per_step * self._honesty.tokens)
-        return Forecast(forecast.shape, made, forecast.step_seconds * self._honesty.seconds)
 
     def drafted(
         self, context: int, choice: BeamShape | None, free: BeamShape | None

@@ -30,6 +30,7 @@ class WideProbes:
         self._skipped = False
         self._whole = 0
         self._run = WHOLE_RUNS[0]
+        self._look_further = False
 
     @property
     def settled(self) -> bool:
@@ -44,8 +45,8 @@ class WideProbes:
         than the one that the choice rests on.
         """
         self._whole = self._whole + 1 if whole else 0
-        looks = self._left > 0 or self._whole >= self._run
-        self._steps = 0 if whole and looks else self._steps - 1
+        self._look_further = whole and (self._left > 0 or self._whole >= self._run)
+        self._steps -= 1
 
     def take_probe(self, *, news: bool, longer: bool) -> None:
         """One was made.
@@ -56,7 +57,7 @@ class WideProbes:
         """
         if self._whole >= self._run:
             self._run = WHOLE_RUNS[0] if longer else min(2 * self._run, WHOLE_RUNS[1])
-        self._whole = 0
+        self._whole, self._look_further = 0, False
         self._left -= 1
         if news:
             self._left, self._gap = max(self._left, 1), WIDE_GAPS[0]
@@ -67,10 +68,15 @@ class WideProbes:
         self._gap = min(2 * self._gap, WIDE_GAPS[1])
 
     def find(self, trials: Trials, chosen: Forecast) -> BeamShape | None:
-        """The next one, if it is due and can be afforded, see :meth:`Probes.larger`."""
-        if self._steps > 0 or chosen.shape is None:
+        """The next one, if it is due and can be afforded, see :class:`Probes`: a longer one after
+        drafts accepted whole, now and then one that shows much.
+        """
+        if chosen.shape is None:
             return None
         balance = trials.allowance.balance
+        longer = trials.probes.longer(chosen.shape, balance) if self._look_further else None
+        if longer is not None or self._steps > 0:
+            return longer
         found = trials.probes.larger(chosen.shape, chosen.tokens_per_step, balance)
         if found is None:  # at this price: look again some steps later
             self._skipped = True

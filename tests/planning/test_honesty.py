@@ -42,7 +42,9 @@ def test_nothing_but_drafts_leaves_the_forecast_as_it_is(prices: StepPrices) -> 
     for _ in range(50):
         honesty.observe(step(1), CHOSEN, prices)
     assert honesty.with_other_steps(CHOSEN, 1.0) == CHOSEN
-    assert honesty.tokens == pytest.approx(1.0)
+    (made,) = honesty.correct([CHOSEN])
+    assert made.tokens_per_step == pytest.approx(CHOSEN.tokens_per_step)
+    assert made.step_seconds == pytest.approx(CHOSEN.step_seconds, rel=0.03)
 
 
 def test_plain_steps_and_copies_count_as_often_as_they_are(prices: StepPrices) -> None:
@@ -61,7 +63,7 @@ def test_copies_say_nothing_of_what_drafts_make(prices: StepPrices) -> None:
     honesty = Honesty()
     for _ in range(50):
         honesty.observe(step(3, copied=True), CHOSEN, prices)
-    assert honesty.tokens == 1.0
+    assert honesty.correct([CHOSEN]) == [CHOSEN]
 
 
 def test_what_was_learnt_of_an_odd_answer_is_taken_back(prices: StepPrices) -> None:
@@ -78,3 +80,29 @@ def test_what_was_learnt_of_an_odd_answer_is_taken_back(prices: StepPrices) -> N
     assert honesty.with_other_steps(CHOSEN, 1.0) == before
     honesty.forget()
     assert honesty.with_other_steps(CHOSEN, 1.0) == CHOSEN
+
+
+def test_what_forecasts_have_learnt_meanwhile_is_not_put_right_twice(prices: StepPrices) -> None:
+    """Drafts made four tokens where two were forecast, until four are: no more are to be expected,
+    and never more than the shape has."""
+    honesty = Honesty()
+    for _ in range(40):
+        honesty.observe(step(3), CHOSEN, prices)
+    (early,) = honesty.correct([CHOSEN])
+    assert 3.0 < early.tokens_per_step <= 4.0
+    learnt = Forecast(SHAPE, 3.9, 1.5)
+    (made,) = honesty.correct([learnt])
+    assert made.tokens_per_step == pytest.approx(4.0, rel=0.03)
+    assert made.tokens_per_step <= 1 + SHAPE.length
+
+
+def test_other_shapes_are_put_right_by_what_the_chosen_ones_made(prices: StepPrices) -> None:
+    honesty, other = Honesty(), Forecast(BeamShape(1, 7), 3.0, 2.0)
+    for _ in range(100):
+        honesty.observe(step(0), CHOSEN, prices)
+    corrected = honesty.correct([CHOSEN, other])
+    assert [one.shape for one in corrected] == [SHAPE, other.shape]
+    assert corrected[1].tokens_per_step / 3.0 == pytest.approx(
+        corrected[0].tokens_per_step / 2.0, rel=0.01
+    )
+    assert corrected[1].tokens_per_step < 2.0

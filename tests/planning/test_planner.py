@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from statistics import mean
 from typing import Any, cast
 
@@ -44,6 +44,7 @@ from mlx_redrafter.tree import HostTree
 from mlx_redrafter.ui.cli.plan_view import verdict
 
 Kind = tuple[float, float, float]
+SURE: Kind = (0.99, 0.99, 0.0)
 
 
 def state_of(planner: Planner) -> PlannerState:
@@ -384,6 +385,17 @@ def test_probes_that_are_never_drafted_are_not_used_up() -> None:
     assert planner.choice is not None
 
 
+def test_plain_steps_among_drafts_come_in_rows_and_become_rare() -> None:
+    """A single one between two drafts overlaps with nothing, and takes longer than in a row."""
+    costs = costs_of(CPU)
+    chat = Chat(costs, Planner(costs), alone=1.5, noise=0.01).answers(REAL, 20)
+    since = len(chat.steps)
+    shapes = chat.answers(REAL, 60, seed=1).shapes(since)
+    rows = [len(list(row)) for shape, row in groupby(shapes) if shape is None]
+    assert rows.count(3) >= len(rows) - 2, "but where an answer ended"
+    assert sum(rows) < len(shapes) / 40
+
+
 def test_wide_probes_become_rare_while_they_change_nothing() -> None:
     planner = Planner(costs_of(OPENBLAS))
     chat = Chat(planner.costs, planner).answers(KNOWN, 40)
@@ -465,6 +477,22 @@ def test_a_text_that_gets_easier_gets_longer_drafts(curve: str) -> None:
         chat.answers(KNOWN, 5, seed=seed + 90)
         found.append(worth(chat, since, KNOWN, costs) / best)
     assert mean(found) >= 0.75, found
+
+
+@pytest.mark.parametrize("level", [0.06, 0.1])
+def test_drafts_accepted_whole_lead_beyond_what_was_recorded(level: float) -> None:
+    """Recorded drafts end at eleven tokens, and the last step of the staircase pays best."""
+    costs = costs_of(lambda n: 1.0 if n == 1 else 1.6 if n <= 8 else 3.4 if n < 16 else 1.7, level)
+    for seed in range(4):
+        planner = Planner(costs, recorded=recorded_of(KNOWN))
+        assert planner.choice is not None
+        assert planner.choice.length <= 11
+        chat = Chat(costs, planner).answers(SURE, 4, seed)
+        assert planner.choice is not None
+        assert planner.choice.length > 11, planner.choice
+        since = len(chat.steps)
+        chat.answers(SURE, 20, seed=seed + 10)
+        assert worth(chat, since, SURE, costs) > 0.9 * best_speed(SURE, costs)
 
 
 def run_together(planner: Planner, text: Text, truth: CostModel, texts: int) -> None:

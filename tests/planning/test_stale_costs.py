@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
-from planning_machines import KNOWN, OPENBLAS, REAL, Chat, costs_of, recorded_of
+from planning_machines import (
+    KNOWN,
+    OPENBLAS,
+    OVERRATED,
+    REAL,
+    Chat,
+    Text,
+    costs_of,
+    recorded_of,
+)
 
 from mlx_redrafter.planning.clocks import Clocks
 from mlx_redrafter.planning.costs import CostModel
@@ -26,15 +38,50 @@ def test_a_plain_step_that_was_measured_under_load_is_found_out(load: float) -> 
     assert chat.speed(since=100) > 0.95
 
 
-def test_what_kinds_of_step_cost_is_learnt_from_their_first_jumps() -> None:
+def test_what_a_kind_of_step_costs_shows_between_two_like_ones() -> None:
+    """The machine is as it was: it is drafted steps that take twice as long."""
     clocks = Clocks(machine(1.0, 1.2))
     for _ in range(6):
         clocks.observe(1, 1.0, 1.0)
     for _ in range(3):
-        clocks.observe(4, 2.4, 1.2)
-    # The machine is as it was: it is drafted steps that take twice as long.
+        for _ in range(3):
+            clocks.observe(4, 2.4, 1.2)
+        for _ in range(3):
+            clocks.observe(1, 1.0, 1.0)
     assert clocks.factor(1) == pytest.approx(1.0, abs=0.1)
     assert clocks.factor(4) == pytest.approx(2.0, abs=0.15)
+    assert clocks.agreed > 0, "as is known by now"
+    for rows, seconds in ((4, 2.4), (1, 0.6), (4, 2.4)):
+        clocks.observe(rows, seconds, 1.2 if rows > 1 else 1.0)
+    assert clocks.agreed == 0, "plain steps are faster than was thought"
+
+
+def test_another_program_that_begins_with_a_step_says_little_of_its_kind() -> None:
+    """And no more when it is gone with it: once is no evidence."""
+    clocks = Clocks(machine(1.0, 1.2))
+    for rows, seconds in ((1, 1.0), (4, 1.2), (1, 1.0), (4, 1.2)) * 3:
+        clocks.observe(rows, seconds, seconds)
+    clocks.observe(1, 3.0, 1.0)
+    clocks.observe(4, 1.2, 1.2)
+    assert clocks.factor(4) / clocks.factor(1) > 0.8
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bursts_of_load_do_not_make_drafts_look_cheap(seed: int) -> None:
+    """What the steps would have taken without them: hardly less than plain decoding."""
+    costs, rng, left = costs_of(OPENBLAS), random.Random(seed), [0, 1.0]
+
+    def load(step: int) -> float:
+        if step < 600 and left[0] <= 0 and rng.random() < 0.02:
+            left[:] = [int(rng.expovariate(1 / 25)) + 1, rng.choice((1.5, 2.0, 3.0, 5.0, 10.0))]
+        left[0] -= 1
+        return left[1] * math.exp(0.3 * rng.gauss(0, 1)) if left[0] >= 0 else 1.0
+
+    chat = Chat(costs, Planner(costs, watches=True), load=load, alone=1.3)
+    for number in range(40):
+        chat.answer(Text(*OVERRATED, seed=1000 * seed + number), 27)
+    taken = sum(costs.step_seconds(shape, 0) for shape in chat.shapes())
+    assert sum(tokens for _, tokens, _ in chat.steps) / taken * costs.plain[0] > 0.93
 
 
 def test_what_a_loaded_machine_took_is_no_measure_of_what_is_worth_verifying() -> None:

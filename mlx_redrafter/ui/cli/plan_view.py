@@ -102,11 +102,20 @@ def _shown(planner: Planner, forecasts: list[Forecast]) -> list[Forecast]:
 
 
 def verdict(planner: Planner, context: int) -> Text:
-    """What is known, in a sentence that the table beside it bears out."""
-    state = planner.state
+    """What is known, in sentences that the table beside it bears out."""
     plain, *drafted = planner.forecasts(context)
     if not drafted:
         return Text(_without_forecasts(planner, context))
+    words = _judgement(planner, context, plain, drafted)
+    speed = planner.prices.speed(context)
+    if speed is not None:
+        gain = speed / plain.tokens_per_second
+        words += f" Decoding as it goes, failures included, has made {gain:.2f} × plain of late."
+    return Text(words)
+
+
+def _judgement(planner: Planner, context: int, plain: Forecast, drafted: list[Forecast]) -> str:
+    state = planner.state
     best = max(drafted, key=lambda forecast: forecast.tokens_per_second)
     gain = best.tokens_per_second / plain.tokens_per_second
     promise = f"the best shape ({shape_words(best.shape)}) promises {gain:.2f} × plain decoding"
@@ -114,23 +123,23 @@ def verdict(planner: Planner, context: int) -> Text:
         chosen = next((one for one in drafted if one.shape == planner.choice), best)
         gain = chosen.tokens_per_second / plain.tokens_per_second
         if gain < 1.0:
-            return Text(f"Drafts pay about as much as they cost here: {gain:.2f} × plain decoding.")
-        return Text(
+            return f"Drafts pay about as much as they cost here: {gain:.2f} × plain decoding."
+        return (
             f"Drafting pays here: {shape_words(chosen.shape)} promises {gain:.2f} × plain decoding."
         )
     if state is PlannerState.TRYING:
-        return Text(f"Shapes are still being tried, so none is chosen yet: so far {promise}.")
+        return f"Shapes are still being tried, so none is chosen yet: so far {promise}."
     if state is PlannerState.RESTING:
-        return Text(
+        return (
             "Drafts failed in this answer, so it goes on plainly, and they are tried again: over "
             f"all, {promise}."
         )
     if gain >= 1.0:
-        return Text(
+        return (
             "Drafts have failed in several answers so far, so decoding is plain and they are tried "
             f"again now and then; if they were accepted as lately, {promise}."
         )
-    return Text(
+    return (
         f"Drafting does not pay here so far, so decoding is plain: {_several(planner, context)}, "
         f"and {promise}. It is tried again now and then."
     )
