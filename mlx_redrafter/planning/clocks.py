@@ -4,9 +4,10 @@ Another program, heat or a battery slow every step down, whatever it does: one f
 machine follows each step that is timed. What calibration got wrong, or heat changes in the price of
 several tokens against one, shows only where steps of different kinds stand side by side: a kind's
 own factor is learnt from the jump between one kind and the next, of which little is believed, and
-from what stood between two like steps (``between``); it ages towards what was measured. A kind that was not used lately therefore borrows the machine's factor from those that
-were. Drafted steps share a factor beside plain ones, which is larger the more of their forward goes
-beyond a plain one's: mostly that is what has changed.
+from what stood between two like steps (``between``); it ages towards what was measured. A kind that
+was not used lately therefore borrows the machine's factor from those that were. Drafted steps share
+a factor beside plain ones, which is larger the more of their forward goes beyond a plain one's:
+mostly that is what has changed.
 """
 
 from __future__ import annotations

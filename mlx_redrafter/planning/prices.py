@@ -13,8 +13,8 @@ from .forecast import path_rows
 from .plain_runs import PlainRuns
 from .rate import LARGEST_SHARE, Rate, paid
 
-# Timed plain steps from which on the speed of plain decoding is told; timed tokens from which on that
-# of decoding as it goes is, and forecasts are to be believed.
+# Timed plain steps from which on the speed of plain decoding is told, and timed tokens from which
+# on that of decoding as it goes is, and forecasts are to be believed.
 PLAIN_STEPS_KNOWN = 4
 TOKENS_KNOWN = 150
 
