@@ -14,7 +14,7 @@ from ..sampling import SamplingConfig
 from ..target.target import Target
 
 # What is drafted, so wide and long that most shapes are a part of it; and how much is kept.
-WIDTH, LENGTH = 4, 11
+WIDTH, LENGTH = 4, 15
 KEPT = 64
 # A planner is not told how a text is drawn: both ways of it, by turns.
 TEMPERATURES = (0.0, 1.0)
