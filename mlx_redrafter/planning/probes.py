@@ -66,6 +66,9 @@ class Probes:
         ]
         self._rows = {rows for _, rows, _ in self._drafts}
         self._priced: list[tuple[float, BeamShape]] = []
+        self._possible: list[tuple[float, BeamShape]] = []  # of them, to begin with
+        self._watchable: list[tuple[float, BeamShape, float]] = []  # with what a draft costs
+        self._least_watchable: tuple[float, BeamShape, float] | None = None
         self._draft_prices: list[float] = []
         self._measured: list[float] = []
         self._context = 0
@@ -118,16 +121,13 @@ class Probes:
             overhead: See :meth:`price`.
             lost: What a step is expected to lose that verifies a probe: no more is paid.
         """
-        possible = [
-            (price, shape, draft)
-            for (price, shape), draft in zip(self._priced, self._draft_prices, strict=True)
-            if price <= (1 + shape.length) / LEAST_AT_BEST
-        ]
-        cheap = [one for one in possible if one[2] <= limit][:1]
-        for price, shape, draft in cheap or sorted(possible, key=lambda one: one[2])[:1]:
-            if draft + overhead < lost:
-                self.first_price, self.first = min(price, FIRST_PROBE_PRICE), shape
-                self.trial_price, self.watches = 1.0 + draft + overhead, True
+        found = next((one for one in self._watchable if one[2] <= limit), self._least_watchable)
+        if found is None:
+            return
+        price, shape, draft = found
+        if draft + overhead < lost:
+            self.first_price, self.first = min(price, FIRST_PROBE_PRICE), shape
+            self.trial_price, self.watches = 1.0 + draft + overhead, True
 
     def _hold(self, context: int, factors: dict[int, float]) -> bool:
         """Whether prices are as they were; to make them takes a fifth of a small model's step."""
@@ -149,27 +149,33 @@ class Probes:
             (measured * factors[rows], shape)
             for measured, (shape, rows, _) in zip(self._measured, self._drafts, strict=True)
         ]
-        cheapest = min(self._priced, key=lambda one: one[0], default=None)
+        cheapest = min(self._priced, key=_price, default=None)
         self.free = cheapest[1] if cheapest and cheapest[0] * MARGIN < 1.0 else None
         self.certain = cheapest is not None and cheapest[0] <= CERTAIN_PRICE
-
-    def _first(self, *, small: bool, earned: bool) -> tuple[float, BeamShape | None]:
         # By now or as measured: what made steps dear may be gone, and only a probe can tell.
-        possible = [
+        self._possible = [
             (price, shape)
             for (price, shape), measured in zip(self._priced, self._measured, strict=True)
             if min(price, measured) <= min(LARGEST_FIRST_PROBE, (1 + shape.length) / LEAST_AT_BEST)
         ]
+        self._watchable = [
+            (price, shape, draft)
+            for (price, shape), draft in zip(self._priced, self._draft_prices, strict=True)
+            if price <= (1 + shape.length) / LEAST_AT_BEST
+        ]
+        self._least_watchable = min(self._watchable, key=lambda one: one[2], default=None)
+
+    def _first(self, *, small: bool, earned: bool) -> tuple[float, BeamShape | None]:
         limits = [SMALL_PROBE_PRICE] if small else []
         for limit in [*limits, FIRST_PROBE_PRICE + (LARGEST_RISK if earned else 0.0)]:
-            for price, shape in possible:
+            for price, shape in self._possible:
                 if price <= limit:
                     return price, shape
-        if possible:
-            return min(possible, key=lambda one: one[0])
+        if self._possible:
+            return min(self._possible, key=_price)
         if self._costs.doubtful and self._priced:
             # What drafts cost is not known well enough to try none: steps will tell.
-            return FIRST_PROBE_PRICE, min(self._priced, key=lambda one: one[0])[1]
+            return FIRST_PROBE_PRICE, min(self._priced, key=_price)[1]
         return 0.0, None
 
     def larger(self, choice: BeamShape, tokens: float, balance: float) -> BeamShape | None:
@@ -202,6 +208,10 @@ class Probes:
             if price <= limit and choice.length < shape.length <= REACH * tokens
         ]
         return max(possible, key=lambda one: one[:2], default=(0, 0.0, None))[2]
+
+
+def _price(priced: tuple[float, BeamShape]) -> float:
+    return priced[0]
 
 
 def _limit(tokens: float, balance: float) -> float:
