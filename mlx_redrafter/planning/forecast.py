@@ -24,7 +24,7 @@ REMEMBERED_OTHERS = 24
 # Trees that have to cover a shape before anything is said of it.
 ENOUGH_TREES = 1
 # Trees of one place may be easier than those of another: by no more than this is it put right.
-PLACES_DIFFER = 1.5
+PLACES_DIFFER = 2.5
 
 
 @dataclass(frozen=True)

@@ -212,14 +212,17 @@ class Planner:
                 self._trials.price(self.clocks, self._context)
         for planner in (self, *self._for_batches.values()):
             planner._begin_as_before()
+            planner._wide.begin_answer()
 
     def _begin_as_before(self) -> None:
-        """Draft again, if drafts paid until the answer before failed."""
-        if self._choice is not None:
-            self._second_chance.keep()
-        elif self._second_chance.due() and self._trials.allowance.afford_second_chance():
-            self._second_chance.take()
+        """Draft again, and as long drafts, if they paid until an answer in which they failed."""
+        chance, allowance = self._second_chance, self._trials.allowance
+        wanted = self._choice is None or chance.failed
+        if wanted and chance.due() and allowance.afford_second_chance():
+            chance.take()
             self._plan()
+        elif self._choice is not None:
+            chance.keep()
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""

@@ -1,8 +1,10 @@
 """Beginning again with what paid before, after an answer in which it did not.
 
 One odd question, such as one about a name that nobody knows, says little of the next one. What its
-drafts taught is set aside when the next answer begins, and drafting goes on as before it. Where
-that fails as well, the texts have changed: the next chances are given ever more rarely.
+drafts taught is set aside when the next answer begins, and drafting goes on as before it; also
+where shorter drafts were found meanwhile that pay on the odd one. Where that fails as well, what
+was set aside is taken up again, and the next chances are given ever more rarely: the texts may have
+changed.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Any, Protocol
 
 # Answers in a row that are passed over at most.
 MOST_PASSED_OVER = 16
+# After so many failures in a row what pays by now takes the place of what did before.
+FAILURES_TO_CHANGE = 3
 
 
 class Saved(Protocol):
@@ -33,18 +37,31 @@ class SecondChance:
     def __init__(self, *learnt: Saved) -> None:
         self._learnt = learnt
         self._kept: list[Any] = []  # of each, once drafts have paid
+        self._set_aside: list[Any] = []  # of each, while a second chance is given
         self._failures = 0
         self._passed_over = 0
+        self._failed = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether drafts failed since, that paid then, and no second chance was given yet."""
+        return self._failed
 
     def keep(self) -> None:
         """An answer begins, and drafts paid until now."""
-        self._kept = [one.save() for one in self._learnt]
-        self._failures = 0
+        if self._kept and self._failed and self._failures < FAILURES_TO_CHANGE:
+            return
+        self._kept, self._set_aside = [one.save() for one in self._learnt], []
+        self._failures, self._failed = 0, False
 
     def fail(self) -> None:
         """Drafts do not pay any more, as far as this answer goes."""
         self._failures += 1
         self._passed_over = 0
+        self._failed = True
+        if self._set_aside:
+            self._restore(self._set_aside)
+            self._set_aside = []
 
     def due(self) -> bool:
         """An answer begins after one that failed: whether it is to be as if there had been none."""
@@ -54,5 +71,10 @@ class SecondChance:
 
     def take(self) -> None:
         """Know what was known then."""
-        for one, saved in zip(self._learnt, self._kept, strict=True):
-            one.restore(saved)
+        self._set_aside = [one.save() for one in self._learnt]
+        self._failed = False
+        self._restore(self._kept)
+
+    def _restore(self, saved: list[Any]) -> None:
+        for one, known in zip(self._learnt, saved, strict=True):
+            one.restore(known)

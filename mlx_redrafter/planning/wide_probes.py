@@ -13,7 +13,7 @@ WIDE_GAP = 4
 WIDE_GAPS = (64, 512)
 # Drafts accepted whole in a row after which a larger shape is looked at again; twice as many each
 # time that no longer one was chosen for it.
-WHOLE_RUNS = (3, 48)
+WHOLE_RUNS = (3, 12)
 
 
 class WideProbes:
@@ -28,7 +28,7 @@ class WideProbes:
         self._steps = WIDE_GAPS[0] if known else WIDE_GAP
         self._gap = WIDE_GAPS[0]
         self._skipped = False
-        self._whole = 0
+        self._whole = self._whole_before = 0  # drafts accepted whole in a row, and before the last
         self._run = WHOLE_RUNS[0]
         self._look_further = False
 
@@ -37,6 +37,10 @@ class WideProbes:
         """Whether larger shapes have been looked at as far as they were worth it."""
         return self._left <= 0 or self._skipped
 
+    def begin_answer(self) -> None:
+        """The last draft was cut off where the answer before ended, and says nothing."""
+        self._whole = max(self._whole, self._whole_before)
+
     def take_draft(self, *, whole: bool) -> None:
         """A step drafted the choice; ``whole`` is whether all its length was accepted.
 
@@ -44,6 +48,7 @@ class WideProbes:
         is not known, the next step is to show it. Several in a row say that the text is easier
         than the one that the choice rests on.
         """
+        self._whole_before = self._whole
         self._whole = self._whole + 1 if whole else 0
         self._look_further = whole and (self._left > 0 or self._whole >= self._run)
         self._steps -= 1
@@ -57,7 +62,8 @@ class WideProbes:
         """
         if self._whole >= self._run:
             self._run = WHOLE_RUNS[0] if longer else min(2 * self._run, WHOLE_RUNS[1])
-        self._whole, self._look_further = 0, False
+        self._whole = self._whole_before = 0
+        self._look_further = False
         self._left -= 1
         if news:
             self._left, self._gap = max(self._left, 1), WIDE_GAPS[0]

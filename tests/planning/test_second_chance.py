@@ -15,6 +15,7 @@ from planning_machines import (
     best_speed,
     costs_of,
     recorded_of,
+    worth,
 )
 
 from mlx_redrafter.planning.allowance import (
@@ -138,6 +139,43 @@ def test_chances_in_vain_become_rarer_up_to_a_limit() -> None:
     chance.keep()
     chance.fail()
     assert passed_over(chance) == 0
+
+
+def test_what_pays_meanwhile_is_taken_up_again_where_a_chance_fails() -> None:
+    learnt = Number()
+    chance = SecondChance(learnt)
+    learnt.value = 5
+    chance.keep()
+    learnt.value = 9
+    chance.fail()
+    learnt.value = 3  # shorter drafts pay
+    chance.keep()
+    assert chance.failed, "what paid before is not given up for it"
+    assert chance.due()
+    chance.take()
+    assert (learnt.value, chance.failed) == (5, False)
+    learnt.value = 9
+    chance.fail()
+    assert learnt.value == 3
+    chance.fail()
+    chance.keep()
+    assert not chance.failed, "the texts have changed"
+    chance.fail()
+    assert chance.due()
+    chance.take()
+    assert learnt.value == 3
+
+
+@pytest.mark.parametrize("curve", [OPENBLAS, CPU, M3])
+def test_an_odd_answer_that_short_drafts_pay_on_does_not_shorten_the_next(curve: str) -> None:
+    costs, odd = costs_of(curve), (0.97, 0.55, 0.0)
+    for seed in range(4):
+        chat = Chat(costs, Planner(costs, recorded=recorded_of(KNOWN)), noise=0.03)
+        chat.answers(KNOWN, 4, seed)
+        chat.answers(odd, 3, seed + 10)
+        since = len(chat.steps)
+        chat.answers(KNOWN, 12, seed + 20)
+        assert worth(chat, since, KNOWN, costs) > 0.85 * best_speed(KNOWN, costs)
 
 
 def test_a_second_chance_is_paid_by_what_drafts_have_earned() -> None:
