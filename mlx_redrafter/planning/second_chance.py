@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 # Answers in a row that are passed over at most.
 MOST_PASSED_OVER = 16
-# After so many failures in a row what pays by now takes the place of what did before.
-FAILURES_TO_CHANGE = 3
+# After so many chances in vain what pays by now takes the place of what did before.
+FAILURES_TO_CHANGE = 4
 
 
 class Saved(Protocol):
@@ -56,6 +56,8 @@ class SecondChance:
 
     def fail(self) -> None:
         """Drafts do not pay any more, as far as this answer goes."""
+        if self._failed:
+            return  # what was found meanwhile failed, too
         self._failures += 1
         self._passed_over = 0
         self._failed = True

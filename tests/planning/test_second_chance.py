@@ -28,7 +28,7 @@ from mlx_redrafter.planning.allowance import (
 )
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.probes import SMALL_PROBE_PRICE
-from mlx_redrafter.planning.second_chance import MOST_PASSED_OVER, SecondChance
+from mlx_redrafter.planning.second_chance import FAILURES_TO_CHANGE, MOST_PASSED_OVER, SecondChance
 from mlx_redrafter.planning.trials import PlannerState
 
 Kind = tuple[float, float, float]
@@ -157,7 +157,11 @@ def test_what_pays_meanwhile_is_taken_up_again_where_a_chance_fails() -> None:
     learnt.value = 9
     chance.fail()
     assert learnt.value == 3
-    chance.fail()
+    for _ in range(FAILURES_TO_CHANGE - 2):
+        chance.keep()
+        assert chance.failed
+        chance.take()
+        chance.fail()
     chance.keep()
     assert not chance.failed, "the texts have changed"
     chance.fail()
