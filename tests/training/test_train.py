@@ -69,7 +69,7 @@ def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):
     ]  # fmt: skip
     assert model.recorded == load_recorded(out)
     assert model.recorded is not None
-    assert {len(draft.tree.parents) for draft in model.recorded.drafts} == {1 + 4 * 11}
+    assert {len(draft.tree.parents) for draft in model.recorded.drafts} == {1 + 4 * 15}
     assert sorted(p.name for p in (out / "training").iterdir()) == ["curves.png", "log.jsonl"]
     assert (out / "training" / "curves.png").read_bytes().startswith(b"\x89PNG")
     log = [json.loads(line) for line in (out / "training" / "log.jsonl").open()]
