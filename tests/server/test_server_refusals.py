@@ -319,6 +319,15 @@ def test_null_is_as_good_as_nothing(live: Live) -> None:
     assert refused(live, COMPLETIONS, {"prompt": None})["param"] == "prompt"
 
 
+def test_the_verbosity_that_every_answer_has_may_be_named_in_both_apis(live: Live) -> None:
+    chat = {"messages": [{"role": "user", "content": "please say"}], "verbosity": "medium"}
+    response = {"input": "please say", "text": {"verbosity": "medium"}}
+    for path, body in ((CHAT, chat), (RESPONSES, response)):
+        assert httpx.post(live.url + path, json=body).status_code == 200
+    error = refused(live, RESPONSES, response | {"text": {"verbosity": "low"}})
+    assert error["param"] == "text.verbosity"
+
+
 def test_the_whole_prompt_may_be_marked_for_the_vendors_cache(live: Live) -> None:
     body = {
         "messages": [{"role": "user", "content": "please say"}],

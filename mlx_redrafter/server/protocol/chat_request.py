@@ -181,6 +181,7 @@ class ChatRequest(SamplingFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
+    verbosity: Literal["medium"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = None
