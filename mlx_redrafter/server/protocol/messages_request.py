@@ -215,12 +215,14 @@ def _conversation(request: CountRequest) -> Conversation:
             messages.append({"role": "system", "content": _joined(turn.content)})
         else:
             messages.extend(_user(turn) if isinstance(turn, UserTurn) else [_assistant(turn)])
-    last = request.messages[-1]
-    starts = isinstance(last, AssistantTurn)
+    starts = isinstance(request.messages[-1], AssistantTurn)
     if starts and messages[-1].get("tool_calls"):
         raise ApiError(
             400, "the last message is a call without its result.", "messages", "invalid_value"
         )
+    if starts and _begins_nothing(messages):
+        messages.pop()
+        starts = False
     return Conversation(
         messages=messages,
         tools=tools,
@@ -232,6 +234,16 @@ def _conversation(request: CountRequest) -> Conversation:
         template={"enable_thinking": isinstance(request.thinking, ThinkingOn)},
         past_call=_past_call(request.messages),
     )
+
+
+def _begins_nothing(messages: list[Message]) -> bool:
+    """Whether the last message, which begins the answer, is blank.
+
+    Where a template trims what is said, the line break with which it opens a turn would be taken
+    for the blank message's, and cut off.
+    """
+    last = messages[-1]
+    return len(messages) > 1 and not last["content"].strip() and "reasoning_content" not in last
 
 
 def _instructions(system: str | list[TextBlock]) -> str | list[TextBlock]:

@@ -78,6 +78,7 @@ class Answering:
         job = self.job
         self._detokenizer = self.tokenizer.detokenizer
         self._skip = 0
+        self._known = job.encoded.left_out
         self._scanner = StopScanner(job.stops)
         self._segments: Segments | None = None
         if job.encoded.initial is not None:
@@ -100,7 +101,15 @@ class Answering:
         text: str = self._detokenizer.last_segment
         skipped = min(self._skip, len(text))
         self._skip -= skipped
-        return text[skipped:]
+        return self._without_known(text[skipped:])
+
+    def _without_known(self, text: str) -> str:
+        """The text without the space that the client has, as far as it begins with that."""
+        while text and text[0] == self._known[:1]:
+            text, self._known = text[1:], self._known[1:]
+        if text:
+            self._known = ""
+        return text
 
     def prompt(self, read: PromptRead) -> Iterator[Event]:
         """Events of a prompt that is being read."""

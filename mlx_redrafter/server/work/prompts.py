@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -25,6 +25,7 @@ class Encoded:
             continuation is not taken apart.
         continues: Whether its end is a text that the answer goes on from, space and all: bare text,
             or the beginning of the answer itself.
+        left_out: Space at the end of the answer's beginning that the chat template left out.
         tools: Those offered.
         parallel: Whether several calls may be made.
     """
@@ -32,6 +33,7 @@ class Encoded:
     ids: list[int]
     initial: str | None = None
     continues: bool = False
+    left_out: str = ""
     tools: tuple[dict[str, Any], ...] = ()
     parallel: bool = True
 
@@ -86,6 +88,7 @@ def _conversation(
             "model that has.",
         )
     ids = _templated(tokenizer, conversation, template)
+    left_out = _left_out(tokenizer, conversation, template, ids)
     initial = tokenizer.response_initial_state or "normal"
     if tokenizer.has_thinking and initial == "normal":
         opened = tokenizer.rfind_think_start(ids) > tokenizer.rfind_think_end(ids)
@@ -98,10 +101,31 @@ def _conversation(
     return Encoded(
         ids,
         initial,
-        conversation.continue_last and bool(conversation.messages[-1]["content"]),
-        tuple(conversation.tools),
-        conversation.parallel_tool_calls,
+        continues=conversation.continue_last and bool(conversation.messages[-1]["content"]),
+        left_out=left_out,
+        tools=tuple(conversation.tools),
+        parallel=conversation.parallel_tool_calls,
     )
+
+
+def _left_out(
+    tokenizer: TokenizerWrapper,
+    conversation: Conversation,
+    template: Mapping[str, Any],
+    ids: list[int],
+) -> str:
+    """Space at the end of the answer's beginning that makes no difference to the prompt.
+
+    Many templates trim each message. The model then writes the space that its client has already,
+    and it would stand there twice.
+    """
+    said = conversation.messages[-1]["content"]
+    kept = said.rstrip()
+    if not conversation.continue_last or kept == said:
+        return ""
+    trimmed = [*conversation.messages[:-1], {**conversation.messages[-1], "content": kept}]
+    same = _templated(tokenizer, replace(conversation, messages=trimmed), template) == ids
+    return said[len(kept) :] if same else ""
 
 
 def _templated(
