@@ -289,6 +289,7 @@ def test_pages_of_other_origins_are_turned_away(live: Live, locked: Live) -> Non
     for origin in ("https://evil.example", "null", "http://localhost:1"):
         response = httpx.post(live.url + CHAT, json=ASK, headers={"Origin": origin})
         assert response.status_code == 403
+        assert "--allowed-origin ORIGIN" in response.json()["error"]["message"]
         assert "access-control-allow-origin" not in response.headers
     own = httpx.post(live.url + CHAT, json=ASK, headers={"Origin": live.url})
     assert own.json()["choices"][0]["message"]["content"] == ANSWERS["say"]

@@ -117,7 +117,11 @@ class KeyCheck:
     def _refuse(self, path: str, headers: Headers) -> ApiError | None:
         origin = headers.get("origin")
         if origin is not None and not self._allows(origin, headers.get("host", "")):
-            return ApiError(403, "Web pages of other origins may not call this server.")
+            return ApiError(
+                403,
+                "Web pages of other origins may not call this server: start it with "
+                "--allowed-origin ORIGIN to let one.",
+            )
         if self._key is None or path in OPEN:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
