@@ -6,8 +6,8 @@ from __future__ import annotations
 # it matters how long a plain step takes by now, and the less one costs.
 PLAIN_EVERY = 24
 # A fourth of that at first, and after each break that was not as expected; twice as many after each
-# that was, up to the second figure.
-LEAST_TRUST, LARGEST_TRUST = 0.25, 4.0
+# that was, so many times.
+LEAST_TRUST, DOUBLINGS = 0.25, 4
 # Plain steps that such a break waits for before the next draft is chosen: one more is on its way by
 # then, and one in the middle overlaps on both sides, as in plain decoding.
 BREAK_STEPS = 2
@@ -57,5 +57,5 @@ class PlainBreaks:
         first = not told and self.drafts == 0
         doubtful = gain < DOUBTFUL_GAIN and not free
         self._left = OPENING_STEPS if first and doubtful else self._left
-        trust = min(LARGEST_TRUST, LEAST_TRUST * 2**agreed)
+        trust = LEAST_TRUST * 2 ** min(DOUBLINGS, agreed)  # there may have been thousands
         self._between = round(trust * PLAIN_EVERY * max(1.0, gain) ** 2) if seen else unseen
