@@ -70,6 +70,11 @@ class Allowance:
         """Whether no more is saved."""
         return self.balance >= SAVED
 
+    @property
+    def total(self) -> float:
+        """The balance, and what was put by."""
+        return self.balance + self._put_by
+
     def doubt(self) -> None:
         """What is known of other texts says that drafts do not pay here: less is to be found out
         by this text.

@@ -32,7 +32,7 @@ from .probes import MARGIN
 from .promises import Promises, best_of
 from .second_chance import SecondChance
 from .shapes import candidate_shapes
-from .trials import PlannerState, Trials
+from .trials import SHORT_ANSWER, PlannerState, Trials
 from .wide_probes import WIDE_PROBES, WideProbes
 
 if TYPE_CHECKING:
@@ -92,18 +92,17 @@ class Planner:
     ):
         self._learnt: Learnt = shares._learnt if shares else Learnt(recorded)
         self.acceptance, self._memory = self._learnt.acceptance, self._learnt.memory
-        self.prices = StepPrices(costs)
+        self.prices, self._honesty = StepPrices(costs), Honesty()
         self.copies = CopyPlanner(self.prices, self._learnt.copied)
         self._chains, self._measure = chains, measure
-        self._honesty = Honesty()
         self._second_chance = SecondChance(self.acceptance, self._memory, self._honesty)
         self._for_batches: dict[int, Planner] = {}
         self._choice: BeamShape | None = None
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
-        self._context = costs.contexts[0]
-        self._steps_to_replan = REPLAN_STEPS
+        self._context, self._steps_to_replan = costs.contexts[0], REPLAN_STEPS
         self._breaks = PlainBreaks()
         self._wide_probe: BeamShape | None = None
+        self._made_here = 0.0  # tokens since an answer began
         self._recorded, known = recorded, recorded is not None
         self._trials = Trials(costs, chains=chains, watches=watches, known=known)
         self._wide = WideProbes(known=known)
@@ -195,11 +194,7 @@ class Planner:
         return self.costs.draft_seconds(shape) <= CHEAP_DRAFT * self.costs.plain[0]
 
     def begin(self, cache: PromptCache | None = None) -> None:
-        """An answer begins.
-
-        Args:
-            cache: Holds its prompt; costs are measured there if they are not known there.
-        """
+        """An answer begins; costs are measured in ``cache``, its prompt's, if unknown there."""
         for planner in (self, *self._for_batches.values()):
             planner._trials.begin_answer()
         if cache is not None:
@@ -216,13 +211,17 @@ class Planner:
 
     def _begin_as_before(self) -> None:
         """Draft again, and as long drafts, if they paid until an answer in which they failed."""
-        chance, allowance = self._second_chance, self._trials.allowance
-        wanted = self._choice is None or chance.failed
-        if wanted and chance.due() and allowance.afford_second_chance():
-            chance.take()
+        chance, account = self._second_chance, self._trials.allowance
+        answers, self._made_here = min(1.0, self._made_here / SHORT_ANSWER), 0.0
+        wanted = (self._choice is None or chance.failed) and chance.due(answers)
+        if wanted and account.afford_second_chance():
+            chance.take(account.total)
+            self._wide_probe = None
             self._plan()
+            if self._choice is None:
+                chance.fail()
         elif self._choice is not None:
-            chance.keep()
+            chance.keep(account.total, answers)
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""
@@ -285,6 +284,7 @@ class Planner:
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step that is over."""
         self._context = step.context
+        self._made_here += step.made
         self.prices.time(step)
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
@@ -383,7 +383,7 @@ class Planner:
         if self._choice is None:
             self._trials.choose()
         self._choice, self._forecast = forecast.shape, forecast
-        gain = self._forecast.tokens_per_second * self.prices.plain_seconds(self._context)
+        gain = forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         seen = self.prices.plain_speed(self._context) is not None
         told, free = self.clocks.knows_plain, self._trials.probes.free is not None
         self._breaks.space(gain, seen=seen, told=told, free=free, agreed=self.clocks.agreed)

@@ -38,8 +38,9 @@ class SecondChance:
         self._learnt = learnt
         self._kept: list[Any] = []  # of each, once drafts have paid
         self._set_aside: list[Any] = []  # of each, while a second chance is given
+        self._account = 0.0  # what it held when a second chance was given
         self._failures = 0
-        self._passed_over = 0
+        self._passed_over: float | None = None  # answers since drafts failed; None in the same one
         self._failed = False
 
     @property
@@ -47,8 +48,17 @@ class SecondChance:
         """Whether drafts failed since, that paid then, and no second chance was given yet."""
         return self._failed
 
-    def keep(self) -> None:
-        """An answer begins, and drafts paid until now."""
+    def keep(self, account: float, answers: float) -> None:
+        """An answer begins, and drafts are still made.
+
+        As long as a second chance has lost more than it made it is not known whether they pay.
+
+        Args:
+            account: What drafts may lose by now, see :class:`Allowance`.
+            answers: See :meth:`due`.
+        """
+        if self._set_aside and (not answers or account < self._account):
+            return
         if self._kept and self._failed and self._failures < FAILURES_TO_CHANGE:
             return
         self._kept, self._set_aside = [one.save() for one in self._learnt], []
@@ -59,22 +69,33 @@ class SecondChance:
         if self._failed:
             return  # what was found meanwhile failed, too
         self._failures += 1
-        self._passed_over = 0
+        self._passed_over = None
         self._failed = True
         if self._set_aside:
             self._restore(self._set_aside)
             self._set_aside = []
 
-    def due(self) -> bool:
-        """An answer begins after one that failed: whether it is to be as if there had been none."""
-        passed_over, self._passed_over = self._passed_over, self._passed_over + 1
-        wanted = min(2**self._failures // 2, MOST_PASSED_OVER + 1) - 1
-        return bool(self._kept) and passed_over >= wanted
+    def due(self, answers: float) -> bool:
+        """An answer begins after one that failed: whether it is to be as if there had been none.
 
-    def take(self) -> None:
-        """Know what was known then."""
+        Args:
+            answers: What was decoded since the last one began: 1, or less if it was short; 0 where
+                it was decoded by others, who learn from it.
+        """
+        if not answers:
+            return False
+        self._passed_over = 0.0 if self._passed_over is None else self._passed_over + answers
+        wanted = min(2**self._failures // 2, MOST_PASSED_OVER + 1) - 1
+        return bool(self._kept) and self._passed_over >= wanted
+
+    def take(self, account: float) -> None:
+        """Know what was known then.
+
+        Args:
+            account: What may be lost now.
+        """
         self._set_aside = [one.save() for one in self._learnt]
-        self._failed = False
+        self._account, self._failed = account, False
         self._restore(self._kept)
 
     def _restore(self, saved: list[Any]) -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from planning_machines import (
     BABBLE,
     CPU,
+    CURVES,
+    FLAT,
     KNOWN,
     M1,
     M3,
     OPENBLAS,
     REAL,
     Chat,
+    Text,
     best_speed,
     costs_of,
     recorded_of,
     worth,
 )
 
+from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.planning.allowance import (
     LEAST,
     LEAST_CHANCE,
@@ -72,6 +78,86 @@ def test_where_the_texts_have_changed_chances_become_rare(curve: str) -> None:
     assert sum(shape is not None for shape in late) <= 30
 
 
+@pytest.mark.parametrize("level", [0.002, 0.01])
+@pytest.mark.parametrize("tokens", [3, 8])
+def test_chances_become_rare_in_short_answers_as_well(level: float, tokens: int) -> None:
+    """A chance that outlasts an answer or two has not paid for that."""
+    costs = costs_of(FLAT, level=level)
+    chat = Chat(costs, Planner(costs), noise=0.03).answers(KNOWN, 8)
+    since = len(chat.steps)
+    for number in range(3000 // tokens):
+        chat.answer(Text(*BABBLE, seed=number), tokens)
+    assert chat.speed(since) >= 0.96
+
+
+def chances_of(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each chance that is given to the drafts of a planner."""
+    given: list[int] = []
+    take = planner._second_chance.take
+    monkeypatch.setattr(
+        planner._second_chance, "take", lambda account: (given.append(1), take(account))
+    )
+    return given
+
+
+@pytest.mark.parametrize("curve", [OPENBLAS, CPU, M3])
+def test_chances_become_rare_where_drafts_have_become_dear(
+    curve: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What paid before is not even drafted then: that is a failure, too."""
+    chat = good_chat(curve, REAL)
+    assert chat.planner is not None
+    given = chances_of(chat.planner, monkeypatch)
+    at = CURVES[curve]
+    chat.truth = costs_of(lambda n: at(n) if n == 1 else 3.0 * at(n))
+    chat.answers(REAL, 60, 3)
+    assert 1 <= len(given) <= 8
+
+
+def batches(
+    planner: Planner, kind: Kind, count: int, sequences: int, first_seed: int, dear: float = 1.0
+) -> None:
+    """Answers that are decoded together, one batch after the other; each sequence begins."""
+    for number in range(count):
+        for _ in range(sequences):
+            planner.begin()
+        shared, made = planner.for_batch(sequences), 0.0
+        seeds = range(first_seed + 100 * number, first_seed + 100 * number + sequences)
+        texts = [Text(*kind, seed=seed) for seed in seeds]
+        while made < 60:
+            shape = shared.next_shape(64)
+            step = ObservedStep(shape, [text.step(shape) for text in texts], 1.0, 64)
+            seconds = shared.costs.step_seconds(shape, 64, kept=step.tokens, rejected=1.0)
+            shared.observe(replace(step, seconds=seconds * (dear if shape else 1.0)))
+            made += step.tokens
+
+
+def test_chances_become_rare_in_batches_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that begin together say nothing of how drafts go between one and the next."""
+    planner = Planner(costs_of(M3))
+    batches(planner, KNOWN, 8, 4, 0)
+    given = chances_of(planner.for_batch(4), monkeypatch)
+    batches(planner, BABBLE, 100, 4, 10_000)
+    assert 1 <= len(given) <= 12
+
+
+def test_a_batch_size_that_is_not_used_takes_back_nothing_that_others_learnt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planner = Planner(costs_of(M3))
+    batches(planner, KNOWN, 8, 4, 0)
+    batches(planner, BABBLE, 1, 4, 10_000)
+    unused = planner.for_batch(4)
+    assert unused.choice is None
+    unused._trials.allowance = Allowance(known=True)
+    unused._trials.allowance.balance = LEAST
+    planner.begin()  # the last answer of that size might be given a chance now
+    unused._trials.allowance.balance = SECOND_CHANCE
+    given = chances_of(unused, monkeypatch)
+    Chat(planner.costs, planner, noise=0.03).answers(KNOWN, 30)
+    assert not given
+
+
 @pytest.mark.parametrize("curve", [OPENBLAS, CPU, M3])
 @pytest.mark.parametrize("beginning", [3, 8])
 def test_what_was_recorded_is_not_given_up_for_a_bad_beginning(curve: str, beginning: int) -> None:
@@ -115,7 +201,7 @@ class Number:
 def passed_over(chance: SecondChance) -> int:
     """Answers before the next one that is given a chance."""
     count = 0
-    while not chance.due():
+    while not chance.due(1.0):
         count += 1
         assert count <= MOST_PASSED_OVER
     return count
@@ -125,48 +211,71 @@ def test_chances_in_vain_become_rarer_up_to_a_limit() -> None:
     learnt = Number()
     chance = SecondChance(learnt)
     chance.fail()
-    assert not chance.due(), "nothing ever paid"
+    assert not chance.due(1.0), "nothing ever paid"
     learnt.value = 5
-    chance.keep()
+    chance.keep(0.0, 1.0)
     waits = []
     for _ in range(8):
         learnt.value = 9
         chance.fail()
         waits.append(passed_over(chance))
-        chance.take()
+        chance.take(0.0)
         assert learnt.value == 5
     assert waits == [0, 1, 3, 7, 15, 16, 16, 16]
-    chance.keep()
+    chance.keep(0.0, 1.0)
     chance.fail()
     assert passed_over(chance) == 0
+
+
+def test_a_chance_is_not_over_before_its_drafts_have_made_what_they_lost() -> None:
+    for account, answers, wait in ((2.0, 0.0, 1), (1.9, 1.0, 1), (2.0, 1.0, 0)):
+        chance = SecondChance(Number())
+        chance.keep(8.0, 1.0)
+        chance.fail()
+        assert passed_over(chance) == 0
+        chance.take(2.0)
+        chance.keep(account, answers)
+        chance.fail()
+        assert passed_over(chance) == wait
+
+
+def test_short_answers_count_less_than_one_that_is_passed_over() -> None:
+    chance = SecondChance(Number())
+    chance.keep(8.0, 1.0)
+    chance.fail()
+    assert not chance.due(0.0), "others decode"
+    assert chance.due(0.25)
+    chance.take(2.0)
+    chance.fail()
+    assert [chance.due(0.25) for _ in range(5)] == [False, False, False, False, True]
 
 
 def test_what_pays_meanwhile_is_taken_up_again_where_a_chance_fails() -> None:
     learnt = Number()
     chance = SecondChance(learnt)
     learnt.value = 5
-    chance.keep()
+    chance.keep(0.0, 1.0)
     learnt.value = 9
     chance.fail()
     learnt.value = 3  # shorter drafts pay
-    chance.keep()
+    chance.keep(0.0, 1.0)
     assert chance.failed, "what paid before is not given up for it"
-    assert chance.due()
-    chance.take()
+    assert chance.due(1.0)
+    chance.take(0.0)
     assert (learnt.value, chance.failed) == (5, False)
     learnt.value = 9
     chance.fail()
     assert learnt.value == 3
     for _ in range(FAILURES_TO_CHANGE - 2):
-        chance.keep()
+        chance.keep(0.0, 1.0)
         assert chance.failed
-        chance.take()
+        chance.take(0.0)
         chance.fail()
-    chance.keep()
+    chance.keep(0.0, 1.0)
     assert not chance.failed, "the texts have changed"
     chance.fail()
-    assert chance.due()
-    chance.take()
+    assert chance.due(1.0)
+    chance.take(0.0)
     assert learnt.value == 3
 
 
