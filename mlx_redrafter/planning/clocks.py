@@ -181,6 +181,7 @@ class Clocks:
         self._jumps.clear()
         self._between.forget()
         self._excess.clear()
+        self._agreed = 0
         self._last = None
 
     def _believe(self, rows: int, other: Difference) -> None:

@@ -135,10 +135,7 @@ class CostModel:
         )
         draft = {width: self._level_seconds(width * texts) for width in sorted(self.draft)}
         plain = tuple(row[0] for row in verify)
-        return CostModel(
-            self.sizes, self.contexts, verify, draft, plain, self.replay, self.draft_start,
-            self.path_row,
-        )  # fmt: skip
+        return replace(self, verify=verify, draft=draft, plain=plain)
 
     def knows(self, context: int) -> bool:
         """Whether costs are known there; what lies between ``CONTEXTS`` is interpolated."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 # A plain step after so many drafts, times the square of what they gain: the less that is, the more
 # it matters how long a plain step takes by now, and the less one costs.
 PLAIN_EVERY = 24
-# A fourth of that at first, and after each break that was not as expected; twice as many after each
-# that was, so many times.
+# A fourth of that at first, and where steps were not as expected; twice as many each time that they
+# were, so many times: those of a break, and the drafts between two.
 LEAST_TRUST, DOUBLINGS = 0.25, 4
 # Plain steps that such a break waits for before the next draft is chosen: one more is on its way by
 # then, and one in the middle overlaps on both sides, as in plain decoding.
@@ -51,7 +51,7 @@ class PlainBreaks:
             seen: Whether enough plain steps were seen to say how long one takes.
             told: Whether some in a row were, since the costs were measured.
             free: Whether a draft is said to cost less than a plain step.
-            agreed: How many breaks in a row were as expected.
+            agreed: How often in a row steps were as expected, see :class:`Clocks`.
         """
         unseen = PLAIN_EVERY_UNSEEN * (1 if free else 2)
         first = not told and self.drafts == 0

@@ -8,6 +8,7 @@ import random
 import pytest
 from planning_machines import (
     KNOWN,
+    LINEAR,
     OPENBLAS,
     OVERRATED,
     REAL,
@@ -20,6 +21,7 @@ from planning_machines import (
 from mlx_redrafter.planning.clocks import Clocks
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.planning.trials import PlannerState
 
 
 def machine(plain: float, drafted: float) -> CostModel:
@@ -97,3 +99,25 @@ def test_what_a_loaded_machine_took_is_no_measure_of_what_is_worth_verifying() -
     chat.load = lambda _step: 1.0
     chat.answers(KNOWN, 4, seed=2)
     assert planner.prices.rate == pytest.approx(before, rel=0.25)
+
+
+def test_where_kinds_are_forgotten_nothing_agrees_with_what_is_known_of_them() -> None:
+    """Plain steps among drafts are to show it soon again."""
+    clocks = Clocks(machine(1.0, 1.2))
+    for rows, seconds in ((1, 1.0), (4, 1.2)) * 4:
+        clocks.observe(rows, seconds, seconds)
+    assert clocks.agreed > 0
+    clocks.doubt()
+    assert clocks.agreed == 0
+
+
+@pytest.mark.parametrize("sequences", [1, 4])
+def test_costs_that_contradicted_each_other_are_tried_out_in_batches_as_well(
+    sequences: int,
+) -> None:
+    """By them no draft can pay, but they are not known well enough to try none."""
+    believed = costs_of(LINEAR)
+    assert Planner(believed).for_batch(sequences).state is PlannerState.OFF
+    planner = Planner(believed.doubted()).for_batch(sequences)
+    assert planner.costs.doubtful
+    assert planner.state is PlannerState.TRYING
