@@ -162,11 +162,12 @@ def first_answers(subject: Subject) -> Callable[[], dict[str, Any]]:
 
 
 class Forecasting:
-    """Options of planned drafts, with what was forecast before each answer.
+    """Options of planned drafts, with the speed that was to be expected before each answer.
 
     Attributes:
         planner: It.
-        promised: Tokens a second, an answer each.
+        promised: Tokens a second, an answer each: what decoding made of late or, before that is
+            known, what the choice promised.
     """
 
     def __init__(self, planner: Planner):
@@ -181,7 +182,7 @@ class Forecasting:
         return {"planner": self.planner}
 
     def over_made(self, run: Run) -> float | None:
-        """Speed forecast over speed made, of answers before which enough tokens were known."""
+        """Speed expected over speed made, of answers before which enough tokens were known."""
         before = [sum(run.tokens[:place]) for place in range(len(run.tokens))]
         told = [place for place, known in enumerate(before) if known >= TOKENS_KNOWN]
         expected = sum(run.tokens[place] / self.promised[place] for place in told)

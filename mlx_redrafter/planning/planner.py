@@ -374,8 +374,8 @@ class Planner:
         if forecast is None:
             if self._choice is not None:
                 self._trials.leave()
-                self._second_chance.fail()
                 self._honesty.forget()
+                self._second_chance.fail()
                 self._memory.forget_recorded()
                 self._trials.price(self.clocks, self._context)
             self._choice = None

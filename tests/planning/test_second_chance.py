@@ -279,6 +279,17 @@ def test_what_pays_meanwhile_is_taken_up_again_where_a_chance_fails() -> None:
     assert learnt.value == 3
 
 
+def test_what_was_learnt_of_forecasts_meanwhile_is_taken_up_again_as_well() -> None:
+    chat = good_chat(CPU, KNOWN)
+    planner = chat.planner
+    assert planner is not None
+    before = planner._honesty.save()
+    planner._second_chance.take(0.0)
+    assert planner._honesty.save() != before
+    planner._choose(None)
+    assert planner._honesty.save() == before
+
+
 @pytest.mark.parametrize("curve", [OPENBLAS, CPU, M3])
 def test_an_odd_answer_that_short_drafts_pay_on_does_not_shorten_the_next(curve: str) -> None:
     costs, odd = costs_of(curve), (0.97, 0.55, 0.0)
