@@ -26,6 +26,10 @@ def local_path(path: str | Path) -> Path:
     Raises:
         RedrafterError: If there is no such home, or the path is none that a system could have.
     """
+    if path == "":  # a shell's unset variable; Path would take it for the current directory
+        raise RedrafterError(
+            "A path or name that was given is empty: write it out, or leave the option out."
+        )
     if "\0" in str(path):
         raise RedrafterError(f"{path} holds a zero byte, which no path can: write it without.")
     try:

@@ -222,6 +222,12 @@ def _check_places(path_or_repo: Any, drafter: Any, adapter_path: Any) -> None:
         of_kind(drafter, "drafter", place, "a path, the name of a Hub repo, or False")
     if adapter_path is not None:
         of_kind(adapter_path, "adapter_path", place, "a path")
+    named = {"model": path_or_repo, "drafter": drafter, "adapter_path": adapter_path}
+    for name, given in named.items():
+        if given == "":  # which would be the current directory
+            raise RedrafterError(
+                f"{name} is empty: give a path or the name of a Hub repo, or leave it out."
+            )
 
 
 def _check_overrides(dtype: Any, tokenizer_config: Any, model_config: Any) -> None:

@@ -275,8 +275,10 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _of_kind(name: str, value: Any, kind: str) -> Any:
     """A value as its field wants it; a whole number will do for a float."""
-    if value is None:
-        return _none(name, kind)
+    # An empty text is a shell's unset variable: taken for none given, a run with --overwrite would
+    # replace the model's own drafter.
+    if value is None or (value == "" and kind == "str | None"):
+        return _none(name, kind, value)
     kind = kind.removesuffix(" | None")
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -292,8 +294,8 @@ def _of_kind(name: str, value: Any, kind: str) -> Any:
     return value
 
 
-def _none(name: str, kind: str) -> None:
-    if not kind.endswith("None"):
+def _none(name: str, kind: str, value: str | None) -> None:
+    if value is not None or not kind.endswith("None"):
         raise RedrafterError(f"{name} is empty: give it a value, or leave it out.")
 
 

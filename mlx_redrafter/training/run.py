@@ -106,7 +106,7 @@ def train_drafter(
     BeamShape(options.beam_width, options.beam_length)
     SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
     callback = callback or TrainingCallback()
-    given = options.output or own_drafter(options.model)
+    given = own_drafter(options.model) if options.output is None else options.output
     paths = RunPaths(local_path(given))
     with only_one(paths.work, "training"):
         return _train(options, paths, callback)

@@ -7,8 +7,11 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
+from ..errors import RedrafterError
+from ..system.files import local_path
 from ..system.visible import visible_line
 from .entry import USER_ERROR
 
@@ -95,6 +98,14 @@ def min_p(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"a number from 0 to 1 is needed, not '{text}'")
     return value
+
+
+def place(text: str) -> Path:
+    """Read the path of a file or directory."""
+    try:
+        return local_path(text)
+    except RedrafterError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from None
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -354,3 +354,12 @@ def test_one_temperature_where_nothing_is_sorted(bundle, tmp_path):
 def test_mt_bench_alone_keeps_its_categories():
     assert categories_of(["writing", "math"]) == ["writing", "math"]
     assert categories_of(["writing", "qa"]) == ["multi-turn conversation", "qa"]
+
+
+@pytest.mark.parametrize("flag", ["--json", "--csv", "--output", "--report", "--prompts"])
+def test_an_empty_place_is_not_the_current_directory(flag, capsys):
+    with pytest.raises(SystemExit) as left:
+        call("run", flag, "")
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert f"argument {flag}: A path or name that was given is empty" in told

@@ -394,6 +394,9 @@ def test_a_drafter_that_is_not_there(original: Path) -> None:
     ("options", "words"),
     [
         ({"path_or_repo": None}, "path_or_repo has to be a path"),
+        ({"path_or_repo": ""}, "model is empty"),
+        ({"drafter": ""}, "drafter is empty"),
+        ({"adapter_path": ""}, "adapter_path is empty"),
         ({"drafter": True}, "drafter has to be a path"),
         ({"adapter_path": 5}, "adapter_path has to be a path"),
         ({"tokenizer_config": 5}, "tokenizer_config has to be a mapping"),

@@ -151,6 +151,14 @@ def test_bad_data_is_told_in_one_sentence(bundle, tmp_path, capsys, lines, told)
     assert not out.exists()
 
 
+def test_an_empty_output_is_not_the_models_own_drafter(bundle, tmp_path, capsys):
+    data = write(tmp_path / "data.jsonl", chats(6))
+    given = ("--model", bundle, "--data", data, "--overwrite")
+    for flag in ("output", "adapter-path", "start-from", "cache-features"):
+        name = flag.replace("-", "_")
+        assert f"{name} is empty: give it a value" in refusal(capsys, *given, f"--{flag}", "")
+
+
 def test_data_that_is_not_there(tmp_path, capsys):
     given = ("--model", tmp_path, "--output", tmp_path / "o", "--data")
     assert "There is no ./none.jsonl" in refusal(capsys, *given, "./none.jsonl")

@@ -19,6 +19,7 @@ from ..parsing import (
     OneSentenceParser,
     count,
     min_p,
+    place,
     temperature,
     top_p,
 )
@@ -41,12 +42,14 @@ _PRECISION = "stored (on a CPU in float32), a dtype, or quantised here and now"
 class ReportFlags:
     """Where results go."""
 
-    json: Path | None = flag(None, _REPORT, "write everything as JSON", reader=Path, metavar="FILE")
+    json: Path | None = flag(
+        None, _REPORT, "write everything as JSON", reader=place, metavar="FILE"
+    )
     csv: Path | None = flag(
-        None, _REPORT, "write the measurements as a table", reader=Path, metavar="FILE"
+        None, _REPORT, "write the measurements as a table", reader=place, metavar="FILE"
     )
     output: Path | None = flag(
-        None, _REPORT, "write JSON, CSV and pictures into a directory", reader=Path, metavar="DIR"
+        None, _REPORT, "write JSON, CSV and pictures into a directory", reader=place, metavar="DIR"
     )
     no_plots: bool = flag(False, _REPORT, "leave the pictures out")
 
@@ -57,7 +60,7 @@ class AnswerFlags:
 
     prompts: Path | None = flag(
         None, _ANSWERS, 'JSON Lines with "turns", "question", "messages", "prompt" or "text", or '
-        "plain text; default: those that the bundle brings along", reader=Path, metavar="FILE",
+        "plain text; default: those that the bundle brings along", reader=place, metavar="FILE",
     )  # fmt: skip
     limit: int = flag(20, _ANSWERS, "conversations, evenly spread over the file", reader=count(1))
     max_tokens: int = flag(128, _ANSWERS, "longest answer", reader=count(1), aliases=("m",))
@@ -92,7 +95,7 @@ class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
 
     report: Path | None = flag(
         None, _REPORT, "write a page of Markdown with the tables, the machine and the command",
-        reader=Path, metavar="FILE",
+        reader=place, metavar="FILE",
     )  # fmt: skip
     temperature: list[float] = flag(  # type: ignore[assignment]
         (), _ANSWERS, "sampling temperatures; default 0, and 1 too where prompts have categories",

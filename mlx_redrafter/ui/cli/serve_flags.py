@@ -15,7 +15,7 @@ from ...sampling import SamplingConfig
 from ..entry import as_typed
 from ..flags import add_flags, flag, flags_of, options_of
 from ..model_flags import LoadFlags, pocket_or_refuse
-from ..parsing import OneSentenceParser, count, json_object
+from ..parsing import OneSentenceParser, count, json_object, place
 
 if TYPE_CHECKING:
     from ...server.loading import ModelSpec
@@ -106,7 +106,7 @@ class ServeFlags(LoadFlags):
     port: int = flag(8080, _NETWORK, "default 8080; 0 takes a free one", reader=count(0, 65535))
     api_key: str | None = flag(None, _NETWORK, "what requests have to show", metavar="KEY")
     api_key_file: Path | None = flag(
-        None, _NETWORK, "a file that holds it", reader=Path, metavar="PATH"
+        None, _NETWORK, "a file that holds it", reader=place, metavar="PATH"
     )
     allowed_host: list[str] = flag(
         (), _NETWORK, "a further name under which the server may be called; * for all",
