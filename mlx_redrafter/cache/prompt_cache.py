@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -112,6 +113,16 @@ class Quantization:
     bits: int
     group_size: int
     start: int
+
+
+def _whole(length: Any) -> int:
+    """A length as Python's own whole number; layers would go back to half a token, too."""
+    try:
+        return operator.index(length)
+    except TypeError:
+        raise RedrafterError(
+            f"The length to rewind to has to be a whole number of tokens, and is {length!r}."
+        ) from None
 
 
 class PromptCache:
@@ -269,8 +280,11 @@ class PromptCache:
 
         Where a layer no longer knows how it stood then, more is forgotten: back to a point that
         all layers know, at worst everything.
+
+        Raises:
+            RedrafterError: If ``length`` is no whole number; nothing is forgotten then.
         """
-        point = self.reachable(length)
+        point = self.reachable(_whole(length))
         if not point:
             self.reset()
             return

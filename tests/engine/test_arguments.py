@@ -100,3 +100,17 @@ def test_a_config_of_other_kinds_is_refused(options: dict[str, Any], words: str)
 def test_ends_may_be_a_list() -> None:
     given: Any = [3, 2]
     assert DecodingConfig(eos_token_ids=given).eos_token_ids == {2, 3}
+
+
+@pytest.mark.parametrize("length", [2.5, "2", None])
+def test_a_cache_goes_back_to_whole_lengths_only(length: Any) -> None:
+    shared = model()
+    cache = shared.make_cache()
+    list(decode(shared, PROMPT, CONFIG, cache=cache))
+    held = list(cache.tokens)
+    with pytest.raises(RedrafterError, match="has to be a whole number of tokens"):
+        cache.rewind(length)
+    assert cache.tokens == held
+    assert [layer.offset for layer in cache.layers] == [len(held)] * len(cache.layers)
+    cache.rewind(np.int64(2))
+    assert cache.tokens == held[:2]
