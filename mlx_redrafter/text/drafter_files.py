@@ -16,7 +16,7 @@ from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..drafting.recorded import RecordedDrafts
 from ..errors import RedrafterError
-from ..system.files import atomic_path, write_json
+from ..system.files import atomic_path, local_path, write_json
 from ..target.target import Target
 from .boundary import naming, read_json, reading
 from .bounds import check_config, tensors_of
@@ -29,7 +29,7 @@ def load_drafter(directory: str | Path) -> Drafter:
     Raises:
         RedrafterError: If a file is missing or the tensors are not the config's.
     """
-    directory = Path(directory)
+    directory = local_path(directory)
     values = read_json(directory / CONFIG_FILE, "a drafter's directory")
     with naming(directory / CONFIG_FILE):
         config = DrafterConfig.from_dict(values)
@@ -56,7 +56,7 @@ def save_drafter(directory: str | Path, drafter: Drafter) -> None:
 
     What was recorded of another drafter there is removed.
     """
-    directory = Path(directory)
+    directory = local_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RECORDED_FILE).unlink(missing_ok=True)
     with atomic_path(directory / WEIGHTS_FILE) as temporary:

@@ -546,3 +546,14 @@ def test_an_interrupted_save_loses_no_drafter(
             save_drafter(tmp_path, new)
     assert_equal_weights(load_drafter(tmp_path), old if interrupted == "save_safetensors" else new)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_drafters_place_is_read_as_a_models_is(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_drafter("~/mine", load_drafter(original / "drafter"))
+    assert (tmp_path / "mine" / "config.json").is_file()
+    assert load_drafter("~/mine").config.hidden_size
+    with pytest.raises(RedrafterError, match="is empty"):
+        load_drafter("")
