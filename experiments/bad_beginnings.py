@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from interleaved import run_script
-from planned import ROOT, Run, Subject, by_turns, parser, plain, planned
+from planned import Run, Subject, asked, by_turns, parser, plain, planned
 from rich.console import Console
 from rich.table import Table
 
@@ -85,7 +85,7 @@ def measure(subject: Subject, args: argparse.Namespace, temperature: float) -> d
     planners = {"without": subject.planner()} | {name: subject.planner() for name in NAMES}
     for name in NAMES:
         begin(subject, name, planners[name], options)
-    prompts = subject.prompts(args.prompts or ROOT / "models/pocket/questions.jsonl", args.count)
+    prompts = asked(subject, args)
     subject.answer(Run(), prompts[0], draft=False, max_tokens=12)
     ways = {"plain": plain} | {name: planned(planner) for name, planner in planners.items()}
     runs = by_turns(subject, prompts, ways, **options)

@@ -211,6 +211,12 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def asked(subject: Subject, args: argparse.Namespace) -> list[list[int]]:
+    """Token ids of the questions that the shared flags ask for."""
+    path = args.prompts or ROOT / "models" / "pocket" / "questions.jsonl"
+    return subject.prompts(path, args.count, shuffle=args.shuffle)
+
+
 def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dict[str, Any]:
     """Plain, planned and, with --sweep, fixed shapes."""
     shapes = (args.shapes or SHAPES) if args.sweep else ()
@@ -222,8 +228,7 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
     ways |= {_name(shape): fixed(shape) for shape in shapes}
     if args.fresh:
         ways["first answers"] = first_answers(subject)
-    path = args.prompts or ROOT / "models/pocket/questions.jsonl"
-    prompts = subject.prompts(path, args.count, shuffle=args.shuffle)
+    prompts = asked(subject, args)
     # Kernels, caches and the clock of the processor warm up before anything is counted.
     for way in (plain, *(fixed(shape) for shape in shapes)):
         subject.answer(Run(), prompts[0], max_tokens=12, temperature=temperature, **way())
