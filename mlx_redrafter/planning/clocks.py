@@ -58,6 +58,7 @@ PLAIN = 1  # rows of a plain step
 # A plain step that overlaps with nothing, or half of two that overlap with each other alone: in a
 # small model it takes longer than in a row of them.
 ALONE = 0
+DRAFTED = 2  # all that draft, where they are one kind
 
 
 class Clocks:
@@ -166,7 +167,7 @@ class Clocks:
             surprise -= jump
         self._machine += (1.0 - (1.0 - MACHINE_RATE) ** repeats) * surprise
         self._last = rows
-        for other in self._between.take(min(rows, PLAIN + 1), rows, time, self._own):
+        for other in self._between.take(_kind(rows), rows, time, self._own):
             self._believe(rows, other)
         apart = max((abs(self._own(size)) for size in self._sizes), default=abs(self._drafted))
         disagrees = apart > math.log(DISAGREEMENT)
@@ -188,7 +189,7 @@ class Clocks:
         """Take what another kind took between steps of so many rows for its own, if it did twice:
         what is seen once may have been the machine's for that moment.
         """
-        kind = min(other.rows, PLAIN + 1)
+        kind = _kind(other.rows)
         before, self._excess[kind] = self._excess.get(kind, 0.0), other.excess
         if ALONE not in (kind, rows):
             self._agreed = self._agreed + 1 if abs(other.excess) <= AGREES else 0
@@ -217,7 +218,7 @@ class Clocks:
 
     def _rate(self, before: int, now: int) -> float:
         """Share of a jump that is theirs, the larger the less is known of how they differ."""
-        kind = ALONE if max(before, now) == PLAIN else PLAIN + 1
+        kind = ALONE if max(before, now) == PLAIN else DRAFTED
         if min(before, now) > PLAIN:  # two that draft: what each adds to the others is little
             return KIND_RATE
         jumps = self._jumps[kind] = self._jumps.get(kind, 0) + 1
@@ -247,3 +248,7 @@ class Clocks:
             return
         for rows, share in ((before, -0.5), (now, 0.5)):
             self._sizes[rows] = self._sizes.get(rows, 0.0) + share * jump
+
+
+def _kind(rows: int) -> int:
+    return min(rows, DRAFTED)

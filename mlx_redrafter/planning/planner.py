@@ -27,7 +27,7 @@ from .honesty import Honesty
 from .learnt import Learnt
 from .num_nodes import num_nodes_to_verify
 from .plain_breaks import PlainBreaks
-from .prices import TOKENS_KNOWN, StepPrices
+from .prices import StepPrices
 from .probes import MARGIN
 from .promises import Promises, best_of
 from .second_chance import SecondChance
@@ -274,7 +274,7 @@ class Planner:
     def known(self) -> bool:
         """Whether enough is known to say whether drafts pay, and which."""
         if self.state is PlannerState.DRAFTING:
-            return self.prices.tokens >= TOKENS_KNOWN and self._wide.settled
+            return self.prices.speed(self._context) is not None and self._wide.settled
         return self.state is PlannerState.OFF
 
     def plain_speed(self, context: int) -> float | None:

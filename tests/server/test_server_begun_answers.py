@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from bundles import make_tokenizer
-from live_server import Live, ScriptedSequences, serve_scripted
+from live_server import Live, ScriptedSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tokenizer_utils import load as load_tokenizer
-from scripted_answers import script
 
 from mlx_redrafter.server.protocol.task import Conversation, Task
 from mlx_redrafter.server.work.prompts import encode
@@ -36,17 +34,6 @@ def tokenizer_with(directory: Path, template: str) -> TokenizerWrapper:
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
     return tokenizer_with(tmp_path_factory.mktemp("trims"), TEMPLATE.replace("SPACE", "| trim "))
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
-    return script(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Iterator[Live]:
-    with serve_scripted(tokenizer, engine) as live:
-        yield live
 
 
 def told(live: Live, begun: Any, **more: Any) -> Any:

@@ -119,9 +119,11 @@ def _left_out(
     Many templates trim each message. The model then writes the space that its client has already,
     and it would stand there twice.
     """
+    if not conversation.continue_last:
+        return ""
     said = conversation.messages[-1]["content"]
     kept = said.rstrip()
-    if not conversation.continue_last or kept == said:
+    if kept == said:
         return ""
     trimmed = [*conversation.messages[:-1], {**conversation.messages[-1], "content": kept}]
     same = _templated(tokenizer, replace(conversation, messages=trimmed), template) == ids
