@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from .. import __version__, blas_loaded
-from ..system.blas import is_loaded
+from ..system.blas import is_loaded, kernels
 from ..system.machine import output_of, processor_name
 
 PROGRAM = "python -m mlx_redrafter.benchmark"
@@ -115,7 +115,10 @@ def blas_words() -> str:
     """What multiplies float32 matrices on the CPU."""
     if platform.system() == "Darwin":
         return "Accelerate"
-    return "OpenBLAS" if blas_loaded or is_loaded() else "the one in mlx's wheel"
+    if not (blas_loaded or is_loaded()):
+        return "the one in mlx's wheel"
+    made_for = kernels()
+    return f"OpenBLAS ({made_for})" if made_for else "OpenBLAS"
 
 
 def power_source() -> str | None:

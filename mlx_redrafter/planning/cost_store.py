@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from ..cache.prompt_cache import PromptCache
 from ..engine.model import SpeculativeModel
-from ..system.blas import is_loaded, usable_cores
+from ..system.blas import is_loaded, kernels, usable_cores
 from ..system.files import cache_directory, is_file, is_stream, write_json
 from ..system.machine import processor_name
 from .calibration import calibrate, calibrate_there
@@ -100,7 +100,7 @@ def machine(model: SpeculativeModel) -> dict[str, Any]:
         "device": str(mx.default_device()),
         "device_info": str(mx.device_info().get("device_name", "")),
         "mlx": version("mlx"),
-        "openblas": is_loaded(),
+        "openblas": kernels() or is_loaded(),
         "model": model.name,
         "target": _shapes(parameters),
         "drafter": _shapes(head),

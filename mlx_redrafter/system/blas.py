@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from .machine import processor_flags
+
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 # OpenBLAS reads this variable when it is loaded: for so many cycles, a power of two, its threads
 # spin before they sleep. Its own 26 is 25 ms: after each step that took all cores they slow down
@@ -22,6 +24,21 @@ OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 # what lies between the products of a forward.
 SPIN_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SPIN_CYCLES_LOG2 = "20"
+# And this one: for which processor its kernels are to be. Up to 0.3.24 (Debian 12, Ubuntu 22.04) it
+# takes an Intel processor that is newer than itself for one of 2004 and multiplies several times
+# more slowly than it can (https://github.com/OpenMathLib/OpenBLAS/issues/4267).
+KERNELS_VARIABLE = "OPENBLAS_CORETYPE"
+# Its names of processors that had no AVX2.
+OLD_KERNELS = frozenset({
+    "Katmai", "Coppermine", "Northwood", "Prescott", "Banias", "Atom", "Core2", "Penryn",
+    "Dunnington", "Nehalem", "Sandybridge", "Athlon", "Opteron", "Opteron_SSE3", "Barcelona",
+    "Bobcat", "Nano",
+})  # fmt: skip
+# Its kernels by what /proc/cpuinfo says that a processor can do, the fastest first.
+KERNELS_BY_FLAGS = (
+    ("SkylakeX", frozenset({"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"})),
+    ("Haswell", frozenset({"avx2", "fma"})),
+)
 INSTALL_HINT = (
     "OpenBLAS was not found, so float32 runs tens of times slower on this CPU: "
     "install it with 'apt-get install libopenblas0-pthread' (Debian, Ubuntu) or your system's like."
@@ -36,25 +53,66 @@ def preload_openblas() -> bool:
     """
     if not sys.platform.startswith("linux") or "mlx.core" in sys.modules:
         return False
-    with _short_spin():
+    with _unless_set(SPIN_VARIABLE, SPIN_CYCLES_LOG2):
         for name in OPENBLAS_NAMES:
             with suppress(OSError):
-                ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+                _load(name)
                 return True
     return False
 
 
 @contextmanager
-def _short_spin() -> Iterator[None]:
-    """Have OpenBLAS's threads spin for a short while only, unless the user says for how long."""
-    if SPIN_VARIABLE in os.environ:
+def _unless_set(variable: str, value: str) -> Iterator[None]:
+    """Have OpenBLAS read a value, unless the user gives another; no other program inherits it."""
+    if variable in os.environ:
         yield
         return
-    os.environ[SPIN_VARIABLE] = SPIN_CYCLES_LOG2
+    os.environ[variable] = value
     try:
         yield
     finally:
-        del os.environ[SPIN_VARIABLE]
+        del os.environ[variable]
+
+
+def _load(name: str) -> None:
+    """Load a library for all later ones, again with better kernels where it chose old ones."""
+    library = ctypes.CDLL(name)
+    kernels = better_kernels(_kernels_of(library), processor_flags())
+    if kernels is None or KERNELS_VARIABLE in os.environ:
+        ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        return
+    # Another library that needs it keeps it in memory as it is; then nothing changes.
+    ctypes.CDLL(None).dlclose(ctypes.c_void_p(library._handle))
+    with _unless_set(KERNELS_VARIABLE, kernels):
+        ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+
+
+def better_kernels(chosen: str | None, flags: frozenset[str]) -> str | None:
+    """OpenBLAS's name of the kernels that a processor could have; None where those it has are good.
+
+    Args:
+        chosen: Its name of those that it chose; None where it does not say.
+        flags: What the processor can do, as /proc/cpuinfo has it.
+    """
+    if chosen not in OLD_KERNELS:
+        return None
+    return next((name for name, needed in KERNELS_BY_FLAGS if needed <= flags), None)
+
+
+def kernels() -> str | None:
+    """For which processor the kernels of the OpenBLAS in memory are; None without one."""
+    library = _library() if is_loaded() else None
+    return _kernels_of(library) if library is not None else None
+
+
+def _kernels_of(library: ctypes.CDLL) -> str | None:
+    try:
+        ask = library.openblas_get_corename
+    except AttributeError:
+        return None
+    ask.restype = ctypes.c_char_p
+    name = ask()
+    return name.decode("ascii", "replace") if name else None
 
 
 def share_cores(*, leave_one: bool) -> None:
@@ -86,12 +144,19 @@ def usable_cores() -> int:
 @cache
 def _threads() -> tuple[Callable[[int], None], int] | None:
     """What sets OpenBLAS's number of threads, and the number that it began with."""
-    if not is_loaded():
+    library = _library() if is_loaded() else None
+    if library is None:
         return None
+    with suppress(AttributeError):
+        return library.openblas_set_num_threads, int(library.openblas_get_num_threads())
+    return None
+
+
+def _library() -> ctypes.CDLL | None:
+    """The system's OpenBLAS; None where there is none."""
     for name in OPENBLAS_NAMES:
-        with suppress(OSError, AttributeError):
-            library = ctypes.CDLL(name)
-            return library.openblas_set_num_threads, int(library.openblas_get_num_threads())
+        with suppress(OSError):
+            return ctypes.CDLL(name)
     return None
 
 

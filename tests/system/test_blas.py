@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import models
-from mlx_redrafter.system import blas
+from mlx_redrafter.system import blas, machine
 from mlx_redrafter.target.target import Target
 
 LINUX = sys.platform.startswith("linux")
@@ -48,7 +48,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def test_openblas_is_loaded_for_all_later_libraries(opened: list[tuple[str, int]]) -> None:
     assert blas.preload_openblas() is True
-    assert opened == [("libopenblas.so.0", ctypes.RTLD_GLOBAL)]
+    assert opened[-1] == ("libopenblas.so.0", ctypes.RTLD_GLOBAL)
+    assert {name for name, _ in opened} == {"libopenblas.so.0"}
 
 
 @pytest.mark.parametrize(("users", "read"), [(None, blas.SPIN_CYCLES_LOG2), ("12", "12")])
@@ -65,7 +66,7 @@ def test_threads_spin_for_a_short_while_unless_the_user_says_how_long(
         ctypes, "CDLL", lambda *_a, **_k: seen.append(os.environ.get(blas.SPIN_VARIABLE))
     )
     assert blas.preload_openblas() is True
-    assert seen == [read]
+    assert set(seen) == {read}
     assert os.environ.get(blas.SPIN_VARIABLE) == users
 
 
@@ -108,7 +109,101 @@ def test_the_second_name_will_do(
 
     monkeypatch.setattr(ctypes, "CDLL", refuse_first)
     assert blas.preload_openblas() is True
-    assert opened == [(blas.OPENBLAS_NAMES[1], ctypes.RTLD_GLOBAL)]
+    assert opened[-1] == (blas.OPENBLAS_NAMES[1], ctypes.RTLD_GLOBAL)
+
+
+AVX2 = frozenset({"sse2", "avx", "avx2", "fma"})
+AVX512 = AVX2 | {"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "flags", "better"),
+    [
+        ("Prescott", AVX512, "SkylakeX"),
+        ("Prescott", AVX512 - {"avx512vl"}, "Haswell"),
+        ("Nehalem", AVX2, "Haswell"),
+        ("Prescott", frozenset({"sse2", "avx"}), None),
+        ("Prescott", AVX2 - {"fma"}, None),
+        ("Haswell", AVX512, None),
+        ("Zen", AVX2, None),
+        ("armv8", frozenset(), None),
+        ("Name of years to come", AVX512, None),
+        (None, AVX512, None),
+    ],
+)
+def test_old_kernels_are_replaced_by_those_that_the_processor_can_run(
+    chosen: str | None, flags: frozenset[str], better: str | None
+) -> None:
+    assert blas.better_kernels(chosen, flags) == better
+
+
+class FakeLibrary:
+    """An OpenBLAS that takes the processor for an old one, unless it is told otherwise."""
+
+    def __init__(self, events: list[str], name: str | None, mode: int):
+        self._events, self._handle = events, 7
+        told = os.environ.get(blas.KERNELS_VARIABLE, "Prescott")
+        if name is not None:
+            events.append(f"{told}{' for all' if mode == ctypes.RTLD_GLOBAL else ''}")
+        self.openblas_get_corename = lambda: told.encode()
+
+    def dlclose(self, handle: ctypes.c_void_p) -> int:
+        self._events.append(f"closed {handle.value}")
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("users", "flags", "events"),
+    [
+        (None, AVX512, ["Prescott", "closed 7", "SkylakeX for all"]),
+        (None, frozenset({"sse2"}), ["Prescott", "Prescott for all"]),
+        ("Nehalem", AVX512, ["Nehalem", "Nehalem for all"]),
+        ("Zen", AVX512, ["Zen", "Zen for all"]),
+    ],
+)
+def test_a_processor_taken_for_an_old_one_gets_its_kernels_at_once(
+    users: str | None,
+    flags: frozenset[str],
+    events: list[str],
+    opened: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the user says stands; no other program inherits what OpenBLAS is told."""
+    if users is None:
+        monkeypatch.delenv(blas.KERNELS_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(blas.KERNELS_VARIABLE, users)
+    seen: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, mode=0: FakeLibrary(seen, name, mode))
+    monkeypatch.setattr(blas, "processor_flags", lambda: flags)
+    assert blas.preload_openblas() is True
+    assert seen == events
+    assert os.environ.get(blas.KERNELS_VARIABLE) == users
+
+
+KERNELS = """
+import mlx_redrafter
+from mlx_redrafter.system.blas import kernels
+import mlx.core as mx
+mx.eval(mx.ones((8, 64)) @ mx.ones((64, 8)))
+print(kernels())
+"""
+
+
+@pytest.mark.skipif(openblas() is None, reason="needs a system OpenBLAS on Linux")
+@pytest.mark.parametrize("users", [None, "Prescott"])
+def test_openblas_uses_what_this_processor_can_do(users: str | None) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != blas.KERNELS_VARIABLE}
+    environment |= {blas.KERNELS_VARIABLE: users} if users else {}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNELS], env=environment, check=True, timeout=120,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    chosen = done.stdout.strip()
+    if users is None:
+        assert blas.better_kernels(chosen, machine.processor_flags()) is None
+    elif "avx2" in machine.processor_flags():  # a build of several kernels takes the user's
+        assert chosen in (users, blas.kernels())
 
 
 MULTIPLY = """
@@ -210,7 +305,7 @@ SHARING = """
 import ast
 import ctypes
 import mlx_redrafter
-from mlx_redrafter.system import blas
+from mlx_redrafter.system import blas, machine
 count = ctypes.CDLL({name!r}).openblas_get_num_threads
 began = count()
 told = []
