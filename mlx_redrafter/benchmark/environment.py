@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import mlx.core as mx
 
 from .. import __version__, blas_loaded
 from ..system.blas import is_loaded, kernels
+from ..system.limits import usable_cores, usable_memory
 from ..system.machine import output_of, processor_name
 
 PROGRAM = "python -m mlx_redrafter.benchmark"
@@ -35,8 +35,8 @@ class Environment:
         system: Operating system and its release.
         architecture: Of the processor.
         processor: Its name.
-        cores: Logical cores.
-        memory_bytes: Physical memory, None where it cannot be read.
+        cores: Those that this process may use, logical ones.
+        memory_bytes: What it may use, None where that cannot be read.
         device: Where mlx computes.
         device_info: What mlx knows about it.
         blas: What multiplies float32 matrices on the CPU.
@@ -50,7 +50,7 @@ class Environment:
     system: str
     architecture: str
     processor: str
-    cores: int | None
+    cores: int
     memory_bytes: int | None
     device: str
     device_info: dict[str, Any]
@@ -83,8 +83,8 @@ def environment(arguments: Sequence[str], program: str = PROGRAM) -> Environment
         system=f"{platform.system()} {platform.release()}",
         architecture=platform.machine(),
         processor=processor_name(),
-        cores=os.cpu_count(),
-        memory_bytes=memory_bytes(),
+        cores=usable_cores(),
+        memory_bytes=usable_memory(),
         device=str(device),
         device_info=dict(mx.device_info(device)),
         blas=blas_words(),
@@ -101,14 +101,6 @@ def commit_of(package: Path) -> str | None:
     commit = output_of([*git, "rev-parse", "HEAD"])
     changes = output_of([*git, "status", "--porcelain", "--untracked-files=no", "--", str(package)])
     return f"{commit}-modified" if commit and changes else commit
-
-
-def memory_bytes() -> int | None:
-    """Physical memory."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def blas_words() -> str:

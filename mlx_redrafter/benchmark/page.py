@@ -59,7 +59,7 @@ def _circumstances(environment: Environment) -> str:
         "date": environment.date,
         "versions": ", ".join(f"{k} {v}" for k, v in environment.versions.items()) + commit,
         "system": f"{environment.system}, {environment.architecture}",
-        "processor": f"{environment.processor}, {environment.cores or '?'} cores",
+        "processor": f"{environment.processor}, {environment.cores} cores",
         "memory": f"{memory / 2**30:.0f} GiB" if memory else "not known",
         "device": f"{environment.device}; BLAS: {environment.blas}",
         "power": environment.power_source or "not known",

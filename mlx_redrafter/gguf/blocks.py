@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..system.blas import usable_cores
+from ..system.limits import usable_cores
 from .file import GGUFTensor, package
 
 Array = np.ndarray[Any, Any]

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import RedrafterError
 from ..system.device import on_gpu
 from ..system.files import cache_directory, is_file, local_path
+from ..system.limits import usable_memory
 from ..system.workspace import InUse, publish, require_space, workspace
 from .blocks import KEPT_BITS
 from .directory import Progress, write_model
@@ -114,8 +115,7 @@ def _samples(file: Path) -> str:
 def _wants_float32(model: GGUFModel) -> bool:
     if on_gpu():
         return False
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return _size(model, plain=True) <= pages * size / 2
+    return _size(model, plain=True) <= (usable_memory() or 0) / 2
 
 
 def _size(model: GGUFModel, plain: bool) -> int:

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from ..cache.prompt_cache import PromptCache
 from ..engine.model import SpeculativeModel
-from ..system.blas import is_loaded, kernels, usable_cores
+from ..system.blas import busy_cores, is_loaded, kernels
 from ..system.files import cache_directory, is_file, is_stream, write_json
 from ..system.machine import processor_name
 from .calibration import calibrate, calibrate_there
@@ -95,7 +95,7 @@ def machine(model: SpeculativeModel) -> dict[str, Any]:
     head = tree_flatten(drafter.parameters()) if drafter else []
     return {
         "machine": f"{platform.system()} {platform.machine()} {processor_name()}",
-        "cores": usable_cores(),
+        "cores": busy_cores(),
         "processes": model.ranks.size if model.ranks else 1,
         "device": str(mx.default_device()),
         "device_info": str(mx.device_info().get("device_name", "")),

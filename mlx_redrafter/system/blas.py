@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from .limits import usable_cores
 from .machine import processor_flags
 
 OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
@@ -24,6 +25,10 @@ OPENBLAS_NAMES = ("libopenblas.so.0", "libopenblas.so")
 # what lies between the products of a forward.
 SPIN_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SPIN_CYCLES_LOG2 = "20"
+# And one of these, of which the first that is set counts: how many threads. Its own are as many as
+# there are cores, also where a container may use a share of them only: then they wait for each
+# other most of the time.
+THREADS_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 # And this one: for which processor its kernels are to be. Up to 0.3.24 (Debian 12, Ubuntu 22.04) it
 # takes an Intel processor that is newer than itself for one of 2004 and multiplies several times
 # more slowly than it can (https://github.com/OpenMathLib/OpenBLAS/issues/4267).
@@ -53,7 +58,7 @@ def preload_openblas() -> bool:
     """
     if not sys.platform.startswith("linux") or "mlx.core" in sys.modules:
         return False
-    with _unless_set(SPIN_VARIABLE, SPIN_CYCLES_LOG2):
+    with _unless_set(SPIN_VARIABLE, SPIN_CYCLES_LOG2), _as_many_threads_as_cores():
         for name in OPENBLAS_NAMES:
             with suppress(OSError):
                 _load(name)
@@ -72,6 +77,17 @@ def _unless_set(variable: str, value: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[variable]
+
+
+@contextmanager
+def _as_many_threads_as_cores() -> Iterator[None]:
+    """Have OpenBLAS begin with no more threads than this process has cores."""
+    cores, there = usable_cores(), len(os.sched_getaffinity(0))
+    if cores >= there or any(name in os.environ for name in THREADS_VARIABLES):
+        yield
+        return
+    with _unless_set(THREADS_VARIABLES[0], str(cores)):
+        yield
 
 
 def _load(name: str) -> None:
@@ -131,14 +147,10 @@ def share_cores(*, leave_one: bool) -> None:
         set_threads(max(1, all_threads - leave_one))
 
 
-def usable_cores() -> int:
-    """Cores that mlx may use on a CPU: OpenBLAS's threads, or those open to this process."""
+def busy_cores() -> int:
+    """Cores that mlx keeps busy on a CPU: OpenBLAS's threads, or those open to this process."""
     threads = _threads()
-    if threads is not None:
-        return threads[1]
-    if sys.platform.startswith("linux"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return threads[1] if threads is not None else usable_cores()
 
 
 @cache

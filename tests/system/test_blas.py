@@ -112,6 +112,39 @@ def test_the_second_name_will_do(
     assert opened[-1] == (blas.OPENBLAS_NAMES[1], ctypes.RTLD_GLOBAL)
 
 
+@pytest.mark.parametrize(
+    ("cores", "users", "threads"),
+    [
+        (1, {}, "1"),
+        (99, {}, None),
+        (1, {"OPENBLAS_NUM_THREADS": "3"}, "3"),
+        (1, {"OMP_NUM_THREADS": "3"}, None),
+        (1, {"GOTO_NUM_THREADS": "3"}, None),
+    ],
+)
+def test_a_container_s_share_of_the_cores_has_no_more_threads(
+    cores: int,
+    users: dict[str, str],
+    threads: str | None,
+    opened: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenBLAS counts all cores of the machine."""
+    for name in blas.THREADS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in users.items():
+        monkeypatch.setenv(name, value)
+    seen: list[str | None] = []
+    monkeypatch.setattr(
+        ctypes, "CDLL", lambda *_a, **_k: seen.append(os.environ.get("OPENBLAS_NUM_THREADS"))
+    )
+    monkeypatch.setattr(blas, "usable_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(8))
+    assert blas.preload_openblas() is True
+    assert set(seen) == {threads}
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == users.get("OPENBLAS_NUM_THREADS")
+
+
 AVX2 = frozenset({"sse2", "avx", "avx2", "fma"})
 AVX512 = AVX2 | {"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"}
 
@@ -264,7 +297,7 @@ def test_a_core_is_left_to_the_host_where_it_works_at_the_same_time(threads: lis
     blas.share_cores(leave_one=True)
     blas.share_cores(leave_one=False)
     assert threads == [3, 4]
-    assert blas.usable_cores() == 4
+    assert blas.busy_cores() == 4
 
 
 def test_a_target_that_was_opened_has_all_cores(threads: list[int]) -> None:

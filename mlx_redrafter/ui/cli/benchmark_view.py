@@ -93,7 +93,7 @@ def circumstances(environment: Environment) -> Text:
     memory = environment.memory_bytes
     machine = [
         environment.processor,
-        f"{environment.cores} cores" if environment.cores else "",
+        f"{environment.cores} cores",
         f"{memory / 2**30:.0f} GiB" if memory else "",
         environment.device,
         environment.system,

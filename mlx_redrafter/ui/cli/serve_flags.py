@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ...errors import RedrafterError
 from ...sampling import SamplingConfig
+from ...system.limits import usable_memory
 from ..entry import as_typed
 from ..flags import add_flags, flag, flags_of, options_of
 from ..model_flags import LoadFlags, pocket_or_refuse
@@ -172,7 +172,7 @@ class ServeFlags(LoadFlags):
             allowed_origins=tuple(self.allowed_origin),
             max_concurrent=self.max_concurrent,
             max_queue=self.max_queue,
-            cache_memory=_memory() // 8 if self.cache_memory is None else self.cache_memory,
+            cache_memory=self._cache_memory(),
             max_tokens=self.max_tokens,
             context_limit=self.context_limit,
             prefill_step_size=self.prefill_step_size,
@@ -214,6 +214,13 @@ class ServeFlags(LoadFlags):
                 f"--chat-template-args has {name!r}, which the server sets itself: leave it out."
             )
         return given
+
+    def _cache_memory(self) -> int:
+        """Bytes for prefixes: an eighth of what this process may use, unless it is told."""
+        if self.cache_memory is not None:
+            return self.cache_memory
+        memory = usable_memory()
+        return ServerSettings.cache_memory if memory is None else memory // 8
 
     def _key(self) -> str | None:
         """The key; from a file it is not seen in lists of processes."""
@@ -262,8 +269,3 @@ def _changed(sampling: SamplingConfig) -> dict[str, Any]:
     values = {one.name: getattr(sampling, one.name) for one in fields(sampling)}
     usual = SamplingConfig()
     return {name: value for name, value in values.items() if value != getattr(usual, name)}
-
-
-def _memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
