@@ -83,7 +83,7 @@ def token_ids(given: Any, name: str) -> tuple[int, ...]:
     given = given.tolist() if hasattr(given, "tolist") else given  # an array
     given = () if given is None else given
     ids = tuple(given) if isinstance(given, Iterable) else (None,)
-    if not all(is_count(token) for token in ids):
+    if not are_counts(ids):
         raise RedrafterError(f"{name} has to be a list of token ids.")
     return cast("tuple[int, ...]", ids)
 
@@ -97,7 +97,7 @@ def prompt_ids(given: Any, name: str) -> list[int]:
     listed = given.tolist() if hasattr(given, "tolist") else given
     # Bytes are a sequence of numbers, but not of token ids.
     several = isinstance(listed, Sequence) and not isinstance(listed, str | bytes | bytearray)
-    if not several or not all(is_count(token) for token in listed):
+    if not several or not are_counts(listed):
         raise RedrafterError(
             f"{name} has to be a list of token ids here; generate and batch_generate take text and "
             "chat messages, too."
@@ -108,6 +108,12 @@ def prompt_ids(given: Any, name: str) -> list[int]:
 def is_count(value: object) -> bool:
     """Whether a value is a whole number, and no truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def are_counts(values: Iterable[object]) -> bool:
+    """Whether all values are such: told by their types, of which there are few in a long prompt."""
+    kinds = set(map(type, values))
+    return bool not in kinds and all(issubclass(kind, Integral) for kind in kinds)
 
 
 def bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:

@@ -20,7 +20,7 @@ def checked_prompt(prompt: Any, vocab_size: int, name: str = "The prompt") -> li
     ids = prompt_ids(prompt, name)
     if not ids:
         raise RedrafterError(f"{name} is empty: give at least one token.")
-    if not all(0 <= token < vocab_size for token in ids):
+    if min(ids) < 0 or max(ids) >= vocab_size:
         raise RedrafterError(f"{name} holds token ids outside the vocabulary of {vocab_size}.")
     return ids
 

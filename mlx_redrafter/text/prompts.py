@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, cast
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
-from ..ranges import of_kind
+from ..ranges import are_counts, of_kind
 from .chat_template import render
 
 Messages = Sequence[dict[str, Any]]
@@ -58,7 +57,7 @@ def encode_prompt(
     if items and all(isinstance(item, Mapping) for item in items):
         options = {**_checked_arguments(template_args), **_checked_tools(tools)}
         return _not_empty(_encode_messages(tokenizer, items, options), name)
-    if not all(isinstance(item, Integral) and not isinstance(item, bool) for item in items):
+    if not are_counts(items):
         raise RedrafterError(
             f"{name} has to be text, a list of token ids, or a list of chat messages "
             '({"role": ..., "content": ...}).'
