@@ -303,7 +303,7 @@ def tokenize(
             # The first draft needs a hidden state and a root before the token it guesses.
             if row.answer[2:].any():
                 rows.append(row)
-            cut = cut or bool(whole.answer[2:].any())
+            cut = cut or bool(whole.answer[2:].any()) or record.get("truncated") is True
     if cut and not rows:
         raise RedrafterError(
             f"{name} has answers only behind the first {max_seq_length} tokens of its rows, at "

@@ -67,6 +67,8 @@ def decode_batch(
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
     ends: Collection[int] | None = None,
+    *,
+    longest: int | None = None,
 ) -> list[Answer]:
     """Decode prompts side by side, with mlx-lm's batches where the model allows them.
 
@@ -78,20 +80,23 @@ def decode_batch(
         sampler: Draws from log-probabilities (rows, vocabulary).
         tick: Called after every token.
         ends: Tokens that end an answer; by default the tokenizer's.
+        longest: Tokens of a prompt and its answer at most; None for no limit. Prompts are shorter.
 
     Returns:
         One answer for each prompt.
     """
     ends = set(tokenizer.eos_token_ids) if ends is None else set(ends)
+    most = [max_tokens if longest is None else min(max_tokens, longest - len(p)) for p in prompts]
     if not _batches_well(model):
-        return [_answer(model, p, max_tokens, sampler, tick, ends) for p in prompts]
+        pairs = zip(prompts, most, strict=True)
+        return [_answer(model, p, tokens, sampler, tick, ends) for p, tokens in pairs]
     generator = BatchGenerator(
         model,
         stop_tokens=[[t] for t in sorted(ends)],
         sampler=sampler,
         completion_batch_size=len(prompts),
     )
-    ids = generator.insert([list(p) for p in prompts], [max_tokens] * len(prompts))
+    ids = generator.insert([list(p) for p in prompts], most)
     tokens: dict[Any, list[int]] = {i: [] for i in ids}
     ended: dict[Any, int | None] = dict.fromkeys(ids)
     try:
@@ -131,14 +136,16 @@ class _Chat:
     Args:
         record: Gives all but the assistant's turns.
         tokenizer: mlx-lm's TokenizerWrapper.
+        longest: Tokens that it may have; a question that leaves no room for an answer ends it.
     """
 
-    def __init__(self, record: Record, tokenizer: Any):
+    def __init__(self, record: Record, tokenizer: Any, longest: int | None = None):
         self.messages: list[dict[str, Any]] = []
         self.turns: list[Turn] = []
         self._tokenizer, self._tools = tokenizer, record.get("tools")
         self._source = [m for m in conversation(record) if m["role"] != "assistant"]
         self._cut = False
+        self._longest = longest
 
     def ask(self) -> list[int] | None:
         """The prompt up to the next question; None where there is no more."""
@@ -146,7 +153,10 @@ class _Chat:
             self.messages.append(self._source.pop(0))
             if self.messages[-1]["role"] == "user":
                 with templating(self._tokenizer, self.messages):
-                    return chat_prompt(self._tokenizer, self.messages, self._tools)
+                    prompt = chat_prompt(self._tokenizer, self.messages, self._tools)
+                if self._longest is None or len(prompt) < self._longest:
+                    return prompt
+                self._cut = True
         return None
 
     def hear(self, prompt: list[int], answer: Answer) -> None:
@@ -170,12 +180,15 @@ def _answer_chats(
     max_tokens: int,
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
+    longest: int | None,
 ) -> list[tuple[Record, list[Turn]]]:
     """Answer each user turn of the records in order, each after the target's earlier answers."""
-    chats = [_Chat(record, tokenizer) for record in records]
+    chats = [_Chat(record, tokenizer, longest) for record in records]
     while asked := [(chat, prompt) for chat in chats if (prompt := chat.ask()) is not None]:
         prompts = [prompt for _, prompt in asked]
-        answers = decode_batch(model, tokenizer, prompts, max_tokens, sampler, tick)
+        answers = decode_batch(
+            model, tokenizer, prompts, max_tokens, sampler, tick, longest=longest
+        )
         for (chat, prompt), answer in zip(asked, answers, strict=True):
             chat.hear(prompt, answer)
     return [chat.record() for chat in chats]
@@ -203,8 +216,11 @@ def _continue_texts(
     sampler: Callable[[mx.array], mx.array],
     tick: Tick,
     prompt_tokens: int,
+    longest: int | None,
 ) -> list[tuple[Record, list[Turn]]]:
     """Continue the beginning of each text; an empty one has none and stays."""
+    if longest is not None:
+        prompt_tokens = min(prompt_tokens, longest - 1)
     prompts = {
         i: tokenizer.encode(record["text"])[:prompt_tokens]
         for i, record in enumerate(records)
@@ -212,7 +228,9 @@ def _continue_texts(
     }
     given = [prompt for prompt in prompts.values() if prompt]
     answers = iter(
-        decode_batch(model, tokenizer, given, max_tokens, sampler, tick) if given else []
+        decode_batch(model, tokenizer, given, max_tokens, sampler, tick, longest=longest)
+        if given
+        else []
     )
     return [
         _continued(prompts[i], next(answers), tokenizer) if prompts.get(i) else (record, [])
@@ -242,6 +260,7 @@ def regenerate(
     chunk_size: int = 64,
     start: int = 0,
     prompt_tokens: int = 16,
+    longest: int | None = None,
     tick: Tick = _nothing,
 ) -> Iterator[Record]:
     """Replace the assistant's turns by what the target itself answers, one record at a time.
@@ -260,6 +279,8 @@ def regenerate(
         chunk_size: Conversations answered side by side.
         start: Records already answered; a multiple of ``chunk_size``.
         prompt_tokens: Of a text, how many tokens begin it.
+        longest: Tokens of a conversation at most, since no more are learned from; it ends where the
+            next answer would begin beyond them, and is marked as above. None for no limit.
         tick: Called after every token; an exception that it raises ends the work.
 
     Yields:
@@ -279,8 +300,10 @@ def regenerate(
         texts = [r for r in chunk if is_text(r)]
         chats = [r for r in chunk if not is_text(r)]
         rest = model, tokenizer
-        continued = iter(_continue_texts(*rest, texts, max_tokens, sampler, tick, prompt_tokens))
-        answered = iter(_answer_chats(*rest, chats, max_tokens, sampler, tick))
+        continued = iter(
+            _continue_texts(*rest, texts, max_tokens, sampler, tick, prompt_tokens, longest)
+        )
+        answered = iter(_answer_chats(*rest, chats, max_tokens, sampler, tick, longest))
         for record in chunk:
             new, turns = next(continued if is_text(record) else answered)
             yield with_turns(new, turns, tokenizer, sha256)

@@ -196,6 +196,7 @@ def _answered(
         seed=options.seed,
         chunk_size=options.regenerate_batch_size,
         prompt_tokens=options.regenerate_prompt_tokens,
+        longest=options.max_seq_length,
     )
     answers = answer_file(
         run.paths.work / "answers.jsonl",

@@ -81,6 +81,7 @@ class AnswerSettings:
         seed: Of the draws.
         chunk_size: Prompts answered side by side.
         prompt_tokens: Of a text, how many tokens begin it.
+        longest: Tokens of a conversation or text at most; None for no limit.
     """
 
     max_tokens: int = 256
@@ -88,6 +89,7 @@ class AnswerSettings:
     seed: int = 0
     chunk_size: int = 32
     prompt_tokens: int = 16
+    longest: int | None = None
 
 
 def answer_file(

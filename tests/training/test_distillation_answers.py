@@ -65,6 +65,47 @@ def test_what_a_template_drops_is_learned_all_the_same(model):
         assert not row.answer[: -len(tokens) - (not cut)].any()
 
 
+def test_no_answer_begins_where_nothing_is_learned_any_more(model):
+    tokenizer = make_tokenizer()
+    records = [chat("hi there", "x", " ".join(["how"] * 120), "x", "are you", "x"), chat("hi", "x")]
+    drawn = {"max_tokens": 60, "temperature": 1.0, "seed": 1}
+    whole = list(regenerate(model, tokenizer, records, **drawn))
+    assert [len(record["messages"]) for record in whole] == [6, 2]
+    ticks: list[int] = []
+    cut = list(
+        regenerate(model, tokenizer, records, **drawn, longest=100, tick=lambda: ticks.append(1))
+    )
+    assert [len(record["messages"]) for record in cut] == [3, 2]
+    assert cut[0]["truncated"] is True
+    assert "truncated" not in cut[1]
+    assert cut[0]["messages"][1] == whole[0]["messages"][1]
+    answers = [len(record["messages"][1]["content"].split()) for record in cut]
+    assert len(ticks) <= max(answers) + 2  # side by side, and none after them
+    assert len(tokenize(cut, tokenizer, 100)) == 2
+
+
+def test_answers_end_with_what_is_learned_from(model):
+    tokenizer = make_tokenizer()
+    (whole,) = regenerate(model, tokenizer, [{"prompt": "yes"}], max_tokens=5)
+    prompt = len(tokenizer.apply_chat_template(whole["messages"][:1], add_generation_prompt=True))
+    (cut,) = regenerate(model, tokenizer, [{"prompt": "yes"}], max_tokens=5, longest=prompt + 2)
+    assert cut["truncated"] is True
+    words = whole["messages"][1]["content"].split()
+    assert cut["messages"][1]["content"].split() == words[:2]
+    (text,) = regenerate(
+        model, tokenizer, [{"text": "hi there how are you"}], max_tokens=5, longest=3
+    )
+    assert text["prompt_tokens"] == 2
+
+
+def test_prompts_that_leave_no_room_for_answers_are_told(model):
+    tokenizer = make_tokenizer()
+    answered = list(regenerate(model, tokenizer, [chat("hi there", "x")], longest=2))
+    assert [m["role"] for m in answered[0]["messages"]] == ["user"]
+    with pytest.raises(RedrafterError, match="max_seq_length"):
+        tokenize(answered, tokenizer, 2)
+
+
 def test_tokens_are_kept_only_where_the_text_does_not_give_them(model):
     tokenizer = make_tokenizer()
     records = [chat("hi there", "x", "how are you", "x"), {"prompt": "yes"}]
