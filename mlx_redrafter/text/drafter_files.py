@@ -17,9 +17,10 @@ from ..drafting.kinds import drafter_of
 from ..drafting.recorded import RecordedDrafts
 from ..errors import RedrafterError
 from ..system.files import atomic_path, local_path, write_json
+from ..system.tensor_files import tensors_of
 from ..target.target import Target
 from .boundary import naming, read_json, reading
-from .bounds import check_config, tensors_of
+from .bounds import check_config
 from .places import CONFIG_FILE, RECORDED_FILE, WEIGHTS_FILE
 
 

@@ -28,11 +28,12 @@ from ..ranges import of_kind
 from ..system.device import on_gpu
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
+from ..system.tensor_files import tensors_of
 from ..target.checks import check_kinds, check_weights
 from ..target.experts import needs_float32
 from ..target.target import Target
 from .boundary import check_ordinary, first_forward, read_json, reading
-from .bounds import check_config, tensors_of
+from .bounds import check_config
 from .drafter_files import check_pair, load_drafter, load_recorded
 from .places import (
     CONFIG_FILE,
