@@ -211,6 +211,23 @@ class TreeKVCache(LayerCache):
         made._points = self._points.copy()
         return made
 
+    def content(self) -> dict[str, Any]:
+        """See :class:`LayerCache`; of a window, all rows that are still here."""
+        used, rows = self.offset - self._start, None
+        if self.keys is not None and used:
+            rows = tree_map(lambda x: x[..., :used, :], [self.keys, self.values])
+        points = self._points.to_data(list)
+        return {"offset": self.offset, "start": self._start, "rows": rows, "points": points}
+
+    def take_over(self, content: dict[str, Any]) -> None:
+        """See :class:`LayerCache`."""
+        self.offset, self._start, rows = content["offset"], content["start"], content["rows"]
+        if rows is not None:
+            if any(leaf.shape[2] != self.offset - self._start for leaf in _leaves(rows)):
+                raise ValueError("rows are not as many as positions")
+            self.keys, self.values = rows
+        self._points.take_over(content["points"], lambda pair: (pair[0], pair[1]))
+
     def adopt(self, keys: mx.array, values: mx.array, length: int) -> None:
         """Take over the committed rows of a text, (1, heads, rows, head_dim), from an empty cache.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_lm.models.cache import CacheList
 
+from .cache_file import refuse_unsavable
 from .prompt_cache import LayerCache
 
 
@@ -84,6 +85,13 @@ class CacheGroup(LayerCache):
     def copy(self) -> CacheGroup:
         return CacheGroup([part.copy() for part in self._parts])
 
+    def content(self) -> dict[str, Any]:
+        return {"parts": [part.content() for part in self._parts]}
+
+    def take_over(self, content: dict[str, Any]) -> None:
+        for part, saved in zip(self._parts, content["parts"], strict=True):
+            part.take_over(saved)
+
     def reset(self) -> None:
         for part in self._parts:
             part.reset()
@@ -150,6 +158,15 @@ class OpaqueCache(LayerCache):
         made = copy.copy(self)
         made._raw = copy.deepcopy(self._raw)
         return made
+
+    def content(self) -> dict[str, Any]:
+        """Refuse: what of it belongs to which row is not known."""
+        kind = type(self._raw).__name__
+        refuse_unsavable(f"a {kind} of mlx-lm's, of whose rows nothing is known")
+
+    def take_over(self, content: dict[str, Any]) -> None:  # noqa: ARG002
+        """There is no such content."""
+        raise ValueError(f"a {type(self._raw).__name__} takes nothing over")
 
     def reset(self) -> None:
         """Make a new one."""

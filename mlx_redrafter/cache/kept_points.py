@@ -7,8 +7,8 @@ at some of the places between the pieces in which a long prompt was run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 # The ends of so many prompts, and so many of the places between pieces. Each costs one more copy.
 KEPT_PROMPTS = 6
@@ -57,6 +57,26 @@ class KeptPoints(Generic[Content]):
         made: KeptPoints[Content] = KeptPoints()
         made._prompts, made._pieces = list(self._prompts), list(self._pieces)
         return made
+
+    def to_data(self, write: Callable[[Content], Any]) -> list[list[list[Any]]]:
+        """Each point as its position and what was held: the ends of prompts, then other places.
+
+        Args:
+            write: Makes plain data of what was held.
+        """
+        both = self._prompts, self._pieces
+        return [[[position, write(held)] for position, held in points] for points in both]
+
+    def take_over(self, data: list[list[list[Any]]], read: Callable[[Any], Content]) -> None:
+        """Go on from the points of :meth:`to_data`.
+
+        Args:
+            data: As it was given there.
+            read: The inverse of ``write``.
+        """
+        self._prompts, self._pieces = (
+            [(position, read(content)) for position, content in points] for points in data
+        )
 
     def forget_after(self, length: int) -> None:
         """Drop the points beyond ``length`` tokens."""

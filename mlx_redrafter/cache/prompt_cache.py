@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import RedrafterError
-from .text_memory import TextMemory
+from .cache_file import write_cache
+from .model_identity import ModelWeights, References, same
+from .text_memory import MemoryOwner, TextMemory
 
 
 class LayerCache(ABC):
@@ -73,6 +75,22 @@ class LayerCache(ABC):
     @abstractmethod
     def copy(self) -> LayerCache:
         """The committed rows in a cache of their own; buffers are shared until one is written."""
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """What :meth:`copy` keeps, as nested dicts and lists of arrays, numbers, text and None.
+
+        Raises:
+            RedrafterError: If nothing is known that could be written to a file.
+        """
+
+    @abstractmethod
+    def take_over(self, content: dict[str, Any]) -> None:
+        """Go on from the :meth:`content` of a layer of this kind; from an empty cache.
+
+        Raises:
+            KeyError, TypeError or ValueError: If it is no such content.
+        """
 
     @property
     @abstractmethod
@@ -142,6 +160,7 @@ class PromptCache:
         layers: One a layer.
         draft_limit: From this length on tokens have to be verified one by one; None for no limit.
         owner: What the model that it is for is known by.
+        model: That model's weights; None: they are not known, and the cache cannot be saved.
     """
 
     def __init__(
@@ -149,8 +168,10 @@ class PromptCache:
         layers: Sequence[LayerCache],
         draft_limit: int | None = None,
         owner: object | None = None,
+        model: ModelWeights | None = None,
     ):
         self.owner = owner
+        self._model = model
         self.layers = list(layers)
         self._draft_limit = draft_limit
         self.quantization: Quantization | None = None
@@ -158,7 +179,7 @@ class PromptCache:
         self.memory: TextMemory | None = None
         self.user: object | None = None
         self.text_index: Any = None
-        self.weights: list[weakref.ref[mx.array]] | None = None
+        self.weights: References | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -223,12 +244,64 @@ class PromptCache:
     def copy(self) -> PromptCache:
         """The committed tokens in caches of their own; buffers are shared until one is written."""
         layers = [layer.copy() for layer in self.layers]
-        made = PromptCache(layers, self._draft_limit, self.owner)
+        made = PromptCache(layers, self._draft_limit, self.owner, self._model)
         made.quantization = self.quantization
         made.tokens = list(self.tokens)
         made.weights = self.weights
         made.memory = None if self.memory is None else self.memory.copy()
         return made
+
+    def save(self, path: str | Path) -> None:
+        """Write the committed tokens and what they left to a file; ``model.load_cache`` reads it.
+
+        Args:
+            path: Its name; missing directories are made, and a file that is there is replaced.
+
+        Raises:
+            RedrafterError: If the model's weights are no longer those that the cache is of, a layer
+                cannot be kept, or the file cannot be written.
+        """
+        model, now = self._model, self._model_weights()
+        if model is None or now is None:
+            raise RedrafterError(
+                "The model of this cache is not there any more, so the file could not say whose it "
+                "is: save a cache as long as its model is loaded."
+            )
+        if len(self) and self.weights and not same(self.weights, now):
+            raise RedrafterError(
+                "The model has other weights than those that this cache was computed with: let it "
+                "read the text again, and save it then."
+            )
+        write_cache(path, model.identity(), self._content())
+
+    def _model_weights(self) -> References | None:
+        return None if self._model is None else self._model.references()
+
+    def _content(self) -> dict[str, Any]:
+        """What :meth:`copy` keeps, as plain data; see :class:`LayerCache`."""
+        return {
+            "tokens": list(self.tokens),
+            "layers": [layer.content() for layer in self.layers],
+            "memory": None if self.memory is None else self.memory.content(),
+        }
+
+    def take_over(self, content: dict[str, Any], head: MemoryOwner | None) -> None:
+        """Go on from what was saved; from an empty cache with layers of the same kinds.
+
+        Args:
+            content: As it was saved.
+            head: The model's draft head, if it keeps anything; what another one kept is left out.
+
+        Raises:
+            KeyError, TypeError or ValueError: If it is no such content.
+        """
+        for layer, saved in zip(self.layers, content["layers"], strict=True):
+            layer.take_over(saved)
+        self.tokens, self.weights = content["tokens"], self._model_weights()
+        memory = content["memory"]
+        if head is not None and memory is not None and memory["head"] == head.fingerprint():
+            self.memory = TextMemory(head)
+            self.memory.take_over(memory)
 
     def __copy__(self) -> PromptCache:
         return self.copy()
@@ -239,8 +312,8 @@ class PromptCache:
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         raise RedrafterError(
-            "A cache belongs to a model object of this process and cannot be pickled: keep its "
-            "tokens, which a new cache reads again, or copy() it."
+            "A cache belongs to a model object of this process and cannot be pickled: save(path) "
+            "it, which the same model's load_cache(path) reads in any process, or copy() it."
         )
 
     def __iter__(self) -> Iterator[Any]:
@@ -251,7 +324,7 @@ class PromptCache:
         """
         raise RedrafterError(
             "mlx-lm's functions do not take this package's caches: rewind(length) trims one, "
-            "copy() copies it, and none can be saved, but a new one reads its tokens again."
+            "copy() copies it, save(path) saves it, and model.load_cache(path) loads it."
         )
 
     def extend(self, tokens: Sequence[int]) -> None:

@@ -96,6 +96,10 @@ class QuantizedTreeKVCache(TreeKVCache):
         """As many rows as are seen: quantised ones are not cuDNN's."""
         return self._prefix() + n
 
+    def content(self) -> dict[str, Any]:
+        """See :class:`LayerCache`; "packed" says how an empty layer becomes one that takes it."""
+        return {**super().content(), "packed": [self.bits, self.group_size]}
+
     def unquantized(self) -> LayerCache:
         """An empty layer that is not quantised."""
         return TreeKVCache(self._context)

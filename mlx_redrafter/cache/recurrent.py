@@ -221,6 +221,22 @@ class RecurrentCache(RecurrentState, LayerCache):
                 made._points.add(step.start, step.start, step.snapshot)
         return made
 
+    def content(self) -> dict[str, Any]:
+        """See :class:`LayerCache`."""
+        kept = self.copy()
+        points = kept._points.to_data(dict)
+        return {"offset": kept.offset, "state": kept.snapshot(), "points": points}
+
+    def take_over(self, content: dict[str, Any]) -> None:
+        """See :class:`LayerCache`."""
+        self.adopt(self._fitting(content["state"]), content["offset"])
+        self._points.take_over(content["points"], self._fitting)
+
+    def _fitting(self, state: Attributes) -> Attributes:
+        if state.keys() != self._empty.keys():
+            raise ValueError("the state is another kind's")
+        return state
+
     def adopt(self, state: Attributes, length: int) -> None:
         """Take over the state after ``length`` tokens, from an empty cache."""
         self.restore(state)

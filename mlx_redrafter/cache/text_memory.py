@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import mlx.core as mx
 
 from .forward_context import BUFFER_STEP, round_up
+
+
+class MemoryOwner(Protocol):
+    """Whose rows a memory holds: a draft head."""
+
+    def fingerprint(self) -> str:
+        """A digest that heads share whose rows are the same."""
 
 
 class TextMemory:
@@ -22,7 +31,7 @@ class TextMemory:
         owner: As given.
     """
 
-    def __init__(self, owner: object = None) -> None:
+    def __init__(self, owner: MemoryOwner | None = None) -> None:
         self.owner = owner
         self.offset = 0
         self._buffers: list[mx.array] = []
@@ -66,6 +75,17 @@ class TextMemory:
         made = TextMemory(self.owner)
         made.offset, made._buffers = self.offset, [x[...] for x in self._buffers]
         return made
+
+    def content(self) -> dict[str, Any] | None:
+        """The rows as plain data, with their head's digest; None where nobody could read them."""
+        if self.owner is None or not self.offset:
+            return None
+        rows = [buffer[..., : self.offset, :] for buffer in self._buffers]
+        return {"head": self.owner.fingerprint(), "offset": self.offset, "rows": rows}
+
+    def take_over(self, content: dict[str, Any]) -> None:
+        """Go on from the :meth:`content` of a memory of the same head's."""
+        self.offset, self._buffers = content["offset"], content["rows"]
 
     def rewind(self, length: int) -> None:
         """Forget every token at and after position ``length``."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from ..cache.forward_context import BUFFER_STEP, round_up
+from ..cache.model_identity import fingerprint
 from ..cache.prompt_cache import PromptCache
 from ..cache.text_memory import TextMemory
 from ..drafting.memory_drafter import MemoryDrafter, MemoryView
@@ -21,6 +24,7 @@ class HeadMemory:
         embed: The target's input embedding, int (...) to (..., hidden_size).
         window: Tokens that a draft sees of a text.
         padded: Whether drafts are compiled, which would happen again for every number of rows.
+        weights: The head as it is saved, by whose numbers saved memories are known.
     """
 
     def __init__(
@@ -30,11 +34,13 @@ class HeadMemory:
         window: int,
         *,
         padded: bool,
+        weights: nn.Module,
     ):
         self._head = head
         self._embed = embed
         self._window = window
         self._padded = padded
+        self._weights = weights
 
     @property
     def layers(self) -> Sequence[int]:
@@ -45,6 +51,11 @@ class HeadMemory:
         """Let a cache keep what the head needs; what it holds already is prefilled again."""
         if cache.memory is None or cache.memory.owner is not self:
             cache.memory = TextMemory(self)
+
+    def fingerprint(self) -> str:
+        """See ``MemoryOwner``; by the head's configuration and weights."""
+        config = json.dumps(self._head.config.to_dict(), sort_keys=True)
+        return f"{fingerprint(self._weights)} {config}"
 
     def fused(self, hidden: mx.array) -> mx.array:
         """What drafts start from, (..., state_size), of hidden states of the target's layers."""

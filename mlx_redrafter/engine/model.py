@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -34,6 +35,7 @@ from ..target.patching import refuse_copy
 from ..target.target import Target
 from .head_memory import HeadMemory
 from .lockstep import Leader
+from .saved_cache import load_cache
 from .shape_planner import ShapePlanner
 
 _TIMED_CALLS = 3
@@ -130,7 +132,8 @@ class SpeculativeModel:
             return None
         self.target.check_layers(head.config.target_layers)
         window = head.config.memory_window or 0
-        return HeadMemory(remembering, self.target.embed, window, padded=fuses_drafts())
+        embed, padded = self.target.embed, fuses_drafts()
+        return HeadMemory(remembering, embed, window, padded=padded, weights=head)
 
     @property
     def planner(self) -> ShapePlanner | None:
@@ -215,6 +218,18 @@ class SpeculativeModel:
     def make_cache(self) -> PromptCache:
         """Empty caches for one conversation."""
         return self.target.make_cache()
+
+    def load_cache(self, path: str | Path) -> PromptCache:
+        """A conversation's caches from a file that their ``save`` wrote.
+
+        Args:
+            path: The file. It has to be of a model with the same weights, in any process.
+
+        Raises:
+            RedrafterError: If it cannot be read, is damaged, or of another model or other weights.
+        """
+        self.refresh()
+        return load_cache(self.target, self.memory, path)
 
     def source(
         self, shape: BeamShape, sampling: SamplingConfig, *, timed: bool = True

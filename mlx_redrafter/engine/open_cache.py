@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-import weakref
-
-from mlx.utils import tree_flatten
-
 from ..cache.attention import TreeKVCache
+from ..cache.model_identity import same
 from ..cache.prompt_cache import PromptCache, Quantization
 from ..cache.quantized import CacheOptions
 from ..errors import RedrafterError
@@ -54,13 +50,10 @@ def _forget_other_weights(target: Target, cache: PromptCache) -> None:
     within an array are not seen: that would take a second handle on every weight, which kept all
     old ones in memory until the next text.
     """
-    # While an array lives there is one weak reference to it, and a dead one is nobody's.
-    weights = [weakref.ref(array) for _, array in tree_flatten(target.model.parameters())]
-    known = cache.weights
-    if known is not None and len(cache):
-        same = len(known) == len(weights) and all(map(operator.is_, known, weights))
-        if not same:
-            cache.reset()
+    weights = target.weights.references()
+    assert weights is not None, "a target keeps its model"
+    if cache.weights is not None and len(cache) and not same(cache.weights, weights):
+        cache.reset()
     cache.weights = weights
 
 

@@ -19,6 +19,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ..cache.batch import BatchCache
 from ..cache.composite import OpaqueCache
+from ..cache.model_identity import ModelWeights
 from ..cache.prompt_cache import LayerCache, PromptCache
 from ..errors import RedrafterError
 from ..system.blas import share_cores
@@ -79,6 +80,7 @@ class Target:
         recurrent: Whether layers carry state that is computed path by path.
         max_positions: Tokens that can be fed, where positions come from a table; None if they are
             computed.
+        weights: Which its parameters are.
         refusal: Why drafts cannot be verified with this model, or None if they can.
 
     Raises:
@@ -105,19 +107,20 @@ class Target:
         self._is_small = sum(w.nbytes for _, w in tree_flatten(model.parameters())) < SMALL_BYTES
         raw = make_prompt_cache(model)
         states = [is_state(part) for layer in raw for part in parts_of(layer)]
-        self.recurrent = recurrent = any(states)
-        self.attends = not all(states)
+        self.recurrent, self.attends = any(states), not all(states)
         if self.architecture in architectures.WHOLE:
             inner._redrafter_whole = True
-        self._context = hook_layers(model, recurrent=recurrent)
+        self._context = hook_layers(model, recurrent=self.recurrent)
         counts_rows = self.architecture in architectures.COUNTS_ROWS
         self._context.pads_keys = plans_attention(self.dtype) and not counts_rows
         self._inner_tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
         self.max_positions = position_limit(model)
+        self.weights = ModelWeights(model)
         with self._context.explore():  # shapes only; nothing is evaluated
             self.output_head = find_output_head(model, self._probe)
             logits, inner_output = self._probe()
+        self.weights.ran()
         hook_products(model, self._context)
         self.refusal = self._find_refusal(raw)
         trees = self.architecture in architectures.TREES
@@ -185,11 +188,9 @@ class Target:
             max_kv_size: Keep only so many rows a layer, as mlx-lm does where a model has no caches
                 of its own kind; such caches are good for plain decoding only.
         """
-        layers = []
-        for index, raw in enumerate(make_prompt_cache(self.model, max_kv_size)):
-            layer = self._layer(raw)
-            layers.append(layer or OpaqueCache(self._maker(index, max_kv_size)))
-        return PromptCache(layers, self._draft_limit, owner=self._context)
+        made = enumerate(make_prompt_cache(self.model, max_kv_size))
+        layers = [self._layer(raw) or OpaqueCache(self._maker(i, max_kv_size)) for i, raw in made]
+        return PromptCache(layers, self._draft_limit, self._context, self.weights)
 
     def check_cache(self, cache: Any) -> None:
         """Refuse a cache that was not made for this model object.

@@ -41,8 +41,9 @@ def stream_generate(
         model: From :func:`mlx_redrafter.load`.
         tokenizer: From the same, or one of transformers'.
         prompt: Text, token ids, or a list of chat messages ({"role", "content"}).
-        cache: Caches kept between turns (``model.make_cache()``); only what differs from the tokens
-            they hold is prefilled, and everything where the model's weights were replaced since.
+        cache: Caches kept between turns (``model.make_cache()``), or in a file (``cache.save``,
+            ``model.load_cache``); only what differs from the tokens they hold is prefilled, and
+            everything where the model's weights were replaced since.
         prompt_cache: mlx-lm's name of ``cache``.
         prompt_progress_callback: Called with (tokens done, tokens to do) during prefill.
         **options: Any of these, by name:

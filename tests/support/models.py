@@ -198,12 +198,17 @@ def build_drafter(
 
 
 def memory_drafter(
-    *, size: int | None = None, window: int = 8, layers: tuple[int, ...] = (0, 1), seed: int = 0
+    *,
+    size: int | None = None,
+    window: int = 8,
+    layers: tuple[int, ...] = (0, 1),
+    vocab_size: int = VOCAB,
+    seed: int = 0,
 ) -> MemoryDrafter:
     """A new random head with a memory of the text; ``size`` as ``draft_vocab_size``."""
     config = DrafterConfig(
         hidden_size=HIDDEN,
-        vocab_size=VOCAB,
+        vocab_size=vocab_size,
         exit_dim=12,
         num_draft_layers=1,
         draft_vocab_size=size,
@@ -217,7 +222,7 @@ def memory_drafter(
     drafter = MemoryDrafter(config)
     randomise(drafter, seed)
     if size is not None:
-        tokens = np.sort(np.random.default_rng(seed).choice(VOCAB, size, replace=False))
+        tokens = np.sort(np.random.default_rng(seed).choice(vocab_size, size, replace=False))
         drafter.draft_tokens = mx.array(tokens.astype(np.int32))
     drafter.eval()
     return drafter

@@ -109,8 +109,9 @@ CACHES = """\
   to give back. Models that make their own caches ignore it, as in mlx-lm, and so does a call that
   is given a `cache`: it stays as it is. `model.target.make_cache(max_kv_size)` bounds a new one
   (mlx-lm's `make_prompt_cache` asks `model.make_cache()`, which bounds none).
-- A cache belongs to a model object of the process: `copy()` and `copy.deepcopy` copy it, but it is
-  neither pickled nor saved. A new one reads its `tokens` again.
+- A cache belongs to a model object of the process: `copy()` and `copy.deepcopy` copy it, and it is
+  not pickled. `save(path)` writes it to a file, and `model.load_cache(path)` reads that
+  ([how](caches.md)).
 - After an edited history, or back in an earlier turn, attention goes on from the first difference
   (a window from wherever it still has its rows, up to 256 tokens back). Recurrent state goes on
   from the end of one of the last {prompts} prompts, or from one of up to {pieces} places between
