@@ -84,7 +84,7 @@ def read_cache(path: str | Path, identity: Mapping[str, str]) -> Any:
         described = json.loads(text)
         _check_identity(path, described["identity"], identity)
         return _restored(described["content"], tensors)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         refuse_damaged(path, error)
 
 

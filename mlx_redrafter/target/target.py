@@ -206,7 +206,7 @@ class Target:
         if cache.owner is not self._context:
             raise RedrafterError(
                 "The cache was made with another model, or with another load of this one: make "
-                "one with this model's make_cache(), and let it read the prompt again."
+                "one with this model's make_cache(), or save(path) that one and load_cache(path)."
             )
 
     def _layer(self, raw: Any) -> LayerCache | None:
