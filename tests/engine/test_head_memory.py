@@ -186,7 +186,7 @@ def test_compiled_drafts_see_rows_of_few_sizes() -> None:
     model = model_of(window=600)
     assert model.prepared is not None
     bound = memory_of(model)._head
-    padded = HeadMemory(bound, model.target.embed, 600, padded=True)
+    padded = HeadMemory(bound, model.target.embed, 600, padded=True, weights=bound)
     cache = read_anew(model, PROMPT)
     cache.memory.owner = padded
     root = mx.array([3], dtype=mx.int32)
