@@ -6,7 +6,8 @@ import asyncio
 import math
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -59,7 +60,7 @@ def serve(
     metrics: Metrics,
     ready: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Serve until SIGTERM or SIGINT, then let running answers finish for ``grace`` seconds.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then let running answers finish for ``grace`` seconds.
 
     Args:
         listener: From :func:`bind`.
@@ -78,11 +79,26 @@ def serve(
     # uvicorn raises the signal that ended it once more when it is done; then it is our end.
     before = signal.signal(signal.SIGTERM, _leave)
     try:
-        server.run(sockets=[listener])
+        with _hang_up_ends(server):
+            server.run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
         ended = thread.stop()
     return ended
+
+
+@contextmanager
+def _hang_up_ends(server: uvicorn.Server) -> Iterator[None]:
+    """Inside the block SIGHUP is SIGTERM to the server, unless nohup has it ignored."""
+    number = getattr(signal, "SIGHUP", None)  # Windows has none
+    if number is None or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, lambda _number, frame: server.handle_exit(signal.SIGTERM, frame))
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
 
 
 # Seconds in which the head of a request has to come, or its connection is closed: uvicorn waits

@@ -1,4 +1,4 @@
-"""Ctrl-C and Ctrl-Z while an answer comes: the step under way is finished first. And SIGTERM."""
+"""Ctrl-C and Ctrl-Z while an answer comes: the step under way is finished first. And the end."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ def heed() -> None:
     """Have Ctrl-C raise KeyboardInterrupt even if the program was started with it ignored.
 
     Shells start what runs in the background so, and it passes from program to program; but whoever
-    sits at a terminal wants to stop an answer, and to leave. SIGTERM is heeded, too: it would end
-    the program at once, with the terminal's cursor hidden and its keys not echoed.
+    sits at a terminal wants to stop an answer, and to leave. SIGTERM and SIGHUP, which tells that
+    the terminal is gone, are heeded, too: they would end the program at once, with the terminal's
+    cursor hidden and its keys not echoed, and with a file that is being written left half-done.
     """
     if not _in_main_thread():
         return
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _leave)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

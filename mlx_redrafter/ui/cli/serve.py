@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...errors import RedrafterError
 from ..entry import SUCCESS, command_line
 from ..opening import prepare
-from ..output import write
+from ..output import complain, write
 from .serve_flags import NAME, ServeFlags, read_flags
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ def _run(options: ServeFlags) -> None:
     settings, specs = options.settings(), options.specs()
     ranks = current_ranks()
     if ranks is not None and not ranks.leads:
-        for stop in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(stop, signal.SIG_IGN)  # rank 0 decides when all end
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):  # Windows has no SIGHUP
+                signal.signal(getattr(signal, name), signal.SIG_IGN)  # rank 0 decides when all end
         for spec in specs:
             prepare(spec.path, options.revision)
         follow_server(specs, settings, ranks)
@@ -73,7 +74,7 @@ def _run(options: ServeFlags) -> None:
     ended = serve(
         listener, thread, models, settings, metrics, lambda: _announce(listener, list(models))
     )
-    _say("Stopped.")
+    complain("Stopped.")  # whether or not the terminal is there still
     if not ended:
         # Python would take the engine's thread down in the middle of mlx, which aborts.
         sys.stdout.flush()

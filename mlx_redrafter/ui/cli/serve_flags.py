@@ -138,7 +138,7 @@ class ServeFlags(LoadFlags):
         reader=seconds, metavar="SECONDS",
     )  # fmt: skip
     grace: float = flag(
-        10.0, _LIMITS, "that running answers get on SIGTERM; default 10", reader=seconds,
+        10.0, _LIMITS, "that running answers get on SIGTERM or SIGHUP; default 10", reader=seconds,
         metavar="SECONDS",
     )  # fmt: skip
 
