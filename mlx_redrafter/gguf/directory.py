@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from ..errors import RedrafterError
 from ..system.files import write_json
 from .families import configuration, family_of
 from .file import GGUFModel
@@ -56,6 +57,11 @@ def write_model(
     """
     family, config = family_of(model), configuration(model)
     vocabulary = read_vocabulary(model)
+    if len(vocabulary.tokens) > config["vocab_size"]:
+        raise RedrafterError(
+            f"'{model.path}' cannot be converted: it has {len(vocabulary.tokens)} tokens, but "
+            f"embeddings for {config['vocab_size']} only; download it again."
+        )
     placed = place(model, family, config)
     dtype = dtype or working_type(placed, family)
     arrays = parameters(model, family, config, placed, dtype, dequantised)

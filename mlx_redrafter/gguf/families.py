@@ -69,7 +69,7 @@ def _common(model: GGUFModel, kind: str, eps: str = "rms_norm_eps") -> Config:
     if not 1 <= layers <= len(model.tensors) or not 1 <= heads <= hidden:
         raise model.refusal(f"{model.architecture}.block_count", layers, "the number of layers")
     key = "layer_norm_rms_epsilon" if eps.startswith("rms") else "layer_norm_epsilon"
-    base = model.number("rope.freq_base", 10000.0)
+    base = model.positive("rope.freq_base", 10000.0)
     head_dim = model.integer("attention.key_length", hidden // heads)
     rows = _embedding_rows(model, hidden)
     config: Config = {
@@ -79,7 +79,7 @@ def _common(model: GGUFModel, kind: str, eps: str = "rms_norm_eps") -> Config:
         "intermediate_size": model.integer("feed_forward_length"),
         "num_attention_heads": heads,
         "num_key_value_heads": model.integer("attention.head_count_kv", heads),
-        eps: model.number(f"attention.{key}"),
+        eps: model.positive(f"attention.{key}"),
         "vocab_size": rows,
         "rope_theta": base,
         "max_position_embeddings": model.integer("context_length"),
@@ -87,12 +87,11 @@ def _common(model: GGUFModel, kind: str, eps: str = "rms_norm_eps") -> Config:
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
     _check_sizes(model, config)
-    for name, value in (("rope.freq_base", base), (f"attention.{key}", config[eps])):
-        if value <= 0:
-            raise model.refusal(name, value, "a number above 0")
     turning = model.integer("rope.dimension_count", head_dim)
     if turning != head_dim and not (kind in TURNING_IN_PART and 0 < turning < head_dim):
         raise model.refusal("rope.dimension_count", turning, f"{head_dim}, the width of a head,")
+    if turning % 2:  # numbers turn in pairs
+        raise model.refusal(f"{model.architecture}.rope.dimension_count", turning, "an even number")
     scaling = rope_scaling(model, turning, base)
     if scaling is not None:
         config["rope_scaling"] = scaling
@@ -139,7 +138,7 @@ def _mixtral(model: GGUFModel) -> Config:
         raise model.refusal("head_dim", config["head_dim"], "hidden size / heads")
     return config | {
         "num_local_experts": _experts(model),
-        "num_experts_per_tok": model.integer("expert_used_count"),
+        "num_experts_per_tok": _experts_used(model),
     }
 
 
@@ -150,6 +149,15 @@ def _experts(model: GGUFModel) -> int:
     return count
 
 
+def _experts_used(model: GGUFModel) -> int:
+    used, count = model.integer("expert_used_count"), _experts(model)
+    if not 1 <= used <= count:
+        raise model.refusal(
+            f"{model.architecture}.expert_used_count", used, f"a number from 1 to {count}"
+        )
+    return used
+
+
 def _smollm3(model: GGUFModel) -> Config:
     return _llama(model) | {"model_type": "smollm3", "no_rope_layer_interval": 4}
 
@@ -157,10 +165,10 @@ def _smollm3(model: GGUFModel) -> Config:
 def _granite(model: GGUFModel) -> Config:
     return _llama(model) | {
         "model_type": "granite",
-        "attention_multiplier": model.number("attention.scale"),
-        "embedding_multiplier": model.number("embedding_scale"),
-        "residual_multiplier": model.number("residual_scale"),
-        "logits_scaling": model.number("logit_scale"),
+        "attention_multiplier": model.positive("attention.scale"),
+        "embedding_multiplier": model.positive("embedding_scale"),
+        "residual_multiplier": model.positive("residual_scale"),
+        "logits_scaling": model.positive("logit_scale"),
     }
 
 
@@ -171,7 +179,7 @@ def _qwen2(model: GGUFModel) -> Config:
 def _qwen2_moe(model: GGUFModel) -> Config:
     return _common(model, "qwen2_moe") | {
         "num_experts": _experts(model),
-        "num_experts_per_tok": model.integer("expert_used_count"),
+        "num_experts_per_tok": _experts_used(model),
         "moe_intermediate_size": model.integer("expert_feed_forward_length"),
         "shared_expert_intermediate_size": model.integer("expert_shared_feed_forward_length"),
     }
@@ -184,7 +192,7 @@ def _qwen3(model: GGUFModel) -> Config:
 def _qwen3_moe(model: GGUFModel) -> Config:
     return _common(model, "qwen3_moe") | {
         "num_experts": _experts(model),
-        "num_experts_per_tok": model.integer("expert_used_count"),
+        "num_experts_per_tok": _experts_used(model),
         "moe_intermediate_size": model.integer("expert_feed_forward_length"),
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
@@ -199,9 +207,9 @@ def _gemma(model: GGUFModel) -> Config:
 def _gemma2(model: GGUFModel) -> Config:
     config = _common(model, "gemma2") | {"tie_word_embeddings": True}
     return config | {
-        "attn_logit_softcapping": model.number("attn_logit_softcapping", 50.0),
-        "final_logit_softcapping": model.number("final_logit_softcapping", 30.0),
-        "sliding_window": model.integer("attention.sliding_window", 4096),
+        "attn_logit_softcapping": model.positive("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": model.positive("final_logit_softcapping", 30.0),
+        "sliding_window": _window(model, 4096),
         # The 27B model alone scales by its width; files do not say it but by their layers.
         "query_pre_attn_scalar": _query_scale(config, 46),
     }
@@ -211,12 +219,31 @@ def _gemma3(model: GGUFModel) -> Config:
     config = _common(model, "gemma3_text")
     if not model.has("rope.freq_base"):
         config["rope_theta"] = 1_000_000.0
+    pattern, layers = (
+        model.integer("attention.sliding_window_pattern", 6),
+        config["num_hidden_layers"],
+    )
+    if not 1 <= pattern <= layers:
+        raise model.refusal(
+            f"{model.architecture}.attention.sliding_window_pattern",
+            pattern,
+            f"a number from 1 to {layers}",
+        )
     return config | {
-        "sliding_window": model.integer("attention.sliding_window", config["vocab_size"]),
-        "sliding_window_pattern": model.integer("attention.sliding_window_pattern", 6),
-        "rope_local_base_freq": model.number("rope.freq_base_swa", 10000.0),
+        "sliding_window": _window(model, config["vocab_size"]),
+        "sliding_window_pattern": pattern,
+        "rope_local_base_freq": model.positive("rope.freq_base_swa", 10000.0),
         "query_pre_attn_scalar": _query_scale(config, 62),
     }
+
+
+def _window(model: GGUFModel, default: int) -> int:
+    window = model.integer("attention.sliding_window", default)
+    if window < 1:
+        raise model.refusal(
+            f"{model.architecture}.attention.sliding_window", window, "a number of tokens"
+        )
+    return window
 
 
 def _query_scale(config: Config, layers_of_27b: int) -> int:
@@ -258,7 +285,7 @@ def _stablelm(model: GGUFModel) -> Config:
 
 def _cohere(model: GGUFModel) -> Config:
     return _common(model, "cohere", "layer_norm_eps") | {
-        "logit_scale": model.number("logit_scale"),
+        "logit_scale": model.positive("logit_scale"),
         "use_qk_norm": _has(model, "attn_q_norm.weight"),
         "attention_bias": False,
         "layer_norm_bias": False,

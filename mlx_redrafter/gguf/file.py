@@ -80,6 +80,13 @@ class GGUFModel:
             raise self.refusal(full, value, "a number")
         return float(value)
 
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0 under the architecture's prefix."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.refusal(self._full(key), value, "a number above 0")
+        return value
+
     def flag(self, key: str, default: bool) -> bool:
         """A truth value of the metadata, by its whole key."""
         return bool(self._value(key, default, bool))

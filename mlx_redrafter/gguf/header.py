@@ -15,6 +15,10 @@ STRING, ARRAY = 8, 9
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 MAX_DIMENSIONS = 4
 MAX_NAME = 1 << 16
+# What the gguf package makes of a header takes hundreds of times the room of its smallest values.
+# The largest vocabularies, of 262,144 tokens, come with 1.3 million values and 20 MB.
+MAX_VALUES = 1 << 22
+MAX_HEADER = 1 << 28  # bytes
 DEFAULT_ALIGNMENT = 32
 SMALLEST_ENTRY = 8 + 1 + 4 + 1  # bytes of a key of one letter with a value of one byte
 SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
@@ -29,10 +33,17 @@ class _Walker:
 
     def __init__(self, stream: BinaryIO, size: int):
         self.stream, self.size = stream, size
+        self.values = 0
 
     @property
     def left(self) -> int:
         return self.size - self.stream.tell()
+
+    def expect(self, values: int) -> None:
+        """Refuse what would not be read in reasonable time and memory."""
+        self.values += values
+        if self.values > MAX_VALUES or self.stream.tell() > MAX_HEADER:
+            raise _Damaged("no model has as much metadata as its header")
 
     def number(self, form: str) -> int:
         data = self.take(struct.calcsize(form))
@@ -66,11 +77,12 @@ class _Walker:
 
     def array(self) -> None:
         kind, count = self.number("I"), self.number("Q")
+        if (8 if kind == STRING else SIZES.get(kind, 0)) * count > self.left:
+            raise _Damaged(f"an array of {count} values does not fit into it")
+        self.expect(count)
         if kind in SIZES:
             self.skip(SIZES[kind] * count)
         elif kind == STRING:
-            if 8 * count > self.left:
-                raise _Damaged(f"an array of {count} strings does not fit into it")
             for _ in range(count):
                 self.skip(self.number("Q"))
         else:
@@ -111,6 +123,7 @@ def _check(walk: _Walker, type_sizes: dict[int, tuple[int, int]]) -> None:
     tensors, entries = walk.number("Q"), walk.number("Q")
     if entries * SMALLEST_ENTRY + tensors * SMALLEST_TENSOR > walk.left:
         raise _Damaged(f"{tensors} tensors and {entries} entries do not fit into it")
+    walk.expect(tensors + entries)
     alignment = DEFAULT_ALIGNMENT
     for _ in range(entries):
         key, kind = walk.name(), walk.number("I")
@@ -120,6 +133,7 @@ def _check(walk: _Walker, type_sizes: dict[int, tuple[int, int]]) -> None:
                 raise _Damaged(f"its alignment is {alignment}")
         else:
             walk.value(kind)
+        walk.expect(0)
     ends = [_tensor_end(walk, type_sizes) for _ in range(tensors)]
     start = walk.stream.tell()
     start += -start % alignment

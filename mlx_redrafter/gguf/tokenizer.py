@@ -76,6 +76,11 @@ def read_vocabulary(model: GGUFModel) -> Vocabulary:
     special = {short: _id(model, long, len(tokens)) for short, long in keys.items()}
     named = [_id(model, key, len(tokens)) for key in ("eos", "eot", "eom")]
     texts = {token: i for i, token in enumerate(tokens)}
+    if (twice := _repeated(tokens)) is not None:
+        raise RedrafterError(
+            f"'{model.path}' cannot be converted: two of its tokens have the text {twice[:40]!r}, "
+            "so texts could not be told from each other; download it again."
+        )
     known = [texts[t] for t in END_OF_TURN if t in texts]
     ends = [i for i in dict.fromkeys([*named, *known]) if i is not None]
     default = kind == "llama" or _pre_tokenizer(model).bos
@@ -89,12 +94,22 @@ def read_vocabulary(model: GGUFModel) -> Vocabulary:
     )
 
 
+def _repeated(tokens: list[str]) -> str | None:
+    """The first text that two tokens have, of which one could not be told; empty ones say none."""
+    seen: set[str] = set()
+    for token in tokens:
+        if token in seen and token:
+            return token
+        seen.add(token)
+    return None
+
+
 def _id(model: GGUFModel, key: str, count: int) -> int | None:
     full = f"tokenizer.ggml.{key}_token_id"
     value = model.metadata.get(full)
     if value is None:
         return None
-    if not isinstance(value, int) or not 0 <= value < count:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
         raise model.refusal(full, value, "the number of a token")
     return value
 
@@ -146,9 +161,8 @@ def write_tokenizer(model: GGUFModel, vocabulary: Vocabulary, directory: Path, l
         "model_max_length": length,
     }
     config |= {f"{k}_token": vocabulary.tokens[i] for k, i in vocabulary.special.items()}
-    template = model.metadata.get("tokenizer.chat_template")
-    if isinstance(template, str):
-        config["chat_template"] = template
+    if "tokenizer.chat_template" in model.metadata:
+        config["chat_template"] = model.text("tokenizer.chat_template")
     write_json(directory / "tokenizer_config.json", config)
     write_json(directory / "generation_config.json", special_ids(vocabulary))
 

@@ -29,11 +29,13 @@ class Placed:
     Attributes:
         name: mlx-lm's ("model.layers.0.self_attn.q_proj.weight").
         tensor: The stored one.
+        shape: The parameter's; the stored one may lack extents of 1, or have more of them.
         quantisable: Whether the module can be quantised, so that block types can be kept.
     """
 
     name: str
     tensor: GGUFTensor
+    shape: tuple[int, ...]
     quantisable: bool
 
     @property
@@ -58,7 +60,7 @@ def place(model: GGUFModel, family: Family, config: Config) -> list[Placed]:
         stored = _stored_name(name, family, names)
         tensor = model.tensors.get(stored or "")
         shape = tuple(array.shape)
-        if tensor is None or (tensor.shape != shape and np.prod(tensor.shape) != array.size):
+        if tensor is None or _extents(tensor.shape) != _extents(shape):
             found = "has it not" if tensor is None else f"has it in the shape {tensor.shape}"
             raise RedrafterError(
                 f"'{model.path}' cannot be converted: a model of the family "
@@ -67,9 +69,13 @@ def place(model: GGUFModel, family: Family, config: Config) -> list[Placed]:
             )
         module = name.rpartition(".")[0]
         keepable = tensor.shape == shape and name.endswith(".weight") and module in quantisable
-        placed.append(Placed(name, tensor, keepable))
+        placed.append(Placed(name, tensor, shape, keepable))
     _check_rest(model, placed)
     return placed
+
+
+def _extents(shape: tuple[int, ...]) -> list[int]:
+    return [extent for extent in shape if extent != 1]
 
 
 def _architecture(model: GGUFModel) -> Any:
@@ -156,7 +162,8 @@ def parameters(
             order = lambda a, item=item: _reorder(a, item.name, family, config)  # noqa: E731
             yield item, _packed_arrays(item, kept, order, dtype), kept.bits
             continue
-        weights = _reorder(dequantise(item.tensor), item.name, family, config)
+        weights = dequantise(item.tensor).reshape(item.shape)
+        weights = _reorder(weights, item.name, family, config)
         if family.norm_offset and item.name.endswith("norm.weight"):
             weights = weights.astype(np.float32) - np.float32(family.norm_offset)
         yield item, {item.name: _checked(model, item, weights, dtype)}, 0

@@ -7,12 +7,23 @@ import random
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
-from gguf_models import KINDS, gguf, make_model, quantised, stored_tensors, tiny_gguf, write_gguf
+from gguf_models import (
+    KINDS,
+    TOKENS,
+    gguf,
+    make_model,
+    quantised,
+    stored_tensors,
+    tiny_gguf,
+    write_gguf,
+)
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.gguf import read_gguf, write_model
@@ -90,6 +101,14 @@ HOSTILE = {
         bytes(99),
     ),
     "nothing in it": header(("I", 3), ("Q", 0), ("Q", 0)),
+    "more values than memory": header(
+        ("I", 3), ("Q", 0), ("Q", 1), named(b"k"), ("I", 9), ("I", 0), ("Q", 1 << 23),
+        bytes((1 << 23) + 99),
+    ),
+    "more strings than memory": header(
+        ("I", 3), ("Q", 0), ("Q", 1), named(b"k"), ("I", 9), ("I", 8), ("Q", 1 << 23),
+        bytes((1 << 26) + 99),
+    ),
 }  # fmt: skip
 
 
@@ -154,11 +173,66 @@ def test_fuzzed(tmp_path: Path, whole: bytes, seed: int) -> None:
         {"rope.scaling.type": "linear", "rope.scaling.factor": 3e38},
         {"rope.dimension_count": 7},
         {"attention.layer_norm_rms_epsilon": -1.0},
+        {"tokenizer.chat_template": 5},
+        {"tokenizer.ggml.eos_token_id": True},
+        {"tokenizer.ggml.tokens": [*TOKENS, "more", "than", "rows"],
+         "tokenizer.ggml.token_type": None},
+        {"tokenizer.ggml.tokens": [*TOKENS[:-1], "the"], "tokenizer.ggml.token_type": None},
     ],
-    ids=str,
-)
+    ids=lambda changes: str(changes)[:60],
+)  # fmt: skip
 def test_metadata_that_makes_no_sense(tmp_path: Path, changes: dict[str, Any]) -> None:
     refusal(tiny_gguf(tmp_path / "odd.gguf", matrix_type="F32", **changes))
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("mixtral", "expert_used_count", 0),
+        ("mixtral", "expert_used_count", 5),
+        ("qwen2moe", "expert_used_count", 5),
+        ("qwen3moe", "expert_used_count", 0),
+        ("gemma2", "attn_logit_softcapping", 0.0),
+        ("gemma2", "final_logit_softcapping", -1.0),
+        ("gemma2", "attention.sliding_window", 0),
+        ("gemma3", "attention.sliding_window", 0),
+        ("gemma3", "attention.sliding_window_pattern", 0),
+        ("gemma3", "attention.sliding_window_pattern", 8),
+        ("granite", "logit_scale", 0.0),
+        ("granite", "residual_scale", -1.0),
+        ("command-r", "logit_scale", 0.0),
+    ],
+)
+def test_numbers_that_compute_nothing_are_named(
+    tmp_path: Path, family: str, key: str, value: float
+) -> None:
+    """mlx-lm builds a model of them, which fails or says the same to everything."""
+    file = tiny_gguf(tmp_path / "odd.gguf", family, "F32", **{key: value})
+    assert f".{key}' is {value} where" in refusal(file)
+
+
+def test_heads_of_an_odd_width_are_named(tmp_path: Path) -> None:
+    """Their numbers would be turned in pairs."""
+    kind = replace(
+        KINDS["llama"],
+        config={**KINDS["llama"].config, "head_dim": 15},
+        keys={"attention.key_length": 15, "rope.dimension_count": 15},
+        permuted=False,
+    )
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    assert "dimension_count' is 15" in refusal(write_gguf(tmp_path / "odd.gguf", kind, stored))
+
+
+def test_a_tensor_of_the_right_size_in_another_shape_is_named(tmp_path: Path) -> None:
+    kind = KINDS["llama"]
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    name = "model.layers.1.mlp.up_proj.weight"
+    turned = {**stored, name: quantised(stored[name].name, stored[name].data.T.copy(), "F32")}
+    assert "(64, 96)" in refusal(write_gguf(tmp_path / "turned.gguf", kind, turned))
+    deep = {**stored, name: quantised(stored[name].name, stored[name].data[None], "F32")}
+    write_model(read_gguf(write_gguf(tmp_path / "deep.gguf", kind, deep)), tmp_path, silent)
+    weights = mx.load(str(tmp_path / "model-00001.safetensors"))
+    assert weights[name].shape == (96, 64)
 
 
 def test_families_that_are_not_known_are_named(tmp_path: Path) -> None:
