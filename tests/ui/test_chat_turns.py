@@ -197,6 +197,13 @@ def test_a_conversation_that_an_editor_marked_as_unicode_is_read(tmp_path: Path)
     assert session.messages == [{"role": "user", "content": "é"}]
 
 
+def test_a_huge_file_is_not_read_as_a_conversation(tmp_path: Path) -> None:
+    with (tmp_path / "talk.json").open("wb") as file:
+        file.truncate(1 << 27)  # of zeros, which take no room
+    with pytest.raises(RedrafterError, match="is larger than"):
+        run(f"/load {tmp_path / 'talk.json'}", make_session())
+
+
 def test_any_white_space_parts_a_command_from_its_argument() -> None:
     session = make_session()
     assert run("/seed\t7", session).said == ["The seed is 7."]

@@ -4,6 +4,7 @@ import pytest
 
 from mlx_redrafter.system.visible import whole_characters
 from mlx_redrafter.ui.chat.lines import (
+    HISTORY_BYTES,
     HISTORY_SIZE,
     append_history,
     complete_path,
@@ -61,6 +62,14 @@ def test_history_survives_line_separators_and_a_half_written_end(tmp_path):
     assert load_history(path) == ["pasted\u2028from a page"]
     append_history(path, "after it")
     assert load_history(path) == ["pasted\u2028from a page", "after it"]
+
+
+def test_only_the_end_of_a_huge_history_is_read(tmp_path):
+    path = tmp_path / "history"
+    append_history(path, "the first")
+    append_history(path, "x" * HISTORY_BYTES)
+    append_history(path, "the last")
+    assert load_history(path) == ["the last"]
 
 
 def test_only_the_latest_history_is_read(tmp_path):

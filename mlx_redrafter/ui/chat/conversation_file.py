@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RedrafterError
-from ...system.files import is_there, write_json
+from ...system.files import is_there, size_words, write_json
 from ...system.visible import whole_characters
 
+MOST_BYTES = 1 << 26  # more is no conversation, and would be read into memory whole
 ROLES = ("system", "user", "assistant")
 Message = dict[str, str]
 
@@ -39,6 +40,10 @@ def load_conversation(path: Path) -> tuple[str | None, list[Message]]:
     if is_there(path) and not path.is_file():
         raise RedrafterError(f"{path} is no file, so it holds no conversation.")
     try:
+        if is_there(path) and path.stat().st_size > MOST_BYTES:
+            raise RedrafterError(
+                f"{path} is larger than {size_words(MOST_BYTES)}, so it holds no conversation."
+            )
         value: Any = json.loads(path.read_text("utf-8-sig"))  # as some editors save it
     except OSError as error:
         raise RedrafterError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -19,6 +19,7 @@ from ...system.visible import whole_characters
 from ..theme import CONTINUATION, PROMPT
 
 HISTORY_SIZE = 1000
+HISTORY_BYTES = 1 << 22  # of the file's end, which is all that is read
 # Lines of a paste follow one another faster than anyone types.
 PASTE_GAP_SECONDS = 0.02
 _ESCAPE = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -148,11 +149,18 @@ def load_history(path: Path | None) -> list[str]:
     lines: list[str] = []
     with suppress(OSError, ValueError):
         # Other line ends may stand inside of JSON strings.
-        for entry in path.read_text("utf-8", "replace").rstrip("\n").split("\n")[-HISTORY_SIZE:]:
+        for entry in _end_of(path).rstrip("\n").split("\n")[-HISTORY_SIZE:]:
             with suppress(ValueError, RecursionError):
                 line = json.loads(entry)
                 lines += [line] if isinstance(line, str) else []
     return lines
+
+
+def _end_of(path: Path) -> str:
+    """The last part of a text file; it may begin in the middle of a line."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - HISTORY_BYTES))
+        return file.read(HISTORY_BYTES).decode("utf-8", "replace")
 
 
 def append_history(path: Path | None, line: str) -> None:
