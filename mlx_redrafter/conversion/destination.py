@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RedrafterError
-from ..system.files import is_there, local_path
+from ..system.files import is_there, local_path, require_utf8
 from ..system.real_directory import check_replaceable, real_directory
 from ..system.workspace import clear_stale, telling
 from ..text.places import DRAFTER_DIRECTORY
@@ -43,6 +43,7 @@ def find_destination(options: Options) -> Destination:
         RedrafterError: Saying why it cannot be written there.
     """
     asked = output_path(options)
+    require_utf8(asked)
     with telling(asked, REMEDY):
         bundle = _settled(asked)
         if options.hf_path is not None:

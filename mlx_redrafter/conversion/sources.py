@@ -14,6 +14,7 @@ from ..errors import RedrafterError
 from ..gguf import gguf_files, only_file
 from ..gguf.file import require_regular
 from ..system.files import is_there, local_path
+from ..system.visible import whole_characters
 from ..text.places import (
     GGUF,
     HUB_ERRORS,
@@ -98,7 +99,7 @@ def find_checkpoint(
             )
         require_regular(path)
         _require_named(path, location, gguf_file)
-        name = path.stem if path.suffix == GGUF else path.name
+        name = whole_characters(path.stem if path.suffix == GGUF else path.name)
         return Checkpoint(name, path.parent, (path,), lone_file=True, root=path.parent)
     if location in KNOWN:
         _require_named(Path(KNOWN[location].file), location, gguf_file)
@@ -133,7 +134,7 @@ def _in_directory(path: Path, what: str, gguf_file: str | None) -> Checkpoint:
             f"{what}'s directory '{path}' holds no weights: expected model.safetensors, "
             "pytorch_model.bin, .pt, .pth or .gguf, single or sharded with an index."
         )
-    return Checkpoint(path.resolve().name, path, files, root=path)
+    return Checkpoint(whole_characters(path.resolve().name), path, files, root=path)
 
 
 def _on_hub(repo: str, what: str, revision: str | None, gguf_file: str | None) -> Checkpoint:
@@ -150,7 +151,9 @@ def _on_hub(repo: str, what: str, revision: str | None, gguf_file: str | None) -
 
 
 def _gguf_checkpoint(file: Path) -> Checkpoint:
-    return Checkpoint(file.stem, file.parent, (file,), lone_file=True, root=file.parent)
+    return Checkpoint(
+        whole_characters(file.stem), file.parent, (file,), lone_file=True, root=file.parent
+    )
 
 
 def inside(path: Path, root: Path) -> None:
@@ -245,10 +248,11 @@ def _indexed_files(directory: Path, suffixes: tuple[str, ...], what: str) -> tup
             continue
         names = sorted({str(name) for name in weight_map.values()})
         for name in names:
+            _require_name(name, index)
             inside(directory / name, directory)
         if Path(names[0]).suffix not in suffixes:
             continue
-        missing = [name for name in names if not (directory / name).exists()]
+        missing = [name for name in names if not is_there(directory / name)]
         if len(missing) == len(names) and suffixes[0] == SAFETENSORS:
             continue  # an index left behind by another format
         if missing:
@@ -258,6 +262,14 @@ def _indexed_files(directory: Path, suffixes: tuple[str, ...], what: str) -> tup
             )
         return tuple(directory / name for name in names)
     return ()
+
+
+def _require_name(name: str, index: Path) -> None:
+    """Refuse what no file could be called: half a character, or a zero byte."""
+    if "\0" in name or whole_characters(name) != name:
+        raise RedrafterError(
+            f"{index} names a file {name[:40]!r}, which no file can be called: {AGAIN}."
+        )
 
 
 def _one_kind(files: list[Path]) -> tuple[Path, ...]:

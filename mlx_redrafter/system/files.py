@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,10 +34,30 @@ def local_path(path: str | Path) -> Path:
     if "\0" in str(path):
         raise RedrafterError(f"{path} holds a zero byte, which no path can: write it without.")
     try:
+        os.fsencode(path)
         return Path(path).expanduser()
+    except UnicodeEncodeError:  # under LC_ALL=C, or half a character
+        raise RedrafterError(
+            f"{path} has letters that no name can have in this environment's encoding "
+            f"({sys.getfilesystemencoding()}): choose another name, or a locale of UTF-8."
+        ) from None
     except RuntimeError:
         raise RedrafterError(
             f"{path} begins with a home directory that is not known here: write the path out."
+        ) from None
+
+
+def require_utf8(path: Path) -> None:
+    """Refuse a path that mlx cannot open: it takes names in UTF-8 alone.
+
+    Raises:
+        RedrafterError: Naming the path.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RedrafterError(
+            f"'{path}' has a name that is no UTF-8, which mlx cannot open: give it another one."
         ) from None
 
 

@@ -14,7 +14,7 @@ from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 from ..errors import RedrafterError
 from ..gguf.directory import Progress
 from ..gguf.store import converted, gguf_files, only_file
-from ..system.files import is_there, local_path, require_reach
+from ..system.files import is_there, local_path, require_reach, require_utf8
 from ..system.own_models import own_models
 from ..system.visible import visible_line
 
@@ -131,6 +131,7 @@ def locate(
 
 
 def _locate_path(path: Path, progress: Progress) -> Located:
+    require_utf8(path)
     if path.suffix == GGUF:
         return _locate_gguf(path, progress)
     is_model = (path / CONFIG_FILE).is_file() and any(path.glob("*.safetensors"))

@@ -29,6 +29,7 @@ from mlx_redrafter.drafting.config import MODEL_TYPE
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.drafter_files import load_drafter
 from mlx_redrafter.text.loading import load
+from mlx_redrafter.text.places import locate
 from mlx_redrafter.ui.cli.convert import main
 
 pytestmark = pytest.mark.torch
@@ -412,6 +413,26 @@ def test_an_index_that_names_a_file_outside(tmp_path: Path, target: Path) -> Non
         told = refusal(tmp_path / "out", hf_path=source)
         assert "leads out of the checkpoint" in told
         assert "elsewhere.safetensors" in told
+
+
+@pytest.mark.parametrize("name", ["zero\0byte", "\ud800half", "long" * 1000])
+def test_an_index_that_names_what_no_file_can_be_called(
+    tmp_path: Path, target: Path, name: str
+) -> None:
+    source = copied(target, tmp_path / "source")
+    index = {"weight_map": {"a": "model.safetensors", "b": f"{name}.safetensors"}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "index.json names" in refusal(tmp_path / "out", hf_path=source)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
+def test_names_that_are_no_utf8(tmp_path: Path, target: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    assert "no UTF-8" in refusal(odd, hf_path=target)
+    convert(hf_path=copied(target, odd), mlx_path=tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").is_file()
+    with pytest.raises(RedrafterError, match="no UTF-8"):
+        locate(odd)
 
 
 @pytest.mark.parametrize("name", ["evil.py", "folder/evil.txt", "model.safetensors"])

@@ -13,7 +13,13 @@ import pytest
 from mlx_redrafter.benchmark.writing import check_writable
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system import files
-from mlx_redrafter.system.files import atomic_path, only_one, write_json
+from mlx_redrafter.system.files import atomic_path, local_path, only_one, write_json
+
+
+def test_a_name_that_the_encoding_has_not_is_told_in_a_sentence() -> None:
+    """As é under LC_ALL=C; half a character is in no encoding."""
+    with pytest.raises(RedrafterError, match="letters that no name can have"):
+        local_path("talk-\ud83d.json")
 
 
 def killed_while(body: str, *arguments: object) -> None:
