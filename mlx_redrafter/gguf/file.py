@@ -173,6 +173,12 @@ def shards(path: Path) -> list[Path]:
     return files
 
 
+def shard_set(path: Path) -> str:
+    """A name that all shards of a model share, whether or not they are there."""
+    match = SHARD.match(path.name)
+    return path.name if match is None else f"{match[1]}-of-{match[3]}"
+
+
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     gguf = package()
     require_regular(path)

@@ -18,7 +18,7 @@ from ..system.limits import usable_memory
 from ..system.workspace import InUse, publish, require_space, workspace
 from .blocks import KEPT_BITS
 from .directory import Progress, write_model
-from .file import GGUFModel, GGUFTensor, read_gguf, require_regular, shards
+from .file import GGUFModel, GGUFTensor, read_gguf, require_regular, shard_set, shards
 
 FORMAT = 2  # raised when the same file would be written differently
 HEADROOM = 1 << 24  # bytes for tokenizer and configuration
@@ -140,13 +140,16 @@ def _forget_others(store: Path, place: str, version: str) -> None:
 
 
 def gguf_files(directory: Path) -> list[Path]:
-    """GGUF models of a directory, of shards the first; projectors of images are none."""
+    """GGUF models of a directory, of shards the first there; projectors of images are none."""
     found = [
         path
         for path in sorted(directory.glob("*.gguf"))
         if path.is_file() and "mmproj" not in path.name
     ]
-    return list(dict.fromkeys(shards(path)[0] for path in found))
+    sets: dict[str, Path] = {}
+    for path in found:
+        sets.setdefault(shard_set(path), path)
+    return list(sets.values())
 
 
 def only_file(files: list[Path], place: str, wanted: str | None = None) -> Path:

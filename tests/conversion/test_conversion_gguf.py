@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from mlx_redrafter import load, stream_generate
 from mlx_redrafter.conversion import convert, sources
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.gguf import gguf_files
 from mlx_redrafter.text import places
 from mlx_redrafter.text.drafter_files import save_drafter
 from mlx_redrafter.ui.cli.convert import main
@@ -118,6 +119,16 @@ def test_several_files_in_a_directory(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*flags, "tiny.Q6_K.gguf", "--overwrite"]) == 2
     assert "no GGUF file of that name" in capsys.readouterr().err
     assert not (out / "mmproj-tiny.gguf").exists()
+
+
+def test_shards_that_are_missing_hide_no_other_file(tmp_path: Path) -> None:
+    whole = tiny_gguf(tmp_path / "whole.gguf")
+    tiny_gguf(tmp_path / "part-00002-of-00003.gguf")
+    names = [path.name for path in gguf_files(tmp_path)]
+    assert names == ["part-00002-of-00003.gguf", "whole.gguf"]
+    convert(hf_path=tmp_path, gguf_file=whole.name, mlx_path=tmp_path / "out")
+    with pytest.raises(RedrafterError, match="part-00001-of-00003"):
+        convert(hf_path=tmp_path, gguf_file=names[0], mlx_path=tmp_path / "other")
 
 
 def test_a_repository_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
