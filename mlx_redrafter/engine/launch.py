@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..cache.batch import BatchCache
-from ..choices import NO_TOKEN
+from ..choices import NO_TOKEN, Choices
 from ..drafting.chain import chain_of
 from ..drafting.combined import combine, draft_together
 from ..drafting.next_draft import NextDraft
@@ -89,17 +89,17 @@ class StepLauncher:
         own, copied = self._draft(sequences, sources, drafts, noises)  # 1 draft
         trees = _of_one_size(sequences, own)
         logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
+        finite = [_finite(tree, states) for tree, states in zip(trees, hidden, strict=True)]
+        if any(s.asks_caller for s in sequences) and not _all_true(finite, logits):
+            # A caller's function hears of each token once, so not of a step that is taken again.
+            return self.launch(sequences, batch, [StepDraft() for _ in drafts], None)
         plain_next = following is not None and following.shape is None
         resting = following is not None and following.resting
         pending = []
         for place, sequence in enumerate(sequences):
             tree, noise, drafted = trees[place], noises[place], bool(sources[place])
-            if sequence.asks_caller:
-                rows = logits[place][: len(own[place])]
-                few = sequence.choose(rows, own[place], noise, resting=resting)
-                choices = few.padded(len(tree))
-            else:
-                choices = sequence.choose(logits[place], tree, noise, resting=resting)  # 3 choose
+            asked = own[place] if sequence.asks_caller else tree
+            choices = _choices(sequence, logits[place], tree, asked, noise, resting)  # 3 choose
             shape = drafts[place].shape if drafted and len(tree) > 1 else None
             step = PendingStep(
                 tree=tree,
@@ -109,7 +109,7 @@ class StepLauncher:
                 context=len(sequence.cache),
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 copied=copied[place],
-                finite=None if len(tree) == 1 else mx.all(mx.abs(hidden[place]) < mx.inf),
+                finite=finite[place],
                 next_draft=NextDraft(None, None) if plain_next else None,
             )
             pending.append(step)
@@ -204,6 +204,35 @@ class StepLauncher:
         if self._planner is not None:
             return self._planner.costs.draft_seconds(shape)
         return sum(source.seconds for source in sources)
+
+
+def _choices(
+    sequence: Sequence,
+    logits: mx.array,
+    tree: DraftTree,
+    asked: DraftTree,
+    noise: mx.array | None,
+    resting: bool,
+) -> Choices:
+    """The choices after a tree's nodes; after those that are only in ``tree``, none."""
+    few = len(asked) < len(tree)
+    rows = logits[: len(asked)] if few else logits
+    choices = sequence.choose(rows, asked, noise, resting=resting)
+    return choices.padded(len(tree)) if few else choices
+
+
+def _finite(tree: DraftTree, states: mx.array) -> mx.array | None:
+    """Whether all hidden states at the nodes of a tree are numbers, see ``PendingStep``."""
+    return None if len(tree) == 1 else mx.all(mx.abs(states) < mx.inf)
+
+
+def _all_true(finite: list[mx.array | None], logits: list[mx.array]) -> bool:
+    """Whether all are true, as far as known; the logits are evaluated with them."""
+    known = [one for one in finite if one is not None]
+    if not known:
+        return True
+    mx.eval(known, logits)
+    return all(one.item() for one in known)
 
 
 def _of_one_size(sequences: Tokens[Sequence], trees: list[DraftTree]) -> list[DraftTree]:

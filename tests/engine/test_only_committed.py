@@ -56,6 +56,56 @@ def test_a_branch_that_computes_no_numbers_spoils_nothing(value: float, temperat
     assert list(texts.values()) == [plain, plain]
 
 
+class Hearing:
+    """Changes nothing, and takes no token twice or out of order."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        text = tokens.tolist()
+        assert not self.heard or text[:-1] == self.heard
+        self.heard = [int(token) for token in text]
+        return logits
+
+
+class Drawing:
+    """The likeliest token, and how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        self.asked += 1
+        return mx.argmax(logprobs, axis=-1)
+
+
+def test_callers_functions_hear_nothing_of_such_a_step() -> None:
+    model = models.build("llama")
+    model.model.embed_tokens.weight[POISON] = mx.nan
+    prompt = [token % POISON for token in models.prompt_of(9)]
+    plain = text_of(SpeculativeModel(model), prompt, DecodingConfig(COUNT))
+    source = Poisoned([*prompt, *plain], full=True, siblings=0)
+    drafting = SpeculativeModel(model, source)
+    hearing = Hearing()
+    config = DecodingConfig(COUNT, logits_processors=(hearing,))
+    assert text_of(drafting, prompt, config) == plain
+    assert hearing.heard == [*prompt, *plain[:-1]]
+    # In a batch any text's branch may be the one that spoils a step.
+    hearing, drawing = Hearing(), Drawing()
+    configs = [
+        DecodingConfig(COUNT),
+        DecodingConfig(COUNT, logits_processors=(hearing,), draft=False),
+        DecodingConfig(COUNT, sampler=drawing),
+    ]
+    texts: list[list[int]] = [[], [], []]
+    for place, one in BatchDecoder(drafting, [prompt] * 3, configs):
+        texts[place].append(one.token)
+    assert texts == [plain] * 3
+    assert hearing.heard == [*prompt, *plain[:-1]]
+    assert drawing.asked == COUNT
+
+
 @cache
 def gpt(name: str) -> SpeculativeModel:
     return SpeculativeModel(architectures.build(name))
