@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 from architectures import prompt_of
 from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import make_prompt_cache
 from text_source import TextSource
 
 from mlx_redrafter.cache.prompt_cache import PromptCache
@@ -136,6 +137,39 @@ def test_a_bounded_cache_is_plain_and_mlx_lms() -> None:
     assert mlx_lms(model, prompt) != expected
     with pytest.raises(RedrafterError, match="leave max_kv_size out"):
         ours(model, prompt, expected, max_kv_size=16)
+
+
+def fed(model: SpeculativeModel, tokens: list[int], cache: list[Any], pieces: int) -> list[int]:
+    """What mlx-lm's model writes after tokens that its own cache is given in pieces."""
+    rest, token, text = tokens[:-1], tokens[-1], []
+    for start in range(0, len(rest), pieces):
+        model.target.model(mx.array([rest[start : start + pieces]]), cache=cache)
+    for _ in range(TOKENS):
+        logits = model.target.model(mx.array([[token]]), cache=cache)
+        token = int(mx.argmax(logits[0, -1]).item())
+        text.append(token)
+    return text
+
+
+def test_a_conversation_in_a_bounded_cache_is_mlx_lms_fed_the_same_pieces() -> None:
+    model, size = build("qwen2"), 16
+    texts = []
+    for pieces in (1, 7, 2048):
+        config = DecodingConfig(
+            TOKENS, prefill_step_size=pieces, cache_options=CacheOptions(max_kv_size=size)
+        )
+        cache, theirs = model.target.make_cache(size), make_prompt_cache(model.target.model, size)
+        prompt, new = prompt_of(30), prompt_of(30)
+        for turn in range(3):
+            made = [one.token for one in decode(model, prompt, config, cache=cache)]
+            assert made == fed(model, new, theirs, pieces)
+            new = [made[-1], *prompt_of(9, seed=turn)]
+            prompt = [*prompt, *made[:-1], *new]
+        texts.append(prompt)
+        # Rows that were overwritten do not come back: an edited history is read again.
+        again = [one.token for one in decode(model, prompt[:40], config, cache=cache)]
+        assert again == fed(model, prompt[:40], make_prompt_cache(model.target.model, size), pieces)
+    assert texts[0] != texts[2]  # which pieces they are makes a difference
 
 
 def test_a_model_with_caches_of_its_own_ignores_the_bound_as_in_mlx_lm() -> None:

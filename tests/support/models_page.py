@@ -109,6 +109,10 @@ CACHES = """\
   to give back. Models that make their own caches ignore it, as in mlx-lm, and so does a call that
   is given a `cache`: it stays as it is. `model.target.make_cache(max_kv_size)` bounds a new one
   (mlx-lm's `make_prompt_cache` asks `model.make_cache()`, which bounds none).
+  Once it is full the text depends on the pieces in which it is read, as in mlx-lm: tokens that are
+  run together see the latest rows, a token by itself the first four as well. So a conversation on
+  such a cache is what mlx-lm's own gives when it is fed the same pieces, and not always what the
+  whole prompt gives on a new one; and a full one that has to go back reads the prompt again.
 - A cache belongs to a model object of the process: `copy()` and `copy.deepcopy` copy it, and it is
   not pickled. `save(path)` writes it to a file, and `model.load_cache(path)` reads that
   ([how](caches.md)).
