@@ -243,7 +243,7 @@ class Engine:
 
     def _step(self, group: _Group, events: list[Event]) -> None:
         loop = group.loop
-        for sequence in filter(self._of.__contains__, loop.sequences):
+        for sequence in filter(self._of.__contains__, group.sequences):
             self._check_cache(sequence, events)
         leaving = [s for s in loop.sequences if s not in self._of]
         if len(leaving) == len(loop.sequences):
@@ -292,9 +292,14 @@ class Engine:
             left.rewind(len(member.sequence.prompt) + member.handed_out - 1)
             self._keep(left)
 
-    def _left_by(self, member: _Member) -> PromptCache:
-        """What a text has left in the target; its own caches, or a copy of its part of a batch."""
+    def _left_by(self, member: _Member) -> PromptCache | None:
+        """What a text has left in the target; its own caches, or a copy of its part of a batch.
+
+        None where another text uses its caches by now.
+        """
         sequence = member.sequence
+        if sequence.cache.user is not sequence:
+            return None
         for group in self._groups:
             batch, sequences = group.loop.batch, group.loop.sequences
             if batch is not None and sequence in sequences:

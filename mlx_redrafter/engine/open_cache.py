@@ -16,12 +16,13 @@ def open_cache(
 ) -> PromptCache:
     """A cache for decoding with these options: the one given, or an empty one.
 
-    What an earlier turn computed with other weights is forgotten, and read again with these.
+    What an earlier turn computed with other weights is forgotten, and read again with these. Else
+    the cache stays as it is until the text begins: another may be under way in it.
 
     Args:
         target: Whose.
         cache: Of an earlier turn; its size limit, if any, stays what it is.
-        options: How keys and values are to be kept from now on.
+        options: How keys and values are to be kept when the text has begun.
         drafts: Whether drafts will be verified in it.
 
     Raises:
@@ -36,10 +37,8 @@ def open_cache(
             "A cache bounded by max_kv_size overwrites rows that a rejected draft would have to "
             "give back: leave max_kv_size out, or decode without drafting."
         )
-    quantization = options.quantization
-    if quantization is not None:
-        _check(target, cache, quantization)
-    cache.quantization = quantization
+    if options.quantization is not None:
+        _check(target, cache, options.quantization)
     return cache
 
 

@@ -112,12 +112,14 @@ class Sequence:
         """
         total = len(self.prompt) - 1
         memory = self._memory
+        self.cache.quantization = self.config.cache_options.quantization
         if memory is not None:
             memory.open(self.cache)
         held = self.cache.reuse(self.prompt, remembered=memory is not None)
         self.cache.user = self
         self.sources = [s.begin(self.prompt) for s in self._model.sources if self.drafts]
         yield held, total
+        self.check_cache()
         step_size = self.config.prefill_step_size
         for done in self._target.fill(self.prompt[held:total], self.cache, step_size, memory):
             yield held + done, total

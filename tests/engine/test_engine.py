@@ -183,6 +183,51 @@ def test_a_text_that_fails_leaves_the_others_alone() -> None:
     assert reader.texts[other] == alone("llama", PROMPTS[2], CONFIGS[2])
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_a_text_whose_cache_serves_another_fails_wherever_it_has_got_to(steps: int) -> None:
+    """Waiting, reading its prompt, about to join others, or under way; the newer one goes on."""
+    kept: list[Any] = []
+    model = model_of("llama")
+    reader = Reader(Engine(model, batch_size=4, keep=kept.append))
+    other = reader.engine.add(PROMPTS[0], CONFIGS[0])
+    for _ in range(3):
+        reader.step()
+    held = model.make_cache()
+    configs = [replace(CONFIGS[4], prefill_step_size=size) for size in (16, 7)]
+    older = reader.engine.add(PROMPTS[1], configs[0], cache=held)
+    for _ in range(steps):
+        reader.step()
+    newer = reader.engine.add(PROMPTS[3], configs[1], cache=held)
+    reader.finish()
+    assert reader.texts[newer] == alone("llama", PROMPTS[3], CONFIGS[4])
+    assert reader.texts[other] == alone("llama", PROMPTS[0], CONFIGS[0])
+    expected = alone("llama", PROMPTS[1], CONFIGS[4])
+    text = reader.texts.get(older, [])
+    assert text == expected[: len(text)]
+    if older in reader.failed:
+        assert "its cache has served another text since" in str(reader.failed[older])
+    else:  # in a batch it has no part in this cache any more
+        assert text == expected
+    texts = {
+        tuple([*PROMPTS[place], *reader.texts[number]][:-1]): number
+        for place, number in ((0, other), (3, newer))
+    }
+    assert {tuple(one.tokens) for one in kept} >= set(texts)
+
+
+def test_a_text_that_is_not_begun_changes_nothing_of_the_one_under_way() -> None:
+    model = SpeculativeModel(models.build("llama", head_dim=32))
+    options = CacheOptions(kv_bits=2, kv_group_size=32, quantized_kv_start=12)
+    config = DecodingConfig(16, cache_options=options)
+    expected = [one.token for one in decode(model, PROMPTS[4], config)]
+    assert expected != [one.token for one in decode(model, PROMPTS[4], DecodingConfig(16))]
+    held = model.make_cache()
+    text = decode(model, PROMPTS[4], config, cache=held)
+    made = [next(text).token]
+    decode(model, PROMPTS[4], DecodingConfig(16), cache=held)
+    assert made + [one.token for one in text] == expected
+
+
 def test_what_cannot_be_decoded_is_refused_when_it_is_added() -> None:
     engine = Engine(model_of("llama"))
     bad: list[tuple[list[int], DecodingConfig, str]] = [
