@@ -74,6 +74,31 @@ def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -
     return value
 
 
+def function_of(given: Any, name: str, wanted: str) -> Any:
+    """A function of the caller's, or None.
+
+    Raises:
+        RedrafterError: Naming the option and what it has to be.
+    """
+    if given is not None and not callable(given):
+        raise RedrafterError(f"{name} has to be {wanted}.")
+    return given
+
+
+def functions_of(given: Any, name: str, wanted: str) -> tuple[Any, ...]:
+    """Functions of the caller's: several, one, or none.
+
+    Raises:
+        RedrafterError: Naming the option and what it has to be.
+    """
+    given = () if given is None else given
+    several = isinstance(given, Iterable) and not callable(given)
+    functions = tuple(given) if several else (given,)
+    if not all(callable(one) for one in functions):
+        raise RedrafterError(f"{name} has to be {wanted}.")
+    return functions
+
+
 def token_ids(given: Any, name: str) -> tuple[int, ...]:
     """Token ids, of any vocabulary.
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from ..cache.batch import can_join
 from ..cache.prompt_cache import PromptCache
 from ..errors import RedrafterError
-from ..ranges import is_count
-from .checks import checked_config
+from ..ranges import function_of, is_count
+from .checks import checked_config, checked_planner
 from .config import DecodingConfig
 from .decode import DecodingLoop
 from .events import Event, NewToken, PromptRead, SequenceFailed
@@ -96,9 +96,9 @@ class Engine:
         check_batch_size(batch_size)
         self._model = model
         self._size = batch_size
-        self._planner = planner
+        self._planner = checked_planner(planner)
         self._prompts_first = prompts_first
-        self._keep = keep
+        self._keep = function_of(keep, "keep", "a function of a cache")
         self._numbers = 0
         self._members: dict[int, _Member] = {}
         self._of: dict[Sequence, _Member] = {}

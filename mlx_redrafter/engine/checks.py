@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ..errors import RedrafterError
 from ..ranges import of_kind, prompt_ids
 from .config import DecodingConfig
 from .model import check_model
+from .shape_planner import ShapePlanner
 
 
 def checked_prompt(prompt: Any, vocab_size: int, name: str = "The prompt") -> list[int]:
@@ -36,6 +37,18 @@ def checked_config(model: Any, config: Any) -> DecodingConfig:
         return DecodingConfig()
     whole: DecodingConfig = of_kind(config, "config", DecodingConfig, "a DecodingConfig")
     return whole
+
+
+def checked_planner(planner: Any) -> ShapePlanner | None:
+    """Who is to plan; None where nobody is.
+
+    Raises:
+        RedrafterError: If it does not plan.
+    """
+    asked: Any = getattr(planner, "next_shape", None)
+    if planner is not None and (isinstance(planner, type) or not callable(asked)):
+        raise RedrafterError("planner has to be a Planner, or something with its methods.")
+    return cast("ShapePlanner | None", planner)
 
 
 def position_limit(prompt: int, max_tokens: int, positions: int | None) -> int:

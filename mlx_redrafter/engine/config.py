@@ -11,9 +11,11 @@ from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
 from ..logits import LogitsProcessor
-from ..ranges import is_count, of_kind, token_ids
+from ..ranges import function_of, functions_of, is_count, of_kind, token_ids
 from ..sampling import SamplingConfig
 from ..target.target import PREFILL_STEP
+
+SAMPLER = "a function from log-probabilities to token ids"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class DecodingConfig:
             of_kind(getattr(self, name), name, kind, f"a {kind.__name__}")
         for name in ("draft", "copy"):
             of_kind(getattr(self, name), name, bool, "True or False")
+        wanted = "a list of functions of (tokens, logits)"
+        processors = functions_of(self.logits_processors, "logits_processors", wanted)
+        object.__setattr__(self, "logits_processors", processors)
+        function_of(self.sampler, "sampler", SAMPLER)
         ends = token_ids(self.eos_token_ids, "eos_token_ids")
         object.__setattr__(self, "eos_token_ids", frozenset(ends))
         limit = self.max_tokens

@@ -16,7 +16,8 @@ import mlx.core as mx
 
 from ..cache.batch import BatchCache
 from ..cache.prompt_cache import PromptCache
-from .checks import checked_config
+from ..ranges import function_of
+from .checks import checked_config, checked_planner
 from .choose import DraftChooser, Shapes, may_end
 from .config import DecodingConfig
 from .copying import StepDraft
@@ -82,6 +83,7 @@ def begin(
 ) -> tuple[Sequence, Iterator[DecodedToken]]:
     """A sequence, and the iterator that decodes it; see :func:`decode`."""
     config = checked_config(model, config)
+    function_of(progress, "progress", "a function of (tokens done, tokens to do)")
     if model.leader is None:
         check_same_text(model.ranks, prompt, config, plans=planner is not None)
     sequence = Sequence(model, prompt, config, cache=cache, stats=stats)
@@ -130,6 +132,7 @@ class DecodingLoop:
     def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None = None):
         self._model = model
         self._target = model.target
+        planner = checked_planner(planner)
         planner = SharedPlanner(planner, model.planner_lock) if planner is not None else None
         self._planner = planner
         self._launcher = StepLauncher(model, planner)

@@ -19,6 +19,7 @@ from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
+from ..ranges import of_kind
 from ..sampling import Sampler
 from ..tree import DraftTree, accept
 from .backoff import DraftBackoff
@@ -85,7 +86,8 @@ class Sequence:
         self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
         self._memory = model.memory if self.drafts else None
-        self.stats = stats if stats is not None else AcceptanceStats()
+        stats = AcceptanceStats() if stats is None else stats
+        self.stats = of_kind(stats, "stats", AcceptanceStats, "an AcceptanceStats")
         self.backoff = DraftBackoff()
         self.watch = Watch()
         self.noise_scale = NoiseScale()

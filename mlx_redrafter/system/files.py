@@ -27,6 +27,8 @@ def local_path(path: str | Path) -> Path:
     Raises:
         RedrafterError: If there is no such home, or the path is none that a system could have.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise RedrafterError(f"A path has to be text or a Path, and is {path!r:.100}.")
     if path == "":  # a shell's unset variable; Path would take it for the current directory
         raise RedrafterError(
             "A path or name that was given is empty: write it out, or leave the option out."

@@ -21,6 +21,7 @@ from ..cache.batch import BatchCache
 from ..cache.composite import OpaqueCache
 from ..cache.model_identity import ModelWeights
 from ..cache.prompt_cache import LayerCache, PromptCache
+from ..cache.quantized import CacheOptions
 from ..errors import RedrafterError
 from ..system.blas import share_cores
 from ..system.device import plans_attention
@@ -187,7 +188,11 @@ class Target:
         Args:
             max_kv_size: Keep only so many rows a layer, as mlx-lm does where a model has no caches
                 of its own kind; such caches are good for plain decoding only.
+
+        Raises:
+            RedrafterError: If it is no whole number from 8.
         """
+        max_kv_size = CacheOptions(max_kv_size=max_kv_size).max_kv_size
         made = enumerate(make_prompt_cache(self.model, max_kv_size))
         layers = [self._layer(raw) or OpaqueCache(self._maker(i, max_kv_size)) for i, raw in made]
         return PromptCache(layers, self._draft_limit, self._context, self.weights)

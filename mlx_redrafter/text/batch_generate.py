@@ -145,6 +145,8 @@ def _listed(prompts: Any) -> list[Prompt]:
         raise RedrafterError("prompts is one text: give a list of prompts, or use generate.")
     if hasattr(prompts, "tolist"):
         prompts = prompts.tolist()
+    if isinstance(prompts, Mapping):
+        raise RedrafterError("prompts is one mapping: give a list of prompts, or use generate.")
     return list(of_kind(prompts, "prompts", Iterable, "a list of prompts"))
 
 

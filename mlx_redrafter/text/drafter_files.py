@@ -16,6 +16,7 @@ from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..drafting.recorded import RecordedDrafts
 from ..errors import RedrafterError
+from ..ranges import of_kind
 from ..system.files import atomic_path, local_path, write_json
 from ..system.tensor_files import tensors_of
 from ..target.target import Target
@@ -57,6 +58,7 @@ def save_drafter(directory: str | Path, drafter: Drafter) -> None:
 
     What was recorded of another drafter there is removed.
     """
+    of_kind(drafter, "drafter", Drafter, "a Drafter")
     directory = local_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / RECORDED_FILE).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from ..cache.prompt_cache import PromptCache
 from ..engine.decode import begin
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
+from ..ranges import function_of
 from .options import read_options
 from .prompts import Messages, encode_prompt
 from .responses import GenerationResponse, ResponseWriter
@@ -77,10 +78,8 @@ def stream_generate(
     tokenizer = wrapped(tokenizer)
     if cache is not None and prompt_cache is not None:
         raise RedrafterError("cache and prompt_cache are two names of one argument: give one.")
-    if prompt_progress_callback is not None and not callable(prompt_progress_callback):
-        raise RedrafterError(
-            "prompt_progress_callback has to be a function of (tokens done, tokens to do)."
-        )
+    wanted = "a function of (tokens done, tokens to do)"
+    function_of(prompt_progress_callback, "prompt_progress_callback", wanted)
     read = read_options(model, tokenizer, options)
     ids = encode_prompt(tokenizer, prompt, tools=read.tools, template_args=read.template_args)
     sequence, tokens = begin(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,11 +12,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
-from ..engine.config import DecodingConfig
+from ..engine.checks import checked_planner
+from ..engine.config import SAMPLER, DecodingConfig
 from ..engine.model import SpeculativeModel, check_model
 from ..engine.shape_planner import ShapePlanner
 from ..errors import RedrafterError
-from ..ranges import of_kind
+from ..ranges import function_of, of_kind
 from ..sampling import SamplingConfig
 from .responses import stop_strings
 
@@ -112,7 +113,7 @@ def read_options(
     config = DecodingConfig(
         max_tokens=options.get("max_tokens", max_tokens),
         sampling=_sampling(options),
-        logits_processors=_processors(options.get("logits_processors", ())),
+        logits_processors=options.get("logits_processors", ()),
         sampler=_sampler(model, options),
         draft=options.get("draft", True),
         copy=options.get("copy", True),
@@ -123,7 +124,8 @@ def read_options(
     )
     # The model's own may have to measure the machine first: not where nothing is drafted.
     planned = config.draft and not shape
-    planner = _planner(options) or model.planner if planned else None
+    named = checked_planner(options.get("planner"))
+    planner = (named or model.planner) if planned else None
     return TextOptions(
         config,
         stop_strings(options.get("stop", ())),
@@ -160,27 +162,10 @@ def _chosen(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
 
 
-def _planner(options: Mapping[str, Any]) -> ShapePlanner | None:
-    planner: ShapePlanner | None = options.get("planner")
-    if planner is not None and not callable(getattr(planner, "next_shape", None)):
-        raise RedrafterError("planner has to be a Planner, or something with its methods.")
-    return planner
-
-
-def _processors(given: Any) -> tuple[Callable[..., Any], ...]:
-    several = isinstance(given, Iterable) and not callable(given)
-    processors = tuple(given) if several else (given,)
-    if not all(callable(one) for one in processors):
-        raise RedrafterError("logits_processors has to be a list of functions of (tokens, logits).")
-    return processors
-
-
 def _sampler(model: SpeculativeModel, options: Mapping[str, Any]) -> Callable[..., Any] | None:
-    sampler: Callable[..., Any] | None = options.get("sampler")
+    sampler: Callable[..., Any] | None = function_of(options.get("sampler"), "sampler", SAMPLER)
     if sampler is None:
         return None
-    if not callable(sampler):
-        raise RedrafterError("sampler has to be a function from log-probabilities to token ids.")
     filters = [name for name in ("temperature", "top_p", "top_k", "min_p") if name in options]
     if filters:
         raise RedrafterError(f"sampler takes the place of {filters[0]}: give one of the two.")

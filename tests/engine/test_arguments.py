@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -15,6 +16,8 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 
 PROMPT = models.prompt_of(5)
 CONFIG = DecodingConfig(max_tokens=4)
@@ -72,6 +75,38 @@ def test_another_model_or_config_is_refused() -> None:
             call()
 
 
+@pytest.mark.parametrize("planner", [5, Planner, "planner"])
+def test_a_planner_that_does_not_plan_is_refused(planner: Any) -> None:
+    planned = model()
+    planned.planner = planner
+    for call in (
+        lambda: decode(model(), PROMPT, planner=planner),
+        lambda: decode(planned, PROMPT, planner=planned.planner),
+        lambda: BatchDecoder(model(), [PROMPT], planner=planner),
+        lambda: Engine(model(), planner=planner),
+    ):
+        with pytest.raises(RedrafterError, match="planner has to be a Planner"):
+            call()
+
+
+def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
+    wrong: Any = 5
+    for call, words in (
+        (lambda: decode(model(), PROMPT, progress=wrong), "progress has to be a function"),
+        (lambda: Engine(model(), keep=wrong), "keep has to be a function of a cache"),
+        (lambda: decode(model(), PROMPT, stats=wrong), "stats has to be an AcceptanceStats"),
+        (lambda: Engine(model()).add(PROMPT, stats=wrong), "stats has to be an AcceptanceStats"),
+        (lambda: SpeculativeModel(model().target, beside=wrong), "beside has to be a list"),
+        (lambda: SpeculativeModel(model().target, config=wrong), "config has to be a mapping"),
+        (lambda: model().target.make_cache(wrong), "max_kv_size is 5, but has to be"),
+        (lambda: load_drafter(wrong), "A path has to be text or a Path, and is 5"),
+        (lambda: save_drafter("nowhere", wrong), "drafter has to be a Drafter, and is 5"),
+    ):
+        with pytest.raises(RedrafterError, match=words):
+            call()
+    assert not Path("nowhere").exists()
+
+
 @pytest.mark.parametrize("drafter", ["models/pocket/drafter", len])
 def test_a_drafter_that_does_not_propose_is_refused(drafter: Any) -> None:
     with pytest.raises(RedrafterError, match="The drafter has to be a Drafter"):
@@ -88,6 +123,9 @@ def test_a_drafter_that_does_not_propose_is_refused(drafter: Any) -> None:
         ({"cache_options": {}}, "cache_options has to be a CacheOptions"),
         ({"draft": "no"}, "draft has to be True or False"),
         ({"copy": 1}, "copy has to be True or False"),
+        ({"logits_processors": 5}, "logits_processors has to be a list of functions"),
+        ({"logits_processors": [5]}, "logits_processors has to be a list of functions"),
+        ({"sampler": 5}, "sampler has to be a function"),
         ({"eos_token_ids": 0}, "eos_token_ids has to be a list of token ids"),
         ({"eos_token_ids": "</s>"}, "eos_token_ids has to be a list of token ids"),
     ],
@@ -95,6 +133,17 @@ def test_a_drafter_that_does_not_propose_is_refused(drafter: Any) -> None:
 def test_a_config_of_other_kinds_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(RedrafterError, match=words):
         DecodingConfig(**options)
+
+
+def test_processors_may_be_a_list_or_one() -> None:
+    def first(tokens: mx.array, logits: mx.array) -> mx.array:
+        return logits + 1e4 * (mx.arange(logits.shape[-1]) == tokens[-1])
+
+    given: list[Any] = [first, [first], iter([first])]
+    for processors in given:
+        config = DecodingConfig(3, logits_processors=processors)
+        assert config.logits_processors == (first,)
+        assert [one.token for one in decode(model(), PROMPT, config)] == PROMPT[-1:] * 3
 
 
 def test_ends_may_be_a_list() -> None:

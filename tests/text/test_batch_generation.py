@@ -167,6 +167,9 @@ def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> 
     ):
         with pytest.raises(RedrafterError, match=words):
             stream_batch_generate(model, tokenizer, ["a"], **options)
+    message: Any = {"role": "user", "content": "a"}
+    with pytest.raises(RedrafterError, match="prompts is one mapping: give a list"):
+        batch_generate(model, tokenizer, message)
     with pytest.raises(RedrafterError, match="prompts has to be a list"):
         batch_generate(model, tokenizer, 5)
 
