@@ -133,8 +133,7 @@ class DecodingLoop:
         self._model = model
         self._target = model.target
         planner = checked_planner(planner)
-        planner = SharedPlanner(planner, model.planner_lock) if planner is not None else None
-        self._planner = planner
+        self._planner = planner = SharedPlanner(planner, model.planner_lock) if planner else None
         self._launcher = StepLauncher(model, planner)
         self._reports = StepReports()
         self._chooser = DraftChooser(model, planner, self._reports)
@@ -248,8 +247,7 @@ class DecodingLoop:
         shapes = choose.shapes(sequences, pending) if shapes is None else shapes
         drafts = choose.drafts(sequences, shapes, pending)
         # A draft that ends the text is mostly right, and then another after it would be wasted.
-        early = any(step.next_draft for step in pending)
-        ends = early and all(map(may_end, sequences, drafts))
+        ends = any(step.next_draft for step in pending) and all(map(may_end, sequences, drafts))
         return self._launch(drafts, goes_on=goes_on and not ends)
 
     def _trusted(self, pending: list[PendingStep]) -> list[PendingStep]:

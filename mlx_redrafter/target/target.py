@@ -186,11 +186,8 @@ class Target:
         """Empty caches for one conversation.
 
         Args:
-            max_kv_size: Keep only so many rows a layer, as mlx-lm does where a model has no caches
-                of its own kind; such caches are good for plain decoding only.
-
-        Raises:
-            RedrafterError: If it is no whole number from 8.
+            max_kv_size: Keep only so many rows a layer, 8 or more, as mlx-lm does where a model
+                has no caches of its own kind; such caches are good for plain decoding only.
         """
         max_kv_size = CacheOptions(max_kv_size=max_kv_size).max_kv_size
         made = enumerate(make_prompt_cache(self.model, max_kv_size))
