@@ -19,9 +19,9 @@ from ..errors import RedrafterError
 from ..ranges import function_of, is_count
 from .checks import checked_config, checked_planner
 from .config import DecodingConfig
-from .decode import DecodingLoop
 from .events import Event, NewToken, PromptRead, SequenceFailed
 from .lockstep import check_same_text
+from .loop import DecodingLoop
 from .model import SpeculativeModel, check_model
 from .sequence import Sequence
 from .shape_planner import ShapePlanner

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..cache.prompt_cache import PromptCache
-from .decode import DecodingLoop, steered
+from .decode import steered
 from .lockstep import Follower
+from .loop import DecodingLoop
 from .model import SpeculativeModel
 from .sequence import Sequence
 

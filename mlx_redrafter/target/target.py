@@ -378,8 +378,7 @@ class Target:
         if len(read) < len(layers):
             raise RedrafterError(
                 f"The layers of the architecture '{self.architecture}' do not return one hidden "
-                "state a token, so a drafter cannot read them: use one that reads the final hidden "
-                "state alone."
+                "state a token: use a drafter that reads the final hidden state alone."
             )
         return logits, mx.concatenate([*read, final], axis=-1) if read else final
 

@@ -20,7 +20,8 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
-from mlx_redrafter.engine.decode import DecodingLoop, decode
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.loop import DecodingLoop
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.sequence import Sequence as TextSequence
 from mlx_redrafter.engine.shape_planner import ObservedStep
