@@ -99,11 +99,10 @@ def find_checkpoint(
             )
         require_regular(path)
         _require_named(path, location, gguf_file)
-        name = whole_characters(path.stem if path.suffix == GGUF else path.name)
-        return Checkpoint(name, path.parent, (path,), lone_file=True, root=path.parent)
+        return _lone_file(path)
     if location in KNOWN:
         _require_named(Path(KNOWN[location].file), location, gguf_file)
-        return _gguf_checkpoint(known_file(location))
+        return _lone_file(known_file(location))
     repo, _, after = location.partition("@")
     if "/" not in repo or not may_be_repo(repo):
         raise RedrafterError(
@@ -124,7 +123,7 @@ def _require_named(file: Path, location: str, gguf_file: str | None) -> None:
 def _in_directory(path: Path, what: str, gguf_file: str | None) -> Checkpoint:
     files = () if gguf_file is not None else weight_files(path, what, path)
     if not files and (found := gguf_files(path)):
-        return _gguf_checkpoint(only_file(found, str(path), gguf_file))
+        return _lone_file(only_file(found, str(path), gguf_file))
     if not files and gguf_file is not None:
         raise RedrafterError(
             f"{what}'s directory '{path}' holds no GGUF file: leave --gguf-file out."
@@ -147,13 +146,12 @@ def _on_hub(repo: str, what: str, revision: str | None, gguf_file: str | None) -
     if not candidates:
         raise RedrafterError(f"The Hub repository '{repo}' holds no weights that can be read.")
     chosen = only_file(candidates, repo, gguf_file)
-    return _gguf_checkpoint(fetch_file(repo, chosen.as_posix(), revision))
+    return _lone_file(fetch_file(repo, chosen.as_posix(), revision))
 
 
-def _gguf_checkpoint(file: Path) -> Checkpoint:
-    return Checkpoint(
-        whole_characters(file.stem), file.parent, (file,), lone_file=True, root=file.parent
-    )
+def _lone_file(file: Path) -> Checkpoint:
+    name = whole_characters(file.stem if file.suffix == GGUF else file.name)
+    return Checkpoint(name, file.parent, (file,), lone_file=True, root=file.parent)
 
 
 def inside(path: Path, root: Path) -> None:

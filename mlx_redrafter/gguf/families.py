@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RedrafterError
-from .file import GGUFModel
+from .file import LARGEST_INTEGER, GGUFModel
 from .rope import rope_scaling
 
 Config = dict[str, Any]
@@ -143,19 +143,12 @@ def _mixtral(model: GGUFModel) -> Config:
 
 
 def _experts(model: GGUFModel) -> int:
-    count = model.integer("expert_count")
-    if not 1 <= count <= 4096:
-        raise model.refusal(f"{model.architecture}.expert_count", count, "a number of experts")
-    return count
+    return model.count("expert_count", 4096, "a number of experts")
 
 
 def _experts_used(model: GGUFModel) -> int:
-    used, count = model.integer("expert_used_count"), _experts(model)
-    if not 1 <= used <= count:
-        raise model.refusal(
-            f"{model.architecture}.expert_used_count", used, f"a number from 1 to {count}"
-        )
-    return used
+    experts = _experts(model)
+    return model.count("expert_used_count", experts, f"a number from 1 to {experts}")
 
 
 def _smollm3(model: GGUFModel) -> Config:
@@ -219,31 +212,20 @@ def _gemma3(model: GGUFModel) -> Config:
     config = _common(model, "gemma3_text")
     if not model.has("rope.freq_base"):
         config["rope_theta"] = 1_000_000.0
-    pattern, layers = (
-        model.integer("attention.sliding_window_pattern", 6),
-        config["num_hidden_layers"],
-    )
-    if not 1 <= pattern <= layers:
-        raise model.refusal(
-            f"{model.architecture}.attention.sliding_window_pattern",
-            pattern,
-            f"a number from 1 to {layers}",
-        )
+    layers = config["num_hidden_layers"]
+    wanted = f"a number from 1 to {layers}"
     return config | {
         "sliding_window": _window(model, config["vocab_size"]),
-        "sliding_window_pattern": pattern,
+        "sliding_window_pattern": model.count(
+            "attention.sliding_window_pattern", layers, wanted, 6
+        ),
         "rope_local_base_freq": model.positive("rope.freq_base_swa", 10000.0),
         "query_pre_attn_scalar": _query_scale(config, 62),
     }
 
 
 def _window(model: GGUFModel, default: int) -> int:
-    window = model.integer("attention.sliding_window", default)
-    if window < 1:
-        raise model.refusal(
-            f"{model.architecture}.attention.sliding_window", window, "a number of tokens"
-        )
-    return window
+    return model.count("attention.sliding_window", LARGEST_INTEGER, "a number of tokens", default)
 
 
 def _query_scale(config: Config, layers_of_27b: int) -> int:

@@ -18,6 +18,7 @@ from .header import check_header
 # Stored as they are: numbers of numpy's.
 PLAIN = ("F32", "F16", "F64")
 WHOLE_NUMBERS = ("I8", "I16", "I32", "I64")
+LARGEST_INTEGER = (1 << 31) - 1  # that a model's configuration has use for
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -68,8 +69,19 @@ class GGUFModel:
         value = self.metadata.get(full, default)
         if isinstance(value, list) and value and all(v == value[0] for v in value):
             value = value[0]  # one for each layer, all the same
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not 0 <= value <= LARGEST_INTEGER
+        ):
             raise self.refusal(full, value, "a whole number")
+        return value
+
+    def count(self, key: str, most: int, expected: str, default: int | None = None) -> int:
+        """A whole number from 1 to ``most`` under the architecture's prefix."""
+        value = self.integer(key, default)
+        if not 1 <= value <= most:
+            raise self.refusal(self._full(key), value, expected)
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

@@ -93,8 +93,8 @@ def _as_many_threads_as_cores() -> Iterator[None]:
 def _load(name: str) -> None:
     """Load a library for all later ones, again with better kernels where it chose old ones."""
     library = ctypes.CDLL(name)
-    kernels = better_kernels(_kernels_of(library), processor_flags())
-    if kernels is None or KERNELS_VARIABLE in os.environ:
+    kernels = None if KERNELS_VARIABLE in os.environ else better_kernels(_kernels_of(library))
+    if kernels is None:
         ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         return
     # Another library that needs it keeps it in memory as it is; then nothing changes.
@@ -103,15 +103,17 @@ def _load(name: str) -> None:
         ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
 
 
-def better_kernels(chosen: str | None, flags: frozenset[str]) -> str | None:
+def better_kernels(chosen: str | None, flags: frozenset[str] | None = None) -> str | None:
     """OpenBLAS's name of the kernels that a processor could have; None where those it has are good.
 
     Args:
         chosen: Its name of those that it chose; None where it does not say.
-        flags: What the processor can do, as /proc/cpuinfo has it.
+        flags: What the processor can do, as /proc/cpuinfo has it; None: to be read, where that is
+            of use, since it takes long on a machine of many cores.
     """
     if chosen not in OLD_KERNELS:
         return None
+    flags = processor_flags() if flags is None else flags
     return next((name for name, needed in KERNELS_BY_FLAGS if needed <= flags), None)
 
 
