@@ -19,6 +19,7 @@ from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .acceptance import kinds_of
+from .beginnings import Beginnings
 from .clocks import Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
@@ -30,9 +31,8 @@ from .plain_breaks import PlainBreaks
 from .prices import StepPrices
 from .probes import MARGIN
 from .promises import Promises, best_of
-from .second_chance import SecondChance
 from .shapes import candidate_shapes
-from .trials import SHORT_ANSWER, PlannerState, Trials
+from .trials import PlannerState, Trials
 from .wide_probes import WIDE_PROBES, WideProbes
 
 if TYPE_CHECKING:
@@ -81,21 +81,16 @@ class Planner:
     """
 
     def __init__(
-        self,
-        costs: CostModel,
-        *,
-        chains: bool = False,
-        watches: bool = False,
-        measure: Measure | None = None,
-        recorded: RecordedDrafts | None = None,
+        self, costs: CostModel, *, chains: bool = False, watches: bool = False,
+        measure: Measure | None = None, recorded: RecordedDrafts | None = None,
         shares: Planner | None = None,
-    ):
+    ):  # fmt: skip
         self._learnt: Learnt = shares._learnt if shares else Learnt(recorded)
         self.acceptance, self._memory = self._learnt.acceptance, self._learnt.memory
         self.prices, self._honesty = StepPrices(costs), Honesty()
         self.copies = CopyPlanner(self.prices, self._learnt.copied)
         self._chains, self._measure = chains, measure
-        self._second_chance = SecondChance(self.acceptance, self._memory, self._honesty)
+        self._beginnings = Beginnings(self.acceptance, self._memory, self._honesty)
         self._for_batches: dict[int, Planner] = {}
         self._choice: BeamShape | None = None
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
@@ -103,9 +98,9 @@ class Planner:
         self._breaks = PlainBreaks()
         self._wide_probe: BeamShape | None = None
         self._made_here = 0.0  # tokens since an answer began
-        self._recorded, known = recorded, recorded is not None
+        known = recorded is not None
+        self._recorded, self._wide = recorded, WideProbes(known=known)
         self._trials = Trials(costs, chains=chains, watches=watches, known=known)
-        self._wide = WideProbes(known=known)
         self._take_costs(costs)
         if known and self._choice is None:
             self._trials.doubt(self.clocks, self._context)
@@ -210,18 +205,17 @@ class Planner:
             planner._wide.begin_answer()
 
     def _begin_as_before(self) -> None:
-        """Draft again, and as long drafts, if they paid until an answer in which they failed."""
-        chance, account = self._second_chance, self._trials.allowance
-        answers, self._made_here = min(1.0, self._made_here / SHORT_ANSWER), 0.0
-        wanted = (self._choice is None or chance.failed) and chance.due(answers)
-        if wanted and account.afford_second_chance():
-            chance.take(account.total)
+        """Draft as before the last answer, if that was unlike those before it."""
+        if self._beginnings.begin(self._expected, self._made_here, self._trials.allowance):
             self._wide_probe = None
             self._plan()
-            if self._choice is None:
-                chance.fail()
-        elif self._choice is not None:
-            chance.keep(account.total, answers)
+        self._made_here = 0.0
+        self._beginnings.begun(self._expected)
+
+    @property
+    def _expected(self) -> float:
+        """Tokens that a step of the choice is expected to make; 0 without one."""
+        return self._forecast.tokens_per_step if self._choice is not None else 0.0
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""
@@ -248,9 +242,9 @@ class Planner:
         drafted = len(tree.tokens) - 1
         if self.prices.tokens == 0 or self._is_probe(shape):
             return drafted
-        chances = self.guess_chances(tree)[1:]
-        seconds = partial(self.prices.verify_seconds, context=context)
-        return num_nodes_to_verify(chances, self.costs.sizes, seconds, self.prices.rate)
+        chances, prices = self.guess_chances(tree)[1:], self.prices
+        seconds = partial(prices.verify_seconds, context=context)
+        return num_nodes_to_verify(chances, self.costs.sizes, seconds, prices.rate)
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""
@@ -258,8 +252,7 @@ class Planner:
         return [1.0, *(float(chances[kind]) for kind in kinds_of(tree)[1:])]
 
     def price(self, step: ObservedStep) -> float | None:
-        """Expected time of a step in plain steps; None for plain steps and for probes, which say
-        nothing of how useful drafts are."""
+        """Expected time of a step in plain steps; None for plain ones and for probes."""
         if step.shape is None or self._is_probe(step.shape):
             return None
         return self.prices.price(step)
@@ -337,15 +330,18 @@ class Planner:
             self._plan_or_price(step.tokens)
             return
         self._trials.allowance.take_drafted(price, step.tokens)
-        if probe:
+        accepted, forecast = step.tokens - 1.0, None if probe else self._expected - 1.0
+        if forecast is None:
             before = self._choice.length
             self._plan()
             longer = self._choice is not None and self._choice.length > before
             self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
-            return
-        self._wide.take_draft(whole=step.tokens >= 1 + shape.length)
-        if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
-            self._memory.add(step.records[0].guessed.tree, shape, probe=False)
+        else:
+            self._wide.take_draft(accepted, shape.length, forecast)
+            if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
+                self._memory.add(step.records[0].guessed.tree, shape, probe=False)
+        if self._beginnings.take_draft(accepted, shape.length, forecast):
+            self._plan()
 
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide_probe
@@ -356,9 +352,7 @@ class Planner:
         self._trials.price(self.clocks, self._context)
         raw = self._promises.drafted(self._context, self._choice, self._trials.probes.free)
         forecasts = {one.shape: one for one in self._honesty.correct(raw)}
-        self.prices.accepted = {
-            shape: one.tokens_per_step - 1.0 for shape, one in forecasts.items() if shape
-        }
+        self.prices.accepted = {s: one.tokens_per_step - 1.0 for s, one in forecasts.items() if s}
         plain = self.prices.plain_seconds(self._context)
         tried = self._choice is not None or self._trials.enough
         # Before that only what costs less than a plain step, whatever it makes.
@@ -366,7 +360,11 @@ class Planner:
         if best is None:
             return
         pays = best.tokens_per_second * plain > (LEFT_AT if self._choice else MARGIN)
-        pays = pays and not (self._choice and self._trials.overdrawn)
+        if self._choice is not None and self._trials.overdrawn:
+            pays = False
+        elif not pays and self._choice is not None and self._beginnings.go_back():
+            self._plan()
+            return
         self._choose(next(one for one in raw if one.shape == best.shape) if pays else None)
 
     def _choose(self, forecast: Forecast | None) -> None:
@@ -375,7 +373,7 @@ class Planner:
             if self._choice is not None:
                 self._trials.leave()
                 self._honesty.forget()
-                self._second_chance.fail()
+                self._beginnings.second_chance.fail()
                 self._memory.forget_recorded()
                 self._trials.price(self.clocks, self._context)
             self._choice = None

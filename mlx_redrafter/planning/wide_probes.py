@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..drafting.shape import BeamShape
+from .depth_chance import depth_chance
 from .forecast import Forecast
 from .trials import Trials
 
@@ -12,8 +13,10 @@ WIDE_PROBES = 3
 WIDE_GAP = 4
 WIDE_GAPS = (64, 512)
 # Drafts accepted whole in a row after which a larger shape is looked at again; twice as many each
-# time that no longer one was chosen for it.
+# time that no longer one was chosen for it; or as soon as that would be so seldom if the text were
+# like those before it.
 WHOLE_RUNS = (3, 12)
+SELDOM = 0.001
 
 
 class WideProbes:
@@ -41,17 +44,30 @@ class WideProbes:
         """The last draft was cut off where the answer before ended, and says nothing."""
         self._whole = max(self._whole, self._whole_before)
 
-    def take_draft(self, *, whole: bool) -> None:
-        """A step drafted the choice; ``whole`` is whether all its length was accepted.
+    def take_draft(self, accepted: float, length: int, forecast: float) -> None:
+        """A step drafted the choice.
 
         A draft that was accepted whole does not show how far a longer one would go: as long as that
         is not known, the next step is to show it. Several in a row say that the text is easier
         than the one that the choice rests on.
+
+        Args:
+            accepted: Tokens of the draft that were accepted.
+            length: Those that it had.
+            forecast: Those that were expected to be accepted.
         """
+        whole = accepted >= length
         self._whole_before = self._whole
         self._whole = self._whole + 1 if whole else 0
-        self._look_further = whole and (self._left > 0 or self._whole >= self._run)
+        self._look_further = whole and (self._left > 0 or self._is_long_run(length, forecast))
         self._steps -= 1
+
+    def _is_long_run(self, length: int, forecast: float) -> bool:
+        if self._whole < WHOLE_RUNS[0]:
+            return False
+        if self._whole >= self._run:
+            return True
+        return depth_chance(length, forecast) ** (length * self._whole) < SELDOM
 
     def take_probe(self, *, news: bool, longer: bool) -> None:
         """One was made.

@@ -93,9 +93,9 @@ def test_chances_become_rare_in_short_answers_as_well(level: float, tokens: int)
 def chances_of(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each chance that is given to the drafts of a planner."""
     given: list[int] = []
-    take = planner._second_chance.take
+    take = planner._beginnings.second_chance.take
     monkeypatch.setattr(
-        planner._second_chance, "take", lambda account: (given.append(1), take(account))
+        planner._beginnings.second_chance, "take", lambda account: (given.append(1), take(account))
     )
     return given
 
@@ -284,7 +284,7 @@ def test_what_was_learnt_of_forecasts_meanwhile_is_taken_up_again_as_well() -> N
     planner = chat.planner
     assert planner is not None
     before = planner._honesty.save()
-    planner._second_chance.take(0.0)
+    planner._beginnings.second_chance.take(0.0)
     assert planner._honesty.save() != before
     planner._choose(None)
     assert planner._honesty.save() == before
