@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RedrafterError
+from ..system.directories import require_directories
 from ..system.disk import writing
 from ..system.files import atomic_path, is_stream, is_there, write_json
 
@@ -73,9 +74,8 @@ def check_writable(*paths: Path | None) -> None:
         if is_stream(path) and os.access(path, os.W_OK):
             continue
         parent = next(parent for parent in path.absolute().parents if is_there(parent))
-        if not parent.is_dir():
-            raise RedrafterError(f"{parent} is a file, so {path} cannot be written in it.")
         try:
+            require_directories(path.absolute().parent)
             with tempfile.TemporaryFile(dir=parent):
                 pass
         except OSError as error:

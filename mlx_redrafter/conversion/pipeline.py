@@ -15,7 +15,7 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.files import atomic_path, is_there, local_path, write_json
 from ..system.workspace import publish, require_space, workspace
-from ..text.drafter_files import load_recorded, save_drafter, save_recorded, tokenizer_hash
+from ..text.drafter_files import load_recorded, save_recorded, tokenizer_hash, write_drafter
 from ..text.places import DRAFTER_DIRECTORY, HUB_ERRORS, KNOWN
 from .card import write_card
 from .check import check_bundle
@@ -156,7 +156,7 @@ def _save_head(directory: Path, head: Drafter, name: str, progress: Progress) ->
         compute(key, array)
         done += array.nbytes
         progress("Writing the drafter", done, total)
-    save_drafter(directory, head)
+    write_drafter(directory, head)
     write_json(directory / "config.json", {**head.config.to_dict(), "converted_from": name})
     read_headers([directory / "model.safetensors"])
 

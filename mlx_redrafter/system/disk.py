@@ -35,9 +35,9 @@ def writing(path: Path, kept: str = "") -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         then = f"; {kept}" if kept else ""
+        room = "" if isinstance(error, NotADirectoryError) else "make room on that disk, or "
         raise DiskError(
-            f"{path} could not be written ({reason}): make room on that disk, or choose another "
-            f"directory{then}."
+            f"{path} could not be written ({reason}): {room}choose another directory{then}."
         ) from error
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import RedrafterError
+from .directories import made_directory, missing_directories, remove_empty
 
 try:
     import fcntl
@@ -125,7 +126,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, since some writers choose a format or append one by it.
     What writers of the same file that were killed have left is removed. A file that is replaced
     keeps its permissions, a new one has those that the user gives to new files. What is no file,
-    such as a pipe or a device, is written into.
+    such as a pipe or a device, is written into. Missing directories are made, and are gone again
+    where the block fails.
     """
     if is_stream(path):
         with tempfile.TemporaryDirectory() as directory:
@@ -134,17 +136,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with path.open("ab") as stream:  # stdout may be a file, whose beginning stays
                 stream.write(temporary.read_bytes())
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    handle, temporary = _make_temporary(path)
-    try:
-        yield temporary
-        with suppress(FileNotFoundError):  # a new file has its own already
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
-        temporary.replace(path)
-    finally:
-        os.close(handle)
-        temporary.unlink(missing_ok=True)
+    with made_directory(path.parent):
+        _remove_abandoned(path)
+        handle, temporary = _make_temporary(path)
+        try:
+            yield temporary
+            with suppress(FileNotFoundError):  # a new file has its own already
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+            temporary.replace(path)
+        finally:
+            os.close(handle)
+            temporary.unlink(missing_ok=True)
 
 
 def is_stream(path: Path) -> bool:
@@ -247,10 +249,10 @@ def only_one(directory: Path, work: str) -> Iterator[None]:
     Raises:
         RedrafterError: If another process holds it; says which.
     """
-    made = _missing(directory)
+    made = missing_directories(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file, free = _open_lock(directory / LOCK_FILE)
+        with made_directory(directory):
+            file, free = _open_lock(directory / LOCK_FILE)
     except OSError as error:
         raise RedrafterError(
             f"{directory} cannot be written: {error.strerror or error}."
@@ -268,9 +270,7 @@ def only_one(directory: Path, work: str) -> Iterator[None]:
             yield
         finally:
             (directory / LOCK_FILE).unlink(missing_ok=True)
-            with suppress(OSError):  # they are kept where something was written into them
-                for path in made:
-                    path.rmdir()
+            remove_empty(made)
 
 
 def _open_lock(path: Path) -> tuple[IO[str], bool]:
@@ -284,11 +284,6 @@ def _open_lock(path: Path) -> tuple[IO[str], bool]:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file, True
         file.close()
-
-
-def _missing(directory: Path) -> list[Path]:
-    """Those of a directory and its parents that are not there, from the bottom up."""
-    return [path for path in (directory, *directory.parents) if not path.exists()]
 
 
 def _holder(file: IO[str]) -> str:

@@ -8,10 +8,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..errors import RedrafterError
+from .directories import made_directory
 from .files import lock, make_locked, size_words
 
 ANOTHER_PLACE = "choose another place"
@@ -36,22 +37,23 @@ def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
         InUse: If another conversion into ``out`` is running.
         RedrafterError: If the place cannot be written, or the disk is full.
     """
-    with telling(out, remedy):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        clear_stale(out, remedy)
-        handle, directory = _make(out)
-    try:
-        yield directory
-    except Exception as error:  # mlx and safetensors have their own kinds
-        if not _is_full(error):
-            raise
-        raise RedrafterError(
-            f"The disk that holds '{out.parent}' is full, and nothing was changed: "
-            f"free space or {remedy}."
-        ) from None
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(handle)
+    with ExitStack() as made:
+        with telling(out, remedy):
+            made.enter_context(made_directory(out.parent))
+            clear_stale(out, remedy)
+            handle, directory = _make(out)
+        try:
+            yield directory
+        except Exception as error:  # mlx and safetensors have their own kinds
+            if not _is_full(error):
+                raise
+            raise RedrafterError(
+                f"The disk that holds '{out.parent}' is full, and nothing was changed: "
+                f"free space or {remedy}."
+            ) from None
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(handle)
 
 
 @contextmanager

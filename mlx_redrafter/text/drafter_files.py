@@ -17,6 +17,8 @@ from ..drafting.kinds import drafter_of
 from ..drafting.recorded import RecordedDrafts
 from ..errors import RedrafterError
 from ..ranges import of_kind
+from ..system.directories import made_directory
+from ..system.disk import writing
 from ..system.files import atomic_path, local_path, write_json
 from ..system.tensor_files import tensors_of
 from ..target.target import Target
@@ -57,15 +59,28 @@ def save_drafter(directory: str | Path, drafter: Drafter) -> None:
     """Write a drafter's ``config.json`` and ``model.safetensors``, each atomically.
 
     What was recorded of another drafter there is removed.
+
+    Raises:
+        RedrafterError: If it is no drafter; of the kind DiskError if it cannot be written.
     """
     of_kind(drafter, "drafter", Drafter, "a Drafter")
     directory = local_path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / RECORDED_FILE).unlink(missing_ok=True)
-    with atomic_path(directory / WEIGHTS_FILE) as temporary:
-        weights = dict(tree_flatten(drafter.parameters()))
-        mx.save_safetensors(str(temporary), weights, metadata={"format": "mlx"})
-    write_json(directory / CONFIG_FILE, drafter.config.to_dict())
+    with writing(directory):
+        write_drafter(directory, drafter)
+
+
+def write_drafter(directory: Path, drafter: Drafter) -> None:
+    """What :func:`save_drafter` does, for those who tell of a full disk in their own words.
+
+    Raises:
+        OSError: If it cannot be written; or mlx's RuntimeError.
+    """
+    with made_directory(directory):
+        (directory / RECORDED_FILE).unlink(missing_ok=True)
+        with atomic_path(directory / WEIGHTS_FILE) as temporary:
+            weights = dict(tree_flatten(drafter.parameters()))
+            mx.save_safetensors(str(temporary), weights, metadata={"format": "mlx"})
+        write_json(directory / CONFIG_FILE, drafter.config.to_dict())
 
 
 def load_recorded(directory: str | Path) -> RecordedDrafts | None:

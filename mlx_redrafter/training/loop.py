@@ -17,7 +17,7 @@ from ..errors import RedrafterError
 from ..system.blas import share_cores
 from ..system.device import fuses_drafts
 from ..system.disk import DiskError, writing
-from ..text.drafter_files import load_drafter, save_drafter
+from ..text.drafter_files import load_drafter, write_drafter
 from .config import DistillationConfig
 from .evaluation import Agreement, DecodedFigures, evaluate, ranks, summarize
 from .features import Batch, BatchSource, CachedBatches, Features
@@ -332,7 +332,7 @@ class _Loop:
         is_best = (score, chain) > (state.best_score, state.best_chain)
         if is_best and self._best is not None:
             with writing(self._best):
-                save_drafter(self._best, trainer.drafter)
+                write_drafter(self._best, trainer.drafter)
         self._steady = False  # until it is reported, it is not done
         state.evaluated = step
         if is_best:

@@ -19,7 +19,7 @@ from ..drafting.recorded import RecordedDrafts
 from ..errors import RedrafterError
 from ..system.disk import DiskError, changes, writing
 from ..system.files import atomic_path, write_json
-from ..text.drafter_files import save_drafter, save_recorded
+from ..text.drafter_files import save_recorded, write_drafter
 from ..text.places import CONFIG_FILE, WEIGHTS_FILE
 from .evaluation import Agreement, DecodedFigures, DraftSizes
 from .loop import Progress
@@ -156,7 +156,7 @@ def finish(
         "system": f"{platform.system()} {platform.machine()}",
     }
     with writing(paths.output, f"the trained drafter is in {paths.best}"):
-        save_drafter(paths.output, drafter)
+        write_drafter(paths.output, drafter)
         if recorded is not None:
             save_recorded(paths.output, recorded)
         write_json(paths.output / CARD_FILE, {**card, "versions": versions})

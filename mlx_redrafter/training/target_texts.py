@@ -40,7 +40,6 @@ def _claim(path: Path, what: str, identity: dict[str, Any], overwrite: bool) -> 
             path.unlink(missing_ok=True)
     if not path.is_file():
         with writing(beside):
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(beside, identity)
     elif changed:
         raise RedrafterError(

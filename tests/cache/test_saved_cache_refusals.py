@@ -210,8 +210,11 @@ def test_what_cannot_be_written_leaves_the_old_file(
 ) -> None:
     model, whole = build("llama"), saved.read_bytes()
     cache = model.make_cache()
-    for place in (tmp_path, saved / "below"):
-        with pytest.raises(RedrafterError, match="could not be written"):
+    with pytest.raises(RedrafterError, match="could not be written"):
+        cache.save(tmp_path)
+    told = r"cache is a file, not a directory\): choose another directory\.$"
+    for place in (saved / "below", saved / "far" / "below"):
+        with pytest.raises(RedrafterError, match=told):
             cache.save(place)
     with pytest.raises(RedrafterError, match="empty"):
         cache.save("")
@@ -220,7 +223,8 @@ def test_what_cannot_be_written_leaves_the_old_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(mx, "save_safetensors", full)
-    with pytest.raises(RedrafterError, match="No space left on device"):
-        cache.save(saved)
+    for place in (saved, tmp_path / "new" / "place" / "cache"):
+        with pytest.raises(RedrafterError, match="No space left on device"):
+            cache.save(place)
     assert saved.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [saved]

@@ -13,7 +13,9 @@ import pytest
 from mlx_redrafter.benchmark.writing import check_writable
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system import files
+from mlx_redrafter.system.disk import DiskError, writing
 from mlx_redrafter.system.files import atomic_path, local_path, only_one, write_json
+from mlx_redrafter.system.workspace import workspace
 
 
 def test_a_name_that_the_encoding_has_not_is_told_in_a_sentence() -> None:
@@ -89,6 +91,36 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         only_one(tmp_path / "file" / "run", "training"),
     ):
         pass
+
+
+def test_what_stands_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, words in (("file", "a file, not a directory"), ("link", "a link that leads nowhere")):
+        place, told = tmp_path / name / "a" / "b", f"/{name} is {words}"
+        with pytest.raises(RedrafterError, match=told), only_one(place, "training"):
+            pass
+        with pytest.raises(RedrafterError, match=told), workspace(place):
+            pass
+        with pytest.raises(RedrafterError, match=told):
+            check_writable(place)
+        with pytest.raises(DiskError, match=told), writing(place):
+            write_json(place, {})
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_fails_leaves_no_directory_that_it_made(tmp_path: Path) -> None:
+    place = tmp_path / "a" / "b" / "c"
+    for kind in (OSError, KeyboardInterrupt):
+        for made in (atomic_path(place), workspace(place), only_one(place, "training")):
+            with pytest.raises(kind), made:
+                raise kind
+            assert list(tmp_path.iterdir()) == []
+    writer = atomic_path(place)
+    writer.__enter__()
+    (place.parent / "of another").touch()
+    assert not writer.__exit__(OSError, OSError("full"), None)
+    assert list(place.parent.iterdir()) == [place.parent / "of another"]
 
 
 def test_a_place_without_locks_is_written_all_the_same(

@@ -217,6 +217,16 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     ]
 
 
+def test_a_place_that_takes_no_drafter_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    drafter = models.build_drafter(num_draft_layers=1)
+    with pytest.raises(RedrafterError, match=r"drafter could not be .*/file is a file, not a dir"):
+        save_drafter(tmp_path / "file" / "drafter", drafter)
+    (tmp_path / "new" / "drafter" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(RedrafterError, match="could not be written"):
+        save_drafter(tmp_path / "new" / "drafter", drafter)
+
+
 @pytest.mark.parametrize("kind", VARIANTS)
 @pytest.mark.parametrize("partly", [False, True])
 def test_round_trip_of_a_quantised_drafter(kind: str, partly: bool, tmp_path: Path) -> None:

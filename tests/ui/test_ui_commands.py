@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
+from pathlib import Path
 
 import pytest
 from chat_fakes import FakeStream, RecordingFrontEnd, make_session
@@ -175,8 +177,24 @@ def test_saving_where_nothing_can_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     session = make_session()
     list(session.ask("q"))
-    with pytest.raises(RedrafterError, match="cannot be written"):
-        run(f"/save {tmp_path}/file/talk.json", session)
+    for name in ("file/talk.json", "file/deeper/talk.json"):
+        for command in ("save", "load"):
+            with pytest.raises(RedrafterError, match="/file is a file, not a directory"):
+                run(f"/{command} {tmp_path / name}", session)
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_saving_that_fails_leaves_no_directory(tmp_path, monkeypatch):
+    session = make_session()
+    list(session.ask("q"))
+
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RedrafterError, match="No space left"):
+        run(f"/save {tmp_path}/new/place/talk.json", session)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["/save", "/save --overwrite", "/load"])

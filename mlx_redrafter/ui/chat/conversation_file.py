@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RedrafterError
+from ...system.directories import require_directories
 from ...system.files import is_there, size_words, write_json
 from ...system.visible import whole_characters
 
@@ -40,6 +41,7 @@ def load_conversation(path: Path) -> tuple[str | None, list[Message]]:
     if is_there(path) and not path.is_file():
         raise RedrafterError(f"{path} is no file, so it holds no conversation.")
     try:
+        require_directories(path.parent)
         if is_there(path) and path.stat().st_size > MOST_BYTES:
             raise RedrafterError(
                 f"{path} is larger than {size_words(MOST_BYTES)}, so it holds no conversation."

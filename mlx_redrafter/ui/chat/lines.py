@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import BinaryIO, Protocol
 
 from ...errors import RedrafterError
+from ...system.directories import made_directory
 from ...system.files import is_file, local_path
 from ...system.visible import whole_characters
 from ..theme import CONTINUATION, PROMPT
@@ -167,8 +168,7 @@ def append_history(path: Path | None, line: str) -> None:
     """Add a line, at once so that it outlives a crash; failures are ignored."""
     if path is None:
         return
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError), made_directory(path.parent):
         new = not path.exists()
         with path.open("ab+") as file:
             if new:
