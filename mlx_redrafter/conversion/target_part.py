@@ -27,6 +27,7 @@ from ..errors import RedrafterError
 from ..text.boundary import reading
 from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
+from ..text.type_entry import naming_type
 from .configs import RIGHT_ONE, check_objects, check_own_code, naming_field, read_config, wrong_kind
 from .options import MODES, Options
 from .report import PartReport
@@ -169,7 +170,8 @@ def _wrong_entry(values: dict[str, Any]) -> str | None:
 
 def _tokenizer(directory: Path, config: dict[str, Any], trust_remote_code: bool) -> Any:
     remedy = "put tokenizer.json or tokenizer.model and tokenizer_config.json beside config.json"
-    with reading("The target's tokenizer", remedy), _naming_the_flag():
+    blame = naming_type(config, directory / "config.json")
+    with blame, reading("The target's tokenizer", remedy), _naming_the_flag():
         return load_tokenizer(
             directory,
             {"trust_remote_code": trust_remote_code},

@@ -45,6 +45,7 @@ from .places import (
     silent,
 )
 from .sharding import check_same, fail_together, refuse_layers, shard
+from .type_entry import naming_type
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
 _TRUST = "trust_remote_code"
@@ -275,7 +276,8 @@ def _load_target(
         with reading(f"{path} with the adapter {adapter}", "pass the adapter of this model"):
             model = load_adapters(model, str(adapter))
             model.eval()
-    with reading(f"the tokenizer in {path}"), _asking_for_trust(path):
+    blame = naming_type(config, path / CONFIG_FILE)
+    with blame, reading(f"the tokenizer in {path}"), _asking_for_trust(path):
         tokenizer = load_tokenizer(
             path, tokenizer_config, eos_token_ids=config.get("eos_token_id", None)
         )

@@ -160,3 +160,14 @@ def test_the_entry_that_is_wrong_is_named(
     assert "use the config.json that belongs to the weights" in text
     assert "upgrade mlx-lm" not in text
     assert "tokenizer" not in text
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_the_type_of_weights_is_named(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    values = json.loads((source / "config.json").read_text())
+    kept = {key: value for key, value in values.items() if "dtype" not in key}
+    (source / "config.json").write_text(json.dumps({**kept, name: "float8"}))
+    text = told(capsys, "--hf-path", source, "--mlx-path", tmp_path / "out")
+    assert f"{source / 'config.json'} says 'float8' as {name}, which is no type" in text

@@ -83,6 +83,21 @@ def test_impossible_counts_are_told_before_anything_is_built(
     assert key in refusal(lambda: load(bundle))
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("value", ["float8", "torch.float16", []])
+def test_a_type_that_no_weights_have_is_not_the_tokenizers_fault(
+    bundle: Path, name: str, value: Any
+) -> None:
+    """Only with PyTorch does transformers look the type up."""
+    values = json.loads((bundle / "config.json").read_text())
+    values.pop("torch_dtype", None)
+    (bundle / "config.json").write_text(json.dumps({**values, name: value}))
+    told = refusal(lambda: load(bundle))
+    assert f"config.json says {value!r} as {name}, which is no type of weights: write one" in told
+    assert "float32, float16, bfloat16" in told
+
+
 def test_an_adapters_rank_is_held_against_its_weights(bundle: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
