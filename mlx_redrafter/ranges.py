@@ -74,6 +74,42 @@ def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -
     return value
 
 
+def check_flags(**flags: Any) -> None:
+    """See that each option that is on or off says so: "no" would be taken for on.
+
+    Raises:
+        RedrafterError: Naming the option.
+    """
+    for name, given in flags.items():
+        of_kind(given, name, bool, "True or False")
+
+
+def check_texts(**texts: Any) -> None:
+    """See that each option is text, or None.
+
+    Raises:
+        RedrafterError: Naming the option.
+    """
+    for name, given in texts.items():
+        of_kind("" if given is None else given, name, str, "text")
+
+
+def is_several(given: Any) -> bool:
+    """Whether something can be gone through; an array without dimensions only seems so."""
+    return isinstance(given, Iterable) and getattr(given, "ndim", 1) != 0
+
+
+def several(given: Any, name: str, wanted: str) -> list[Any]:
+    """The entries of whatever can be gone through.
+
+    Raises:
+        RedrafterError: Naming the option and what it has to be.
+    """
+    if not is_several(given):
+        raise RedrafterError(f"{name} has to be {wanted}, and is {given!r:.100}.")
+    return list(given)
+
+
 def function_of(given: Any, name: str, wanted: str) -> Any:
     """A function of the caller's, or None.
 
@@ -92,8 +128,7 @@ def functions_of(given: Any, name: str, wanted: str) -> tuple[Any, ...]:
         RedrafterError: Naming the option and what it has to be.
     """
     given = () if given is None else given
-    several = isinstance(given, Iterable) and not callable(given)
-    functions = tuple(given) if several else (given,)
+    functions = tuple(given) if is_several(given) and not callable(given) else (given,)
     if not all(callable(one) for one in functions):
         raise RedrafterError(f"{name} has to be {wanted}.")
     return functions
@@ -107,7 +142,9 @@ def token_ids(given: Any, name: str) -> tuple[int, ...]:
     """
     given = given.tolist() if hasattr(given, "tolist") else given  # an array
     given = () if given is None else given
-    ids = tuple(given) if isinstance(given, Iterable) else (None,)
+    # Bytes and mappings can be gone through, but not for token ids.
+    listed = isinstance(given, Iterable) and not isinstance(given, bytes | bytearray | Mapping)
+    ids = tuple(given) if listed else (None,)
     if not are_counts(ids):
         raise RedrafterError(f"{name} has to be a list of token ids.")
     return cast("tuple[int, ...]", ids)
@@ -121,8 +158,8 @@ def prompt_ids(given: Any, name: str) -> list[int]:
     """
     listed = given.tolist() if hasattr(given, "tolist") else given
     # Bytes are a sequence of numbers, but not of token ids.
-    several = isinstance(listed, Sequence) and not isinstance(listed, str | bytes | bytearray)
-    if not several or not are_counts(listed):
+    readable = isinstance(listed, Sequence) and not isinstance(listed, str | bytes | bytearray)
+    if not readable or not are_counts(listed):
         raise RedrafterError(
             f"{name} has to be a list of token ids here; generate and batch_generate take text and "
             "chat messages, too."

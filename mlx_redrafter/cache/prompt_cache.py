@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import RedrafterError
+from ..ranges import is_count
 from .cache_file import write_cache
 from .model_identity import ModelWeights, References, same
 from .text_memory import MemoryOwner, TextMemory
@@ -135,12 +135,11 @@ class Quantization:
 
 def _whole(length: Any) -> int:
     """A length as Python's own whole number; layers would go back to half a token, too."""
-    try:
-        return operator.index(length)
-    except TypeError:
+    if not is_count(length):
         raise RedrafterError(
             f"The length to rewind to has to be a whole number of tokens, and is {length!r}."
-        ) from None
+        )
+    return int(length)
 
 
 class PromptCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..ranges import check_flags, check_texts, function_of, of_kind
 from .options import Options
 from .pipeline import run
 from .report import CheckReport, ConversionReport, PartReport, Progress, silent
@@ -71,6 +72,14 @@ def convert(
         RedrafterError: If the arguments, the checkpoints or the disk do not allow it; ``mlx_path``
             is then as it was before.
     """
+    place = (str, Path)
+    for name, given in (("hf_path", hf_path), ("drafter", drafter), ("mlx_path", mlx_path)):
+        of_kind("" if given is None else given, name, place, "a path or the name of a Hub repo")
+    check_flags(quantize=quantize, dequantize=dequantize, overwrite=overwrite, check=check)
+    check_flags(trust_remote_code=trust_remote_code)
+    check_texts(q_mode=q_mode, quant_predicate=quant_predicate, dtype=dtype)
+    check_texts(upload_repo=upload_repo, revision=revision, gguf_file=gguf_file)
+    function_of(progress, "progress", "a function of (stage, bytes done, bytes in all)")
     options = Options(
         hf_path=None if hf_path is None else str(hf_path),
         drafter=None if drafter is None else str(drafter),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ..cache.batch import can_join
 from ..cache.prompt_cache import PromptCache
 from ..errors import RedrafterError
-from ..ranges import function_of, is_count
+from ..ranges import check_flags, function_of, is_count
 from .checks import checked_config, checked_planner
 from .config import DecodingConfig
 from .events import Event, NewToken, PromptRead, SequenceFailed
@@ -94,6 +94,7 @@ class Engine:
     ):
         check_model(model)
         check_batch_size(batch_size)
+        check_flags(prompts_first=prompts_first)
         self._model = model
         self._size = batch_size
         self._planner = checked_planner(planner)

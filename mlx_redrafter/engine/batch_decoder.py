@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
 from typing import Any
 
 from ..errors import RedrafterError
-from ..ranges import of_kind
+from ..ranges import several
 from .batch import DEFAULT_BATCH, Engine
 from .checks import checked_prompt
 from .config import DecodingConfig
@@ -55,7 +55,7 @@ class BatchDecoder:
         planner: ShapePlanner | None = None,
     ):
         check_model(model)
-        prompts = list(of_kind(prompts, "prompts", Iterable, "a list of lists of token ids"))
+        prompts = several(prompts, "prompts", "a list of lists of token ids")
         configs = _configs(config, max_tokens, len(prompts))
         _check(model, prompts, configs)
         model.target.make_batch_cache()
@@ -100,14 +100,14 @@ def _configs(
         configs = [config or DecodingConfig()] * count
     else:
         wanted = "a DecodingConfig, or a list with one for each prompt"
-        configs = list(of_kind(config, "config", Iterable, wanted))
+        configs = several(config, "config", wanted)
         if not all(isinstance(one, DecodingConfig) for one in configs):
             raise RedrafterError(f"config has to be {wanted}.")
     own: Any = max_tokens
     own = own.tolist() if hasattr(own, "tolist") else own
     if own is not None:
         wanted = "a list of numbers, one for each prompt; config has one for all"
-        own = list(of_kind(own, "max_tokens", Iterable, wanted))
+        own = several(None if isinstance(own, bytes) else own, "max_tokens", wanted)
     for name, given in (("config", configs), ("max_tokens", own)):
         if given is not None and len(given) != count:
             raise RedrafterError(

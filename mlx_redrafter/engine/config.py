@@ -11,7 +11,7 @@ from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
 from ..logits import LogitsProcessor
-from ..ranges import function_of, functions_of, is_count, of_kind, token_ids
+from ..ranges import check_flags, function_of, functions_of, is_count, of_kind, token_ids
 from ..sampling import SamplingConfig
 from ..target.target import PREFILL_STEP
 
@@ -62,8 +62,7 @@ class DecodingConfig:
             ("cache_options", CacheOptions),
         ):
             of_kind(getattr(self, name), name, kind, f"a {kind.__name__}")
-        for name in ("draft", "copy"):
-            of_kind(getattr(self, name), name, bool, "True or False")
+        check_flags(draft=self.draft, copy=self.copy)
         wanted = "a list of functions of (tokens, logits)"
         processors = functions_of(self.logits_processors, "logits_processors", wanted)
         object.__setattr__(self, "logits_processors", processors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
-from ..ranges import of_kind
+from ..ranges import check_texts, of_kind, several
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
 from ..system.last_threads import computing
@@ -87,15 +87,20 @@ class SpeculativeModel:
     ):
         self.target = target if isinstance(target, Target) else Target(target)
         self.drafter = drafter
+        check_texts(name=name)
         self.name = name
-        self.config = dict(of_kind(config or {}, "config", Mapping, "a mapping, as config.json is"))
+        self.config = dict(
+            of_kind(
+                {} if config is None else config, "config", Mapping, "a mapping, as config.json is"
+            )
+        )
         self.ranks = ranks
         self.recorded = recorded
         self.leader: Leader | None = None
         self._planner: ShapePlanner | None = None
         self._make_planner: Callable[[], ShapePlanner] | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
-        beside = of_kind(beside, "beside", Iterable, "a list of draft sources")
+        beside = several(beside, "beside", "a list of draft sources")
         own = [] if drafter is None or self.head is not None else [drafter]
         self.sources = [self._fitting(_source_of(source)) for source in (*own, *beside)]
         self.planner_lock = threading.RLock()

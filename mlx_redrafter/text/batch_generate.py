@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from ..engine.batch_decoder import BatchDecoder
 from ..engine.model import SpeculativeModel
 from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError
-from ..ranges import of_kind
+from ..ranges import of_kind, several
 from ..sampling import SamplingConfig
 from .generate import Prompt, wired, wrapped
 from .options import read_options
@@ -147,12 +147,12 @@ def _listed(prompts: Any) -> list[Prompt]:
         prompts = prompts.tolist()
     if isinstance(prompts, Mapping):
         raise RedrafterError("prompts is one mapping: give a list of prompts, or use generate.")
-    return list(of_kind(prompts, "prompts", Iterable, "a list of prompts"))
+    return several(prompts, "prompts", "a list of prompts")
 
 
 def _options_each(per_prompt: Any) -> list[dict[str, Any]]:
     """Options of single prompts, each a copy."""
-    entries = of_kind(per_prompt, "per_prompt", Iterable, "a list of options, one for each prompt")
+    entries = several(per_prompt, "per_prompt", "a list of options, one for each prompt")
     return [
         dict(of_kind(one, f"per_prompt[{place}]", Mapping, "a mapping of options"))
         for place, one in enumerate(entries)
@@ -162,7 +162,7 @@ def _options_each(per_prompt: Any) -> list[dict[str, Any]]:
 def _one_each(name: str, values: Any, count: int) -> list[Any]:
     """A value for each prompt: of a list or an array its own; seeds count up from a number."""
     values = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(values, Sequence) and not isinstance(values, str):
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes | bytearray):
         if len(values) != count:
             raise RedrafterError(
                 f"{name} has {len(values)} entries for {count} prompts: "

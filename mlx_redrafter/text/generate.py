@@ -15,7 +15,7 @@ from ..cache.prompt_cache import PromptCache
 from ..engine.decode import begin
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
-from ..ranges import function_of
+from ..ranges import check_flags, function_of
 from .options import read_options
 from .prompts import Messages, encode_prompt
 from .responses import GenerationResponse, ResponseWriter
@@ -113,6 +113,7 @@ def generate(
         verbose: Whether to write the text to stdout as it comes, and then speeds, as mlx-lm does.
         **options: As there.
     """
+    check_flags(verbose=verbose)
     write = sys.stdout.write if verbose else _silence
     rule, text, last = "=" * 10 + "\n", "", None
     write(rule)

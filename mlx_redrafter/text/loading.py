@@ -24,7 +24,7 @@ from ..gguf import Progress
 from ..planning.cost_store import load_costs
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
-from ..ranges import of_kind
+from ..ranges import check_flags, check_texts, function_of, of_kind
 from ..system.device import on_gpu
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
@@ -148,6 +148,10 @@ def load(
     with fail_together(ranks):
         _check_places(path_or_repo, drafter, adapter_path)
         _check_overrides(dtype, tokenizer_config, model_config)
+        check_flags(trust_remote_code=trust_remote_code, lazy=lazy, return_config=return_config)
+        check_flags(plan=plan, pipeline=pipeline)
+        check_texts(revision=revision)
+        function_of(progress, "progress", "a function of (stage, bytes done, bytes in all)")
         located = locate(path_or_repo, revision=revision, progress=progress)
         path = located.directory
         config = {**_check_is_model(path, path_or_repo), **(model_config or {})}

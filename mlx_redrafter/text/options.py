@@ -17,7 +17,7 @@ from ..engine.config import SAMPLER, DecodingConfig
 from ..engine.model import SpeculativeModel, check_model
 from ..engine.shape_planner import ShapePlanner
 from ..errors import RedrafterError
-from ..ranges import function_of, of_kind
+from ..ranges import check_flags, function_of
 from ..sampling import SamplingConfig
 from .responses import stop_strings
 
@@ -107,8 +107,7 @@ def read_options(
     check_model(model)
     check_names(given)
     options = {name: value for name, value in given.items() if value is not None}
-    for name in ("draft", "copy"):
-        of_kind(options.get(name, True), name, bool, "True or False")
+    check_flags(draft=options.get("draft", True), copy=options.get("copy", True))
     shape = {name: options[name] for name in SHAPE_OPTIONS if name in options}
     config = DecodingConfig(
         max_tokens=options.get("max_tokens", max_tokens),

@@ -45,6 +45,7 @@ def encode_prompt(
         RedrafterError: If it is empty or holds what no model reads, or messages meet a tokenizer
             without a chat template.
     """
+    options = {**_checked_arguments(template_args), **_checked_tools(tools)}
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
@@ -55,7 +56,6 @@ def encode_prompt(
     readable = isinstance(listed, Sequence) and not isinstance(listed, bytes | bytearray)
     items: list[Any] = list(listed) if readable else [None]
     if items and all(isinstance(item, Mapping) for item in items):
-        options = {**_checked_arguments(template_args), **_checked_tools(tools)}
         return _not_empty(_encode_messages(tokenizer, items, options), name)
     if not are_counts(items):
         raise RedrafterError(
@@ -67,7 +67,12 @@ def encode_prompt(
 
 def _checked_arguments(given: Any) -> Mapping[str, Any]:
     """Further arguments of the chat template."""
-    arguments = of_kind(given or {}, "chat_template_args", Mapping, "a mapping of names to values")
+    arguments = of_kind(
+        {} if given is None else given,
+        "chat_template_args",
+        Mapping,
+        "a mapping of names to values",
+    )
     for name in arguments:
         if not isinstance(name, str) or name in _NOT_TEMPLATES:
             raise RedrafterError(
@@ -79,10 +84,11 @@ def _checked_arguments(given: Any) -> Mapping[str, Any]:
 
 def _checked_tools(given: Any) -> dict[str, Any]:
     """The functions as the template's argument, if there are any."""
-    if not given:
-        return {}
     kind = (list, tuple)
-    return {"tools": list(of_kind(given, "tools", kind, "a list of descriptions of functions"))}
+    tools = of_kind(
+        () if given is None else given, "tools", kind, "a list of descriptions of functions"
+    )
+    return {"tools": list(tools)} if tools else {}
 
 
 def plain_messages(messages: Messages) -> list[dict[str, Any]]:

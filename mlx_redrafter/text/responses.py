@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,6 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..engine.statistics import AcceptanceStats
 from ..engine.step import DecodedToken, StepRecord, TokenSource
 from ..errors import RedrafterError
+from ..ranges import is_several
 from .detokenizing import add_token
 
 
@@ -76,7 +77,8 @@ class GenerationResponse:
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     """One stop string or several, checked."""
-    listed = isinstance(stop, Iterable) and not isinstance(stop, str)
+    # A mapping may say more than its keys, which nobody would hear of.
+    listed = is_several(stop) and not isinstance(stop, str | Mapping)
     strings: tuple[str, ...] = tuple(stop) if listed else (cast("str", stop),)
     if not all(isinstance(string, str) and string for string in strings):
         raise RedrafterError("stop has to be a string or strings, none of them empty.")

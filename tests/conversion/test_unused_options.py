@@ -40,6 +40,26 @@ def test_options_that_shape_nothing(options: dict[str, Any], wrong: str) -> None
         Options(**options).validate()
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"hf_path": 5}, "hf_path has to be a path"),
+        ({"drafter": [1]}, "drafter has to be a path"),
+        ({"mlx_path": b"out"}, "mlx_path has to be a path"),
+        ({"overwrite": "no"}, "overwrite has to be True or False"),
+        ({"trust_remote_code": "no"}, "trust_remote_code has to be True or False"),
+        ({"quantize": 4}, "quantize has to be True or False"),
+        ({"q_mode": ["affine"]}, "q_mode has to be text"),
+        ({"dtype": 16}, "dtype has to be text"),
+        ({"revision": 5}, "revision has to be text"),
+        ({"progress": 5}, "progress has to be a function"),
+    ],
+)
+def test_options_of_a_wrong_kind(option: dict[str, Any], words: str) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        convert(**{"hf_path": "t", **option})
+
+
 def test_another_file_than_the_one_that_is_named(tmp_path: Path, target: Path) -> None:
     file = tiny_gguf(tmp_path / "tiny.Q8_0.gguf", matrix_type="Q8_0")
     out = tmp_path / "out"

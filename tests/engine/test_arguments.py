@@ -91,6 +91,8 @@ def test_a_planner_that_does_not_plan_is_refused(planner: Any) -> None:
 
 def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
     wrong: Any = 5
+    array: Any = mx.array(1.5)
+    letters: Any = b"x"
     for call, words in (
         (lambda: decode(model(), PROMPT, progress=wrong), "progress has to be a function"),
         (lambda: Engine(model(), keep=wrong), "keep has to be a function of a cache"),
@@ -98,6 +100,12 @@ def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
         (lambda: Engine(model()).add(PROMPT, stats=wrong), "stats has to be an AcceptanceStats"),
         (lambda: SpeculativeModel(model().target, beside=wrong), "beside has to be a list"),
         (lambda: SpeculativeModel(model().target, config=wrong), "config has to be a mapping"),
+        (lambda: SpeculativeModel(model().target, config=array), "config has to be a mapping"),
+        (lambda: SpeculativeModel(model().target, beside=array), "beside has to be a list"),
+        (lambda: SpeculativeModel(model().target, name=wrong), "name has to be text"),
+        (lambda: Engine(model(), prompts_first=wrong), "prompts_first has to be True or False"),
+        (lambda: BatchDecoder(model(), [PROMPT], array), "config has to be a DecodingConfig"),
+        (lambda: BatchDecoder(model(), [PROMPT], max_tokens=letters), "max_tokens has to be a"),
         (lambda: model().target.make_cache(wrong), "max_kv_size is 5, but has to be"),
         (lambda: load_drafter(wrong), "A path has to be text or a Path, and is 5"),
         (lambda: save_drafter("nowhere", wrong), "drafter has to be a Drafter, and is 5"),
@@ -127,6 +135,8 @@ def test_a_drafter_that_does_not_propose_is_refused(drafter: Any) -> None:
         ({"logits_processors": [5]}, "logits_processors has to be a list of functions"),
         ({"sampler": 5}, "sampler has to be a function"),
         ({"eos_token_ids": 0}, "eos_token_ids has to be a list of token ids"),
+        ({"eos_token_ids": b"ab"}, "eos_token_ids has to be a list of token ids"),
+        ({"eos_token_ids": {2: "</s>"}}, "eos_token_ids has to be a list of token ids"),
         ({"eos_token_ids": "</s>"}, "eos_token_ids has to be a list of token ids"),
     ],
 )
@@ -151,7 +161,7 @@ def test_ends_may_be_a_list() -> None:
     assert DecodingConfig(eos_token_ids=given).eos_token_ids == {2, 3}
 
 
-@pytest.mark.parametrize("length", [2.5, "2", None])
+@pytest.mark.parametrize("length", [2.5, "2", None, True])
 def test_a_cache_goes_back_to_whole_lengths_only(length: Any) -> None:
     shared = model()
     cache = shared.make_cache()

@@ -164,6 +164,11 @@ def test_bad_arguments(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> 
         ({"batch_size": "2"}, "batch_size is '2', but has to be a whole number"),
         ({"per_prompt": 5}, "per_prompt has to be a list of options"),
         ({"per_prompt": [5]}, r"per_prompt\[0\] has to be a mapping"),
+        ({"per_prompt": mx.array(1.5)}, "per_prompt has to be a list of options"),
+        ({"max_tokens": b"x"}, "max_tokens is b'x'"),
+        ({"seed": b"x"}, "seed is b'x'"),
+        ({"tools": 5}, "tools has to be a list"),
+        ({"chat_template_args": 5}, "chat_template_args has to be a mapping"),
     ):
         with pytest.raises(RedrafterError, match=words):
             stream_batch_generate(model, tokenizer, ["a"], **options)

@@ -413,6 +413,13 @@ def test_a_drafter_that_is_not_there(original: Path) -> None:
         ({"model_config": [1]}, "model_config has to be a mapping"),
         ({"dtype": "float32"}, "dtype has to be mx.float32"),
         ({"dtype": mx.int32}, "dtype has to be mx.float32"),
+        ({"plan": 5}, "plan has to be True or False, and is 5"),
+        ({"lazy": "no"}, "lazy has to be True or False, and is 'no'"),
+        ({"trust_remote_code": "no"}, "trust_remote_code has to be True or False"),
+        ({"return_config": mx.array([1, 2])}, "return_config has to be True or False"),
+        ({"pipeline": None}, "pipeline has to be True or False"),
+        ({"revision": 5}, "revision has to be text, and is 5"),
+        ({"progress": 5}, "progress has to be a function"),
     ],
 )
 def test_arguments_of_the_wrong_kind(original: Path, options: dict[str, Any], words: str) -> None:

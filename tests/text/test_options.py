@@ -293,6 +293,14 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
         ({"logits_processors": [3]}, "list of functions"),
         ({"stop": ["a", ""]}, "stop has to be"),
         ({"stop": 3}, "stop has to be"),
+        ({"stop": {"a": 1}}, "stop has to be"),
+        ({"stop": mx.array(1.5)}, "stop has to be"),
+        ({"logits_processors": mx.array(1.5)}, "list of functions"),
+        ({"xtc_special_tokens": b"ab"}, "list of token ids"),
+        ({"tools": 5}, "tools has to be a list"),
+        ({"tools": mx.array([1, 2])}, "tools has to be a list"),
+        ({"chat_template_args": 5}, "chat_template_args has to be a mapping"),
+        ({"chat_template_args": mx.array([1, 2])}, "chat_template_args has to be a mapping"),
         ({"planner": 5}, "planner has to be a Planner"),
         ({"logits_processors": 5}, "list of functions"),
         ({"xtc_special_tokens": 5}, "list of token ids"),
@@ -398,6 +406,9 @@ def test_verbose_writes_the_text_and_speeds(
     assert "tokens-per-sec" in out
     generate(model, tokenizer, PROMPT, max_tokens=5)
     assert capsys.readouterr().out == ""
+    wrong: Any = "no"
+    with pytest.raises(RedrafterError, match="verbose has to be True or False"):
+        generate(model, tokenizer, PROMPT, verbose=wrong)
 
 
 def test_a_tokenizer_of_transformers(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
