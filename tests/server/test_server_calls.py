@@ -147,7 +147,7 @@ STREAM = pytest.mark.parametrize("stream", [True, False])
     [
         ("say!", "The dog does not mind.", []),
         ("call!", "Let me look.", [("look", {"at": "犬"})]),
-        ("twice!", "\n Both.", [("look", {"at": "a"}), ("glance", {})]),
+        ("twice!", " Both.", [("look", {"at": "a"}), ("glance", {})]),
         ("broken!", "".join(ANSWERS["broken!"]), []),
         ("cut!", "".join(ANSWERS["cut!"]), []),
     ],

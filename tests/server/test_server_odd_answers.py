@@ -12,7 +12,7 @@ from live_server import Live, ScriptedSequences
 from mlx_lm.tokenizer_utils import SPMStreamingDetokenizer, TokenizerWrapper
 
 from mlx_redrafter.server.protocol import chat_answer, messages_answer, responses_answer
-from mlx_redrafter.server.protocol.answer import Event, Text
+from mlx_redrafter.server.protocol.answer import Answer, Event, Text
 from mlx_redrafter.server.work.answering import Answering, Job
 from mlx_redrafter.server.work.prompts import Encoded
 from mlx_redrafter.server.work.segments import Segments
@@ -183,6 +183,31 @@ def test_a_stream_that_cannot_be_written_ends_with_an_error(
 
 
 # ---- the order of an answer's parts
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("<think>Hm.</think>\n\nCALL\nCALL\n", ["Hm.", None, None]),
+        ("\n\nCALL\n\nBoth.\n", [None, "\n\nBoth.\n"]),
+        ("See:\n\nCALL", ["See:\n\n", None]),
+        ("\n\nSee.", ["\n\nSee."]),
+        ("\n\n", ["\n\n"]),
+        ("\n<tool_call>{no</tool_call>", ["\n<tool_call>{no</tool_call>"]),
+        ("CALL\n<think>Hm.</think>\n", [None, "Hm.", "\n"]),
+    ],
+)
+def test_blank_lines_around_calls_are_the_formats(
+    tokenizer: TokenizerWrapper, answer: str, said: list[str | None]
+) -> None:
+    segments = Segments(tokenizer, 0, [{"type": "function", "function": LOOK}])
+    letters = answer.replace("CALL", called("{}"))
+    whole = Answer()
+    for part in [*(p for c in letters for p in segments.feed(c, "own")), *segments.finish()]:
+        whole.add(part)
+        if isinstance(part, Text):
+            assert "".join(piece.text for piece in part.pieces) == part.text
+    assert [part.text if isinstance(part, Text) else None for part in whole.parts] == said
 
 
 @PATHS

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -20,7 +20,8 @@ class Segments:
     """Takes an answer's text as it comes and says what each part of it is.
 
     A call that its parser cannot read, or of a tool that was not offered, is text like any other:
-    nothing the model wrote is lost.
+    nothing the model wrote is lost. Only the blank lines that a format sets between thoughts and
+    calls are not said: templates set them too, and a client that sent them back would double them.
 
     Args:
         tokenizer: Knows the markers.
@@ -47,6 +48,8 @@ class Segments:
         self._state = make_text_state_machine(tokenizer).make_state(initial)
         self._open = initial  # the state of the text so far
         self._call = ""
+        self._held = ""  # text that is not said yet, since a call may follow
+        self._last: Literal["begun", "said", "called"] = "begun"  # thoughts begin anew
         self._trail = _Trail()
 
     @property
@@ -68,6 +71,7 @@ class Segments:
             yield from self._take(state, rest)
         if self._open == "tool":
             yield from self._end_call(closed=False)
+        yield from self._settle()
 
     def _take(self, state: str, part: str) -> Iterator[Text | ToolCall]:
         if self._open == "tool" and state != "tool":
@@ -75,9 +79,26 @@ class Segments:
         self._open = state
         if state == "tool":
             self._call += part
+        elif part and state == "reasoning":
+            yield from self._settle()
+            self._last = "begun"
+            yield Text(self._index, part, True, tuple(self._trail.pop(part)))
         elif part:
-            reasoning = state == "reasoning"
-            yield Text(self._index, part, reasoning, tuple(self._trail.pop(part)))
+            self._held += part
+            if not self._tools or self._last == "said" or self._held.strip():
+                yield from self._say_held()
+
+    def _settle(self) -> Iterator[Text]:
+        """Say what is held back, unless it is the end of a call's line."""
+        if self._last == "called":
+            self._held = ""
+        yield from self._say_held()
+
+    def _say_held(self) -> Iterator[Text]:
+        text, self._held = self._held, ""
+        if text:
+            self._last = "said"
+            yield Text(self._index, text, pieces=tuple(self._trail.pop(text)))
 
     def _end_call(self, *, closed: bool) -> Iterator[Text | ToolCall]:
         raw, self._call, self._open = self._call, "", "normal"
@@ -85,9 +106,12 @@ class Segments:
         if calls is None:
             start, end = self._tokenizer.tool_call_start, self._tokenizer.tool_call_end
             text = f"{start}{raw}{end if closed and end else ''}"
+            yield from self._say_held()
+            self._last = "said"
             yield Text(self._index, text, pieces=(Piece(text, "own"),))
             return
         self.calls += len(calls)
+        self._held, self._last = "", "called"
         yield from calls
 
     def _parse(self, raw: str) -> list[ToolCall] | None:
