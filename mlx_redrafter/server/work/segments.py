@@ -6,6 +6,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, Literal
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
@@ -14,6 +15,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ...engine.step import TokenSource
 from ..protocol.answer import Piece, Text, ToolCall
 from ..protocol.json_body import check_json, parse_json
+
+_Sourced = tuple[str, TokenSource]  # a character, and who came up with it
 
 
 class Segments:
@@ -48,9 +51,9 @@ class Segments:
         self._state = make_text_state_machine(tokenizer).make_state(initial)
         self._open = initial  # the state of the text so far
         self._call = ""
-        self._held = ""  # text that is not said yet, since a call may follow
+        self._held: deque[_Sourced] = deque()  # what may begin a marker
+        self._unsaid: list[_Sourced] = []  # text that is not said yet, since a call may follow
         self._last: Literal["begun", "said", "called"] = "begun"  # thoughts begin anew
-        self._trail = _Trail()
 
     @property
     def reasons(self) -> bool:
@@ -59,46 +62,63 @@ class Segments:
 
     def feed(self, text: str, source: TokenSource) -> Iterator[Text | ToolCall]:
         """Take more text."""
-        self._trail.push(text, source)
-        self._state, segments = TextStateMachine.split(self._state, text)
-        for state, part in segments:
-            yield from self._take(state, part)
+        for state, characters in self._split(text, source):
+            yield from self._take(state, characters)
 
     def finish(self) -> Iterator[Text | ToolCall]:
         """Take the end of the text."""
         self._state, rest, state = TextStateMachine.flush(self._state)
         if rest:
-            yield from self._take(state, rest)
+            yield from self._take(state, list(self._held))
         if self._open == "tool":
             yield from self._end_call(closed=False)
         yield from self._settle()
 
-    def _take(self, state: str, part: str) -> Iterator[Text | ToolCall]:
+    def _split(self, text: str, source: TokenSource) -> list[tuple[str, list[_Sourced]]]:
+        """More text, all from one source, as one part for each state that it goes through.
+
+        It is read character by character: of several markers at once the machine does not say
+        which characters are theirs, and what they leave may read as a part of one.
+        """
+        parts: list[tuple[str, list[_Sourced]]] = [(self._state[0], [])]
+        for character in text:
+            self._held.append((character, source))
+            self._state, segments = TextStateMachine.split(self._state, character)
+            decided = len(self._held) - len(self._state[3])
+            out = [self._held.popleft() for _ in range(decided)]
+            parts[-1][1].extend(out[: len(segments[0][1])])  # behind it there is a marker at most
+            parts += [(state, []) for state, _ in segments[1:]]
+        return parts
+
+    def _take(self, state: str, characters: list[_Sourced]) -> Iterator[Text | ToolCall]:
         if self._open == "tool" and state != "tool":
             yield from self._end_call(closed=True)
         self._open = state
+        part = "".join(character for character, _ in characters)
         if state == "tool":
             self._call += part
         elif part and state == "reasoning":
             yield from self._settle()
             self._last = "begun"
-            yield Text(self._index, part, True, tuple(self._trail.pop(part)))
+            yield Text(self._index, part, True, _pieces(characters))
         elif part:
-            self._held += part
-            if not self._tools or self._last == "said" or self._held.strip():
-                yield from self._say_held()
+            self._unsaid += characters
+            blank = all(character.isspace() for character, _ in self._unsaid)
+            if not self._tools or self._last == "said" or not blank:
+                yield from self._say()
 
     def _settle(self) -> Iterator[Text]:
         """Say what is held back, unless it is the end of a call's line."""
         if self._last == "called":
-            self._held = ""
-        yield from self._say_held()
+            self._unsaid = []
+        yield from self._say()
 
-    def _say_held(self) -> Iterator[Text]:
-        text, self._held = self._held, ""
-        if text:
+    def _say(self) -> Iterator[Text]:
+        characters, self._unsaid = self._unsaid, []
+        if characters:
             self._last = "said"
-            yield Text(self._index, text, pieces=tuple(self._trail.pop(text)))
+            text = "".join(character for character, _ in characters)
+            yield Text(self._index, text, pieces=_pieces(characters))
 
     def _end_call(self, *, closed: bool) -> Iterator[Text | ToolCall]:
         raw, self._call, self._open = self._call, "", "normal"
@@ -106,12 +126,12 @@ class Segments:
         if calls is None:
             start, end = self._tokenizer.tool_call_start, self._tokenizer.tool_call_end
             text = f"{start}{raw}{end if closed and end else ''}"
-            yield from self._say_held()
+            yield from self._say()
             self._last = "said"
             yield Text(self._index, text, pieces=(Piece(text, "own"),))
             return
         self.calls += len(calls)
-        self._held, self._last = "", "called"
+        self._unsaid, self._last = [], "called"
         yield from calls
 
     def _parse(self, raw: str) -> list[ToolCall] | None:
@@ -138,26 +158,7 @@ class Segments:
         return made
 
 
-class _Trail:
-    """Who proposed the text that is still held back, since it may begin a marker."""
-
-    def __init__(self) -> None:
-        self._held: deque[tuple[str, TokenSource]] = deque()
-
-    def push(self, text: str, source: TokenSource) -> None:
-        """More text, all from one source."""
-        self._held.extend((character, source) for character in text)
-
-    def pop(self, text: str) -> list[Piece]:
-        """The sources of text that comes out; what was before it (a marker) is dropped."""
-        held = "".join(character for character, _ in self._held)
-        for _ in range(max(0, held.find(text))):
-            self._held.popleft()
-        pieces: list[Piece] = []
-        for character in text:
-            source = self._held.popleft()[1] if self._held else "own"
-            if pieces and pieces[-1].source == source:
-                pieces[-1] = Piece(pieces[-1].text + character, source)
-            else:
-                pieces.append(Piece(character, source))
-        return pieces
+def _pieces(characters: list[_Sourced]) -> tuple[Piece, ...]:
+    """Characters in a row from one source as one piece."""
+    runs = groupby(characters, key=lambda entry: entry[1])
+    return tuple(Piece("".join(one for one, _ in run), source) for source, run in runs)
