@@ -135,6 +135,19 @@ def test_a_call_and_its_result_go_back_to_the_template(
     assert '"arguments": {"at": "dog"}' in prompt
 
 
+@pytest.mark.parametrize(("content", "text"), [(None, "Not today."), ("No.", "No.Not today.")])
+def test_an_earlier_refusal_is_read_like_text(
+    client: Any,
+    engine: ScriptedSequences,
+    tokenizer: TokenizerWrapper,
+    content: str | None,
+    text: str,
+) -> None:
+    refused = {"role": "assistant", "content": content, "refusal": "Not today."}
+    client.chat.completions.create(model="tiny", messages=[*ask("say"), refused, *ask("say")])
+    assert f"<|assistant|>{text}" in tokenizer.decode(engine.added[-1].prompt)
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
 def test_a_call_that_is_required_is_begun(client: Any, choice: Any) -> None:
     made = client.chat.completions.create(
@@ -395,6 +408,8 @@ def test_a_message_is_made_whole(claude: Any) -> None:
         model="tiny", max_tokens=99, messages=ask("think"), system="Be short."
     )
     assert [block.type for block in made.content] == ["thinking", "text"]
+    thoughts = made.usage.output_tokens_details.thinking_tokens
+    assert 0 < thoughts < made.usage.output_tokens
     assert made.content[1].text == "Yes, it is."
     assert made.stop_reason == "end_turn"
     assert made.usage.cache_read_input_tokens > 0
@@ -467,7 +482,10 @@ def test_a_message_that_is_wrong_is_refused_in_its_own_form(claude: Any, live: L
     assert caught.value.body["type"] == "error"
     assert caught.value.body["error"]["type"] == "invalid_request_error"
     assert caught.value.request_id is not None
-    assert [model.id for model in claude.models.list()] == ["tiny"]
+    (model,) = claude.models.list()
+    assert (model.id, model.lifecycle) == ("tiny", "active")
+    assert (model.max_input_tokens, model.max_tokens) == (4096, 4096)
+    assert claude.models.retrieve("tiny") == model
 
 
 # ---- leaving

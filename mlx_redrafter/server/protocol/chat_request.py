@@ -103,6 +103,7 @@ class AssistantMessage(Open):
 
     role: Literal["assistant"]
     content: Content | None = None
+    refusal: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[PastToolCall] | None = None
     function_call: None = None  # of an older form, which no template reads
@@ -283,7 +284,8 @@ def template_message(message: Any, place: int) -> Message:
         ApiError: If a call's arguments are no JSON object, or it is not the assistant's.
     """
     made: Message = message.model_dump(exclude_none=True)
-    made["content"] = joined(message.content)
+    refused = made.pop("refusal", "") if isinstance(message, AssistantMessage) else ""
+    made["content"] = joined(message.content) + refused
     if made["role"] == "developer":
         made["role"] = "system"
     calls = made.get("tool_calls") or []

@@ -153,6 +153,9 @@ class Handlers:
             "id": model.name,
             "display_name": model.name,
             "created_at": stamp,
+            "lifecycle": "active",
+            "max_input_tokens": model.context_limit,
+            "max_tokens": model.context_limit,
         }
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002
