@@ -90,7 +90,8 @@ class Planner:
         self.prices, self._honesty = StepPrices(costs), Honesty()
         self.copies = CopyPlanner(self.prices, self._learnt.copied)
         self._chains, self._measure = chains, measure
-        self._beginnings = Beginnings(self.acceptance, self._memory, self._honesty)
+        learnt = self.acceptance, self._memory, self._honesty, self.prices.without_copies
+        self._beginnings = Beginnings(*learnt)
         self._for_batches: dict[int, Planner] = {}
         self._choice: BeamShape | None = None
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
@@ -240,11 +241,11 @@ class Planner:
         promise more tokens than decoding makes in the time they take.
         """
         drafted = len(tree.tokens) - 1
-        if self.prices.tokens == 0 or self._is_probe(shape):
-            return drafted
         chances, prices = self.guess_chances(tree)[1:], self.prices
+        if prices.without_copies.tokens == 0 or self._is_probe(shape):
+            return drafted
         seconds = partial(prices.verify_seconds, context=context)
-        return num_nodes_to_verify(chances, self.costs.sizes, seconds, prices.rate)
+        return num_nodes_to_verify(chances, prices.sizes, seconds, prices.rate_without_copies)
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""

@@ -54,6 +54,7 @@ class StepPrices:
             nothing.
         watched: Plain steps that the last step's draft took, which is only watched; None where
             there is none, or it may have waited for a compiler.
+        without_copies: What is made in steps that verified no copies.
     """
 
     def __init__(self, costs: CostModel):
@@ -63,6 +64,7 @@ class StepPrices:
         self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._shapes: dict[BeamShape | None, Made] = {}
         self._rate, self._context = Rate(), costs.contexts[0]
+        self.without_copies = Rate()
         self._runs = PlainRuns()
         self._after_draft = False
         self.late = 0.0
@@ -88,6 +90,11 @@ class StepPrices:
     def rate(self) -> float:
         """Tokens a second, as decoding goes on the whole."""
         return self._rate.per_plain_step / self.plain_seconds(self._context)
+
+    @property
+    def rate_without_copies(self) -> float:
+        """Tokens a second where nothing is copied: what time is worth to a draft there."""
+        return self.without_copies.per_plain_step / self.plain_seconds(self._context)
 
     def plain_seconds(self, context: int) -> float:
         """What a plain step takes."""
@@ -157,7 +164,10 @@ class StepPrices:
         if seen is not None:
             self._tell_clocks(step, *seen)
         self._context = step.context
-        self._rate.add(step, self.paid(step))
+        taken = self.paid(step)
+        self._rate.add(step, taken)
+        if not any(record.copied for record in step.records):
+            self.without_copies.add(step, taken)
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step)
 

@@ -37,6 +37,14 @@ class Rate:
         """Tokens made in the time of a plain step; 1 before anything is known."""
         return self.tokens / self._plain_steps if self._plain_steps else 1.0
 
+    def save(self) -> tuple[float, float]:
+        """What is known by now, for :meth:`restore`."""
+        return self.tokens, self._plain_steps
+
+    def restore(self, saved: tuple[float, float]) -> None:
+        """Forget what was counted since."""
+        self.tokens, self._plain_steps = saved
+
     def add(self, step: ObservedStep, taken: float) -> None:
         """Count a step that took so many plain steps, see :func:`paid`, or several alike."""
         forget = FORGET**step.repeats
