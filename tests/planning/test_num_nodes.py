@@ -2,7 +2,14 @@
 
 from collections.abc import Callable
 
+from planning_machines import CPU, REAL, Chat, Text, costs_of
+
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.num_nodes import num_nodes_to_verify
+from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.tree import HostTree
 
 SIZES = (1, 2, 3, 4)
 
@@ -29,3 +36,31 @@ def test_a_poor_row_is_taken_for_the_sake_of_those_behind_it() -> None:
 def test_only_counts_on_offer_are_chosen() -> None:
     assert num_nodes_to_verify([0.9, 0.9, 0.1], (1, 3), per_row(0.5), 1.0) == 2
     assert num_nodes_to_verify([], (1,), per_row(0.01), 1.0) == 0
+
+
+def copied(tokens: int, seconds: float) -> ObservedStep:
+    """A step that verified a copy, all of which was right."""
+    chain = tuple(range(1 + tokens))
+    tree = HostTree(chain, (-1, *chain[:-1]), (0.0,) * len(chain))
+    record = StepRecord(tree, (*chain[1:], 0), chain[:-1], frozenset(chain[1:]))
+    return ObservedStep(None, [record], seconds, 64)
+
+
+def test_after_copies_as_many_guesses_are_worth_it_as_before() -> None:
+    """What was copied is made in no time, and says nothing of texts without copies."""
+    costs = costs_of(CPU)
+    chat = Chat(costs, Planner(costs), noise=0.0).answers(REAL, 8)
+    planner = chat.planner
+    assert planner is not None
+    text = Text(*REAL, seed=3)
+    shape = BeamShape(3, 4, 7)
+    trees = [text.step(shape).tree for _ in range(40)]
+
+    def verified() -> list[int]:
+        return [planner.num_nodes_to_verify(shape, tree, 64) for tree in trees]
+
+    before = verified()
+    for _ in range(40):
+        planner.observe(copied(20, costs.verify_seconds(21, 64)))
+    assert sum(before) > 40
+    assert verified() == before
