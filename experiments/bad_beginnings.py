@@ -1,11 +1,11 @@
-"""Ordinary questions after a beginning that tells the planner nothing good.
+"""Ordinary questions after a beginning that tells the planner nothing good, or too much.
 
-    python experiments/bad_beginnings.py [--count 20] [--json]
+    python experiments/bad_beginnings.py [--count 20] [--only "a repeated word"] [--json]
 
 Each beginning is decoded with a planner of its own: unknown names, answers of one word, temperature
-1.5, a loaded machine, a text in another language; then the same ordinary questions. They take turns
-with a planner that had no such beginning. Shown is the speed with the beginning over the speed
-without.
+1.5, a loaded machine, a text in another language, a word that is repeated for 256 tokens; then the
+same ordinary questions. They take turns with a planner that had no such beginning. Shown is the
+speed with the beginning over the speed without.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ UNKNOWN = (
 )
 ONE_WORD = ("Say yes.", "Answer with one word: is two more than one?", "Say no.", "Say ok.")
 FOREIGN = ("Was ist eine Funktion, und wozu braucht man sie? Bitte auf Deutsch.",)
+REPEATED = ("Write the word apple 100 times.", "Write the word banana 100 times.")
 
 
 @contextmanager
@@ -72,30 +73,36 @@ def begin(subject: Subject, name: str, planner: Planner, options: dict[str, Any]
             ask(UNKNOWN, temperature=1.5)
     elif name == "another language":
         ask(FOREIGN)
+    elif name == "a repeated word":
+        ask(REPEATED, max_tokens=256)
 
 
 NAMES = (
     "unknown names", "one-word answers", "temperature 1.5", "a loaded machine", "another language",
+    "a repeated word",
 )  # fmt: skip
 
 
 def measure(subject: Subject, args: argparse.Namespace, temperature: float) -> dict[str, float]:
     """Speed after each beginning over the speed without one."""
     options = {"max_tokens": args.max_tokens, "temperature": temperature}
-    planners = {"without": subject.planner()} | {name: subject.planner() for name in NAMES}
-    for name in NAMES:
+    names = args.only or NAMES
+    planners = {"without": subject.planner()} | {name: subject.planner() for name in names}
+    for name in names:
         begin(subject, name, planners[name], options)
     prompts = asked(subject, args)
     subject.answer(Run(), prompts[0], draft=False, max_tokens=12)
     ways = {"plain": plain} | {name: planned(planner) for name, planner in planners.items()}
     runs = by_turns(subject, prompts, ways, **options)
-    found = {name: runs[name].speed() / runs["without"].speed() for name in NAMES}
+    found = {name: runs[name].speed() / runs["without"].speed() for name in names}
     return {"without, x plain": runs["without"].speed() / runs["plain"].speed(), **found}
 
 
 def main() -> None:
     """Measure and print."""
-    args = parser(__doc__).parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--only", nargs="+", choices=NAMES, help="these beginnings")
+    args = flags.parse_args()
     console = Console(stderr=args.json)
     subject = Subject.load(args.model, args.drafter, recalibrate=args.recalibrate)
     report = {}

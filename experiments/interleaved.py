@@ -99,16 +99,17 @@ def measure(
 
     Each prompt goes through all contestants before the next, in rotating order.
     """
-    names, done = list(names), []
-    for repeat in track(range(repeats + 1), description=label, transient=True):
-        runs = {name: Run() for name in names}
-        for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts):
-            turn = (index + repeat) % len(names)
-            for name in names[turn:] + names[:turn]:
-                runs[name].take(answer(name, ids))
-        if repeat:
-            done.append(runs)
-    return done
+    names, done = list(names), [{name: Run() for name in names} for _ in range(repeats + 1)]
+    turns = [
+        (repeat, index, ids)
+        for repeat in range(repeats + 1)
+        for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts)
+    ]
+    for repeat, index, ids in track(turns, description=label, transient=True):
+        turn = (index + repeat) % len(names)
+        for name in names[turn:] + names[:turn]:
+            done[repeat][name].take(answer(name, ids))
+    return done[1:]
 
 
 def run_script(main: Callable[[], None]) -> None:
