@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from ..engine.step import StepRecord
 from .allowance import Allowance
 from .easy_answers import EasyAnswers
 from .second_chance import Saved, SecondChance
@@ -56,9 +58,14 @@ class Beginnings:
         if self._answers >= 1.0:
             self.easy.begun(expected)
 
-    def take_draft(self, accepted: float, length: int, forecast: float | None) -> bool:
-        """A draft was verified; see :meth:`EasyAnswers.take_draft`."""
-        return self._keep_if(self.easy.take_draft(accepted, length, forecast))
+    def take_draft(
+        self, records: Sequence[StepRecord], length: int, forecast: float | None
+    ) -> bool:
+        """Drafts of a step were verified; see :meth:`EasyAnswers.take_draft`."""
+        guesses = [record.guessed for record in records]
+        accepted = sum(one.accepted for one in guesses) / len(guesses)
+        verified = max(max(one.tree.depths) for one in guesses)
+        return self._keep_if(self.easy.take_draft(accepted, verified, length, forecast))
 
     def go_back(self) -> bool:
         """The choice pays no more: whether what paid before the text became easy is known now."""

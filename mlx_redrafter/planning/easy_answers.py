@@ -76,18 +76,21 @@ class EasyAnswers:
         self._in_vain = max(0, self._in_vain - 1)
         self._tokens, self._at_beginning = tokens, self._save()
 
-    def take_draft(self, accepted: float, length: int, forecast: float | None) -> bool:
-        """A draft was verified.
+    def take_draft(
+        self, accepted: float, verified: int, length: int, forecast: float | None
+    ) -> bool:
+        """A draft was verified, or as much of it as was worth it.
 
         Args:
             accepted: Tokens of it that were accepted.
+            verified: Those that could have been.
             length: Those that it had.
-            forecast: Those that were expected to be; None where that is not known.
+            forecast: Those of them that were expected to be accepted; None where that is not known.
 
         Returns:
             Whether something else is known now, since the text is of the other kind.
         """
-        if not self._easy:
+        if not self._easy or not verified:
             return False
         easy = bool(self._ordinary)
         self._drafts += 1
@@ -95,7 +98,7 @@ class EasyAnswers:
             self._chances[easy] = depth_chance(length, forecast)
         other, own = self._chances[not easy], self._chances[easy]
         told = accepted * math.log(other / own)
-        if accepted < length:
+        if accepted < verified:
             told += math.log((1.0 - other) / (1.0 - own))
         self._evidence = max(0.0, self._evidence + told)
         if easy:

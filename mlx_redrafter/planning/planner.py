@@ -331,17 +331,17 @@ class Planner:
             self._plan_or_price(step.tokens)
             return
         self._trials.allowance.take_drafted(price, step.tokens)
-        accepted, forecast = step.tokens - 1.0, None if probe else self._expected - 1.0
+        forecast = None if probe else self._expected - 1.0
         if forecast is None:
             before = self._choice.length
             self._plan()
             longer = self._choice is not None and self._choice.length > before
             self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
         else:
-            self._wide.take_draft(accepted, shape.length, forecast)
+            self._wide.take_draft(step.tokens - 1.0, shape.length, forecast)
             if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
                 self._memory.add(step.records[0].guessed.tree, shape, probe=False)
-        if self._beginnings.take_draft(accepted, shape.length, forecast):
+        if self._beginnings.take_draft(step.records, shape.length, forecast):
             self._plan()
 
     def _is_probe(self, shape: BeamShape) -> bool:

@@ -19,6 +19,8 @@ from planning_machines import (
 )
 
 from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.planning.beginnings import Beginnings
 from mlx_redrafter.planning.depth_chance import LARGEST, LEAST, depth_chance
 from mlx_redrafter.planning.easy_answers import (
     DOUBLINGS,
@@ -30,6 +32,7 @@ from mlx_redrafter.planning.easy_answers import (
 )
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.wide_probes import WHOLE_RUNS, WideProbes
+from mlx_redrafter.tree import HostTree
 
 # Between one that the drafter knows and one of a real model.
 MIDDLING = (0.6, 0.55, 0.2)
@@ -139,7 +142,7 @@ def test_an_answer_before_which_nothing_was_drafted_was_not_easy() -> None:
 def drafts(answers: EasyAnswers, accepted: int, forecast: float, length: int = 4) -> int:
     """Drafts that go alike until something else is known."""
     for count in range(1, 100):
-        if answers.take_draft(accepted, length, forecast):
+        if answers.take_draft(accepted, length, length, forecast):
             return count
     return 0
 
@@ -172,9 +175,27 @@ def test_what_was_learnt_since_a_text_became_easy_does_not_count_for_ordinary_on
 
 def test_a_probe_that_is_accepted_far_tells_it_as_well() -> None:
     answers, learnt = after_an_easy_answer()
-    answers.take_draft(0, 4, 1.0)
-    assert answers.take_draft(12, 12, None)
+    answers.take_draft(0, 4, 4, 1.0)
+    assert answers.take_draft(12, 12, 12, None)
     assert learnt.value == EASY
+
+
+def test_of_a_draft_only_what_was_verified_tells_anything() -> None:
+    answers, learnt = after_an_easy_answer()
+    drafts(answers, 4, 1.0)
+    for _ in range(20):
+        assert not answers.take_draft(2, 2, 12, 10.0)
+        assert not answers.take_draft(0, 0, 12, 10.0)
+    assert learnt.value == EASY
+
+
+def test_copies_tell_nothing_of_drafts() -> None:
+    beginnings, learnt = Beginnings(Number(ORDINARY)), []
+    beginnings.easy.take_draft = lambda *given: bool(learnt.append(given))  # type: ignore[method-assign]
+    tree = HostTree((0, 1, 2, 1), (-1, 0, 1, 0), (0.0,) * 4)
+    record = StepRecord(tree, (1, 2, 3, 9), (0, 1, 2), frozenset((1, 2)))
+    beginnings.take_draft([record], 4, 1.0)
+    assert learnt == [(0.0, 1, 4, 1.0)]
 
 
 def test_more_is_needed_after_a_text_that_was_not_easy_after_all() -> None:
