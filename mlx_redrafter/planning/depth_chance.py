@@ -16,6 +16,6 @@ def depth_chance(length: int, accepted: float) -> float:
     low, high = LEAST, LARGEST
     while high - low > _CLOSE:
         chance = (low + high) / 2
-        more = sum(chance**depth for depth in range(1, 1 + length)) < accepted
+        more = chance * (1.0 - chance**length) / (1.0 - chance) < accepted
         low, high = (chance, high) if more else (low, chance)
     return (low + high) / 2

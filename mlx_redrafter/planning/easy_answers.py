@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from .depth_chance import LARGEST, LEAST, depth_chance
-from .second_chance import Saved
+from .second_chance import Saved, restore_all, save_all
 
 # At the end of an easy answer a step is expected to make so many times the tokens of one at its
 # beginning.
@@ -64,7 +64,7 @@ class EasyAnswers:
         if not self._ordinary:
             self._in_a_row = 0
             return False
-        self._easy = self._save()
+        self._easy = save_all(self._learnt)
         self._in_a_row += 1
         if self._in_a_row >= ORDINARY_AFTER:
             self._ordinary, self._easy = [], []
@@ -74,7 +74,7 @@ class EasyAnswers:
         """It is decided what the answer begins with: steps of so many tokens; 0 without drafts."""
         self._evidence, self._drafts = 0.0, 0
         self._in_vain = max(0, self._in_vain - 1)
-        self._tokens, self._at_beginning = tokens, self._save()
+        self._tokens, self._at_beginning = tokens, save_all(self._learnt)
 
     def take_draft(
         self, accepted: float, verified: int, length: int, forecast: float | None
@@ -126,10 +126,6 @@ class EasyAnswers:
         self._at_beginning, self._ordinary = self._ordinary, []
         return True
 
-    def _save(self) -> list[Any]:
-        return [one.save() for one in self._learnt]
-
     def _restore(self, saved: list[Any]) -> None:
-        for one, known in zip(self._learnt, saved, strict=True):
-            one.restore(known)
+        restore_all(self._learnt, saved)
         self._evidence, self._drafts = 0.0, 0

@@ -241,9 +241,10 @@ class Planner:
         promise more tokens than decoding makes in the time they take.
         """
         drafted = len(tree.tokens) - 1
-        chances, prices = self.guess_chances(tree)[1:], self.prices
+        prices = self.prices
         if prices.without_copies.tokens == 0 or self._is_probe(shape):
             return drafted
+        chances = self.guess_chances(tree)[1:]
         seconds = partial(prices.verify_seconds, context=context)
         return num_nodes_to_verify(chances, prices.sizes, seconds, prices.rate_without_copies)
 

@@ -9,6 +9,7 @@ changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 # Answers in a row that are passed over at most.
@@ -25,6 +26,17 @@ class Saved(Protocol):
 
     def restore(self, saved: Any, /) -> None:
         """Know that again, and no more."""
+
+
+def save_all(learnt: Sequence[Saved]) -> list[Any]:
+    """What is known of each by now."""
+    return [one.save() for one in learnt]
+
+
+def restore_all(learnt: Sequence[Saved], saved: Sequence[Any]) -> None:
+    """Know of each what was saved, and no more."""
+    for one, known in zip(learnt, saved, strict=True):
+        one.restore(known)
 
 
 class SecondChance:
@@ -61,7 +73,7 @@ class SecondChance:
             return
         if self._kept and self._failed and self._failures < FAILURES_TO_CHANGE:
             return
-        self._kept, self._set_aside = [one.save() for one in self._learnt], []
+        self._kept, self._set_aside = save_all(self._learnt), []
         self._failures, self._failed = 0, False
 
     def fail(self) -> None:
@@ -72,7 +84,7 @@ class SecondChance:
         self._passed_over = None
         self._failed = True
         if self._set_aside:
-            self._restore(self._set_aside)
+            restore_all(self._learnt, self._set_aside)
             self._set_aside = []
 
     def due(self, answers: float) -> bool:
@@ -94,10 +106,6 @@ class SecondChance:
         Args:
             account: What may be lost now.
         """
-        self._set_aside = [one.save() for one in self._learnt]
+        self._set_aside = save_all(self._learnt)
         self._account, self._failed = account, False
-        self._restore(self._kept)
-
-    def _restore(self, saved: list[Any]) -> None:
-        for one, known in zip(self._learnt, saved, strict=True):
-            one.restore(known)
+        restore_all(self._learnt, self._kept)
