@@ -168,11 +168,7 @@ class DraftChooser:
         if all(copies.rests for copies in copying):
             return False
         step = self._copies(sequences)
-        if step is None or not step.waits:
-            return False
-        for copies in copying:
-            copies.useful()
-        return True
+        return step is not None and step.waits
 
     def _copies(self, sequences: Tokens[Sequence]) -> StepCopies | None:
         """What the sequences may copy, if only nothing; None where none of them copies."""

@@ -75,12 +75,13 @@ class SequenceCopies:
         if proposal is not None:
             self._acceptance.observe(proposal.copies, tokens)
         foretold = proposal.copies.continuations[0].tokens[0] if proposal else None
-        self._surprised = self._asked and len(tokens) == 1 and tokens[0] != foretold
-        if len(tokens) == 1:
+        alone = len(tokens) == 1
+        self._surprised = self._asked and alone and tokens[0] != foretold
+        if alone or tokens[0] != foretold:  # what was guessed says nothing of copies
             self._in_vain += 1
-            self._acceptance.in_vain += 1
+            self._acceptance.in_vain += len(tokens)
         else:
-            self.useful()
+            self._in_vain = self._acceptance.in_vain = 0
         self._unread += tokens
         self._asked = False
 
@@ -89,10 +90,6 @@ class SequenceCopies:
         """Whether copies need not be looked for after this plain step."""
         every = LOOK_EVERY if self._acceptance.in_vain < TOKENS_IN_VAIN else LOOK_RARELY
         return self._in_vain >= STEPS_IN_VAIN and self._in_vain % every != 0
-
-    def useful(self) -> None:
-        """Hear that a step waits for copies."""
-        self._in_vain = self._acceptance.in_vain = 0
 
     def take_surprise(self) -> bool:
         """Whether a step made one token alone, and that was no copy; told once."""

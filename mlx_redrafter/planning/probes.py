@@ -17,6 +17,10 @@ LARGEST_FIRST_PROBE = 4.0
 # the second figure.
 WATCH_PRICE = 0.35
 SMALL_WATCH_PRICE = 0.25
+# Of what is lost where two plain steps do not overlap, a draft made between them loses so much: a
+# host that is held up until the draft is nearly over builds the next step's graph meanwhile no
+# more. The pocket's drafts took 1.1 plain steps so, of which 0.4 to 0.5 were theirs.
+NOT_OVERLAPPED = 0.5
 # A shape that would make less than this, times plain, were all of its path accepted, is not worth a
 # probe: few texts are guessed so well, and there is little to gain on those.
 LEAST_AT_BEST = 1.15
@@ -51,6 +55,7 @@ class Probes:
             drafts have paid; in plain steps.
         verified_price: What the next one costs that is verified, now or later.
         watches: Whether it is only watched: not where it pays whatever comes.
+        watch_overhead: What a watched draft costs besides its own time, in plain steps.
         trial_price: What a step that probes costs, in plain steps.
         free: A shape that costs less than a plain step, where there is one: it pays whatever comes.
         certain: Whether it costs so much less that no plain step has to show it.
@@ -76,6 +81,7 @@ class Probes:
         self.first: BeamShape | None = None
         self.first_price = self.trial_price = self.verified_price = 0.0
         self.watches = False
+        self.watch_overhead = 0.0
         self.free: BeamShape | None = None
         self.certain = False
 
@@ -87,7 +93,7 @@ class Probes:
         small: bool,
         earned: bool,
         expected: float = 0.0,
-        overhead: float = 0.0,
+        overhead: float | None = None,
     ) -> None:
         """Price all shapes again, if prices have changed.
 
@@ -98,7 +104,8 @@ class Probes:
             earned: Whether probes have earned all that is saved, so that it may cost more.
             expected: Tokens that a step is expected to make that verifies it: it is only watched,
                 if that can be, where it would lose more than a watched draft costs.
-            overhead: What such a draft costs besides its own time, in plain steps.
+            overhead: What such a draft costs besides its own time, in plain steps; None where that
+                was not seen yet: one step overlaps less with the next, then.
         """
         plain = clocks.factor(PLAIN)
         factors = {rows: clocks.factor(rows) / plain for rows in self._rows}
@@ -110,24 +117,25 @@ class Probes:
         if not self._can_watch or self.free is not None:
             return
         apart = clocks.apart_seconds(context) / clocks.seconds(PLAIN, context)
+        self.watch_overhead = NOT_OVERLAPPED * apart if overhead is None else overhead
         limit = SMALL_WATCH_PRICE if small else WATCH_PRICE
-        self._watch(limit, overhead, lost=self.first_price + apart - expected)
+        self._watch(limit, lost=self.first_price + apart - expected)
 
-    def _watch(self, limit: float, overhead: float, lost: float) -> None:
+    def _watch(self, limit: float, lost: float) -> None:
         """Watch the shape that shows most of those that cost little, or the cheapest.
 
         Args:
             limit: What is little, in plain steps.
-            overhead: See :meth:`price`.
             lost: What a step is expected to lose that verifies a probe: no more is paid.
         """
         found = next((one for one in self._watchable if one[2] <= limit), self._least_watchable)
         if found is None:
             return
         price, shape, draft = found
-        if draft + overhead < lost:
+        watched = draft + self.watch_overhead
+        if watched < lost:
             self.first_price, self.first = min(price, FIRST_PROBE_PRICE), shape
-            self.trial_price, self.watches = 1.0 + draft + overhead, True
+            self.trial_price, self.watches = 1.0 + watched, True
 
     def _hold(self, context: int, factors: dict[int, float]) -> bool:
         """Whether prices are as they were; to make them takes a fifth of a small model's step."""

@@ -74,7 +74,8 @@ class Trials:
         self.probes = Probes(costs, chains=chains, watches=watches)
         self._made = PROBES_TO_CHOOSE if known else 0
         self._expected = EXPECTED  # tokens of a step that verifies the next probe
-        self._overhead = 0.0  # plain steps that a watched draft takes besides its own time
+        # Plain steps that a watched draft takes besides its own time; None before that was seen.
+        self._overhead: float | None = None
         self._watching = 0  # tokens after which it is known how a watched draft went
         self.failed_here = False
         self._gap = 1
@@ -210,9 +211,10 @@ class Trials:
         """
         price = self.probes.trial_price - 1.0
         if took is not None:
+            before = self.probes.watch_overhead
+            alone = price - before
             price = min(took, MOST_OVERHEAD + price)
-            alone = self.probes.trial_price - 1.0 - self._overhead
-            self._overhead += NEWS * (max(0.0, price - alone) - self._overhead)
+            self._overhead = before + NEWS * (max(0.0, price - alone) - before)
         self.allowance.take_watched(price)
         self._plain, self._watching = 0, 1 + shape.length
 

@@ -228,12 +228,18 @@ def test_copies_are_looked_for_less_often_where_they_are_of_no_use() -> None:
 
     assert not any(rests(range(10, 18)))
     assert rests(range(20, 28)) == 2 * [True, True, True, False]
-    assert rests([28]) == [True]
-    copies.useful()
-    assert not any(rests(range(30, 38)))
-    assert rests([38]) == [True]
-    copies.accepted([39, 40])
-    assert not copies.rests
+    copies.accepted([28, 29])
+    assert copies.rests, "a draft's guesses say nothing of copies"
+    copies.accepted([2])
+    assert copies.propose(8) is not None
+    copies.accepted([9, 30])
+    assert copies.rests, "nor do those that were right where the copy was not"
+    copies.accepted([2])
+    assert copies.propose(8) is not None
+    copies.accepted([9, 30])
+    assert not copies.rests, "copies are of use"
+    assert not any(rests(range(31, 39)))
+    assert rests([39]) == [True]
 
 
 def test_texts_after_many_tokens_in_vain_begin_with_rarer_looks() -> None:
@@ -252,7 +258,7 @@ def test_texts_after_many_tokens_in_vain_begin_with_rarer_looks() -> None:
     proposal = following.propose(8)
     assert proposal is not None, "the tokens of the steps between were read"
     assert proposal.copies.continuations[0].tokens[:3] == (8, 9, 5)
-    following.useful()
+    following.accepted([8, 9])
     assert not following.rests
     copies.begin([1, 2, 3])
     assert not copies.rests, "copies are of use again"
