@@ -34,6 +34,8 @@ RECORDED_STEPS = 16
 # when what was learnt at one place must not stand in the way of another.
 FORGET = 0.995
 FORGET_TRYING = 0.85
+# And after the text has turned out to be another: of up to 200 steps four are left.
+DOUBTED = 0.02
 
 
 class AcceptanceModel:
@@ -70,6 +72,13 @@ class AcceptanceModel:
     def restore(self, saved: tuple[FloatArray, FloatArray]) -> None:
         """Forget what was learnt since."""
         self._hits, self._seen = saved[0].copy(), saved[1].copy()
+
+    def begin_again(self, drafts: Sequence[tuple[BeamShape, StepRecord]]) -> None:
+        """Count all that is known as a few steps; then learn from some drafts."""
+        self._hits *= DOUBTED
+        self._seen *= DOUBTED
+        for _, record in drafts:
+            self.observe(record)
 
     def observe(self, record: StepRecord | RecordedDraft, *, trying: bool = False) -> None:
         """Learn from one verified tree.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..drafting.shape import BeamShape
 from ..engine.step import StepRecord
 from .allowance import Allowance
 from .easy_answers import EasyAnswers
+from .harder_text import HarderText
 from .second_chance import Saved, SecondChance
 from .trials import SHORT_ANSWER
 
@@ -21,10 +23,12 @@ class Beginnings:
     Attributes:
         second_chance: After an answer in which drafts failed.
         easy: After one in which they made much more.
+        harder: Tells where a text is harder than all that is known.
     """
 
     def __init__(self, *learnt: Saved) -> None:
         self.second_chance, self.easy = SecondChance(*learnt), EasyAnswers(*learnt)
+        self.harder, self._learnt = HarderText(), learnt
         self._answers = 0.0  # since the last one began, at most 1
         self._given = False  # a second chance
 
@@ -59,13 +63,40 @@ class Beginnings:
             self.easy.begun(expected)
 
     def take_draft(
-        self, records: Sequence[StepRecord], length: int, forecast: float | None
+        self, records: Sequence[StepRecord], shape: BeamShape, forecast: float | None
     ) -> bool:
-        """Drafts of a step were verified; see :meth:`EasyAnswers.take_draft`."""
+        """Drafts of a step were verified.
+
+        Args:
+            records: How they went.
+            shape: What was drafted.
+            forecast: Tokens of a draft that were expected to be accepted; None for a probe.
+
+        Returns:
+            Whether something else is known now, since the text is another than was thought.
+        """
         guesses = [record.guessed for record in records]
         accepted = sum(one.accepted for one in guesses) / len(guesses)
-        verified = max(max(one.tree.depths) for one in guesses)
-        return self._keep_if(self.easy.take_draft(accepted, verified, length, forecast))
+        verified = [max(one.tree.depths) for one in guesses]
+        easy = self.easy.take_draft(accepted, max(verified), shape.length, forecast)
+        if self._keep_if(easy):
+            return True
+        harder = [
+            self.harder.take_draft(shape, guess, depth, forecast)
+            for guess, depth in zip(guesses, verified, strict=True)
+        ]
+        return any(harder) and self._begin_again()
+
+    def _begin_again(self) -> bool:
+        """The text is harder than what is known: know what was known of such ones, or little."""
+        if self.go_back():
+            return True
+        if not self.second_chance.given:
+            for one in self._learnt:
+                one.begin_again(list(self.harder.since))
+        self.second_chance.fail()
+        self.harder.forget()
+        return True
 
     def go_back(self) -> bool:
         """The choice pays no more: whether what paid before the text became easy is known now."""
@@ -73,5 +104,6 @@ class Beginnings:
 
     def _keep_if(self, changed: bool) -> bool:
         if changed:  # what pays now is what an odd answer would be followed by
+            self.harder.forget()
             self.second_chance.keep(math.inf, 1.0)
         return changed

@@ -10,10 +10,10 @@ several easy answers the next one begins as they ended.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .depth_chance import LARGEST, LEAST, depth_chance
+from .harder_text import told
 from .second_chance import Saved, restore_all, save_all
 
 # At the end of an easy answer a step is expected to make so many times the tokens of one at its
@@ -97,10 +97,7 @@ class EasyAnswers:
         if forecast is not None:
             self._chances[easy] = depth_chance(length, forecast)
         other, own = self._chances[not easy], self._chances[easy]
-        told = accepted * math.log(other / own)
-        if accepted < verified:
-            told += math.log((1.0 - other) / (1.0 - own))
-        self._evidence = max(0.0, self._evidence + told)
+        self._evidence = max(0.0, self._evidence + told(accepted, verified, own, other))
         if easy:
             wanted = EVIDENCE if self._drafts <= FEW_DRAFTS else EVIDENCE_LATER
             return self._evidence >= wanted and self.go_back()

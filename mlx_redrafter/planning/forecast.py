@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
+from ..engine.step import StepRecord
 from ..tree import HostTree
 from .acceptance import KINDS, FloatArray, kinds_of, narrowed, subtree
 from .shapes import covers
@@ -144,6 +145,12 @@ class TreeMemory:
         for kind, numbers in zip(self._kinds, saved.kinds, strict=True):
             kind.clear()
             kind.extend(numbers)
+
+    def begin_again(self, drafts: Sequence[tuple[BeamShape, StepRecord]]) -> None:
+        """Remember these trees and no others."""
+        self.restore(_SavedTrees((), ((),) * len(self._kinds)))
+        for shape, record in drafts:
+            self.add(record.tree, shape, probe=False)
 
     def forget_recorded(self) -> None:
         """Drafts failed that were chosen by recorded ones: this text is unlike those."""

@@ -99,6 +99,10 @@ class Honesty:
         self._plain, self._copied = OtherSteps(), OtherSteps()
         self._chosen: dict[BeamShape, ChosenSteps] = {}
 
+    def begin_again(self, drafts: object) -> None:  # noqa: ARG002
+        """What was forecast of another text says nothing of this one."""
+        self.forget()
+
     def save(self) -> _Known:
         """What is known by now, for :meth:`restore`."""
         return _copy(_Known(self._plain, self._copied, self._chosen))

@@ -3,8 +3,7 @@
 What steps cost is measured (``costs``) and corrected as they go (``clocks``); what they would yield
 is estimated from the trees drafted lately (``acceptance``, ``forecast``), and both together say
 what shapes promise (``promises``); which shapes there are follows from the machine (``shapes``).
-When to try is a matter of what was tried and of what may be lost by it (``trials``, ``allowance``).
-The planner brings these together.
+When to try is told by what was tried and what may be lost (``trials``, ``allowance``).
 """
 
 from __future__ import annotations
@@ -297,7 +296,8 @@ class Planner:
         self._steps_to_replan -= step.repeats
         if self._choice is not None and (self._steps_to_replan <= 0 or self._trials.overdrawn):
             self._plan()
-        self._wide_probe = self._choice and self._wide.find(self._trials, self._forecast)
+        looks = self._choice is not None and not self._beginnings.harder.suspected
+        self._wide_probe = self._wide.find(self._trials, self._forecast) if looks else None
 
     def _take_watched(self, step: ObservedStep) -> None:
         """Learn from drafts that were only watched."""
@@ -342,7 +342,7 @@ class Planner:
             self._wide.take_draft(step.tokens - 1.0, shape.length, forecast)
             if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
                 self._memory.add(step.records[0].guessed.tree, shape, probe=False)
-        if self._beginnings.take_draft(step.records, shape.length, forecast):
+        if self._beginnings.take_draft(step.records, shape, forecast):
             self._plan()
 
     def _is_probe(self, shape: BeamShape) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..engine.shape_planner import ObservedStep
 
 FORGET = 0.995
+# Of what is known so much is left where the text has turned out to be another.
+DOUBTED = 0.02
 # A step may have waited for something that is not its own: it counts for up to so many times what
 # was expected.
 LARGEST_SHARE = 2.0
@@ -44,6 +46,11 @@ class Rate:
     def restore(self, saved: tuple[float, float]) -> None:
         """Forget what was counted since."""
         self.tokens, self._plain_steps = saved
+
+    def begin_again(self, drafts: object) -> None:  # noqa: ARG002
+        """Count what was made of another text as a few steps."""
+        self.tokens *= DOUBTED
+        self._plain_steps *= DOUBTED
 
     def add(self, step: ObservedStep, taken: float) -> None:
         """Count a step that took so many plain steps, see :func:`paid`, or several alike."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from .harder_text import ShapedDraft
+
 # Answers in a row that are passed over at most.
 MOST_PASSED_OVER = 16
 # After so many chances in vain what pays by now takes the place of what did before.
@@ -26,6 +28,9 @@ class Saved(Protocol):
 
     def restore(self, saved: Any, /) -> None:
         """Know that again, and no more."""
+
+    def begin_again(self, drafts: Sequence[ShapedDraft], /) -> None:
+        """Know little but what these drafts have shown: the text before them was another."""
 
 
 def save_all(learnt: Sequence[Saved]) -> list[Any]:
@@ -59,6 +64,11 @@ class SecondChance:
     def failed(self) -> bool:
         """Whether drafts failed since, that paid then, and no second chance was given yet."""
         return self._failed
+
+    @property
+    def given(self) -> bool:
+        """Whether one is given that has not been lost or won yet."""
+        return bool(self._set_aside)
 
     def keep(self, account: float, answers: float) -> None:
         """An answer begins, and drafts are still made.

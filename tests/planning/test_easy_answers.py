@@ -105,6 +105,9 @@ class Number:
     def restore(self, saved: int) -> None:
         self.value = saved
 
+    def begin_again(self, drafts: object) -> None:
+        self.value = 0
+
 
 ORDINARY, EASY = 1, 2
 
@@ -194,7 +197,7 @@ def test_copies_tell_nothing_of_drafts() -> None:
     beginnings.easy.take_draft = lambda *given: bool(learnt.append(given))  # type: ignore[method-assign]
     tree = HostTree((0, 1, 2, 1), (-1, 0, 1, 0), (0.0,) * 4)
     record = StepRecord(tree, (1, 2, 3, 9), (0, 1, 2), frozenset((1, 2)))
-    beginnings.take_draft([record], 4, 1.0)
+    beginnings.take_draft([record], BeamShape(1, 4), 1.0)
     assert learnt == [(0.0, 1, 4, 1.0)]
 
 

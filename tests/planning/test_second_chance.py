@@ -178,7 +178,7 @@ def test_after_a_choice_was_left_the_next_draft_is_a_small_one(curve: str, recor
     chat.answers(BABBLE, 1, 5)
     shapes = chat.shapes(since)
     plain = shapes.index(None)
-    assert plain > 2, "the choice was drafted until then"
+    assert plain >= 2, "the choice was drafted until then"
     probes = [shape for shape in shapes[plain:] if shape is not None]
     assert probes
     # By what steps took, which is not quite what they cost.
@@ -196,6 +196,9 @@ class Number:
 
     def restore(self, saved: int) -> None:
         self.value = saved
+
+    def begin_again(self, drafts: object) -> None:
+        self.value = 0
 
 
 def passed_over(chance: SecondChance) -> int:
