@@ -48,10 +48,13 @@ class Beginnings:
         self._given = wanted and account.afford_second_chance()
         if self._given:
             chance.take(account.total)
+            self.harder.forget()
             return True
         if not expected:
             return False
         changed = self._answers >= 1.0 and self.easy.begin(expected)
+        if changed:
+            self.harder.forget()
         chance.keep(account.total, self._answers)
         return changed
 
@@ -94,9 +97,13 @@ class Beginnings:
         if not self.second_chance.given:
             for one in self._learnt:
                 one.begin_again(list(self.harder.since))
+        self.fail()
+        return True
+
+    def fail(self) -> None:
+        """Drafts do not pay any more, or not as they did, as far as this answer goes."""
         self.second_chance.fail()
         self.harder.forget()
-        return True
 
     def go_back(self) -> bool:
         """The choice pays no more: whether what paid before the text became easy is known now."""

@@ -375,7 +375,7 @@ class Planner:
             if self._choice is not None:
                 self._trials.leave()
                 self._honesty.forget()
-                self._beginnings.second_chance.fail()
+                self._beginnings.fail()
                 self._memory.forget_recorded()
                 self._trials.price(self.clocks, self._context)
             self._choice = None

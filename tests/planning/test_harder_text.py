@@ -22,6 +22,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.acceptance import AcceptanceModel
+from mlx_redrafter.planning.allowance import Allowance
 from mlx_redrafter.planning.beginnings import Beginnings
 from mlx_redrafter.planning.forecast import TreeMemory
 from mlx_redrafter.planning.harder_text import EVIDENCE, HarderText
@@ -96,6 +97,26 @@ def test_what_is_known_then_is_what_its_drafts_have_shown() -> None:
     kinds = acceptance.chances
     assert before > 0.9
     assert kinds[0] < 0.75 * before
+    assert not beginnings.harder.since
+
+
+def test_where_drafts_fail_altogether_suspicion_ends_with_them() -> None:
+    beginnings = Beginnings(AcceptanceModel(), TreeMemory())
+    beginnings.take_draft([chain(0)], CHAIN, 3.9)
+    assert beginnings.harder.since
+    beginnings.fail()
+    assert not beginnings.harder.since
+    assert beginnings.second_chance.failed
+
+
+def test_a_second_chance_begins_without_suspicion() -> None:
+    account = Allowance()
+    beginnings = Beginnings(AcceptanceModel(), TreeMemory())
+    beginnings.begin(2.0, 60.0, account)
+    beginnings.fail()
+    beginnings.take_draft([chain(0)], CHAIN, 3.9)
+    assert beginnings.harder.since
+    assert beginnings.begin(0.0, 60.0, account), "a chance is given"
     assert not beginnings.harder.since
 
 
