@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from collections.abc import Sequence as Tokens
 
 from ..cache.prompt_cache import PromptCache
@@ -27,7 +27,7 @@ def decode(
     stats: AcceptanceStats | None = None,
     planner: ShapePlanner | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[DecodedToken]:
+) -> Generator[DecodedToken, None, None]:
     """Decode tokens after a prompt.
 
     However the iterator ends (end of sequence, max_tokens, an exception, or its consumer closing
@@ -63,7 +63,7 @@ def begin(
     stats: AcceptanceStats | None = None,
     planner: ShapePlanner | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Sequence, Iterator[DecodedToken]]:
+) -> tuple[Sequence, Generator[DecodedToken, None, None]]:
     """A sequence, and the iterator that decodes it; see :func:`decode`."""
     config = checked_config(model, config)
     function_of(progress, "progress", "a function of (tokens done, tokens to do)")
@@ -82,7 +82,7 @@ def steered(
     sequence: Sequence,
     progress: Callable[[int, int], None],
     steering: Steering,
-) -> Iterator[DecodedToken]:
+) -> Generator[DecodedToken, None, None]:
     """Decode a sequence as far as whoever steers lets it; the cache is consistent in any case."""
     handed_out = 0
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import mlx.core as mx
@@ -14,13 +15,12 @@ from ..cache.prompt_cache import PromptCache
 from ..drafting.beam_search import BeamSearch
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.shape import BeamShape
-from ..engine.config import DecodingConfig
-from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts
 from ..tree import DraftTree, HostTree
 from .costs import CostModel, between
+from .decoded_steps import time_around, time_plain
 from .forecast import path_rows
 from .measuring import LONGEST, Timings, time_in_turns, timings_of
 
@@ -34,7 +34,6 @@ WIDTHS = (1, 2, 4, 8)
 DRAFT_LENGTHS = (2, 8)
 # Seconds that filling a further context may take.
 PATIENCE = 10.0
-PLAIN_TOKENS = 16
 # A forward that costs so many times one token's cannot pay, so larger ones are not measured; where
 # contexts are asked for, it is the curve itself that is of interest, and more of it is measured.
 HOPELESS = 10.0
@@ -63,7 +62,7 @@ def calibrate(
     hopeless = HOPELESS if contexts is None else HOPELESS_CURVE
     contexts = contexts_of(model) if contexts is None else tuple(contexts)
     forwards = len(contexts) * timings_of(len(SIZES))
-    total, done = forwards + len(WIDTHS), 0
+    total, done = forwards + len(WIDTHS) + 1, 0
 
     def note(measurements: int, most: int = forwards) -> None:
         nonlocal done
@@ -84,7 +83,7 @@ def calibrate(
             note=note,
             agreed=model.agreed,
         )
-        plain.append(_time_plain(model, cache))
+        plain.append(time_plain(model, cache))
         if model.target.recurrent and not rows:
             kept = between(REPLAYED[1], SIZES[: len(row.seconds)], row.seconds)
             replay = _time_replay(model, cache) / kept
@@ -96,10 +95,14 @@ def calibrate(
     verify = tuple(row.seconds[:known] for row in rows)
     # A plain step overlaps with the host's work, so it costs no more than a forward by itself.
     plain = [min(alone, row[0]) for alone, row in zip(plain, verify, strict=True)]
-    return CostModel(
+    costs = CostModel(
         SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay, draft_start,
-        path_row, doubtful or any(row.doubtful for row in rows),
+        path_row, doubtful=doubtful or any(row.doubtful for row in rows),
     )  # fmt: skip
+    cache = _filled_cache(model, contexts[0])
+    around = time_around(model, cache, costs, partial(_forward, model, cache))
+    note(1, total)
+    return replace(costs, around=around)
 
 
 def calibrate_there(model: SpeculativeModel, costs: CostModel, cache: PromptCache) -> CostModel:
@@ -193,15 +196,6 @@ def _time_replay(model: SpeculativeModel, cache: PromptCache) -> float:
             cache.rewind(held)
         differences.append(seconds[1] - seconds[0])
     return max(0.0, median(differences[REPLAY_WARM_UP:]))
-
-
-def _time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
-    """Median seconds between tokens of plain decoding, as the loop really runs it."""
-    held = list(cache.tokens)
-    config = DecodingConfig(max_tokens=PLAIN_TOKENS, draft=False)
-    times = [time.perf_counter() for _ in decode(model, [*held, 0], config, cache=cache)]
-    cache.rewind(len(held))
-    return model.agreed(median(after - before for before, after in pairwise(times[1:])))
 
 
 def _time_drafts(

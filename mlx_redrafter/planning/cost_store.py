@@ -22,7 +22,7 @@ from ..system.machine import processor_name
 from .calibration import calibrate, calibrate_there
 from .costs import CostModel
 
-FORMAT = 10
+FORMAT = 11
 
 
 def load_costs(

@@ -39,6 +39,8 @@ class CostModel:
             forward over the rows that stay; 0 where there is none to bring back.
         path_row: Seconds of each row that recurrent modules run beyond one a token, since they see
             a tree as a batch of its paths; 0 where there are none.
+        around: Seconds of a step that drafts beyond its draft and its forward, each of which was
+            timed alone: the host's work, and weights that have to be read again.
         doubtful: Whether the times contradicted each other, so that they are not to be stored.
     """
 
@@ -50,6 +52,7 @@ class CostModel:
     replay: float = 0.0
     draft_start: float = 0.0
     path_row: float = 0.0
+    around: float = 0.0
     doubtful: bool = False
 
     def verify_seconds(self, tokens: int, context: int) -> float:
@@ -112,7 +115,7 @@ class CostModel:
         if shape is None:
             return grown(context, self.contexts, self.plain)
         rows = 1 + (shape.nodes if nodes is None else nodes)
-        seconds = self.draft_seconds(shape) + self.verify_seconds(rows, context)
+        seconds = self.draft_seconds(shape) + self.verify_seconds(rows, context) + self.around
         if self.path_row:
             seconds += self.path_row * max(0.0, path_rows - (rows - 1))
         if self.replay:
@@ -197,6 +200,7 @@ class CostModel:
             plain=tuple(seconds * factors[1] for seconds in self.plain),
             draft={width: seconds * factors[1] for width, seconds in self.draft.items()},
             draft_start=self.draft_start * factors[1],
+            around=self.around * factors[1],
         )
 
     def doubted(self) -> CostModel:
@@ -213,6 +217,7 @@ class CostModel:
             "replay": self.replay,
             "draft_start": self.draft_start,
             "path_row": self.path_row,
+            "around": self.around,
             "draft": {str(width): seconds for width, seconds in self.draft.items()},
         }
 
@@ -231,6 +236,7 @@ class CostModel:
             replay=float(value["replay"]),
             draft_start=float(value["draft_start"]),
             path_row=float(value["path_row"]),
+            around=float(value["around"]),
             draft={int(width): seconds for width, seconds in value["draft"].items()},
         )
         costs._check()
@@ -238,7 +244,7 @@ class CostModel:
 
     def _check(self) -> None:
         times = [*self.plain, *self.draft.values(), *(s for row in self.verify for s in row)]
-        shares = (self.replay, self.draft_start, self.path_row)
+        shares = (self.replay, self.draft_start, self.path_row, self.around)
         whole = all(
             isinstance(one, int) and one > 0 for one in (*self.sizes, *self.contexts, *self.draft)
         )

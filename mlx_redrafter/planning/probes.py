@@ -151,7 +151,10 @@ class Probes:
         self._context, self._factors = context, factors
         plain = self._costs.step_seconds(None, context)
         verifying = {rows: self._costs.verify_seconds(rows, context) for rows in self._rows}
-        self._measured = [(draft + verifying[rows]) / plain for _, rows, draft in self._drafts]
+        around = self._costs.around
+        self._measured = [
+            (draft + verifying[rows] + around) / plain for _, rows, draft in self._drafts
+        ]
         self._draft_prices = [draft / plain for _, _, draft in self._drafts]
         self._priced = [
             (measured * factors[rows], shape)

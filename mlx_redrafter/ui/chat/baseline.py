@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from typing import cast
 
 from ...cache.prompt_cache import PromptCache
 from ...engine.config import DecodingConfig
 from ...engine.decode import decode
 from ...engine.model import SpeculativeModel
-from ...engine.step import DecodedToken
 from ...sampling import SamplingConfig
 from .answer import Baseline
 from .session import Session
@@ -45,8 +43,7 @@ def measure_plain(
     config = DecodingConfig(max_tokens=WARM_UP + TOKENS, sampling=sampling, draft=False)
     started = now = 0.0
     tokens = 0
-    decoding = decode(model, prompt, config, cache=cache)
-    with closing(cast("Generator[DecodedToken, None, None]", decoding)) as stream:
+    with closing(decode(model, prompt, config, cache=cache)) as stream:
         for count, _ in enumerate(stream, start=1):
             now = time.perf_counter()
             if count == WARM_UP:
