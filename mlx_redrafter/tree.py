@@ -56,6 +56,8 @@ class HostTree:
     @cached_property
     def depths(self) -> tuple[int, ...]:
         """Number of drafted tokens on the way to each node; 0 for the root."""
+        if len(self.parents) == 1:  # that of every plain step
+            return (0,)
         depths: dict[int, int] = {-1: -1}
 
         def depth(node: int) -> int:

@@ -19,6 +19,7 @@ from .copy_planner import CopyPlanner, CopyShare
 # this text and those before it more rarely still, from the beginning of the next text on.
 STEPS_IN_VAIN, LOOK_EVERY = 8, 4
 TOKENS_IN_VAIN, LOOK_RARELY = 128, 8
+MANY_IN_VAIN, LOOK_SELDOM = 512, 16
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,11 @@ class SequenceCopies:
     @property
     def rests(self) -> bool:
         """Whether copies need not be looked for after this plain step."""
-        every = LOOK_EVERY if self._acceptance.in_vain < TOKENS_IN_VAIN else LOOK_RARELY
-        return self._in_vain >= STEPS_IN_VAIN and self._in_vain % every != 0
+        if self._in_vain < STEPS_IN_VAIN:
+            return False
+        tokens = self._acceptance.in_vain
+        every = LOOK_EVERY if tokens < TOKENS_IN_VAIN else LOOK_RARELY
+        return self._in_vain % (every if tokens < MANY_IN_VAIN else LOOK_SELDOM) != 0
 
     def take_surprise(self) -> bool:
         """Whether a step made one token alone, and that was no copy; told once."""

@@ -122,8 +122,8 @@ class StepPrices:
         return self.costs.verify_seconds(rows, context) * self.clocks.factor(rows)
 
     def draft_seconds(self, shape: BeamShape) -> float:
-        """Seconds of a draft."""
-        return self.costs.draft_seconds(shape) * self.clocks.machine
+        """Seconds that a draft adds to a step."""
+        return (self.costs.draft_seconds(shape) + self.costs.around) * self.clocks.machine
 
     def paid(self, step: ObservedStep) -> float:
         """What a step took, in plain steps; of what it waited for little is counted."""

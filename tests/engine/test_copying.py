@@ -17,7 +17,14 @@ from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.config import DecodingConfig
-from mlx_redrafter.engine.copying import LOOK_RARELY, TOKENS_IN_VAIN, SequenceCopies
+from mlx_redrafter.engine.copying import (
+    LOOK_EVERY,
+    LOOK_RARELY,
+    LOOK_SELDOM,
+    MANY_IN_VAIN,
+    TOKENS_IN_VAIN,
+    SequenceCopies,
+)  # fmt: skip
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -261,6 +268,25 @@ def test_texts_after_many_tokens_in_vain_begin_with_rarer_looks() -> None:
     following.accepted([8, 9])
     assert not following.rests
     copies.begin([1, 2, 3])
+    assert not copies.rests, "copies are of use again"
+
+
+def test_looks_become_rarer_the_longer_they_are_in_vain() -> None:
+    copies = SequenceCopies(TextCopies(), CopyAcceptance())
+    copies.begin([1, 2, 3])
+    looks = []
+    for token in range(2 * MANY_IN_VAIN):
+        copies.accepted([100 + token])
+        looks.append(not copies.rests)
+    few, some, many = 8, TOKENS_IN_VAIN, MANY_IN_VAIN
+    assert sum(looks[few:some]) == (some - few) // LOOK_EVERY
+    assert sum(looks[some:many]) == (many - some) // LOOK_RARELY
+    assert sum(looks[many:]) == many // LOOK_SELDOM
+    assert copies.propose(8) is None
+    copies.begin([4, 5, 6, 7, 8, 9, 5, 6])
+    found = copies.propose(8)
+    assert found is not None
+    copies.accepted([7, 8])
     assert not copies.rests, "copies are of use again"
 
 
