@@ -126,7 +126,7 @@ class Clocks:
             context: Tokens before the step.
         """
         if rows > PLAIN:
-            return self._costs.verify_seconds(rows, context)
+            return self._costs.check_seconds(rows, context)
         plain = self._costs.step_seconds(None, context)
         return plain if rows == PLAIN else max(plain, self._costs.verify_seconds(1, context))
 

@@ -39,7 +39,7 @@ class Prices(Protocol):
         """Seconds lost where two steps in a row do not overlap."""
 
     def verify_seconds(self, rows: int, context: int) -> float:
-        """Seconds of a forward over so many rows."""
+        """Seconds of a step that verifies so many rows, a draft left out."""
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a draft."""

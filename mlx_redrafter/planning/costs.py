@@ -39,8 +39,8 @@ class CostModel:
             forward over the rows that stay; 0 where there is none to bring back.
         path_row: Seconds of each row that recurrent modules run beyond one a token, since they see
             a tree as a batch of its paths; 0 where there are none.
-        around: Seconds of a step that drafts beyond its draft and its forward, each of which was
-            timed alone: the host's work, and weights that have to be read again.
+        around: Seconds of a step that verifies more than a root beyond its draft and its forward,
+            each of which was timed alone: the host's work, and weights that have to be read again.
         doubtful: Whether the times contradicted each other, so that they are not to be stored.
     """
 
@@ -68,6 +68,10 @@ class CostModel:
         if tokens > self.sizes[-1]:
             columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
         return grown(context, self.contexts, columns)
+
+    def check_seconds(self, rows: int, context: int) -> float:
+        """Seconds of a step that verifies so many rows, and for which nothing had to be drafted."""
+        return self.verify_seconds(rows, context) + (self.around if rows > 1 else 0.0)
 
     def beyond_plain(self, tokens: int) -> float:
         """Share of a forward over ``tokens`` tokens that one over a single token does not take."""
@@ -115,7 +119,7 @@ class CostModel:
         if shape is None:
             return grown(context, self.contexts, self.plain)
         rows = 1 + (shape.nodes if nodes is None else nodes)
-        seconds = self.draft_seconds(shape) + self.verify_seconds(rows, context) + self.around
+        seconds = self.draft_seconds(shape) + self.check_seconds(rows, context)
         if self.path_row:
             seconds += self.path_row * max(0.0, path_rows - (rows - 1))
         if self.replay:

@@ -47,7 +47,7 @@ def time_around(
     costs: CostModel,
     forward: Callable[[int], Callable[[], object]],
 ) -> float:
-    """Seconds of a step that drafts beyond its draft and its forward as ``costs`` have them.
+    """Seconds of a step beyond its draft and its forward, as ``costs`` have them.
 
     In a small model that is a third of a step: the host's work, with which nothing overlaps, and
     weights that draft and target push out of a processor's cache in turns.

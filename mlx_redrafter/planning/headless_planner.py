@@ -132,8 +132,8 @@ class HeadlessPlanner:
         return self._clocks.apart_seconds(context)
 
     def verify_seconds(self, rows: int, context: int) -> float:
-        """Seconds of a forward over so many rows by now."""
-        return self.costs.verify_seconds(rows, context) * self._clocks.factor(rows)
+        """Seconds of a step that verifies so many rows by now."""
+        return self.costs.check_seconds(rows, context) * self._clocks.factor(rows)
 
     def draft_seconds(self, shape: BeamShape) -> float:  # noqa: ARG002
         """Nothing is drafted."""

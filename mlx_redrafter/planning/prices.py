@@ -118,12 +118,12 @@ class StepPrices:
         return self._rate.per_plain_step / self.plain_seconds(context)
 
     def verify_seconds(self, rows: int, context: int) -> float:
-        """Seconds of a forward over so many rows."""
-        return self.costs.verify_seconds(rows, context) * self.clocks.factor(rows)
+        """Seconds of a step that verifies so many rows, its draft left out."""
+        return self.costs.check_seconds(rows, context) * self.clocks.factor(rows)
 
     def draft_seconds(self, shape: BeamShape) -> float:
-        """Seconds that a draft adds to a step."""
-        return (self.costs.draft_seconds(shape) + self.costs.around) * self.clocks.machine
+        """Seconds of a draft."""
+        return self.costs.draft_seconds(shape) * self.clocks.machine
 
     def paid(self, step: ObservedStep) -> float:
         """What a step took, in plain steps; of what it waited for little is counted."""

@@ -150,11 +150,8 @@ class Probes:
     def _price_all(self, context: int, factors: dict[int, float]) -> None:
         self._context, self._factors = context, factors
         plain = self._costs.step_seconds(None, context)
-        verifying = {rows: self._costs.verify_seconds(rows, context) for rows in self._rows}
-        around = self._costs.around
-        self._measured = [
-            (draft + verifying[rows] + around) / plain for _, rows, draft in self._drafts
-        ]
+        verifying = {rows: self._costs.check_seconds(rows, context) for rows in self._rows}
+        self._measured = [(draft + verifying[rows]) / plain for _, rows, draft in self._drafts]
         self._draft_prices = [draft / plain for _, _, draft in self._drafts]
         self._priced = [
             (measured * factors[rows], shape)

@@ -51,7 +51,7 @@ def cost_table(costs: CostModel) -> Table:
     if costs.draft_start:
         table.caption += f"; a draft, {1000 * costs.draft_start:.2f} ms before the first level"
     if costs.around:
-        table.caption += f"; a step that drafts, {1000 * costs.around:.2f} ms around both"
+        table.caption += f"; a step that checks drafts, {1000 * costs.around:.2f} ms around both"
     if costs.doubtful:
         table.caption += (
             ". These times contradicted each other, since the machine was busy: they are used for "
