@@ -57,8 +57,8 @@ class Run:
     steps: int = 0
 
     def speed(self, first: int = 0, end: int | None = None) -> float:
-        """Tokens a second over answers first to end."""
-        return sum(self.tokens[first:end]) / max(1e-9, sum(self.seconds[first:end]))
+        """Tokens a second over answers first to end; next to none where each was over at once."""
+        return max(1e-9, sum(self.tokens[first:end])) / max(1e-9, sum(self.seconds[first:end]))
 
 
 @dataclass(frozen=True)

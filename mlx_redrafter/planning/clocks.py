@@ -128,7 +128,9 @@ class Clocks:
         if rows > PLAIN:
             return self._costs.check_seconds(rows, context)
         plain = self._costs.step_seconds(None, context)
-        return plain if rows == PLAIN else max(plain, self._costs.verify_seconds(1, context))
+        if rows == PLAIN:
+            return plain
+        return max(plain, self._costs.verify_seconds(1, context) + self._costs.around)
 
     def seconds(self, rows: int, context: int) -> float:
         """The same by now."""
@@ -197,7 +199,11 @@ class Clocks:
         if before * other.excess > 0:
             change = TWICE_RATE * math.copysign(min(abs(before), abs(other.excess)), other.excess)
         own = self._own(rows)
-        self._tell_apart(rows, other.rows, change)
+        if ALONE in (kind, rows) and self.knows_plain:
+            # Drafted steps are told beside plain ones in a row: what differs here is the lone one.
+            self._alone += change if kind == ALONE else -change
+        else:
+            self._tell_apart(rows, other.rows, change)
         self._machine -= self._own(rows) - own
 
     def _own(self, rows: int) -> float:

@@ -58,6 +58,27 @@ def test_what_a_kind_of_step_costs_shows_between_two_like_ones() -> None:
     assert clocks.agreed == 0, "plain steps are faster than was thought"
 
 
+def test_what_a_lone_plain_step_takes_says_nothing_of_drafted_ones() -> None:
+    """It overlaps with nothing; where plain steps in a row were seen, drafts are told by those."""
+    clocks = Clocks(machine(1.0, 1.2))
+    for _ in range(6):
+        clocks.observe(1, 1.0, 1.0)
+    for _ in range(8):
+        for rows, seconds, expected in ((4, 1.2, 1.2), (4, 1.2, 1.2), (0, 1.3, 1.0)):
+            clocks.observe(rows, seconds, expected)
+    assert clocks.factor(4) == pytest.approx(1.0, abs=0.05)
+    assert clocks.factor(1) == pytest.approx(1.0, abs=0.15)
+    assert clocks.factor(0) == pytest.approx(1.3, abs=0.1)
+
+
+def test_where_plain_steps_never_overlap_they_say_what_drafted_ones_take() -> None:
+    clocks = Clocks(machine(1.0, 1.2))
+    for _ in range(8):
+        for rows, seconds, expected in ((4, 2.4, 1.2), (4, 2.4, 1.2), (0, 1.0, 1.0)):
+            clocks.observe(rows, seconds, expected)
+    assert clocks.factor(4) / clocks.factor(0) == pytest.approx(2.0, abs=0.25)
+
+
 def test_another_program_that_begins_with_a_step_says_little_of_its_kind() -> None:
     """And no more when it is gone with it: once is no evidence."""
     clocks = Clocks(machine(1.0, 1.2))
