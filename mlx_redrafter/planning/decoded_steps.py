@@ -15,6 +15,7 @@ from ..engine.decode import decode
 from ..engine.model import SpeculativeModel
 from ..engine.step import StepRecord
 from .costs import CostModel
+from .measuring import seconds_of
 
 PLAIN_TOKENS = 16
 # Chains that are decoded by turns, and steps of each turn. The first two are left out: one has no
@@ -53,19 +54,26 @@ def time_around(
     weights that draft and target push out of a processor's cache in turns.
 
     Args:
-        model: The model; without a draft head there is nothing to time.
+        model: The model; without a draft head there is nothing to time, nor where so many rows
+            cost as much as so many plain steps: no draft pays there, whatever else it takes.
         cache: Holds a text, and is left as it is.
         costs: Of its parts.
         forward: Makes a forward over so many rows, as it was timed for ``costs``: what it takes by
             now says how fast the machine is by now.
     """
-    if model.prepared is None or not model.drafts:
+    context, more = len(cache), []
+    hopeless = all(
+        costs.verify_seconds(1 + shape.nodes, context) >= (1 + shape.nodes) * costs.plain[0]
+        for shape in CHAINS
+    )
+    if model.prepared is None or not model.drafts or hopeless:
         return 0.0
-    more = []
     for _ in range(ROUNDS if costs.plain[0] <= LONG_STEP else 1):
         for shape in CHAINS:
-            rows, context = 1 + shape.nodes, len(cache)
-            now = model.agreed(_seconds(forward(rows))) / costs.verify_seconds(rows, context)
+            rows = 1 + shape.nodes
+            call = forward(rows)
+            now = model.agreed(min(seconds_of(call), seconds_of(call)))
+            now /= costs.verify_seconds(rows, context)
             expected = costs.step_seconds(shape, context)
             count = max(FEWEST_STEPS, min(STEPS, int(PATIENCE / expected)))
             for record, seconds in _steps(model, cache, shape, LEFT_OUT + count)[LEFT_OUT:]:
@@ -94,13 +102,3 @@ def _steps(
     return [
         (step, after - before) for (_, before), (step, after) in pairwise(told) if step is not None
     ]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """The shorter of two times of a call."""
-    taken = []
-    for _ in range(2):
-        started = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - started)
-    return min(taken)

@@ -65,7 +65,7 @@ def time_in_turns(
     """
 
     def timer(call: Callable[[], object]) -> float:
-        return agreed(_seconds(call))
+        return agreed(seconds_of(call))
 
     def too_long() -> bool:
         return agreed(time.perf_counter() - started) > LONGEST
@@ -153,7 +153,8 @@ def _block(
     return [fmean(sorted(seconds)[: (len(seconds) + 1) // 2]) for seconds in taken]
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
+    """What a call takes that blocks until it is done."""
     with computing():
         start = time.perf_counter()
         call()

@@ -108,6 +108,12 @@ def test_without_a_head_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> N
     assert machine.steps == 0
 
 
+def test_where_no_draft_can_pay_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, 0.002)
+    assert around_of(machine, costs_of(lambda n: float(n))) == 0.0
+    assert machine.steps == 0
+
+
 def test_slow_steps_are_timed_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 0.0)
     around_of(machine, COSTS.scaled({1: 0.01}))
