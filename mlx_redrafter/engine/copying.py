@@ -16,7 +16,8 @@ from .copy_planner import CopyPlanner, CopyShare
 
 # After so many plain steps that had no use for copies they are looked for after every so many-th
 # only: in a small model to look takes two or three per cent of a step. And after so many tokens of
-# this text and those before it more rarely still, from the beginning of the next text on.
+# this text and those before it more rarely still, from the beginning of the next text on; and once
+# more.
 STEPS_IN_VAIN, LOOK_EVERY = 8, 4
 TOKENS_IN_VAIN, LOOK_RARELY = 128, 8
 MANY_IN_VAIN, LOOK_SELDOM = 512, 16
@@ -91,9 +92,12 @@ class SequenceCopies:
         """Whether copies need not be looked for after this plain step."""
         if self._in_vain < STEPS_IN_VAIN:
             return False
-        tokens = self._acceptance.in_vain
-        every = LOOK_EVERY if tokens < TOKENS_IN_VAIN else LOOK_RARELY
-        return self._in_vain % (every if tokens < MANY_IN_VAIN else LOOK_SELDOM) != 0
+        tokens, every = self._acceptance.in_vain, LOOK_EVERY
+        if tokens >= MANY_IN_VAIN:
+            every = LOOK_SELDOM
+        elif tokens >= TOKENS_IN_VAIN:
+            every = LOOK_RARELY
+        return self._in_vain % every != 0
 
     def take_surprise(self) -> bool:
         """Whether a step made one token alone, and that was no copy; told once."""

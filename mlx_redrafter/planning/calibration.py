@@ -73,10 +73,11 @@ def calibrate(
     rows: list[Timings] = []
     plain: list[float] = []
     replay = path_row = 0.0
+    first = _filled_cache(model, contexts[0])
     for context in contexts:
         if rows and rows[0].seconds[-1] / SIZES[len(rows[0].seconds) - 1] * context > patience:
             break
-        cache = _filled_cache(model, context)
+        cache = _filled_cache(model, context) if rows else first
         row = time_in_turns(
             [_forward(model, cache, size) for size in SIZES],
             hopeless=hopeless,
@@ -99,8 +100,7 @@ def calibrate(
         SIZES[:known], contexts[: len(rows)], verify, draft, tuple(plain), replay, draft_start,
         path_row, doubtful=doubtful or any(row.doubtful for row in rows),
     )  # fmt: skip
-    cache = _filled_cache(model, contexts[0])
-    around = time_around(model, cache, costs, partial(_forward, model, cache))
+    around = time_around(model, first, costs, partial(_forward, model, first))
     note(1, total)
     return replace(costs, around=around)
 

@@ -198,12 +198,11 @@ class Clocks:
         change = BETWEEN_RATE * other.excess
         if before * other.excess > 0:
             change = TWICE_RATE * math.copysign(min(abs(before), abs(other.excess)), other.excess)
-        own = self._own(rows)
+        own, beside, between = self._own(rows), rows, other.rows
         if ALONE in (kind, rows) and self.knows_plain:
             # Drafted steps are told beside plain ones in a row: what differs here is the lone one.
-            self._alone += change if kind == ALONE else -change
-        else:
-            self._tell_apart(rows, other.rows, change)
+            beside, between = min(beside, PLAIN), min(between, PLAIN)
+        self._tell_apart(beside, between, change)
         self._machine -= self._own(rows) - own
 
     def _own(self, rows: int) -> float:

@@ -33,13 +33,9 @@ def time_plain(model: SpeculativeModel, cache: PromptCache) -> float:
 
     One step overlaps with the next, so it is less than a forward by itself takes.
     """
-    held, taken = list(cache.tokens), [LONG_STEP]
-    config = DecodingConfig(max_tokens=PLAIN_TOKENS, draft=False)
-    while len(taken) <= ROUNDS and taken[-1] <= LONG_STEP:
-        times = [time.perf_counter() for _ in decode(model, [*held, 0], config, cache=cache)]
-        cache.rewind(len(held))
-        taken.append(model.agreed(median(after - before for before, after in pairwise(times[1:]))))
-    return median(taken[1:])
+    taken = [_plain_token(model, cache)]
+    taken += [_plain_token(model, cache) for _ in range(_rounds(taken[0]) - 1)]
+    return median(taken)
 
 
 def time_around(
@@ -61,14 +57,15 @@ def time_around(
         forward: Makes a forward over so many rows, as it was timed for ``costs``: what it takes by
             now says how fast the machine is by now.
     """
+    if model.prepared is None or not model.drafts:
+        return 0.0
     context, more = len(cache), []
-    hopeless = all(
+    if all(
         costs.verify_seconds(1 + shape.nodes, context) >= (1 + shape.nodes) * costs.plain[0]
         for shape in CHAINS
-    )
-    if model.prepared is None or not model.drafts or hopeless:
+    ):
         return 0.0
-    for _ in range(ROUNDS if costs.plain[0] <= LONG_STEP else 1):
+    for _ in range(_rounds(costs.plain[0])):
         for shape in CHAINS:
             rows = 1 + shape.nodes
             call = forward(rows)
@@ -76,7 +73,7 @@ def time_around(
             now /= costs.verify_seconds(rows, context)
             expected = costs.step_seconds(shape, context)
             count = max(FEWEST_STEPS, min(STEPS, int(PATIENCE / expected)))
-            for record, seconds in _steps(model, cache, shape, LEFT_OUT + count)[LEFT_OUT:]:
+            for record, seconds in _drafted_steps(model, cache, shape, LEFT_OUT + count)[LEFT_OUT:]:
                 rejected = float(record.accepted < record.drafted)
                 parts = costs.step_seconds(
                     shape, context, nodes=record.drafted, kept=len(record.path), rejected=rejected
@@ -85,7 +82,21 @@ def time_around(
     return max(0.0, median(more)) if more else 0.0
 
 
-def _steps(
+def _rounds(plain: float) -> int:
+    """How many turns to take where a plain token takes so many seconds."""
+    return ROUNDS if plain <= LONG_STEP else 1
+
+
+def _plain_token(model: SpeculativeModel, cache: PromptCache) -> float:
+    """Median seconds between a few tokens of plain decoding."""
+    held = list(cache.tokens)
+    config = DecodingConfig(max_tokens=PLAIN_TOKENS, draft=False)
+    times = [time.perf_counter() for _ in decode(model, [*held, 0], config, cache=cache)]
+    cache.rewind(len(held))
+    return model.agreed(median(after - before for before, after in pairwise(times[1:])))
+
+
+def _drafted_steps(
     model: SpeculativeModel, cache: PromptCache, shape: BeamShape, count: int
 ) -> list[tuple[StepRecord, float]]:
     """The first steps of a text that is drafted with one shape, and what each took."""
