@@ -86,7 +86,7 @@ class DecodingLoop:
             self._mark()
             yield done
         if self._planner is not None and sequence.drafts:
-            self._planner.begin(sequence.cache)
+            self._planner.begin(sequence.cache, sequence.config.sampling.temperature)
 
     def step(self, *, goes_on: bool = True) -> dict[Sequence, list[DecodedToken]]:
         """Take a step of all sequences.

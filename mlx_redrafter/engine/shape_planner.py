@@ -128,8 +128,9 @@ class ShapePlanner(Protocol):
     def for_batch(self, sequences: int) -> ShapePlanner:
         """Who plans the steps that so many sequences take together; of one the planner itself."""
 
-    def begin(self, cache: PromptCache) -> None:
-        """A text begins whose prompt, all but its last token, is in the cache.
+    def begin(self, cache: PromptCache, temperature: float) -> None:
+        """A text begins that is drawn at a temperature and whose prompt, all but its last token, is
+        in the cache.
 
         What is asked for does not depend on the text otherwise; the cache is left as it is.
         """

@@ -63,10 +63,10 @@ class SharedPlanner:
             planner = self._planner.for_batch(sequences)
         return self if planner is self._planner else SharedPlanner(planner, self._lock)
 
-    def begin(self, cache: PromptCache) -> None:
+    def begin(self, cache: PromptCache, temperature: float) -> None:
         """See ShapePlanner."""
         with self._lock:
-            self._planner.begin(cache)
+            self._planner.begin(cache, temperature)
 
     def next_shape(self, context: int) -> BeamShape | None:
         """See ShapePlanner."""

@@ -68,7 +68,7 @@ class HeadlessPlanner:
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
 
-    def begin(self, cache: PromptCache | None = None) -> None:
+    def begin(self, cache: PromptCache | None = None, temperature: float = 0.0) -> None:
         """An answer begins: nothing changes."""
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002

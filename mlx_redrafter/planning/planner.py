@@ -188,7 +188,7 @@ class Planner:
             return False
         return self.costs.draft_seconds(shape) <= CHEAP_DRAFT * self.costs.plain[0]
 
-    def begin(self, cache: PromptCache | None = None) -> None:
+    def begin(self, cache: PromptCache | None = None, temperature: float = 0.0) -> None:
         """An answer begins; costs are measured in ``cache``, its prompt's, if unknown there."""
         for planner in (self, *self._for_batches.values()):
             planner._trials.begin_answer()
@@ -201,11 +201,12 @@ class Planner:
             else:
                 self._trials.price(self.clocks, self._context)
         for planner in (self, *self._for_batches.values()):
-            planner._begin_as_before()
+            planner._begin_as_before(temperature)
             planner._wide.begin_answer()
 
-    def _begin_as_before(self) -> None:
+    def _begin_as_before(self, temperature: float) -> None:
         """Draft as before the last answer, if that was unlike those before it."""
+        self._beginnings.second_chance.sample_at(temperature)
         if self._beginnings.begin(self._expected, self._made_here, self._trials.allowance):
             self._wide_probe = None
             self._plan()

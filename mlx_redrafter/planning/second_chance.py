@@ -10,6 +10,7 @@ changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .harder_text import ShapedDraft
@@ -18,6 +19,9 @@ from .harder_text import ShapedDraft
 MOST_PASSED_OVER = 16
 # After so many chances in vain what pays by now takes the place of what did before.
 FAILURES_TO_CHANGE = 4
+# Temperatures as far apart as this are two: drafts that fail at the one may pay at the other.
+TEMPERATURE_STEP = 0.1
+HOTTEST = 2.0
 
 
 class Saved(Protocol):
@@ -44,8 +48,24 @@ def restore_all(learnt: Sequence[Saved], saved: Sequence[Any]) -> None:
         one.restore(known)
 
 
+@dataclass
+class Failures:
+    """Chances in vain at one temperature.
+
+    Attributes:
+        in_a_row: How many.
+        passed_over: Answers since drafts failed; None in the same one.
+    """
+
+    in_a_row: int = 0
+    passed_over: float | None = None
+
+
 class SecondChance:
     """What was known when the last answer began at whose beginning drafts paid.
+
+    Failures are counted for each temperature: the drafts of a text drawn at 1.5 say little of those
+    of one drawn at 0.
 
     Args:
         *learnt: What is kept of it.
@@ -56,8 +76,8 @@ class SecondChance:
         self._kept: list[Any] = []  # of each, once drafts have paid
         self._set_aside: list[Any] = []  # of each, while a second chance is given
         self._account = 0.0  # what it held when a second chance was given
-        self._failures = 0
-        self._passed_over: float | None = None  # answers since drafts failed; None in the same one
+        self._failures = Failures()  # at the temperature of this answer
+        self._by_temperature = {0: self._failures}
         self._failed = False
 
     @property
@@ -70,6 +90,11 @@ class SecondChance:
         """Whether one is given that has not been lost or won yet."""
         return bool(self._set_aside)
 
+    def sample_at(self, temperature: float) -> None:
+        """An answer begins that is drawn at this temperature."""
+        step = round(min(temperature, HOTTEST) / TEMPERATURE_STEP)
+        self._failures = self._by_temperature.setdefault(step, Failures())
+
     def keep(self, account: float, answers: float) -> None:
         """An answer begins, and drafts are still made.
 
@@ -81,17 +106,17 @@ class SecondChance:
         """
         if self._set_aside and (not answers or account < self._account):
             return
-        if self._kept and self._failed and self._failures < FAILURES_TO_CHANGE:
+        if self._kept and self._failed and self._failures.in_a_row < FAILURES_TO_CHANGE:
             return
         self._kept, self._set_aside = save_all(self._learnt), []
-        self._failures, self._failed = 0, False
+        self._failures.in_a_row, self._failed = 0, False
 
     def fail(self) -> None:
         """Drafts do not pay any more, as far as this answer goes."""
         if self._failed:
             return  # what was found meanwhile failed, too
-        self._failures += 1
-        self._passed_over = None
+        self._failures.in_a_row += 1
+        self._failures.passed_over = None
         self._failed = True
         if self._set_aside:
             restore_all(self._learnt, self._set_aside)
@@ -106,9 +131,11 @@ class SecondChance:
         """
         if not answers:
             return False
-        self._passed_over = 0.0 if self._passed_over is None else self._passed_over + answers
-        wanted = min(2**self._failures // 2, MOST_PASSED_OVER + 1) - 1
-        return bool(self._kept) and self._passed_over >= wanted
+        failures = self._failures
+        passed_over = failures.passed_over
+        failures.passed_over = 0.0 if passed_over is None else passed_over + answers
+        wanted = min(2**failures.in_a_row // 2, MOST_PASSED_OVER + 1) - 1
+        return bool(self._kept) and failures.passed_over >= wanted
 
     def take(self, account: float) -> None:
         """Know what was known then.

@@ -295,7 +295,7 @@ class Fixed:
         self.sequences = sequences
         return self
 
-    def begin(self, cache: PromptCache) -> None:
+    def begin(self, cache: PromptCache, temperature: float) -> None:
         """Texts are all alike."""
 
     def price(self, step: ObservedStep) -> float | None:

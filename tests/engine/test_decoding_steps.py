@@ -31,6 +31,7 @@ from mlx_lm.generate import generate_step
 import models
 from mlx_redrafter.cache import attention as cache_module
 from mlx_redrafter.cache.attention import TreeKVCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine import step_timer
@@ -294,6 +295,10 @@ class Switching(ScriptedPlanner):
     def __init__(self) -> None:
         self.asked: list[BeamShape | None] = []
         self.observed: list[tuple[BeamShape | None, int]] = []
+        self.begun: list[float] = []
+
+    def begin(self, cache: PromptCache, temperature: float) -> None:
+        self.begun.append(temperature)
 
     def next_shape(self, context: int) -> BeamShape | None:
         self.asked.append(self.shapes[len(self.asked) % len(self.shapes)])
@@ -315,6 +320,7 @@ def test_shapes_may_change_from_step_to_step(sampling: SamplingConfig, max_token
         assert shape == asked
         assert drafted == (shape.nodes if shape else 0)
     assert stats.tokens == max_tokens - 1
+    assert planner.begun == [sampling.temperature]
 
 
 class Patient(ScriptedPlanner):

@@ -243,6 +243,39 @@ def test_a_chance_is_not_over_before_its_drafts_have_made_what_they_lost() -> No
         assert passed_over(chance) == wait
 
 
+def test_failures_at_one_temperature_say_nothing_of_another() -> None:
+    chance = SecondChance(Number())
+    chance.keep(8.0, 1.0)
+    chance.sample_at(1.5)
+    for wait in (0, 1, 3):
+        chance.fail()
+        assert passed_over(chance) == wait
+        chance.take(2.0)
+    chance.fail()
+    chance.sample_at(1.0)
+    assert chance.due(1.0)
+    chance.take(2.0)
+    chance.fail()
+    chance.sample_at(1.48)
+    assert passed_over(chance) == 7, "those are not forgotten"
+    chance.sample_at(1.0)
+    assert chance.due(1.0)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_after_answers_at_a_high_temperature_others_are_drafted_at_once(recorded: bool) -> None:
+    for seed in range(4):
+        chat = good_chat(OPENBLAS, KNOWN, recorded=recorded, seed=seed)
+        chat.temperature = 1.5
+        chat.answers(BABBLE, 6, 50 + seed)
+        assert chat.planner is not None
+        assert chat.planner.choice is None
+        chat.temperature = 1.0
+        since = len(chat.steps)
+        chat.answers(KNOWN, 1, 90 + seed)
+        assert chat.speed(since) >= 0.6 * best_speed(KNOWN, chat.truth)  # 0.2 to 0.45 without
+
+
 def test_short_answers_count_less_than_one_that_is_passed_over() -> None:
     chance = SecondChance(Number())
     chance.keep(8.0, 1.0)

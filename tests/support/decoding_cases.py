@@ -105,7 +105,7 @@ class ScriptedPlanner:
         assert sequences == 1, "no batch here"
         return self
 
-    def begin(self, cache: PromptCache) -> None:
+    def begin(self, cache: PromptCache, temperature: float) -> None:
         """Texts are all alike."""
 
     def price(self, step: ObservedStep) -> float | None:

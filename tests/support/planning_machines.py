@@ -166,6 +166,7 @@ class Chat:
         planner: Chooses shapes.
         fixed: The shape without a planner.
         load: By how much another program slows a step down, told how many steps there were.
+        temperature: At which answers are drawn.
         alone: How many times as long a plain step takes that overlaps with nothing.
         steps: Shape, tokens and seconds of each step.
         watches: Drafts that were only watched.
@@ -175,6 +176,7 @@ class Chat:
     planner: Planner | None = None
     fixed: BeamShape | None = None
     load: Callable[[int], float] = lambda _step: 1.0
+    temperature: float = 0.0
     alone: float = 1.0
     noise: float = 0.05
     steps: list[tuple[BeamShape | None, int, float]] = field(default_factory=list)
@@ -184,7 +186,7 @@ class Chat:
     def answer(self, text: Text, tokens: int = 60) -> Chat:
         """Decode an answer of at least so many tokens."""
         if self.planner:
-            self.planner.begin()
+            self.planner.begin(temperature=self.temperature)
         made, shape, early = 0, self._next(0), False
         watch, watching = None, Watching()
         while made < tokens:

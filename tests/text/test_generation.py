@@ -448,7 +448,7 @@ def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrappe
         def for_batch(self, sequences: int) -> Any:
             return self
 
-        def begin(self, cache: Any) -> None:
+        def begin(self, cache: Any, temperature: float) -> None:
             pass
 
         def next_watch(self, context: int) -> None:
