@@ -185,7 +185,8 @@ def bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
         RedrafterError: If it holds anything else.
     """
     try:
-        entries = list(bias.items() if isinstance(bias, Mapping) else bias or ())
+        given = {} if bias is None else bias
+        entries = list(given.items() if isinstance(given, Mapping) else given)
         pairs = {_token_id(token): float(value) for token, value in entries}
     except (TypeError, ValueError, OverflowError):
         pairs = {-1: math.nan}

@@ -262,9 +262,9 @@ def _add_special(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     tokenizer.add_tokens(added)
     bos = vocabulary.special.get("bos")
     if vocabulary.adds_bos and bos is not None:
-        text = vocabulary.tokens[bos]
+        # By a name of its own: in a template spaces and colons of the token's text mean something.
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{text}:0 $A:0",
-            pair=f"{text}:0 $A:0 {text}:1 $B:1",
-            special_tokens=[(text, bos)],
+            single="bos:0 $A:0",
+            pair="bos:0 $A:0 bos:1 $B:1",
+            special_tokens=[{"id": "bos", "ids": [bos], "tokens": [vocabulary.tokens[bos]]}],
         )

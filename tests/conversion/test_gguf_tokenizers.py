@@ -106,6 +106,16 @@ def test_beginning_of_text_is_added_where_the_file_says_so(tmp_path: Path) -> No
         assert (ids[0] == SPECIAL.index("<|im_start|>")) is flag
 
 
+@pytest.mark.parametrize("text", ["<s:0>", "<begin of text>", "$A", ":"])
+def test_any_text_may_begin_texts(text: str, tmp_path: Path) -> None:
+    tokens = [text if token == "<|im_start|>" else token for token in TOKENS]
+    changes = {"tokenizer__ggml__add_bos_token": True, "tokenizer__ggml__tokens": tokens}
+    tokenizer = tokenizer_of(tiny_gguf(tmp_path / "t.gguf", **changes))
+    ids = tokenizer.encode("the")
+    assert [tokens[i] for i in ids] == [text, "the"]
+    assert tokenizer.bos_token_id == ids[0]
+
+
 CORPUS = """The sea was calm and the boat lay still upon the water.
 In the morning the fishermen went out, and in the evening they came back.
 A house stands by the shore; its windows look out to sea. 1234 5678

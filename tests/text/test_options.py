@@ -279,6 +279,7 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
         ({"logit_bias": {10**6: 1.0}}, "ids of the vocabulary only"),
         ({"logit_bias": {3: math.nan}}, "finite numbers"),
         ({"logit_bias": 7}, "logit_bias has to map"),
+        ({"logit_bias": False}, "logit_bias has to map"),
         ({"logit_bias": {5.7: 1.0}}, "logit_bias has to map"),
         ({"max_kv_size": "64"}, "max_kv_size is '64', but has to be a whole number from 8"),
         ({"max_kv_size": 64.5}, "max_kv_size is 64.5"),
