@@ -134,7 +134,7 @@ class SecondChance:
         failures = self._failures
         passed_over = failures.passed_over
         failures.passed_over = 0.0 if passed_over is None else passed_over + answers
-        wanted = min(2**failures.in_a_row // 2, MOST_PASSED_OVER + 1) - 1
+        wanted = min(2**failures.in_a_row // 4, MOST_PASSED_OVER)
         return bool(self._kept) and failures.passed_over >= wanted
 
     def take(self, account: float) -> None:

@@ -225,7 +225,7 @@ def test_chances_in_vain_become_rarer_up_to_a_limit() -> None:
         waits.append(passed_over(chance))
         chance.take(0.0)
         assert learnt.value == 5
-    assert waits == [0, 1, 3, 7, 15, 16, 16, 16]
+    assert waits == [0, 1, 2, 4, 8, 16, 16, 16]
     chance.keep(0.0, 1.0)
     chance.fail()
     assert passed_over(chance) == 0
@@ -247,7 +247,7 @@ def test_failures_at_one_temperature_say_nothing_of_another() -> None:
     chance = SecondChance(Number())
     chance.keep(8.0, 1.0)
     chance.sample_at(1.5)
-    for wait in (0, 1, 3):
+    for wait in (0, 1, 2):
         chance.fail()
         assert passed_over(chance) == wait
         chance.take(2.0)
@@ -257,7 +257,7 @@ def test_failures_at_one_temperature_say_nothing_of_another() -> None:
     chance.take(2.0)
     chance.fail()
     chance.sample_at(1.48)
-    assert passed_over(chance) == 7, "those are not forgotten"
+    assert passed_over(chance) == 4, "those are not forgotten"
     chance.sample_at(1.0)
     assert chance.due(1.0)
 
