@@ -172,6 +172,19 @@ def is_count(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def whole_length(length: Any) -> int:
+    """A length to go back to, as Python's own whole number: layers would take half a token, too.
+
+    Raises:
+        RedrafterError: If it is none.
+    """
+    if not is_count(length):
+        raise RedrafterError(
+            f"The length to rewind to has to be a whole number of tokens, and is {length!r}."
+        )
+    return int(length)
+
+
 def are_counts(values: Iterable[object]) -> bool:
     """Whether all values are such: told by their types, of which there are few in a long prompt."""
     kinds = set(map(type, values))

@@ -7,7 +7,8 @@ import hashlib
 import json
 import operator
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -35,17 +36,38 @@ class ModelWeights:
         self._model = weakref.ref(model)
         self._before = dict(tree_flatten(model.parameters()))
         self._replaced: set[str] = set()
+        # The modules, and the parameters' names there.
+        self._places: list[tuple[weakref.ref[nn.Module], str]] = []
 
     def ran(self) -> None:
-        """The model has run for the first time: from now on its own changes are left out.
+        """The model has run for the first time: what it changed itself is put back.
 
         A forward of Gemma 3n replaces parameters that it clips.
         """
         model = self._model()
         assert model is not None
         before, self._before = self._before, {}
-        now = tree_flatten(model.parameters())
-        self._replaced = {name for name, array in now if before.get(name) is not array}
+        modules = dict(model.named_modules())
+        for name, array in tree_flatten(model.parameters()):
+            if name in before and before[name] is not array:
+                path, _, own = name.rpartition(".")
+                modules[path][own] = before[name]
+                self._places.append((weakref.ref(modules[path]), own))
+                self._replaced.add(name)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A forward leaves the weights as they are.
+
+        What it would put in their place is not computed yet, and could be in its own thread alone.
+        """
+        modules = [(place(), name) for place, name in self._places]
+        held = [(module, name, module[name]) for module, name in modules if module is not None]
+        try:
+            yield
+        finally:
+            for module, name, array in held:
+                module[name] = array
 
     def references(self) -> References | None:
         """The weights that it has now; None where it is not there any more."""

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import RedrafterError
-from ..ranges import is_count
+from ..ranges import whole_length
 from .cache_file import write_cache
 from .model_identity import ModelWeights, References, same
 from .text_memory import MemoryOwner, TextMemory
@@ -133,15 +133,6 @@ class Quantization:
     start: int
 
 
-def _whole(length: Any) -> int:
-    """A length as Python's own whole number; layers would go back to half a token, too."""
-    if not is_count(length):
-        raise RedrafterError(
-            f"The length to rewind to has to be a whole number of tokens, and is {length!r}."
-        )
-    return int(length)
-
-
 class PromptCache:
     """The caches of all layers and the tokens they hold.
 
@@ -179,6 +170,7 @@ class PromptCache:
         self.user: object | None = None
         self.text_index: Any = None
         self.weights: References | None = None
+        self._under_way = False  # a forward that nothing is committed of
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -196,6 +188,7 @@ class PromptCache:
     def begin(self, rows: int) -> dict[int, Any]:
         """Announce a forward over ``rows`` rows; returns the caches to be watched in it."""
         watched: dict[int, Any] = {}
+        self._under_way = True
         plan = self.quantization
         if plan is not None and len(self) >= plan.start:
             converted = (plan.convert(layer, plan.bits, plan.group_size) for layer in self.layers)
@@ -330,12 +323,14 @@ class PromptCache:
         """Note that the layers' latest rows are those of ``tokens``."""
         for layer in self.layers:
             layer.commit_all(len(tokens))
+        self._under_way = False
         self.tokens.extend(tokens)
 
     def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:
         """Keep the rows of an accepted path and note its tokens, one a row."""
         for layer in self.layers:
             layer.commit(path)
+        self._under_way = False
         self.tokens.extend(tokens)
 
     def reachable(self, length: int) -> int:
@@ -356,17 +351,22 @@ class PromptCache:
         Raises:
             RedrafterError: If ``length`` is no whole number; nothing is forgotten then.
         """
-        point = self.reachable(_whole(length))
+        point = self.reachable(whole_length(length))
         if not point:
             self.reset()
             return
-        if point < len(self):
+        stays = point == len(self)
+        if not stays:
             self.user = None  # a text that is under way cannot go on
         for layer in self.layers:
             layer.rewind(point)
         if self.memory is not None:
             self.memory.rewind(point)
         del self.tokens[point:]
+        if self._under_way or not stays:
+            # What a step leaves that was given up, or running tokens again, can be computed in this
+            # thread alone; another one may go on.
+            mx.async_eval(self.state)
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""

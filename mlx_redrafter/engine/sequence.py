@@ -347,11 +347,8 @@ class Sequence:
         to what comes after the text."""
         self._target.take_cores(len(self.prompt) + 1)
         if self.cache.user is self:
-            before = len(self.cache)
-            self.cache.rewind(min(before, len(self.prompt) + handed_out - 1))
+            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
             self.cache.user = None
-            if self.cache.layers and 0 < len(self.cache) < before:
-                mx.async_eval(self.cache.state)  # another thread may resume it
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

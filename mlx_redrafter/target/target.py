@@ -246,7 +246,7 @@ class Target:
         """Run committed tokens, int (n,), through the model; only the caches are computed."""
         cache.begin(tokens.shape[0])
         if observer is None:
-            with self._context.lock:
+            with self._context.lock, self.weights.kept():
                 self.model(tokens[None], cache=cache.seams)
         else:
             _, hidden = self._forward(tokens[None], cache.seams, observer.layers)
@@ -366,7 +366,7 @@ class Target:
         self, tokens: mx.array, caches: Any, layers: Sequence[int] = ()
     ) -> tuple[mx.array, mx.array]:
         """Logits and hidden states of layers and at the end, (batch, n, ...) each."""
-        with self._context.lock:
+        with self._context.lock, self.weights.kept():
             taps = [*hook_layer_outputs(self.model, layers), self._tap()]
             logits = self.model(tokens, cache=caches)
             parts = [tap.hidden for tap in taps]

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from mlx.utils import tree_flatten
 from thread_texts import PROMPTS, THREADS, config_of, faults, model_of, single, ways_of
 
 import models
@@ -189,3 +191,48 @@ begun.wait()
             env={**os.environ, **path},
         )
         assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def elsewhere(work: Any) -> Any:
+    """What a call gives in a thread that has ended by then."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def failing(_tokens: Any, _logits: Any) -> Any:
+    raise KeyError("the caller's own")
+
+
+@pytest.mark.parametrize("name", ["llama:sliding", "llama+memory", "qwen3_next"])
+def test_a_cache_goes_on_in_another_thread_after_a_failure(name: str) -> None:
+    """A step that was begun and never computed leaves nothing behind that only its thread could."""
+    model, config = model_of(name), config_of(draft=True, temperature=0.0)
+    prompt = PROMPTS[1]
+    [cold] = single(model, config, [prompt])
+    for before in ([], cold[:3]):
+        held = model.make_cache()
+        if before:
+            list(decode(model, prompt, replace(config, max_tokens=3), cache=held))
+        failed = replace(config, logits_processors=(failing,))
+        with pytest.raises(KeyError, match="the caller's own"):
+            elsewhere(lambda c=held, f=failed: list(decode(model, prompt, f, cache=c)))
+        assert held.tokens == prompt[:-1]
+        again = elsewhere(lambda c=held: list(decode(model, prompt, config, cache=c)))
+        assert [one.token for one in again] == cold
+
+
+def test_threads_share_a_model_that_changes_its_own_weights() -> None:
+    """Gemma 3n clips some at each forward: nothing that one thread began reaches another."""
+    model, config = model_of("gemma3n"), config_of(draft=False, temperature=0.0)
+    weights = dict(tree_flatten(model.target.model.parameters()))
+
+    def stop(done: int, _total: int) -> None:
+        if done:
+            raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError):
+        elsewhere(lambda: list(decode(model, PROMPTS[1], config, progress=stop)))
+    expected = single(model, config)
+    assert elsewhere(lambda: single(model, config)) == expected
+    now = dict(tree_flatten(model.target.model.parameters()))
+    assert all(now[name] is array for name, array in weights.items())

@@ -25,7 +25,7 @@ PROMPTS = [models.prompt_of(length, seed=length) for length in (3, 14, 9, 1)]
 # Said twice, so that there is something to copy.
 REPEATING = [2 * models.prompt_of(length, seed=length) for length in (5, 8, 11, 3)]
 LENGTH = 7
-HYBRIDS = ("qwen3_next", "lfm2")
+OTHERS = ("qwen3_next", "lfm2", "gemma3n")
 WITH_MEMORY = "+memory"
 THREADS = 8
 
@@ -37,7 +37,7 @@ Way = Callable[[], Texts]
 def model_of(name: str) -> SpeculativeModel:
     """A target of a kind with a drafter: a recurrent one, or one that remembers the text."""
     kind = name.removesuffix(WITH_MEMORY)
-    target = Target(architectures.build(kind) if kind in HYBRIDS else models.shared(kind))
+    target = Target(architectures.build(kind) if kind in OTHERS else models.shared(kind))
     if name.endswith(WITH_MEMORY):
         return SpeculativeModel(target, models.memory_drafter())
     drafter = models.build_drafter(
