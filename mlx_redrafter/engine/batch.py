@@ -147,7 +147,18 @@ class Engine:
         return bool(self._members)
 
     def step(self) -> list[Event]:
-        """Read a piece of a prompt, if one waits, and take one step of all that have begun."""
+        """Read a piece of a prompt, if one waits, and take one step of all that have begun.
+
+        What a function of the caller's raises in it, or the device, ends all texts, and is raised:
+        tokens of the others were made that nobody would hear of.
+        """
+        try:
+            return self._take_step()
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _take_step(self) -> list[Event]:
         events: list[Event] = []
         self._read_prompts(events)
         if any(isinstance(event, NewToken) for event in events):
@@ -165,6 +176,15 @@ class Engine:
     def sequence(self, sequence: int) -> Sequence:
         """A text that has not left: its configuration with its seed, and its counts."""
         return self._members[sequence].sequence
+
+    def _give_up(self) -> None:
+        """Let all texts leave; nothing is kept of them."""
+        keep, self._keep = self._keep, None
+        for group in self._groups:
+            group.loop.discard()
+        for member in list(self._members.values()):
+            self._leave(member)
+        self._groups, self._keep = [], keep
 
     # Prompts
 
