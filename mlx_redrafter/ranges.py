@@ -178,7 +178,7 @@ def whole_length(length: Any) -> int:
     Raises:
         RedrafterError: If it is none.
     """
-    if not is_count(length):
+    if not is_count(length) or length < 0:
         raise RedrafterError(
             f"The length to rewind to has to be a whole number of tokens, and is {length!r}."
         )
@@ -200,7 +200,7 @@ def bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
     try:
         given = {} if bias is None else bias
         entries = list(given.items() if isinstance(given, Mapping) else given)
-        pairs = {_token_id(token): float(value) for token, value in entries}
+        pairs = {_token_id(token): _number(value) for token, value in entries}
     except (TypeError, ValueError, OverflowError):
         pairs = {-1: math.nan}
     if not all(token >= 0 and math.isfinite(value) for token, value in pairs.items()):
@@ -209,5 +209,11 @@ def bias_pairs(bias: Any) -> tuple[tuple[int, float], ...]:
 
 
 def _token_id(given: Any) -> int:
-    """A token id, or one as text (JSON has no other keys); -1 for a fraction."""
-    return int(given) if int(given) == given or isinstance(given, str) else -1
+    """A token id, or one as text (JSON has no other keys); -1 for a fraction or a truth value."""
+    whole = isinstance(given, str) or (int(given) == given and not isinstance(given, bool))
+    return int(given) if whole else -1
+
+
+def _number(given: Any) -> float:
+    """What is added to a logit; not a number for text and truth values."""
+    return math.nan if isinstance(given, str | bool) else float(given)

@@ -161,7 +161,7 @@ def test_ends_may_be_a_list() -> None:
     assert DecodingConfig(eos_token_ids=given).eos_token_ids == {2, 3}
 
 
-@pytest.mark.parametrize("length", [2.5, "2", None, True])
+@pytest.mark.parametrize("length", [2.5, "2", None, True, -1])
 def test_a_cache_goes_back_to_whole_lengths_only(length: Any) -> None:
     shared = model()
     cache = shared.make_cache()
