@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from ...system.visible import visible, visible_line
 from ..cli.plan_view import plan_report, shape_words, verdict
+from ..fitting import FirstThatFits
 from ..theme import COPIED, GUESSED, OWN
 from .answer import Comparison
 from .session import Session
@@ -165,7 +166,22 @@ def _depths(shares: Sequence[float], histogram: Sequence[int]) -> RenderableType
 
 
 def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
-    """A draft tree with the path that the target accepted."""
+    """A draft tree with the path that the target accepted.
+
+    Where the terminal is too narrow for a level a token, tokens that share their fate and have no
+    siblings share a line.
+    """
+    note = (
+        f"{step.accepted} of {step.drafted} drafted tokens accepted; numbers are the drafter's "
+        "scores of the path down to each token (0 is certain)"
+        + (", of copies what was expected of them" if step.copied else "")
+    )
+    trees = (_grown(step, tokenizer, in_line=in_line) for in_line in (False, True))
+    return Group(FirstThatFits(*trees), Text(note, "chat.note"))
+
+
+def _grown(step: StepRecord, tokenizer: Any, *, in_line: bool) -> Tree:
+    """The tree, with a line for each token, or for each run of tokens without siblings."""
     path = set(step.path)
     tree = step.tree
     # After an accepted end of text the model's next choice was not used.
@@ -184,13 +200,17 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
         source = " copied" if nodes[0] in step.copied else ""
         return text.append(f"  {tree.log_probs[nodes[-1]]:.2f}{source}", "chat.note")
 
+    def fate(node: int) -> tuple[bool, bool]:
+        return node in step.copied, node in path
+
     def run(node: int) -> list[int]:
-        """A copied node and those after it that share its fate: long copies stay on a line."""
+        """A node and those that share its line: long copies always stay on one."""
         nodes = [node]
-        while node in step.copied and len(following := children.get(node, [])) == 1:
-            node = following[0]
-            if node not in step.copied or (node in path) != (nodes[0] in path):
+        while in_line or node in step.copied:
+            following = children.get(node, [])
+            if len(following) != 1 or fate(following[0]) != fate(node):
                 break
+            node = following[0]
             nodes.append(node)
         return nodes
 
@@ -204,12 +224,7 @@ def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
 
     root = Tree(label([0]), guide_style="tree.rejected")
     grow(root, 0)
-    note = (
-        f"{step.accepted} of {step.drafted} drafted tokens accepted; numbers are the drafter's "
-        "scores of the path down to each token (0 is certain)"
-        + (", of copies what was expected of them" if step.copied else "")
-    )
-    return Group(root, Text(note, "chat.note"))
+    return root
 
 
 def token_name(tokenizer: Any, token: int) -> str:
@@ -221,18 +236,14 @@ def token_name(tokenizer: Any, token: int) -> str:
 def comparison(result: Comparison) -> RenderableType:
     """Both runs of a question side by side."""
     table = Table(box=None, header_style="chat.label")
-    for name in ("", "tokens", "steps", "tokens/step", "tokens/s", "speed"):
-        table.add_column(name, justify="right" if name else "left")
-    for name, run in (("plain", result.plain), ("drafted", result.drafted)):
-        speed = run.tps / result.plain.tps if result.plain.tps else None
-        table.add_row(
-            name,
-            f"{run.tokens:,}",
-            f"{run.stats.steps:,}",
-            f"{run.stats.tokens_per_step:.2f}",
-            f"{run.tps:,.1f}",
-            times(speed),
-        )
+    for name in ("", "plain", "drafted"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    plain, runs = result.plain, (result.plain, result.drafted)
+    table.add_row("tokens", *(f"{run.tokens:,}" for run in runs))
+    table.add_row("steps", *(f"{run.stats.steps:,}" for run in runs))
+    table.add_row("tokens/step", *(f"{run.stats.tokens_per_step:.2f}" for run in runs))
+    table.add_row("tokens/s", *(f"{run.tps:,.1f}" for run in runs))
+    table.add_row("speed", *(times(run.tps / plain.tps if plain.tps else None) for run in runs))
     if result.identical:
         verdict = Text("The two texts are identical.", "status.faster")
     else:

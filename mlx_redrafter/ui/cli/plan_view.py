@@ -9,21 +9,29 @@ from rich.table import Table
 from rich.text import Text
 
 from ...planning.trials import PlannerState
+from ..fitting import FirstThatFits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...drafting.shape import BeamShape
     from ...planning.costs import CostModel
     from ...planning.forecast import Forecast
     from ...planning.planner import Planner
     from ...planning.prices import Made
 
+    Part = Callable[[Forecast], tuple[str, ...]]  # cells of a row
+
 # Of the shapes forecast so many are shown, the best ones, and those that were drafted.
 SHOWN = 12
+# Headings of what is forecast and of what was measured; a space is where one may be broken.
+PROMISED = ("tokens /step", "ms /step", "tokens /s", "× plain")
+MADE = ("steps", "tokens /step", "tokens /s")
 
 
 def plan_report(planner: Planner, context: int) -> RenderableType:
     """Costs, forecasts and the choice in a sentence, for a context of so many tokens."""
-    costs, forecasts = cost_table(planner.costs), forecast_table(planner, context)
+    costs, forecasts = cost_table(planner.costs), forecast_tables(planner, context)
     return Group(costs, Text(), forecasts, verdict(planner, context))
 
 
@@ -61,28 +69,58 @@ def cost_table(costs: CostModel) -> Table:
     return table
 
 
-def forecast_table(planner: Planner, context: int) -> Table:
-    """What shapes promise and what they made, the planner's choice marked."""
+def forecast_tables(planner: Planner, context: int) -> RenderableType:
+    """What shapes promise and what they made, the planner's choice marked.
+
+    Side by side where the terminal is wide enough, else one below the other.
+    """
+    title = f"after {context:,} tokens"
     forecasts = planner.forecasts(context)
+    shown = _shown(planner, forecasts)
+    drafted = [one for one in shown if planner.prices.made(one.shape).steps]
     plain = forecasts[0].tokens_per_second
-    table = Table(title=f"after {context:,} tokens", title_justify="left", box=None)
-    for name in ("", "beam", "tokens/step", "ms/step", "tokens/s", "× plain"):
-        table.add_column(name, justify="left" if name in ("", "beam") else "right")
-    for name in ("measured: steps", "tokens/step", "tokens/s"):
-        table.add_column(name, justify="right")
-    for forecast in _shown(planner, forecasts):
-        chosen = forecast.shape == planner.choice
-        table.add_row(
-            "→" if chosen else "",
-            shape_words(forecast.shape),
-            f"{forecast.tokens_per_step:.2f}",
-            f"{1000 * forecast.step_seconds:.2f}",
-            f"{forecast.tokens_per_second:.1f}",
-            f"{forecast.tokens_per_second / plain:.2f}",
-            *_measured(planner.prices.made(forecast.shape)),
-            style="bold" if chosen else None,
-        )
-    return table
+
+    def promised(one: Forecast) -> tuple[str, ...]:
+        return _promised(one, plain)
+
+    def made(one: Forecast) -> tuple[str, ...]:
+        return _measured(planner.prices.made(one.shape))
+
+    def table(
+        title: str, names: tuple[str, ...], rows: list[Forecast], *parts: Part, folded: bool = True
+    ) -> Table:
+        drawn = Table(title=title, title_justify="left", box=None)
+        drawn.add_column("")
+        drawn.add_column("beam")
+        for name in names:
+            name = name.replace(" ", "\n") if folded else name.replace(" /", "/")
+            drawn.add_column(name, justify="right", no_wrap=True)
+        for one in rows:
+            chosen = one.shape == planner.choice
+            cells = [cell for part in parts for cell in part(one)]
+            mark, style = ("→", "bold") if chosen else ("", None)
+            drawn.add_row(mark, shape_words(one.shape), *cells, style=style)
+        return drawn
+
+    both = (*PROMISED, f"measured: {MADE[0]}", *MADE[1:])
+    apart = [table(title, PROMISED, shown, promised)]
+    apart += [table("measured", MADE, drafted, made)] if drafted else []
+    for one in apart:
+        one.pad_edge, one.collapse_padding = False, True
+    return FirstThatFits(
+        table(title, both, shown, promised, made, folded=False),
+        table(title, both, shown, promised, made),
+        Group(*apart),
+    )
+
+
+def _promised(forecast: Forecast, plain: float) -> tuple[str, ...]:
+    return (
+        f"{forecast.tokens_per_step:.2f}",
+        f"{1000 * forecast.step_seconds:.2f}",
+        f"{forecast.tokens_per_second:.1f}",
+        f"{forecast.tokens_per_second / plain:.2f}",
+    )
 
 
 def _measured(made: Made) -> tuple[str, str, str]:
