@@ -49,9 +49,15 @@ class PlainFrontEnd:
         return whole_characters(join_lines(self._line))
 
     def _line(self, first: bool) -> str:
-        if sys.stdin.isatty():
+        asked = sys.stdin.isatty()
+        if asked:
             write(PROMPT if first else CONTINUATION, errors=True)
-        line = sys.stdin.readline()
+        line = ""
+        try:
+            line = sys.stdin.readline()
+        finally:
+            if asked and not line:
+                write("\n", errors=True)  # after Ctrl-C and Ctrl-D what comes next begins a line
         if not line:
             raise EOFError
         return line.rstrip("\r\n")
