@@ -95,7 +95,8 @@ def plain_messages(messages: Messages) -> list[dict[str, Any]]:
     """Messages whose content is text: parts of text joined, other kinds refused by name.
 
     Raises:
-        RedrafterError: If a message has no role, no content, or content that is not text.
+        RedrafterError: If a message has no role, no content, content that is not text, or calls of
+            tools that are no list of objects.
     """
     return [_plain_message(place, message) for place, message in enumerate(messages, start=1)]
 
@@ -103,7 +104,7 @@ def plain_messages(messages: Messages) -> list[dict[str, Any]]:
 def _plain_message(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise RedrafterError(f"Message {place} has no role: give it user, assistant or system.")
-    calls = message.get("tool_calls")
+    calls = _calls(place, message.get("tool_calls"))
     if "content" not in message and not calls:
         raise RedrafterError(f"Message {place} has no content: give it the text as content.")
     plain = {**message, "content": _content(place, message.get("content"))}
@@ -112,12 +113,24 @@ def _plain_message(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _calls(place: int, calls: Any) -> Sequence[Any] | None:
+    # Iterated over, a text would become its letters, and a mapping its names.
+    if calls and not (
+        isinstance(calls, list | tuple) and all(isinstance(c, Mapping) for c in calls)
+    ):
+        raise RedrafterError(
+            f"Message {place} has tool_calls that are no list of calls: correct them, or leave "
+            "them out."
+        )
+    return cast("Sequence[Any] | None", calls)
+
+
 def _content(place: int, content: Any) -> str:
     if content is None:
         return ""
     parts = [content] if isinstance(content, str) else content
     if not isinstance(parts, Sequence):
-        raise RedrafterError(f"The content of message {place} is not text.")
+        raise RedrafterError(f"The content of message {place} is not text: give it as text.")
     texts = [_part(place, part) for part in parts]
     text = "".join(texts)
     check_characters(text, f"The content of message {place}")
@@ -136,9 +149,9 @@ def _part(place: int, part: Any) -> str:
     )
 
 
-def _with_arguments(call: Any) -> Any:
+def _with_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
     """A tool call whose arguments are an object, as templates want them, not JSON text."""
-    function = call.get("function") if isinstance(call, Mapping) else None
+    function = call.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
         return call
     try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import RedrafterError
 from ..system.files import local_path
-from .data import Record, read_jsonl
+from .data import Record, conversation, is_text, read_jsonl
 
 FORMATS = (
     '{"messages": [...]}, {"prompt": ..., "completion": ...}, {"prompt": ...} or {"text": ...}'
@@ -34,8 +34,10 @@ def read_data(
         RedrafterError: If there is nothing of that name, nothing in it, or not in a known format.
     """
     path = local_path(data)
+    names = str(data), f"The split 'valid' of {data}"
     if path.is_dir():
         train, valid = _of_directory(path)
+        names = str(path / "train.jsonl"), str(path / "valid.jsonl")
     elif path.is_file():
         train, valid = read_jsonl(path), []
     else:
@@ -43,8 +45,9 @@ def read_data(
     train, valid = train[:max_records], valid[:held_out]
     if not train:
         raise RedrafterError(f"{data} is empty: write one {FORMATS} a line.")
-    for number, record in enumerate([*train, *valid], 1):
-        _check(record, data, number)
+    for name, records in zip(names, (train, valid), strict=True):
+        for number, record in enumerate(records, 1):
+            _check(record, f"{name}, record {number}")
     return (train, valid) if valid else split(train, held_out, seed, data)
 
 
@@ -88,29 +91,39 @@ def _of_hub(name: str) -> tuple[list[Record], list[Record]]:
     return [dict(row) for row in found["train"]], [dict(row) for row in found.get("valid", [])]
 
 
-def _check(record: Record, data: str | Path, number: int) -> None:
-    """Refuse a record that is in no known format."""
+def _check(record: Record, where: str) -> None:
+    """Refuse a record that is in no known format; ``where`` names it."""
     if not any(key in record for key in _KEYS):
-        raise RedrafterError(
-            f"{data}, record {number} has the keys {sorted(record)}: write {FORMATS}."
-        )
+        raise RedrafterError(f"{where} has the keys {sorted(record)}: write {FORMATS}.")
     for key in ("prompt", "completion", "text"):
         if key in record and not isinstance(record[key], str):
-            raise RedrafterError(f"{data}, record {number}: '{key}' has to be a text.")
+            raise RedrafterError(f"{where}: '{key}' has to be a text.")
     # As answers.jsonl has it; other data may call something else so.
     begun = record.get("prompt_tokens")
     if begun is not None and not isinstance(begun, int):
         raise RedrafterError(
-            f"{data}, record {number}: 'prompt_tokens', how many tokens of a text are not learned "
-            "from, has to be a whole number: correct it, or leave it out."
+            f"{where}: 'prompt_tokens', how many tokens of a text are not learned from, has to be "
+            "a whole number: correct it, or leave it out."
         )
     messages = record.get("messages", [])
     good = isinstance(messages, list) and all(_is_message(m) for m in messages)
     if not good or ("messages" in record and not messages):
         raise RedrafterError(
-            f"{data}, record {number}: 'messages' has to be a list of objects with 'role' and "
-            "'content'."
+            f"{where}: 'messages' has to be a list of objects with 'role' and 'content'."
         )
+    if not is_text(record):
+        _check_conversation(record, where)
+
+
+def _check_conversation(record: Record, where: str) -> None:
+    """Refuse what no chat template could be given, while it is known which record has it."""
+    if not isinstance(record.get("tools", []), list | None):
+        raise RedrafterError(f"{where}: 'tools' has to be a list of descriptions of functions.")
+    try:
+        conversation(record)
+    except RedrafterError as error:
+        reason = str(error)
+        raise RedrafterError(f"{where}: {reason[0].lower()}{reason[1:]}") from None
 
 
 def _is_message(message: Any) -> bool:

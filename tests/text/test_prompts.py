@@ -48,6 +48,10 @@ def test_parts_are_joined_in_training_data_too(tokenizer: TokenizerWrapper) -> N
         (user(3), "message 1 is not text"),
         ([{"role": "user"}], "no content"),
         ([{"content": "x"}], "no role"),
+        ([{"role": "assistant", "content": "x", "tool_calls": 3}], "no list of calls"),
+        ([{"role": "assistant", "tool_calls": '[{"type": "function"}]'}], "no list of calls"),
+        ([{"role": "assistant", "tool_calls": {"type": "function"}}], "no list of calls"),
+        ([{"role": "assistant", "tool_calls": [3]}], "no list of calls"),
         (user("half \ud83d"), "position 5"),
     ],
 )

@@ -131,6 +131,10 @@ def test_slips_are_told_in_one_sentence_before_anything_is_loaded(bundle, data, 
     assert "mlx_lm" not in loaded.stderr
 
 
+def chat(content, calls=None):
+    return [{"role": "user", "content": content, "tool_calls": calls}]
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
@@ -141,6 +145,13 @@ def test_slips_are_told_in_one_sentence_before_anything_is_loaded(bundle, data, 
         ([{"text": "a"}, {"text": "b", "prompt_tokens": "7"}], "'prompt_tokens', how many tokens"),
         ([{"messages": "hi"}, {"text": "b"}], "'messages' has to be a list"),
         ([{"messages": [{"role": "user"}]}, {"text": "b"}], "'messages' has to be a list"),
+        (
+            [{"text": "a"}, {"messages": [{"role": 3, "content": "b"}]}],
+            "record 2: message 1 has no",
+        ),
+        ([{"text": "a"}, {"messages": chat(3)}], "record 2: the content of message 1 is not text"),
+        ([{"text": "a"}, {"messages": chat("b"), "tools": "f"}], "record 2: 'tools' has to be a"),
+        ([{"text": "a"}, {"messages": chat("b", 3)}], "record 2: message 1 has tool_calls that"),
         ([{"prompt": "a"}, {"prompt": "b"}], "let the target answer with --regenerate"),
     ],
 )
@@ -172,6 +183,9 @@ def test_a_directory_brings_its_own_held_out_records(tmp_path):
     train, valid = read_data(tmp_path, held_out=2, max_records=4)
     assert train == chats(4)
     assert valid == chats(2)
+    write(tmp_path / "valid.jsonl", [*chats(1), {"question": "x"}])
+    with pytest.raises(RedrafterError, match=r"valid\.jsonl, record 2 has the keys \['question'\]"):
+        read_data(tmp_path, held_out=64)
 
 
 def test_a_dataset_of_the_hub_is_read_by_its_splits(monkeypatch):
