@@ -329,6 +329,7 @@ def _check_combinations(options: TrainingOptions) -> None:
             f"cache_features keeps features on disk, but features is '{options.features}': "
             "leave one of them out."
         )
+    _check_used(options)
     _check_memory(options)
     if options.independent and options.shared_rows:
         raise RedrafterError(
@@ -350,6 +351,21 @@ def _check_combinations(options: TrainingOptions) -> None:
         raise RedrafterError("resume goes on and overwrite starts anew: choose one of them.")
 
 
+def _changed(options: TrainingOptions) -> list[str]:
+    """Names of the settings that are not the defaults."""
+    return [f.name for f in fields(TrainingOptions) if getattr(options, f.name) != f.default]
+
+
+def _check_used(options: TrainingOptions) -> None:
+    """Refuse what would do nothing without the setting that it belongs to."""
+    changed = _changed(options)
+    answers = [name for name in changed if name.startswith("regenerate_")]
+    if answers and not options.regenerate and options.self_questions is None:
+        raise RedrafterError(f"{answers[0]} is of regenerated answers: pass regenerate as well.")
+    if "hard_weight" in changed and options.loss != "mix":
+        raise RedrafterError("hard_weight is of the loss 'mix': pass loss mix as well.")
+
+
 _OF_MEMORY = (
     "target_layers", "state_size", "mlp_size", "memory_heads", "memory_head_dim", "memory_window",
 )  # fmt: skip
@@ -357,8 +373,7 @@ _NOT_OF_MEMORY = ("shared_rows", "lookback", "independent")
 
 
 def _check_memory(options: TrainingOptions) -> None:
-    defaults = {one.name: one.default for one in fields(TrainingOptions)}
-    changed = [name for name, usual in defaults.items() if getattr(options, name) != usual]
+    changed = _changed(options)
     if not options.memory:
         given = [name for name in _OF_MEMORY if name in changed]
         if given:

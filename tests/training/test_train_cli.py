@@ -68,6 +68,8 @@ def test_yaml_gives_the_settings_and_flags_override_them(tmp_path):
     path.write_text("steps: 9\noverwrite: true\nseed: 4\n")
     values = vars(build_parser().parse_args(["--epochs", "2", "--resume"]))
     merged = train_cli._merged(read_config(path), values)
+    mix = {"loss": "mix", "hard_weight": 0.3}
+    assert train_cli._merged(mix, {"loss": "hard"}) == {"loss": "hard"}
     assert merged == {**merged, "epochs": 2.0, "resume": True, "seed": 4}
     assert not {"steps", "overwrite"} & set(merged)
     path.write_text("learning_rat: 1\n")
@@ -117,6 +119,9 @@ def test_slips_are_told_in_one_sentence_before_anything_is_loaded(bundle, data, 
     assert "whole number" in refusal(capsys, *given, "--steps", "many")
     assert "invalid choice" in refusal(capsys, *given, "--loss", "soft")
     assert "shared_rows" in refusal(capsys, *given, "--independent", "--shared-rows")
+    assert "pass regenerate" in refusal(capsys, *given, "--regenerate-max-tokens", 64)
+    assert "pass regenerate" in refusal(capsys, *given, "--regenerate-temperature", 1)
+    assert "pass loss mix" in refusal(capsys, *given, "--hard-weight", 0.2)
     assert "cannot be read" in refusal(capsys, "--config", tmp_path / "none.yaml")
     assert "learning_rate is -1.0" in refusal(capsys, *given, "--learning-rate", -1)
     assert "beam length is 500" in refusal(capsys, *given, "--beam-length", 500)

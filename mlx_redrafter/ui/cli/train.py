@@ -76,6 +76,8 @@ def _merged(config: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
         for here, there in ((one, other), (other, one)):
             if here in flags and there not in flags:
                 config = {name: value for name, value in config.items() if name != there}
+    if flags.get("loss", "mix") != "mix":
+        config = {name: value for name, value in config.items() if name != "hard_weight"}
     return {**config, **flags}
 
 
