@@ -106,7 +106,7 @@ def test_beginning_of_text_is_added_where_the_file_says_so(tmp_path: Path) -> No
         assert (ids[0] == SPECIAL.index("<|im_start|>")) is flag
 
 
-@pytest.mark.parametrize("text", ["<s:0>", "<begin of text>", "$A", ":"])
+@pytest.mark.parametrize("text", ["<s:0>", "<begin of text>", "$A", "::"])
 def test_any_text_may_begin_texts(text: str, tmp_path: Path) -> None:
     tokens = [text if token == "<|im_start|>" else token for token in TOKENS]
     changes = {"tokenizer__ggml__add_bos_token": True, "tokenizer__ggml__tokens": tokens}
