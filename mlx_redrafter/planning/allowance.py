@@ -155,6 +155,10 @@ class Allowance:
         self.balance += taken
         return True
 
+    def bear(self, price: float) -> None:
+        """Let one draft of this price fail, in plain steps, without ending what is drafted."""
+        self.balance = max(self.balance, price - 1.0)
+
     def renew(self) -> None:
         """What was lost does not count any more."""
         self.balance = max(self._part * ANSWER, self.balance)

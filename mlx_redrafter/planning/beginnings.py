@@ -58,10 +58,20 @@ class Beginnings:
         chance.keep(account.total, self._answers)
         return changed
 
-    def begun(self, expected: float) -> None:
-        """It is decided what the answer begins with, see :meth:`begin`."""
+    def begun(self, expected: float, price: float, account: Allowance) -> None:
+        """It is decided what the answer begins with, see :meth:`begin`.
+
+        The first chance is not to end with a single draft that fails, however dear drafts are here.
+
+        Args:
+            expected: Tokens that a step is expected to make; 0 where nothing is drafted.
+            price: What it costs, in plain steps.
+            account: What may be lost.
+        """
         if self._given and not expected:
             self.second_chance.fail()
+        elif self._given and self.second_chance.first:
+            account.bear(price)
         if self._answers >= 1.0:
             self.easy.begun(expected)
 

@@ -211,7 +211,8 @@ class Planner:
             self._wide_probe = None
             self._plan()
         self._made_here = 0.0
-        self._beginnings.begun(self._expected)
+        price = self._forecast.step_seconds / self.prices.plain_seconds(self._context)
+        self._beginnings.begun(self._expected, price, self._trials.allowance)
 
     @property
     def _expected(self) -> float:

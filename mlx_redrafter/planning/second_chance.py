@@ -90,6 +90,11 @@ class SecondChance:
         """Whether one is given that has not been lost or won yet."""
         return bool(self._set_aside)
 
+    @property
+    def first(self) -> bool:
+        """Whether no chance was in vain at this temperature since drafts paid."""
+        return self._failures.in_a_row <= 1
+
     def sample_at(self, temperature: float) -> None:
         """An answer begins that is drawn at this temperature."""
         step = round(min(temperature, HOTTEST) / TEMPERATURE_STEP)

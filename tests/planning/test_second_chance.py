@@ -276,6 +276,31 @@ def test_after_answers_at_a_high_temperature_others_are_drafted_at_once(recorded
         assert chat.speed(since) >= 0.6 * best_speed(KNOWN, chat.truth)  # 0.2 to 0.45 without
 
 
+def test_a_first_chance_outlasts_one_draft_that_fails_where_drafts_are_dear() -> None:
+    """One draft of fifteen costs four plain steps there, all that an account holds and more."""
+    costs = costs_of(lambda n: 1.0 + 0.2 * (n - 1))
+    chat = Chat(costs, Planner(costs, recorded=recorded_of(KNOWN)), noise=0.03)
+    planner = chat.planner
+    assert planner is not None
+
+    def fail_once() -> None:
+        shape = planner.next_shape(0)
+        assert shape is not None
+        record = Text(1e-9, 1e-9, 0.0).step(shape)
+        assert record.accepted == 0
+        planner.observe(ObservedStep(shape, [record], costs.step_seconds(shape, 0), 0))
+
+    chat.answers(BABBLE, 1)
+    assert planner.choice is None
+    planner.begin()
+    fail_once()
+    assert planner.choice is not None
+    for _ in range(3):
+        if planner.choice is not None:
+            fail_once()
+    assert planner.choice is None, "but not many"
+
+
 def test_short_answers_count_less_than_one_that_is_passed_over() -> None:
     chance = SecondChance(Number())
     chance.keep(8.0, 1.0)
