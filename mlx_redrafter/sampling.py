@@ -62,7 +62,8 @@ class SamplingConfig:
 
     Attributes:
         temperature: 0 takes the likeliest token.
-        top_p: Keep the likeliest tokens whose probabilities sum to this; 1 keeps all.
+        top_p: Keep the likeliest tokens whose probabilities sum to this; 0 and 1 keep all, as
+            in mlx-lm.
         top_k: Keep this many of the likeliest tokens; 0 keeps all.
         min_p: Keep tokens at least this likely relative to the likeliest; 0 keeps all.
         xtc_probability: Chance that a token's choice excludes the likeliest tokens (XTC).
@@ -88,7 +89,7 @@ class SamplingConfig:
         0.0, "0 takes the likeliest token", minimum=LEAST_TEMPERATURE, or_zero=True
     )
     top_p: float = _option(
-        1.0, "share of probability sampled from; 1 is all", minimum=0, maximum=1, above=True
+        1.0, "share of probability sampled from; 0 and 1 are all", minimum=0, maximum=1
     )
     top_k: int = _option(0, "sample from the K likeliest tokens; 0 is all", kind=int, minimum=0)
     min_p: float = _option(
@@ -183,13 +184,14 @@ def scores(
     from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
     # Top-p takes sums of probabilities. In half precision the subtraction rounds, as mlx-lm's does.
-    needed = config.top_p < 1 or logits.dtype != mx.float32
+    by_sum = 0 < config.top_p < 1
+    needed = by_sum or logits.dtype != mx.float32
     logprobs = logits
     if normalise or needed:
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     if noise is None:
         return logprobs
-    if config.top_p < 1:
+    if by_sum:
         logprobs = apply_top_p(logprobs, config.top_p)
     if config.min_p > 0:
         logprobs = apply_min_p(logprobs, config.min_p)

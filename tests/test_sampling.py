@@ -80,6 +80,7 @@ FILTERS = [
     {"top_k": 7},
     {"top_p": 0.5},
     {"top_p": 0.01},
+    {"top_p": 0.0},
     {"min_p": 0.1},
     {"min_p": 1.0},
     {"top_k": 7, "top_p": 0.8, "min_p": 0.05},
@@ -327,7 +328,7 @@ def test_draws_of_two_seeds_are_independent() -> None:
     [
         ("temperature", -0.1),
         ("temperature", float("nan")),
-        ("top_p", 0.0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("top_p", float("nan")),
         ("top_k", -1),

@@ -84,16 +84,8 @@ def temperature(text: str) -> float:
     return value
 
 
-def top_p(text: str) -> float:
-    """Read a share of probability: a number above 0, at most 1."""
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"a number above 0 and at most 1 is needed, not '{text}'")
-    return value
-
-
-def min_p(text: str) -> float:
-    """Read a least probability: a number from 0 to 1."""
+def share(text: str) -> float:
+    """Read a share of probability: a number from 0 to 1."""
     value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"a number from 0 to 1 is needed, not '{text}'")

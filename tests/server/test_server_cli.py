@@ -235,7 +235,7 @@ def test_flags_say_no(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     with pytest.raises(SystemExit):
         read_flags(["--top-p", "2"])
-    assert "a finite number above 0 to 1 is needed, not '2'" in capsys.readouterr().err
+    assert "a finite number from 0 to 1 is needed, not '2'" in capsys.readouterr().err
 
 
 def test_a_name_shows_no_path(bundle: Path) -> None:

@@ -354,7 +354,8 @@ def test_messages_that_the_template_refuses(tmp_path: Path) -> None:
     [
         ("max_tokens", 0),
         ("temperature", -1.0),
-        ("top_p", 0.0),
+        ("top_p", -0.1),
+        ("top_p", 1.5),
         ("top_k", -1),
         ("top_k", 10_000),
         ("min_p", 2.0),

@@ -14,7 +14,7 @@ MAX_ANSWERS = 16
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 Temperature = Annotated[float, Field(ge=0, le=100)]
-TopP = Annotated[float, Field(gt=0, le=1)]
+TopP = Annotated[float, Field(ge=0, le=1, description="0 and 1 keep all tokens")]
 MinP = Annotated[float, Field(ge=0, le=1)]
 TopK = Annotated[int, Field(ge=-1, lt=2**31, description="0 and -1 keep all tokens")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]

@@ -18,10 +18,9 @@ from ..parsing import (
     WIDEST_BEAM,
     OneSentenceParser,
     count,
-    min_p,
     place,
+    share,
     temperature,
-    top_p,
 )
 
 if TYPE_CHECKING:
@@ -68,9 +67,9 @@ class AnswerFlags:
     temperature: float = flag(
         0.0, _ANSWERS, "sampling temperature", reader=temperature, aliases=("temp",), metavar="X"
     )
-    top_p: float = flag(1.0, _ANSWERS, "as in mlx_lm", reader=top_p, metavar="P")
+    top_p: float = flag(1.0, _ANSWERS, "as in mlx_lm", reader=share, metavar="P")
     top_k: int = flag(0, _ANSWERS, "as in mlx_lm", reader=count(0), metavar="K")
-    min_p: float = flag(0.0, _ANSWERS, "as in mlx_lm", reader=min_p, metavar="P")
+    min_p: float = flag(0.0, _ANSWERS, "as in mlx_lm", reader=share, metavar="P")
     seed: int = flag(0, _ANSWERS, "names the samples", reader=count(0, LARGEST_SEED))
     ignore_chat_template: bool = flag(False, _ANSWERS, "ask questions as bare text")
 
