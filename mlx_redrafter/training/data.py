@@ -96,6 +96,15 @@ def is_text(record: Record) -> bool:
     return "text" in record and "messages" not in record and not _is_completion(record)
 
 
+def is_message(message: Any) -> bool:
+    """Whether something is a message of a conversation; a tool's call may come without content."""
+    return (
+        isinstance(message, dict)
+        and "role" in message
+        and bool({"content", "tool_calls"} & set(message))
+    )
+
+
 def _is_completion(record: Record) -> bool:
     return "prompt" in record and "completion" in record
 

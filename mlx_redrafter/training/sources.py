@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import RedrafterError
 from ..system.files import local_path
-from .data import Record, conversation, is_text, read_jsonl
+from .data import Record, conversation, is_message, is_text, read_jsonl
 
 FORMATS = (
     '{"messages": [...]}, {"prompt": ..., "completion": ...}, {"prompt": ...} or {"text": ...}'
@@ -106,7 +106,7 @@ def _check(record: Record, where: str) -> None:
             "a whole number: correct it, or leave it out."
         )
     messages = record.get("messages", [])
-    good = isinstance(messages, list) and all(_is_message(m) for m in messages)
+    good = isinstance(messages, list) and all(is_message(m) for m in messages)
     if not good or ("messages" in record and not messages):
         raise RedrafterError(
             f"{where}: 'messages' has to be a list of objects with 'role' and 'content'."
@@ -126,29 +126,29 @@ def _check_conversation(record: Record, where: str) -> None:
         raise RedrafterError(f"{where}: {reason[0].lower()}{reason[1:]}") from None
 
 
-def _is_message(message: Any) -> bool:
-    # A call of a tool may come without content.
-    return (
-        isinstance(message, dict)
-        and "role" in message
-        and bool({"content", "tool_calls"} & set(message))
-    )
-
-
 def split(
     records: list[Record], held_out: int, seed: int, data: str | Path
 ) -> tuple[list[Record], list[Record]]:
     """(training records, held-out records); ``data`` names them for the message.
 
+    A record that is there several times is on one side: what was learnt from says nothing of what
+    was not.
+
     Raises:
         RedrafterError: If there is a single record.
     """
-    if len(records) < 2:
+    texts = [json.dumps(record, sort_keys=True, default=str) for record in records]
+    different = dict(zip(texts, records, strict=True))
+    order = list(different)
+    if len(order) < 2:
+        times = f" ({len(records)} times)" if len(records) > 1 else ""
         raise RedrafterError(
-            f"{data} has a single record, and one has to be held out to evaluate on: add more."
+            f"{data} has a single record{times}, and one has to be held out to evaluate on: add "
+            "more."
         )
     # Small data keeps most of its records for training.
-    number = min(held_out, max(1, len(records) // 10))
-    drawn = set(np.random.default_rng(seed).permutation(len(records))[:number].tolist())
-    kept = [record for i, record in enumerate(records) if i not in drawn]
-    return kept, [records[i] for i in sorted(drawn)]
+    number = min(held_out, max(1, len(order) // 10))
+    drawn = sorted(np.random.default_rng(seed).permutation(len(order))[:number].tolist())
+    held = {order[i]: different[order[i]] for i in drawn}
+    kept = [record for text, record in zip(texts, records, strict=True) if text not in held]
+    return kept, list(held.values())

@@ -19,7 +19,7 @@ from ..errors import RedrafterError
 from ..system.disk import changes, writing
 from ..system.files import write_json
 from ..text.chat_template import render
-from .data import Record, write_jsonl
+from .data import Record, is_message, is_text, write_jsonl
 from .regeneration import Answer, check_prompts, decode_batch, regenerate, sampler_for
 
 # Low ones ask what is usual, high ones what is rare; each batch has one of them.
@@ -48,8 +48,9 @@ def _claim(path: Path, what: str, identity: dict[str, Any], overwrite: bool) -> 
         )
 
 
-def _read(path: Path) -> list[Record]:
-    """The records of whole lines, in their order; an interruption may have left a part of one."""
+def _read(path: Path, is_whole: Callable[[Record], bool]) -> list[Record]:
+    """The records of whole lines, in their order, up to one that an interruption left half-written
+    or that was damaged since."""
     if not path.is_file():
         return []
     records: list[Record] = []
@@ -59,10 +60,24 @@ def _read(path: Path) -> list[Record]:
                 record = json.loads(line) if line.endswith("\n") else None
             except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict):
+            if not isinstance(record, dict) or not is_whole(record):
                 break
             records.append(record)
     return records
+
+
+def _is_question(row: Record) -> bool:
+    messages, batch = row.get("messages"), row.get("batch")
+    first = messages[0] if isinstance(messages, list) and messages else None
+    asked = isinstance(first, dict) and isinstance(first.get("content"), str)
+    return asked and isinstance(batch, int) and batch >= 0
+
+
+def _is_answer(row: Record) -> bool:
+    if is_text(row):
+        return isinstance(row["text"], str) and isinstance(row.get("prompt_tokens", 0), int)
+    messages = row.get("messages")
+    return isinstance(messages, list) and all(is_message(message) for message in messages)
 
 
 def _append(path: Path, records: Iterable[Record]) -> None:
@@ -128,7 +143,7 @@ def answer_file(
         **asdict(settings),
     }
     _claim(path, "answers", identity, overwrite)
-    done = _read(path)
+    done = _read(path, _is_answer)
     if len(done) < len(records):
         check_prompts(records, tokenizer)
         done = done[: len(done) // settings.chunk_size * settings.chunk_size]
@@ -254,7 +269,7 @@ def question_file(
     del identity["count"]
     identity["temperatures"] = list(settings.temperatures)
     _claim(path, "questions", identity, overwrite)
-    rows = _read(path)
+    rows = _read(path, _is_question)
     if len(rows) >= settings.count:
         return [{"messages": row["messages"]} for row in rows[: settings.count]]
     # An interruption may have left a part of the last batch, which is drawn again.

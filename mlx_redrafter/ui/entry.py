@@ -81,6 +81,8 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
             except Exception as error:
                 if _is_output(error):
                     _drop(sys.stdout)
+                    if (ending := _signalled(error)) is not None:
+                        return ending
                     complain(f"{short_name(name)}: the output cannot be written: {error.strerror}.")
                     return USER_ERROR
                 if isinstance(error, PermissionError) and error.filename is not None:
@@ -120,6 +122,14 @@ def _leads() -> bool:
 def _is_output(error: Exception) -> TypeGuard[OSError]:
     """Whether a stream took no more of what was written to it; other files' errors have names."""
     return isinstance(error, OSError) and error.errno in _FULL and error.filename is None
+
+
+def _signalled(error: BaseException) -> int | None:
+    """The exit code of a signal that ended the program, whose terminal went with it."""
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, SystemExit):
+        cause = cause.__context__
+    return cause.code if cause is not None and isinstance(cause.code, int) else None
 
 
 def _is_lost(error: Exception) -> bool:

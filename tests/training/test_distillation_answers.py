@@ -173,6 +173,21 @@ def test_answers_under_another_template_are_not_used_again(model, tmp_path):
         answers(OPENING)
 
 
+@pytest.mark.parametrize("damaged", ['{"messages": 3}', '{"messages": [1]}', "null", '{"text": 1}'])
+def test_damaged_answers_are_made_again(model, tmp_path, damaged):
+    path, settings = tmp_path / "answers.jsonl", AnswerSettings(max_tokens=2, chunk_size=1)
+    records = [chat(word) for word in ("hi", "you", "there")]
+
+    def answers():
+        return answer_file(path, model, make_tokenizer(), records, settings, target_sha256="x")
+
+    made = answers()
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], damaged, lines[2]]) + "\n")
+    assert answers() == made
+    assert path.read_text().splitlines() == lines
+
+
 def test_tools_reach_the_template():
     tokenizer = make_tokenizer("{% if tools %}{{ 'yes yes ' }}{% endif %}" + TEMPLATE)
     (row,) = tokenize([chat("hi", "fine") | {"tools": [{"name": "x"}]}], tokenizer)
@@ -188,7 +203,8 @@ def test_kinds_of_records_are_told_apart_as_mlx_lm_does(tmp_path):
     assert marked(row) == ["fine", "<|end|>"]
     call = {"role": "assistant", "tool_calls": [{"name": "x"}]}
     path = tmp_path / "d.jsonl"
-    path.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "x"}]}\n' * 2)
+    line = '{"messages": [{"role": "user", "content": "%s"}, {"role": "x"}]}\n'
+    path.write_text(line % "a" + line % "b")
     with pytest.raises(RedrafterError, match="'messages' has to be a list"):
         read_data(path, held_out=1)
     path.write_text(path.read_text().replace('{"role": "x"}', str(call).replace("'", '"')))

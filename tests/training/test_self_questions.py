@@ -111,6 +111,19 @@ def test_an_interrupted_run_goes_on_to_the_same_questions(tmp_path, model):
     assert texts(lines)[:6] == whole
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"messages": "hi", "batch": 0}', '{"messages": [{"role": "user", "content": "hi"}]}', "7"],
+)
+def test_damaged_questions_are_drawn_again(tmp_path, model, damaged):
+    """From the first of them on; those before it stay."""
+    path = tmp_path / "q.jsonl"
+    whole = texts(ask(path, model))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], damaged, *lines[3:]]) + "\n")
+    assert texts(ask(path, model)) == whole
+
+
 def test_questions_of_another_kind_are_not_mixed_in(tmp_path, model):
     path = tmp_path / "q.jsonl"
     ask(path, model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import re
 import shlex
 import signal
@@ -145,7 +147,8 @@ def chat(content, calls=None):
     [
         ([], "is empty: write one"),
         ([{"question": "x"}], "record 1 has the keys ['question']"),
-        ([{"text": "a"}], "a single record"),
+        ([{"text": "a"}], "a single record, and"),
+        ([{"text": "a"}] * 30, "a single record (30 times), and"),
         ([{"text": 3}, {"text": "b"}], "'text' has to be a text"),
         ([{"text": "a"}, {"text": "b", "prompt_tokens": "7"}], "'prompt_tokens', how many tokens"),
         ([{"messages": "hi"}, {"text": "b"}], "'messages' has to be a list"),
@@ -210,28 +213,43 @@ def test_a_dataset_of_the_hub_is_read_by_its_splits(monkeypatch):
         read_data("owner/set", held_out=64)
 
 
+def test_what_is_there_twice_is_either_learnt_from_or_evaluated_on(tmp_path):
+    rows = [{"text": f"the {i % 20}"} for i in range(60)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train, held = read_data(tmp_path / "data.jsonl", held_out=64)
+    assert len(held) == 2
+    assert len(train) == 54
+    assert not any(record in train for record in held)
+
+
 class Press(train_screen.TrainingScreen):
-    """Presses Ctrl-C once at a step, in the middle of what the run does there."""
+    """Sends a signal once at a step, in the middle of what the run does there."""
 
     at = 5
+    sent = signal.SIGINT
 
     def stage(self, name, done, total):
         if name == "training" and done == self.at:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.sent)
         super().stage(name, done, total)
 
 
-def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(
-    bundle, data, tmp_path, capsys, monkeypatch
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(
+    bundle, data, tmp_path, capsys, monkeypatch, sent, code
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     given = ["--model", str(bundle), "--data", str(data), *flags(TINY)]
     assert main([*given, "--output", str(whole)]) == 0
-    before = signal.getsignal(signal.SIGINT)
+    number = getattr(signal, sent)
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        pytest.skip("the tests run under nohup, and so would the training")
+    monkeypatch.setattr(Press, "sent", number)
     with monkeypatch.context() as patch:
         patch.setattr(train_screen, "TrainingScreen", Press)
-        assert main([*given, "--output", str(parts)]) == 130
-    assert signal.getsignal(signal.SIGINT) is before
+        assert ended(lambda: main([*given, "--output", str(parts)])) == code
+    assert signal.getsignal(number) is before
     told = capsys.readouterr().err
     assert told == (
         "mlx_redrafter.train: interrupted at step 5 of 8; the same command with --resume goes on.\n"
@@ -239,6 +257,35 @@ def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(
     assert "unfinished run" in refusal(capsys, *given, "--output", parts)
     assert main([*given, "--output", str(parts), "--resume"]) == 0
     assert weights(parts) == weights(whole)
+
+
+def ended(run):
+    """The exit code, also of a run that a signal ends."""
+    try:
+        return run()
+    except SystemExit as end:
+        return end.code
+
+
+def test_a_terminal_that_is_gone_takes_no_run_with_it(bundle, data, tmp_path, monkeypatch):
+    """Nothing can be written to it any more, and the run is saved all the same."""
+
+    class Gone(Press):
+        sent = signal.SIGHUP
+
+        def stop(self, end):
+            def fail(*_args, **_kwargs):
+                raise OSError(errno.EIO, "Input/output error")
+
+            self._console.print = self.move = self.__class__.__exit__ = fail
+            super().stop(end)
+
+    given = ["--model", str(bundle), "--data", str(data), *flags(TINY)]
+    given += ["--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_screen, "TrainingScreen", Gone)
+        assert ended(lambda: main(given)) == 129
+    assert main([*given, "--resume"]) == 0
 
 
 def test_an_overwriting_that_cannot_begin_costs_nothing(
@@ -259,9 +306,9 @@ def test_an_overwriting_that_cannot_begin_costs_nothing(
 
 def test_a_second_ctrl_c_does_not_wait():
     screen = train_screen.TrainingScreen()
-    with train_cli._polite_interrupts(screen):
+    with train_cli._saving_first(screen):
         signal.raise_signal(signal.SIGINT)
-        assert screen.stopping
+        assert screen.ending is not None
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

@@ -8,16 +8,22 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...training.options import TrainingOptions, read_config
-from ..entry import SUCCESS, as_typed, command_line
+from ..entry import SUCCESS, as_typed, command_line, short_name
 from ..flags import add_flags
 from ..opening import prepare
+from ..output import complain
 from ..parsing import OneSentenceParser
 from ..together import refuse_ranks
 
+if TYPE_CHECKING:
+    from .train_screen import TrainingScreen
+
 NAME = "python -m mlx_redrafter.train"
+# What ends a run, which is saved first; SIGHUP tells that the terminal is gone. Windows has none.
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,8 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneSentenceParser(
         as_typed(NAME),
         description="Train a drafter for a model from the model itself, on this machine.",
-        epilog="Ctrl-C saves the run and ends with code 130; the same command with --resume goes "
-        "on to the same result. docs/training.md has a worked example.",
+        epilog="Ctrl-C saves the run and ends with code 130, and so do SIGTERM (143) and a "
+        "terminal that is closed (129); the same command with --resume goes on to the same "
+        "result. docs/training.md has a worked example.",
     )
     parser.add_argument(
         "-c", "--config", metavar="FILE", default=argparse.SUPPRESS,
@@ -60,12 +67,15 @@ def main(arguments: Sequence[str]) -> int:
     refuse_ranks("Training")
     prepare(options.model, options.revision)
     try:
-        with screen, _polite_interrupts(screen):
+        with screen, _saving_first(screen):
             report = train_drafter(**options.to_dict(), callback=screen)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
         again = "with --resume" + (" instead of --overwrite" if options.overwrite else "")
         reached = f"interrupted{screen.reached()}; the same command {again} goes on."
-        raise KeyboardInterrupt(reached) from None
+        if isinstance(end, KeyboardInterrupt):
+            raise KeyboardInterrupt(reached) from None
+        complain(f"{short_name(NAME)}: {reached}")
+        raise
     show_report(report, options)
     return SUCCESS
 
@@ -82,19 +92,28 @@ def _merged(config: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _polite_interrupts(screen: Any) -> Iterator[None]:
-    """Let the first Ctrl-C wait until the step under way is done; the second does not."""
+def _saving_first(screen: TrainingScreen) -> Iterator[None]:
+    """Let Ctrl-C, and what else ends a program, wait until the step under way is done and saved.
+
+    A second one does not wait.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers, and only it gets Ctrl-C
         return
 
-    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-        if screen.stopping:
-            raise KeyboardInterrupt
-        screen.stop()
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        # As Python and shells report it.
+        end = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+        if screen.ending is not None:
+            raise end
+        screen.stop(end)
 
-    previous = signal.signal(signal.SIGINT, on_interrupt)
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    # Under nohup the terminal may go.
+    heard = [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, on_signal) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,20 +36,25 @@ class TrainingScreen(TrainingCallback, StageBars):
         )
         StageBars.__init__(self, self._console, *columns, told="")
         self._step = self._steps = 0
-        self.stopping = False
+        self.ending: BaseException | None = None
 
-    def stop(self) -> None:
-        """End the run where everything is in order next; Ctrl-C asks for it."""
-        self.stopping = True
-        self.note("Ending after the step under way; Ctrl-C again does not wait.")
+    def stop(self, end: BaseException) -> None:
+        """End the run where everything is in order next.
+
+        Args:
+            end: What is raised there.
+        """
+        self.ending = end
+        with suppress(OSError):  # the terminal may be gone
+            self.note("Ending after the step under way; Ctrl-C again does not wait.")
 
     def reached(self) -> str:
         """Where the run stands, for a sentence."""
         return f" at step {self._step} of {self._steps}" if self._steps else ""
 
     def _obey(self) -> None:
-        if self.stopping:
-            raise KeyboardInterrupt
+        if self.ending is not None:
+            raise self.ending
 
     def note(self, text: str) -> None:
         """Print a sentence above the bars."""
@@ -58,16 +64,16 @@ class TrainingScreen(TrainingCallback, StageBars):
         """Move a part's bar, adding it the first time."""
         if name == TRAINING:
             self._step, self._steps = done, total
-        self.move(name, done, total)
         self._obey()
+        self.move(name, done, total)
 
     def report(self, progress: Progress) -> None:
         """Show loss and speed beside the bar; print a line for an evaluation."""
+        self._obey()
         told = f"loss {progress.loss:.3f}, {progress.positions_per_second:,.0f} tokens/s"
         self.tell(TRAINING, told=told)
         if progress.decoded is not None:
             self._console.print(_line(progress), markup=False, soft_wrap=True)
-        self._obey()
 
 
 def _line(progress: Progress) -> str:
