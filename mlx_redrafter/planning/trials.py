@@ -32,6 +32,8 @@ NEWS = 0.3
 MOST_OVERHEAD = 2.0
 # What failed on a machine so many times as slow says little of one that is free again.
 FREED = 1.4
+# Share of a step's word on how slow the machine is that is believed.
+NEWS_OF_LOAD = 0.2
 # Evidence for saying that drafts do not pay here.
 PROBES_FOR_VERDICT = 6
 ANSWERS_FOR_VERDICT = 3
@@ -136,8 +138,8 @@ class Trials:
         Args:
             slowness: The factor on all that the machine does by now, see :class:`Clocks`.
         """
-        self._slowness = slowness
-        if self._slowness_failed <= FREED * slowness:
+        self._slowness += NEWS_OF_LOAD * (slowness - self._slowness)
+        if self._slowness_failed <= FREED * self._slowness:
             return False
         self._slowness_failed = 0.0
         self.allowance.renew()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_redrafter.planning.plain_breaks import PLAIN_EVERY, PlainBreaks
+from mlx_redrafter.planning.plain_breaks import LEAST_APART, MOST_APART, PlainBreaks
 
 
-def drafts_before_a_break(agreed: int) -> int:
+def drafts_before_a_break(gain: float, unsure: float) -> int:
     breaks = PlainBreaks()
-    breaks.space(1.0, seen=True, told=True, free=False, agreed=agreed)
+    breaks.space(gain, seen=True, told=True, free=False, unsure=unsure)
     while not breaks.due:
         breaks.drafts += 1
     return breaks.drafts
 
 
-@pytest.mark.parametrize(
-    ("agreed", "wanted"), [(0, 0.25), (1, 0.5), (4, 4.0), (5, 4.0), (2_000, 4.0), (10**9, 4.0)]
-)
-def test_breaks_become_rarer_up_to_a_limit_however_long_decoding_goes_on(
-    agreed: int, wanted: float
-) -> None:
-    assert drafts_before_a_break(agreed) == wanted * PLAIN_EVERY
+@pytest.mark.parametrize(("gain", "unsure"), [(0.9, 0.1), (1.0, 0.1), (1.1, 0.2), (1.5, 0.5)])
+def test_breaks_follow_soon_where_plain_decoding_may_be_as_fast(gain: float, unsure: float) -> None:
+    assert drafts_before_a_break(gain, unsure) == LEAST_APART
+
+
+@pytest.mark.parametrize(("gain", "unsure"), [(1.0, 0.04), (1.1, 0.1), (1.5, 0.3), (2.0, 0.7)])
+def test_breaks_are_rare_where_drafts_are_known_to_be_faster(gain: float, unsure: float) -> None:
+    assert drafts_before_a_break(gain, unsure) == round(MOST_APART * gain**2)
