@@ -21,12 +21,12 @@ from .estimate import Estimate, Quantity, Story
 # Logarithms: 0.1 is a tenth of a step's time.
 MACHINE_FACTOR = Quantity(spread=0.5, drift=0.03)
 # Two thirds of what sets kinds apart are left after 400 steps.
-DRAFTED_FACTOR = Quantity(spread=0.4, drift=0.01, memory=0.999)
+DRAFTED_FACTOR = Quantity(spread=0.3, drift=0.01, memory=0.999)
 ALONE_FACTOR = Quantity(spread=0.15, drift=0.005, memory=0.999)
 SIZE_FACTOR = Quantity(spread=0.05, drift=0.005, memory=0.999)
 # A step takes its time; or another program began or ended just then; or it waited for something of
 # its own: a disk, a compiler.
-STORIES = (Story(0.95), Story(0.025, jump=0.7), Story(0.025, delay=1.0))
+STORIES = (Story(0.9), Story(0.05, jump=0.7), Story(0.05, delay=1.0))
 # Share of what drafted steps have in common that goes by what their forward costs beyond a plain
 # one; the rest is the same for all. Told beside a forward over so many rows, up to so many times.
 BEYOND_PLAIN = 0.5

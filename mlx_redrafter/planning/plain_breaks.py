@@ -6,7 +6,7 @@ import math
 
 # Drafts between two breaks: no fewer, or breaks cost more than they tell; and no more, times the
 # square of what drafts gain, since what is not looked at may have changed by more than is thought.
-LEAST_APART, MOST_APART = 16, 40
+LEAST_APART, MOST_APART = 16, 80
 # Between these a break is due where plain decoding may be as fast as drafting: where what drafts
 # gain is no more than what is not known of it, as logarithms, less what is not worth knowing.
 NOT_WORTH_KNOWING = 0.05

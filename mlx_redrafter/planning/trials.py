@@ -33,7 +33,7 @@ MOST_OVERHEAD = 2.0
 # What failed on a machine so many times as slow says little of one that is free again.
 FREED = 1.4
 # Share of a step's word on how slow the machine is that is believed.
-NEWS_OF_LOAD = 0.2
+NEWS_OF_LOAD = 0.15
 # Evidence for saying that drafts do not pay here.
 PROBES_FOR_VERDICT = 6
 ANSWERS_FOR_VERDICT = 3

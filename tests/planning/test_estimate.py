@@ -10,8 +10,8 @@ import pytest
 
 from mlx_redrafter.planning.estimate import FIRST_NOISE, Estimate, Quantity, Story
 
-MACHINE, KIND = Quantity(0.5, 0.03), Quantity(0.4, 0.01, memory=0.999)
-STORIES = (Story(0.95), Story(0.025, jump=0.7), Story(0.025, delay=1.0))
+MACHINE, KIND = Quantity(0.5, 0.03), Quantity(0.3, 0.01, memory=0.999)
+STORIES = (Story(0.9), Story(0.05, jump=0.7), Story(0.05, delay=1.0))
 
 
 def estimate(*quantities: Quantity) -> Estimate:
