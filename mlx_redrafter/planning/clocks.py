@@ -5,7 +5,7 @@ machine. What calibration got wrong, or heat changes in the price of several tok
 sets kinds of step apart: drafted steps share a factor beside plain ones, which is larger the more
 of their forward goes beyond a plain one's, each number of rows has a small one of its own, and so
 has a plain step that overlaps with nothing. Logarithms of all of them are estimated together
-(``estimate``), so that a difference which shows with every change of kinds is theirs, and one that
+(``kalman``), so that a difference which shows with every change of kinds is theirs, and one that
 comes and goes is the machine's. What sets kinds apart ages towards what was measured; a kind that
 was not used lately borrows the machine's factor from those that were.
 """
@@ -16,17 +16,17 @@ import math
 
 from .acceptance import FloatArray
 from .costs import CostModel
-from .estimate import Estimate, Quantity, Story
+from .kalman import Component, Hypothesis, KalmanFilter
 
 # Logarithms: 0.1 is a tenth of a step's time.
-MACHINE_FACTOR = Quantity(spread=0.5, drift=0.03)
+MACHINE_FACTOR = Component(deviation=0.5, drift=0.03, jump=0.7)
 # Two thirds of what sets kinds apart are left after 400 steps.
-DRAFTED_FACTOR = Quantity(spread=0.3, drift=0.01, memory=0.999)
-ALONE_FACTOR = Quantity(spread=0.15, drift=0.005, memory=0.999)
-SIZE_FACTOR = Quantity(spread=0.05, drift=0.005, memory=0.999)
+DRAFTED_FACTOR = Component(deviation=0.3, drift=0.01, memory=0.999)
+ALONE_FACTOR = Component(deviation=0.15, drift=0.005, memory=0.999)
+SIZE_FACTOR = Component(deviation=0.05, drift=0.005, memory=0.999)
 # A step takes its time; or another program began or ended just then; or it waited for something of
 # its own: a disk, a compiler.
-STORIES = (Story(0.9), Story(0.05, jump=0.7), Story(0.05, delay=1.0))
+HYPOTHESES = (Hypothesis(0.9), Hypothesis(0.05, jumped=True), Hypothesis(0.05, delay=1.0))
 # Share of what drafted steps have in common that goes by what their forward costs beyond a plain
 # one; the rest is the same for all. Told beside a forward over so many rows, up to so many times.
 BEYOND_PLAIN = 0.5
@@ -62,10 +62,11 @@ class Clocks:
 
     def __init__(self, costs: CostModel, patience: int = DISAGREEING_STEPS):
         self._costs, self._patience = costs, patience
-        self._factors = Estimate((MACHINE_FACTOR, DRAFTED_FACTOR, ALONE_FACTOR), STORIES)
+        factors = (MACHINE_FACTOR, DRAFTED_FACTOR, ALONE_FACTOR)
+        self._factors = KalmanFilter(factors, HYPOTHESES)
         self._sizes: dict[int, int] = {}  # place of the factor of each number of rows
-        self._weights: dict[int, float] = {}
-        self._parts: dict[int, FloatArray] = {}
+        self._beyond: dict[int, float] = {}  # see :meth:`_weight`
+        self._weights: dict[int, FloatArray] = {}  # of the factors in each kind of step
         self._plain_steps = 0
         self._disagreeing = 0
 
@@ -83,11 +84,10 @@ class Clocks:
         """Whether plain steps in a row were seen, against which all others are told."""
         return self._plain_steps >= PLAIN_ROW
 
-    def unsure(self, rows: int) -> float:
+    def deviation(self, rows: int) -> float:
         """How well it is known what a step of so many rows takes beside a plain one: the standard
         deviation of the logarithm of their ratio."""
-        parts = self._parts_of(rows) - self._parts_of(PLAIN)
-        return self._factors.deviation(parts)
+        return self._factors.deviation(self._weights_of(rows) - self._weights_of(PLAIN))
 
     @property
     def wrong(self) -> bool:
@@ -137,7 +137,7 @@ class Clocks:
             repeats: How many steps took so long, in the mean.
         """
         time = math.log(max(seconds, 1e-9) / expected)
-        self._factors.take(self._parts_of(rows), time, repeats)
+        self._factors.update(self._weights_of(rows), time, repeats)
         self._plain_steps += repeats * (rows == PLAIN)
         apart = max((abs(self._own(size)) for size in self._sizes), default=0.0)
         disagrees = apart > math.log(DISAGREEMENT)
@@ -147,10 +147,8 @@ class Clocks:
 
     def doubt(self) -> None:
         """Forget how kinds differ: another program that is gone by now may have set them apart."""
-        self._factors.forget(_DRAFTED, DRAFTED_FACTOR)
-        self._factors.forget(_ALONE, ALONE_FACTOR)
-        for place in self._sizes.values():
-            self._factors.forget(place, SIZE_FACTOR)
+        for place in (_DRAFTED, _ALONE, *self._sizes.values()):
+            self._factors.reset(place)
 
     def _own(self, rows: int) -> float:
         """What sets a kind apart from plain steps."""
@@ -161,25 +159,25 @@ class Clocks:
         own = self._factors.mean(self._sizes[rows]) if rows in self._sizes else 0.0
         return self._weight(rows) * self._factors.mean(_DRAFTED) + own
 
-    def _parts_of(self, rows: int) -> FloatArray:
+    def _weights_of(self, rows: int) -> FloatArray:
         """The factors that a step's time is made of."""
         if rows > PLAIN and rows not in self._sizes:
             self._sizes[rows] = self._factors.add(SIZE_FACTOR)
-            self._parts.clear()
-        if rows not in self._parts:
+            self._weights.clear()
+        if rows not in self._weights:
             shares = {_MACHINE: 1.0}
             if rows == ALONE:
                 shares[_ALONE] = 1.0
             elif rows > PLAIN:
                 shares |= {_DRAFTED: self._weight(rows), self._sizes[rows]: 1.0}
-            self._parts[rows] = self._factors.parts(shares)
-        return self._parts[rows]
+            self._weights[rows] = self._factors.weights(shares)
+        return self._weights[rows]
 
     def _weight(self, rows: int) -> float:
         """How much of what drafted steps have in common a forward over so many rows takes."""
-        if rows not in self._weights:
+        if rows not in self._beyond:
             usual = self._costs.beyond_plain(USUAL_ROWS)
             share = self._costs.beyond_plain(rows) / usual if usual > 0 else 1.0
             beyond = min(LARGEST_WEIGHT, max(0.0, share))
-            self._weights[rows] = 1 - BEYOND_PLAIN + BEYOND_PLAIN * beyond
-        return self._weights[rows]
+            self._beyond[rows] = 1 - BEYOND_PLAIN + BEYOND_PLAIN * beyond
+        return self._beyond[rows]

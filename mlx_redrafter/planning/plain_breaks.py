@@ -7,8 +7,8 @@ import math
 # Drafts between two breaks: no fewer, or breaks cost more than they tell; and no more, times the
 # square of what drafts gain, since what is not looked at may have changed by more than is thought.
 LEAST_APART, MOST_APART = 16, 80
-# Between these a break is due where plain decoding may be as fast as drafting: where what drafts
-# gain is no more than what is not known of it, as logarithms, less what is not worth knowing.
+# The fewest, where plain decoding may be as fast as drafting: where the logarithm of what drafts
+# gain is within a standard deviation of 0, less what is not worth knowing.
 NOT_WORTH_KNOWING = 0.05
 # Plain steps that such a break waits for before the next draft is chosen: one more is on its way by
 # then, and one in the middle overlaps on both sides, as in plain decoding.
@@ -46,7 +46,7 @@ class PlainBreaks:
         self.drafts = 0
         self._left = max(0, self._left - steps)
 
-    def space(self, gain: float, *, seen: bool, told: bool, free: bool, unsure: float) -> None:
+    def space(self, gain: float, *, seen: bool, told: bool, free: bool, deviation: float) -> None:
         """Say how far apart they are to be.
 
         Args:
@@ -54,7 +54,7 @@ class PlainBreaks:
             seen: Whether enough plain steps were seen to say how long one takes.
             told: Whether some in a row were, since the costs were measured.
             free: Whether a draft is said to cost less than a plain step.
-            unsure: How well it is known what drafts cost beside plain steps, see :class:`Clocks`.
+            deviation: Of what drafts cost beside plain steps, see :meth:`Clocks.deviation`.
         """
         first = not told and self.drafts == 0
         doubtful = gain < DOUBTFUL_GAIN and not free
@@ -63,5 +63,7 @@ class PlainBreaks:
             self._between = PLAIN_EVERY_UNSEEN * (1 if free else 2)
             return
         gain = max(1.0, gain)
-        close = unsure > math.log(gain) + NOT_WORTH_KNOWING
-        self._between = LEAST_APART if close else round(MOST_APART * gain**2)
+        if deviation > math.log(gain) + NOT_WORTH_KNOWING:
+            self._between = LEAST_APART
+            return
+        self._between = round(MOST_APART * gain**2)

@@ -31,7 +31,7 @@ NEWS = 0.3
 # another program.
 MOST_OVERHEAD = 2.0
 # What failed on a machine so many times as slow says little of one that is free again.
-FREED = 1.4
+FREED = 1.2
 # Share of a step's word on how slow the machine is that is believed.
 NEWS_OF_LOAD = 0.15
 # Evidence for saying that drafts do not pay here.
