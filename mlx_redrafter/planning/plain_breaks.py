@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
-# Drafts between two breaks: no fewer, or breaks cost more than they tell; and no more, times the
-# square of what drafts gain, since what is not looked at may have changed by more than is thought.
-LEAST_APART, MOST_APART = 16, 80
-# The fewest, where plain decoding may be as fast as drafting: where the logarithm of what drafts
-# gain is within a standard deviation of 0, less what is not worth knowing.
-NOT_WORTH_KNOWING = 0.05
+# A plain step after so many drafts, times the square of what they gain: the less that is, the more
+# it matters how long a plain step takes by now, and the less one costs.
+PLAIN_EVERY = 24
+# A fourth of that at first, and where steps were not as expected; twice as many each time that they
+# were, so many times: those of a break, and the drafts between two.
+LEAST_TRUST, DOUBLINGS = 0.25, 4
 # Plain steps that such a break waits for before the next draft is chosen: one more is on its way by
 # then, and one in the middle overlaps on both sides, as in plain decoding.
 BREAK_STEPS = 2
-# As long as hardly one was seen, drafts are so far apart where they are said to cost less; twice as
-# many elsewhere.
+# And as long as hardly one was seen, where drafts are said to cost less; twice as many elsewhere.
 PLAIN_EVERY_UNSEEN = 4
 # Where drafts are said to gain less than this, costs that were measured under load may be all of
 # it: so many plain steps in a row come first, in which plain decoding shows what it takes.
@@ -31,7 +28,7 @@ class PlainBreaks:
 
     def __init__(self) -> None:
         self.drafts = 0
-        self._between = LEAST_APART
+        self._between = PLAIN_EVERY
         self._left = 0  # plain steps of a break that has begun
 
     @property
@@ -46,7 +43,7 @@ class PlainBreaks:
         self.drafts = 0
         self._left = max(0, self._left - steps)
 
-    def space(self, gain: float, *, seen: bool, told: bool, free: bool, deviation: float) -> None:
+    def space(self, gain: float, *, seen: bool, told: bool, free: bool, agreed: int) -> None:
         """Say how far apart they are to be.
 
         Args:
@@ -54,16 +51,11 @@ class PlainBreaks:
             seen: Whether enough plain steps were seen to say how long one takes.
             told: Whether some in a row were, since the costs were measured.
             free: Whether a draft is said to cost less than a plain step.
-            deviation: Of what drafts cost beside plain steps, see :meth:`Clocks.deviation`.
+            agreed: How often in a row steps were as expected, see :class:`Clocks`.
         """
+        unseen = PLAIN_EVERY_UNSEEN * (1 if free else 2)
         first = not told and self.drafts == 0
         doubtful = gain < DOUBTFUL_GAIN and not free
         self._left = OPENING_STEPS if first and doubtful else self._left
-        if not seen:
-            self._between = PLAIN_EVERY_UNSEEN * (1 if free else 2)
-            return
-        gain = max(1.0, gain)
-        if deviation > math.log(gain) + NOT_WORTH_KNOWING:
-            self._between = LEAST_APART
-            return
-        self._between = round(MOST_APART * gain**2)
+        trust = LEAST_TRUST * 2 ** min(DOUBLINGS, agreed)  # there may have been thousands
+        self._between = round(trust * PLAIN_EVERY * max(1.0, gain) ** 2) if seen else unseen

@@ -388,8 +388,7 @@ class Planner:
         gain = forecast.tokens_per_second * self.prices.plain_seconds(self._context)
         seen = self.prices.plain_speed(self._context) is not None
         told, free = self.clocks.knows_plain, self._trials.probes.free is not None
-        deviation = self.clocks.deviation(1 + forecast.shape.nodes) if forecast.shape else 0.0
-        self._breaks.space(gain, seen=seen, told=told, free=free, deviation=deviation)
+        self._breaks.space(gain, seen=seen, told=told, free=free, agreed=self.clocks.agreed)
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)

@@ -31,9 +31,7 @@ NEWS = 0.3
 # another program.
 MOST_OVERHEAD = 2.0
 # What failed on a machine so many times as slow says little of one that is free again.
-FREED = 1.2
-# Share of a step's word on how slow the machine is that is believed.
-NEWS_OF_LOAD = 0.15
+FREED = 1.4
 # Evidence for saying that drafts do not pay here.
 PROBES_FOR_VERDICT = 6
 ANSWERS_FOR_VERDICT = 3
@@ -138,8 +136,8 @@ class Trials:
         Args:
             slowness: The factor on all that the machine does by now, see :class:`Clocks`.
         """
-        self._slowness += NEWS_OF_LOAD * (slowness - self._slowness)
-        if self._slowness_failed <= FREED * self._slowness:
+        self._slowness = slowness
+        if self._slowness_failed <= FREED * slowness:
             return False
         self._slowness_failed = 0.0
         self.allowance.renew()

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_redrafter.planning.plain_breaks import LEAST_APART, MOST_APART, PlainBreaks
+from mlx_redrafter.planning.plain_breaks import PLAIN_EVERY, PlainBreaks
 
 
-def drafts_before_a_break(gain: float, deviation: float) -> int:
+def drafts_before_a_break(agreed: int) -> int:
     breaks = PlainBreaks()
-    breaks.space(gain, seen=True, told=True, free=False, deviation=deviation)
+    breaks.space(1.0, seen=True, told=True, free=False, agreed=agreed)
     while not breaks.due:
         breaks.drafts += 1
     return breaks.drafts
 
 
-@pytest.mark.parametrize(("gain", "deviation"), [(0.9, 0.1), (1.0, 0.1), (1.1, 0.2), (1.5, 0.5)])
-def test_breaks_follow_soon_where_plain_decoding_may_be_as_fast(
-    gain: float, deviation: float
+@pytest.mark.parametrize(
+    ("agreed", "wanted"), [(0, 0.25), (1, 0.5), (4, 4.0), (5, 4.0), (2_000, 4.0), (10**9, 4.0)]
+)
+def test_breaks_become_rarer_up_to_a_limit_however_long_decoding_goes_on(
+    agreed: int, wanted: float
 ) -> None:
-    assert drafts_before_a_break(gain, deviation) == LEAST_APART
-
-
-@pytest.mark.parametrize(("gain", "deviation"), [(1.0, 0.04), (1.1, 0.1), (1.5, 0.1), (2.0, 0.0)])
-def test_breaks_are_rare_where_drafts_are_known_to_be_faster(gain: float, deviation: float) -> None:
-    assert drafts_before_a_break(gain, deviation) == round(MOST_APART * gain**2)
+    assert drafts_before_a_break(agreed) == wanted * PLAIN_EVERY
