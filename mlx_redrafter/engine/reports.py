@@ -95,4 +95,4 @@ class StepReports:
 def _is_quiet(step: ObservedStep) -> bool:
     """Whether a step is a plain one in the middle of a row of them."""
     alone = step.next_shape is None and not step.watched
-    return step.early and step.overlapped and step.is_plain and alone
+    return step.is_amid_plain and alone

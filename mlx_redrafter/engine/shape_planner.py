@@ -89,6 +89,11 @@ class ObservedStep:
         return self.shape is None and not self.nodes
 
     @property
+    def is_amid_plain(self) -> bool:
+        """Whether it is plain and overlaps with the step before it and the one after."""
+        return self.early and self.overlapped and self.is_plain
+
+    @property
     def made(self) -> float:
         """Tokens of all the steps it stands for."""
         return self.repeats * self.tokens

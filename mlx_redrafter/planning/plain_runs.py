@@ -28,7 +28,7 @@ class PlainRuns:
             return None
         if not step.is_plain:
             return 1 + step.nodes, step.seconds
-        if step.early and step.overlapped:
+        if step.is_amid_plain:
             return PLAIN, step.seconds
         if step.overlapped:
             self._first = step.seconds

@@ -173,11 +173,10 @@ class StepPrices:
 
     def _time_watched(self, step: ObservedStep, *, known: bool) -> None:
         """Time what a watched draft took: a CPU launches it in the step before its own."""
-        quiet = step.is_plain and step.early and step.overlapped
         excess = step.repeats * (step.seconds / self.plain_seconds(step.context) - 1.0)
-        tells = step.watching and known and quiet and self._excess is not None
+        tells = step.watching and known and step.is_amid_plain and self._excess is not None
         self.watched = max(0.0, (self._excess or 0.0) + excess) if tells else None
-        self._excess = excess if quiet and not step.watching else None
+        self._excess = excess if step.is_amid_plain and not step.watching else None
 
     def _tell_clocks(self, step: ObservedStep, rows: int, seconds: float) -> None:
         if rows == ALONE and self._after_draft:
