@@ -8,7 +8,7 @@ Then each is gone through as a decoder without a draft head would: propose, pric
 learn. Greedy answers do not depend on what is drafted, so tokens a step are exact; speed is counted
 in plain steps by the cost curves below, not timed, and leaves out what plain steps gain by
 overlapping. With --shares it is counted how often copied tokens are right, as the prior of
-CopyAcceptance has it. FILE has a JSON object a line: "kind", and token ids "prompt" and "text".
+CopyAcceptance has it. FILE has a JSON object a line: "kind", and token ids "prompt", "text" and "ends".
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def replay(answers: Sequence[dict[str, Any]], curve: Sequence[float]) -> tuple[f
     steps = tokens = 0
     seconds = 0.0
     for answer in answers:
-        copies, text = SequenceCopies(TextCopies(), acceptance), answer["text"]
+        source, text = TextCopies(ends=frozenset(answer["ends"])), answer["text"]
+        copies = SequenceCopies(source, acceptance)
         copies.begin([*answer["prompt"], text[0]])
         at = 1
         while at < len(text):
@@ -114,7 +115,7 @@ def shares(answers: Sequence[dict[str, Any]]) -> Table:
     """Right tokens among copied ones, in the rows and columns of ``copy_acceptance.PRIOR``."""
     counts: dict[tuple[int, int], list[bool]] = {}
     for answer in answers:
-        source, text = TextCopies(), answer["text"]
+        source, text = TextCopies(ends=frozenset(answer["ends"])), answer["text"]
         source.follow(answer["prompt"])
         for at, token in enumerate(text):
             copies = source.propose()
@@ -146,7 +147,7 @@ def answers_of(args: argparse.Namespace) -> list[dict[str, Any]]:
         ]
         made = batch_generate(model, tokenizer, prompts, max_tokens=args.max_tokens, draft=False)
         answers += [
-            {"kind": task, "prompt": prompt, "text": text}
+            {"kind": task, "prompt": prompt, "text": text, "ends": sorted(tokenizer.eos_token_ids)}
             for prompt, text in zip(prompts, made.token_ids, strict=True)
         ]
     if args.texts is not None:

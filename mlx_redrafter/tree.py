@@ -41,6 +41,17 @@ class HostTree:
         n = 1 + nodes
         return HostTree(self.tokens[:n], self.parents[:n], self.log_probs[:n])
 
+    def pick(self, nodes: Sequence[int]) -> HostTree:
+        """The tree of some of its nodes, the root first and none before its parent."""
+        if list(nodes) == list(range(len(self.tokens))):
+            return self
+        place = {node: index for index, node in enumerate(nodes)}
+        return HostTree(
+            tokens=tuple(self.tokens[node] for node in nodes),
+            parents=tuple(place.get(self.parents[node], -1) for node in nodes),
+            log_probs=tuple(self.log_probs[node] for node in nodes),
+        )
+
     def path(self, node: int) -> list[int]:
         """The nodes on the way from the root to a node, both included."""
         path = [node]
@@ -66,6 +77,13 @@ class HostTree:
             return depths[node]
 
         return tuple(depth(node) for node in range(len(self.parents)))
+
+    def follow(self, tokens: frozenset[int]) -> list[bool]:
+        """For each node whether a drafted one before it, on its way from the root, has a token."""
+        having = {node for node, token in enumerate(self.tokens) if node and token in tokens}
+        if not having:
+            return [False] * len(self.tokens)
+        return [not having.isdisjoint(self.path(node)[:-1]) for node in range(len(self.tokens))]
 
     def leaves(self, nodes: int | None = None) -> int:
         """Root-to-leaf paths of the tree, or of its root and first ``nodes`` others."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -51,10 +51,15 @@ class TextCopies:
 
     Args:
         automaton: Holds the text; kept for the next turn of a conversation.
+        ends: Tokens that end the text, after which nothing is copied. A chat's prompt has one
+            after each turn, and a name in the question is often followed by it.
     """
 
-    def __init__(self, automaton: SuffixAutomaton | None = None):
+    def __init__(
+        self, automaton: SuffixAutomaton | None = None, ends: frozenset[int] = frozenset()
+    ):
         self.automaton = automaton or SuffixAutomaton()
+        self._ends = ends
 
     def follow(self, text: Sequence[int]) -> None:
         """Make ``text`` the automaton's, keeping what the two share from the beginning on."""
@@ -77,12 +82,17 @@ class TextCopies:
             return None
         chain = min(max_depth, MAX_CHAIN)
         first, *others = automaton.continuations(MAX_CONTINUATIONS, chain)
-        shorter = (
-            Continuation(other.tokens[:FURTHER_CHAIN], other.occurrences, other.place)
-            for other in others
+        continuations = (
+            self._cut(first, chain),
+            *(self._cut(one, FURTHER_CHAIN) for one in others),
         )
-        continuations = (first, *shorter)
         return Copies(automaton.tokens[-1], automaton.match_length, continuations, bool(others))
+
+    def _cut(self, continuation: Continuation, most: int) -> Continuation:
+        """Its first ``most`` tokens, or as many as there are up to one that ends the text."""
+        tokens = continuation.tokens[:most]
+        ended = next((place for place, token in enumerate(tokens) if token in self._ends), most)
+        return replace(continuation, tokens=tokens[: 1 + ended])
 
 
 def _shared(automaton: SuffixAutomaton, text: Sequence[int]) -> int:

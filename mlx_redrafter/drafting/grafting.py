@@ -97,12 +97,7 @@ class MergedTree:
             nodes: The root, 0, and others, each after its parent.
             log_probs: Score of each node of the merged tree.
         """
-        place = {node: index for index, node in enumerate(nodes)}
-        return HostTree(
-            tokens=tuple(self.tokens[node] for node in nodes),
-            parents=tuple(place.get(self.parents[node], -1) for node in nodes),
-            log_probs=tuple(log_probs[node] for node in nodes),
-        )
+        return HostTree(self.tokens, self.parents, tuple(log_probs)).pick(nodes)
 
 
 def merge(guessed: HostTree, copied: HostTree) -> MergedTree:

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Tokens
 
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
-from ..tree import DraftTree
+from ..tree import DraftTree, HostTree
 from .copy_planner import BudgetedCopies, CopyPlanner
 from .copying import SequenceCopies, StepCopies, StepDraft, copied_on
 from .launch import PlannedDrafts
@@ -96,9 +96,12 @@ class DraftChooser:
         if not any(made):
             return copies.with_drafts_to_make(shapes)
         assert planner is not None
-        known = [tree.read() if tree else None for tree in made]
-        chances = [planner.guess_chances(tree) if tree else [1.0] for tree in known]
-        return copies.with_known_drafts(shapes, known, chances)
+        useful = [
+            sequence.useful_part(tree.read()) if tree else None
+            for sequence, tree in zip(sequences, made, strict=True)
+        ]
+        chances = [planner.guess_chances(tree) if tree else [1.0] for tree in useful]
+        return copies.with_known_drafts(shapes, useful, chances)
 
     def _trimmed(
         self, sequences: Tokens[Sequence], shapes: Shapes, made: list[DraftTree | None]
@@ -109,14 +112,20 @@ class DraftChooser:
         planner = self.planner_of(sequences)
         assert planner is not None
         known = [tree.read() if tree else None for tree in made]
+        useful = [
+            tree and sequence.useful_part(tree)
+            for sequence, tree in zip(sequences, known, strict=True)
+        ]
         count = max(
             planner.num_nodes_to_verify(shape, tree, len(sequence.cache))
-            for sequence, shape, tree in zip(sequences, shapes, known, strict=True)
+            for sequence, shape, tree in zip(sequences, shapes, useful, strict=True)
             if shape and tree
         )
         return [
-            StepDraft(shape, tree and tree.first(min(count, len(tree) - 1), numbers))
-            for shape, tree, numbers in zip(shapes, made, known, strict=True)
+            StepDraft(
+                shape, _first(tree, numbers, part, count) if tree and numbers and part else None
+            )
+            for shape, tree, numbers, part in zip(shapes, made, known, useful, strict=True)
         ]
 
     def next_drafts(
@@ -201,6 +210,13 @@ def _copying(sequences: Tokens[Sequence]) -> list[SequenceCopies]:
 def context_of(sequences: Tokens[Sequence]) -> int:
     """Committed tokens of the longest sequence."""
     return max(len(sequence.cache) for sequence in sequences)
+
+
+def _first(tree: DraftTree, known: HostTree, useful: HostTree, count: int) -> DraftTree:
+    """The root and the first ``count`` useful nodes of a draft, or as many as there are."""
+    if useful is not known:
+        tree = DraftTree.from_parents(useful.tokens, useful.parents, useful.log_probs)
+    return tree.first(min(count, len(tree) - 1), useful)
 
 
 def may_end(sequence: Sequence, draft: StepDraft) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
 from ..ranges import of_kind
 from ..sampling import Sampler
-from ..tree import DraftTree, accept
+from ..tree import DraftTree, HostTree, accept
 from .backoff import DraftBackoff
 from .checks import checked_prompt, position_limit
 from .config import DecodingConfig
@@ -166,7 +167,7 @@ class Sequence:
         Args:
             acceptance: What is learnt of copies, for all sequences of a model.
         """
-        text = TextCopies(self.cache.text_index)
+        text = TextCopies(self.cache.text_index, self.config.eos_token_ids)
         self.cache.text_index = text.automaton
         self.copies = SequenceCopies(text, acceptance)
         self.copies.begin(self.prompt)
@@ -175,11 +176,28 @@ class Sequence:
         """Copies that may follow the last token, as far as they can be verified."""
         if self.copies is None or self.finish_reason is not None:
             return None
-        limit = self.config.max_tokens
-        most = MAX_CHAIN if limit == -1 else min(MAX_CHAIN, limit - self.emitted - 1)
+        most = min(MAX_CHAIN, self._deepest)
         while most > 0 and self.cache.changes_within(most):
             most //= 2
         return self.copies.propose(most)
+
+    @property
+    def _deepest(self) -> int:
+        """The depth down to which a drafted token may have a successor in the text."""
+        limit = self.config.max_tokens
+        return sys.maxsize if limit == -1 else limit - self.emitted - 1
+
+    def useful_part(self, tree: HostTree) -> HostTree:
+        """A draft without the nodes that no token of the text can come from.
+
+        Nothing follows a token that ends the text, and the last that it may have needs no choice
+        after it.
+        """
+        over = tree.follow(self.config.eos_token_ids)
+        deepest = self._deepest
+        return tree.pick(
+            [node for node, depth in enumerate(tree.depths) if depth <= deepest and not over[node]]
+        )
 
     @property
     def can_draft(self) -> bool:

@@ -105,14 +105,9 @@ class StepRecord:
         if not self.copied:
             return self
         kept = [node for node in range(len(self.choices)) if node not in self.copied]
-        place = {node: index for index, node in enumerate(kept)} | {-1: -1}
-        tree = HostTree(
-            tokens=tuple(self.tree.tokens[node] for node in kept),
-            parents=tuple(place[self.tree.parents[node]] for node in kept),
-            log_probs=tuple(self.tree.log_probs[node] for node in kept),
-        )
+        place = {node: index for index, node in enumerate(kept)}
         path = tuple(place[node] for node in self.path if node in place)
-        return StepRecord(tree, tuple(self.choices[node] for node in kept), path)
+        return StepRecord(self.tree.pick(kept), tuple(self.choices[node] for node in kept), path)
 
     @property
     def drafted(self) -> int:

@@ -39,6 +39,18 @@ def test_only_the_first_continuation_is_long() -> None:
     assert [len(each.tokens) for each in found.continuations] == [MAX_CHAIN, FURTHER_CHAIN]
 
 
+def test_nothing_is_copied_past_what_ends_the_text() -> None:
+    source = TextCopies(ends=frozenset({9}))
+    source.follow([1, 2, 3, 4, 9, 5, 6, 1, 2])
+    found = source.propose()
+    assert found is not None
+    assert found.continuations[0].tokens == (3, 4, 9)
+    source.accepted([3, 4])
+    found = source.propose()
+    assert found is not None
+    assert found.continuations[0].tokens == (9,)
+
+
 @pytest.mark.parametrize("text", [[], [1], [1, 2, 3]])
 def test_without_an_earlier_place_nothing_is_proposed(text: list[int]) -> None:
     assert copies_of(text) is None

@@ -111,7 +111,7 @@ class Ahead(ScriptedPlanner):
         return self._shapes[self.asked % len(self._shapes)]
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
-        assert len(tree.tokens) == 1 + shape.nodes
+        assert len(tree.tokens) <= 1 + shape.nodes
         self.trimmed += 1
         return min(shape.nodes, self._counts[self.trimmed % len(self._counts)])
 
@@ -198,3 +198,46 @@ def test_nothing_is_drafted_behind_a_draft_that_ends_the_text(
     assert text[-1].finish_reason == "stop"
     # One with the prompt, and one with every step but the last.
     assert len(drafted) == stats.steps
+
+
+class Watched(Ahead):
+    """Verifies all that it is asked about, and remembers it, and how far the text was."""
+
+    def __init__(self, shape: BeamShape):
+        super().__init__([shape], [shape.nodes])
+        self.made, self.trees = 1, list[tuple[int, HostTree]]()
+
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        return len(tree.tokens) - 1
+
+    def observe(self, step: ObservedStep) -> None:
+        self.trees += [(self.made, record.tree) for record in step.records]
+        self.made += step.made
+
+
+@pytest.mark.parametrize("shape", [BeamShape(1, 15), BeamShape(3, 8, 20)], ids=["chain", "tree"])
+def test_nothing_is_verified_past_what_ends_the_text(shape: BeamShape) -> None:
+    model, tokenizer = load(POCKET, plan=False)
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What does np.clip do?"}])
+    ends = frozenset(tokenizer.eos_token_ids)
+    planner = Watched(shape)
+    text = list(decode(model, prompt, DecodingConfig(100, eos_token_ids=ends), planner=planner))
+    assert text[-1].finish_reason == "stop"
+    last = planner.trees[-1][1]
+    assert not ends.isdisjoint(last.tokens)
+    assert len(last.tokens) < 1 + shape.nodes
+    assert not last.follow(ends)[-1]
+    if shape.width == 1:
+        assert last.tokens[-1] in ends
+
+
+@pytest.mark.parametrize("max_tokens", [9, 14, 15])
+def test_nothing_is_verified_past_the_longest_length(max_tokens: int) -> None:
+    model, tokenizer = load(POCKET, plan=False)
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What does np.clip do?"}])
+    planner = Watched(BeamShape(1, 15))
+    text = list(decode(model, prompt, DecodingConfig(max_tokens), planner=planner))
+    assert len(text) == max_tokens
+    deepest = [(made, max(tree.depths)) for made, tree in planner.trees]
+    assert all(made + depth < max_tokens for made, depth in deepest)
+    assert any(made + depth == max_tokens - 1 for made, depth in deepest)
