@@ -8,7 +8,8 @@ Then each is gone through as a decoder without a draft head would: propose, pric
 learn. Greedy answers do not depend on what is drafted, so tokens a step are exact; speed is counted
 in plain steps by the cost curves below, not timed, and leaves out what plain steps gain by
 overlapping. With --shares it is counted how often copied tokens are right, as the prior of
-CopyAcceptance has it. FILE has a JSON object a line: "kind", and token ids "prompt", "text" and "ends".
+CopyAcceptance has it. FILE has a JSON object a line: "kind", and token ids "prompt", "text" and
+"ends".
 """
 
 from __future__ import annotations
