@@ -190,7 +190,12 @@ def test_a_stream_that_cannot_be_written_ends_with_an_error(
     [
         ("<think>Hm.</think>\n\nCALL\nCALL\n", ["Hm.", None, None]),
         ("\n\nCALL\n\nBoth.\n", [None, "\n\nBoth.\n"]),
-        ("See:\n\nCALL", ["See:\n\n", None]),
+        ("See:\n\nCALL", ["See:", None]),
+        ("See: \n\nthis.\nCALL\nAnd \nCALL", ["See: \n\nthis.", None, "\nAnd", None]),
+        ("<think>Hm.</think>\nSee:\nCALL", ["Hm.", "\nSee:", None]),
+        ("See:\n<think>Hm.</think>\n", ["See:\n", "Hm.", "\n"]),
+        ("See:\n<tool_call>{no</tool_call>\n", ["See:\n<tool_call>{no</tool_call>\n"]),
+        ("See:\n\n", ["See:\n\n"]),
         ("\n\nSee.", ["\n\nSee."]),
         ("\n\n", ["\n\n"]),
         ("\n<tool_call>{no</tool_call>", ["\n<tool_call>{no</tool_call>"]),
@@ -216,7 +221,7 @@ def test_the_parts_of_an_answer_are_in_the_order_they_were_said_in(
 ) -> None:
     first, second = ("look", {"at": "a"}), ("look", {"at": "b"})
     one, other = (called(json.dumps(arguments)) for _, arguments in (first, second))
-    say(f"Wait.{one} And{other} then.")
+    say(f"Wait.\n{one} And \n\n{other} then.")
     said = content(whole(live, path))
     assert said == content(rebuilt(path, streamed(live, path)))
     in_order = ["Wait.", first, " And", second, " then."]

@@ -24,7 +24,8 @@ class Segments:
 
     A call that its parser cannot read, or of a tool that was not offered, is text like any other:
     nothing the model wrote is lost. Only the blank lines that a format sets between thoughts and
-    calls are not said: templates set them too, and a client that sent them back would double them.
+    calls, and the space at the end of the text before a call, are not said: templates set them too,
+    and a client that sent them back would double them.
 
     Args:
         tokenizer: Knows the markers.
@@ -52,7 +53,7 @@ class Segments:
         self._open = initial  # the state of the text so far
         self._call = ""
         self._held: deque[_Sourced] = deque()  # what may begin a marker
-        self._unsaid: list[_Sourced] = []  # text that is not said yet, since a call may follow
+        self._unsaid: list[_Sourced] = []  # space that is not said yet, since a call may follow
         self._last: Literal["begun", "said", "called"] = "begun"  # thoughts begin anew
 
     @property
@@ -103,9 +104,9 @@ class Segments:
             yield Text(self._index, part, True, _pieces(characters))
         elif part:
             self._unsaid += characters
-            blank = all(character.isspace() for character, _ in self._unsaid)
-            if not self._tools or self._last == "said" or not blank:
-                yield from self._say()
+            held = len(part) - len(part.rstrip()) if self._tools else 0
+            if held < len(part):
+                yield from self._say(len(self._unsaid) - held)
 
     def _settle(self) -> Iterator[Text]:
         """Say what is held back, unless it is the end of a call's line."""
@@ -113,8 +114,10 @@ class Segments:
             self._unsaid = []
         yield from self._say()
 
-    def _say(self) -> Iterator[Text]:
-        characters, self._unsaid = self._unsaid, []
+    def _say(self, count: int | None = None) -> Iterator[Text]:
+        """Say what is not said yet, or so many characters of it."""
+        characters = self._unsaid[:count]
+        self._unsaid = self._unsaid[len(characters) :]
         if characters:
             self._last = "said"
             text = "".join(character for character, _ in characters)
