@@ -16,6 +16,7 @@ from starlette.routing import Route
 from ..metrics import Metrics
 from ..protocol.failures import ApiError, internal
 from ..work.service import Service
+from .absent import said_of
 from .bodies import api_of, refusal
 from .description import describe
 from .endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Handlers
@@ -33,10 +34,6 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-NOTHING_HERE = (
-    "There is nothing at this path: requests go to /v1/chat/completions, /v1/completions, "
-    "/v1/responses or /v1/messages, and /v1/models lists the models."
-)
 
 
 def make_app(service: Service, metrics: Metrics) -> Starlette:
@@ -99,9 +96,14 @@ async def _description(request: Request) -> Response:  # noqa: ARG001
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: NOTHING_HERE, 405: "This path does not take this method."}
-    message = words.get(error.status_code, str(error.detail))
-    made = ApiError(error.status_code, message, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = said_of(request.url.path)
+    elif error.status_code == 405:
+        methods = " or ".join(sorted(headers["Allow"].split(", ")))
+        message = f"This path does not take this method: use {methods}."
+    made = ApiError(error.status_code, message, headers=headers)
     return refusal(made, api_of(request.url.path))
 
 
