@@ -295,6 +295,23 @@ def test_pages_of_other_origins_are_turned_away(live: Live, locked: Live) -> Non
     assert "access-control-allow-origin" not in refused.headers
 
 
+def test_a_page_that_is_allowed_may_come_from_the_web_and_read_when_to_come_again(
+    locked: Live,
+) -> None:
+    asks = {
+        "Origin": "https://chat.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    allowed = httpx.options(locked.url + CHAT, headers=asks)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-private-network"] == "true"
+    other = httpx.options(locked.url + CHAT, headers={**asks, "Origin": "https://evil.example"})
+    assert other.status_code == 400
+    answered = httpx.post(locked.url + CHAT, json=ASK, headers={"Origin": "https://chat.example"})
+    assert answered.headers["access-control-expose-headers"] == "Retry-After, request-id"
+
+
 def test_where_it_listens_everywhere_its_own_names_are_known() -> None:
     names = known_hosts("0.0.0.0", ["box.example"])
     assert {"localhost", "127.0.0.1", "[::1]", "box.example"} <= set(names)

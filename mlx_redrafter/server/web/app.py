@@ -71,6 +71,9 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
                 allow_origins=list(settings.allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
+                # This machine is one to the web: Chrome asks whether it may be reached from there.
+                allow_private_network=True,
+                expose_headers=["Retry-After", "request-id"],
             )
         )
     middleware.append(Middleware(KeyCheck, key=settings.api_key, origins=settings.allowed_origins))
