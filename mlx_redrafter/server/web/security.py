@@ -88,6 +88,16 @@ def _unknown_name() -> ApiError:
     )
 
 
+def _wrong_key() -> ApiError:
+    return ApiError(
+        401,
+        "The API key is missing or wrong: send the server's as Authorization: Bearer KEY, or as "
+        "x-api-key.",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
 class KeyCheck:
     """Lets requests through that show the key, and come from no foreign web page.
 
@@ -128,8 +138,7 @@ class KeyCheck:
         shown = token if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if hmac.compare_digest(shown.strip().encode("latin-1"), self._key):
             return None
-        message = "The API key is missing or wrong."
-        return ApiError(401, message, code="invalid_api_key")
+        return _wrong_key()
 
     def _allows(self, origin: str, host: str) -> bool:
         own = origin in (f"http://{host}", f"https://{host}")
