@@ -251,6 +251,19 @@ def test_only_what_was_cut_off_is_incomplete(live: Live, say: Any) -> None:
     assert statuses == ["completed", "completed", "incomplete"]
 
 
+def test_a_stream_that_was_cut_off_ends_with_the_event_of_openais(live: Live, say: Any) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+    say("Wait and wait and wait.")
+    with client.responses.stream(model="tiny", input=QUESTION, max_output_tokens=9) as stream:
+        last = list(stream)[-1]
+    assert last.type == "response.incomplete"
+    assert last.response.status == "incomplete"
+    assert last.response.incomplete_details.reason == "max_output_tokens"
+    assert "Wait and wait and wait.".startswith(last.response.output_text)
+    assert [item.status for item in last.response.output] == ["incomplete"]
+
+
 @pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
 def test_an_empty_answer_has_no_parts(live: Live, say: Any, path: str) -> None:
     say("")
