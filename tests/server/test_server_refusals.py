@@ -13,6 +13,8 @@ from live_server import Live, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from scripted_answers import script
 
+from mlx_redrafter.server.protocol.field_errors import MOST_TOLD
+
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 
@@ -227,6 +229,19 @@ def test_what_is_wrong_is_named_as_the_client_wrote_it(
     between = " " if words in ("is missing.", NOT_HERE) else ": "
     assert error["message"] == f"{param}{between}{words}"
     assert error.get("param", param) == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [1] * (MOST_TOLD + 1)},
+        user("please say") | {f"f{place}": 1 for place in range(MOST_TOLD + 1)},
+    ],
+)
+def test_faults_beyond_number_are_not_written_down(live: Live, body: dict[str, Any]) -> None:
+    """Pydantic writes all of them down at once, and nothing else goes on meanwhile."""
+    error = refused(live, CHAT, body)
+    assert error["message"].startswith(f"The body has more than {MOST_TOLD} faults")
 
 
 @pytest.mark.parametrize(
