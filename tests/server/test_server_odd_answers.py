@@ -281,6 +281,16 @@ def test_anthropics_client_takes_an_empty_answer(live: Live, say: Any) -> None:
         assert stream.get_final_message().content == []
 
 
+@PATHS
+def test_what_python_takes_for_a_line_break_breaks_no_event(
+    live: Live, say: Any, path: str
+) -> None:
+    """httpx and requests part the lines of a stream by ``str.splitlines``."""
+    text = "One\u2028two\u2029three\x85four\x0bfive\x1csix\n."
+    say(text)
+    assert content(rebuilt(path, streamed(live, path))) == [text]
+
+
 # ---- calls of what was not offered
 
 
