@@ -210,6 +210,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         f"'web_search_call' is not supported here, only {ITEMS}.",
     ),
     (RESPONSES, {"input": [{"role": "user"}]}, "input.0.content", "is missing."),
+    (
+        CHAT,
+        user("a", logit_bias={"the": 1}),
+        "logit_bias.the",
+        "the name has to be the id of a token, in digits.",
+    ),
     (RESPONSES, {"input": []}, "input", "list should have at least 1 item, not 0."),
     (
         # A field that is called like one of pydantic's types.

@@ -135,6 +135,8 @@ def _sentence(details: ErrorDetails, param: str, value: Any) -> str:
         return f"{param} is not supported here: leave it out."
     if kind in ("missing", _UNTYPED):
         return f"{param} is missing."
+    if kind == "string_pattern_mismatch":  # of the one pattern there is: names in logit_bias
+        return f"{param}: the name has to be the id of a token, in digits."
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     if kind == _OTHER_TYPE:
