@@ -113,6 +113,39 @@ def test_a_schema_for_the_answer_is_refused_not_ignored(live: Live) -> None:
     assert "output_config.format" in response.json()["error"]["message"]
 
 
+def test_a_thread_is_refused_so_that_whole_conversations_are_sent(live: Live) -> None:
+    asked = {"messages": [{"role": "user", "content": "please say"}], "max_tokens": 99}
+    for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}):
+        response = httpx.post(f"{live.url}/v1/messages?beta=true", json={**asked, "thread": thread})
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["details"]["error_code"] == "thread_unsupported_request"
+        assert error["message"].startswith("thread is not supported here")
+    assert httpx.post(f"{live.url}/v1/messages", json={**asked, "thread": None}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropics_tool_runner_gets_its_answer(live: Live, stream: bool) -> None:
+    anthropic = pytest.importorskip("anthropic", minversion="2.14")
+
+    @anthropic.beta_tool
+    def look(at: str) -> str:
+        """Look at something."""
+        return f"{at}: please say"
+
+    client = anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
+    asked = [{"role": "user", "content": "please call"}]
+    runner = client.beta.messages.tool_runner(
+        model="tiny", max_tokens=300, messages=asked, tools=[look], stream=stream
+    )
+    made = [turn.get_final_message() if stream else turn for turn in runner]
+    said = [[(block.type, getattr(block, "text", None)) for block in one.content] for one in made]
+    assert said == [
+        [("text", "Let me look."), ("tool_use", None)],
+        [("text", "The dog does not mind.")],
+    ]
+
+
 def test_a_long_prompt_is_refused_in_the_vendors_own_words(live: Live) -> None:
     body = claude_code("x " * 9000)
     error = httpx.post(f"{live.url}/v1/messages?beta=true", json=body).json()["error"]

@@ -34,6 +34,7 @@ class ApiError(Exception):
         param: The field it is about, such as ``messages.0.content``; None where there is none.
         code: OpenAI's machine-readable word, such as ``context_length_exceeded``.
         headers: Further headers of the answer.
+        details: What Anthropic's clients read instead of the message.
     """
 
     status: int
@@ -41,6 +42,7 @@ class ApiError(Exception):
     param: str | None = None
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.message
@@ -51,7 +53,8 @@ class ApiError(Exception):
         if api == "anthropic":
             named = self.param and not self.message.startswith(self.param)
             message = f"{self.param}: {self.message}" if named else self.message
-            return {"type": "error", "error": {"type": anthropic, "message": message}}
+            told = {"details": dict(self.details)} if self.details else {}
+            return {"type": "error", "error": {"type": anthropic, "message": message, **told}}
         return {
             "error": {
                 "message": self.message,
@@ -65,6 +68,20 @@ class ApiError(Exception):
 def unsupported(param: str, message: str) -> ApiError:
     """A field that means something, but not here."""
     return ApiError(400, message, param, "unsupported_value")
+
+
+def no_threads() -> ApiError:
+    """A conversation that the server is to hold, so that only new messages have to be sent.
+
+    On these details Anthropic's tool runner, which asks for that first, sends whole conversations.
+    """
+    return ApiError(
+        400,
+        "thread is not supported here: leave it out, and send the whole conversation each time.",
+        "thread",
+        "unsupported_value",
+        details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+    )
 
 
 def too_long(tokens: int, limit: int) -> ApiError:

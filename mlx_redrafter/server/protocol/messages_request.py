@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .failures import ApiError
+from .failures import ApiError, no_threads
 from .fields import (
     Extension,
     Ignored,
@@ -176,6 +176,8 @@ def parse_messages(body: dict[str, Any]) -> Parsed:
     Raises:
         ApiError: 400 with the field's name.
     """
+    if body.get("thread") is not None:
+        raise no_threads()
     request = parse(MessagesRequest, body)
     extension = request.redrafter or Extension()
     names = ("temperature", "top_p", "top_k", "seed")
