@@ -6,6 +6,7 @@ ones for what is added here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -62,6 +63,14 @@ class DrafterConfig:
     target_layers: tuple[int, ...] = ()
     model_type: str = MODEL_TYPE
 
+    def __post_init__(self) -> None:
+        """Check what shapes the head.
+
+        Raises:
+            RedrafterError: If a value is of the wrong kind or out of its range.
+        """
+        _check(vars(self), "DrafterConfig")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DrafterConfig:
         """Read a config.json, ignoring keys that do not shape the head.
@@ -75,29 +84,7 @@ class DrafterConfig:
                 f"This is a '{kind}' model, not a drafter ('{MODEL_TYPE}'): "
                 "pass a directory with a recurrent drafter."
             )
-        for name in ("hidden_size", "vocab_size", "exit_dim", "num_draft_layers"):
-            minimum = 0 if name == "num_draft_layers" else 1
-            _require(values, name, _is_count(values.get(name), minimum), f"at least {minimum}")
-        size = values.get("draft_vocab_size")
-        fits = size is None or (_is_count(size, 1) and size <= values["vocab_size"])
-        _require(values, "draft_vocab_size", fits, "1 to vocab_size, or null")
-        _require(values, "rnn", isinstance(values.get("rnn", False), bool), "true or false")
-        for name in ("quantization", "target"):
-            good = values.get(name) is None or isinstance(values[name], dict)
-            _require(values, name, good, "an object, or null")
-        shared = values.get("shared_rows", False)
-        fits = isinstance(shared, bool) and (
-            not shared or values["exit_dim"] == values["hidden_size"]
-        )
-        _require(values, "shared_rows", fits, "false, or true with an exit_dim of hidden_size")
-        heads = values.get("independent_heads")
-        fits = heads is None or (_is_count(heads, 1) and not shared)
-        _require(values, "independent_heads", fits, "at least 1 without shared_rows, or null")
-        lookback = values.get("lookback", 0)
-        fits = _is_count(lookback, 0) and (lookback == 0 or heads is None)
-        _require(values, "lookback", fits, "at least 0, and 0 with independent_heads")
-        if values.get("memory_heads") is not None:
-            _check_memory(values)
+        _check(values, "The drafter's config.json")
         known = {field.name for field in fields(cls)}
         given = {k: v for k, v in values.items() if k in known}
         given["target_layers"] = tuple(values.get("target_layers") or ())
@@ -142,22 +129,53 @@ def _is_count(value: Any, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def _require(values: dict[str, Any], name: str, good: bool, wanted: str) -> None:
-    if not good:
-        raise RedrafterError(
-            f"The drafter's config.json has {name}={values.get(name)!r}, but it has to be {wanted}."
-        )
+def _check(values: Mapping[str, Any], where: str) -> None:
+    """Refuse what shapes no head.
+
+    Raises:
+        RedrafterError: Naming the key, and where it stands.
+    """
+
+    def require(name: str, good: bool, wanted: str) -> None:
+        if not good:
+            given = f"{name}={values.get(name)!r:.100}"
+            raise RedrafterError(f"{where} has {given}, but it has to be {wanted}.")
+
+    for name in ("hidden_size", "vocab_size", "exit_dim", "num_draft_layers"):
+        minimum = 0 if name == "num_draft_layers" else 1
+        require(name, _is_count(values.get(name), minimum), f"at least {minimum}")
+    size = values.get("draft_vocab_size")
+    fits = size is None or (_is_count(size, 1) and size <= values["vocab_size"])
+    require("draft_vocab_size", fits, "1 to vocab_size, or null")
+    require("rnn", isinstance(values.get("rnn", False), bool), "true or false")
+    for name in ("quantization", "target"):
+        good = values.get(name) is None or isinstance(values[name], dict)
+        require(name, good, "an object, or null")
+    shared = values.get("shared_rows", False)
+    fits = isinstance(shared, bool) and (not shared or values["exit_dim"] == values["hidden_size"])
+    require("shared_rows", fits, "false, or true with an exit_dim of hidden_size")
+    heads = values.get("independent_heads")
+    fits = heads is None or (_is_count(heads, 1) and not shared)
+    require("independent_heads", fits, "at least 1 without shared_rows, or null")
+    lookback = values.get("lookback", 0)
+    fits = _is_count(lookback, 0) and (lookback == 0 or heads is None)
+    require("lookback", fits, "at least 0, and 0 with independent_heads")
+    layers = values.get("target_layers")
+    fits = layers is None or isinstance(layers, list | tuple)
+    require("target_layers", fits, "a list of layers, or null")
+    if values.get("memory_heads") is not None:
+        _check_memory(values, require)
 
 
-def _check_memory(values: dict[str, Any]) -> None:
+def _check_memory(values: Mapping[str, Any], require: Callable[[str, bool, str], None]) -> None:
     for name in ("memory_heads", "memory_head_dim", "memory_window", "state_size", "mlp_size"):
         minimum = 4 if name == "memory_head_dim" else 1
-        _require(values, name, _is_count(values.get(name), minimum), f"at least {minimum}")
+        require(name, _is_count(values.get(name), minimum), f"at least {minimum}")
     layers = values.get("target_layers") or []
     fits = isinstance(layers, list | tuple) and all(_is_count(layer, 0) for layer in layers)
     fits = fits and list(layers) == sorted(set(layers))
-    _require(values, "target_layers", fits, "layers of the target in ascending order")
+    require("target_layers", fits, "layers of the target in ascending order")
     others = ("shared_rows", "independent_heads", "lookback")
     clash = next((name for name in others if values.get(name)), None)
     if clash is not None:
-        _require(values, clash, False, "left out where there are memory_heads")
+        require(clash, False, "left out where there are memory_heads")

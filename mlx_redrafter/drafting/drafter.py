@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import RedrafterError
+from ..ranges import of_kind
 from ..system.device import takes_columns
 from .config import DrafterConfig
 
@@ -66,7 +67,7 @@ class Drafter(nn.Module):
 
     def __init__(self, config: DrafterConfig):
         super().__init__()
-        self.config = config
+        self.config = of_kind(config, "config", DrafterConfig, "a DrafterConfig")
         self._rows: Callable[[mx.array], mx.array] | None = None
         self._build(config)
         if config.draft_vocab_size is not None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -100,11 +101,23 @@ def test_bad_sizes_are_refused(key: str, value: Any) -> None:
         ("draft_vocab_size", 31),
         ("quantization", 5),
         ("target", "some model"),
+        ("target_layers", 5),
     ],
 )
 def test_other_bad_values_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(RedrafterError, match=key):
+    with pytest.raises(RedrafterError, match=f"config.json has {key}="):
         DrafterConfig.from_dict({**APPLE, key: value})
+    shape = DrafterConfig.from_dict(APPLE)
+    with pytest.raises(RedrafterError, match=f"DrafterConfig has {key}="):
+        replace(shape, **{key: value})
+
+
+def test_a_head_of_no_size_is_refused() -> None:
+    wrong: Any = "64"
+    with pytest.raises(RedrafterError, match="DrafterConfig has hidden_size='64', but it has to"):
+        DrafterConfig(hidden_size=wrong, vocab_size=8, exit_dim=4, num_draft_layers=1)
+    with pytest.raises(RedrafterError, match="DrafterConfig has memory_head_dim=None, but it has"):
+        DrafterConfig(8, 8, 16, 1, memory_heads=2)
 
 
 def test_another_kind_of_model_is_refused() -> None:
