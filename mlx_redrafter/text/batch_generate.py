@@ -18,10 +18,11 @@ from ..engine.statistics import AcceptanceStats
 from ..errors import RedrafterError
 from ..ranges import of_kind, several
 from ..sampling import SamplingConfig
-from .generate import Prompt, wired, wrapped
+from .generate import Prompt, wired
 from .options import read_options
 from .prompts import encode_prompt
 from .responses import GenerationResponse, ResponseWriter
+from .tokenizers import wrapped
 
 DEFAULT_TOKENS = 128
 

@@ -19,6 +19,7 @@ from ..ranges import check_flags, function_of
 from .options import read_options
 from .prompts import Messages, encode_prompt
 from .responses import GenerationResponse, ResponseWriter
+from .tokenizers import wrapped
 
 Prompt = str | Sequence[int] | Messages | mx.array
 
@@ -153,22 +154,6 @@ def _respond(
                     return
     finally:
         tokens.close()  # type: ignore[attr-defined]
-
-
-def wrapped(tokenizer: Any) -> TokenizerWrapper:
-    """A tokenizer of transformers' as mlx-lm's; mlx-lm's own as it is.
-
-    Raises:
-        RedrafterError: If it is none.
-    """
-    if isinstance(tokenizer, TokenizerWrapper):
-        return tokenizer
-    if not all(callable(getattr(tokenizer, name, None)) for name in ("encode", "decode")):
-        raise RedrafterError(
-            "The tokenizer has to be the one from mlx_redrafter.load, or one of transformers', and "
-            f"is a {type(tokenizer).__name__}."
-        )
-    return TokenizerWrapper(tokenizer)
 
 
 def wired(model: SpeculativeModel) -> AbstractContextManager[None]:

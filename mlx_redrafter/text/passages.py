@@ -9,7 +9,8 @@ from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
-from ..ranges import of_kind
+from ..ranges import of_kind, token_ids
+from .tokenizers import wrapped
 
 ANSWER, THOUGHTS, TOOL_CALL = "normal", "reasoning", "tool"
 
@@ -101,15 +102,20 @@ def parse_answer(
     A call that the model's parser cannot read stays text, so nothing that was said is lost.
 
     Args:
-        tokenizer: mlx-lm's, from ``load``.
+        tokenizer: From ``load``, or one of transformers'.
         text: As ``generate`` returns it.
         prompt: Token ids that it followed, for templates that open the thoughts themselves.
         tools: Those that were offered, whose parameters say of which kind arguments are.
 
     Raises:
-        RedrafterError: If the answer is no text.
+        RedrafterError: If an argument is of another kind.
     """
     of_kind(text, "text", str, "an answer's text, as generate returns it")
+    prompt = token_ids(prompt, "prompt")
+    kinds = (list, tuple)
+    of_kind(() if tools is None else tools, "tools", kinds, "a list of descriptions of functions")
+    if not hasattr(tokenizer, "has_thinking"):
+        tokenizer = wrapped(tokenizer)
     passages = Passages(tokenizer, prompt)
     said, thoughts, calls = "", "", []
     for passage in _joined([*passages.feed(text), *passages.flush()]):

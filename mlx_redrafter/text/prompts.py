@@ -115,9 +115,9 @@ def _plain_message(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _calls(place: int, calls: Any) -> Sequence[Any] | None:
     # Iterated over, a text would become its letters, and a mapping its names.
-    if calls and not (
-        isinstance(calls, list | tuple) and all(isinstance(c, Mapping) for c in calls)
-    ):
+    listed = isinstance(calls, list | tuple) and all(isinstance(c, Mapping) for c in calls)
+    # An array says of itself neither that it is empty nor that it is not.
+    if not listed and (hasattr(calls, "tolist") or calls):
         raise RedrafterError(
             f"Message {place} has tool_calls that are no list of calls: correct them, or leave "
             "them out."
@@ -193,4 +193,5 @@ def _encode_messages(
     text = render(tokenizer, plain_messages(messages), **options)
     if not isinstance(text, str):
         return list(text)
+    check_characters(text, "What the chat template made of the messages")
     return list(tokenizer.encode(text, add_special_tokens=False))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
+import bundles
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from transformers import AutoTokenizer
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.passages import Passages, parse_answer
@@ -52,7 +55,13 @@ def test_parts_are_joined_in_training_data_too(tokenizer: TokenizerWrapper) -> N
         ([{"role": "assistant", "tool_calls": '[{"type": "function"}]'}], "no list of calls"),
         ([{"role": "assistant", "tool_calls": {"type": "function"}}], "no list of calls"),
         ([{"role": "assistant", "tool_calls": [3]}], "no list of calls"),
+        (
+            [{"role": "assistant", "content": "x", "tool_calls": np.array([1, 2])}],
+            "no list of calls",
+        ),
+        ([{"role": "assistant", "content": "x", "tool_calls": mx.array([])}], "no list of calls"),
         (user("half \ud83d"), "position 5"),
+        ([{"role": "\ud83d", "content": "x"}], "template made of the messages holds half a char"),
     ],
 )
 def test_what_is_not_text_is_refused_by_name(
@@ -170,3 +179,28 @@ def test_calls_of_tools_are_parsed_and_what_is_none_stays_text() -> None:
 def test_an_answer_that_is_no_text_is_refused(answer: Any) -> None:
     with pytest.raises(RedrafterError, match="text has to be an answer's text"):
         parse_answer(Marked(), answer)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "options", "words"),
+    [
+        (5, {}, "The tokenizer has to be the one from mlx_redrafter.load, .* is a int"),
+        ("models/pocket", {}, "The tokenizer has to be the one from .* is a str"),
+        (Marked(), {"prompt": "<think>"}, "prompt has to be a list of token ids"),
+        (Marked(), {"prompt": 5}, "prompt has to be a list of token ids"),
+        (Marked(), {"tools": "add"}, "tools has to be a list of descriptions"),
+    ],
+)
+def test_an_answer_is_parsed_with_arguments_of_their_kinds(
+    tokenizer: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RedrafterError, match=words):
+        parse_answer(tokenizer, "yes", **options)
+
+
+def test_an_answer_is_parsed_by_the_markers_of_transformers_tokenizer(tmp_path: Path) -> None:
+    bundles.make_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    parsed = parse_answer(tokenizer, "<think>hm</think>yes")
+    assert (parsed.thoughts, parsed.text) == ("hm", "yes")
