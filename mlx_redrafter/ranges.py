@@ -74,6 +74,16 @@ def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -
     return value
 
 
+def kind_or_none(value: Any, name: str, kind: type) -> Any:
+    """A value of a class, or None.
+
+    Raises:
+        RedrafterError: Naming the option and the class.
+    """
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    return None if value is None else of_kind(value, name, kind, f"{article} {kind.__name__}")
+
+
 def check_flags(**flags: Any) -> None:
     """See that each option that is on or off says so: "no" would be taken for on.
 

@@ -25,7 +25,7 @@ from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
-from ..ranges import check_texts, of_kind, several
+from ..ranges import check_texts, kind_or_none, of_kind, several
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
 from ..system.last_threads import computing
@@ -94,8 +94,8 @@ class SpeculativeModel:
                 {} if config is None else config, "config", Mapping, "a mapping, as config.json is"
             )
         )
-        self.ranks = ranks
-        self.recorded = recorded
+        self.ranks: Ranks | None = kind_or_none(ranks, "ranks", Ranks)
+        self.recorded = kind_or_none(recorded, "recorded", RecordedDrafts)
         self.leader: Leader | None = None
         self._planner: ShapePlanner | None = None
         self._make_planner: Callable[[], ShapePlanner] | None = None

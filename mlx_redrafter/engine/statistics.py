@@ -7,6 +7,8 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..ranges import of_kind
+
 _SUMS = (
     "steps", "drafted", "accepted", "copied", "accepted_copies", "tokens", "evaluations",
     "draft_seconds", "verify_seconds",
@@ -129,7 +131,12 @@ class AcceptanceStats:
             _add(self.accepted_by_depth, depth - 1, int(depth <= accepted))
 
     def merge(self, other: AcceptanceStats) -> None:
-        """Add the counts of another text."""
+        """Add the counts of another text.
+
+        Raises:
+            RedrafterError: If they are no counts.
+        """
+        of_kind(other, "other", AcceptanceStats, "an AcceptanceStats")
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("trials_by_depth", "accepted_by_depth", "histogram"):

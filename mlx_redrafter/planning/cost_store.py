@@ -15,7 +15,9 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..cache.prompt_cache import PromptCache
-from ..engine.model import SpeculativeModel
+from ..engine.model import SpeculativeModel, check_model
+from ..errors import RedrafterError
+from ..ranges import check_flags, function_of
 from ..system.blas import busy_cores, is_loaded, kernels
 from ..system.files import cache_directory, is_file, is_stream, write_json
 from ..system.machine import processor_name
@@ -39,7 +41,13 @@ def load_costs(
         directory: Where costs are kept; by default the user's cache directory, if there is one.
         recalibrate: Measure again.
         progress: See :func:`calibrate`.
+
+    Raises:
+        RedrafterError: If an argument is of another kind.
     """
+    check_model(model)
+    check_flags(recalibrate=recalibrate)
+    function_of(progress, "progress", "a function of (measurements done, measurements to do)")
     if not recalibrate:
         stored = _agreed(model, _read(_path(model, directory)))
         if stored is not None:
@@ -47,6 +55,27 @@ def load_costs(
     costs = calibrate(model, progress)
     save_costs(model, costs, directory)
     return costs
+
+
+def head_costs(
+    model: SpeculativeModel,
+    costs: CostModel | None = None,
+    *,
+    recalibrate: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CostModel:
+    """The given costs, or those of :func:`load_costs`, of a model with a draft head.
+
+    Raises:
+        RedrafterError: If it has none, or an argument is of another kind.
+    """
+    check_model(model)
+    if model.head is None:
+        raise RedrafterError(
+            "A Planner plans the drafts of a head, and this model has none: load it with its "
+            "drafter, or decode without a planner."
+        )
+    return costs or load_costs(model, recalibrate=recalibrate, progress=progress)
 
 
 def measure_there(

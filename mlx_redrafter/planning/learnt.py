@@ -8,6 +8,7 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.recorded import RecordedDrafts
 from ..engine.step import StepRecord
 from ..engine.watch import WatchedDraft
+from ..ranges import kind_or_none
 from .acceptance import AcceptanceModel
 from .forecast import TreeMemory
 
@@ -25,6 +26,7 @@ class Learnt:
     """
 
     def __init__(self, recorded: RecordedDrafts | None = None) -> None:
+        kind_or_none(recorded, "recorded", RecordedDrafts)
         self.acceptance, self.memory = AcceptanceModel(recorded), TreeMemory(recorded)
         self.copied = CopyAcceptance()
 

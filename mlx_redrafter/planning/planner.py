@@ -122,10 +122,10 @@ class Planner:
             recalibrate: Measure again.
             progress: Called with (measurements done, measurements to do).
         """
-        from .cost_store import load_costs, measure_there
+        from .cost_store import head_costs, measure_there
 
         return cls(
-            costs or load_costs(model, recalibrate=recalibrate, progress=progress),
+            head_costs(model, costs, recalibrate=recalibrate, progress=progress),
             chains=model.target.verifies == "chain",
             watches=model.drafts_early,
             measure=partial(measure_there, model),

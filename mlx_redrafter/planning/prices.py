@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import ObservedStep
+from ..ranges import of_kind
 from .clocks import ALONE, PLAIN, Clocks
 from .costs import CostModel
 from .forecast import path_rows
@@ -58,6 +59,7 @@ class StepPrices:
     """
 
     def __init__(self, costs: CostModel):
+        of_kind(costs, "costs", CostModel, "a CostModel (Planner.for_model(model) measures one)")
         self.costs, self.clocks = costs, Clocks(costs)
         self.accepted: dict[BeamShape, float] = {}
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.

@@ -8,13 +8,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from planning_machines import CPU, costs_of
 
 import models
+from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
@@ -103,6 +106,10 @@ def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
         (lambda: SpeculativeModel(model().target, config=array), "config has to be a mapping"),
         (lambda: SpeculativeModel(model().target, beside=array), "beside has to be a list"),
         (lambda: SpeculativeModel(model().target, name=wrong), "name has to be text"),
+        (lambda: SpeculativeModel(model().target, ranks=wrong), "ranks has to be a Ranks, and is"),
+        (lambda: SpeculativeModel(model().target, recorded=wrong), "has to be a RecordedDrafts"),
+        (lambda: AcceptanceStats().merge(wrong), "other has to be an AcceptanceStats"),
+        (lambda: Drafter(wrong), "config has to be a DrafterConfig, and is 5"),
         (lambda: Engine(model(), prompts_first=wrong), "prompts_first has to be True or False"),
         (lambda: BatchDecoder(model(), [PROMPT], array), "config has to be a DecodingConfig"),
         (lambda: BatchDecoder(model(), [PROMPT], max_tokens=letters), "max_tokens has to be a"),
@@ -113,6 +120,24 @@ def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
         with pytest.raises(RedrafterError, match=words):
             call()
     assert not Path("nowhere").exists()
+
+
+def test_a_planner_is_of_costs_and_a_head() -> None:
+    wrong: Any = 5
+    mlx_lms: Any = models.shared("llama")
+    costs: Any = {"plain": 1.0}
+    headless = SpeculativeModel(models.shared("llama"))
+    for call, words in (
+        (lambda: Planner(costs), r"costs has to be a CostModel \(Planner.for_model"),
+        (lambda: Planner(costs_of(CPU), recorded=wrong), "recorded has to be a RecordedDrafts"),
+        (lambda: Planner.for_model(wrong), r"SpeculativeModel\(model\) around .* is a int"),
+        (lambda: Planner.for_model(mlx_lms), r"SpeculativeModel\(model\) around .* is a Model"),
+        (lambda: Planner.for_model(headless), "this model has none: load it with its drafter"),
+        (lambda: Planner.for_model(model(), recalibrate=wrong), "recalibrate has to be True or"),
+        (lambda: Planner.for_model(model(), progress=wrong), "progress has to be a function of"),
+    ):
+        with pytest.raises(RedrafterError, match=words):
+            call()
 
 
 @pytest.mark.parametrize("drafter", ["models/pocket/drafter", len])
