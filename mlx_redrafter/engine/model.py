@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 from ..cache.prompt_cache import PromptCache
 from ..drafting.beam_search import BeamSearch
 from ..drafting.chain import ChainSource
+from ..drafting.checked import CheckedSource
 from ..drafting.drafter import Drafter
 from ..drafting.kinds import prepare
 from ..drafting.prepared_drafter import PreparedDrafter
@@ -102,7 +103,9 @@ class SpeculativeModel:
         self.head = drafter if isinstance(drafter, Drafter) else None
         beside = several(beside, "beside", "a list of draft sources")
         own = [] if drafter is None or self.head is not None else [drafter]
-        self.sources = [self._fitting(_source_of(source)) for source in (*own, *beside)]
+        vocab_size = self.target.vocab_size
+        sources = [_source_of(source, vocab_size) for source in (*own, *beside)]
+        self.sources = [self._fitting(source) for source in sources]
         self.planner_lock = threading.RLock()
         self._lock = threading.RLock()
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
@@ -316,8 +319,8 @@ def check_model(model: Any) -> None:
         )
 
 
-def _source_of(given: Any) -> DraftSource:
-    """A source of drafts, with all members of one.
+def _source_of(given: Any, vocab_size: int) -> DraftSource:
+    """A source of drafts, with all members of one, whose proposals are checked.
 
     Raises:
         RedrafterError: If it does not propose.
@@ -327,7 +330,7 @@ def _source_of(given: Any) -> DraftSource:
             "The drafter has to be a Drafter (load_drafter reads one from its directory), or a "
             f"DraftSource, and is a {type(given).__name__}."
         )
-    return as_source(given)
+    return CheckedSource(as_source(given), vocab_size)
 
 
 def check_sizes(drafter: Drafter, target: Target) -> None:

@@ -19,6 +19,7 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
@@ -210,3 +211,52 @@ def test_the_former_name_of_what_a_source_is_told() -> None:
     import mlx_redrafter
 
     assert mlx_redrafter.DraftState is DraftInput
+
+
+class Proposing:
+    """Proposes what it is given, or what that makes of the root."""
+
+    max_depth, seconds = 2, 0.0
+
+    def __init__(self, proposal: Any):
+        self._proposal = proposal
+
+    def __call__(self, state: DraftInput) -> Any:
+        asked = callable(self._proposal)
+        return self._proposal(int(state.root.item())) if asked else self._proposal
+
+
+PROPOSALS: list[tuple[Any, str]] = [
+    (None, "has to propose a DraftTree, and proposed None"),
+    ([1, 2], r"has to propose a DraftTree, and proposed \[1, 2\]"),
+    (lambda root: DraftTree.from_parents([root, 10**6], [-1, 0]), "outside the vocabulary of 64"),
+    (lambda root: DraftTree.from_parents([root, -5], [-1, 0]), "outside the vocabulary of 64"),
+    (lambda root: DraftTree.from_parents([(root + 1) % 64, 3], [-1, 0]), "with the root"),
+    (lambda root: DraftTree.from_parents([root, 3, 3, 3], [-1, 0, 1, 2]), "of depth 3, but its"),
+]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a head"])
+@pytest.mark.parametrize(("proposal", "words"), PROPOSALS)
+def test_what_a_source_cannot_propose_is_refused(proposal: Any, words: str, beside: bool) -> None:
+    """In one sentence, before the target reads it; and the text can be gone on with."""
+    plain, source = models.shared("llama"), Proposing(proposal)
+    first = models.build_drafter() if beside else source
+    model = SpeculativeModel(plain, first, beside=[source] if beside else [])
+    cache, prompt = model.make_cache(), models.prompt_of(9)
+    with pytest.raises(RedrafterError, match=words):
+        list(decode(model, prompt, DecodingConfig(6), cache=cache))
+    undrafted = DecodingConfig(6, draft=False)
+    after = [one.token for one in decode(model, prompt, undrafted, cache=cache)]
+    assert after == [one.token for one in decode(SpeculativeModel(plain), prompt, undrafted)]
+
+
+def test_a_source_answers_for_every_text_of_a_batch() -> None:
+    class TooFew(ProposingSource):
+        def together(self, states: Any) -> Any:
+            return super().together(states)[1:]
+
+    source = TooFew(Proposing(lambda root: DraftTree.from_parents([root, 3], [-1, 0])))
+    model = SpeculativeModel(models.shared("llama"), source)
+    with pytest.raises(RedrafterError, match="a DraftTree for each text, and returned"):
+        list(BatchDecoder(model, [models.prompt_of(4), models.prompt_of(5)], DecodingConfig(5)))

@@ -1,0 +1,97 @@
+"""A caller's draft source, whose proposals are looked at before the target reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import RedrafterError
+from ..tree import DraftTree
+from .source import DraftInput, DraftSource
+
+
+class CheckedSource:
+    """A source as it is, but for proposals that no target could read rightly: these are refused.
+
+    What is known of a tree on the device only is not looked at, since that would wait for it.
+
+    Args:
+        source: The caller's.
+        vocab_size: Number of tokens that the target has.
+    """
+
+    def __init__(self, source: DraftSource, vocab_size: int):
+        self._source = source
+        self._vocab_size = vocab_size
+
+    @property
+    def max_depth(self) -> int:
+        """The source's."""
+        return self._source.max_depth
+
+    @property
+    def seconds(self) -> float:
+        """The source's."""
+        return self._source.seconds
+
+    @property
+    def lookback(self) -> int | None:
+        """The source's."""
+        return self._source.lookback
+
+    def __call__(self, state: DraftInput) -> DraftTree:
+        """The source's tree.
+
+        Raises:
+            RedrafterError: If it is none, or none for this text and target.
+        """
+        return self._checked(self._source(state), state)
+
+    def together(self, states: Sequence[DraftInput]) -> list[DraftTree]:
+        """The source's trees.
+
+        Raises:
+            RedrafterError: If they are not one for each text.
+        """
+        trees: Any = self._source.together(states)
+        if not isinstance(trees, list | tuple) or len(trees) != len(states):
+            raise RedrafterError(
+                "A draft source's together has to return a DraftTree for each text, and returned "
+                f"{trees!r:.100}."
+            )
+        return [self._checked(tree, state) for tree, state in zip(trees, states, strict=True)]
+
+    def begin(self, prompt: Sequence[int]) -> DraftSource:
+        """The source's own for a text; this one again where that is the same for all texts."""
+        begun = self._source.begin(prompt)
+        return self if begun is self._source else CheckedSource(begun, self._vocab_size)
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Let the source hear it."""
+        self._source.accepted(tokens)
+
+    def _checked(self, tree: Any, state: DraftInput) -> DraftTree:
+        if not isinstance(tree, DraftTree):
+            raise RedrafterError(
+                f"A draft source has to propose a DraftTree, and proposed {tree!r:.100}."
+            )
+        if tree.max_depth > self.max_depth:
+            raise RedrafterError(
+                f"A draft source proposed a tree of depth {tree.max_depth}, but its max_depth is "
+                f"{self.max_depth}."
+            )
+        if tree.known is not None:
+            self._check_tokens(tree.known.tokens, state)
+        return tree
+
+    def _check_tokens(self, tokens: Sequence[int], state: DraftInput) -> None:
+        root: Any = state.root.item()  # whoever made a tree on the host has read it, too
+        if tokens[0] != root:
+            raise RedrafterError(
+                f"A draft source proposed a tree with the root {tokens[0]}, but the text's last "
+                f"token is {root}."
+            )
+        if min(tokens) < 0 or max(tokens) >= self._vocab_size:
+            raise RedrafterError(
+                f"A draft source proposed token ids outside the vocabulary of {self._vocab_size}."
+            )
