@@ -131,6 +131,7 @@ class SpeculativeModel:
             return
         arrays = [array for _, array in tree_flatten(self.head.parameters())]
         if self._prepared_from is None or not self._prepared_from.matches(arrays):
+            check_token_map(self.head)
             with self._lock:
                 self._prepared_from, self.prepared = Snapshot(arrays), prepare(self.head)
                 self.memory = self._memory(self.head)
@@ -349,3 +350,21 @@ def check_sizes(drafter: Drafter, target: Target) -> None:
                 f"The drafter was made for a {what} of {has}, but this model's is {needs}: "
                 "use the drafter that was trained for this model."
             )
+
+
+def check_token_map(drafter: Drafter) -> None:
+    """Refuse a small head whose rows are tokens that there are not: these would be embedded.
+
+    Raises:
+        RedrafterError: If one is.
+    """
+    config = drafter.config
+    if config.draft_vocab_size is None:
+        return
+    tokens = drafter.draft_tokens
+    whole = mx.issubdtype(tokens.dtype, mx.integer) and tokens.shape == (config.draft_vocab_size,)
+    if not whole or mx.any((tokens < 0) | (tokens >= config.vocab_size)).item():
+        raise RedrafterError(
+            f"The drafter's draft_tokens have to be {config.draft_vocab_size} token ids from 0 to "
+            f"{config.vocab_size - 1}."
+        )

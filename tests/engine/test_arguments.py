@@ -122,6 +122,20 @@ def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.parametrize("tokens", [[10**7] * 3, [-1, 2, 3], [1, 2], [1.0, 2.0, 3.0]])
+def test_a_small_head_proposes_tokens_that_there_are(tokens: list[Any]) -> None:
+    """Of any others an embedding would be read from beyond its end."""
+    drafter = models.build_drafter(draft_vocab_size=3)
+    drafting = SpeculativeModel(models.shared("llama"), drafter)
+    drafter.draft_tokens = mx.array(tokens)
+    for call in (
+        lambda: SpeculativeModel(models.shared("llama"), drafter),
+        lambda: decode(drafting, PROMPT),
+    ):
+        with pytest.raises(RedrafterError, match="draft_tokens have to be 3 token ids from 0 to"):
+            call()
+
+
 def test_a_planner_is_of_costs_and_a_head() -> None:
     wrong: Any = 5
     mlx_lms: Any = models.shared("llama")
