@@ -166,7 +166,9 @@ def _penalise(
 ) -> mx.array:
     if kind == "frequency":
         rows = mx.arange(logits.shape[0])[:, None]
-        return logits.at[rows, history].subtract(penalty * real.astype(logits.dtype))
+        # Not a product: what a penalty is that the precision has no number for, times 0, is none.
+        amounts = mx.where(real, penalty, 0.0).astype(logits.dtype)
+        return logits.at[rows, history].subtract(amounts)
     picked = mx.take_along_axis(logits, history, axis=1)
     if kind == "repetition":
         picked = mx.where(picked < 0, picked * penalty, picked / penalty)

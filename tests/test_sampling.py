@@ -184,6 +184,23 @@ def test_penalties_are_mlx_lms_for_every_node(
         np.testing.assert_allclose(got[node], wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("penalty", "dtype"), [(1e6, mx.float16), (-1e6, mx.float16), (1e300, mx.float32)]
+)
+def test_a_penalty_beyond_the_precision_leaves_other_tokens_alone(
+    penalty: float, dtype: mx.Dtype
+) -> None:
+    """Nodes whose histories are shorter than the longest are padded, which may cost nothing."""
+    config = SamplingConfig(frequency_penalty=penalty)
+    tree = DraftTree.from_parents([5, 6, 7], [-1, 0, 1])
+    logits = mx.random.normal((3, models.VOCAB), key=mx.random.key(1)).astype(dtype)
+    got = penalise(logits, tree, [3, 4, 3], config.penalties)
+    for node, history in enumerate(([3, 4, 5], [3, 4, 5, 6], [3, 4, 5, 6, 7])):
+        others = mx.array([token for token in range(models.VOCAB) if token not in history])
+        assert mx.all(got[node, mx.array(history)] == (-mx.inf if penalty > 0 else mx.inf))
+        assert mx.array_equal(got[node, others], logits[node, others])
+
+
 def test_penalties_do_not_write_into_the_logits() -> None:
     logits = logits_of(6, rows=1)
     before = np.array(logits)
