@@ -59,8 +59,13 @@ class OptionRange:
         wanted = Integral if self.kind is int else Real
         number = isinstance(value, wanted) and not isinstance(value, bool)
         if not number or not self.holds(value):
-            raise RedrafterError(f"{name} is {value!r}, but has to be {self}.")
+            raise RedrafterError(f"{name} is {shown(value)}, but has to be {self}.")
         return self.kind(value)
+
+
+def shown(value: Any) -> str:
+    """A value of any kind in a sentence: on one line, and no more than its beginning."""
+    return f"{' '.join(repr(value).split()):.100}"
 
 
 def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
@@ -70,7 +75,7 @@ def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -
         RedrafterError: Naming the option and what it has to be.
     """
     if not isinstance(value, kind):
-        raise RedrafterError(f"{name} has to be {wanted}, and is {value!r:.100}.")
+        raise RedrafterError(f"{name} has to be {wanted}, and is {shown(value)}.")
     return value
 
 
@@ -116,7 +121,7 @@ def several(given: Any, name: str, wanted: str) -> list[Any]:
         RedrafterError: Naming the option and what it has to be.
     """
     if not is_several(given):
-        raise RedrafterError(f"{name} has to be {wanted}, and is {given!r:.100}.")
+        raise RedrafterError(f"{name} has to be {wanted}, and is {shown(given)}.")
     return list(given)
 
 
@@ -190,7 +195,7 @@ def whole_length(length: Any) -> int:
     """
     if not is_count(length) or length < 0:
         raise RedrafterError(
-            f"The length to rewind to has to be a whole number of tokens, and is {length!r}."
+            f"The length to rewind to has to be a whole number of tokens, and is {shown(length)}."
         )
     return int(length)
 

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import RedrafterError
-from ..ranges import is_count
+from ..ranges import is_count, shown
 from .attention import TreeKVCache
 from .prompt_cache import LayerCache, Quantization
 
@@ -51,7 +51,7 @@ class CacheOptions:
         if value is None and unset:
             return
         if not is_count(value) or not allowed(value):
-            raise RedrafterError(f"{name} is {value!r}, but has to be {wanted}.")
+            raise RedrafterError(f"{name} is {shown(value)}, but has to be {wanted}.")
         object.__setattr__(self, name, int(value))
 
     @property

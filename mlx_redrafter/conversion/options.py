@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from mlx_lm.convert import MODEL_CONVERSION_DTYPES, QUANT_RECIPES
 
 from ..errors import RedrafterError
+from ..ranges import shown
 
 # What mlx.core.quantize accepts: group sizes and bits of each mode, the default first.
 MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -105,7 +106,7 @@ class Options:
         ):
             if value is not None and value not in allowed:
                 raise RedrafterError(
-                    f"{flag} is {value!r}, which the mode {self.q_mode} does not have: "
+                    f"{flag} is {shown(value)}, which the mode {self.q_mode} does not have: "
                     f"choose {' or '.join(str(n) for n in sorted(allowed))}."
                 )
         asked = self.q_bits or self.quant_predicate or self.q_mode != "affine"

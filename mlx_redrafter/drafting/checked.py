@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import RedrafterError
+from ..ranges import shown
 from ..tree import DraftTree
 from .source import DraftInput, DraftSource
 
@@ -57,7 +58,7 @@ class CheckedSource:
         if not isinstance(trees, list | tuple) or len(trees) != len(states):
             raise RedrafterError(
                 "A draft source's together has to return a DraftTree for each text, and returned "
-                f"{trees!r:.100}."
+                f"{shown(trees)}."
             )
         return [self._checked(tree, state) for tree, state in zip(trees, states, strict=True)]
 
@@ -73,7 +74,7 @@ class CheckedSource:
     def _checked(self, tree: Any, state: DraftInput) -> DraftTree:
         if not isinstance(tree, DraftTree):
             raise RedrafterError(
-                f"A draft source has to propose a DraftTree, and proposed {tree!r:.100}."
+                f"A draft source has to propose a DraftTree, and proposed {shown(tree)}."
             )
         if tree.max_depth > self.max_depth:
             raise RedrafterError(

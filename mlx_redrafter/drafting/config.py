@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import RedrafterError
+from ..ranges import shown
 
 MODEL_TYPE = "recurrent_drafting_drafter"
 
@@ -138,7 +139,7 @@ def _check(values: Mapping[str, Any], where: str) -> None:
 
     def require(name: str, good: bool, wanted: str) -> None:
         if not good:
-            given = f"{name}={values.get(name)!r:.100}"
+            given = f"{name}={shown(values.get(name))}"
             raise RedrafterError(f"{where} has {given}, but it has to be {wanted}.")
 
     for name in ("hidden_size", "vocab_size", "exit_dim", "num_draft_layers"):

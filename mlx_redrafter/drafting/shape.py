@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import RedrafterError
-from ..ranges import is_count
+from ..ranges import is_count, shown
 
 MAX_LENGTH = 64
 # Nodes of a tree know their ancestors: what they take in memory grows with the square of this.
@@ -42,7 +42,7 @@ class BeamShape:
                 continue
             if not is_count(value) or not 1 <= value <= 1024:
                 raise RedrafterError(
-                    f"beam {name} is {value!r}, but has to be a whole number from 1 to 1024."
+                    f"beam {name} is {shown(value)}, but has to be a whole number from 1 to 1024."
                 )
             object.__setattr__(self, name, int(value))
         if self.length > MAX_LENGTH:

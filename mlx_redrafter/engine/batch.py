@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ..cache.batch import can_join
 from ..cache.prompt_cache import PromptCache
 from ..errors import RedrafterError
-from ..ranges import check_flags, function_of, is_count
+from ..ranges import check_flags, function_of, is_count, shown
 from .checks import checked_config, checked_planner
 from .config import DecodingConfig
 from .events import Event, NewToken, PromptRead, SequenceFailed
@@ -337,4 +337,6 @@ def check_batch_size(batch_size: int) -> None:
         RedrafterError: If it is one.
     """
     if not is_count(batch_size) or batch_size < 1:
-        raise RedrafterError(f"batch_size is {batch_size!r}, but has to be a whole number from 1.")
+        raise RedrafterError(
+            f"batch_size is {shown(batch_size)}, but has to be a whole number from 1."
+        )

@@ -11,7 +11,15 @@ from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
 from ..logits import LogitsProcessor
-from ..ranges import check_flags, function_of, functions_of, is_count, of_kind, token_ids
+from ..ranges import (
+    check_flags,
+    function_of,
+    functions_of,
+    is_count,
+    of_kind,
+    shown,
+    token_ids,
+)
 from ..sampling import SamplingConfig
 from ..target.target import PREFILL_STEP
 
@@ -72,8 +80,8 @@ class DecodingConfig:
         limit = self.max_tokens
         if not is_count(limit) or (limit != -1 and limit < 1):
             raise RedrafterError(
-                f"max_tokens is {limit!r}, but has to be 1 or more, or -1 for no limit."
+                f"max_tokens is {shown(limit)}, but has to be 1 or more, or -1 for no limit."
             )
         size = self.prefill_step_size
         if not is_count(size) or size < 1:
-            raise RedrafterError(f"prefill_step_size is {size!r}, but has to be 1 or more.")
+            raise RedrafterError(f"prefill_step_size is {shown(size)}, but has to be 1 or more.")

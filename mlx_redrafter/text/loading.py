@@ -24,7 +24,7 @@ from ..gguf import Progress
 from ..planning.cost_store import load_costs
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
-from ..ranges import check_flags, check_texts, function_of, of_kind
+from ..ranges import check_flags, check_texts, function_of, of_kind, shown
 from ..system.device import on_gpu
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
@@ -241,7 +241,7 @@ def _check_overrides(dtype: Any, tokenizer_config: Any, model_config: Any) -> No
     floating = isinstance(dtype, mx.Dtype) and mx.issubdtype(dtype, mx.floating)
     if dtype is not None and not floating:
         raise RedrafterError(
-            f"dtype has to be mx.float32, mx.float16 or mx.bfloat16, and is {dtype!r}."
+            f"dtype has to be mx.float32, mx.float16 or mx.bfloat16, and is {shown(dtype)}."
         )
     for name, given in (("tokenizer_config", tokenizer_config), ("model_config", model_config)):
         of_kind({} if given is None else given, name, Mapping, "a mapping of names to values")

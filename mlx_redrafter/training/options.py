@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
+from ..ranges import shown
 from ..system.files import local_path
 from .config import check_ranges
 
@@ -277,7 +278,7 @@ def _of_kind(name: str, value: Any, kind: str) -> Any:
     """A value as its field wants it; a whole number will do for a float."""
     # An empty text is a shell's unset variable: taken for none given, a run with --overwrite would
     # replace the model's own drafter.
-    if value is None or (value == "" and kind == "str | None"):
+    if value is None or (isinstance(value, str) and not value and kind == "str | None"):
         return _none(name, kind, value)
     kind = kind.removesuffix(" | None")
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -289,7 +290,7 @@ def _of_kind(name: str, value: Any, kind: str) -> Any:
             "dict[str, Any]": "names with values",
         }  # fmt: skip
         raise RedrafterError(
-            f"{name} is {value!r}, but has to be {words.get(kind, 'true or false')}."
+            f"{name} is {shown(value)}, but has to be {words.get(kind, 'true or false')}."
         )
     return value
 

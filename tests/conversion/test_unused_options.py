@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conversion_models import write_target
 from gguf_models import tiny_gguf
@@ -53,6 +54,10 @@ def test_options_that_shape_nothing(options: dict[str, Any], wrong: str) -> None
         ({"dtype": 16}, "dtype has to be text"),
         ({"revision": 5}, "revision has to be text"),
         ({"progress": 5}, "progress has to be a function"),
+        ({"q_bits": np.array([4, 8])}, "q_bits has to be a whole number"),
+        ({"q_group_size": 64.0}, "q_group_size has to be a whole number"),
+        ({"drafter_q_bits": np.array([4, 8])}, "drafter_q_bits has to be 4, 5, 6, 8 or"),
+        ({"drafter_rnn_q_bits": [4]}, "drafter_rnn_q_bits has to be 4, 5, 6, 8 or"),
     ],
 )
 def test_options_of_a_wrong_kind(option: dict[str, Any], words: str) -> None:

@@ -11,7 +11,9 @@ import pytest
 from planning_machines import CPU, costs_of
 
 import models
+from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
@@ -20,6 +22,7 @@ from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 
 PROMPT = models.prompt_of(5)
@@ -120,6 +123,25 @@ def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
         with pytest.raises(RedrafterError, match=words):
             call()
     assert not Path("nowhere").exists()
+
+
+def test_what_is_refused_is_shown_on_one_line() -> None:
+    large: Any = np.arange(40_000.0).reshape(200, 200)
+    for call in (
+        lambda: SamplingConfig(temperature=large),
+        lambda: DecodingConfig(max_tokens=large),
+        lambda: DecodingConfig(prefill_step_size=large),
+        lambda: DecodingConfig(beam=large),
+        lambda: BeamShape(large, 2),
+        lambda: CacheOptions(kv_bits=large),
+        lambda: Engine(model(), batch_size=large),
+        lambda: model().make_cache().rewind(large),
+        lambda: SpeculativeModel(model().target, name=large),
+    ):
+        with pytest.raises(RedrafterError, match="array") as error:
+            call()
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 250
 
 
 @pytest.mark.parametrize("tokens", [[10**7] * 3, [-1, 2, 3], [1, 2], [1.0, 2.0, 3.0]])

@@ -12,6 +12,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bundles import make_bundle
 from mlx.utils import tree_flatten
@@ -93,6 +94,13 @@ def test_yaml_gives_the_settings_and_flags_override_them(tmp_path):
     path.write_text("a: [\n")
     with pytest.raises(RedrafterError, match="cannot be read"):
         read_config(path)
+
+
+def test_a_setting_of_another_kind_is_refused_on_one_line():
+    for option in fields(TrainingOptions):
+        with pytest.raises(RedrafterError, match=f"{option.name} is array.* has to be") as error:
+            TrainingOptions.from_values({option.name: np.zeros((40, 40))})
+        assert "\n" not in str(error.value)
 
 
 def test_every_setting_has_a_flag_that_gives_it():
