@@ -73,6 +73,21 @@ def test_drafted_is_plain_is_mlx_lms(name: str, length: int) -> None:
         prompt = prompt + expected[:-1] + prompt_of(7, seed=1)
 
 
+def test_windows_that_mlx_lm_has_wider_while_a_prompt_is_read() -> None:
+    """A kept cache may change PLaMo 3's text past its window; drafts do not change it again."""
+    model = shared("plamo3")
+    plain, drafted, prompt, colds = model.make_cache(), model.make_cache(), prompt_of(20), []
+    for turn in range(8):
+        kept, _, _ = ours(model, prompt, None, plain, turn)
+        tokens, stats, _ = ours(model, prompt, kept, drafted, turn)
+        assert tokens == kept
+        assert stats.accepted > 0
+        colds.append(mlx_lms(model.target.model, prompt) == kept)
+        prompt = prompt + kept + prompt_of(9, seed=turn)
+    assert colds[0]
+    assert not all(colds)
+
+
 @pytest.mark.parametrize("name", PADDED)
 def test_drafted_is_plain_where_attention_is_given_too_many_rows(name: str) -> None:
     target = shared(name).target
