@@ -287,11 +287,9 @@ def _of_kind(name: str, value: Any, kind: str) -> Any:
     if type(value) is not wanted:
         words = {
             "str": "a text", "int": "a whole number", "float": "a number",
-            "dict[str, Any]": "names with values",
+            "dict[str, Any]": "names with values", "bool": "true or false",
         }  # fmt: skip
-        raise RedrafterError(
-            f"{name} is {shown(value)}, but has to be {words.get(kind, 'true or false')}."
-        )
+        raise RedrafterError(f"{name} is {shown(value)}, but has to be {words[kind]}.")
     return value
 
 
