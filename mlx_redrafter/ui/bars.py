@@ -6,9 +6,32 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, TaskID
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
+from rich.table import Column
 
 Bars = TypeVar("Bars", bound="StageBars")
+
+
+class WordsColumn(TextColumn):
+    """Words beside a bar, in several lines where the terminal has too few columns for one.
+
+    Args:
+        text: The words, in Rich's format for tasks.
+        style: Of the words.
+    """
+
+    def __init__(self, text: str, style: str = "none"):
+        super().__init__(text, style=style, table_column=Column(overflow="fold"))
+
+
+def bar_column(console: Console, widest: int = 40) -> BarColumn:
+    """A bar that leaves a terminal of few columns to the words beside it.
+
+    Args:
+        console: Where it is drawn.
+        widest: Cells of it where there is room.
+    """
+    return BarColumn(bar_width=max(4, min(widest, console.width // 4)))
 
 
 class StageBars:

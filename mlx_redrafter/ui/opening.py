@@ -31,17 +31,18 @@ def prepare(model: str, revision: str | None = None) -> None:
 def _bring(model: str, revision: str | None, *, quiet: bool) -> None:
     if is_file(local_path(model) / CONFIG_FILE):
         return  # most are, and nothing slow is imported for them
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import TaskProgressColumn, TimeRemainingColumn
 
     from ..text.places import locate
-    from .bars import StageBars
+    from .bars import StageBars, WordsColumn, bar_column
     from .output import make_console
 
+    console = make_console(errors=True, quiet=quiet)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        WordsColumn("{task.description}"),
+        bar_column(console),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with StageBars(make_console(errors=True, quiet=quiet), *columns) as bars:
+    with StageBars(console, *columns) as bars:
         locate(model, revision=revision, progress=bars.move)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress
 from rich.text import Text
 
 from ...system.visible import visible, visible_line
 from ...text.passages import THOUGHTS
+from ..bars import WordsColumn, bar_column
 from . import views
 from .answer import Answer
 from .answer_text import AnswerText
@@ -191,8 +192,8 @@ class ScreenFrontEnd:
         Drawn only when told, since what it waits for is timed.
         """
         bar = Progress(
-            TextColumn("{task.description}", style="chat.note"),
-            BarColumn(),
+            WordsColumn("{task.description}", style="chat.note"),
+            bar_column(self._console),
             console=self._console,
             auto_refresh=False,
             transient=True,

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from ...system.visible import visible, visible_line
 from ..cli.plan_view import plan_report, shape_words, verdict
-from ..fitting import FirstThatFits
+from ..fitting import Fields, Figures, FirstThatFits
 from ..theme import COPIED, GUESSED, OWN
 from .answer import Comparison
 from .session import Session
@@ -31,18 +30,19 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 def header(session: Session) -> RenderableType:
     """Who is talking, on what, and how the text is coloured."""
     facts, settings = session.facts, session.settings
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="chat.label")
-    grid.add_column(overflow="fold")
-    grid.add_row("model", Text(visible_line(facts.name), "chat.name"))
+    rows: list[tuple[str, str | Text]] = [("model", Text(visible_line(facts.name), "chat.name"))]
     if facts.purpose is not None:
-        grid.add_row("", visible_line(facts.purpose))
-    grid.add_row("drafter", drafter_words(session))
-    grid.add_row("device", f"{facts.device}, {facts.precision}")
-    grid.add_row("answers", f"{settings.sampling_words()}, {settings.max_tokens:,} tokens at most")
+        rows.append(("", visible_line(facts.purpose)))
+    answers = f"{settings.sampling_words()}, {settings.max_tokens:,} tokens at most"
+    rows += [
+        ("drafter", drafter_words(session)),
+        ("device", f"{facts.device}, {facts.precision}"),
+        ("answers", answers),
+    ]
     if session.drafts and (session.baseline is not None or not session.plans):
-        grid.add_row("speed", baseline_words(session.baseline))
-    panel = Panel(grid, title="mlx-redrafter", border_style="chat.border", title_align="left")
+        rows.append(("speed", baseline_words(session.baseline)))
+    fields = Fields(rows, "chat.label")
+    panel = Panel(fields, title="mlx-redrafter", border_style="chat.border", title_align="left")
     marks = [legend(session)] if session.drafts and settings.marks else []
     foot = Text().append("/help", "chat.name").append(" lists the commands, ")
     return Group(panel, *marks, foot.append("q", "chat.name").append(" or Ctrl-D leaves"))
@@ -110,29 +110,30 @@ def costs(session: Session) -> RenderableType:
 def _counts(session: Session) -> RenderableType:
     totals, drafting = session.totals, session.totals.drafting
     tps = totals.tokens / totals.seconds if totals.seconds else 0.0
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="chat.label", no_wrap=True)
-    table.add_column(overflow="fold")
     plain = f" ({totals.plain_answers:,} plain)" if totals.plain_answers else ""
-    table.add_row("answers", f"{totals.answers:,}{plain}, {totals.tokens:,} tokens")
-    table.add_row("tokens/s", f"{tps:,.1f}")
-    table.add_row("plain", _baseline_words(session))
+    rows: list[tuple[str, str | Text]] = [
+        ("answers", f"{totals.answers:,}{plain}, {totals.tokens:,} tokens"),
+        ("tokens/s", f"{tps:,.1f}"),
+        ("plain", _baseline_words(session)),
+    ]
     if drafting.steps:
         undrafted = drafting.plain_steps if drafting.plain_steps < drafting.steps else 0
         without = f", {undrafted:,} without a draft" if undrafted else ""
-        table.add_row("steps", f"{drafting.steps:,}{without}")
-        table.add_row("tokens per step", f"{drafting.tokens_per_step:.2f}")
-        table.add_row("drafted", f"{drafting.drafted:,}, accepted {drafting.accepted:,}")
+        rows += [
+            ("steps", f"{drafting.steps:,}{without}"),
+            ("tokens per step", f"{drafting.tokens_per_step:.2f}"),
+            ("drafted", f"{drafting.drafted:,}, accepted {drafting.accepted:,}"),
+        ]
         if drafting.copied:
             # The first token of an answer is no step's; plain answers are the target's own.
             shares = drafting.by_source | {"own": totals.tokens - drafting.accepted}
             words = (f"{shares[name]:,} {name}" for name in ("guessed", "copied", "own"))
-            table.add_row("tokens by source", ", ".join(words))
+            rows.append(("tokens by source", ", ".join(words)))
         seconds = (
             f"{drafting.draft_seconds:.2f} s drafting, {drafting.verify_seconds:.2f} s checking"
         )
-        table.add_row("time", seconds)
-    return table
+        rows.append(("time", seconds))
+    return Fields(rows, "chat.label")
 
 
 def _baseline_words(session: Session) -> str:
@@ -150,19 +151,18 @@ def _baseline_words(session: Session) -> str:
 
 def _depths(shares: Sequence[float], histogram: Sequence[int]) -> RenderableType:
     """For each depth the share accepted there, and how many steps accepted just so many."""
-    table = Table(title="accepted at each depth", title_justify="left", box=None, padding=(0, 1))
-    table.title_style = "chat.label"
-    table.add_column("depth", justify="right", style="chat.label", no_wrap=True)
-    table.add_column("", style="status.bar", width=BAR_WIDTH, no_wrap=True)
-    table.add_column("share", justify="right", no_wrap=True)
-    table.add_column("steps", justify="right", no_wrap=True)
+    title, label = "accepted at each depth", "chat.label"
+    drawn = Figures("depth", "", "share", "steps", title=title, title_style=label, box=None)
+    narrow = Figures("depth", "share", "steps", title=title, title_style=label, box=None)
     for depth in range(min(len(histogram), DEPTHS + 1)):
         share = shares[depth - 1] if 0 < depth <= len(shares) else None
         steps = histogram[depth] if depth < DEPTHS else sum(histogram[depth:])
         more = "+" if depth == DEPTHS < len(histogram) - 1 else ""
-        shown = ("", "") if share is None else (bar(share), f"{share:.0%}")
-        table.add_row(f"{depth}{more}", *shown, f"{steps:,}")
-    return table
+        length, part = ("", "") if share is None else (bar(share), f"{share:.0%}")
+        name, times = Text(f"{depth}{more}", label), f"{steps:,}"
+        drawn.add_row(name, Text(length.ljust(BAR_WIDTH), "status.bar"), part, times)
+        narrow.add_row(name, part, times)
+    return FirstThatFits(drawn, narrow)
 
 
 def draft_tree(step: StepRecord, tokenizer: Any) -> RenderableType:
@@ -235,9 +235,7 @@ def token_name(tokenizer: Any, token: int) -> str:
 
 def comparison(result: Comparison) -> RenderableType:
     """Both runs of a question side by side."""
-    table = Table(box=None, header_style="chat.label")
-    for name in ("", "plain", "drafted"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table = Figures("", "plain", "drafted", box=None, header_style="chat.label")
     plain, runs = result.plain, (result.plain, result.drafted)
     table.add_row("tokens", *(f"{run.tokens:,}" for run in runs))
     table.add_row("steps", *(f"{run.stats.steps:,}" for run in runs))
@@ -257,9 +255,4 @@ def comparison(result: Comparison) -> RenderableType:
 
 def help_table(rows: Sequence[tuple[str, str]]) -> RenderableType:
     """The commands and what they do."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="chat.name", no_wrap=True)
-    table.add_column()
-    for usage, words in rows:
-        table.add_row(usage, words)
-    return table
+    return Fields(rows, "chat.name")

@@ -124,9 +124,11 @@ class _Job:
     @contextmanager
     def progress(self, words: str) -> Iterator[Progress]:
         """A bar on the error stream while the block runs."""
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress, TimeRemainingColumn
 
-        columns = (TextColumn(words), BarColumn(), TimeRemainingColumn())
+        from ..bars import WordsColumn, bar_column
+
+        columns = (WordsColumn(words), bar_column(self.screen), TimeRemainingColumn())
         with Progress(*columns, console=self.screen, transient=True) as bar:
             task = bar.add_task("", total=None)
 
@@ -368,11 +370,8 @@ def _drafting(job: _Job, model: SpeculativeModel, name: str) -> Contestant:
     from .plan import make_planner
 
     options = job.options
-    asked = {
-        "width": options.beam_width,
-        "length": options.beam_length,
-        "node_budget": options.node_budget,
-    }
+    names = ("beam_width", "beam_length", "node_budget")
+    asked = {name.removeprefix("beam_"): getattr(options, name) for name in names}
     given = {key: value for key, value in asked.items() if value is not None}
     if given:
         return Ours(model, name, shape=BeamShape(**given), copy=options.copy)

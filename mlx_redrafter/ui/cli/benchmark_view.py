@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ...benchmark.categories import ALL, by_category
 from ...benchmark.contestants import MLX_LM, PLAIN
 from ...benchmark.page import number
+from ..fitting import Figures
 from .plan_view import shape_words
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ...benchmark.sweep import Point, Sweep
 
 SHOWN_DIFFERENCES = 3
+# Cells that a name is folded to where there are few.
+FOLDED = len("two models, ")
 
 
 def run_report(comparison: Comparison, model: str) -> RenderableType:
@@ -64,8 +66,8 @@ def cost_report(curve: CostCurve, model: str) -> RenderableType:
     costs = curve.costs
     table = _table("tokens")
     for context in costs.contexts:
-        table.add_column(f"ms behind {context:,}", justify="right")
-        table.add_column("to break even", justify="right")
+        table.add_column(f"ms behind {context:,}")
+        table.add_column("to break even")
     for column, size in enumerate(costs.sizes):
         cells = [str(size)]
         for row, plain in zip(costs.verify, costs.plain, strict=True):
@@ -105,13 +107,13 @@ def circumstances(environment: Environment) -> Text:
     return Text("\n".join((*lines, environment.date)), style="dim")
 
 
-def _categories(rows: Sequence[CategoryRow]) -> Table:
+def _categories(rows: Sequence[CategoryRow]) -> Figures:
     """Mean accepted length and speed-up by category, as the field's tables have them."""
     table = _table("", "prompts")
     names = [n for n in dict.fromkeys(row.contestant for row in rows) if n not in (MLX_LM, PLAIN)]
     for name in names:
-        table.add_column(f"{name}: tokens/step", justify="right")
-        table.add_column(f"× {MLX_LM}", justify="right")
+        table.add_column(f"{name}: tokens/step")
+        table.add_column(f"× {MLX_LM}")
     for category in dict.fromkeys(row.category for row in rows):
         own = {row.contestant: row for row in rows if row.category == category}
         cells = [number(v) for n in names for v in (own[n].tokens_per_step, own[n].speedup)]
@@ -120,12 +122,9 @@ def _categories(rows: Sequence[CategoryRow]) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
-    """An empty table; the first column is left-aligned where it has no heading."""
-    table = Table(box=None)
-    for name in columns:
-        table.add_column(name, justify="right" if name else "left")
-    return table
+def _table(*columns: str) -> Figures:
+    """An empty table of which the first column says what a row is of."""
+    return Figures(*columns, fold=FOLDED, box=None)
 
 
 def _speed_cells(result: Result, agreement: Agreement | None) -> list[str]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import TaskProgressColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..bars import StageBars
+from ..bars import StageBars, WordsColumn, bar_column
+from ..fitting import Fields, Figures
 from ..model_flags import chat_command
 from ..output import make_console
 
@@ -67,13 +67,14 @@ class ProgressScreen(StageBars):
     """Progress bars, one a stage; a context manager around the work."""
 
     def __init__(self) -> None:
+        console = make_console()
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
+            WordsColumn("{task.description}"),
+            bar_column(console),
             TaskProgressColumn(),
             TimeRemainingColumn(),
         )
-        super().__init__(make_console(), *columns)
+        super().__init__(console, *columns)
 
 
 def show_report(report: ConversionReport, load_words: Sequence[str] = ()) -> None:
@@ -85,10 +86,7 @@ def show_report(report: ConversionReport, load_words: Sequence[str] = ()) -> Non
     """
     console = make_console()
     console.print(f"Written to {_short(report.path)}", markup=False, soft_wrap=True)
-    table = Table()
-    table.add_column("")
-    for heading in ("parameters", "before", "after", "bits per weight"):
-        table.add_column(heading, justify="right")
+    table = Figures("", "parameters", "before", "after", "bits per weight")
     for title, part in (("target", report.target), ("drafter", report.drafter)):
         if part is not None:
             table.add_row(title, *_sizes(part))
@@ -133,22 +131,19 @@ def _layers(part: PartReport) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _check_table(check: CheckReport) -> Table:
-    table = Table(title="Check", title_justify="left", show_header=False)
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_row("decoded", f"{check.prompts} prompts, {check.tokens} tokens")
+def _check_table(check: CheckReport) -> RenderableType:
+    rows = [("decoded", f"{check.prompts} prompts, {check.tokens} tokens")]
     if check.target_matches is not None:
-        table.add_row("target's scores are those of mlx-lm's conversion", _sameness(check))
+        rows.append(("target's scores are those of mlx-lm's conversion", _sameness(check)))
     if check.draft_matches is not None:
-        table.add_row("drafted text equals plain text", f"{check.draft_matches:.0%} of prompts")
-        table.add_row("tokens per step", f"{check.tokens_per_step:.2f}")
+        rows += [
+            ("drafted text equals plain text", f"{check.draft_matches:.0%} of prompts"),
+            ("tokens per step", f"{check.tokens_per_step:.2f}"),
+        ]
     if check.drafter_agreement is not None:
-        table.add_row(
-            "quantised drafter chooses as the unquantised one",
-            f"{check.drafter_agreement:.1%} of {check.drafter_positions}",
-        )
-    return table
+        agreement = f"{check.drafter_agreement:.1%} of {check.drafter_positions}"
+        rows.append(("quantised drafter chooses as the unquantised one", agreement))
+    return Group(Text("Check", style="bold"), Fields(rows))
 
 
 def _sameness(check: CheckReport) -> str:

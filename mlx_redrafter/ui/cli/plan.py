@@ -116,19 +116,20 @@ def make_planner(
     Raises:
         RedrafterError: If the model has no drafter to plan for.
     """
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import Progress
 
     from ...errors import RedrafterError
     from ...planning.planner import Planner
+    from ..bars import WordsColumn, bar_column
 
     if model.head is None:
         raise RedrafterError(
             "This model has no drafter, so there is nothing to plan: pass a bundle, or --drafter."
         )
     columns = (
-        TextColumn("measuring this machine"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
+        WordsColumn("measuring this machine"),
+        bar_column(console),
+        WordsColumn("{task.percentage:.0f} %"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
@@ -158,10 +159,16 @@ def _decode_samples(
     """
     from itertools import count as numbers
 
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import Progress
+
+    from ..bars import WordsColumn, bar_column
 
     prompts = options.prompt or group.read(lambda: _own_questions(options.path)) or [SAMPLE]
-    columns = (TextColumn("drafting on samples"), BarColumn(), TextColumn("{task.description}"))
+    columns = (
+        WordsColumn("drafting on samples"),
+        bar_column(console),
+        WordsColumn("{task.description}"),
+    )
     started, tokens, context = time.perf_counter(), 0, 0
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=MOST_TOKENS)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ...planning.trials import PlannerState
-from ..fitting import FirstThatFits
+from ..fitting import Figures, FirstThatFits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 # Of the shapes forecast so many are shown, the best ones, and those that were drafted.
 SHOWN = 12
+# Cells that a shape is folded to where there are few.
+FOLDED = len("2 × 11,")
 # Headings of what is forecast and of what was measured; a space is where one may be broken.
 PROMISED = ("tokens /step", "ms /step", "tokens /s", "× plain")
 MADE = ("steps", "tokens /step", "tokens /s")
@@ -44,29 +45,31 @@ def shape_words(shape: BeamShape | None) -> str:
     return f"{shape.width} × {shape.length}{budget}"
 
 
-def cost_table(costs: CostModel) -> Table:
+def cost_table(costs: CostModel) -> RenderableType:
     """Measured milliseconds of a forward over n tokens, and of drafting."""
-    table = Table(title="cost of checking n tokens at once", title_justify="left", box=None)
-    table.add_column("tokens", justify="right")
-    for context in costs.contexts:
-        table.add_column(f"ms after {context:,}", justify="right")
-    table.add_column("× one token", justify="right")
+    headings = [f"ms after {context:,}" for context in costs.contexts]
+    title = "cost of checking n tokens at once"
+    table = Figures("tokens", *headings, "× one token", title=title, box=None)
     for column, size in enumerate(costs.sizes):
         cells = [f"{1000 * row[column]:.2f}" for row in costs.verify]
         table.add_row(str(size), *cells, f"{costs.verify[0][column] / costs.verify[0][0]:.2f}")
+    return Group(table, Text(_draft_words(costs), "table.caption"))
+
+
+def _draft_words(costs: CostModel) -> str:
+    """What drafts cost, and whether the times are to be believed."""
     words = ", ".join(f"{1000 * s:.2f} ms at width {w}" for w, s in sorted(costs.draft.items()))
-    table.caption = f"a drafted level costs {words}"
+    told = f"a drafted level costs {words}"
     if costs.draft_start:
-        table.caption += f"; a draft, {1000 * costs.draft_start:.2f} ms before the first level"
+        told += f"; a draft, {1000 * costs.draft_start:.2f} ms before the first level"
     if costs.around:
-        table.caption += f"; a step that checks drafts, {1000 * costs.around:.2f} ms around both"
+        told += f"; a step that checks drafts, {1000 * costs.around:.2f} ms around both"
     if costs.doubtful:
-        table.caption += (
+        told += (
             ". These times contradicted each other, since the machine was busy: they are used for "
             "now, corrected by what steps take, and measured again at the next start"
         )
-    table.caption_justify = "left"
-    return table
+    return told
 
 
 def forecast_tables(planner: Planner, context: int) -> RenderableType:
@@ -88,25 +91,21 @@ def forecast_tables(planner: Planner, context: int) -> RenderableType:
 
     def table(
         title: str, names: tuple[str, ...], rows: list[Forecast], *parts: Part, folded: bool = True
-    ) -> Table:
-        drawn = Table(title=title, title_justify="left", box=None)
-        drawn.add_column("")
-        drawn.add_column("beam")
-        for name in names:
-            name = name.replace(" ", "\n") if folded else name.replace(" /", "/")
-            drawn.add_column(name, justify="right", no_wrap=True)
+    ) -> Figures:
+        names = tuple(n.replace(" ", "\n") if folded else n.replace(" /", "/") for n in names)
+        drawn = Figures(
+            "", "beam", *names, keys=2, fold=FOLDED, left=("beam",), title=title, box=None
+        )
         for one in rows:
             chosen = one.shape == planner.choice
             cells = [cell for part in parts for cell in part(one)]
-            mark, style = ("→", "bold") if chosen else ("", None)
+            mark, style = ("→", "bold") if chosen else ("", "")
             drawn.add_row(mark, shape_words(one.shape), *cells, style=style)
         return drawn
 
     both = (*PROMISED, f"measured: {MADE[0]}", *MADE[1:])
     apart = [table(title, PROMISED, shown, promised)]
     apart += [table("measured", MADE, drafted, made)] if drafted else []
-    for one in apart:
-        one.pad_edge, one.collapse_padding = False, True
     return FirstThatFits(
         table(title, both, shown, promised, made, folded=False),
         table(title, both, shown, promised, made),

@@ -6,11 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+from rich.table import Column
 
 from ...training.record import TrainingCallback
-from ..bars import StageBars
+from ..bars import StageBars, WordsColumn, bar_column
+from ..fitting import Figures
 from ..model_flags import chat_command
 from ..output import make_console
 
@@ -28,11 +29,11 @@ class TrainingScreen(TrainingCallback, StageBars):
     def __init__(self) -> None:
         self._console = make_console()
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
+            WordsColumn("{task.description}"),
+            bar_column(self._console, 12),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[told]}", style="chat.note"),
+            WordsColumn("{task.fields[told]}", style="chat.note"),
         )
         StageBars.__init__(self, self._console, *columns, told="")
         self._step = self._steps = 0
@@ -97,10 +98,8 @@ def show_report(report: TrainingReport, options: TrainingOptions) -> None:
     """Print what came out and how to use it."""
     console = make_console()
     console.print(f"Written to {report.output}", markup=False, soft_wrap=True)
-    table = Table(title=f"Step {report.best_step} of {report.steps}", title_justify="left")
-    table.add_column("depth", justify="right")
-    for heading in ("accepted", "top-1 agreement", "top-5 agreement"):
-        table.add_column(heading, justify="right")
+    headings = ("depth", "accepted", "top-1 agreement", "top-5 agreement")
+    table = Figures(*headings, title=f"Step {report.best_step} of {report.steps}")
     columns = (
         report.decoded.acceptance_by_depth if report.decoded else (),
         report.held_out.top1 if report.held_out else (),
