@@ -118,7 +118,7 @@ def read_option(config: type[Any], name: str, text: str) -> Any:
     try:
         return limits.checked(limits.kind(text), name)
     except ValueError:  # RedrafterError is one
-        raise RedrafterError(f"For {name} {limits} is needed, not '{text}'.") from None
+        raise RedrafterError(f"{name} needs {limits}, not '{text}'.") from None
 
 
 def _reader(name: str, limits: OptionRange) -> Callable[[str], Any]:

@@ -31,7 +31,7 @@ def test_help_lists_every_command():
     [
         ("/tre", "did you mean /tree"),
         ("/xyz", "/help lists them"),
-        ("/temp hot", "finite number from 1e-37 is needed"),
+        ("/temp hot", "temperature needs 0, or a finite number from 1e-37, not 'hot'"),
         ("/temp -1", "0, or a finite number"),
         ("/temp nan", "finite number"),
         ("/beam 4", "whole number"),
@@ -46,6 +46,10 @@ def test_help_lists_every_command():
         ("/stats", "ask a question first"),
         ("/tree", "ask a question first"),
         ("/compare", "no question"),
+        ("/compare What is it", "/compare stands alone, so 'What is it' would be for nothing"),
+        ("/retry hotter", "/retry stands alone"),
+        ("/RESET all", "/RESET stands alone"),
+        ("/quit smoking", "/quit stands alone"),
     ],
 )
 def test_what_is_impossible_is_told_in_a_sentence(line, sentence):
@@ -61,7 +65,7 @@ def test_settings_change_as_asked_and_are_told_when_not():
     assert run("/temp", session).said == [
         "Answers are now temperature 0.7, a seed of each answer's own."
     ]
-    assert run("/beam 3 6", session).said == ["Drafts are beam 3 × 6."]
+    assert run("/beam 3 6", session).said == ["Drafts: beam 3 × 6."]
     assert run("/draft off", session).said == ["Drafting is off."]
     assert run("/system Be brief, please.", session).said == ["System message: Be brief, please."]
     assert session.settings == ChatSettings(

@@ -47,6 +47,11 @@ class Command:
     words: str
     run: Callable[[Session, FrontEnd, str], None]
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing may follow its name; what follows /help does no harm."""
+        return " " not in self.usage and self.usage != "/help"
+
 
 # As one leaves mlx_lm.chat, Python or a shell.
 WORDS = dict.fromkeys(("q", "quit", "exit"), "/quit")
@@ -74,6 +79,11 @@ def run_command(line: str, session: Session, front: FrontEnd) -> None:
         raise RedrafterError(
             f"There is no command {name}: {meant}/help lists them, and a space in front sends the "
             "line as a question."
+        )
+    if argument and command.alone:
+        raise RedrafterError(
+            f"{name} stands alone, so '{argument}' would be for nothing: leave it out, or put a "
+            "space in front of the line to send it as a question."
         )
     command.run(session, front, argument)
 
@@ -150,7 +160,7 @@ def _beam(session: Session, front: FrontEnd, argument: str) -> None:
             _read(arguments.count(1, arguments.LONGEST_BEAM), length.strip(), "/beam W L"),
         )
         session.settings = replace(session.settings, beam_width=beam.width, beam_length=beam.length)
-    front.say(f"Drafts are {views.beam_words(session)}.")
+    front.say(f"Drafts: {views.beam_words(session)}.")
 
 
 def _system(session: Session, front: FrontEnd, argument: str) -> None:
