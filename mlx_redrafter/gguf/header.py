@@ -13,6 +13,8 @@ VERSIONS = (2, 3)
 STRING, ARRAY = 8, 9
 # Bytes of the fixed-size value types, by GGUF's numbers.
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+# Types have been numbered up to 41 so far; some numbers were taken back, as 31 (Q4_0_4_4) was.
+HIGHEST_TYPE = 255
 MAX_DIMENSIONS = 4
 MAX_NAME = 1 << 16
 # What the gguf package makes of a header takes hundreds of times the room of its smallest values.
@@ -26,6 +28,14 @@ SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
 
 class _Damaged(Exception):
     """What is wrong, to be put into a sentence with the file's name."""
+
+
+class _Unknown(Exception):
+    """A tensor's type that may well be one, but not of this version of the gguf package."""
+
+    def __init__(self, tensor: str, kind: int):
+        super().__init__(tensor, kind)
+        self.tensor, self.kind = tensor, kind
 
 
 class _Walker:
@@ -97,7 +107,8 @@ def check_header(path: Path, type_sizes: dict[int, tuple[int, int]]) -> None:
         type_sizes: Weights in a block and bytes of a block, by the number of a tensor's type.
 
     Raises:
-        RedrafterError: If it is no GGUF file, truncated, damaged, or of an unknown version.
+        RedrafterError: If it is no GGUF file, truncated, damaged, or of an unknown version, or
+            holds tensors of an unknown type.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -108,6 +119,12 @@ def check_header(path: Path, type_sizes: dict[int, tuple[int, int]]) -> None:
             )
         try:
             _check(_Walker(stream, size), type_sizes)
+        except _Unknown as error:
+            raise RedrafterError(
+                f"'{path}' cannot be converted: its tensor '{error.tensor}' is stored as GGUF's "
+                f"type {error.kind}, which the installed gguf package does not know; run pip "
+                "install -U gguf if it is a new type, or take a file of another quantisation."
+            ) from None
         except (_Damaged, UnicodeDecodeError) as error:
             raise RedrafterError(
                 f"'{path}' is truncated or damaged ({error}): download it again."
@@ -150,7 +167,9 @@ def _tensor_end(walk: _Walker, type_sizes: dict[int, tuple[int, int]]) -> tuple[
     shape = [walk.number("Q") for _ in range(count)]
     kind, offset = walk.number("I"), walk.number("Q")
     if kind not in type_sizes:
-        raise _Damaged(f"the tensor '{name}' is of the unknown type {kind}")
+        if kind > HIGHEST_TYPE:
+            raise _Damaged(f"the tensor '{name}' is of the unknown type {kind}")
+        raise _Unknown(name, kind)
     weights, size = type_sizes[kind]
     total = 1
     for extent in shape:

@@ -394,6 +394,21 @@ def test_types_that_are_no_weights_are_named(tmp_path: Path, kind: str) -> None:
     assert kind in text
 
 
+def test_types_that_the_package_does_not_know_are_no_damage(tmp_path: Path) -> None:
+    """As those of files older or newer than it: downloading them again would not help."""
+    file = tiny_gguf(tmp_path / "tiny.Q4_0_4_4.gguf")
+    name = b"blk.1.ffn_up.weight"
+    data = file.read_bytes()
+    at = data.index(name) + len(name) + 4 + 2 * 8  # behind the dimensions
+    file.write_bytes(data[:at] + (31).to_bytes(4, "little") + data[at + 4 :])
+    text = refusal(file)
+    assert "blk.1.ffn_up.weight" in text
+    assert "type 31, which the installed gguf package does not know" in text
+    assert "damaged" not in text
+    file.write_bytes(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :])
+    assert "damaged" in refusal(file)
+
+
 @pytest.mark.parametrize("name", ["m-00001-of-00000.gguf", "m-00009-of-00002.gguf"])
 def test_numbers_of_shards_that_make_no_sense_are_part_of_a_name(tmp_path: Path, name: str) -> None:
     assert read_gguf(tiny_gguf(tmp_path / name)).path.name == name
