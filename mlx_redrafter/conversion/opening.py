@@ -86,7 +86,7 @@ def open_target(options: Options, out: Path, work: Path, progress: Progress) -> 
         )
     if found.is_torch:
         require_space(work, sum(path.stat().st_size for path in found.files), REMEDY)
-    staged, notes = stage(found, work / "target", progress, options.dequantize, options.dtype)
+    staged, notes = stage(found, work / "target", progress, options)
     with as_given(staged.directory, found.files[0] if found.is_gguf else found.directory):
         own, merged = split_drafter(read_headers(staged.files))
         # Quantised checkpoints hold integers too, but no GPU of mlx's computes in double precision.

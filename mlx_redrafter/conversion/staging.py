@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from ..gguf import Written, read_gguf, write_model
 from ..text.places import GGUF
+from .options import Options
 from .report import Progress
 from .sources import SAFETENSORS, TORCH_SUFFIXES, Checkpoint, inside
 from .torch_files import torch_to_safetensors
@@ -24,8 +25,7 @@ def stage(
     checkpoint: Checkpoint,
     directory: Path,
     progress: Progress,
-    dequantised: bool = False,
-    dtype: str | None = None,
+    options: Options | None = None,
 ) -> tuple[Checkpoint, tuple[str, ...]]:
     """Bring a checkpoint into mlx-lm's form.
 
@@ -35,8 +35,8 @@ def stage(
         checkpoint: Where the files are.
         directory: Fresh directory to fill.
         progress: Told about rewritten weights.
-        dequantised: Whether GGUF's block types are unpacked although mlx has them too.
-        dtype: Of what GGUF files do not have packed; by default what their own types suggest.
+        options: What is made of a target; its type is that of what GGUF files do not have packed,
+            by default what their own types suggest.
 
     Returns:
         The same checkpoint, in ``directory``, and what a person should know of it.
@@ -46,13 +46,14 @@ def stage(
     """
     directory.mkdir()
     if checkpoint.is_gguf:
-        kind = None if dtype is None else getattr(mx, dtype)
+        options = options or Options()
+        kind = None if options.dtype is None else getattr(mx, options.dtype)
         model = read_gguf(checkpoint.files[0])
-        written = write_model(model, directory, progress, dequantised, kind)
+        written = write_model(model, directory, progress, options.dequantize, kind)
         files = tuple(sorted(directory.glob("model*.safetensors")))
         # Nothing beside the file belongs to it.
         staged = Checkpoint(checkpoint.name, directory, files, root=directory)
-        return staged, _gguf_notes(written)
+        return staged, _gguf_notes(written, options)
     for path in small_files(checkpoint):
         link = directory / path.relative_to(checkpoint.directory)
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -71,16 +72,23 @@ def stage(
     return staged, ()
 
 
-def _gguf_notes(written: Written) -> tuple[str, ...]:
+def _gguf_notes(written: Written, options: Options) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if written.kept:
         notes += (f"Blocks of {' and '.join(written.kept)} were kept bit for bit.",)
     if written.unpacked:
-        notes += (
-            f"{' and '.join(written.unpacked)}, which mlx does not have, became "
-            f"{written.dtype}: -q quantises these layers again.",
-        )
+        notes += (_unpacked_words(written, options),)
     return notes
+
+
+def _unpacked_words(written: Written, options: Options) -> str:
+    """What became of the blocks that were not kept."""
+    blocks = f"Blocks of {' and '.join(written.unpacked)}"
+    if options.dequantize:
+        return f"{blocks} became {written.dtype}."
+    if options.quantize:
+        return f"{blocks} became {written.dtype}, which -q quantised."
+    return f"{blocks}, which are not kept, became {written.dtype}: -q quantises these layers again."
 
 
 def small_files(checkpoint: Checkpoint) -> Iterator[Path]:

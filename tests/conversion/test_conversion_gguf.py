@@ -46,6 +46,22 @@ def drafter(tmp_path: Path) -> Path:
     return tmp_path / "head"
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        ("Q5_0", {}, "Blocks of Q5_0, which are not kept, became float16: -q quantises these"),
+        ("Q5_0", {"quantize": True}, "Blocks of Q5_0 became float16, which -q quantised."),
+        ("Q4_0", {"dequantize": True}, "Blocks of Q4_0 became float16."),
+    ],
+)
+def test_what_became_of_blocks_is_told_as_it_was_asked_for(
+    tmp_path: Path, kind: str, options: dict[str, Any], told: str
+) -> None:
+    file = tiny_gguf(tmp_path / "tiny.gguf", matrix_type=kind)
+    (note,) = convert(hf_path=file, mlx_path=tmp_path / "out", **options).notes
+    assert note.startswith(told)
+
+
 def test_a_file_becomes_a_bundle_that_drafts(tmp_path: Path, drafter: Path) -> None:
     file = tiny_gguf(tmp_path / "tiny.Q4_0.gguf")
     report = convert(hf_path=file, drafter=drafter, mlx_path=tmp_path / "out", check=True)
