@@ -16,6 +16,8 @@ from ..errors import RedrafterError
 from ..system.visible import visible, visible_json, visible_line
 from .theme import THEME
 
+SIZES = ("COLUMNS", "LINES")
+
 
 class SafeConsole(Console):
     """Rich's console, through which no text reaches the terminal with orders in it."""
@@ -49,9 +51,12 @@ def make_console(
         quiet: Whether it shows nothing, as on all ranks of a run but the first.
     """
     if plain_width is None:
+        # Rich believes COLUMNS=0, as terminals of unknown size have it, and would show nothing.
+        known = {k: v for k, v in os.environ.items() if k not in SIZES or v.strip("0")}
         return SafeConsole(
-            theme=THEME, highlight=False, markup=False, emoji=False, stderr=errors, quiet=quiet
-        )
+            theme=THEME, highlight=False, markup=False, emoji=False, stderr=errors, quiet=quiet,
+            _environ=known,
+        )  # fmt: skip
     # Environment variables may make Rich believe in a terminal; a pipe stays a pipe.
     return SafeConsole(
         theme=THEME,

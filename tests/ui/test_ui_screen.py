@@ -11,6 +11,7 @@ from mlx_redrafter.ui.chat.answer import Baseline
 from mlx_redrafter.ui.chat.screen import ScreenFrontEnd
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.chat.status import Reading, bars, baseline_words, ending, status_line, summary
+from mlx_redrafter.ui.output import make_console
 from mlx_redrafter.ui.theme import THEME
 
 READING = Reading(212.4, 2.345, True, 3.9, (1.0, 0.5, 0.0), 4, 20, 1312, 0.52)
@@ -22,6 +23,15 @@ def screen(width=60):
         color_system="standard", highlight=False, legacy_windows=False,
     )  # fmt: skip
     return ScreenFrontEnd(console, console, lambda: ""), console
+
+
+def test_a_terminal_of_unknown_size_is_no_reason_to_show_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setenv("LINES", "0")
+    make_console().print("some words")
+    assert capsys.readouterr().out == "some words\n"
+    monkeypatch.setenv("COLUMNS", "7")
+    assert make_console().width == 7
 
 
 def test_bars_grow_with_their_share_and_never_vanish():
