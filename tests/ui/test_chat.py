@@ -155,6 +155,14 @@ def test_no_such_drafter(capsys, bundle):
     )
 
 
+def test_a_revision_of_what_is_not_fetched_is_told(capsys, bundle):
+    assert (
+        chat.main(["--model", str(bundle), "--revision", "v1", "--prompt", "x", "--no-draft"]) == 0
+    )
+    told = f"{bundle} is not fetched from the Hub, so --revision is not used.\n"
+    assert capsys.readouterr().err.startswith(told)
+
+
 def test_too_long_a_prompt(capsys, bundle):
     assert "400" in refuse(capsys, "--model", bundle, "--prompt", "word " * 900)
 
