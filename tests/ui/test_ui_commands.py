@@ -155,6 +155,15 @@ def test_save_and_load_bring_the_conversation_back(tmp_path):
     assert stream.calls[0]["prompt"].startswith("<system>be brief<user>grüß dich \U0001f600")
 
 
+def test_one_message_is_told_as_one(tmp_path):
+    path = tmp_path / "talk.json"
+    path.write_text('[{"role": "user", "content": "hello"}]')
+    (said,) = run(f"/load {path}").said
+    assert said.startswith(f"Loaded 1 message from {path}; the conversation goes on")
+    path.write_text("[]")
+    assert run(f"/load {path}").said == [f"Loaded 0 messages from {path}."]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

@@ -228,7 +228,7 @@ def _save(session: Session, front: FrontEnd, argument: str) -> None:
             f"{path} is there already and stays: /save {OVERWRITE} FILE replaces a file."
         )
     save_conversation(path, session.facts.name, session.settings.system, session.messages)
-    front.say(f"Saved {len(session.messages)} messages to {path}.")
+    front.say(f"Saved {_messages(session)} to {path}.")
 
 
 def _load(session: Session, front: FrontEnd, argument: str) -> None:
@@ -236,7 +236,13 @@ def _load(session: Session, front: FrontEnd, argument: str) -> None:
     system, messages = load_conversation(path)
     session.settings = replace(session.settings, system=system)
     session.replace_messages(messages)
-    front.say(f"Loaded {len(messages)} messages from {path}; the conversation goes on from there.")
+    told = f"Loaded {_messages(session)} from {path}"
+    front.say(f"{told}; the conversation goes on from there." if messages else f"{told}.")
+
+
+def _messages(session: Session) -> str:
+    number = len(session.messages)
+    return f"{number:,} message" + ("" if number == 1 else "s")
 
 
 def _compare(session: Session, front: FrontEnd, _argument: str) -> None:
