@@ -73,7 +73,8 @@ def output_path(options: Options) -> Path:
     name = path.stem if path.suffix == ".gguf" else path.name
     if options.quantize:
         bits = options.q_bits or MODES[options.q_mode][1][0]
-        name += f"-{bits}bit" if options.q_mode == "affine" else f"-{options.q_mode}"
+        affine = options.quant_predicate or f"{bits}bit"
+        name += f"-{affine}" if options.q_mode == "affine" else f"-{options.q_mode}"
     return (MODELS / name).absolute()
 
 

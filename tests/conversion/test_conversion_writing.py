@@ -241,8 +241,9 @@ def test_default_output(tmp_path: Path, target: Path, monkeypatch: pytest.Monkey
     convert(hf_path=target)
     convert(hf_path=target, quantize=True)
     convert(hf_path=target, quantize=True, q_mode="mxfp4")
+    convert(hf_path=target, quantize=True, quant_predicate="mixed_3_4", q_bits=4)
     made = sorted(path.name for path in (tmp_path / "models").iterdir())
-    assert made == ["tiny-llama", "tiny-llama-4bit", "tiny-llama-mxfp4"]
+    assert made == ["tiny-llama", "tiny-llama-4bit", "tiny-llama-mixed_3_4", "tiny-llama-mxfp4"]
 
 
 def test_shards(tmp_path: Path) -> None:
