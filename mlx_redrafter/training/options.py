@@ -249,8 +249,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         values = yaml.load(text, Loader)
     # Beside its own kind YAML raises what dates and nesting make of its constructors.
     except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RedrafterError(f"The configuration {path} cannot be read: {reason}") from error
+        told = error.strerror if isinstance(error, OSError) else None
+        reason = " ".join(str(told or error).split()).removesuffix(".")
+        raise RedrafterError(f"The configuration {path} cannot be read: {reason}.") from error
     if not isinstance(values, dict):
         raise RedrafterError(f"The configuration {path} holds no settings: write 'name: value'.")
     names = {f.name: f.name for f in fields(TrainingOptions)}

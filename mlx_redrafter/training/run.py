@@ -126,6 +126,8 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
         )
     run = _open(options, paths, callback)
     check_first_drafter(options, run.target, run.tokenizer, run.model.name)
+    if options.resume and not paths.settings.is_file():
+        callback.note(f"{paths.output} has no unfinished run to go on with, so one begins.")
     begin(paths, options)
     try:
         with wired_limit(run.target.model):

@@ -131,6 +131,22 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(bundle, data, tmp_path, fea
     assert logged(parts) == logged(whole)
 
 
+def test_a_run_that_cannot_go_on_says_that_it_begins(bundle, data, tmp_path):
+    class Notes(TrainingCallback):
+        def __init__(self):
+            self.notes = []
+
+        def note(self, text):
+            self.notes.append(text)
+
+    told = f"{tmp_path / 'o'} has no unfinished run to go on with, so one begins."
+    for resume in (True, False):
+        ears = Notes()
+        shutil.rmtree(tmp_path / "o", ignore_errors=True)
+        train_drafter(bundle, data, tmp_path / "o", callback=ears, resume=resume, **TINY)
+        assert (told in ears.notes) == resume
+
+
 def test_an_interruption_in_an_evaluation_repeats_it(bundle, data, tmp_path):
     class Stop(Ears):
         def stage(self, name, done, total):

@@ -132,7 +132,10 @@ def test_slips_are_told_in_one_sentence_before_anything_is_loaded(bundle, data, 
     assert "pass regenerate" in refusal(capsys, *given, "--regenerate-max-tokens", 64)
     assert "pass regenerate" in refusal(capsys, *given, "--regenerate-temperature", 1)
     assert "pass loss mix" in refusal(capsys, *given, "--hard-weight", 0.2)
-    assert "cannot be read" in refusal(capsys, "--config", tmp_path / "none.yaml")
+    none = tmp_path / "none.yaml"
+    assert f"{none} cannot be read: No such file or directory.\n" in refusal(
+        capsys, "--config", none
+    )
     assert "learning_rate is -1.0" in refusal(capsys, *given, "--learning-rate", -1)
     assert "beam length is 500" in refusal(capsys, *given, "--beam-length", 500)
     assert "beam width is 5000" in refusal(capsys, *given, "--beam-width", 5000)
