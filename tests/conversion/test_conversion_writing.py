@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,25 @@ def test_interruption(tmp_path: Path, target: Path, head: Path, stage: str, exis
         convert(hf_path=target, drafter=head, mlx_path=out, overwrite=True, progress=progress)
     assert contents(tmp_path) == before
     assert list(tmp_path.iterdir()) == ([out] if existing else [])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_command_that_is_ended_leaves_nothing(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    number = getattr(signal, name)
+    monkeypatch.setattr(
+        "mlx_redrafter.conversion.pipeline._publish", lambda *_: os.kill(os.getpid(), number)
+    )
+    previous = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(["--hf-path", str(target), "--mlx-path", str(tmp_path / "out")])
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, previous)
+    assert end.value.code == 128 + number
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted_command(

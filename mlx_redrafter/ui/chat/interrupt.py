@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
+
+from ..ending import heed_ends, in_main_thread
 
 T = TypeVar("T")
 
@@ -21,29 +22,15 @@ def heed() -> None:
     the terminal is gone, are heeded, too: they would end the program at once, with the terminal's
     cursor hidden and its keys not echoed, and with a file that is being written left half-done.
     """
-    if not _in_main_thread():
+    if not in_main_thread():
         return
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _leave)
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    """End the program by way of what puts the terminal right; a second time, at once."""
-    signal.signal(number, signal.SIG_DFL)
-    raise SystemExit(128 + number)  # as shells report a program that a signal ended
-
-
-def _in_main_thread() -> bool:
-    """Only the main thread may set handlers, and only it gets Ctrl-C."""
-    return threading.current_thread() is threading.main_thread()
+    heed_ends()
 
 
 def _listens() -> bool:
-    return _in_main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    return in_main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def stoppable(items: Iterable[T]) -> Generator[T, None, None]:
@@ -83,7 +70,7 @@ def suspendable(pause: Callable[[], None], resume: Callable[[], None]) -> Iterat
         resume: Takes it again.
     """
     stop = getattr(signal, "SIGTSTP", None)
-    if stop is None or not _in_main_thread() or signal.getsignal(stop) is signal.SIG_IGN:
+    if stop is None or not in_main_thread() or signal.getsignal(stop) is signal.SIG_IGN:
         yield
         return
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ..ending import ended_in_order
 from ..entry import BUG, SUCCESS, as_typed, command_line
 from ..flags import add_flags, flag, options_of
 from ..parsing import OneSentenceParser
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
 
     refuse_ranks("Conversion")
     try:
-        with ProgressScreen() as screen:
+        with ended_in_order(), ProgressScreen() as screen:
             report = convert(**asdict(options), progress=screen.move)
     except KeyboardInterrupt:
         stopped = "interrupted; what was not finished has been removed."
