@@ -166,7 +166,7 @@ def _penalise(
 ) -> mx.array:
     if kind == "frequency":
         rows = mx.arange(logits.shape[0])[:, None]
-        # Not a product: what a penalty is that the precision has no number for, times 0, is none.
+        # Not a product: a penalty may be infinite in this precision, and that times 0 is no number.
         amounts = mx.where(real, penalty, 0.0).astype(logits.dtype)
         return logits.at[rows, history].subtract(amounts)
     picked = mx.take_along_axis(logits, history, axis=1)

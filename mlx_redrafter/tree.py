@@ -48,7 +48,7 @@ class HostTree:
         place = {node: index for index, node in enumerate(nodes)}
         return HostTree(
             tokens=tuple(self.tokens[node] for node in nodes),
-            parents=tuple(place.get(self.parents[node], -1) for node in nodes),
+            parents=tuple(-1 if node == 0 else place[self.parents[node]] for node in nodes),
             log_probs=tuple(self.log_probs[node] for node in nodes),
         )
 
@@ -78,8 +78,8 @@ class HostTree:
 
         return tuple(depth(node) for node in range(len(self.parents)))
 
-    def follow(self, tokens: frozenset[int]) -> list[bool]:
-        """For each node whether a drafted one before it, on its way from the root, has a token."""
+    def comes_after(self, tokens: frozenset[int]) -> list[bool]:
+        """For each node whether a drafted node on the way to it holds one of the tokens."""
         having = {node for node, token in enumerate(self.tokens) if node and token in tokens}
         if not having:
             return [False] * len(self.tokens)

@@ -102,7 +102,7 @@ def _unused(options: Options) -> tuple[str, ...]:
         return ()
     if options.hf_path not in KNOWN and not is_there(local_path(options.hf_path)):
         return ()
-    return (f"'{options.hf_path}' is not fetched from the Hub, so --revision was not used.",)
+    return (f"'{options.hf_path}' has no other revisions, so --revision was not used.",)
 
 
 def open_drafter(

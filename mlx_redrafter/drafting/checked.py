@@ -24,6 +24,7 @@ class CheckedSource:
     def __init__(self, source: DraftSource, vocab_size: int):
         self._source = source
         self._vocab_size = vocab_size
+        self._begun: CheckedSource | None = None
 
     @property
     def max_depth(self) -> int:
@@ -65,7 +66,12 @@ class CheckedSource:
     def begin(self, prompt: Sequence[int]) -> DraftSource:
         """The source's own for a text; this one again where that is the same for all texts."""
         begun = self._source.begin(prompt)
-        return self if begun is self._source else CheckedSource(begun, self._vocab_size)
+        if begun is self._source:
+            return self
+        # Texts that share a source share what checks it, so that they are drafted for together.
+        if self._begun is None or self._begun._source is not begun:
+            self._begun = CheckedSource(begun, self._vocab_size)
+        return self._begun
 
     def accepted(self, tokens: Sequence[int]) -> None:
         """Let the source hear it."""
@@ -86,7 +92,7 @@ class CheckedSource:
         return tree
 
     def _check_tokens(self, tokens: Sequence[int], state: DraftInput) -> None:
-        root: Any = state.root.item()  # whoever made a tree on the host has read it, too
+        root: Any = state.root.item()  # the step that chose it is over by now
         if tokens[0] != root:
             raise RedrafterError(
                 f"A draft source proposed a tree with the root {tokens[0]}, but the text's last "

@@ -72,7 +72,8 @@ class TextCopies:
         self.automaton.extend(tokens)
 
     def propose(self, max_depth: int = MAX_CHAIN) -> Copies | None:
-        """Copies for the next step; None where the text's end has no earlier place.
+        """Copies for the next step; None where the text's end has no earlier place that
+        was gone on from.
 
         Args:
             max_depth: Tokens of a continuation at most.
@@ -81,12 +82,18 @@ class TextCopies:
         if max_depth < 1 or not automaton.match_length:
             return None
         chain = min(max_depth, MAX_CHAIN)
-        first, *others = automaton.continuations(MAX_CONTINUATIONS, chain)
+        found = automaton.continuations(MAX_CONTINUATIONS, chain)
+        # Where the text ends at once its end is the next choice, and nothing is left to verify.
+        going_on = [one for one in found if one.tokens[0] not in self._ends]
+        if not going_on:
+            return None
+        first, *others = going_on
         continuations = (
             self._cut(first, chain),
             *(self._cut(one, FURTHER_CHAIN) for one in others),
         )
-        return Copies(automaton.tokens[-1], automaton.match_length, continuations, bool(others))
+        shared = len(found) > 1
+        return Copies(automaton.tokens[-1], automaton.match_length, continuations, shared)
 
     def _cut(self, continuation: Continuation, most: int) -> Continuation:
         """Its first ``most`` tokens, or as many as there are up to one that ends the text."""

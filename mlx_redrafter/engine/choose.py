@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
+from dataclasses import replace
 
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
@@ -96,12 +97,13 @@ class DraftChooser:
         if not any(made):
             return copies.with_drafts_to_make(shapes)
         assert planner is not None
-        useful = [
-            sequence.useful_part(tree.read()) if tree else None
-            for sequence, tree in zip(sequences, made, strict=True)
-        ]
+        known, useful = _read(sequences, made)
         chances = [planner.guess_chances(tree) if tree else [1.0] for tree in useful]
-        return copies.with_known_drafts(shapes, useful, chances)
+        result = copies.with_known_drafts(shapes, useful, chances)
+        return [
+            replace(draft, cut=part is not whole)
+            for draft, part, whole in zip(result, useful, known, strict=True)
+        ]
 
     def _trimmed(
         self, sequences: Tokens[Sequence], shapes: Shapes, made: list[DraftTree | None]
@@ -111,21 +113,19 @@ class DraftChooser:
             return [StepDraft(shape) for shape in shapes]
         planner = self.planner_of(sequences)
         assert planner is not None
-        known = [tree.read() if tree else None for tree in made]
-        useful = [
-            tree and sequence.useful_part(tree)
-            for sequence, tree in zip(sequences, known, strict=True)
-        ]
+        known, useful = _read(sequences, made)
         count = max(
             planner.num_nodes_to_verify(shape, tree, len(sequence.cache))
             for sequence, shape, tree in zip(sequences, shapes, useful, strict=True)
             if shape and tree
         )
+        trees = [
+            _first(tree, whole, part, count) if tree and whole and part else None
+            for tree, whole, part in zip(made, known, useful, strict=True)
+        ]
         return [
-            StepDraft(
-                shape, _first(tree, numbers, part, count) if tree and numbers and part else None
-            )
-            for shape, tree, numbers, part in zip(shapes, made, known, useful, strict=True)
+            StepDraft(shape, tree, cut=part is not whole)
+            for shape, tree, whole, part in zip(shapes, trees, known, useful, strict=True)
         ]
 
     def next_drafts(
@@ -212,9 +212,21 @@ def context_of(sequences: Tokens[Sequence]) -> int:
     return max(len(sequence.cache) for sequence in sequences)
 
 
-def _first(tree: DraftTree, known: HostTree, useful: HostTree, count: int) -> DraftTree:
+def _read(
+    sequences: Tokens[Sequence], made: Tokens[DraftTree | None]
+) -> tuple[list[HostTree | None], list[HostTree | None]]:
+    """Drafts that were made with the step before, and what of each may become text."""
+    known = [tree.read() if tree else None for tree in made]
+    useful = [
+        sequence.useful_part(tree) if tree else None
+        for sequence, tree in zip(sequences, known, strict=True)
+    ]
+    return known, useful
+
+
+def _first(tree: DraftTree, whole: HostTree, useful: HostTree, count: int) -> DraftTree:
     """The root and the first ``count`` useful nodes of a draft, or as many as there are."""
-    if useful is not known:
+    if useful is not whole:
         tree = DraftTree.from_parents(useful.tokens, useful.parents, useful.log_probs)
     return tree.first(min(count, len(tree) - 1), useful)
 

@@ -196,6 +196,7 @@ class StepDraft:
             ``guessed`` nodes are kept; None for no copies.
         guessed: See there; None keeps all.
         copied: Nodes of ``tree`` that nothing but a copy proposed.
+        cut: Whether nodes of the draft were left out, since the text ends before them.
     """
 
     shape: BeamShape | None = None
@@ -203,6 +204,7 @@ class StepDraft:
     beside: HostTree | None = None
     guessed: int | None = None
     copied: frozenset[int] = frozenset()
+    cut: bool = False
 
     @property
     def max_depth(self) -> int:

@@ -109,6 +109,7 @@ class StepLauncher:
                 context=len(sequence.cache),
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 copied=copied[place],
+                cut=drafts[place].cut,
                 finite=finite[place],
                 next_draft=NextDraft(None, None) if plain_next else None,
             )

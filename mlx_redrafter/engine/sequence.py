@@ -185,15 +185,15 @@ class Sequence:
     def _deepest(self) -> int:
         """The depth down to which a drafted token may have a successor in the text."""
         limit = self.config.max_tokens
-        return sys.maxsize if limit == -1 else limit - self.emitted - 1
+        return sys.maxsize if limit == -1 else max(0, limit - self.emitted - 1)
 
     def useful_part(self, tree: HostTree) -> HostTree:
-        """A draft without the nodes that no token of the text can come from.
+        """A draft without what comes after the text's end; itself where that is nothing.
 
-        Nothing follows a token that ends the text, and the last that it may have needs no choice
-        after it.
+        A token that ends the text stays, for it tells that no further draft is needed. The last
+        that ``max_tokens`` allows goes, since no choice after it is.
         """
-        over = tree.follow(self.config.eos_token_ids)
+        over = tree.comes_after(self.config.eos_token_ids)
         deepest = self._deepest
         return tree.pick(
             [node for node, depth in enumerate(tree.depths) if depth <= deepest and not over[node]]
@@ -266,7 +266,7 @@ class Sequence:
         if pending.choices.flipped_by_noise is not None:
             flipped = _numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
-        return StepRecord(tree, choices, path, pending.copied)
+        return StepRecord(tree, choices, path, pending.copied, pending.cut)
 
     def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
         """Of each token that the step made; without where nobody asked for them."""

@@ -28,6 +28,7 @@ class PendingStep:
         draft_seconds: What its draft takes, measured alone, and one that is only watched.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
+        cut: Whether nodes of the draft were left out, since the text ends before them.
         finite: Whether all hidden states are numbers, bool (); None for a root alone, which is
             what plain decoding computes.
     """
@@ -40,6 +41,7 @@ class PendingStep:
     draft_seconds: float
     next_draft: NextDraft | None = None
     copied: frozenset[int] = frozenset()
+    cut: bool = False
     finite: mx.array | None = None
 
     @property
@@ -92,12 +94,14 @@ class StepRecord:
         choices: The target's choice after each node.
         path: The accepted nodes, the root (0) first.
         copied: The nodes that nothing but a copy of the text proposed.
+        cut: Whether nodes of the draft were left out, since the text ends before them.
     """
 
     tree: HostTree
     choices: tuple[int, ...]
     path: tuple[int, ...]
     copied: frozenset[int] = frozenset()
+    cut: bool = False
 
     @property
     def guessed(self) -> StepRecord:
@@ -107,7 +111,8 @@ class StepRecord:
         kept = [node for node in range(len(self.choices)) if node not in self.copied]
         place = {node: index for index, node in enumerate(kept)}
         path = tuple(place[node] for node in self.path if node in place)
-        return StepRecord(self.tree.pick(kept), tuple(self.choices[node] for node in kept), path)
+        choices = tuple(self.choices[node] for node in kept)
+        return StepRecord(self.tree.pick(kept), choices, path, cut=self.cut)
 
     @property
     def drafted(self) -> int:

@@ -70,6 +70,7 @@ def head_costs(
         RedrafterError: If it has none, or an argument is of another kind.
     """
     check_model(model)
+    check_flags(recalibrate=recalibrate)
     if model.head is None:
         raise RedrafterError(
             "A Planner plans the drafts of a head, and this model has none: load it with its "

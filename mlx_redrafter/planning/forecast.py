@@ -135,6 +135,16 @@ class TreeMemory:
             self._recorded.popleft()
         self._put(self._probes if probe else self._others, tree, shape)
 
+    def add_records(
+        self, records: Sequence[StepRecord], shape: BeamShape, *, probe: bool = True
+    ) -> None:
+        """Remember what was drafted in a step, but for what the text's end cut: that says nothing
+        of a whole draft.
+        """
+        for record in records:
+            if not record.cut:
+                self.add(record.guessed.tree, shape, probe=probe)
+
     def save(self) -> _SavedTrees:
         """What is remembered by now, for :meth:`restore`."""
         return _SavedTrees(tuple(self.trees), tuple(tuple(kind) for kind in self._kinds))
@@ -150,7 +160,7 @@ class TreeMemory:
         """Remember these trees and no others."""
         self.restore(_SavedTrees((), ((),) * len(self._kinds)))
         for shape, record in drafts:
-            self.add(record.tree, shape, probe=False)
+            self.add_records([record], shape, probe=False)
 
     def forget_recorded(self) -> None:
         """Drafts failed that were chosen by recorded ones: this text is unlike those."""

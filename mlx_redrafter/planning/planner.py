@@ -121,6 +121,9 @@ class Planner:
             costs: What steps cost; None takes those that are stored.
             recalibrate: Measure again.
             progress: Called with (measurements done, measurements to do).
+
+        Raises:
+            RedrafterError: If the model has no drafter, or an argument is of another kind.
         """
         from .cost_store import head_costs, measure_there
 
@@ -327,8 +330,7 @@ class Planner:
         """Learn from a step that drafted, by whether it was a probe."""
         price, probe = self.prices.price(step), self._is_probe(shape)
         if probe:
-            for record in step.records:
-                self._memory.add(record.guessed.tree, shape)
+            self._memory.add_records(step.records, shape)
         if self._choice is None:
             self._trials.take_probe(price, step.tokens, self.prices.paid(step))
             self._plan_or_price(step.tokens)
@@ -343,7 +345,7 @@ class Planner:
         else:
             self._wide.take_draft(step.tokens - 1.0, shape.length, forecast)
             if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
-                self._memory.add(step.records[0].guessed.tree, shape, probe=False)
+                self._memory.add_records(step.records[:1], shape, probe=False)
         if self._beginnings.take_draft(step.records, shape, forecast):
             self._plan()
 

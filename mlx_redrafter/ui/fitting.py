@@ -51,8 +51,8 @@ class Fields:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw them side by side where that is readable."""
-        widest = max(Text(label).cell_len for label, _ in self._rows)
-        longest = max(words.cell_len for _, words in self._rows)
+        widest = max((Text(label).cell_len for label, _ in self._rows), default=0)
+        longest = max((words.cell_len for _, words in self._rows), default=0)
         room = options.max_width - widest - GAP
         if room >= min(LEAST_WORDS, longest):
             grid = Table.grid(padding=(0, GAP))
@@ -69,7 +69,7 @@ class Fields:
 
 
 class Figures:
-    """A table of figures, none of which is ever cut.
+    """A table of figures, none of which is left out; a single column is folded where it has to be.
 
     Where it is too wide, it is drawn as several, one below the other: each has the first columns,
     which say what a row is of, and as many of the others as there is room for.

@@ -38,7 +38,7 @@ def _lies_here(model: str) -> bool:
 
 def _bring(model: str, revision: str | None, *, quiet: bool) -> None:
     if revision is not None and not quiet and _lies_here(model):
-        complain(f"{model} is not fetched from the Hub, so --revision is not used.")
+        complain(f"{model} has no other revisions, so --revision is not used.")
     if is_file(local_path(model) / CONFIG_FILE):
         return  # most are, and nothing slow is imported for them
     from rich.progress import TaskProgressColumn, TimeRemainingColumn

@@ -80,5 +80,5 @@ def test_another_file_than_the_one_that_is_named(tmp_path: Path, target: Path) -
 
 def test_a_revision_of_what_lies_here(tmp_path: Path, target: Path) -> None:
     report = convert(hf_path=target, mlx_path=tmp_path / "out", revision="main")
-    assert report.notes == (f"'{target}' is not fetched from the Hub, so --revision was not used.",)
+    assert report.notes == (f"'{target}' has no other revisions, so --revision was not used.",)
     assert convert(hf_path=target, mlx_path=tmp_path / "other").notes == ()

@@ -46,9 +46,12 @@ def test_nothing_is_copied_past_what_ends_the_text() -> None:
     assert found is not None
     assert found.continuations[0].tokens == (3, 4, 9)
     source.accepted([3, 4])
-    found = source.propose()
+    assert source.propose() is None  # the end itself is the next choice
+    source.accepted([5, 4])
+    found = source.propose()  # after a 4 there was an end, and a 5
     assert found is not None
-    assert found.continuations[0].tokens == (9,)
+    assert found.shared
+    assert [one.tokens[:2] for one in found.continuations] == [(5, 4)]
 
 
 @pytest.mark.parametrize("text", [[], [1], [1, 2, 3]])

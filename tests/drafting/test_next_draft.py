@@ -206,12 +206,14 @@ class Watched(Ahead):
     def __init__(self, shape: BeamShape):
         super().__init__([shape], [shape.nodes])
         self.made, self.trees = 1, list[tuple[int, HostTree]]()
+        self.cut: list[bool] = []  # of the last step
 
     def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
         return len(tree.tokens) - 1
 
     def observe(self, step: ObservedStep) -> None:
         self.trees += [(self.made, record.tree) for record in step.records]
+        self.cut = [record.cut for record in step.records]
         self.made += step.made
 
 
@@ -226,7 +228,8 @@ def test_nothing_is_verified_past_what_ends_the_text(shape: BeamShape) -> None:
     last = planner.trees[-1][1]
     assert not ends.isdisjoint(last.tokens)
     assert len(last.tokens) < 1 + shape.nodes
-    assert not last.follow(ends)[-1]
+    assert not any(last.comes_after(ends))
+    assert planner.cut == [True]
     if shape.width == 1:
         assert last.tokens[-1] in ends
 

@@ -16,6 +16,7 @@ from mlx_redrafter.drafting.copies import TextCopies
 from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.batch import Engine
+from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.copying import (
     LOOK_EVERY,
@@ -158,6 +159,38 @@ def test_copied_texts_are_plain_s(kind: str, sampling: SamplingConfig, max_token
     if max_tokens == 60 and sampling == GREEDY:
         assert stats.accepted_copies > 20
         assert stats.tokens_per_step > 2.5
+
+
+@SAMPLINGS
+@pytest.mark.parametrize("kind", ["copies alone", "drafts in the step before"])
+def test_nothing_is_verified_past_what_ends_the_text(kind: str, sampling: SamplingConfig) -> None:
+    head, planner = PLANNED[kind]()
+    model = model_of(head, lookback=2)
+    own = plainly(sampling)
+    end = min(set(range(models.VOCAB)) - {*own, *PROMPT})
+    prompt = [*PROMPT, *own[:6], end, *own[:6], end, *PROMPT]
+    ends = frozenset({end})
+    options: dict[str, Any] = {"prompt": prompt, "eos_token_ids": ends, "max_tokens": 40}
+    wanted, _ = written(model, sampling, draft=False, **options)
+    text, _ = written(model, sampling, copy=True, planner=planner, **options)
+    assert text == wanted
+    trees = [record.tree for step in planner.steps for record in step.records]
+    assert any(end in tree.tokens for tree in trees) or sampling != GREEDY
+    assert not any(any(tree.comes_after(ends)) for tree in trees)
+
+
+@pytest.mark.parametrize("kind", ["copies alone", "drafts in the step before"])
+def test_of_a_batch_nothing_is_verified_past_the_longest_lengths(kind: str) -> None:
+    head, planner = PLANNED[kind]()
+    model, limits = model_of(head, lookback=2), [3, 9, 14]
+    prompts = [[*PROMPT, n] for n in (1, 2, 3)]
+    texts = [written(model, GREEDY, prompt=prompt, draft=False)[0] for prompt in prompts]
+    config = DecodingConfig(copy=True)
+    decoder = BatchDecoder(model, prompts, config, max_tokens=limits, planner=planner)
+    made: list[list[int]] = [[] for _ in limits]
+    for place, decoded in decoder:
+        made[place].append(decoded.token)
+    assert made == [text[:limit] for text, limit in zip(texts, limits, strict=True)]
 
 
 @pytest.mark.parametrize("kind", PLANNED)

@@ -159,7 +159,7 @@ def test_a_revision_of_what_is_not_fetched_is_told(capsys, bundle):
     assert (
         chat.main(["--model", str(bundle), "--revision", "v1", "--prompt", "x", "--no-draft"]) == 0
     )
-    told = f"{bundle} is not fetched from the Hub, so --revision is not used.\n"
+    told = f"{bundle} has no other revisions, so --revision is not used.\n"
     assert capsys.readouterr().err.startswith(told)
 
 

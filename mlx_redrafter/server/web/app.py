@@ -71,7 +71,7 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
                 allow_origins=list(settings.allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                # This machine is one to the web: Chrome asks whether it may be reached from there.
+                # Before a public page reaches a private network Chrome asks whether it may.
                 allow_private_network=True,
                 expose_headers=["Retry-After", "request-id"],
             )

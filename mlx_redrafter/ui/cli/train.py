@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ...training.options import TrainingOptions, read_config
+from ..ending import ENDS, in_main_thread
 from ..entry import SUCCESS, as_typed, command_line, short_name
 from ..flags import add_flags
 from ..opening import prepare
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "python -m mlx_redrafter.train"
 # What ends a run, which is saved first; SIGHUP tells that the terminal is gone. Windows has none.
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = ("SIGINT", *ENDS)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,8 +97,8 @@ def _saving_first(screen: TrainingScreen) -> Iterator[None]:
 
     A second one does not wait.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers, and only it gets Ctrl-C
+    if not in_main_thread():
+        yield
         return
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
