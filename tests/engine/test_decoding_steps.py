@@ -184,6 +184,7 @@ def test_records_hold_plain_numbers() -> None:
                 "choices",
                 "path",
                 "copied",
+                "cut",
             }
             assert {type(number) for number in (*record.choices, *record.path)} == {int}
             tree = record.tree
