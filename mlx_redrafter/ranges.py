@@ -79,6 +79,15 @@ def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -
     return value
 
 
+def of_kind_or_none(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+    """A value of a kind, or None.
+
+    Raises:
+        RedrafterError: Naming the option and what it has to be.
+    """
+    return None if value is None else of_kind(value, name, kind, wanted)
+
+
 def kind_or_none(value: Any, name: str, kind: type) -> Any:
     """A value of a class, or None.
 
@@ -86,7 +95,7 @@ def kind_or_none(value: Any, name: str, kind: type) -> Any:
         RedrafterError: Naming the option and the class.
     """
     article = "an" if kind.__name__[0] in "AEIOU" else "a"
-    return None if value is None else of_kind(value, name, kind, f"{article} {kind.__name__}")
+    return of_kind_or_none(value, name, kind, f"{article} {kind.__name__}")
 
 
 def check_flags(**flags: Any) -> None:
@@ -106,7 +115,7 @@ def check_texts(**texts: Any) -> None:
         RedrafterError: Naming the option.
     """
     for name, given in texts.items():
-        of_kind("" if given is None else given, name, str, "text")
+        of_kind_or_none(given, name, str, "text")
 
 
 def is_several(given: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 from pathlib import Path
 
-from ..ranges import check_flags, check_texts, function_of, of_kind
+from ..ranges import check_flags, check_texts, function_of, of_kind_or_none
 from .options import Options
 from .pipeline import run
 from .report import CheckReport, ConversionReport, PartReport, Progress, silent
@@ -75,13 +75,16 @@ def convert(
     """
     place = (str, Path)
     for name, given in (("hf_path", hf_path), ("drafter", drafter), ("mlx_path", mlx_path)):
-        of_kind("" if given is None else given, name, place, "a path or the name of a Hub repo")
+        of_kind_or_none(given, name, place, "a path or the name of a Hub repo")
     check_flags(quantize=quantize, dequantize=dequantize, overwrite=overwrite, check=check)
     check_flags(trust_remote_code=trust_remote_code)
     check_texts(q_mode=q_mode, quant_predicate=quant_predicate, dtype=dtype)
     check_texts(upload_repo=upload_repo, revision=revision, gguf_file=gguf_file)
-    _check_numbers(q_bits=q_bits, q_group_size=q_group_size)
-    _check_bits(drafter_q_bits=drafter_q_bits, drafter_rnn_q_bits=drafter_rnn_q_bits)
+    for name, number in (("q_bits", q_bits), ("q_group_size", q_group_size)):
+        of_kind_or_none(number, name, Integral, "a whole number")
+    own_bits = {"drafter_q_bits": drafter_q_bits, "drafter_rnn_q_bits": drafter_rnn_q_bits}
+    for name, bits in own_bits.items():
+        of_kind_or_none(bits, name, (Integral, str), '4, 5, 6, 8 or "none"')
     function_of(progress, "progress", "a function of (stage, bytes done, bytes in all)")
     options = Options(
         hf_path=None if hf_path is None else str(hf_path),
@@ -105,15 +108,3 @@ def convert(
     )
     options.validate()
     return run(options, progress or silent)
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    """See that each option is a whole number, or None."""
-    for name, given in numbers.items():
-        of_kind(0 if given is None else given, name, Integral, "a whole number")
-
-
-def _check_bits(**bits: int | str | None) -> None:
-    """See that each option is a whole number or a word, or None."""
-    for name, given in bits.items():
-        of_kind(0 if given is None else given, name, (Integral, str), '4, 5, 6, 8 or "none"')

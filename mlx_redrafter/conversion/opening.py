@@ -12,12 +12,11 @@ from mlx_lm.models.cache import make_prompt_cache
 from ..drafting.config import DrafterConfig
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
-from ..system.files import is_there, local_path
 from ..system.workspace import require_space
 from ..target.target import Target
 from ..text.boundary import first_forward
 from ..text.drafter_files import check_pair
-from ..text.places import DRAFTER_DIRECTORY, KNOWN
+from ..text.places import DRAFTER_DIRECTORY, has_one_revision
 from .configs import as_given
 from .drafter_part import DrafterSource, build_drafter, find_drafter, infer_config
 from .options import Options
@@ -98,9 +97,7 @@ def open_target(options: Options, out: Path, work: Path, progress: Progress) -> 
 
 def _unused(options: Options) -> tuple[str, ...]:
     """What was asked for in vain; mlx-lm, too, takes no offence."""
-    if options.revision is None or options.hf_path is None:
-        return ()
-    if options.hf_path not in KNOWN and not is_there(local_path(options.hf_path)):
+    if options.revision is None or options.hf_path is None or not has_one_revision(options.hf_path):
         return ()
     return (f"'{options.hf_path}' has no other revisions, so --revision was not used.",)
 

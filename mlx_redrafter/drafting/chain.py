@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from ..tree import DraftTree
-from .source import DraftInput, DraftSource
+from .source import DraftInput, DraftSource, SourceAround
 
 
 def chain_of(tree: DraftTree) -> DraftTree:
@@ -34,19 +34,8 @@ def chain_of(tree: DraftTree) -> DraftTree:
     )
 
 
-class ChainSource:
+class ChainSource(SourceAround):
     """A draft source that proposes only the likeliest path of another's trees."""
-
-    def __init__(self, source: DraftSource):
-        self._source = source
-
-    @property
-    def max_depth(self) -> int:
-        return self._source.max_depth
-
-    @property
-    def seconds(self) -> float:
-        return self._source.seconds
 
     @property
     def lookback(self) -> int | None:
@@ -65,7 +54,3 @@ class ChainSource:
         """The chains of the other's source for this text."""
         own = self._source.begin(prompt)
         return self if own is self._source else ChainSource(own)
-
-    def accepted(self, tokens: Sequence[int]) -> None:
-        """Tell the other."""
-        self._source.accepted(tokens)

@@ -8,10 +8,10 @@ from typing import Any
 from ..errors import RedrafterError
 from ..ranges import shown
 from ..tree import DraftTree
-from .source import DraftInput, DraftSource
+from .source import DraftInput, DraftSource, SourceAround
 
 
-class CheckedSource:
+class CheckedSource(SourceAround):
     """A source as it is, but for proposals that no target could read rightly: these are refused.
 
     What is known of a tree on the device only is not looked at, since that would wait for it.
@@ -22,19 +22,9 @@ class CheckedSource:
     """
 
     def __init__(self, source: DraftSource, vocab_size: int):
-        self._source = source
+        super().__init__(source)
         self._vocab_size = vocab_size
         self._begun: CheckedSource | None = None
-
-    @property
-    def max_depth(self) -> int:
-        """The source's."""
-        return self._source.max_depth
-
-    @property
-    def seconds(self) -> float:
-        """The source's."""
-        return self._source.seconds
 
     @property
     def lookback(self) -> int | None:
@@ -72,10 +62,6 @@ class CheckedSource:
         if self._begun is None or self._begun._source is not begun:
             self._begun = CheckedSource(begun, self._vocab_size)
         return self._begun
-
-    def accepted(self, tokens: Sequence[int]) -> None:
-        """Let the source hear it."""
-        self._source.accepted(tokens)
 
     def _checked(self, tree: Any, state: DraftInput) -> DraftTree:
         if not isinstance(tree, DraftTree):

@@ -126,6 +126,27 @@ class ProposingSource:
         """Nothing is remembered."""
 
 
+class SourceAround:
+    """What sources have in common that change or check the proposals of another."""
+
+    def __init__(self, source: DraftSource):
+        self._source = source
+
+    @property
+    def max_depth(self) -> int:
+        """The other's."""
+        return self._source.max_depth
+
+    @property
+    def seconds(self) -> float:
+        """The other's."""
+        return self._source.seconds
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Tell the other."""
+        self._source.accepted(tokens)
+
+
 def as_source(source: DraftSource | Proposer) -> DraftSource:
     """The same source with all members of a DraftSource."""
     whole = all(hasattr(source, name) for name in ("lookback", "together", "begin", "accepted"))

@@ -24,7 +24,7 @@ from ..gguf import Progress
 from ..planning.cost_store import load_costs
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
-from ..ranges import check_flags, check_texts, function_of, of_kind, shown
+from ..ranges import check_flags, check_texts, function_of, of_kind, of_kind_or_none, shown
 from ..system.device import on_gpu
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
@@ -244,7 +244,7 @@ def _check_overrides(dtype: Any, tokenizer_config: Any, model_config: Any) -> No
             f"dtype has to be mx.float32, mx.float16 or mx.bfloat16, and is {shown(dtype)}."
         )
     for name, given in (("tokenizer_config", tokenizer_config), ("model_config", model_config)):
-        of_kind({} if given is None else given, name, Mapping, "a mapping of names to values")
+        of_kind_or_none(given, name, Mapping, "a mapping of names to values")
 
 
 def _drafter_directory(

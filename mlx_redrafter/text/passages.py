@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
-from ..ranges import of_kind, token_ids
+from ..ranges import of_kind, of_kind_or_none, token_ids
 from .tokenizers import wrapped
 
 ANSWER, THOUGHTS, TOOL_CALL = "normal", "reasoning", "tool"
@@ -113,7 +113,7 @@ def parse_answer(
     of_kind(text, "text", str, "an answer's text, as generate returns it")
     prompt = token_ids(prompt, "prompt")
     kinds = (list, tuple)
-    of_kind(() if tools is None else tools, "tools", kinds, "a list of descriptions of functions")
+    of_kind_or_none(tools, "tools", kinds, "a list of descriptions of functions")
     if not hasattr(tokenizer, "has_thinking"):
         tokenizer = wrapped(tokenizer)
     passages = Passages(tokenizer, prompt)

@@ -163,6 +163,11 @@ def drafter_beside(file: Path) -> Path:
     return file.with_name(f"{file.stem}-{DRAFTER_DIRECTORY}")
 
 
+def has_one_revision(model: str | Path) -> bool:
+    """Whether a model lies here, or has a commit of its own, so that no other can be asked for."""
+    return str(model) in KNOWN or is_there(local_path(model))
+
+
 def known_file(name: str) -> Path:
     """The GGUF file of a model of :data:`KNOWN`: from an installed package, else from the Hub.
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
-from ..ranges import are_counts, of_kind
+from ..ranges import are_counts, of_kind_or_none
 from .chat_template import render
 
 Messages = Sequence[dict[str, Any]]
@@ -67,12 +67,8 @@ def encode_prompt(
 
 def _checked_arguments(given: Any) -> Mapping[str, Any]:
     """Further arguments of the chat template."""
-    arguments = of_kind(
-        {} if given is None else given,
-        "chat_template_args",
-        Mapping,
-        "a mapping of names to values",
-    )
+    wanted = "a mapping of names to values"
+    arguments = of_kind_or_none(given, "chat_template_args", Mapping, wanted) or {}
     for name in arguments:
         if not isinstance(name, str) or name in _NOT_TEMPLATES:
             raise RedrafterError(
@@ -84,10 +80,8 @@ def _checked_arguments(given: Any) -> Mapping[str, Any]:
 
 def _checked_tools(given: Any) -> dict[str, Any]:
     """The functions as the template's argument, if there are any."""
-    kind = (list, tuple)
-    tools = of_kind(
-        () if given is None else given, "tools", kind, "a list of descriptions of functions"
-    )
+    kinds = (list, tuple)
+    tools = of_kind_or_none(given, "tools", kinds, "a list of descriptions of functions")
     return {"tools": list(tools)} if tools else {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..system.files import is_file, is_there, local_path
+from ..system.files import is_file, local_path
 from .output import complain
 
 CONFIG_FILE = "config.json"
@@ -29,16 +29,12 @@ def prepare(model: str, revision: str | None = None) -> None:
         _bring(model, revision, quiet=ranks is not None and not ranks.leads)
 
 
-def _lies_here(model: str) -> bool:
-    """Whether a model is found without the Hub, or by a commit of its own."""
-    from ..text.places import KNOWN
-
-    return model in KNOWN or is_there(local_path(model))
-
-
 def _bring(model: str, revision: str | None, *, quiet: bool) -> None:
-    if revision is not None and not quiet and _lies_here(model):
-        complain(f"{model} has no other revisions, so --revision is not used.")
+    if revision is not None and not quiet:
+        from ..text.places import has_one_revision
+
+        if has_one_revision(model):
+            complain(f"{model} has no other revisions, so --revision is not used.")
     if is_file(local_path(model) / CONFIG_FILE):
         return  # most are, and nothing slow is imported for them
     from rich.progress import TaskProgressColumn, TimeRemainingColumn
