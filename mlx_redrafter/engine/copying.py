@@ -207,6 +207,11 @@ class StepDraft:
     cut: bool = False
 
     @property
+    def made_before(self) -> BeamShape | None:
+        """What was drafted in the step before; None for nothing."""
+        return self.shape if self.tree is not None else None
+
+    @property
     def max_depth(self) -> int:
         """Depth of the nodes that are known already."""
         return max(
@@ -323,7 +328,7 @@ class StepCopies:
         ]
         ranked = [candidate.chances for candidate in candidates]
         count = self._planner.num_nodes(mean_chances(ranked), self._context)
-        if not count:
+        if not count and not any(guesses):
             return [StepDraft() for _ in self._roots]
         trees = [candidate.first(count) for candidate in candidates]
         return [

@@ -108,6 +108,7 @@ class StepLauncher:
                 shape=shape,
                 context=len(sequence.cache),
                 draft_seconds=self._draft_seconds(shape, sources[place]),
+                drafted_before=drafts[place].made_before,
                 copied=copied[place],
                 cut=drafts[place].cut,
                 finite=finite[place],

@@ -29,10 +29,13 @@ class ObservedStep:
         context: Tokens of the longest sequence before it.
         next_shape: What was drafted in its graph for the step after it; None for nothing. The
             first step of a kind may have waited for a GPU's compiler, for either draft's sake.
+        drafted_before: What was drafted for it in the graph of the step before, verified or not;
+            None for nothing.
         watching: Whether that draft is not verified, see :meth:`ShapePlanner.next_watch`.
         watched: How such drafts went that were made before, as far as it is known since this step.
         early: Whether it began before the step before it was read.
         overlapped: Whether the step after it did.
+        draft_follows: Whether the graph of that step makes a draft: a CPU may have made it by now.
         repeats: How many it stands for.
     """
 
@@ -41,10 +44,12 @@ class ObservedStep:
     seconds: float
     context: int
     next_shape: BeamShape | None = None
+    drafted_before: BeamShape | None = None
     watching: bool = False
     watched: Sequence[WatchedDraft] = ()
     early: bool = False
     overlapped: bool = False
+    draft_follows: bool = False
     repeats: int = 1
 
     @classmethod
@@ -56,6 +61,7 @@ class ObservedStep:
         *,
         early: bool,
         overlapped: bool,
+        draft_follows: bool,
         watched: Sequence[WatchedDraft],
     ) -> ObservedStep:
         """A step as it was launched, by the attributes of this class."""
@@ -66,10 +72,12 @@ class ObservedStep:
             seconds=seconds,
             context=max(step.context for step in pending),
             next_shape=made.shape if made else None,
+            drafted_before=next((s.drafted_before for s in pending if s.drafted_before), None),
             watching=made is not None and made.watched,
             watched=watched,
             early=early,
             overlapped=overlapped,
+            draft_follows=draft_follows,
         )
 
     # Asked for again and again at every step.

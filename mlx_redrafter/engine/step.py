@@ -26,6 +26,8 @@ class PendingStep:
         shape: What was drafted, of which ``tree`` may be a part; None is a plain step.
         context: Committed tokens before it.
         draft_seconds: What its draft takes, measured alone, and one that is only watched.
+        drafted_before: What was drafted for it in the graph of the step before, verified or not;
+            None for nothing.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
         cut: Whether nodes of the draft were left out, since the text ends before them.
@@ -39,6 +41,7 @@ class PendingStep:
     shape: BeamShape | None
     context: int
     draft_seconds: float
+    drafted_before: BeamShape | None = None
     next_draft: NextDraft | None = None
     copied: frozenset[int] = frozenset()
     cut: bool = False
@@ -60,7 +63,12 @@ class PendingStep:
     @property
     def is_quiet(self) -> bool:
         """Whether it is plain and drafts nothing for the step after it."""
-        return self.is_plain and (self.next_draft is None or self.next_draft.shape is None)
+        return self.is_plain and not self.drafts_next
+
+    @property
+    def drafts_next(self) -> bool:
+        """Whether its graph makes a draft for the step after it, or one to be watched."""
+        return self.next_draft is not None and self.next_draft.shape is not None
 
     @property
     def read_back(self) -> list[mx.array]:

@@ -78,6 +78,9 @@ class Clocks:
         self._drafted = 0.0  # of all steps that draft, beside plain ones
         self._sizes: dict[int, float] = {}  # of each number of rows, beside all that draft
         self._alone = 0.0  # of plain steps that overlap with nothing, beside those that do
+        # To overlap never takes longer: a plain step is taken to be as fast as one that does not.
+        first = costs.contexts[0]
+        self._least_alone = math.log(self.measured(PLAIN, first) / self.measured(ALONE, first))
         self._last: int | None = None
         self._stalls = 0
         self._plain_steps = 0
@@ -240,7 +243,8 @@ class Clocks:
         """Take a jump between two kinds for a difference of theirs."""
         plain = (PLAIN, ALONE)
         if before in plain and now in plain:
-            self._alone += jump if now == ALONE else -jump
+            alone = self._alone + (jump if now == ALONE else -jump)
+            self._alone = max(self._least_alone, alone)
             return
         if before in plain or now in plain:
             # A plain step that is faster than was thought makes drafted ones seem slower.

@@ -96,17 +96,17 @@ class HeadlessPlanner:
         if step.nodes not in self._timed:
             self._timed.add(step.nodes)
             return
-        seen = self._runs.seen(step)
         if self._costs is None:
             return
         self._context = step.context
+        seen = self._runs.seen(step, step.seconds, self.plain_seconds(step.context))
         if seen is not None:
             rows, seconds = seen
             expected = self._clocks.measured(rows, step.context)
             self._clocks.observe(rows, seconds, expected, repeats=step.repeats)
         kind = PLAIN + step.nodes
         expected, plain = (self._clocks.seconds(one, step.context) for one in (kind, PLAIN))
-        self._rate.add(step, paid(step, expected, plain))
+        self._rate.add(step, paid(step.seconds, expected, plain))
 
     def reflect(self) -> None:
         """There is nothing to do."""

@@ -129,7 +129,8 @@ class StepPrices:
 
     def paid(self, step: ObservedStep) -> float:
         """What a step took, in plain steps; of what it waited for little is counted."""
-        return paid(step, self.seconds(step), self.plain_seconds(step.context))
+        seconds = self._own_seconds(step, step.drafted_before)
+        return paid(seconds, self.seconds(step), self.plain_seconds(step.context))
 
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
@@ -162,7 +163,8 @@ class StepPrices:
         if kind not in self._kinds:
             self._kinds.add(kind)
             return
-        seen = self._runs.seen(step)
+        seconds = self._own_seconds(step, step.drafted_before if step.shape else None)
+        seen = self._runs.seen(step, seconds, self.plain_seconds(step.context))
         if seen is not None:
             self._tell_clocks(step, *seen)
         self._context = step.context
@@ -172,6 +174,17 @@ class StepPrices:
             self.without_copies.add(step, taken)
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step)
+
+    def _own_seconds(self, step: ObservedStep, before: BeamShape | None) -> float:
+        """What a step took, with a draft that was made in the graph of the step before, and without
+        one that its own graph made for the next.
+        """
+        seconds = step.seconds
+        if before is not None:
+            seconds += self.draft_seconds(before)
+        if step.next_shape is not None and not step.watching:
+            seconds -= self.draft_seconds(step.next_shape)
+        return seconds
 
     def _time_watched(self, step: ObservedStep, *, known: bool) -> None:
         """Time what a watched draft took: a CPU launches it in the step before its own."""

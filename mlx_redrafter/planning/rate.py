@@ -12,15 +12,15 @@ DOUBTED = 0.02
 LARGEST_SHARE = 2.0
 
 
-def paid(step: ObservedStep, expected: float, plain: float) -> float:
+def paid(seconds: float, expected: float, plain: float) -> float:
     """What a step took, in plain steps; of what it waited for little is counted.
 
     Args:
-        step: How it went.
+        seconds: What it took.
         expected: Seconds that it was expected to take by now.
         plain: Seconds of a plain step by now.
     """
-    return min(LARGEST_SHARE * expected, step.seconds) / plain
+    return min(LARGEST_SHARE * expected, seconds) / plain
 
 
 class Rate:
