@@ -239,13 +239,11 @@ class DecodingLoop:
                 if sequence.drafts or sequence.copies:
                     drafting.append((sequence, record))
                 watched += sequence.watch.take()
-        draft_follows = any(step.drafts_next for step in self._pending)
         quiet = early and self._timer.early and len(pending) == 1 and pending[0].is_quiet
         if (
             quiet
             and made
             and not watched
-            and not draft_follows
             and self._reports.hold(records, pending[0].context, seconds)
         ):
             return
@@ -257,8 +255,7 @@ class DecodingLoop:
             [record for _, record in drafting],
             seconds,
             early=early,
-            overlapped=self._timer.early,
-            draft_follows=draft_follows,
+            following=self._pending,
             watched=watched,
         )
         self._reports.tell(planner, observed)

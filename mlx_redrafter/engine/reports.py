@@ -94,5 +94,5 @@ class StepReports:
 
 def _is_quiet(step: ObservedStep) -> bool:
     """Whether a step is a plain one in the middle of a row of them."""
-    alone = step.next_shape is None and not step.draft_follows and not step.watched
+    alone = step.next_shape is None and step.overlapped_draft is None and not step.watched
     return step.is_amid_plain and alone

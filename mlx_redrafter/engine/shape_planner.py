@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 from ..cache.prompt_cache import PromptCache
+from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .copy_planner import CopyPlanner
@@ -35,7 +36,7 @@ class ObservedStep:
         watched: How such drafts went that were made before, as far as it is known since this step.
         early: Whether it began before the step before it was read.
         overlapped: Whether the step after it did.
-        draft_follows: Whether the graph of that step makes a draft: a CPU may have made it by now.
+        overlapped_draft: What the graph of that step drafts; a CPU may have drafted it by now.
         repeats: How many it stands for.
     """
 
@@ -49,7 +50,7 @@ class ObservedStep:
     watched: Sequence[WatchedDraft] = ()
     early: bool = False
     overlapped: bool = False
-    draft_follows: bool = False
+    overlapped_draft: BeamShape | None = None
     repeats: int = 1
 
     @classmethod
@@ -60,12 +61,13 @@ class ObservedStep:
         seconds: float,
         *,
         early: bool,
-        overlapped: bool,
-        draft_follows: bool,
+        following: Sequence[PendingStep],
         watched: Sequence[WatchedDraft],
     ) -> ObservedStep:
-        """A step as it was launched, by the attributes of this class."""
-        made = next((step.next_draft for step in pending if step.next_draft), None)
+        """A step by its parts as they were launched, and those of the step after it, if that began
+        before it was read; the rest as in the attributes of this class.
+        """
+        made, after = _next_draft(pending), _next_draft(following)
         return cls(
             shape=next((step.shape for step in pending if step.shape), None),
             records=records,
@@ -76,8 +78,8 @@ class ObservedStep:
             watching=made is not None and made.watched,
             watched=watched,
             early=early,
-            overlapped=overlapped,
-            draft_follows=draft_follows,
+            overlapped=bool(following),
+            overlapped_draft=after.shape if after else None,
         )
 
     # Asked for again and again at every step.
@@ -111,6 +113,11 @@ class ObservedStep:
         """Share of the sequences that did not accept all that was drafted for them."""
         wrong = sum(record.accepted < record.drafted for record in self.records)
         return wrong / len(self.records)
+
+
+def _next_draft(pending: Sequence[PendingStep]) -> NextDraft | None:
+    """What is known of the draft after a step, by one of its parts."""
+    return next((step.next_draft for step in pending if step.next_draft), None)
 
 
 class ShapePlanner(Protocol):

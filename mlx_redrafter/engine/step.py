@@ -63,12 +63,7 @@ class PendingStep:
     @property
     def is_quiet(self) -> bool:
         """Whether it is plain and drafts nothing for the step after it."""
-        return self.is_plain and not self.drafts_next
-
-    @property
-    def drafts_next(self) -> bool:
-        """Whether its graph makes a draft for the step after it, or one to be watched."""
-        return self.next_draft is not None and self.next_draft.shape is not None
+        return self.is_plain and (self.next_draft is None or self.next_draft.shape is None)
 
     @property
     def read_back(self) -> list[mx.array]:

@@ -19,9 +19,7 @@ class PlainRuns:
         # Seconds of the first of several plain steps, and of a draft that one in between has made.
         self._first: float | None = None
 
-    def seen(
-        self, step: ObservedStep, seconds: float, plain: float
-    ) -> tuple[int, float] | None:
+    def seen(self, step: ObservedStep, seconds: float, plain: float) -> tuple[int, float] | None:
         """(kind, seconds) of a step, see :class:`Clocks`; None where it tells nothing by itself.
 
         The last of several plain steps stands for itself and the first of them, half their time.
@@ -38,7 +36,7 @@ class PlainRuns:
         if not step.is_plain:
             return 1 + step.nodes, seconds
         if step.is_amid_plain:
-            if not step.draft_follows:
+            if step.overlapped_draft is None:
                 return PLAIN, seconds
             if self._first is not None:
                 self._first += seconds - plain

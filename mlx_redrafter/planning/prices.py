@@ -129,8 +129,10 @@ class StepPrices:
 
     def paid(self, step: ObservedStep) -> float:
         """What a step took, in plain steps; of what it waited for little is counted."""
-        seconds = self._own_seconds(step, step.drafted_before)
-        return paid(seconds, self.seconds(step), self.plain_seconds(step.context))
+        seconds, expected = self._own_seconds(step, step.drafted_before), self.seconds(step)
+        if step.overlapped_draft is not None:
+            expected += self.draft_seconds(step.overlapped_draft)
+        return paid(seconds, expected, self.plain_seconds(step.context))
 
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import architectures
@@ -216,6 +217,16 @@ def test_where_copies_go_on_no_draft_is_made_for_the_next_step() -> None:
     planner = Copying([WIDE], drafts_next=True, machine=Machine(draft=0.6))
     written(model_of(True), GREEDY, copy=True, planner=planner, max_tokens=200)
     assert {step.next_shape for step in planner.steps} == {None, WIDE}
+
+
+def test_a_draft_that_is_not_worth_verifying_was_made_all_the_same() -> None:
+    """Beside copies, too: the planner is to know what was drafted with the step before."""
+    planner = Copying([WIDE], drafts_next=True, machine=Machine(row=3.0))
+    text, _ = written(model_of(True), GREEDY, copy=True, planner=planner)
+    assert text == plainly(GREEDY)
+    assert any(step.drafted_before and not step.nodes for step in planner.steps)
+    for step, after in pairwise(planner.steps):
+        assert after.drafted_before == step.next_shape
 
 
 def test_a_fixed_shape_s_nodes_are_shared() -> None:

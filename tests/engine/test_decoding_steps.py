@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from itertools import islice, pairwise
@@ -354,6 +355,43 @@ def test_a_planner_hears_of_every_step_once_though_not_at_once(sampling: Samplin
     assert planner.asked < stats.steps / 2
     contexts = [step.context for step in planner.reports]
     assert contexts == sorted(contexts)
+
+
+class Early(Switching):
+    """A planner whose drafts are made with the step before, in rows and between plain steps."""
+
+    shapes = (None, BeamShape(2, 3), BeamShape(1, 4), None, None, None)
+    drafts_next = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[ObservedStep] = []
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        return self.shapes[len(self.steps) % len(self.shapes)]
+
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        return 0 if context % 4 < 2 else shape.nodes  # some drafts are of no use
+
+    def observe(self, step: ObservedStep) -> None:
+        self.steps.append(step)
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
+def test_a_planner_hears_in_which_step_each_draft_was_made(sampling: SamplingConfig) -> None:
+    planner = Early()
+    assert_planned_as_plain(planner, 60, sampling)
+    seen = Counter()
+    for step, after in pairwise(planner.steps):
+        assert after.drafted_before == step.next_shape
+        assert step.overlapped == after.early
+        overlapped = after.next_shape if after.early else None
+        assert step.overlapped_draft == overlapped
+        if step.drafted_before:
+            seen["verified" if step.shape else "of no use"] += 1
+            assert step.shape in (step.drafted_before, None)
+        seen["overlapped"] += overlapped is not None
+    assert min(seen[kind] for kind in ("verified", "of no use", "overlapped")) >= 2, seen
 
 
 def test_a_planner_is_left_alone_where_nothing_is_drafted() -> None:
