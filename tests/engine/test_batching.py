@@ -342,6 +342,42 @@ def test_a_planner_shapes_the_steps_of_all_texts() -> None:
     assert len(planner.texts) == len(planner.told)
 
 
+class Early(Fixed):
+    """A planner whose drafts are made with the step before."""
+
+    drafts_next = True
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        return BeamShape(1, 4)
+
+    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+        return len(tree.tokens) - 1
+
+    def observe(self, step: ObservedStep) -> None:
+        super().observe(step)
+        self.cuts.append([record.cut for record in step.records])
+
+    cuts: list[list[bool]]
+
+
+def test_drafts_made_in_advance_are_each_cut_where_their_own_text_ends() -> None:
+    model = SpeculativeModel(target("llama"), models.build_drafter(seed=1))
+    planner = Early(COSTS, ())
+    planner.cuts = []
+    decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, max_tokens=[14, 9], planner=planner)
+    texts = [alone(model, prompt, GREEDY) for prompt in PROMPTS[:2]]
+    assert ids(collect(decoder)) == [texts[0], texts[1][:9]]
+    together = [
+        (cut, drafted)
+        for cut, (_, drafted, _) in zip(planner.cuts, planner.told, strict=True)
+        if len(cut) == 2
+    ]
+    assert [False, False] in [cut for cut, _ in together]
+    ending = [drafted for cut, drafted in together if cut == [False, True]]
+    assert ending, "the shorter text's last drafts"
+    assert all(whole == 4 for whole, _ in ending), "the other text goes on"
+
+
 def test_costs_of_a_batch() -> None:
     pair = COSTS.for_batch(2)
     assert COSTS.for_batch(1) == COSTS
