@@ -254,8 +254,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(
     assert main([*given, "--output", str(whole)]) == 0
     number = getattr(signal, sent)
     before = signal.getsignal(number)
-    if before is signal.SIG_IGN:
-        pytest.skip("the tests run under nohup, and so would the training")
+    skip_if_ignored(number)
     monkeypatch.setattr(Press, "sent", number)
     with monkeypatch.context() as patch:
         patch.setattr(train_screen, "TrainingScreen", Press)
@@ -270,6 +269,12 @@ def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(
     assert weights(parts) == weights(whole)
 
 
+def skip_if_ignored(number):
+    """A signal that the tests' process ignores the training ignores, too."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("the tests run under nohup, and so would the training")
+
+
 def ended(run):
     """The exit code, also of a run that a signal ends."""
     try:
@@ -280,6 +285,7 @@ def ended(run):
 
 def test_a_terminal_that_is_gone_takes_no_run_with_it(bundle, data, tmp_path, monkeypatch):
     """Nothing can be written to it any more, and the run is saved all the same."""
+    skip_if_ignored(signal.SIGHUP)
 
     class Gone(Press):
         sent = signal.SIGHUP
