@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
@@ -231,10 +232,17 @@ def fetch_file(repo: str, file: str, revision: str | None = None) -> Path:
         stem, many = match.groups()
         names = [f"{stem}-{i:05d}-of-{many}{GGUF}" for i in range(1, int(many) + 1)]
     try:
-        paths = [Path(hf_hub_download(repo, name, revision=revision)) for name in names]
+        # As a snapshot: asked for one file alone, the Hub's library tries for half a minute when
+        # there is no network, and says so line by line.
+        patterns = [glob.escape(name) for name in names]
+        found = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except HUB_ERRORS as error:
         raise _not_fetched(f"{repo}/{file}", error) from error
-    return paths[0]
+    for name in names:
+        if not (found / name).is_file():
+            missing = FileNotFoundError("the repository has no such file, or cannot be reached")
+            raise _not_fetched(f"{repo}/{name}", missing)
+    return found / names[0]
 
 
 def repo_gguf_files(repo: str, revision: str | None = None) -> list[str]:

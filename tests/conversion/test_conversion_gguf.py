@@ -157,8 +157,11 @@ def test_a_repository_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             return ["README.md", "mmproj.gguf", *files]
 
     monkeypatch.setattr(places, "HfApi", Api)
-    monkeypatch.setattr(places, "snapshot_download", lambda *_, **__: str(empty))
-    monkeypatch.setattr(places, "hf_hub_download", lambda repo, name, **_: str(files[name]))
+
+    def snapshot(*_: object, allow_patterns: list[str], **__: object) -> str:
+        return str(tmp_path if allow_patterns[0] in files else empty)
+
+    monkeypatch.setattr(places, "snapshot_download", snapshot)
     snapshots = "mlx_redrafter.conversion.sources.snapshot_download"
     monkeypatch.setattr(snapshots, lambda *_, **__: str(empty))
     with pytest.raises(RedrafterError, match=r"a\.Q4_0\.gguf, b\.Q8_0\.gguf"):
@@ -191,8 +194,10 @@ def test_a_repository_whose_list_the_hub_does_not_give(
     snapshot.mkdir()
     file = tiny_gguf(snapshot / "a.Q4_0.gguf")
     monkeypatch.setattr(places, "snapshot_download", lambda *_, **__: str(snapshot))
-    monkeypatch.setattr(places, "hf_hub_download", lambda *_, **__: str(file))
     convert(hf_path="someone/tiny", mlx_path=tmp_path / "out", gguf_file="a.Q4_0.gguf")
+    file.unlink()
+    with pytest.raises(RedrafterError, match=r"a\.Q4_0\.gguf .*no such file"):
+        load("someone/tiny/a.Q4_0.gguf")
 
 
 def test_the_card_names_the_repository_alone(

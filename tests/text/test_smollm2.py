@@ -128,7 +128,7 @@ def test_a_model_that_is_not_here_is_told_with_both_commands(
         raise OSError("no route to host")
 
     monkeypatch.setattr(places, "file_of_package", lambda *_: None)
-    monkeypatch.setattr(places, "hf_hub_download", unreachable)
+    monkeypatch.setattr(places, "snapshot_download", unreachable)
     with pytest.raises(RedrafterError) as caught:
         load("smollm2")
     told = str(caught.value)
@@ -151,13 +151,13 @@ def test_the_same_file_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     asked: list[Any] = []
 
-    def download(repo: str, name: str, revision: str | None) -> str:
-        asked.append((repo, name, revision))
-        return str(tiny_gguf(tmp_path / name))
+    def download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, *allow_patterns, revision))
+        return str(tiny_gguf(tmp_path / KNOWN.file).parent)
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(places, "file_of_package", lambda *_: None)
-    monkeypatch.setattr(places, "hf_hub_download", download)
+    monkeypatch.setattr(places, "snapshot_download", download)
     located = places.locate("smollm2")
     assert asked == [(KNOWN.repo, KNOWN.file, KNOWN.revision)]
     assert located.drafter == (HEAD if HEAD.is_dir() else None)
