@@ -6,10 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
-
 from ..errors import RedrafterError
 from ..gguf import gguf_files, only_file
 from ..gguf.file import require_regular
@@ -23,6 +19,7 @@ from ..text.places import (
     known_file,
     may_be_repo,
     repo_gguf_files,
+    snapshot,
 )
 from .configs import read_config
 
@@ -182,7 +179,7 @@ def download(repo: str, what: str, revision: str | None) -> Path:
     found = Path()
     try:
         for weights in (["model*" + SAFETENSORS], ["*" + SAFETENSORS], TORCH_PATTERNS):
-            found = _snapshot(repo, revision, [*small, *weights])
+            found = snapshot(repo, revision, [*small, *weights])
             if weight_files(found, what, found):
                 return found
     except HUB_ERRORS as error:
@@ -192,15 +189,6 @@ def download(repo: str, what: str, revision: str | None) -> Path:
             f"({reason}): check the name, the connection, or 'hf auth login' if it is gated."
         ) from None
     return found
-
-
-def _snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError:
-        # Offline, what mlx-lm fetched is complete, without a README.
-        patterns = DEFAULT_ALLOW_PATTERNS
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
 
 
 def weight_files(directory: Path, what: str, root: Path) -> tuple[Path, ...]:

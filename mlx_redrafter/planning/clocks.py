@@ -78,7 +78,7 @@ class Clocks:
         self._drafted = 0.0  # of all steps that draft, beside plain ones
         self._sizes: dict[int, float] = {}  # of each number of rows, beside all that draft
         self._alone = 0.0  # of plain steps that overlap with nothing, beside those that do
-        # To overlap never takes longer: a plain step is taken to be as fast as one that does not.
+        # To overlap costs no time: a plain step is never taken for slower than one that does not.
         first = costs.contexts[0]
         self._least_alone = math.log(self.measured(PLAIN, first) / self.measured(ALONE, first))
         self._last: int | None = None

@@ -210,14 +210,23 @@ def fetch(repo: str, revision: str | None = None) -> Path:
         RedrafterError: If the Hub cannot be reached, or has none.
     """
     try:
-        try:
-            return Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
-        except LocalEntryNotFoundError:
-            # Offline, what mlx-lm fetched alone is complete: only a drafter can be missing.
-            patterns = DEFAULT_ALLOW_PATTERNS
-            return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return snapshot(repo, revision, HUB_FILES)
     except HUB_ERRORS as error:
         raise _not_fetched(repo, error) from error
+
+
+def snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    """The files of a Hub repo that match patterns; offline those that mlx-lm has fetched will do.
+
+    Raises:
+        Exception: One of :data:`HUB_ERRORS`.
+    """
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        # What mlx-lm fetched alone is complete, but for a drafter and a README.
+        patterns = DEFAULT_ALLOW_PATTERNS
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
 
 
 def fetch_file(repo: str, file: str, revision: str | None = None) -> Path:

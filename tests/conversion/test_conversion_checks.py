@@ -305,7 +305,7 @@ def test_hub_repository(tmp_path: Path, target: Path, monkeypatch: pytest.Monkey
             raise LocalEntryNotFoundError("offline")
         return str(target)
 
-    monkeypatch.setattr("mlx_redrafter.conversion.sources.snapshot_download", snapshot_download)
+    monkeypatch.setattr("mlx_redrafter.text.places.snapshot_download", snapshot_download)
     found = find_checkpoint("someone/tiny", "The target")
     assert found.name == "someone/tiny"
     assert len(calls) == 1

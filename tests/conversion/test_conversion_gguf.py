@@ -162,8 +162,6 @@ def test_a_repository_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return str(tmp_path if allow_patterns[0] in files else empty)
 
     monkeypatch.setattr(places, "snapshot_download", snapshot)
-    snapshots = "mlx_redrafter.conversion.sources.snapshot_download"
-    monkeypatch.setattr(snapshots, lambda *_, **__: str(empty))
     with pytest.raises(RedrafterError, match=r"a\.Q4_0\.gguf, b\.Q8_0\.gguf"):
         convert(hf_path="someone/tiny", mlx_path=tmp_path / "out")
     convert(hf_path="someone/tiny", mlx_path=tmp_path / "out", gguf_file="a.Q4_0.gguf")

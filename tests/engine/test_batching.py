@@ -347,6 +347,10 @@ class Early(Fixed):
 
     drafts_next = True
 
+    def __init__(self, costs: CostModel):
+        super().__init__(costs, ())
+        self.cuts: list[list[bool]] = []
+
     def next_shape(self, context: int) -> BeamShape | None:
         return BeamShape(1, 4)
 
@@ -357,13 +361,10 @@ class Early(Fixed):
         super().observe(step)
         self.cuts.append([record.cut for record in step.records])
 
-    cuts: list[list[bool]]
-
 
 def test_drafts_made_in_advance_are_each_cut_where_their_own_text_ends() -> None:
     model = SpeculativeModel(target("llama"), models.build_drafter(seed=1))
-    planner = Early(COSTS, ())
-    planner.cuts = []
+    planner = Early(COSTS)
     decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, max_tokens=[14, 9], planner=planner)
     texts = [alone(model, prompt, GREEDY) for prompt in PROMPTS[:2]]
     assert ids(collect(decoder)) == [texts[0], texts[1][:9]]
