@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 # The second tells that the terminal is gone; Windows has none.
 ENDS = ("SIGTERM", "SIGHUP")
+# Seconds until a signal that was lost is sent again: the destructor is over by then.
+LATER = 0.02
 
 
 def in_main_thread() -> bool:
@@ -46,3 +54,39 @@ def _leave(number: int, _frame: FrameType | None) -> None:
     """End the program by way of what puts things right; a second time, at once."""
     signal.signal(number, signal.SIG_DFL)
     raise SystemExit(128 + number)  # as shells report a program that a signal ended
+
+
+@contextmanager
+def lost_ends_repeated() -> Iterator[None]:
+    """Inside the block no signal is lost whose exception falls into a destructor.
+
+    Python lets no exception out of one: it prints that it was ignored, and the program goes on as
+    if there had been no Ctrl-C. So the signal is sent once more.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: UnraisableHookArgs) -> None:
+        number = _signal_of(unraisable.exc_value)
+        if number is None or not in_main_thread():
+            before(unraisable)
+            return
+        if signal.getsignal(number) is signal.SIG_DFL:  # since _leave was called, in vain
+            signal.signal(number, _leave)
+        again = threading.Timer(LATER, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _signal_of(error: BaseException | None) -> int | None:
+    """The signal that an exception stands for; None for any other."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    code = error.code if isinstance(error, SystemExit) else None
+    numbers = [getattr(signal, name) for name in ENDS if hasattr(signal, name)]
+    return code - 128 if isinstance(code, int) and code - 128 in numbers else None

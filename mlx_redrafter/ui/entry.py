@@ -14,6 +14,7 @@ from typing import Protocol, TextIO, TypeGuard
 
 from ..errors import RedrafterError, SharedError
 from ..system.files import out_of_reach
+from .ending import lost_ends_repeated
 
 SUCCESS = 0
 # A traceback stands above it; also a result that is not what it has to be (convert.py --check).
@@ -58,7 +59,8 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
                 open_streams()
                 forgive_encodings()
                 _check_directory()
-                code = run(sys.argv[1:] if arguments is None else arguments)
+                with lost_ends_repeated():
+                    code = run(sys.argv[1:] if arguments is None else arguments)
                 sys.stdout.flush()
                 return code
             except SharedError as error:
