@@ -31,18 +31,20 @@ class NextDraft:
     Attributes:
         shape: The shape; None is a plain step.
         tree: The draft; None with a plain step.
-        watched: Whether the next step is plain all the same, and the draft only compared with the
-            text that follows.
+        watched: Whether the draft is compared with the text that follows, as a whole, however much
+            of it is verified.
+        verified: Whether the next step may verify it; else that is plain all the same.
     """
 
     shape: BeamShape | None
     tree: DraftTree | None
     watched: bool = False
+    verified: bool = True
 
     @property
     def to_verify(self) -> BeamShape | None:
         """The shape of which the next step verifies a draft; None is a plain step."""
-        return None if self.watched else self.shape
+        return self.shape if self.verified else None
 
 
 def next_draft_input(

@@ -92,40 +92,21 @@ class DraftChooser:
             made[place] = draft.tree if draft and draft.to_verify else None
         planner, copies = self.planner_of(sequences), self._copies(sequences)
         probing = planner is not None and planner.probing and any(shapes)
-        if copies is None or not copies.found or probing:
-            return self._trimmed(sequences, shapes, made)
         if not any(made):
+            if copies is None or not copies.found or probing:
+                return [StepDraft(shape) for shape in shapes]
             return copies.with_drafts_to_make(shapes)
         assert planner is not None
         known, useful = _read(sequences, made)
-        chances = [planner.guess_chances(tree) if tree else [1.0] for tree in useful]
-        result = copies.with_known_drafts(shapes, useful, chances)
+        if copies is None or not copies.found or probing:
+            result = _trimmed(planner, sequences, shapes, made, known, useful)
+        else:
+            chances = [planner.guess_chances(tree) if tree else [1.0] for tree in useful]
+            result = copies.with_known_drafts(shapes, useful, chances)
+        watched = any(step.next_draft and step.next_draft.watched for step in pending)
         return [
-            replace(draft, cut=part is not whole)
+            replace(draft, cut=part is not whole, watched=watched)
             for draft, part, whole in zip(result, useful, known, strict=True)
-        ]
-
-    def _trimmed(
-        self, sequences: Tokens[Sequence], shapes: Shapes, made: list[DraftTree | None]
-    ) -> list[StepDraft]:
-        """What is worth verifying of drafts that were made in the step before."""
-        if not any(made):
-            return [StepDraft(shape) for shape in shapes]
-        planner = self.planner_of(sequences)
-        assert planner is not None
-        known, useful = _read(sequences, made)
-        count = max(
-            planner.num_nodes_to_verify(shape, tree, len(sequence.cache))
-            for sequence, shape, tree in zip(sequences, shapes, useful, strict=True)
-            if shape and tree
-        )
-        trees = [
-            _first(tree, whole, part, count) if tree and whole and part else None
-            for tree, whole, part in zip(made, known, useful, strict=True)
-        ]
-        return [
-            StepDraft(shape, tree, cut=part is not whole)
-            for shape, tree, whole, part in zip(shapes, trees, known, useful, strict=True)
         ]
 
     def next_drafts(
@@ -153,17 +134,18 @@ class DraftChooser:
         sources = [
             s.sources_for(shape, timed=False)[0] if shape and s.drafts else None for s in sequences
         ]
-        return PlannedDrafts(shape, sources)
+        return PlannedDrafts(shape, sources, watched=planner.watches_draft)
 
     def _watched(self, planner: ShapePlanner, sequences: Tokens[Sequence]) -> PlannedDrafts | None:
-        """A draft that is only compared with the text; None where the planner wants none."""
+        """A draft that is only watched; None where the planner wants none."""
         if len(sequences) != 1 or not sequences[0].drafts or not sequences[0].emitted:
             return None
         (sequence,) = sequences
         shape = planner.next_watch(context_of(sequences)) if sequence.watch.idle else None
         if shape is None:
             return None
-        return PlannedDrafts(shape, sequence.sources_for(shape, timed=False)[:1], watched=True)
+        sources = sequence.sources_for(shape, timed=False)[:1]
+        return PlannedDrafts(shape, sources, watched=True, verified=False)
 
     def reflect(self, sequences: Tokens[Sequence]) -> None:
         """Have the planner think while a step is under way."""
@@ -222,6 +204,27 @@ def _read(
         for sequence, tree in zip(sequences, known, strict=True)
     ]
     return known, useful
+
+
+def _trimmed(
+    planner: ShapePlanner,
+    sequences: Tokens[Sequence],
+    shapes: Shapes,
+    made: Tokens[DraftTree | None],
+    known: Tokens[HostTree | None],
+    useful: Tokens[HostTree | None],
+) -> list[StepDraft]:
+    """What is worth verifying of drafts that were made in the step before."""
+    count = max(
+        planner.num_nodes_to_verify(part, len(sequence.cache))
+        for sequence, part in zip(sequences, useful, strict=True)
+        if part
+    )
+    trees = [
+        _first(tree, whole, part, count) if tree and whole and part else None
+        for tree, whole, part in zip(made, known, useful, strict=True)
+    ]
+    return [StepDraft(shape, tree) for shape, tree in zip(shapes, trees, strict=True)]
 
 
 def _first(tree: DraftTree, whole: HostTree, useful: HostTree, count: int) -> DraftTree:

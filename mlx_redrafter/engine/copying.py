@@ -197,6 +197,7 @@ class StepDraft:
         guessed: See there; None keeps all.
         copied: Nodes of ``tree`` that nothing but a copy proposed.
         cut: Whether nodes of the draft were left out, since the text ends before them.
+        watched: Whether the draft is compared with the text that follows.
     """
 
     shape: BeamShape | None = None
@@ -205,6 +206,7 @@ class StepDraft:
     guessed: int | None = None
     copied: frozenset[int] = frozenset()
     cut: bool = False
+    watched: bool = False
 
     @property
     def made_before(self) -> BeamShape | None:

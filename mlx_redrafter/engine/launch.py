@@ -31,13 +31,14 @@ class PlannedDrafts:
         shape: The shape; None: the next step is plain.
         sources: Who drafts it for each sequence; None: nobody.
         resting: Whether the step after that one is known to be plain as well.
-        watched: Whether the drafts are not to be verified, see ``NextDraft``.
+        watched, verified: What the drafts are for, see ``NextDraft``.
     """
 
     shape: BeamShape | None
     sources: Tokens[DraftSource | None]
     resting: bool = False
     watched: bool = False
+    verified: bool = True
 
     @property
     def depth(self) -> int:
@@ -109,6 +110,7 @@ class StepLauncher:
                 context=len(sequence.cache),
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 drafted_before=drafts[place].made_before,
+                watched_before=drafts[place].watched,
                 copied=copied[place],
                 cut=drafts[place].cut,
                 finite=finite[place],
@@ -191,10 +193,13 @@ class StepLauncher:
         result = list(pending)
         trees = draft_together(sources, states)
         for place, own, tree in zip(places, sources, trees, strict=True):
-            step, draft = pending[place], NextDraft(following.shape, tree, following.watched)
+            step = pending[place]
+            watched = following.watched and sequences[place].watch.idle
+            draft = NextDraft(following.shape, tree, watched, following.verified)
             seconds = step.draft_seconds
-            if following.watched:  # no other step will count it
+            if watched:
                 sequences[place].watch.launch()
+            if not following.verified:  # no other step will count it
                 seconds += self._draft_seconds(following.shape, own)
             result[place] = replace(step, next_draft=draft, draft_seconds=seconds)
         return result

@@ -30,10 +30,12 @@ class ObservedStep:
         context: Tokens of the longest sequence before it.
         next_shape: What was drafted in its graph for the step after it; None for nothing. The
             first step of a kind may have waited for a GPU's compiler, for either draft's sake.
+        next_watched: Whether that draft is compared with the text that follows.
+        watching: Whether it is not verified, see :meth:`ShapePlanner.next_watch`.
         drafted_before: What was drafted for it in the graph of the step before, verified or not;
             None for nothing.
-        watching: Whether that draft is not verified, see :meth:`ShapePlanner.next_watch`.
-        watched: How such drafts went that were made before, as far as it is known since this step.
+        watched_before: Whether that is compared with the text that follows.
+        watched: How watched drafts went that were made before, as far as is known since this step.
         early: Whether it began before the step before it was read.
         overlapped: Whether the step after it did.
         overlapped_draft: What the graph of that step drafts; a CPU may have drafted it by now.
@@ -45,8 +47,10 @@ class ObservedStep:
     seconds: float
     context: int
     next_shape: BeamShape | None = None
-    drafted_before: BeamShape | None = None
+    next_watched: bool = False
     watching: bool = False
+    drafted_before: BeamShape | None = None
+    watched_before: bool = False
     watched: Sequence[WatchedDraft] = ()
     early: bool = False
     overlapped: bool = False
@@ -74,8 +78,10 @@ class ObservedStep:
             seconds=seconds,
             context=max(step.context for step in pending),
             next_shape=made.shape if made else None,
+            next_watched=made is not None and made.watched,
+            watching=made is not None and not made.verified,
             drafted_before=next((s.drafted_before for s in pending if s.drafted_before), None),
-            watching=made is not None and made.watched,
+            watched_before=any(step.watched_before for step in pending),
             watched=watched,
             early=early,
             overlapped=bool(following),
@@ -142,6 +148,12 @@ class ShapePlanner(Protocol):
         """Whether the next draft is to tell what other shapes would yield: no back-off skips it."""
 
     @property
+    def watches_draft(self) -> bool:
+        """Whether the next draft, if it is made in the graph of the step before it, is compared
+        with the text that follows: that tells of all of it, however little is verified.
+        """
+
+    @property
     def drafts_next(self) -> bool:
         """Whether drafts are made in the graph of the step before them."""
 
@@ -175,7 +187,7 @@ class ShapePlanner(Protocol):
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """How many of a draft's nodes to verify, from the first on; asked where ``drafts_next``."""
 
     def observe(self, step: ObservedStep) -> None:

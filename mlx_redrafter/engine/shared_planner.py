@@ -46,6 +46,12 @@ class SharedPlanner:
             return self._planner.probing
 
     @property
+    def watches_draft(self) -> bool:
+        """See ShapePlanner."""
+        with self._lock:
+            return self._planner.watches_draft
+
+    @property
     def drafts_next(self) -> bool:
         """See ShapePlanner."""
         with self._lock:
@@ -83,10 +89,10 @@ class SharedPlanner:
         with self._lock:
             return self._planner.guess_chances(tree)
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """See ShapePlanner."""
         with self._lock:
-            return self._planner.num_nodes_to_verify(shape, tree, context)
+            return self._planner.num_nodes_to_verify(tree, context)
 
     def observe(self, step: ObservedStep) -> None:
         """See ShapePlanner."""

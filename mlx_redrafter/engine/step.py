@@ -28,6 +28,7 @@ class PendingStep:
         draft_seconds: What its draft takes, measured alone, and one that is only watched.
         drafted_before: What was drafted for it in the graph of the step before, verified or not;
             None for nothing.
+        watched_before: Whether that is compared with the text that follows.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
         cut: Whether nodes of the draft were left out, since the text ends before them.
@@ -42,6 +43,7 @@ class PendingStep:
     context: int
     draft_seconds: float
     drafted_before: BeamShape | None = None
+    watched_before: bool = False
     next_draft: NextDraft | None = None
     copied: frozenset[int] = frozenset()
     cut: bool = False

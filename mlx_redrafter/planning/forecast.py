@@ -36,11 +36,13 @@ class Forecast:
         shape: The beam shape; None is plain decoding.
         tokens_per_step: Expected tokens of a step.
         step_seconds: Expected time of a step.
+        trees: Remembered trees that show it; None where nothing has to.
     """
 
     shape: BeamShape | None
     tokens_per_step: float
     step_seconds: float
+    trees: int | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -56,11 +58,13 @@ class Yield:
         accepted: Drafted tokens accepted.
         whole: Chance that one of the deepest nodes is accepted, and the whole length with it.
         path_rows: Rows of the root-to-leaf paths, the root left out of each.
+        trees: Remembered trees that show it; None where nothing has to.
     """
 
     accepted: float
     whole: float
     path_rows: float
+    trees: int | None = None
 
 
 @dataclass(frozen=True)
@@ -217,13 +221,18 @@ class Yields:
             return {}
         covered, accepted, whole = counts.covered, counts.nodes @ chances, counts.deepest @ chances
         scale = self._place_scale(accepted, covered, reference)
-        enough = covered.sum(axis=0) >= ENOUGH_TREES
+        trees = covered.sum(axis=0)
         accepted, whole = _means(accepted, covered) * scale, _means(whole, covered) * scale
         rows = _means(counts.path_rows, covered)
         return {
-            shape: Yield(float(accepted[place]), min(1.0, float(whole[place])), float(rows[place]))
+            shape: Yield(
+                float(accepted[place]),
+                min(1.0, float(whole[place])),
+                float(rows[place]),
+                int(trees[place]),
+            )
             for place, shape in enumerate(self.candidates)
-            if enough[place]
+            if trees[place] >= ENOUGH_TREES
         }
 
     def _place_scale(

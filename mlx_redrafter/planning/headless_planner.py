@@ -31,7 +31,7 @@ class HeadlessPlanner:
     """
 
     drafting_disabled = False
-    probing = False
+    probing = watches_draft = False
     drafts_next = False
     choice: BeamShape | None = None
     patience = MOST_PATIENCE
@@ -79,7 +79,7 @@ class HeadlessPlanner:
         """Nothing is drafted but copies."""
         return None
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """Not asked: nothing is drafted but copies."""
         raise NotImplementedError
 

@@ -122,10 +122,10 @@ class Honesty:
         tokens = self._tokens({one.shape: one.tokens_per_step for one in given})
         seconds = self._seconds()
         return [
-            Forecast(
-                one.shape,
-                max(1.0, min(_most(one), one.tokens_per_step * tokens)),
-                one.step_seconds * seconds,
+            replace(
+                one,
+                tokens_per_step=max(1.0, min(_most(one), one.tokens_per_step * tokens)),
+                step_seconds=one.step_seconds * seconds,
             )
             for one in given
         ]
@@ -157,7 +157,7 @@ class Honesty:
         left = 1.0 - sum(one.share for one in others)
         tokens = left * drafted.tokens_per_step + sum(one.share * one.tokens for one in others)
         seconds = left * drafted.step_seconds + plain * sum(one.share * one.price for one in others)
-        return Forecast(drafted.shape, tokens, seconds)
+        return replace(drafted, tokens_per_step=tokens, step_seconds=seconds)
 
     def observe(self, step: ObservedStep, forecast: Forecast, prices: StepPrices) -> None:
         """Learn from a step that was taken while a shape is chosen.

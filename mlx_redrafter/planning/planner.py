@@ -96,7 +96,6 @@ class Planner:
         self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
         self._context, self._steps_to_replan = costs.contexts[0], REPLAN_STEPS
         self._breaks = PlainBreaks()
-        self._wide_probe: BeamShape | None = None
         self._made_here = 0.0  # tokens since an answer began
         known = recorded is not None
         self._recorded, self._wide = recorded, WideProbes(known=known)
@@ -177,7 +176,12 @@ class Planner:
     @property
     def probing(self) -> bool:
         """Whether the next draft is to tell what shapes would yield."""
-        return self._choice is None or self._wide_probe is not None
+        return self._choice is None or self._wide.due is not None
+
+    @property
+    def watches_draft(self) -> bool:
+        """Whether the next draft is compared with the text that follows."""
+        return self._choice is not None and self._wide.due is not None
 
     @property
     def drafts_next(self) -> bool:
@@ -211,7 +215,7 @@ class Planner:
         """Draft as before the last answer, if that was unlike those before it."""
         self._beginnings.second_chance.sample_at(temperature)
         if self._beginnings.begin(self._expected, self._made_here, self._trials.allowance):
-            self._wide_probe = None
+            self._wide.forget()
             self._plan()
         self._made_here = 0.0
         price = self._forecast.step_seconds / self.prices.plain_seconds(self._context)
@@ -228,7 +232,7 @@ class Planner:
             return None if self._trials.probes.watches else self._trials.next
         if self._breaks.due and not self._trials.probes.certain:
             return None
-        return self._wide_probe or self._choice
+        return self._wide.due or self._choice
 
     def next_watch(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """What to draft with the next step, only to see how far the text will go along with it."""
@@ -240,13 +244,13 @@ class Planner:
         """Plain steps that it may hear of together, since it would draft after none of them."""
         return 0 if self._choice is not None else self._trials.patience
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
-        """How many nodes of a draft to verify, from the first on: all of a probe; else as many as
-        promise more tokens than decoding makes in the time they take.
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
+        """How many nodes of a draft to verify, from the first on: all while nothing is chosen, then
+        as many as promise more tokens than decoding makes in the time they take.
         """
         drafted = len(tree.tokens) - 1
         prices = self.prices
-        if prices.without_copies.tokens == 0 or self._is_probe(shape):
+        if prices.without_copies.tokens == 0 or self._choice is None:
             return drafted
         chances = self.guess_chances(tree)[1:]
         seconds = partial(prices.verify_seconds, context=context)
@@ -295,24 +299,39 @@ class Planner:
             self._trials.take_plain(step, self.prices.late, trying=self._choice is None)
         elif step.shape is not None:  # copies alone say nothing of drafts
             self._breaks.drafts += 1
-            self._learnt.take_verified(step.records, trying=self._choice is None)
+            if not step.watched_before:
+                self._learnt.take_verified(step.records, trying=self._choice is None)
             self._learn(step, step.shape)
         self._take_watched(step)
+        self._wide.take_step(step)
         self._steps_to_replan -= step.repeats
         if self._choice is not None and (self._steps_to_replan <= 0 or self._trials.overdrawn):
             self._plan()
         looks = self._choice is not None and not self._beginnings.harder.suspected
-        self._wide_probe = self._wide.find(self._trials, self._forecast) if looks else None
+        if looks:
+            self._wide.find(self._trials, self._forecast)
+        else:
+            self._wide.forget()
 
     def _take_watched(self, step: ObservedStep) -> None:
-        """Learn from drafts that were only watched."""
+        """Learn from drafts that were watched."""
         if step.watching and step.next_shape is not None:
             self._trials.launch_watched(step.next_shape, self.prices.watched)
         for watched in step.watched:
             self._learnt.take_watched(watched, trying=self._choice is None)
-            if self._choice is None:
+            if self._wide.awaited:
+                self._take_wide(watched.shape)
+            elif self._choice is None:
                 self._trials.take_watched(watched.tokens)
                 self._plan_or_price(watched.tokens)
+
+    def _take_wide(self, shape: BeamShape) -> None:
+        """Choose by a larger probe, and see whether it changed anything."""
+        before = self._choice.length if self._choice is not None else math.inf
+        if self._choice is not None:
+            self._plan()
+        longer = self._choice is not None and self._choice.length > before
+        self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
 
     def _plan_or_price(self, tokens: float) -> None:
         """Choose, after a probe that made so many tokens."""
@@ -336,13 +355,10 @@ class Planner:
             self._plan_or_price(step.tokens)
             return
         self._trials.allowance.take_drafted(price, step.tokens)
-        forecast = None if probe else self._expected - 1.0
-        if forecast is None:
-            before = self._choice.length
-            self._plan()
-            longer = self._choice is not None and self._choice.length > before
-            self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
-        else:
+        forecast = None if probe or step.watched_before else self._expected - 1.0
+        if probe:
+            self._take_wide(shape)
+        elif forecast is not None:
             self._wide.take_draft(step.tokens - 1.0, shape.length, forecast)
             if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
                 self._memory.add_records(step.records[:1], shape, probe=False)
@@ -350,7 +366,7 @@ class Planner:
             self._plan()
 
     def _is_probe(self, shape: BeamShape) -> bool:
-        return self._choice is None or shape == self._wide_probe
+        return self._choice is None or shape == self._wide.due
 
     def _plan(self) -> None:
         """Choose by what is promised; called after a probe, and while there is a choice."""
@@ -397,7 +413,7 @@ class Planner:
         shapes = candidate_shapes(costs, chains=self._chains)
         self._promises = Promises(self.prices, self._learnt, shapes, self._honesty)
         self._trials.take_costs(costs)
-        self._wide_probe = None
+        self._wide.forget()
         self._trials.price(self.clocks, self._context)
         if self._trials.probes.free is not None or self._recorded is not None:
             self._plan()

@@ -13,6 +13,9 @@ from .prices import StepPrices
 
 # Another shape has to promise this much more than the present one.
 SWITCH_MARGIN = 1.01
+# And of what it promises so much is doubted, divided by the trees that show it: the largest of many
+# estimates is mostly too large, most of all where few trees are behind it.
+DOUBT = 0.2
 
 
 def best_of(
@@ -21,7 +24,8 @@ def best_of(
     *,
     below: float = math.inf,
 ) -> Forecast | None:
-    """The fastest of some forecasts; the present one, unless another is clearly faster.
+    """The fastest of some forecasts, so far as they are believed; the present one, unless another
+    is clearly faster.
 
     Args:
         forecasts: By their shapes.
@@ -29,11 +33,17 @@ def best_of(
         below: Seconds: no step may take longer.
     """
     allowed = (one for one in forecasts.values() if one.step_seconds < below)
-    best = max(allowed, key=lambda one: one.tokens_per_second, default=None)
+    best = max(allowed, key=_believed, default=None)
     held = forecasts.get(present) if present else None
-    if best and held and SWITCH_MARGIN * held.tokens_per_second >= best.tokens_per_second:
+    if best and held and SWITCH_MARGIN * held.tokens_per_second >= _believed(best):
         return held
     return best
+
+
+def _believed(forecast: Forecast) -> float:
+    """What is believed of a promised speed, before the shape was drafted."""
+    doubt = DOUBT / forecast.trees if forecast.trees else 0.0
+    return (1.0 - doubt) * forecast.tokens_per_second
 
 
 class Promises:
@@ -88,5 +98,5 @@ class Promises:
                 shape, context, kept=1.0 + expected.accepted, rejected=1.0 - expected.whole,
                 path_rows=expected.path_rows,
             ) * clocks.factor(1 + shape.nodes)  # fmt: skip
-            result.append(Forecast(shape, 1.0 + expected.accepted, cost))
+            result.append(Forecast(shape, 1.0 + expected.accepted, cost, expected.trees))
         return result

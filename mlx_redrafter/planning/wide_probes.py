@@ -1,8 +1,13 @@
-"""Probes of larger shapes while a choice stands: whether more would pay."""
+"""Probes of larger shapes while a choice stands: whether more would pay.
+
+One that is made in the graph of the step before it is verified no further than is worth it, like
+every draft, and compared with the text that follows: so it costs little more than its draft.
+"""
 
 from __future__ import annotations
 
 from ..drafting.shape import BeamShape
+from ..engine.shape_planner import ObservedStep
 from .depth_chance import depth_chance
 from .forecast import Forecast
 from .trials import Trials
@@ -24,9 +29,13 @@ class WideProbes:
 
     Args:
         known: Whether larger shapes are known already, so that only now and then one is made.
+
+    Attributes:
+        due: What the next draft is to be; None where it is no probe.
     """
 
     def __init__(self, *, known: bool = False) -> None:
+        self._known = known
         self._left = 0 if known else WIDE_PROBES
         self._steps = WIDE_GAPS[0] if known else WIDE_GAP
         self._gap = WIDE_GAPS[0]
@@ -34,6 +43,19 @@ class WideProbes:
         self._whole = self._whole_before = 0  # drafts accepted whole in a row, and before the last
         self._run = WHOLE_RUNS[0]
         self._look_further = False
+        self.due: BeamShape | None = None
+        self._tokens_awaited = 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether one is being compared with the text."""
+        return self._tokens_awaited > 0
+
+    def take_step(self, step: ObservedStep) -> None:
+        """A step is over. How a probe went is never known of a text that ends with it."""
+        self._tokens_awaited = max(0, self._tokens_awaited - round(step.made))
+        if step.next_watched and not step.watching and step.next_shape is not None:
+            self._tokens_awaited = 1 + step.next_shape.length
 
     @property
     def settled(self) -> bool:
@@ -80,8 +102,9 @@ class WideProbes:
             self._run = WHOLE_RUNS[0] if longer else min(2 * self._run, WHOLE_RUNS[1])
         self._whole = self._whole_before = 0
         self._look_further = False
+        self._tokens_awaited = 0
         self._left -= 1
-        if news:
+        if news and not self._known:
             self._left, self._gap = max(self._left, 1), WIDE_GAPS[0]
         if self._left > 0:
             self._steps = WIDE_GAP
@@ -89,10 +112,17 @@ class WideProbes:
         self._steps = self._gap
         self._gap = min(2 * self._gap, WIDE_GAPS[1])
 
-    def find(self, trials: Trials, chosen: Forecast) -> BeamShape | None:
-        """The next one, if it is due and can be afforded, see :class:`Probes`: a longer one after
-        drafts accepted whole, now and then one that shows much.
+    def find(self, trials: Trials, chosen: Forecast) -> None:
+        """Find the next one, if it is time for it and it can be afforded, see :class:`Probes`: a
+        longer one after drafts accepted whole, now and then one that shows much.
         """
+        self.due = None if self.awaited else self._next(trials, chosen)
+
+    def forget(self) -> None:
+        """None is to be made."""
+        self.due = None
+
+    def _next(self, trials: Trials, chosen: Forecast) -> BeamShape | None:
         if chosen.shape is None:
             return None
         balance = trials.allowance.balance

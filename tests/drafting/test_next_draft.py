@@ -110,10 +110,11 @@ class Ahead(ScriptedPlanner):
         self.asked += 1
         return self._shapes[self.asked % len(self._shapes)]
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
-        assert len(tree.tokens) <= 1 + shape.nodes
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
+        drafted = len(tree.tokens) - 1
+        assert drafted <= max(shape.nodes for shape in self._shapes if shape)
         self.trimmed += 1
-        return min(shape.nodes, self._counts[self.trimmed % len(self._counts)])
+        return min(drafted, self._counts[self.trimmed % len(self._counts)])
 
     def observe(self, step: ObservedStep) -> None:
         (record,) = step.records
@@ -208,7 +209,7 @@ class Watched(Ahead):
         self.made, self.trees = 1, list[tuple[int, HostTree]]()
         self.cut: list[bool] = []  # of the last step
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         return len(tree.tokens) - 1
 
     def observe(self, step: ObservedStep) -> None:

@@ -281,7 +281,7 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
-    drafting_disabled = drafts_next = probing = False
+    drafting_disabled = drafts_next = probing = watches_draft = False
     patience = 0
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
@@ -304,7 +304,7 @@ class Fixed:
     def reflect(self) -> None:
         """There is nothing to do."""
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted in the step before")
 
     def next_watch(self, context: int) -> BeamShape | None:
@@ -354,7 +354,7 @@ class Early(Fixed):
     def next_shape(self, context: int) -> BeamShape | None:
         return BeamShape(1, 4)
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         return len(tree.tokens) - 1
 
     def observe(self, step: ObservedStep) -> None:

@@ -92,7 +92,7 @@ class Copying(ScriptedPlanner):
     def guess_chances(self, tree: HostTree) -> list[float]:
         return [0.5**depth for depth in tree.depths]
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         return len(tree.tokens) - 1
 
     def observe(self, step: ObservedStep) -> None:

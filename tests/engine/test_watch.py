@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def begun(*tokens: int, parents: tuple[int, ...]) -> Watch:
     watch.launch()
     scores = tuple(-0.5 * node for node in range(len(tokens)))
     tree = DraftTree.from_parents(tokens, parents, scores)
-    watch.begin(NextDraft(SHAPE, tree, watched=True))
+    watch.begin(NextDraft(SHAPE, tree, watched=True, verified=False))
     return watch
 
 
@@ -155,6 +156,67 @@ def test_after_an_abandoned_text_another_is_plain_s() -> None:
     assert given == plain(PROMPT, 7)
     again = decode(model, PROMPT, DecodingConfig(20, SAMPLED), cache=cache, planner=planner)
     assert [one.token for one in again] == plain(PROMPT, 20)
+
+
+class Comparing(ScriptedPlanner):
+    """A planner that verifies a part of each draft, and has them all compared with the text."""
+
+    drafts_next = watches_draft = True
+
+    def __init__(self) -> None:
+        self.steps: list[ObservedStep] = []
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        return SHAPE
+
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
+        return context % 4  # of some nothing
+
+    def observe(self, step: ObservedStep) -> None:
+        self.steps.append(step)
+
+
+@pytest.mark.parametrize("kind", ["beam search", "memory"])
+@pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
+def test_a_draft_that_is_verified_in_part_is_compared_as_a_whole(
+    kind: str, sampling: SamplingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees: list[HostTree] = []
+    begin = Watch.begin
+
+    def noting(watch: Watch, draft: NextDraft) -> None:
+        assert draft.tree is not None
+        trees.append(draft.tree.read())
+        begin(watch, draft)
+
+    monkeypatch.setattr(Watch, "begin", noting)
+    planner = Comparing()
+    assert_planned_as_plain(planner, 60, sampling, kind)
+    text = plain(PROMPT, 60, sampling)
+    made, roots = 1, []
+    for step, after in pairwise(planner.steps):
+        assert after.watched_before == step.next_watched
+    for step in planner.steps:
+        assert not step.watching
+        made += len(step.records[0].path)
+        roots += [made] if step.next_watched else []
+    over = [watched for step in planner.steps for watched in step.watched]
+    unfinished = {step.next_watched for step in planner.steps}
+    assert unfinished == {True, False}, "while one is under way no other is compared"
+    assert any(step.watched_before and step.is_plain for step in planner.steps)
+    first = trees[: len(trees) - len(roots)]  # the step of the first token is told to nobody
+    assert len(first) <= 1
+    for root, tree, watched in zip(roots, trees[len(first) :], over[len(first) :], strict=False):
+        path = [0]
+        for token in text[root:]:
+            child = tree.child(path[-1], token)
+            if child is None:
+                break
+            path.append(child)
+        assert watched.draft.path == tuple(path)
+        assert watched.draft.tree.parents == tree.parents
+        assert len(tree.tokens) == 1 + SHAPE.nodes
+    assert len(over) >= 5
 
 
 @pytest.mark.skipif(not (POCKET / "model.safetensors").is_file(), reason="the pocket model")

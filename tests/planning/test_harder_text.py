@@ -170,13 +170,13 @@ def test_no_larger_shape_is_tried_while_drafts_fail() -> None:
     assert planner
     planner._wide._steps = 0
     planner._beginnings.harder._evidence = [EVIDENCE, 0.0]
-    planner._wide_probe = None
+    planner._wide.forget()
     planner.observe(plain_step())
-    assert planner._wide_probe is None
+    assert planner._wide.due is None
     planner._beginnings.harder.forget()
     planner._wide._steps = 0
     planner.observe(plain_step())
-    assert planner._wide_probe is not None
+    assert planner._wide.due is not None
 
 
 def plain_step() -> ObservedStep:

@@ -57,7 +57,7 @@ def test_after_copies_as_many_guesses_are_worth_it_as_before() -> None:
     trees = [text.step(shape).tree for _ in range(40)]
 
     def verified() -> list[int]:
-        return [planner.num_nodes_to_verify(shape, tree, 64) for tree in trees]
+        return [planner.num_nodes_to_verify(tree, 64) for tree in trees]
 
     before = verified()
     for _ in range(40):

@@ -592,12 +592,11 @@ def test_cheap_drafts_are_made_in_the_step_before() -> None:
 
 def test_of_a_doubtful_draft_less_is_verified() -> None:
     planner = settled()
-    shape = BeamShape(1, 7)
-    sure = planner.num_nodes_to_verify(shape, score_tree(*(-0.01 * n for n in range(1, 8))), 0)
+    sure = planner.num_nodes_to_verify(score_tree(*(-0.01 * n for n in range(1, 8))), 0)
     doubtful = planner.num_nodes_to_verify(
-        shape, score_tree(-0.01, -0.02, *(-6.0 - n for n in range(5))), 0
+        score_tree(-0.01, -0.02, *(-6.0 - n for n in range(5))), 0
     )
-    hopeless = planner.num_nodes_to_verify(shape, score_tree(*(-7.0 - n for n in range(7))), 0)
+    hopeless = planner.num_nodes_to_verify(score_tree(*(-7.0 - n for n in range(7))), 0)
     assert hopeless < doubtful < sure == 7
 
 
@@ -606,7 +605,7 @@ def test_a_first_probe_is_verified_whole() -> None:
     hopeless = score_tree(*(-7.0 - n for n in range(7)))
     probe = planner.next_shape(0)
     assert probe is not None
-    assert planner.num_nodes_to_verify(probe, hopeless, 0) == 7
+    assert planner.num_nodes_to_verify(hopeless, 0) == 7
 
 
 @pytest.mark.parametrize("kind", [KNOWN, BABBLE, OVERRATED])

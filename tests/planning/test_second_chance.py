@@ -172,15 +172,24 @@ def test_what_was_recorded_is_not_given_up_for_a_bad_beginning(curve: str, begin
 
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("curve", [OPENBLAS, CPU, M3, M1])
-def test_after_a_choice_was_left_the_next_draft_is_a_small_one(curve: str, recorded: bool) -> None:
+def test_after_a_choice_was_left_the_next_draft_is_a_small_one(
+    curve: str, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The account has just enough for it; for a large one the text would wait a hundred tokens."""
     chat, costs = good_chat(curve, KNOWN, recorded=recorded), costs_of(curve)
-    since = len(chat.steps)
+    planner, since, chosen = chat.planner, len(chat.steps), []
+    assert planner is not None
+    observe = planner.observe
+
+    def noting(step: ObservedStep) -> None:
+        observe(step)
+        chosen.append(planner.choice is not None)
+
+    monkeypatch.setattr(planner, "observe", noting)
     chat.answers(BABBLE, 1, 5)
-    shapes = chat.shapes(since)
-    plain = shapes.index(None)
-    assert plain >= 2, "the choice was drafted until then"
-    probes = [shape for shape in shapes[plain:] if shape is not None]
+    left = chosen.index(False)
+    assert left >= 2, "the choice was drafted until then"
+    probes = [shape for shape in chat.shapes(since)[left + 1 :] if shape is not None]
     assert probes
     # By what steps took, which is not quite what they cost.
     assert costs.step_seconds(probes[0], 0) <= 1.1 * SMALL_PROBE_PRICE

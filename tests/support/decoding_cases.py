@@ -88,7 +88,7 @@ class ScriptedPlanner:
 
     drafting_disabled = False
     drafts_next = False
-    probing = False
+    probing = watches_draft = False
     patience = 0
 
     class costs:
@@ -114,7 +114,7 @@ class ScriptedPlanner:
     def reflect(self) -> None:
         """There is nothing to do."""
 
-    def num_nodes_to_verify(self, shape: BeamShape, tree: HostTree, context: int) -> int:
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted in the step before")
 
 
