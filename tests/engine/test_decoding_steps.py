@@ -384,6 +384,7 @@ def test_a_planner_hears_in_which_step_each_draft_was_made(sampling: SamplingCon
     seen = Counter()
     for step, after in pairwise(planner.steps):
         assert after.drafted_before == step.next_shape
+        assert not after.watched_before
         assert step.overlapped == after.early
         overlapped = after.next_shape if after.early else None
         assert step.overlapped_draft == overlapped
