@@ -103,10 +103,10 @@ class DraftChooser:
         else:
             chances = [planner.guess_chances(tree) if tree else [1.0] for tree in useful]
             result = copies.with_known_drafts(shapes, useful, chances)
-        watched = any(step.next_draft and step.next_draft.watched for step in pending)
+        watched = [step.next_draft is not None and step.next_draft.watched for step in pending]
         return [
-            replace(draft, cut=part is not whole, watched=watched)
-            for draft, part, whole in zip(result, useful, known, strict=True)
+            replace(draft, cut=part is not whole, watched=told)
+            for draft, part, whole, told in zip(result, useful, known, watched, strict=True)
         ]
 
     def next_drafts(
@@ -134,7 +134,7 @@ class DraftChooser:
         sources = [
             s.sources_for(shape, timed=False)[0] if shape and s.drafts else None for s in sequences
         ]
-        return PlannedDrafts(shape, sources, watched=planner.watches_draft)
+        return PlannedDrafts(shape, sources, watched=planner.watches(shape))
 
     def _watched(self, planner: ShapePlanner, sequences: Tokens[Sequence]) -> PlannedDrafts | None:
         """A draft that is only watched; None where the planner wants none."""

@@ -110,7 +110,7 @@ class StepLauncher:
                 context=len(sequence.cache),
                 draft_seconds=self._draft_seconds(shape, sources[place]),
                 drafted_before=drafts[place].made_before,
-                watched_before=drafts[place].watched,
+                watched=drafts[place].watched,
                 copied=copied[place],
                 cut=drafts[place].cut,
                 finite=finite[place],

@@ -169,6 +169,9 @@ class DecodingLoop:
         if all(step.is_trustworthy for step in pending):
             return pending
         self._pending = []
+        for sequence, step in zip(self.sequences, pending, strict=True):
+            if step.next_draft is not None and step.next_draft.watched:
+                sequence.watch.cancel()
         return self._launch([StepDraft() for _ in pending], goes_on=False)
 
     def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:

@@ -58,7 +58,7 @@ class Sequence:
         drafts: Whether it is drafted at all.
         sources: What proposes for it, each with its own memory of the text, besides the draft head.
         backoff: When it pauses drafts that are useless for a while.
-        watch: Compares a draft with the text, which nothing verifies.
+        watch: Compares a draft with the text, however much of it is verified.
         last_token: Its last token, the root of the next step, as of the last step that was read.
         emitted: Tokens decoded.
         finish_reason: "stop", "length", or None while it goes on.
@@ -266,7 +266,7 @@ class Sequence:
         if pending.choices.flipped_by_noise is not None:
             flipped = _numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
-        return StepRecord(tree, choices, path, pending.copied, pending.cut)
+        return StepRecord(tree, choices, path, pending.copied, pending.cut, pending.watched)
 
     def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
         """Of each token that the step made; without where nobody asked for them."""

@@ -34,7 +34,6 @@ class ObservedStep:
         watching: Whether it is not verified, see :meth:`ShapePlanner.next_watch`.
         drafted_before: What was drafted for it in the graph of the step before, verified or not;
             None for nothing.
-        watched_before: Whether that is compared with the text that follows.
         watched: How watched drafts went that were made before, as far as is known since this step.
         early: Whether it began before the step before it was read.
         overlapped: Whether the step after it did.
@@ -50,7 +49,6 @@ class ObservedStep:
     next_watched: bool = False
     watching: bool = False
     drafted_before: BeamShape | None = None
-    watched_before: bool = False
     watched: Sequence[WatchedDraft] = ()
     early: bool = False
     overlapped: bool = False
@@ -81,12 +79,16 @@ class ObservedStep:
             next_watched=made is not None and made.watched,
             watching=made is not None and not made.verified,
             drafted_before=next((s.drafted_before for s in pending if s.drafted_before), None),
-            watched_before=any(step.watched_before for step in pending),
             watched=watched,
             early=early,
             overlapped=bool(following),
             overlapped_draft=after.shape if after else None,
         )
+
+    @property
+    def watched_before(self) -> bool:
+        """Whether a draft that was made for it is compared with the text that follows."""
+        return any(record.watched for record in self.records)
 
     # Asked for again and again at every step.
     @cached_property
@@ -147,10 +149,10 @@ class ShapePlanner(Protocol):
     def probing(self) -> bool:
         """Whether the next draft is to tell what other shapes would yield: no back-off skips it."""
 
-    @property
-    def watches_draft(self) -> bool:
-        """Whether the next draft, if it is made in the graph of the step before it, is compared
-        with the text that follows: that tells of all of it, however little is verified.
+    def watches(self, shape: BeamShape | None) -> bool:
+        """Whether the next draft, of that shape, is compared with the text that follows if it is
+        made in the graph of the step before it: that tells of all of it, however little is
+        verified.
         """
 
     @property

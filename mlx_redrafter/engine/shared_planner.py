@@ -45,11 +45,10 @@ class SharedPlanner:
         with self._lock:
             return self._planner.probing
 
-    @property
-    def watches_draft(self) -> bool:
+    def watches(self, shape: BeamShape | None) -> bool:
         """See ShapePlanner."""
         with self._lock:
-            return self._planner.watches_draft
+            return self._planner.watches(shape)
 
     @property
     def drafts_next(self) -> bool:

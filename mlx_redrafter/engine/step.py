@@ -28,7 +28,7 @@ class PendingStep:
         draft_seconds: What its draft takes, measured alone, and one that is only watched.
         drafted_before: What was drafted for it in the graph of the step before, verified or not;
             None for nothing.
-        watched_before: Whether that is compared with the text that follows.
+        watched: Whether that is compared with the text that follows.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
         cut: Whether nodes of the draft were left out, since the text ends before them.
@@ -43,7 +43,7 @@ class PendingStep:
     context: int
     draft_seconds: float
     drafted_before: BeamShape | None = None
-    watched_before: bool = False
+    watched: bool = False
     next_draft: NextDraft | None = None
     copied: frozenset[int] = frozenset()
     cut: bool = False
@@ -100,6 +100,7 @@ class StepRecord:
         path: The accepted nodes, the root (0) first.
         copied: The nodes that nothing but a copy of the text proposed.
         cut: Whether nodes of the draft were left out, since the text ends before them.
+        watched: Whether the whole draft is compared with the text that follows, and told of then.
     """
 
     tree: HostTree
@@ -107,6 +108,7 @@ class StepRecord:
     path: tuple[int, ...]
     copied: frozenset[int] = frozenset()
     cut: bool = False
+    watched: bool = False
 
     @property
     def guessed(self) -> StepRecord:
@@ -117,7 +119,8 @@ class StepRecord:
         place = {node: index for index, node in enumerate(kept)}
         path = tuple(place[node] for node in self.path if node in place)
         choices = tuple(self.choices[node] for node in kept)
-        return StepRecord(self.tree.pick(kept), choices, path, cut=self.cut)
+        tree = self.tree.pick(kept)
+        return StepRecord(tree, choices, path, cut=self.cut, watched=self.watched)
 
     @property
     def drafted(self) -> int:

@@ -1,7 +1,7 @@
-"""Drafts that nothing verifies: the text that follows tells how far each would have gone.
+"""Drafts that the text which follows is compared with: it tells how far each would have gone.
 
-What a text says is the same however it is decoded, so a draft made beside a plain step shows as
-much of the drafter as one that is verified, for the draft's own time.
+What a text says is the same however it is decoded, so a draft of which nothing is verified, or a
+part, shows as much of the drafter as one that is verified whole, for the draft's own time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ class WatchedDraft:
     Attributes:
         shape: What was drafted.
         draft: Its tree, and the path that would have been accepted.
+        verified: Whether the next step might verify it.
     """
 
     shape: BeamShape
     draft: RecordedDraft
+    verified: bool = False
 
     @property
     def tokens(self) -> int:
@@ -42,7 +44,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.idle = True
-        self._draft: tuple[BeamShape, HostTree] | None = None
+        self._draft: tuple[BeamShape, HostTree, bool] | None = None
         self._path = [0]
         self._over: list[WatchedDraft] = []
 
@@ -50,23 +52,28 @@ class Watch:
         """A draft is made with a step that is not read yet."""
         self.idle = False
 
+    def cancel(self) -> None:
+        """The step that it is made with is taken again, without it."""
+        self.idle = True
+
     def begin(self, draft: NextDraft) -> None:
         """The step that it was made with was read; the text goes on after the draft's root."""
         assert draft.shape is not None
         assert draft.tree is not None
-        self._draft, self._path = (draft.shape, draft.tree.read()), [0]
+        self._draft, self._path = (draft.shape, draft.tree.read(), draft.verified), [0]
 
     def follow(self, tokens: Sequence[int]) -> None:
         """Hear the tokens that a step added to the text."""
         if self._draft is None:
             return
-        shape, tree = self._draft
+        shape, tree, verified = self._draft
         for token in tokens:
             child = tree.child(self._path[-1], token)
             if child is not None:
                 self._path.append(child)
             if child is None or child not in tree.parents:
-                self._over = [WatchedDraft(shape, RecordedDraft.of(tree, self._path))]
+                record = RecordedDraft.of(tree, self._path)
+                self._over = [WatchedDraft(shape, record, verified)]
                 self._draft, self.idle = None, True
                 return
 

@@ -118,7 +118,7 @@ class Allowance:
         return self._part * (first if self._tokens < self._first_tokens else later)
 
     def take_watched(self, price: float) -> None:
-        """A draft that nothing verifies took so many plain steps."""
+        """A draft of which nothing was verified took so many plain steps."""
         self.balance = max(LEAST, self.balance - price)
 
     def lend(self, price: float, next_price: float) -> None:

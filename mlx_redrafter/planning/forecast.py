@@ -142,11 +142,11 @@ class TreeMemory:
     def add_records(
         self, records: Sequence[StepRecord], shape: BeamShape, *, probe: bool = True
     ) -> None:
-        """Remember what was drafted in a step, but for what the text's end cut: that says nothing
-        of a whole draft.
+        """Remember what was drafted in a step, but for what the text's end cut, which says nothing
+        of a whole draft, and for what will be told of as a whole.
         """
         for record in records:
-            if not record.cut:
+            if not record.cut and not record.watched:
                 self.add(record.guessed.tree, shape, probe=probe)
 
     def save(self) -> _SavedTrees:

@@ -31,7 +31,7 @@ class HeadlessPlanner:
     """
 
     drafting_disabled = False
-    probing = watches_draft = False
+    probing = False
     drafts_next = False
     choice: BeamShape | None = None
     patience = MOST_PATIENCE
@@ -78,6 +78,10 @@ class HeadlessPlanner:
     def next_watch(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """Nothing is drafted but copies."""
         return None
+
+    def watches(self, shape: BeamShape | None) -> bool:  # noqa: ARG002
+        """Nothing is drafted but copies."""
+        return False
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """Not asked: nothing is drafted but copies."""

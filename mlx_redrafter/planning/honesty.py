@@ -169,7 +169,7 @@ class Honesty:
         """
         if step.is_plain:
             for _ in range(step.repeats):
-                self._plain.take(1.0, 1.0)
+                self._plain.take(1.0, 1.0 + prices.in_vain(step))
                 self._copied.age()
         elif any(record.copied for record in step.records):
             self._copied.take(step.tokens, prices.price(step))

@@ -31,11 +31,14 @@ class Learnt:
         self.copied = CopyAcceptance()
 
     def take_verified(self, steps: Iterable[StepRecord], *, trying: bool) -> None:
-        """Learn from drafts that were verified; ``trying`` is whether nothing is chosen."""
+        """Learn from drafts that were verified, but for those that will be told of as a whole;
+        ``trying`` is whether nothing is chosen.
+        """
         for step in steps:
-            self.acceptance.observe(step.guessed, trying=trying)
+            if not step.watched:
+                self.acceptance.observe(step.guessed, trying=trying)
 
     def take_watched(self, watched: WatchedDraft, *, trying: bool) -> None:
-        """Learn from a draft that was only watched, and remember it."""
+        """Learn from a draft that was compared with the text, and remember it."""
         self.acceptance.observe(watched.draft, trying=trying)
         self.memory.add(watched.draft.tree, watched.shape)

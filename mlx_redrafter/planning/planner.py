@@ -178,10 +178,9 @@ class Planner:
         """Whether the next draft is to tell what shapes would yield."""
         return self._choice is None or self._wide.due is not None
 
-    @property
-    def watches_draft(self) -> bool:
-        """Whether the next draft is compared with the text that follows."""
-        return self._choice is not None and self._wide.due is not None
+    def watches(self, shape: BeamShape | None) -> bool:
+        """Whether the next draft, of that shape, is compared with the text that follows."""
+        return shape is not None and shape == self._wide.due
 
     @property
     def drafts_next(self) -> bool:
@@ -297,10 +296,10 @@ class Planner:
         if step.is_plain:
             self._breaks.take_plain(step.repeats)
             self._trials.take_plain(step, self.prices.late, trying=self._choice is None)
+            self._trials.allowance.take_watched(self.prices.in_vain(step))
         elif step.shape is not None:  # copies alone say nothing of drafts
             self._breaks.drafts += 1
-            if not step.watched_before:
-                self._learnt.take_verified(step.records, trying=self._choice is None)
+            self._learnt.take_verified(step.records, trying=self._choice is None)
             self._learn(step, step.shape)
         self._take_watched(step)
         self._wide.take_step(step)
@@ -319,11 +318,12 @@ class Planner:
             self._trials.launch_watched(step.next_shape, self.prices.watched)
         for watched in step.watched:
             self._learnt.take_watched(watched, trying=self._choice is None)
-            if self._wide.awaited:
-                self._take_wide(watched.shape)
-            elif self._choice is None:
+            if not watched.verified and self._choice is None:
                 self._trials.take_watched(watched.tokens)
                 self._plan_or_price(watched.tokens)
+        wide = next((watched.shape for watched in step.watched if watched.verified), None)
+        if wide is not None:
+            self._take_wide(wide)
 
     def _take_wide(self, shape: BeamShape) -> None:
         """Choose by a larger probe, and see whether it changed anything."""

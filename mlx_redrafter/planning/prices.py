@@ -134,6 +134,12 @@ class StepPrices:
             expected += self.draft_seconds(step.overlapped_draft)
         return paid(seconds, expected, self.plain_seconds(step.context))
 
+    def in_vain(self, step: ObservedStep) -> float:
+        """Plain steps that a draft took which was made for a plain step, and not verified."""
+        if not step.is_plain or step.drafted_before is None:
+            return 0.0
+        return self.draft_seconds(step.drafted_before) / self.plain_seconds(step.context)
+
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
         return self.accepted.get(shape, 0.0)

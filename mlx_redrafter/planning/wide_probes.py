@@ -63,7 +63,10 @@ class WideProbes:
         return self._left <= 0 or self._skipped
 
     def begin_answer(self) -> None:
-        """The last draft was cut off where the answer before ended, and says nothing."""
+        """The last draft was cut off where the answer before ended, and says nothing; of the first
+        step of an answer nobody hears.
+        """
+        self.due = None
         self._whole = max(self._whole, self._whole_before)
 
     def take_draft(self, accepted: float, length: int, forecast: float) -> None:

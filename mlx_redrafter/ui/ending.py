@@ -63,7 +63,7 @@ def lost_ends_repeated() -> Iterator[None]:
     Python lets no exception out of one: it prints that it was ignored, and the program goes on as
     if there had been no Ctrl-C. So the signal is sent once more.
     """
-    before = sys.unraisablehook
+    before, sent = sys.unraisablehook, list[threading.Timer]()
 
     def hook(unraisable: UnraisableHookArgs) -> None:
         number = _signal_of(unraisable.exc_value)
@@ -72,15 +72,17 @@ def lost_ends_repeated() -> Iterator[None]:
             return
         if signal.getsignal(number) is signal.SIG_DFL:  # since _leave was called, in vain
             signal.signal(number, _leave)
-        again = threading.Timer(LATER, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        sent.append(threading.Timer(LATER, os.kill, (os.getpid(), number)))
+        sent[-1].daemon = True
+        sent[-1].start()
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
         sys.unraisablehook = before
+        for again in sent:
+            again.cancel()
 
 
 def _signal_of(error: BaseException | None) -> int | None:

@@ -26,6 +26,7 @@ from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.sequence import Sequence as TextSequence
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import DecodedToken, PendingStep
+from mlx_redrafter.engine.watch import WatchedDraft
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
@@ -281,7 +282,7 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
-    drafting_disabled = drafts_next = probing = watches_draft = False
+    drafting_disabled = drafts_next = probing = False
     patience = 0
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
@@ -350,9 +351,13 @@ class Early(Fixed):
     def __init__(self, costs: CostModel):
         super().__init__(costs, ())
         self.cuts: list[list[bool]] = []
+        self.watched: list[WatchedDraft] = []
 
     def next_shape(self, context: int) -> BeamShape | None:
         return BeamShape(1, 4)
+
+    def watches(self, shape: BeamShape | None) -> bool:
+        return shape is not None
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         return len(tree.tokens) - 1
@@ -360,6 +365,7 @@ class Early(Fixed):
     def observe(self, step: ObservedStep) -> None:
         super().observe(step)
         self.cuts.append([record.cut for record in step.records])
+        self.watched += step.watched
 
 
 def test_drafts_made_in_advance_are_each_cut_where_their_own_text_ends() -> None:
@@ -377,6 +383,28 @@ def test_drafts_made_in_advance_are_each_cut_where_their_own_text_ends() -> None
     ending = [drafted for cut, drafted in together if cut == [False, True]]
     assert ending, "the shorter text's last drafts"
     assert all(whole == 4 for whole, _ in ending), "the other text goes on"
+
+
+def test_each_text_of_a_batch_is_compared_with_its_own_drafts() -> None:
+    """However each goes: one whose last draft is still being compared is not told of another."""
+    model = SpeculativeModel(target("llama"), models.build_drafter(seed=1))
+    planner = Early(COSTS)
+    decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, max_tokens=[30, 30], planner=planner)
+    texts = ids(collect(decoder))
+    longer = replace(GREEDY, max_tokens=30)
+    assert texts == [alone(model, prompt, longer) for prompt in PROMPTS[:2]]
+    assert len(planner.watched) >= 6
+    for watched in planner.watched:
+        assert watched.verified
+        assert watched.shape == BeamShape(1, 4)
+        tree, path = watched.draft.tree, watched.draft.path
+        said = [tree.tokens[node] for node in path]
+        places = [(text, at) for text in texts for at in range(len(text) - len(said) + 1)]
+        found = [(text, at) for text, at in places if text[at : at + len(said)] == said]
+        assert found, "it goes along with one of them"
+        ends = [text[at + len(said)] for text, at in found if at + len(said) < len(text)]
+        after = [tree.tokens[node] for node, up in enumerate(tree.parents) if up == path[-1]]
+        assert not after or any(token not in after for token in ends), "and then leaves it"
 
 
 def test_costs_of_a_batch() -> None:

@@ -186,6 +186,7 @@ def test_records_hold_plain_numbers() -> None:
                 "path",
                 "copied",
                 "cut",
+                "watched",
             }
             assert {type(number) for number in (*record.choices, *record.path)} == {int}
             tree = record.tree

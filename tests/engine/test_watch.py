@@ -161,13 +161,16 @@ def test_after_an_abandoned_text_another_is_plain_s() -> None:
 class Comparing(ScriptedPlanner):
     """A planner that verifies a part of each draft, and has them all compared with the text."""
 
-    drafts_next = watches_draft = True
+    drafts_next = True
 
     def __init__(self) -> None:
         self.steps: list[ObservedStep] = []
 
     def next_shape(self, context: int) -> BeamShape | None:
         return SHAPE
+
+    def watches(self, shape: BeamShape | None) -> bool:
+        return shape == SHAPE
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         return context % 4  # of some nothing
@@ -215,6 +218,7 @@ def test_a_draft_that_is_verified_in_part_is_compared_as_a_whole(
             path.append(child)
         assert watched.draft.path == tuple(path)
         assert watched.draft.tree.parents == tree.parents
+        assert watched.verified
         assert len(tree.tokens) == 1 + SHAPE.nodes
     assert len(over) >= 5
 

@@ -26,6 +26,7 @@ from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.shapes import covers
 
 HARDLY_PAYS = (0.4, 0.32, 0.2)
+HOPELESS = (0.12, 0.05, 0.05)  # and the drafter knows it
 LEVEL = 0.04  # a drafted level, in plain steps: cheap enough to be made early
 ON_CPU, ON_GPU = 0.9, 0.0
 Kind = tuple[float, float, float]
@@ -58,11 +59,10 @@ def answered(begun: EarlyChat, kind: Kind, seed: int = 0, count: int = 16) -> Ea
 def test_steps_that_cost_what_was_measured_leave_the_clocks_as_they_are(
     curve: str, kind: Kind, ahead: float
 ) -> None:
-    for seed in range(3):
-        planner = chat(curve, kind, ahead, seed).planner
-        assert planner is not None
-        assert planner.clocks.factor(PLAIN) == pytest.approx(1.0, abs=0.04)
-        assert planner.clocks.factor(8) == pytest.approx(1.0, abs=0.06)
+    planners = [chat(curve, kind, ahead, seed).planner for seed in range(6)]
+    for rows in (PLAIN, 8):
+        factors = [planner.clocks.factor(rows) for planner in planners if planner is not None]
+        assert sum(factors) / len(factors) == pytest.approx(1.0, abs=0.04), rows
 
 
 @pytest.mark.parametrize("ahead", [ON_CPU, ON_GPU], ids=["cpu", "gpu"])
@@ -129,7 +129,7 @@ def test_while_a_larger_probe_is_under_way_no_other_is_made(
         observe(step)
         under_way.append(planner._wide.awaited)
         assert not (planner._wide.awaited and planner._wide.due)
-        assert planner.watches_draft == (planner._wide.due is not None)
+        assert planner.watches(planner.next_shape(0)) == (planner._wide.due is not None)
 
     monkeypatch.setattr(planner, "observe", noting)
     answered(begun, REAL)
@@ -149,3 +149,15 @@ def test_texts_that_become_easy_lead_to_longer_drafts() -> None:
     assert after.length > before.length
     assert not covers(before, after)
     assert begun.speed(since) >= 0.85 * best_speed(KNOWN, costs)
+
+
+@pytest.mark.parametrize("ahead", [ON_CPU, ON_GPU], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("curve", [CPU, M3, OPENBLAS])
+def test_drafts_that_are_never_worth_verifying_are_not_made_for_ever(
+    curve: str, ahead: float
+) -> None:
+    """Nothing of them is accepted, nor rejected; but each takes its time."""
+    begun = chat(curve, REAL, ahead, recorded=REAL)
+    since = len(begun.steps)
+    answered(begun, HOPELESS, 5, 20)
+    assert begun.speed(since) >= 0.93 / costs_of(curve, LEVEL).plain[0]

@@ -88,7 +88,7 @@ class ScriptedPlanner:
 
     drafting_disabled = False
     drafts_next = False
-    probing = watches_draft = False
+    probing = False
     patience = 0
 
     class costs:
@@ -97,6 +97,9 @@ class ScriptedPlanner:
         @staticmethod
         def draft_seconds(shape: BeamShape) -> float:
             return 0.0
+
+    def watches(self, shape: BeamShape | None) -> bool:
+        return False
 
     def next_watch(self, context: int) -> BeamShape | None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from planning_machines import PLAIN, Chat, Watching
@@ -29,7 +29,6 @@ class Launched:
         record: How it will go.
         shape: What it verifies a part of; None for a plain step.
         before: What was drafted for it in the step before.
-        watched_before: Whether that is compared with the text.
         after: What its own graph drafts for the next step.
         watched: Whether that is compared with the text.
         verified: Whether the next step may verify it.
@@ -39,7 +38,6 @@ class Launched:
     record: StepRecord = PLAIN
     shape: BeamShape | None = None
     before: BeamShape | None = None
-    watched_before: bool = False
     after: BeamShape | None = None
     watched: bool = False
     verified: bool = True
@@ -64,12 +62,13 @@ class EarlyChat(Chat):
     ahead: float = 0.9
     drafts: list[tuple[BeamShape | None, int, BeamShape | None]] = field(default_factory=list)
     compared: list[bool] = field(default_factory=list)
+    _launched: bool = False  # a draft is made that is going to be compared
 
     def answer(self, text: Drafted, tokens: int = 60) -> EarlyChat:
         """Decode an answer of at least so many tokens."""
         assert self.planner is not None
         self.planner.begin(temperature=self.temperature)
-        watching, made, early = Watching(), 0, False
+        watching, made, early, self._launched = Watching(), 0, False, False
         step = self._launch(self.planner, Launched(), watching, made)
         while made < tokens:
             following = self._overlapping(self.planner, step, watching, made, tokens)
@@ -77,29 +76,40 @@ class EarlyChat(Chat):
             made += len(step.record.path)
             self.steps.append((step.shape, len(step.record.path), seconds))
             self.drafts.append((step.shape, step.record.drafted, step.before))
-            self.compared.append(step.watched_before)
+            self.compared.append(step.record.watched)
             advance = getattr(text, "advance", None)
             if advance is not None:
                 advance(len(step.record.path))
             observed = self._observed(step, following, watching, seconds, made, early=early)
             self.planner.observe(observed)
             if step.after is not None and step.watched:
-                watching.begin(step.after, text.step(step.after))
-                self.watches += not step.verified
+                self._compare(step, text.step(step.after), watching)
             early = following is not None
             step = following or self._next_step(self.planner, step, watching, text, made)
         return self
 
     def _launch(self, planner: Planner, step: Launched, watching: Watching, made: int) -> Launched:
         """Decide what its graph drafts for the next step."""
-        watch = planner.next_watch(made) if watching.idle and made else None
+        idle = watching.idle and not self._launched
+        watch = planner.next_watch(made) if idle and made else None
         if watch is not None:
             step.after, step.watched, step.verified, step.decided = watch, True, False, True
         elif planner.drafts_next:
             step.decided = True
             step.after = planner.next_shape(made)
-            step.watched = bool(step.after and planner.watches_draft and watching.idle)
+            step.watched = idle and planner.watches(step.after)
+        self._launched |= step.watched
         return step
+
+    def _compare(self, step: Launched, record: StepRecord, watching: Watching) -> None:
+        """A draft is known that is to be compared with the text; of one that this cuts, how it goes
+        is never known.
+        """
+        assert step.after is not None
+        self._launched = record.cut
+        if not record.cut:
+            watching.begin(step.after, record, verified=step.verified)
+        self.watches += not step.verified
 
     def _overlapping(
         self, planner: Planner, step: Launched, watching: Watching, made: int, tokens: int
@@ -125,7 +135,8 @@ class EarlyChat(Chat):
         if shape is not None and step.decided:
             kept = planner.num_nodes_to_verify(record.tree, made)
             shown = shape if kept else None
-            following = Launched(first(record, kept), shown, shape, step.watched)
+            record = replace(first(record, kept), watched=step.watched)
+            following = Launched(record, shown, shape)
         return self._launch(planner, following, watching, made)
 
     def _seconds(
@@ -166,7 +177,6 @@ class EarlyChat(Chat):
             next_watched=step.watched,
             watching=not step.verified,
             drafted_before=step.before,
-            watched_before=step.watched_before,
             watched=watching.follow(len(step.record.path)),
             early=early,
             overlapped=following is not None,
@@ -179,6 +189,5 @@ def first(record: StepRecord, count: int) -> StepRecord:
     if count >= record.drafted:
         return record
     path = tuple(node for node in record.path if node <= count)
-    return StepRecord(
-        record.tree.pick(range(1 + count)), record.choices[: 1 + count], path, cut=record.cut
-    )
+    tree, choices = record.tree.pick(range(1 + count)), record.choices[: 1 + count]
+    return StepRecord(tree, choices, path, cut=record.cut)

@@ -143,9 +143,9 @@ class Watching:
         """Whether there is none."""
         return self._draft is None
 
-    def begin(self, shape: BeamShape, record: StepRecord) -> None:
-        """One was made."""
-        self._draft = WatchedDraft(shape, RecordedDraft.of(record.tree, record.path))
+    def begin(self, shape: BeamShape, record: StepRecord, *, verified: bool = False) -> None:
+        """One was made, of which the next step may verify a part."""
+        self._draft = WatchedDraft(shape, RecordedDraft.of(record.tree, record.path), verified)
         self._left = min(shape.length, len(record.path))
 
     def follow(self, tokens: int) -> list[WatchedDraft]:

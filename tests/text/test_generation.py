@@ -444,7 +444,7 @@ def test_length_is_the_reason_at_max_tokens(tokenizer: TokenizerWrapper) -> None
 
 def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrapper) -> None:
     class Refusing:
-        drafting_disabled = drafts_next = probing = watches_draft = False
+        drafting_disabled = drafts_next = probing = False
 
         def for_batch(self, sequences: int) -> Any:
             return self
