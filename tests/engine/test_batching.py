@@ -16,6 +16,8 @@ import models
 from mlx_redrafter.cache.batch import STEP
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
+from mlx_redrafter.drafting.next_draft import NextDraft
+from mlx_redrafter.drafting.recorded import RecordedDraft
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
@@ -26,7 +28,7 @@ from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.sequence import Sequence as TextSequence
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import DecodedToken, PendingStep
-from mlx_redrafter.engine.watch import WatchedDraft
+from mlx_redrafter.engine.watch import Watch, WatchedDraft
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.planner import Planner
@@ -385,8 +387,19 @@ def test_drafts_made_in_advance_are_each_cut_where_their_own_text_ends() -> None
     assert all(whole == 4 for whole, _ in ending), "the other text goes on"
 
 
-def test_each_text_of_a_batch_is_compared_with_its_own_drafts() -> None:
-    """However each goes: one whose last draft is still being compared is not told of another."""
+def test_each_text_of_a_batch_is_compared_with_its_own_drafts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trees: dict[RecordedDraft, HostTree] = {}
+    begin = Watch.begin
+
+    def noting(watch: Watch, draft: NextDraft) -> None:
+        assert draft.tree is not None
+        tree = draft.tree.read()
+        trees[RecordedDraft.of(tree, ())] = tree
+        begin(watch, draft)
+
+    monkeypatch.setattr(Watch, "begin", noting)
     model = SpeculativeModel(target("llama"), models.build_drafter(seed=1))
     planner = Early(COSTS)
     decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, max_tokens=[30, 30], planner=planner)
@@ -397,7 +410,7 @@ def test_each_text_of_a_batch_is_compared_with_its_own_drafts() -> None:
     for watched in planner.watched:
         assert watched.verified
         assert watched.shape == BeamShape(1, 4)
-        tree, path = watched.draft.tree, watched.draft.path
+        path, tree = watched.draft.path, trees[RecordedDraft.of(watched.draft.tree, ())]
         said = [tree.tokens[node] for node in path]
         places = [(text, at) for text in texts for at in range(len(text) - len(said) + 1)]
         found = [(text, at) for text, at in places if text[at : at + len(said)] == said]

@@ -25,6 +25,7 @@ from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import PendingStep
 from mlx_redrafter.engine.watch import Watch, WatchedDraft
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.tree import DraftTree, HostTree
@@ -221,6 +222,26 @@ def test_a_draft_that_is_verified_in_part_is_compared_as_a_whole(
         assert watched.verified
         assert len(tree.tokens) == 1 + SHAPE.nodes
     assert len(over) >= 5
+
+
+def test_after_a_step_that_is_taken_again_drafts_are_compared_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A branch may have computed no numbers: then the step's own draft for the next is dropped."""
+    dropped = 0
+
+    def spoilt(step: PendingStep) -> bool:
+        nonlocal dropped
+        draft = step.next_draft
+        spoils = dropped < 2 and draft is not None and draft.watched and not step.is_plain
+        dropped += spoils
+        return not spoils
+
+    monkeypatch.setattr(PendingStep, "is_trustworthy", property(spoilt))
+    planner = Comparing()
+    assert_planned_as_plain(planner, 60, SAMPLED)
+    assert dropped == 2
+    assert sum(step.next_watched for step in planner.steps) >= 5
 
 
 @pytest.mark.skipif(not (POCKET / "model.safetensors").is_file(), reason="the pocket model")

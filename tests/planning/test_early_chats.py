@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
-from early_chats import EarlyChat
+from early_chats import EarlyChat, first
 from planning_machines import (
     BABBLE,
     CPU,
     KNOWN,
     M3,
     OPENBLAS,
+    PLAIN,
     REAL,
     Text,
     best_speed,
@@ -19,9 +21,12 @@ from planning_machines import (
     recorded_of,
 )
 
+from mlx_redrafter.drafting.recorded import RecordedDraft
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
-from mlx_redrafter.planning.clocks import PLAIN
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.engine.watch import WatchedDraft
+from mlx_redrafter.planning.clocks import PLAIN as PLAIN_ROWS
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.shapes import covers
 
@@ -60,7 +65,7 @@ def test_steps_that_cost_what_was_measured_leave_the_clocks_as_they_are(
     curve: str, kind: Kind, ahead: float
 ) -> None:
     planners = [chat(curve, kind, ahead, seed).planner for seed in range(6)]
-    for rows in (PLAIN, 8):
+    for rows in (PLAIN_ROWS, 8):
         factors = [planner.clocks.factor(rows) for planner in planners if planner is not None]
         assert sum(factors) / len(factors) == pytest.approx(1.0, abs=0.04), rows
 
@@ -149,6 +154,62 @@ def test_texts_that_become_easy_lead_to_longer_drafts() -> None:
     assert after.length > before.length
     assert not covers(before, after)
     assert begun.speed(since) >= 0.85 * best_speed(KNOWN, costs)
+
+
+def probed(planner: Planner) -> tuple[BeamShape, StepRecord]:
+    """A larger probe, of which a part was verified, and that is told of as a whole later."""
+    shape = BeamShape(8, 5, 31)
+    whole = Text(*REAL, seed=9).step(shape)
+    record = replace(first(whole, 3), watched=True)
+    planner.observe(ObservedStep(None, [PLAIN], 1.0, 40, next_shape=shape, next_watched=True))
+    planner.observe(ObservedStep(shape, [record], 1.3, 41, drafted_before=shape))
+    return shape, whole
+
+
+def told(planner: Planner, shape: BeamShape, whole: StepRecord, *, texts: int = 1) -> None:
+    """How it went, on so many texts that are decoded together."""
+    over = WatchedDraft(shape, RecordedDraft.of(whole.tree, whole.path), verified=True)
+    planner.observe(ObservedStep(None, [PLAIN], 1.0, 44, watched=[over] * texts))
+
+
+def test_a_larger_probe_is_learnt_once() -> None:
+    planner = chat(CPU, REAL, ON_CPU, recorded=REAL).planner
+    assert planner is not None
+    seen, trees = planner.acceptance.save()[1].sum(), planner._memory._added
+    shape, whole = probed(planner)
+    assert planner._memory._added == trees, "a part says less than the whole"
+    assert planner.acceptance.save()[1].sum() == seen
+    told(planner, shape, whole)
+    assert planner._memory._added == trees + 1
+    assert planner._memory.trees[-1][1].parents == whole.tree.parents
+    assert planner.acceptance.save()[1].sum() > seen
+    assert not planner._wide.awaited
+
+
+def test_it_is_learnt_once_though_nothing_is_chosen_any_more() -> None:
+    planner = chat(CPU, REAL, ON_CPU, recorded=REAL).planner
+    assert planner is not None
+    made, trees = planner._trials._made, planner._memory._added
+    shape = BeamShape(8, 5, 31)
+    planner.observe(ObservedStep(None, [PLAIN], 1.0, 40, next_shape=shape, next_watched=True))
+    planner._choose(None)
+    whole = Text(*REAL, seed=9).step(shape)
+    record = replace(whole, watched=True)
+    planner.observe(ObservedStep(shape, [record], 3.0, 41, drafted_before=shape))
+    assert planner._memory._added == trees
+    told(planner, shape, whole, texts=2)
+    assert planner._memory._added == trees + 2
+    assert planner._trials._made <= made + 1, "it was no trial"
+
+
+def test_a_probe_that_is_due_is_not_made_with_the_first_step_of_an_answer() -> None:
+    """Nobody is told of that step."""
+    planner = chat(CPU, REAL, ON_CPU, recorded=REAL).planner
+    assert planner is not None
+    planner._wide.due = BeamShape(8, 5, 31)
+    planner.begin()
+    assert planner.next_shape(0) == planner.choice
+    assert not planner.watches(planner.next_shape(0))
 
 
 @pytest.mark.parametrize("ahead", [ON_CPU, ON_GPU], ids=["cpu", "gpu"])
