@@ -1,14 +1,15 @@
 """The planner on a real model's own drafts, played through again and again without the model.
 
     python experiments/replayed_drafts.py record DRAFTS --model smollm2 --prompts FILE [--temp 0]
-    python experiments/replayed_drafts.py play DRAFTS [--seeds 24] [--temp 0]
+    python experiments/replayed_drafts.py play DRAFTS [--seeds 24]
 
 `record` answers questions plainly and keeps a wide draft from every token of the answers, with how
 far the text goes along with it. `play` decodes them with the planner and with fixed shapes: what
 each step makes is what was recorded, what it takes is the time of a machine laid down in the tests
-(tests/support). Only the order of the questions, small errors of the measured costs and the
-machine's wandering speed change from seed to seed. No clock is read, so a change of the planner by
-half a per cent can be seen in a minute.
+(tests/support). From seed to seed change the order of the questions, small errors of the measured
+costs, noise of five per cent a step and the machine's wandering speed, of which the latter two do
+not count in the result. No clock is read, so a change of the planner by half a per cent can be seen
+in a minute.
 """
 
 from __future__ import annotations
@@ -143,7 +144,8 @@ def record(args: argparse.Namespace) -> None:
         ]
         answers.append({"tokens": run.tokens[-1], "drafts": drafts})
     known = subject.model.recorded
-    write_json(args.drafts, {"recorded": known.to_dict() if known else None, "answers": answers})
+    values = {"temperature": args.temp, "recorded": known.to_dict() if known else None}
+    write_json(args.drafts, {**values, "answers": answers})
 
 
 def _rounded(scores: Sequence[float]) -> list[float]:
@@ -215,16 +217,27 @@ class Played:
         return self.tokens / self.seconds
 
 
-def fixed(texts: Sequence[RecordedText], shape: BeamShape, costs: CostModel) -> Played:
-    """All texts with one shape, every draft verified whole."""
+def fixed(
+    texts: Sequence[RecordedText], shape: BeamShape, costs: CostModel, *, alone: float
+) -> Played:
+    """All texts with one shape, every draft verified whole.
+
+    Args:
+        texts: What is said.
+        shape: What every step drafts.
+        costs: What steps really cost.
+        alone: What a plain step takes that overlaps with none, in plain steps.
+    """
     seconds, steps = 0.0, 0
     for text in texts:
         at = 1
         text.begin()
         while at <= text.tokens:
             step = text.step(shape)
-            seconds += costs.check_seconds(1 + step.drafted, 0) if step.drafted else costs.plain[0]
-            seconds += costs.draft_seconds(shape) if step.drafted else 0.0
+            if step.drafted:
+                seconds += costs.check_seconds(1 + step.drafted, 0) + costs.draft_seconds(shape)
+            else:
+                seconds += alone * costs.plain[0]
             text.advance(len(step.path))
             at, steps = at + len(step.path), steps + 1
     return Played(seconds / costs.plain[0], sum(text.tokens for text in texts), steps)
@@ -239,7 +252,16 @@ def planned(
     temperature: float,
     alone: float,
 ) -> Played:
-    """The same with a planner that begins afresh, by what its steps really cost."""
+    """The same with a planner that begins afresh, by what its steps take but for noise and load.
+
+    Args:
+        texts: What is said; their order is drawn.
+        costs: What steps really cost.
+        recorded: What the planner is told of the head.
+        seed: Of the order, the errors of the costs, the noise and the load.
+        temperature: That the texts were drawn at.
+        alone: As of :func:`fixed`.
+    """
     rng = random.Random(seed)
     order = rng.sample(list(texts), len(texts))
     errors = {size: math.exp(rng.gauss(0, WRONG)) for size in costs.sizes}
@@ -249,21 +271,8 @@ def planned(
     )  # fmt: skip
     for text in order:
         chat.answer(text.begin(), text.tokens)
-    seconds = sum(_cost(costs, *draft) for draft in chat.drafts)
-    seconds += sum(
-        (alone - 1.0) * costs.plain[0]
-        for (_, before, _), (_, nodes, _) in zip(chat.drafts, chat.drafts[1:], strict=False)
-        if before and not nodes
-    )
-    return Played(
-        seconds / costs.plain[0], sum(tokens for _, tokens, _ in chat.steps), len(chat.steps)
-    )
-
-
-def _cost(costs: CostModel, shape: BeamShape | None, nodes: int, before: BeamShape | None) -> float:
-    drafted = before or shape
-    verified = costs.check_seconds(1 + nodes, 0) if nodes else costs.plain[0]
-    return verified + (costs.draft_seconds(drafted) if drafted else 0.0)
+    tokens = sum(tokens for _, tokens, _ in chat.steps)
+    return Played(sum(chat.taken) / costs.plain[0], tokens, len(chat.steps))
 
 
 def _wandering(rng: random.Random) -> Any:
@@ -289,10 +298,11 @@ def play(args: argparse.Namespace) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     best = 1.0
     for shape in SHAPES:
-        one = fixed(texts, shape, costs)
+        one = fixed(texts, shape, costs, alone=args.alone)
         best = max(best, one.speed)
         table.add_row(_name(shape), f"{one.tokens / one.steps:.2f}", f"{one.speed:.3f}")
-    play_once = partial(planned, texts, costs, recorded, temperature=args.temp, alone=args.alone)
+    temperature = values["temperature"]
+    play_once = partial(planned, texts, costs, recorded, temperature=temperature, alone=args.alone)
     chats = [play_once(seed) for seed in track(range(args.seeds), transient=True)]
     made = statistics.mean(one.tokens / one.steps for one in chats)
     speeds = sorted(one.speed for one in chats)
@@ -325,9 +335,9 @@ def main() -> None:
         "--alone", type=float, default=1.05, help="a plain step that overlaps with none"
     )
     plays.set_defaults(run=play)
+    writes.add_argument("--temp", type=float, default=0.0, help="temperature")
     for command in (writes, plays):
         command.add_argument("drafts", type=Path, help="file of drafts")
-        command.add_argument("--temp", type=float, default=0.0, help="temperature")
     args = parser.parse_args()
     args.run(args)
 

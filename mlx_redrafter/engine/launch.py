@@ -102,14 +102,15 @@ class StepLauncher:
             asked = own[place] if sequence.asks_caller else tree
             choices = _choices(sequence, logits[place], tree, asked, noise, resting)  # 3 choose
             shape = drafts[place].shape if drafted and len(tree) > 1 else None
+            made_before = drafts[place].made_before
             step = PendingStep(
                 tree=tree,
                 choices=choices,
                 hidden=hidden[place],
                 shape=shape,
                 context=len(sequence.cache),
-                draft_seconds=self._draft_seconds(shape, sources[place]),
-                drafted_before=drafts[place].made_before,
+                draft_seconds=self._draft_seconds(shape or made_before, sources[place]),
+                drafted_before=made_before,
                 watched=drafts[place].watched,
                 copied=copied[place],
                 cut=drafts[place].cut,

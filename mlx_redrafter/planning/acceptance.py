@@ -78,7 +78,8 @@ class AcceptanceModel:
         self._hits *= DOUBTED
         self._seen *= DOUBTED
         for _, record in drafts:
-            self.observe(record)
+            if not record.watched:  # will be told of as a whole
+                self.observe(record)
 
     def observe(self, record: StepRecord | RecordedDraft, *, trying: bool = False) -> None:
         """Learn from one verified tree.

@@ -208,7 +208,7 @@ class Planner:
                 self._trials.price(self.clocks, self._context)
         for planner in (self, *self._for_batches.values()):
             planner._begin_as_before(temperature)
-            planner._wide.begin_answer()
+            planner._wide.begin_answer(early=planner.drafts_next)
 
     def _begin_as_before(self, temperature: float) -> None:
         """Draft as before the last answer, if that was unlike those before it."""
@@ -262,7 +262,7 @@ class Planner:
 
     def price(self, step: ObservedStep) -> float | None:
         """Expected time of a step in plain steps; None for plain ones and for probes."""
-        if step.shape is None or self._is_probe(step.shape):
+        if step.shape is None or step.watched_before or self._is_probe(step.shape):
             return None
         return self.prices.price(step)
 
@@ -322,16 +322,18 @@ class Planner:
                 self._trials.take_watched(watched.tokens)
                 self._plan_or_price(watched.tokens)
         wide = next((watched.shape for watched in step.watched if watched.verified), None)
-        if wide is not None:
-            self._take_wide(wide)
+        if wide is not None:  # of texts decoded together each tells of it, but it was one
+            self._take_wide(wide, counts=self._wide.awaited)
 
-    def _take_wide(self, shape: BeamShape) -> None:
-        """Choose by a larger probe, and see whether it changed anything."""
-        before = self._choice.length if self._choice is not None else math.inf
-        if self._choice is not None:
+    def _take_wide(self, shape: BeamShape, *, counts: bool = True) -> None:
+        """Choose by a larger probe; see whether it changed anything, if it counts as one."""
+        before = self._choice
+        if before is not None:
             self._plan()
-        longer = self._choice is not None and self._choice.length > before
-        self._wide.take_probe(news=self._memory.covering(shape) < WIDE_PROBES, longer=longer)
+        if counts:
+            longer = before and self._choice and self._choice.length > before.length
+            news = self._memory.covering(shape) < WIDE_PROBES
+            self._wide.take_probe(news=news, longer=bool(longer))
 
     def _plan_or_price(self, tokens: float) -> None:
         """Choose, after a probe that made so many tokens."""

@@ -22,6 +22,9 @@ WIDE_GAPS = (64, 512)
 # like those before it.
 WHOLE_RUNS = (3, 12)
 SELDOM = 0.001
+# While one is compared with its text no other is made, for so many tokens at most: the text may
+# have ended with it, and other texts may go on meanwhile.
+TOKENS_AWAITED = 64
 
 
 class WideProbes:
@@ -54,19 +57,20 @@ class WideProbes:
     def take_step(self, step: ObservedStep) -> None:
         """A step is over. How a probe went is never known of a text that ends with it."""
         self._tokens_awaited = max(0, self._tokens_awaited - round(step.made))
-        if step.next_watched and not step.watching and step.next_shape is not None:
-            self._tokens_awaited = 1 + step.next_shape.length
+        if step.next_watched and not step.watching:
+            self._tokens_awaited = TOKENS_AWAITED
 
     @property
     def settled(self) -> bool:
         """Whether larger shapes have been looked at as far as they were worth it."""
         return self._left <= 0 or self._skipped
 
-    def begin_answer(self) -> None:
-        """The last draft was cut off where the answer before ended, and says nothing; of the first
-        step of an answer nobody hears.
+    def begin_answer(self, *, early: bool) -> None:
+        """The last draft was cut off where the answer before ended, and says nothing; nor would one
+        that is made early, in the graph of the answer's first step, of which nobody hears.
         """
-        self.due = None
+        if early:
+            self.due = None
         self._whole = max(self._whole, self._whole_before)
 
     def take_draft(self, accepted: float, length: int, forecast: float) -> None:

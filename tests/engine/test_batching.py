@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import pytest
@@ -20,6 +20,7 @@ from mlx_redrafter.drafting.next_draft import NextDraft
 from mlx_redrafter.drafting.recorded import RecordedDraft
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine import sequence as sequences
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
@@ -387,37 +388,58 @@ def test_drafts_made_in_advance_are_each_cut_where_their_own_text_ends() -> None
     assert all(whole == 4 for whole, _ in ending), "the other text goes on"
 
 
+class Noting(Watch):
+    """Notes what it is told, and what it tells."""
+
+    made: ClassVar[list[Noting]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[int] = []
+        self.trees: list[tuple[int, HostTree]] = []
+        self.told: list[WatchedDraft] = []
+        self.made.append(self)
+
+    def begin(self, draft: NextDraft) -> None:
+        assert draft.tree is not None
+        self.trees.append((len(self.said), draft.tree.read()))
+        super().begin(draft)
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        self.said += tokens
+        super().follow(tokens)
+
+    def take(self) -> list[WatchedDraft]:
+        over = super().take()
+        self.told += over
+        return over
+
+
 def test_each_text_of_a_batch_is_compared_with_its_own_drafts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trees: dict[RecordedDraft, HostTree] = {}
-    begin = Watch.begin
-
-    def noting(watch: Watch, draft: NextDraft) -> None:
-        assert draft.tree is not None
-        tree = draft.tree.read()
-        trees[RecordedDraft.of(tree, ())] = tree
-        begin(watch, draft)
-
-    monkeypatch.setattr(Watch, "begin", noting)
+    monkeypatch.setattr(Noting, "made", [])
+    monkeypatch.setattr(sequences, "Watch", Noting)
     model = SpeculativeModel(target("llama"), models.build_drafter(seed=1))
     planner = Early(COSTS)
     decoder = BatchDecoder(model, PROMPTS[:2], GREEDY, max_tokens=[30, 30], planner=planner)
-    texts = ids(collect(decoder))
     longer = replace(GREEDY, max_tokens=30)
-    assert texts == [alone(model, prompt, longer) for prompt in PROMPTS[:2]]
-    assert len(planner.watched) >= 6
-    for watched in planner.watched:
-        assert watched.verified
-        assert watched.shape == BeamShape(1, 4)
-        path, tree = watched.draft.path, trees[RecordedDraft.of(watched.draft.tree, ())]
-        said = [tree.tokens[node] for node in path]
-        places = [(text, at) for text in texts for at in range(len(text) - len(said) + 1)]
-        found = [(text, at) for text, at in places if text[at : at + len(said)] == said]
-        assert found, "it goes along with one of them"
-        ends = [text[at + len(said)] for text, at in found if at + len(said) < len(text)]
-        after = [tree.tokens[node] for node, up in enumerate(tree.parents) if up == path[-1]]
-        assert not after or any(token not in after for token in ends), "and then leaves it"
+    assert ids(collect(decoder)) == [alone(model, prompt, longer) for prompt in PROMPTS[:2]]
+    told = 0
+    for watch in Noting.made:
+        for (at, tree), watched in zip(watch.trees, watch.told, strict=False):
+            assert tree.tokens[0] == watch.said[at - 1]
+            path = [0]
+            for token in watch.said[at:]:
+                child = tree.child(path[-1], token)
+                if child is None:
+                    break
+                path.append(child)
+            assert watched.draft.path == tuple(path)
+            assert watched.draft == RecordedDraft.of(tree, path)
+            assert watched.verified
+            told += 1
+    assert told == len(planner.watched) >= 6
 
 
 def test_costs_of_a_batch() -> None:

@@ -54,7 +54,7 @@ def test_no_step_goes_past_the_end(replayed: ModuleType) -> None:
     text = recorded(replayed, [[1, *chain]], 2)
     step = text.step(CHAIN)
     assert (step.path, step.cut) == ((0, 1), True)
-    played = replayed.fixed([text], CHAIN, costs_of(CPU))
+    played = replayed.fixed([text], CHAIN, costs_of(CPU), alone=1.0)
     assert (played.tokens, played.steps) == (2, 1)
 
 

@@ -138,7 +138,7 @@ def test_while_a_larger_probe_is_under_way_no_other_is_made(
 
     monkeypatch.setattr(planner, "observe", noting)
     answered(begun, REAL)
-    assert 5 <= sum(begun.compared) < len(begun.steps) / 10
+    assert 3 <= sum(begun.compared) < len(begun.steps) / 10
     assert sum(under_way) < len(under_way) / 2, "each is over when it is known how it went"
 
 
@@ -199,7 +199,7 @@ def test_it_is_learnt_once_though_nothing_is_chosen_any_more() -> None:
     assert planner._memory._added == trees
     told(planner, shape, whole, texts=2)
     assert planner._memory._added == trees + 2
-    assert planner._trials._made <= made + 1, "it was no trial"
+    assert planner._trials._made == made + 1, "the step was a trial, what is told of it is none"
 
 
 def test_a_probe_that_is_due_is_not_made_with_the_first_step_of_an_answer() -> None:

@@ -57,11 +57,13 @@ class EarlyChat(Chat):
             read: most of it on a CPU, nothing on a GPU.
         drafts: What each step verified and had made for it: (shape, nodes, drafted before).
         compared: Whether the latter is compared with the text.
+        taken: What each step took but for noise and load.
     """
 
     ahead: float = 0.9
     drafts: list[tuple[BeamShape | None, int, BeamShape | None]] = field(default_factory=list)
     compared: list[bool] = field(default_factory=list)
+    taken: list[float] = field(default_factory=list)
     _launched: bool = False  # a draft is made that is going to be compared
 
     def answer(self, text: Drafted, tokens: int = 60) -> EarlyChat:
@@ -147,6 +149,7 @@ class EarlyChat(Chat):
         seconds = own * (1.0 - self.ahead * early) + self.ahead * ahead
         if step.is_plain and not early:
             seconds += (self.alone - 1.0) * plain
+        self.taken.append(seconds)
         noise = math.exp(self.noise * self.rng.gauss(0, 1))
         return seconds * noise * self.load(len(self.steps))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.ui.cli import plan
 from mlx_redrafter.ui.cli.plan import PlanFlags
-from mlx_redrafter.ui.cli.plan_view import plan_report
+from mlx_redrafter.ui.cli.plan_view import DOUBTED, plan_report
 from mlx_redrafter.ui.flags import options_of
 from mlx_redrafter.ui.together import Together
 
@@ -113,3 +114,23 @@ def test_forecast_and_measured_stand_side_by_side() -> None:
     made = planner.prices.made(planner.choice)
     assert f"{made.steps:,}" in row
     assert f"{made.tokens / made.seconds:.1f}" in row
+
+
+def test_the_table_says_why_something_else_is_drafted_than_promises_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planner = Planner(costs_of(OPENBLAS))
+    Chat(planner.costs, planner).answers(KNOWN, 20)
+    forecasts = planner.forecasts(60)
+    told = []
+    for more in (0.5, 2.0):
+        other = next(one for one in forecasts if one.shape not in (None, planner.choice))
+        chosen = next(one for one in forecasts if one.shape == planner.choice)
+        seconds = chosen.step_seconds * other.tokens_per_step / chosen.tokens_per_step / more
+        both = [forecasts[0], chosen, replace(other, step_seconds=seconds)]
+        monkeypatch.setattr(planner, "forecasts", lambda _context, both=both: both)
+        console = Console(width=200)
+        with console.capture() as shown:
+            console.print(plan_report(planner, 60))
+        told.append(DOUBTED in shown.get())
+    assert told == [False, True]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SHOWN = 12
 # Cells that a shape is folded to where there are few.
 FOLDED = len("2 × 11,")
+# Below the forecasts where one is larger than that of what is drafted.
+DOUBTED = "What promises more than what is drafted does so by little, or few drafts have shown it."
 # Headings of what is forecast and of what was measured; a space is where one may be broken.
 PROMISED = ("tokens /step", "ms /step", "tokens /s", "× plain")
 MADE = ("steps", "tokens /step", "tokens /s")
@@ -106,11 +108,19 @@ def forecast_tables(planner: Planner, context: int) -> RenderableType:
     both = (*PROMISED, f"measured: {MADE[0]}", *MADE[1:])
     apart = [table(title, PROMISED, shown, promised)]
     apart += [table("measured", MADE, drafted, made)] if drafted else []
-    return FirstThatFits(
+    tables = FirstThatFits(
         table(title, both, shown, promised, made, folded=False),
         table(title, both, shown, promised, made),
         Group(*apart),
     )
+    doubted = _promises_more(planner.choice, shown)
+    return Group(tables, Text(DOUBTED, "table.caption")) if doubted else tables
+
+
+def _promises_more(choice: BeamShape | None, shown: list[Forecast]) -> bool:
+    """Whether a shape promises more than the one that is drafted."""
+    speeds = {one.shape: one.tokens_per_second for one in shown}
+    return choice in speeds and choice is not None and max(speeds.values()) > speeds[choice]
 
 
 def _promised(forecast: Forecast, plain: float) -> tuple[str, ...]:
