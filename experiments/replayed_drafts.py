@@ -20,7 +20,7 @@ import math
 import random
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from planned import Run, Subject
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from simulated_chats import wander
 
 from mlx_redrafter.drafting.next_draft import NextDraft
 from mlx_redrafter.drafting.recorded import RecordedDrafts
@@ -267,24 +268,12 @@ def planned(
     errors = {size: math.exp(rng.gauss(0, WRONG)) for size in costs.sizes}
     chat = EarlyChat(
         costs, Planner(costs.scaled(errors), watches=True, recorded=recorded),
-        load=_wandering(rng), temperature=temperature, alone=alone, rng=rng,
+        load=wander(rng, 0.99, 0.015), temperature=temperature, alone=alone, rng=rng,
     )  # fmt: skip
     for text in order:
         chat.answer(text.begin(), text.tokens)
     tokens = sum(tokens for _, tokens, _ in chat.steps)
     return Played(sum(chat.taken) / costs.plain[0], tokens, len(chat.steps))
-
-
-def _wandering(rng: random.Random) -> Any:
-    levels = _levels(rng)
-    return lambda _step: math.exp(next(levels))
-
-
-def _levels(rng: random.Random) -> Iterator[float]:
-    level = 0.0
-    while True:
-        level = 0.99 * level + rng.gauss(0, 0.015)
-        yield level
 
 
 def play(args: argparse.Namespace) -> None:

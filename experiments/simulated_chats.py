@@ -64,13 +64,15 @@ def bursts(rng: random.Random) -> Load:
     return load
 
 
-def wander(rng: random.Random) -> Load:
-    """The machine's speed goes up and down."""
+def wander(rng: random.Random, kept: float = 0.995, spread: float = 0.03) -> Load:
+    """The machine's speed goes up and down: of its logarithm so much is kept a step, and so much
+    added.
+    """
     level = 0.0
 
     def load(_step: int) -> float:
         nonlocal level
-        level = 0.995 * level + rng.gauss(0, 0.03)
+        level = kept * level + rng.gauss(0, spread)
         return math.exp(level)
 
     return load

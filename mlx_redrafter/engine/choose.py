@@ -103,10 +103,9 @@ class DraftChooser:
         else:
             chances = [planner.guess_chances(tree) if tree else [1.0] for tree in useful]
             result = copies.with_known_drafts(shapes, useful, chances)
-        watched = [step.next_draft is not None and step.next_draft.watched for step in pending]
         return [
-            replace(draft, cut=part is not whole, watched=told)
-            for draft, part, whole, told in zip(result, useful, known, watched, strict=True)
+            replace(draft, cut=part is not whole, watched=step.watches_next)
+            for draft, part, whole, step in zip(result, useful, known, pending, strict=True)
         ]
 
     def next_drafts(

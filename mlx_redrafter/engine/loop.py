@@ -170,7 +170,7 @@ class DecodingLoop:
             return pending
         self._pending = []
         for sequence, step in zip(self.sequences, pending, strict=True):
-            if step.next_draft is not None and step.next_draft.watched:
+            if step.watches_next:
                 sequence.watch.cancel()
         return self._launch([StepDraft() for _ in pending], goes_on=False)
 

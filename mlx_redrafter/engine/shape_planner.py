@@ -76,7 +76,7 @@ class ObservedStep:
             seconds=seconds,
             context=max(step.context for step in pending),
             next_shape=made.shape if made else None,
-            next_watched=any(s.next_draft is not None and s.next_draft.watched for s in pending),
+            next_watched=any(step.watches_next for step in pending),
             watching=made is not None and not made.verified,
             drafted_before=next((s.drafted_before for s in pending if s.drafted_before), None),
             watched=watched,

@@ -63,6 +63,11 @@ class PendingStep:
         return len(self.tree) == 1
 
     @property
+    def watches_next(self) -> bool:
+        """Whether the next step's draft is made with it, and compared with the text."""
+        return self.next_draft is not None and self.next_draft.watched
+
+    @property
     def is_quiet(self) -> bool:
         """Whether it is plain and drafts nothing for the step after it."""
         return self.is_plain and (self.next_draft is None or self.next_draft.shape is None)

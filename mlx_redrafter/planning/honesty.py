@@ -168,8 +168,9 @@ class Honesty:
             prices: What steps cost.
         """
         if step.is_plain:
+            price = 1.0 + prices.in_vain(step)
             for _ in range(step.repeats):
-                self._plain.take(1.0, 1.0 + prices.in_vain(step))
+                self._plain.take(1.0, price)
                 self._copied.age()
         elif any(record.copied for record in step.records):
             self._copied.take(step.tokens, prices.price(step))

@@ -307,10 +307,7 @@ class Planner:
         if self._choice is not None and (self._steps_to_replan <= 0 or self._trials.overdrawn):
             self._plan()
         looks = self._choice is not None and not self._beginnings.harder.suspected
-        if looks:
-            self._wide.find(self._trials, self._forecast)
-        else:
-            self._wide.forget()
+        self._wide.find(self._trials, self._forecast if looks else None)
 
     def _take_watched(self, step: ObservedStep) -> None:
         """Learn from drafts that were watched."""

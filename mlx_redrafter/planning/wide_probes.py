@@ -119,11 +119,12 @@ class WideProbes:
         self._steps = self._gap
         self._gap = min(2 * self._gap, WIDE_GAPS[1])
 
-    def find(self, trials: Trials, chosen: Forecast) -> None:
+    def find(self, trials: Trials, chosen: Forecast | None) -> None:
         """Find the next one, if it is time for it and it can be afforded, see :class:`Probes`: a
-        longer one after drafts accepted whole, now and then one that shows much.
+        longer one after drafts accepted whole, now and then one that shows much; none beside no
+        choice.
         """
-        self.due = None if self.awaited else self._next(trials, chosen)
+        self.due = self._next(trials, chosen) if chosen and not self.awaited else None
 
     def forget(self) -> None:
         """None is to be made."""

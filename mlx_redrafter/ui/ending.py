@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -25,6 +25,11 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def signals(names: Iterable[str]) -> list[int]:
+    """The numbers of those signals that this system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
 def heed_ends() -> list[int]:
     """Have the signals that end a program do so by way of its ``finally``; returns which.
 
@@ -32,8 +37,7 @@ def heed_ends() -> list[int]:
     """
     if not in_main_thread():
         return []
-    numbers = [getattr(signal, name) for name in ENDS if hasattr(signal, name)]
-    heard = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    heard = [number for number in signals(ENDS) if signal.getsignal(number) is signal.SIG_DFL]
     for number in heard:
         signal.signal(number, _leave)
     return heard
@@ -90,5 +94,4 @@ def _signal_of(error: BaseException | None) -> int | None:
     if isinstance(error, KeyboardInterrupt):
         return signal.SIGINT
     code = error.code if isinstance(error, SystemExit) else None
-    numbers = [getattr(signal, name) for name in ENDS if hasattr(signal, name)]
-    return code - 128 if isinstance(code, int) and code - 128 in numbers else None
+    return code - 128 if isinstance(code, int) and code - 128 in signals(ENDS) else None

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 import pytest
-from decoding_cases import Evaluations
+from decoding_cases import Evaluations, path_along
 
 import models
 from mlx_redrafter.cache.batch import STEP
@@ -429,14 +429,7 @@ def test_each_text_of_a_batch_is_compared_with_its_own_drafts(
     for watch in Noting.made:
         for (at, tree), watched in zip(watch.trees, watch.told, strict=False):
             assert tree.tokens[0] == watch.said[at - 1]
-            path = [0]
-            for token in watch.said[at:]:
-                child = tree.child(path[-1], token)
-                if child is None:
-                    break
-                path.append(child)
-            assert watched.draft.path == tuple(path)
-            assert watched.draft == RecordedDraft.of(tree, path)
+            assert watched.draft == RecordedDraft.of(tree, path_along(tree, watch.said[at:]))
             assert watched.verified
             told += 1
     assert told == len(planner.watched) >= 6

@@ -12,6 +12,7 @@ from decoding_cases import (
     SAMPLED,
     ScriptedPlanner,
     assert_planned_as_plain,
+    path_along,
     plain,
     plain_model,
 )
@@ -159,6 +160,20 @@ def test_after_an_abandoned_text_another_is_plain_s() -> None:
     assert [one.token for one in again] == plain(PROMPT, 20)
 
 
+def trees_begun(monkeypatch: pytest.MonkeyPatch) -> list[HostTree]:
+    """The drafts that are compared from now on."""
+    trees: list[HostTree] = []
+    begin = Watch.begin
+
+    def noting(watch: Watch, draft: NextDraft) -> None:
+        assert draft.tree is not None
+        trees.append(draft.tree.read())
+        begin(watch, draft)
+
+    monkeypatch.setattr(Watch, "begin", noting)
+    return trees
+
+
 class Comparing(ScriptedPlanner):
     """A planner that verifies a part of each draft, and has them all compared with the text."""
 
@@ -185,15 +200,7 @@ class Comparing(ScriptedPlanner):
 def test_a_draft_that_is_verified_in_part_is_compared_as_a_whole(
     kind: str, sampling: SamplingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees: list[HostTree] = []
-    begin = Watch.begin
-
-    def noting(watch: Watch, draft: NextDraft) -> None:
-        assert draft.tree is not None
-        trees.append(draft.tree.read())
-        begin(watch, draft)
-
-    monkeypatch.setattr(Watch, "begin", noting)
+    trees = trees_begun(monkeypatch)
     planner = Comparing()
     assert_planned_as_plain(planner, 60, sampling, kind)
     text = plain(PROMPT, 60, sampling)
@@ -211,13 +218,7 @@ def test_a_draft_that_is_verified_in_part_is_compared_as_a_whole(
     first = trees[: len(trees) - len(roots)]  # the step of the first token is told to nobody
     assert len(first) <= 1
     for root, tree, watched in zip(roots, trees[len(first) :], over[len(first) :], strict=False):
-        path = [0]
-        for token in text[root:]:
-            child = tree.child(path[-1], token)
-            if child is None:
-                break
-            path.append(child)
-        assert watched.draft.path == tuple(path)
+        assert watched.draft.path == path_along(tree, text[root:])
         assert watched.draft.tree.parents == tree.parents
         assert watched.verified
         assert len(tree.tokens) == 1 + SHAPE.nodes
@@ -249,15 +250,7 @@ def test_after_a_step_that_is_taken_again_drafts_are_compared_as_before(
 def test_outcomes_are_what_verifying_would_have_kept(
     temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trees: list[HostTree] = []
-    begin = Watch.begin
-
-    def noting(watch: Watch, draft: NextDraft) -> None:
-        assert draft.tree is not None
-        trees.append(draft.tree.read())
-        begin(watch, draft)
-
-    monkeypatch.setattr(Watch, "begin", noting)
+    trees = trees_begun(monkeypatch)
     model, tokenizer = load(POCKET, plan=False)
     chat = [{"role": "user", "content": "What does list.append do?"}]
     prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
@@ -272,12 +265,6 @@ def test_outcomes_are_what_verifying_would_have_kept(
     assert len(at) == len(trees)
     for place, tree, watched in zip(at, trees, planner.watched, strict=False):
         assert tree.tokens[0] == text[place]  # of the first one no step is told
-        path = [0]
-        for token in text[place + 1 :]:
-            child = tree.child(path[-1], token)
-            if child is None:
-                break
-            path.append(child)
-        assert watched.draft.path == tuple(path)
+        assert watched.draft.path == path_along(tree, text[place + 1 :])
         assert watched.draft.tree.parents == tree.parents
     assert max(watched.tokens for watched in planner.watched) == 1 + SHAPE.length

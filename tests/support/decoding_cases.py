@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -119,6 +119,17 @@ class ScriptedPlanner:
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted in the step before")
+
+
+def path_along(tree: HostTree, text: Sequence[int]) -> tuple[int, ...]:
+    """How far a text that goes on after a tree's root goes along with the tree."""
+    path = [0]
+    for token in text:
+        child = tree.child(path[-1], token)
+        if child is None:
+            break
+        path.append(child)
+    return tuple(path)
 
 
 def assert_planned_as_plain(

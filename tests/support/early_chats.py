@@ -20,6 +20,9 @@ class Drafted(Protocol):
     def step(self, shape: BeamShape | None) -> StepRecord:
         """A step at the present place that verifies all of a draft; plain without one."""
 
+    def advance(self, tokens: int) -> None:
+        """The present place is so many tokens further."""
+
 
 @dataclass
 class Launched:
@@ -79,9 +82,7 @@ class EarlyChat(Chat):
             self.steps.append((step.shape, len(step.record.path), seconds))
             self.drafts.append((step.shape, step.record.drafted, step.before))
             self.compared.append(step.record.watched)
-            advance = getattr(text, "advance", None)
-            if advance is not None:
-                advance(len(step.record.path))
+            text.advance(len(step.record.path))
             observed = self._observed(step, following, watching, seconds, made, early=early)
             self.planner.observe(observed)
             if step.after is not None and step.watched:

@@ -81,6 +81,9 @@ class Text:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
 
+    def advance(self, tokens: int) -> None:
+        """The text goes on; all places of it are alike."""
+
     def step(self, shape: BeamShape | None) -> StepRecord:
         """One step; plain without a shape."""
         if shape is None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import RedrafterError
+from ..ending import ENDS, signals
 from ..entry import SUCCESS, command_line
 from ..opening import prepare
 from ..output import complain, write
@@ -55,9 +56,8 @@ def _run(options: ServeFlags) -> None:
     settings, specs = options.settings(), options.specs()
     ranks = current_ranks()
     if ranks is not None and not ranks.leads:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):  # Windows has no SIGHUP
-                signal.signal(getattr(signal, name), signal.SIG_IGN)  # rank 0 decides when all end
+        for number in signals(("SIGINT", *ENDS)):
+            signal.signal(number, signal.SIG_IGN)  # rank 0 decides when all end
         for spec in specs:
             prepare(spec.path, options.revision)
         follow_server(specs, settings, ranks)

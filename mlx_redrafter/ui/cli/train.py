@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ...training.options import TrainingOptions, read_config
-from ..ending import ENDS, in_main_thread
+from ..ending import ENDS, in_main_thread, signals
 from ..entry import SUCCESS, as_typed, command_line, short_name
 from ..flags import add_flags
 from ..opening import prepare
@@ -108,9 +108,10 @@ def _saving_first(screen: TrainingScreen) -> Iterator[None]:
             raise end
         screen.stop(end)
 
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     # Under nohup the terminal may go.
-    heard = [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    heard = [
+        n for n in signals(SIGNALS) if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN
+    ]
     previous = {number: signal.signal(number, on_signal) for number in heard}
     try:
         yield
