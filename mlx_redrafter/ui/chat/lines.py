@@ -18,6 +18,7 @@ from ...system.directories import made_directory
 from ...system.files import is_file, local_path
 from ...system.visible import whole_characters
 from ..theme import CONTINUATION, PROMPT
+from ..typed import typed_line
 
 HISTORY_SIZE = 1000
 HISTORY_BYTES = 1 << 22  # of the file's end, which is all that is read
@@ -98,12 +99,12 @@ class LineEditor:
         return text
 
     def _line(self, first: bool) -> str:
-        line = input(self._prompt if first else CONTINUATION)
+        line = typed_line(self._prompt if first else CONTINUATION)
         if self._pastes_whole or self._readline is None:
             return line
         while select.select([sys.stdin], [], [], PASTE_GAP_SECONDS)[0]:
             try:
-                line += "\n" + input()
+                line += "\n" + typed_line()
             except EOFError:
                 break
         return line

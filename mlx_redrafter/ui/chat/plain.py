@@ -13,6 +13,7 @@ from ...system.visible import whole_characters
 from ...text.passages import THOUGHTS
 from ..output import complain, make_console, say, write
 from ..theme import CONTINUATION, PROMPT
+from ..typed import heard_while_waiting
 from .answer import Answer
 from .lines import join_lines
 from .session import Session
@@ -54,7 +55,8 @@ class PlainFrontEnd:
             write(PROMPT if first else CONTINUATION, errors=True)
         line = ""
         try:
-            line = sys.stdin.readline()
+            with heard_while_waiting():
+                line = sys.stdin.readline()
         finally:
             if asked and not line:
                 write("\n", errors=True)  # after Ctrl-C and Ctrl-D what comes next begins a line

@@ -16,6 +16,7 @@ from rich.text import Text
 from ...system.visible import visible, visible_line
 from ...text.passages import THOUGHTS
 from ..bars import WordsColumn, bar_column
+from ..typed import typed_line
 from . import views
 from .answer import Answer
 from .answer_text import AnswerText
@@ -176,7 +177,7 @@ class ScreenFrontEnd:
     def confirm(self, question: str) -> bool:
         """Ask the person; everything but yes is no."""
         try:
-            answer = input(f"{visible_line(question)} [y/N] ")
+            answer = typed_line(f"{visible_line(question)} [y/N] ")
         except EOFError:
             self._console.print()
             return False
