@@ -170,18 +170,22 @@ class StepPrices:
             self._after_draft = step.shape is not None
         if kind not in self._kinds:
             self._kinds.add(kind)
+            self._count(step, self.price(step))
             return
         seconds = self._own_seconds(step, step.drafted_before if step.shape else None)
         seen = self._runs.seen(step, seconds, self.plain_seconds(step.context))
         if seen is not None:
             self._tell_clocks(step, *seen)
         self._context = step.context
-        taken = self.paid(step)
+        self._count(step, self.paid(step))
+        if step.shape is not None or not step.nodes:
+            self._shapes.setdefault(step.shape, Made()).add(step)
+
+    def _count(self, step: ObservedStep, taken: float) -> None:
+        """Count what a step made in so many plain steps."""
         self._rate.add(step, taken)
         if not any(record.copied for record in step.records):
             self.without_copies.add(step, taken)
-        if step.shape is not None or not step.nodes:
-            self._shapes.setdefault(step.shape, Made()).add(step)
 
     def _own_seconds(self, step: ObservedStep, before: BeamShape | None) -> float:
         """What a step took, with a draft that was made in the graph of the step before, and without
