@@ -15,6 +15,10 @@ START = 2.0
 # Where it is known how drafts went on other texts, all that is for the first ones is less: what
 # does not pay there will seldom pay here.
 START_KNOWN = 1.0
+# Of the first tokens of all probes lose no more than this share: the first answer may be over soon,
+# and nobody wants to wait for it longer than without drafts.
+EARLY_TOKENS = 32
+EARLY_SHARE = 0.12
 # So much is brought by these of the answers after the first, of those of some length: ever fewer.
 ANSWER = 1.0
 ANSWERS = frozenset((1, 2, 3, 5, 8))
@@ -64,6 +68,15 @@ class Allowance:
         self._answers = 0
         self._tokens = 0.0
         self._put_by = 0.0
+        self._lost = 0.0  # of the first tokens
+        self._drafted = False
+
+    @property
+    def dearest(self) -> float:
+        """Plain steps that a chosen draft may take, so that no more is lost if it fails. The first
+        may take any time: it rests on what was recorded, and what it makes can be drafted with.
+        """
+        return 1.0 + self.balance - LEAST if self._drafted else math.inf
 
     @property
     def full(self) -> bool:
@@ -103,15 +116,26 @@ class Allowance:
             off: Whether there is enough evidence that drafts do not pay.
         """
         self.balance = max(LEAST, self.balance - late)
+        self._lose(late)
         share = self._share(off=off)
         self._tokens += tokens
         limit = max(self._part * IDLE_LIMIT, wanted)
         if self.balance < limit:
             self.balance = min(limit, self.balance + share * tokens)
 
+    def bears(self, lost: float) -> bool:
+        """Whether a probe may lose so much now."""
+        return self.balance >= lost and not self._early(lost)
+
     def plain_before(self, lost: float, *, off: bool) -> int:
-        """Plain steps, at least, before so much may be lost, if each makes a token."""
-        return max(0, math.ceil((lost - self.balance) / self._share(off=off)))
+        """Plain steps, at least, before a probe may lose so much, if each makes a token."""
+        steps = max(0, math.ceil((lost - self.balance) / self._share(off=off)))
+        return max(steps, self._early(lost))
+
+    def _early(self, lost: float) -> int:
+        """Tokens to be made before the first ones bear that so much is lost."""
+        enough = min(EARLY_TOKENS, math.ceil((self._lost + lost) / EARLY_SHARE))
+        return max(0, enough - math.floor(self._tokens))
 
     def _share(self, *, off: bool) -> float:
         first, later = (TOKEN, TOKEN_OFF) if off else (FIRST_TOKEN, self._token)
@@ -120,6 +144,7 @@ class Allowance:
     def take_watched(self, price: float) -> None:
         """A draft of which nothing was verified took so many plain steps."""
         self.balance = max(LEAST, self.balance - price)
+        self._lose(price)
 
     def lend(self, price: float, next_price: float) -> None:
         """A watched draft would have paid: the next is not to wait for what that took, nor for what
@@ -141,10 +166,16 @@ class Allowance:
             price: Its time, in plain steps.
             tokens: What it made, the token that needs no draft included.
         """
+        self._lose(price - tokens)
+        self._drafted = True
         self._tokens += tokens
         balance = self.balance + tokens - price
         self._put_by = min(PUT_BY, self._put_by + max(0.0, balance - SAVED))
         self.balance = max(LEAST, min(SAVED, balance))
+
+    def _lose(self, lost: float) -> None:
+        if self._tokens < EARLY_TOKENS:
+            self._lost += lost
 
     def afford_second_chance(self) -> bool:
         """Take what a second chance may lose out of what was put by; whether it is enough."""

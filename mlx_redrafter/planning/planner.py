@@ -59,7 +59,7 @@ class Planner:
               enough plain steps lie between it and  x plain; RESTING when a probe of this
               the last that failed; else plain       answer failed; OFF with enough evidence
     DRAFTING  the choice; now and then a larger      RESTING when it promises less than
-              probe, or a plain step for its time    ``LEFT_AT`` or the account is overdrawn
+              probe, or a plain step for its time    ``LEFT_AT`` or the account bears none
     RESTING   as TRYING                              as TRYING; TRYING when an answer begins
     OFF       as TRYING                              DRAFTING, as TRYING
     ========  =====================================  =========================================
@@ -304,7 +304,7 @@ class Planner:
         self._take_watched(step)
         self._wide.take_step(step)
         self._steps_to_replan -= step.repeats
-        if self._choice is not None and (self._steps_to_replan <= 0 or self._trials.overdrawn):
+        if self._choice is not None and (self._steps_to_replan <= 0 or self._is_too_dear):
             self._plan()
         looks = self._choice is not None and not self._beginnings.harder.suspected
         self._wide.find(self._trials, self._forecast if looks else None)
@@ -364,6 +364,12 @@ class Planner:
         if self._beginnings.take_draft(step.records, shape, forecast):
             self._plan()
 
+    @property
+    def _is_too_dear(self) -> bool:
+        """Whether the choice may lose more than the account bears."""
+        dearest = self._trials.allowance.dearest * self.prices.plain_seconds(self._context)
+        return self._forecast.step_seconds > dearest
+
     def _is_probe(self, shape: BeamShape) -> bool:
         return self._choice is None or shape == self._wide.due
 
@@ -380,8 +386,13 @@ class Planner:
         best = best_of(forecasts, self._choice, below=math.inf if tried else plain / MARGIN)
         if best is None:
             return
+        dearest = self._trials.allowance.dearest * plain
+        if best.step_seconds > dearest:  # look again as soon as the account bears more
+            self._steps_to_replan = 1
+            borne = {s: one for s, one in forecasts.items() if one.step_seconds <= dearest}
+            best = best_of(borne, self._choice) or best
         pays = best.tokens_per_second * plain > (LEFT_AT if self._choice else MARGIN)
-        if self._choice is not None and self._trials.overdrawn:
+        if best.step_seconds > dearest:
             pays = False
         elif not pays and self._choice is not None and self._beginnings.go_back():
             self._plan()

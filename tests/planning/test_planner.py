@@ -26,6 +26,7 @@ from planning_machines import (
     REAL,
     Chat,
     Text,
+    after_first_tokens,
     best_speed,
     costs_of,
     mean_tokens,
@@ -72,8 +73,11 @@ def test_no_probe_costs_more_than_two_plain_steps_until_drafts_have_paid(
     chat, text = Chat(costs, planner), Text(*kind)
     while planner.choice is None and len(chat.steps) < 200:
         chat.answer(text, 1)
-    first = [shape for shape in chat.shapes() if shape is not None]
-    assert all(costs.step_seconds(shape, 0) <= FIRST_PROBE_PRICE for shape in first)
+    for shape, tokens, _ in chat.steps:
+        seconds = costs.step_seconds(shape, 0)
+        assert seconds <= FIRST_PROBE_PRICE
+        if shape is not None and tokens >= seconds:
+            break
 
 
 @pytest.mark.parametrize(
@@ -442,7 +446,7 @@ def test_what_drafts_lost_on_a_loaded_machine_is_forgiven_once_it_is_free(curve:
         chat.answers(KNOWN, 10, seed=seed)
         found.append(worth(chat, since, KNOWN, costs) / best)
     assert mean(found) >= 0.85, found
-    assert min(found) >= 0.65, found
+    assert min(found) >= 0.6, found
 
 
 def test_the_account_saves_for_the_cheapest_probe_that_could_pay() -> None:
@@ -601,7 +605,7 @@ def test_of_a_doubtful_draft_less_is_verified() -> None:
 
 
 def test_a_first_probe_is_verified_whole() -> None:
-    planner = Planner(costs_of(CPU))
+    planner = after_first_tokens(Planner(costs_of(CPU)))
     hopeless = score_tree(*(-7.0 - n for n in range(7)))
     probe = planner.next_shape(0)
     assert probe is not None

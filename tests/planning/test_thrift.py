@@ -8,17 +8,22 @@ import pytest
 from planning_machines import (
     BABBLE,
     CPU,
+    CURVES,
     KNOWN,
     LINEAR,
     M3,
     OPENBLAS,
     PLAIN,
     Chat,
+    Text,
+    after_first_tokens,
     costs_of,
     recorded_of,
 )  # fmt: skip
 
+from mlx_redrafter.drafting.recorded import RecordedDrafts
 from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.planning.allowance import LEAST, START_KNOWN
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.probes import LEAST_AT_BEST
 from mlx_redrafter.planning.trials import PlannerState
@@ -89,7 +94,7 @@ def test_where_nothing_can_pay_it_has_all_patience() -> None:
 def test_a_shape_that_could_gain_next_to_nothing_is_not_tried(two: float, tried: bool) -> None:
     """Two tokens for 1.9 would gain five per cent, were every guess right."""
     costs = costs_of(lambda n: 1.0 + (two - 1.0) * (n - 1) + 0.05 * (n > 2) * n, level=0.01)
-    planner = Planner(costs)
+    planner = after_first_tokens(Planner(costs))
     assert (planner.next_shape(64) is not None) is tried
     assert tried or planner.state is PlannerState.OFF
     assert 2 / (two + 0.01) > LEAST_AT_BEST or not tried
@@ -112,3 +117,37 @@ def test_a_drafter_whose_record_says_that_nothing_pays_is_tried_less(curve: str)
         tried[name] = sum(shape is not None for shape in chat.shapes(0))
         assert chat.speed() >= 0.985
     assert 0 < tried["hopeless"] <= 0.7 * tried["unknown"]
+
+
+@pytest.mark.parametrize("recorded", [None, recorded_of(BABBLE)], ids=["unknown", "hopeless"])
+@pytest.mark.parametrize("watches", [False, True])
+@pytest.mark.parametrize("curve", CURVES)
+def test_a_first_answer_may_end_anywhere(
+    curve: str, watches: bool, recorded: RecordedDrafts | None
+) -> None:
+    """Whatever its length, next to nothing of a text that cannot be guessed goes on drafts."""
+    costs = costs_of(curve)
+    for seed in range(4):
+        planner = Planner(costs, watches=watches, recorded=recorded)
+        chat = Chat(costs, planner, noise=0.0).answer(Text(*BABBLE, seed=seed), 96)
+        made = seconds = 0.0
+        for _, tokens, taken in chat.steps:
+            made, seconds = made + tokens, seconds + taken
+            plain = (made + 0.9) * costs.plain[0]  # the next one may be nearly over
+            assert seconds <= plain / 0.85, (seed, made)
+
+
+@pytest.mark.parametrize("curve", [CPU, M3, OPENBLAS])
+def test_a_record_that_promised_too_much_is_dear_once(curve: str) -> None:
+    """No draft is made that may lose more than is left, after a first one that failed."""
+    costs = costs_of(curve)
+    for seed in range(8):
+        planner = Planner(costs, recorded=recorded_of(KNOWN))
+        chat = Chat(costs, planner, noise=0.0).answer(Text(*BABBLE, seed=seed), 64)
+        lost, worst = 0.0, 0.0
+        for shape, tokens, seconds in chat.steps:
+            if shape is not None:
+                lost += seconds - tokens
+                worst = max(worst, lost)
+        first = costs.step_seconds(chat.shapes()[0], 0)
+        assert worst <= first - 1.0 + START_KNOWN - LEAST, seed

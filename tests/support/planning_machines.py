@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from mlx_redrafter.drafting.recorded import RecordedDraft, RecordedDrafts
@@ -13,6 +13,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.engine.watch import WatchedDraft
+from mlx_redrafter.planning.allowance import EARLY_TOKENS
 from mlx_redrafter.planning.calibration import SIZES
 from mlx_redrafter.planning.costs import CostModel, between
 from mlx_redrafter.planning.planner import Planner
@@ -158,6 +159,13 @@ class Watching:
             return []
         over, self._draft = self._draft, None
         return [over]
+
+
+def after_first_tokens(planner: Planner) -> Planner:
+    """A planner after the tokens of which next to nothing may be lost."""
+    step = ObservedStep(None, [PLAIN], planner.costs.plain[0], 0, early=True, overlapped=True)
+    planner.observe(replace(step, repeats=EARLY_TOKENS))
+    return planner
 
 
 @dataclass
