@@ -4,7 +4,8 @@ A step that drafts earns the tokens it makes and pays the time it takes, in plai
 drafted that the account cannot bear, so drafting never costs a text more than the account was
 given: a little to begin with, a little with each of the next answers, since a beginning may be
 unlike the rest (an unknown name, one word), and half a per cent of the tokens for ever, since what
-does not pay now may pay later.
+does not pay now may pay later. Of the first tokens of all it bears less, as they may be the whole
+answer.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ START = 2.0
 # Where it is known how drafts went on other texts, all that is for the first ones is less: what
 # does not pay there will seldom pay here.
 START_KNOWN = 1.0
-# Of the first tokens of all probes lose no more than this share: the first answer may be over soon,
-# and nobody wants to wait for it longer than without drafts.
+# No probe is made that, with all that was lost so far, may lose more than this share of the first
+# tokens of all: the first answer may be over soon.
 EARLY_TOKENS = 32
 EARLY_SHARE = 0.12
 # So much is brought by these of the answers after the first, of those of some length: ever fewer.
@@ -69,14 +70,14 @@ class Allowance:
         self._tokens = 0.0
         self._put_by = 0.0
         self._lost = 0.0  # of the first tokens
-        self._drafted = False
+        self._trusted = known  # until the first draft
 
-    @property
-    def dearest(self) -> float:
-        """Plain steps that a chosen draft may take, so that no more is lost if it fails. The first
-        may take any time: it rests on what was recorded, and what it makes can be drafted with.
+    def defers(self, price: float) -> bool:
+        """Whether a chosen draft of so many plain steps is to wait: of the first tokens no more is
+        lost than the account holds, but by the first draft where it is known how they went.
         """
-        return 1.0 + self.balance - LEAST if self._drafted else math.inf
+        early = self._tokens < EARLY_TOKENS and not self._trusted
+        return early and price - 1.0 > self.balance - LEAST
 
     @property
     def full(self) -> bool:
@@ -134,6 +135,8 @@ class Allowance:
 
     def _early(self, lost: float) -> int:
         """Tokens to be made before the first ones bear that so much is lost."""
+        if lost <= 0.0:
+            return 0
         enough = min(EARLY_TOKENS, math.ceil((self._lost + lost) / EARLY_SHARE))
         return max(0, enough - math.floor(self._tokens))
 
@@ -147,8 +150,8 @@ class Allowance:
         self._lose(price)
 
     def lend(self, price: float, next_price: float) -> None:
-        """A watched draft would have paid: the next is not to wait for what that took, nor for what
-        it may lose itself, as far as that has not been said often in vain.
+        """A watched draft would have paid: the account is not to keep the next one waiting for what
+        that took, nor for what it may lose itself, as far as that was not said often in vain.
 
         Args:
             price: What the watched draft took, in plain steps.
@@ -167,7 +170,7 @@ class Allowance:
             tokens: What it made, the token that needs no draft included.
         """
         self._lose(price - tokens)
-        self._drafted = True
+        self._trusted = False
         self._tokens += tokens
         balance = self.balance + tokens - price
         self._put_by = min(PUT_BY, self._put_by + max(0.0, balance - SAVED))

@@ -97,20 +97,23 @@ class HeadlessPlanner:
 
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step's time; the first of a kind may have waited for a GPU's compiler."""
-        if step.nodes not in self._timed:
-            self._timed.add(step.nodes)
-            return
+        first = step.nodes not in self._timed
+        self._timed.add(step.nodes)
         if self._costs is None:
             return
         self._context = step.context
+        if not first:
+            self._tell_clocks(step)
+        kind = PLAIN + step.nodes
+        expected, plain = (self._clocks.seconds(one, step.context) for one in (kind, PLAIN))
+        self._rate.add(step, paid(expected if first else step.seconds, expected, plain))
+
+    def _tell_clocks(self, step: ObservedStep) -> None:
         seen = self._runs.seen(step, step.seconds, self.plain_seconds(step.context))
         if seen is not None:
             rows, seconds = seen
             expected = self._clocks.measured(rows, step.context)
             self._clocks.observe(rows, seconds, expected, repeats=step.repeats)
-        kind = PLAIN + step.nodes
-        expected, plain = (self._clocks.seconds(one, step.context) for one in (kind, PLAIN))
-        self._rate.add(step, paid(step.seconds, expected, plain))
 
     def reflect(self) -> None:
         """There is nothing to do."""

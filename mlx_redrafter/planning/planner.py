@@ -8,7 +8,6 @@ When to try is told by what was tried and what may be lost (``trials``, ``allowa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from ..engine.shape_planner import ObservedStep
 from ..tree import HostTree
 from .acceptance import kinds_of
 from .beginnings import Beginnings
+from .choice import Choice
 from .clocks import Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
@@ -26,10 +26,7 @@ from .forecast import Forecast
 from .honesty import Honesty
 from .learnt import Learnt
 from .num_nodes import num_nodes_to_verify
-from .plain_breaks import PlainBreaks
 from .prices import StepPrices
-from .probes import MARGIN
-from .promises import Promises, best_of
 from .shapes import candidate_shapes
 from .trials import PlannerState, Trials
 from .wide_probes import WIDE_PROBES, WideProbes
@@ -38,9 +35,6 @@ if TYPE_CHECKING:
     from ..cache.prompt_cache import PromptCache
     from ..engine.model import SpeculativeModel
 
-# A choice is left when it promises less, times plain.
-LEFT_AT = 1.0
-REPLAN_STEPS = 8
 # Of chosen drafts every so many-th is remembered beside the probes.
 REMEMBER_EVERY = 4
 # A draft is made with the step before it where it costs at most so much of a plain step.
@@ -59,7 +53,7 @@ class Planner:
               enough plain steps lie between it and  x plain; RESTING when a probe of this
               the last that failed; else plain       answer failed; OFF with enough evidence
     DRAFTING  the choice; now and then a larger      RESTING when it promises less than
-              probe, or a plain step for its time    ``LEFT_AT`` or the account bears none
+              probe, or a plain step for its time    ``LEFT_AT`` or the account is overdrawn
     RESTING   as TRYING                              as TRYING; TRYING when an answer begins
     OFF       as TRYING                              DRAFTING, as TRYING
     ========  =====================================  =========================================
@@ -92,16 +86,16 @@ class Planner:
         learnt = self.acceptance, self._memory, self._honesty, self.prices.without_copies
         self._beginnings = Beginnings(*learnt)
         self._for_batches: dict[int, Planner] = {}
-        self._choice: BeamShape | None = None
-        self._forecast = Forecast(None, 1.0, costs.plain[0])  # of the choice
-        self._context, self._steps_to_replan = costs.contexts[0], REPLAN_STEPS
-        self._breaks = PlainBreaks()
+        self._context = costs.contexts[0]
         self._made_here = 0.0  # tokens since an answer began
         known = recorded is not None
         self._recorded, self._wide = recorded, WideProbes(known=known)
         self._trials = Trials(costs, chains=chains, watches=watches, known=known)
+        self._choice = Choice(
+            self.prices, self._learnt, self._honesty, self._beginnings, self._trials
+        )
         self._take_costs(costs)
-        if known and self._choice is None:
+        if known and self.choice is None:
             self._trials.doubt(self.clocks, self._context)
 
     @classmethod
@@ -161,12 +155,12 @@ class Planner:
     @property
     def choice(self) -> BeamShape | None:
         """The shape chosen; None is plain decoding."""
-        return self._choice
+        return self._choice.shape
 
     @property
     def state(self) -> PlannerState:
         """What is known by now."""
-        return PlannerState.DRAFTING if self._choice is not None else self._trials.state
+        return PlannerState.DRAFTING if self.choice is not None else self._trials.state
 
     @property
     def drafting_disabled(self) -> bool:
@@ -176,7 +170,7 @@ class Planner:
     @property
     def probing(self) -> bool:
         """Whether the next draft is to tell what shapes would yield."""
-        return self._choice is None or self._wide.due is not None
+        return self.choice is None or self._wide.due is not None
 
     def watches(self, shape: BeamShape | None) -> bool:
         """Whether the next draft, of that shape, is compared with the text that follows."""
@@ -189,7 +183,7 @@ class Planner:
         After a text's last step it is not; but a draft that was made with the step before it can
         be read, and only what is worth it verified, at no evaluation more.
         """
-        shape = self._choice or self._trials.probes.first
+        shape = self.choice or self._trials.probes.first
         if shape is None:
             return False
         return self.costs.draft_seconds(shape) <= CHEAP_DRAFT * self.costs.plain[0]
@@ -213,35 +207,31 @@ class Planner:
     def _begin_as_before(self, temperature: float) -> None:
         """Draft as before the last answer, if that was unlike those before it."""
         self._beginnings.second_chance.sample_at(temperature)
-        if self._beginnings.begin(self._expected, self._made_here, self._trials.allowance):
+        if self._beginnings.begin(self._choice.expected, self._made_here, self._trials.allowance):
             self._wide.forget()
-            self._plan()
+            self._choice.make(self._context)
         self._made_here = 0.0
-        price = self._forecast.step_seconds / self.prices.plain_seconds(self._context)
-        self._beginnings.begun(self._expected, price, self._trials.allowance)
-
-    @property
-    def _expected(self) -> float:
-        """Tokens that a step of the choice is expected to make; 0 without one."""
-        return self._forecast.tokens_per_step if self._choice is not None else 0.0
+        price = self._choice.price(self._context)
+        self._beginnings.begun(self._choice.expected, price, self._trials.allowance)
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """The shape for the next step; None is a plain step. Asking changes nothing."""
-        if self._choice is None:
+        if self.choice is None:
             return None if self._trials.probes.watches else self._trials.next
-        if self._breaks.due and not self._trials.probes.certain:
+        waits = self._trials.allowance.defers(self._choice.price(self._context))
+        if waits or (self._choice.breaks.due and not self._trials.probes.certain):
             return None
-        return self._wide.due or self._choice
+        return self._wide.due or self.choice
 
     def next_watch(self, context: int) -> BeamShape | None:  # noqa: ARG002
         """What to draft with the next step, only to see how far the text will go along with it."""
-        watches = self._choice is None and self._trials.probes.watches
+        watches = self.choice is None and self._trials.probes.watches
         return self._trials.next if watches else None
 
     @property
     def patience(self) -> int:
         """Plain steps that it may hear of together, since it would draft after none of them."""
-        return 0 if self._choice is not None else self._trials.patience
+        return 0 if self.choice is not None else self._trials.patience
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """How many nodes of a draft to verify, from the first on: all while nothing is chosen, then
@@ -249,7 +239,7 @@ class Planner:
         """
         drafted = len(tree.tokens) - 1
         prices = self.prices
-        if prices.without_copies.tokens == 0 or self._choice is None:
+        if prices.without_copies.tokens == 0 or self.choice is None:
             return drafted
         chances = self.guess_chances(tree)[1:]
         seconds = partial(prices.verify_seconds, context=context)
@@ -270,7 +260,7 @@ class Planner:
         """Plain decoding and every known shape, with what it promises, plain steps and copies among
         its drafts counted in.
         """
-        return self._promises.beside_plain(context, self._choice, self._trials.probes.free)
+        return self._choice.promises.beside_plain(context, self.choice, self._trials.probes.free)
 
     @property
     def known(self) -> bool:
@@ -291,31 +281,29 @@ class Planner:
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
             self._trials.price(self.clocks, self._context)
-        if self._choice is not None:
-            self._honesty.observe(step, self._forecast, self.prices)
+        if self.choice is not None:
+            self._honesty.observe(step, self._choice.forecast, self.prices)
         if step.is_plain:
-            self._breaks.take_plain(step.repeats)
-            self._trials.take_plain(step, self.prices.late, trying=self._choice is None)
+            self._choice.breaks.take_plain(step.repeats)
+            self._trials.take_plain(step, self.prices.late, trying=self.choice is None)
             self._trials.allowance.take_watched(self.prices.in_vain(step))
         elif step.shape is not None:  # copies alone say nothing of drafts
-            self._breaks.drafts += 1
-            self._learnt.take_verified(step.records, trying=self._choice is None)
+            self._choice.breaks.drafts += 1
+            self._learnt.take_verified(step.records, trying=self.choice is None)
             self._learn(step, step.shape)
         self._take_watched(step)
         self._wide.take_step(step)
-        self._steps_to_replan -= step.repeats
-        if self._choice is not None and (self._steps_to_replan <= 0 or self._is_too_dear):
-            self._plan()
-        looks = self._choice is not None and not self._beginnings.harder.suspected
-        self._wide.find(self._trials, self._forecast if looks else None)
+        self._choice.take_steps(step.repeats, self._context)
+        looks = self.choice is not None and not self._beginnings.harder.suspected
+        self._wide.find(self._trials, self._choice.forecast if looks else None)
 
     def _take_watched(self, step: ObservedStep) -> None:
         """Learn from drafts that were watched."""
         if step.watching and step.next_shape is not None:
             self._trials.launch_watched(step.next_shape, self.prices.watched)
         for watched in step.watched:
-            self._learnt.take_watched(watched, trying=self._choice is None)
-            if not watched.verified and self._choice is None:
+            self._learnt.take_watched(watched, trying=self.choice is None)
+            if not watched.verified and self.choice is None:
                 self._trials.take_watched(watched.tokens)
                 self._plan_or_price(watched.tokens)
         wide = next((watched.shape for watched in step.watched if watched.verified), None)
@@ -324,106 +312,55 @@ class Planner:
 
     def _take_wide(self, shape: BeamShape, *, counts: bool = True) -> None:
         """Choose by a larger probe; see whether it changed anything, if it counts as one."""
-        before = self._choice
+        before = self.choice
         if before is not None:
-            self._plan()
+            self._choice.make(self._context)
         if counts:
-            longer = before and self._choice and self._choice.length > before.length
+            longer = before and self.choice and self.choice.length > before.length
             news = self._memory.covering(shape) < WIDE_PROBES
             self._wide.take_probe(news=news, longer=bool(longer))
 
     def _plan_or_price(self, tokens: float) -> None:
         """Choose, after a probe that made so many tokens."""
         if tokens > 1.0 or self._trials.probes.free:
-            self._plan()
+            self._choice.make(self._context)
         else:  # nothing accepted is no reason to draft
             self._trials.price(self.clocks, self._context)
 
     def reflect(self) -> None:
         """Look at the trees of late as every shape would have drafted them; changes no answer."""
-        if self._choice is not None:
-            self._promises.prepare()
+        if self.choice is not None:
+            self._choice.promises.prepare()
 
     def _learn(self, step: ObservedStep, shape: BeamShape) -> None:
         """Learn from a step that drafted, by whether it was a probe."""
         price, probe = self.prices.price(step), self._is_probe(shape)
         if probe:
             self._memory.add_records(step.records, shape)
-        if self._choice is None:
+        if self.choice is None:
             self._trials.take_probe(price, step.tokens, self.prices.paid(step))
             self._plan_or_price(step.tokens)
             return
         self._trials.allowance.take_drafted(price, step.tokens)
-        forecast = None if probe or step.watched_before else self._expected - 1.0
+        forecast = None if probe or step.watched_before else self._choice.expected - 1.0
         if probe:
             self._take_wide(shape)
         elif forecast is not None:
             self._wide.take_draft(step.tokens - 1.0, shape.length, forecast)
-            if self._memory.has_recorded or self._breaks.drafts % REMEMBER_EVERY == 0:
+            if self._memory.has_recorded or self._choice.breaks.drafts % REMEMBER_EVERY == 0:
                 self._memory.add_records(step.records[:1], shape, probe=False)
         if self._beginnings.take_draft(step.records, shape, forecast):
-            self._plan()
-
-    @property
-    def _is_too_dear(self) -> bool:
-        """Whether the choice may lose more than the account bears."""
-        dearest = self._trials.allowance.dearest * self.prices.plain_seconds(self._context)
-        return self._forecast.step_seconds > dearest
+            self._choice.make(self._context)
 
     def _is_probe(self, shape: BeamShape) -> bool:
-        return self._choice is None or shape == self._wide.due
-
-    def _plan(self) -> None:
-        """Choose by what is promised; called after a probe, and while there is a choice."""
-        self._steps_to_replan = REPLAN_STEPS
-        self._trials.price(self.clocks, self._context)
-        raw = self._promises.drafted(self._context, self._choice, self._trials.probes.free)
-        forecasts = {one.shape: one for one in self._honesty.correct(raw)}
-        self.prices.accepted = {s: one.tokens_per_step - 1.0 for s, one in forecasts.items() if s}
-        plain = self.prices.plain_seconds(self._context)
-        tried = self._choice is not None or self._trials.enough
-        # Before that only what costs less than a plain step, whatever it makes.
-        best = best_of(forecasts, self._choice, below=math.inf if tried else plain / MARGIN)
-        if best is None:
-            return
-        dearest = self._trials.allowance.dearest * plain
-        if best.step_seconds > dearest:  # look again as soon as the account bears more
-            self._steps_to_replan = 1
-            borne = {s: one for s, one in forecasts.items() if one.step_seconds <= dearest}
-            best = best_of(borne, self._choice) or best
-        pays = best.tokens_per_second * plain > (LEFT_AT if self._choice else MARGIN)
-        if best.step_seconds > dearest:
-            pays = False
-        elif not pays and self._choice is not None and self._beginnings.go_back():
-            self._plan()
-            return
-        self._choose(next(one for one in raw if one.shape == best.shape) if pays else None)
-
-    def _choose(self, forecast: Forecast | None) -> None:
-        """Draft the shape of a forecast, as it was before it was put right; None drafts nothing."""
-        if forecast is None:
-            if self._choice is not None:
-                self._trials.leave()
-                self._honesty.forget()
-                self._beginnings.fail()
-                self._memory.forget_recorded()
-                self._trials.price(self.clocks, self._context)
-            self._choice = None
-            return
-        if self._choice is None:
-            self._trials.choose()
-        self._choice, self._forecast = forecast.shape, forecast
-        gain = forecast.tokens_per_second * self.prices.plain_seconds(self._context)
-        seen = self.prices.plain_speed(self._context) is not None
-        told, free = self.clocks.knows_plain, self._trials.probes.free is not None
-        self._breaks.space(gain, seen=seen, told=told, free=free, agreed=self.clocks.agreed)
+        return self.choice is None or shape == self._wide.due
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)
         shapes = candidate_shapes(costs, chains=self._chains)
-        self._promises = Promises(self.prices, self._learnt, shapes, self._honesty)
+        self._choice.take_shapes(shapes)
         self._trials.take_costs(costs)
         self._wide.forget()
         self._trials.price(self.clocks, self._context)
         if self._trials.probes.free is not None or self._recorded is not None:
-            self._plan()
+            self._choice.make(self._context)

@@ -14,7 +14,7 @@ from .forecast import path_rows
 from .plain_runs import PlainRuns
 from .rate import LARGEST_SHARE, Rate, paid
 
-# Timed plain steps from which on the speed of plain decoding is told, and timed tokens from which
+# Timed plain steps from which on the speed of plain decoding is told, and tokens from which
 # on that of decoding as it goes is, and forecasts are to be believed.
 PLAIN_STEPS_KNOWN = 4
 TOKENS_KNOWN = 150
@@ -85,7 +85,7 @@ class StepPrices:
 
     @property
     def tokens(self) -> float:
-        """Tokens made in timed steps, of late."""
+        """Tokens made of late."""
         return self._rate.tokens
 
     @property
@@ -114,7 +114,7 @@ class StepPrices:
 
     def speed(self, context: int) -> float | None:
         """Tokens a second as decoding goes on the whole, with the drafts that failed of late, the
-        copies and the plain steps between; None before enough tokens were timed."""
+        copies and the plain steps between; None before enough tokens were made."""
         if self.tokens < TOKENS_KNOWN:
             return None
         return self._rate.per_plain_step / self.plain_seconds(context)
@@ -164,7 +164,7 @@ class StepPrices:
         for that of the draft it makes for the next.
         """
         kind = (step.shape, step.nodes, step.next_shape)
-        self.late = 0.0
+        self.late, self._context = 0.0, step.context
         self._time_watched(step, known=kind in self._kinds)
         if not step.is_plain:
             self._after_draft = step.shape is not None
@@ -176,7 +176,6 @@ class StepPrices:
         seen = self._runs.seen(step, seconds, self.plain_seconds(step.context))
         if seen is not None:
             self._tell_clocks(step, *seen)
-        self._context = step.context
         self._count(step, self.paid(step))
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step)

@@ -27,7 +27,7 @@ class Rate:
     """Counted in plain steps, so that what a loaded machine took says nothing once it is free.
 
     Attributes:
-        tokens: Tokens made in timed steps, of late.
+        tokens: Tokens made of late.
     """
 
     def __init__(self) -> None:

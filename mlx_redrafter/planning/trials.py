@@ -11,7 +11,7 @@ from enum import Enum
 
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
-from .allowance import Allowance
+from .allowance import LEAST, Allowance
 from .clocks import Clocks
 from .costs import CostModel
 from .probes import Probes
@@ -121,6 +121,11 @@ class Trials:
         return self._made >= PROBES_TO_CHOOSE and not self.failed_here
 
     @property
+    def overdrawn(self) -> bool:
+        """Whether a choice has lost what may be lost, and is to be left."""
+        return self.allowance.balance <= LEAST
+
+    @property
     def evidence(self) -> bool:
         """Whether enough probes failed, in enough answers."""
         return self._failed >= PROBES_FOR_VERDICT and self._answers_failed >= ANSWERS_FOR_VERDICT
@@ -150,8 +155,7 @@ class Trials:
     def next(self) -> BeamShape | None:
         """The probe to be made now; None where it is not time, or nothing could pay."""
         price = self.probes.trial_price
-        borne = price <= 1.0 or self.allowance.bears(price - 1.0)
-        due = borne and (self._plain >= self._wait or price <= 1.0)
+        due = self.allowance.bears(price - 1.0) and (self._plain >= self._wait or price <= 1.0)
         return self.probes.first if due else None
 
     @property

@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
+from typing import Any
 
 from .ending import ENDS, in_main_thread, signals
 
@@ -36,27 +38,30 @@ def heard_while_waiting() -> Iterator[None]:
     if not in_main_thread() or not hasattr(signal, "pthread_kill"):  # Windows has none
         yield
         return
-    coming, noted = os.pipe()
-    os.set_blocking(noted, False)  # as set_wakeup_fd wants it
-    over = threading.Event()
-    main = threading.get_ident()
-    threading.Thread(target=_send_again, args=(coming, main, over), daemon=True).start()
-    before = signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+    ends, over, before = os.pipe(), threading.Event(), -1
+    coming, noted = FileIO(ends[0]), FileIO(ends[1], "w")
+    handlers = {number: signal.getsignal(number) for number in signals(("SIGINT", *ENDS))}
+    told = coming, over, handlers, threading.get_ident()
+    again = threading.Thread(target=_send_again, args=told, daemon=True)
     try:
+        os.set_blocking(noted.fileno(), False)  # as set_wakeup_fd wants it
+        before = signal.set_wakeup_fd(noted.fileno(), warn_on_full_buffer=False)
+        again.start()
         yield
     finally:
         over.set()
         signal.set_wakeup_fd(before)
-        os.close(noted)  # which ends the thread
+        noted.close()  # which ends the thread
 
 
-def _send_again(coming: int, main: int, over: threading.Event) -> None:
-    """Send every end whose number comes to thread ``main`` once more, until it is ``over``."""
-    handlers = {number: signal.getsignal(number) for number in signals(("SIGINT", *ENDS))}
-    while noted := os.read(coming, 1):
-        number = noted[0]
-        if over.wait(PATIENCE) or number not in handlers:
-            continue
-        if signal.getsignal(number) == handlers[number]:  # else it was heeded, and changed that
-            signal.pthread_kill(main, number)
-    os.close(coming)
+def _send_again(
+    coming: FileIO, over: threading.Event, handlers: dict[int, Any], waiting: int
+) -> None:
+    """Send every end whose number comes to thread ``waiting`` once more, until it is ``over``."""
+    with coming:
+        while noted := coming.read(1):
+            number = noted[0]
+            if over.wait(PATIENCE) or number not in handlers:
+                continue
+            if signal.getsignal(number) == handlers[number]:  # else it was heeded, and changed that
+                signal.pthread_kill(waiting, number)

@@ -192,7 +192,7 @@ def test_it_is_learnt_once_though_nothing_is_chosen_any_more() -> None:
     made, trees = planner._trials._made, planner._memory._added
     shape = BeamShape(8, 5, 31)
     planner.observe(ObservedStep(None, [PLAIN], 1.0, 40, next_shape=shape, next_watched=True))
-    planner._choose(None)
+    planner._choice.leave(0)
     whole = Text(*REAL, seed=9).step(shape)
     record = replace(whole, watched=True)
     planner.observe(ObservedStep(shape, [record], 3.0, 41, drafted_before=shape))

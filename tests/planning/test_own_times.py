@@ -108,3 +108,13 @@ def test_a_plain_step_is_never_thought_slower_than_one_that_overlaps_with_nothin
         clocks.observe(rows, seconds, clocks.measured(rows, 64))
         assert clocks.seconds(PLAIN_ROW, 64) <= clocks.seconds(ALONE, 64) * (1 + 1e-9)
     assert math.isclose(clocks.apart_seconds(64), 0.0, abs_tol=1e-9)
+
+
+def test_the_first_copies_of_each_length_count_for_the_speed() -> None:
+    """They may have waited for a compiler: what they should take is counted, not what they did."""
+    prices = StepPrices(costs_of(CPU))
+    tree = HostTree(tuple(range(8)), tuple(range(-1, 7)), (0.0,) * 8)
+    copied = StepRecord(tree, tuple(range(1, 9)), tuple(range(8)), copied=frozenset(range(1, 8)))
+    prices.time(ObservedStep(None, [copied], 1000.0, 64))
+    assert prices.tokens == 8
+    assert prices.rate == pytest.approx(8 / prices.verify_seconds(8, 64))

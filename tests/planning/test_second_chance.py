@@ -357,7 +357,7 @@ def test_what_was_learnt_of_forecasts_meanwhile_is_taken_up_again_as_well() -> N
     before = planner._honesty.save()
     planner._beginnings.second_chance.take(0.0)
     assert planner._honesty.save() != before
-    planner._choose(None)
+    planner._choice.leave(0)
     assert planner._honesty.save() == before
 
 
