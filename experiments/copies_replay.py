@@ -31,7 +31,7 @@ from mlx_redrafter.drafting.copies import TextCopies
 from mlx_redrafter.drafting.copy_acceptance import LENGTHS, CopyAcceptance, place
 from mlx_redrafter.engine.copying import Candidates, SequenceCopies
 from mlx_redrafter.planning.copy_planner import CopyPlanner
-from mlx_redrafter.planning.costs import between
+from mlx_redrafter.planning.costs import interpolated
 from mlx_redrafter.tree import accept
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
@@ -64,7 +64,7 @@ class Prices:
         return 0.0
 
     def verify_seconds(self, rows: int, context: int) -> float:
-        return between(rows, self.sizes, self.curve)
+        return interpolated(rows, self.sizes, self.curve)
 
     def draft_seconds(self, shape: Any) -> float:
         return 0.0
@@ -79,7 +79,7 @@ class Prices:
 def replay(answers: Sequence[dict[str, Any]], curve: Sequence[float]) -> tuple[float, float]:
     """Tokens a step, and speed over plain decoding."""
     prices, acceptance = Prices(curve), CopyAcceptance()
-    planner = CopyPlanner(prices, acceptance)
+    planner = CopyPlanner(lambda: prices, acceptance)
     steps = tokens = 0
     seconds = 0.0
     for answer in answers:

@@ -153,7 +153,8 @@ def paused_time(accepted: Sequence[int], price: float) -> float:
     """Time of an answer in plain steps, with the pauses that decoding makes."""
     pauses, place, time = DraftBackoff(), 0, 0.0
     while place < len(accepted):
-        if pauses.take():
+        if pauses.pausing:
+            pauses.paused()
             place, time = place + 1, time + 1.0
             continue
         made = accepted[place] + 1

@@ -215,7 +215,7 @@ class DraftTree:
             known=self.known and self.known.first(nodes),
         )
 
-    def padded(self, size: int, token: int = 0) -> DraftTree:
+    def padded(self, size: int, token: int) -> DraftTree:
         """The same tree with further leaves after the root, all of one token, to ``size`` nodes.
 
         They cost rows but not correctness: where it is the target's choice, one is accepted.

@@ -162,7 +162,7 @@ def test_host_and_device_accept_alike(
 ) -> None:
     """The rule stands twice, side by side; also in trees that are filled up to a size."""
     tokens, parents, choices = case
-    tree = DraftTree.from_parents(tokens, parents).padded(len(tokens) + padding)
+    tree = DraftTree.from_parents(tokens, parents).padded(len(tokens) + padding, 0)
     known = tree.read()
     assert len(known.tokens) == len(tree) == len(tokens) + padding
     choices = (choices * 2)[: len(tree)]
@@ -176,7 +176,7 @@ def test_host_and_device_accept_alike(
 
 def test_a_padded_tree_is_the_same_on_host_and_device() -> None:
     tree = DraftTree.from_parents(TOKENS, PARENTS)
-    padded = tree.padded(10)
+    padded = tree.padded(10, 0)
     host = padded.read()
     assert padded.tokens.tolist() == list(host.tokens) == [*TOKENS, 0, 0, 0]
     assert padded.parents.tolist() == list(host.parents)
@@ -185,4 +185,4 @@ def test_a_padded_tree_is_the_same_on_host_and_device() -> None:
         [node in (0, row) for node in range(10)] for row in (7, 8, 9)
     ]
     assert padded.leaf_bound >= host.leaves()
-    assert tree.padded(3) is tree
+    assert tree.padded(3, 0) is tree

@@ -20,7 +20,6 @@ from .composite import CacheGroup
 from .forward_context import ForwardContext
 from .prompt_cache import LayerCache, PromptCache
 from .recurrent import BatchRecurrentCache, RecurrentCache
-from .text_memory import TextMemory
 
 STEP = 256
 
@@ -28,14 +27,18 @@ STEP = 256
 class BatchSequence(PromptCache):
     """One text of a batch: its tokens. Its rows are the batch's.
 
+    Args:
+        joined: The text's caches when it was alone.
+
     Attributes:
         path: The nodes that the last commit keeps, root first.
     """
 
-    def __init__(self, tokens: Sequence[int], memory: TextMemory | None = None):
+    def __init__(self, joined: PromptCache):
         super().__init__([])
-        self.tokens = list(tokens)
-        self.memory = memory and memory.copy()
+        self.tokens = list(joined.tokens)
+        self.memory = joined.memory and joined.memory.copy()
+        self.weights = joined.weights
         self.path: list[int] = []
 
     def commit(self, path: Sequence[int], tokens: Sequence[int]) -> None:
@@ -255,7 +258,7 @@ class BatchCache:
             state.compose(kept, [part[index] for part in states])
         self.rows = [
             *(self.rows[place] for place in kept),
-            *(BatchSequence(c.tokens, c.memory) for c in joined),
+            *map(BatchSequence, joined),
         ]
 
     def extract(self, place: int, into: PromptCache) -> None:
@@ -278,6 +281,7 @@ class BatchCache:
             part.adopt(state.extract(place), len(row))
         into.tokens = list(row.tokens)
         into.memory = row.memory and row.memory.copy()
+        into.weights = row.weights
         mx.eval(into.state)
 
     def commit(self) -> None:

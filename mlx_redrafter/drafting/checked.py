@@ -59,9 +59,10 @@ class CheckedSource(SourceAround):
         if begun is self._source:
             return self
         # Texts that share a source share what checks it, so that they are drafted for together.
-        if self._begun is None or self._begun._source is not begun:
-            self._begun = CheckedSource(begun, self._vocab_size)
-        return self._begun
+        known = self._begun  # texts may begin in several threads
+        if known is None or known._source is not begun:
+            known = self._begun = CheckedSource(begun, self._vocab_size)
+        return known
 
     def _checked(self, tree: Any, state: DraftInput) -> DraftTree:
         if not isinstance(tree, DraftTree):

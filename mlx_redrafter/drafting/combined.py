@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from ..tree import DraftTree
 from .grafting import graft, merge
 from .source import DraftInput, DraftSource
 
 
-def combine(first: DraftTree, second: DraftTree) -> DraftTree:
+class Combined(NamedTuple):
+    """Two trees of one root as one.
+
+    Attributes:
+        tree: It.
+        alone: For each node of the first but its root, the place in ``tree``; None where the host
+            knows that the second has it, too.
+    """
+
+    tree: DraftTree
+    alone: tuple[int | None, ...]
+
+    def places(self, nodes: Iterable[int]) -> frozenset[int]:
+        """Where some nodes of the first tree are that the second has not."""
+        found = (self.alone[node - 1] for node in nodes)
+        return frozenset(place for place in found if place is not None)
+
+
+def combine(first: DraftTree, second: DraftTree) -> Combined:
     """Two trees of one root as one; nothing is evaluated here.
 
     Where both are known to the host, nodes with the same tokens on the way from the root become
@@ -29,11 +48,19 @@ def combine(first: DraftTree, second: DraftTree) -> DraftTree:
             first.known.log_probs[one] if one >= 0 else second.known.log_probs[other]
             for one, other in zip(merged.guesses, merged.copies, strict=True)
         ]
-        return DraftTree.from_parents(merged.tokens, merged.parents, scores)
+        places = {one: place for place, one in enumerate(merged.guesses) if one >= 0}
+        return Combined(
+            DraftTree.from_parents(merged.tokens, merged.parents, scores),
+            tuple(
+                places[node] if merged.copies[places[node]] < 0 else None
+                for node in range(1, len(first))
+            ),
+        )
     if second.known is not None:
-        return graft(first, second.known)
+        return Combined(graft(first, second.known), tuple(range(1, len(first))))
     if first.known is not None:
-        return graft(second, first.known)
+        tree = graft(second, first.known)
+        return Combined(tree, tuple(range(len(second), len(tree))))
     raise ValueError("of two combined sources at least one has to know its tree on the host")
 
 
@@ -58,6 +85,6 @@ def draft_together(
     for text, own in enumerate(sources):
         tree = proposed[text, 0]
         for rank in range(1, len(own)):
-            tree = combine(tree, proposed[text, rank])
+            tree = combine(tree, proposed[text, rank]).tree
         result.append(tree)
     return result

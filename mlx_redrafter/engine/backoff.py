@@ -21,10 +21,6 @@ class DraftBackoff:
     """When a text's drafts pause; each pause that ends in another vain draft is twice the last."""
 
     def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """Another text begins: nothing is known of its drafts."""
         self._lost = 0.0
         self._left = 0
         self._length = FIRST_PAUSE
@@ -37,12 +33,6 @@ class DraftBackoff:
     def paused(self) -> None:
         """Take note of a step that was plain for that reason."""
         self._left = max(0, self._left - 1)
-
-    def take(self) -> bool:
-        """Whether the next step is to be plain; asked once for each step."""
-        pausing = self.pausing
-        self.paused()
-        return pausing
 
     def drafted(self, cost: float, tokens: float) -> None:
         """Take note of a step that drafted.

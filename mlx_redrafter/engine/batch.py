@@ -52,7 +52,7 @@ class _Member:
     handed_out: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
     """Sequences that share a loop, and those that wait for a step to be over to join it."""
 
@@ -215,16 +215,15 @@ class Engine:
     def _read_piece(self, member: _Member, events: list[Event]) -> None:
         assert member.reading is not None
         started = time.perf_counter()
-        piece = next(member.reading, None)
+        done, total = next(member.reading)
+        if done == total:
+            next(member.reading, None)  # to its end: the planner hears that a text begins
         self._spent(member, time.perf_counter() - started)
-        if piece is not None:
-            done, total = piece
-            member.cached = done if member.cached < 0 else member.cached
-            events.append(PromptRead(member.number, done, total, member.cached))
-            if done < total:
-                return
-        self._reading.remove(member)
-        self._take_first_token(member, events)
+        member.cached = done if member.cached < 0 else member.cached
+        events.append(PromptRead(member.number, done, total, member.cached))
+        if done == total:
+            self._reading.remove(member)
+            self._take_first_token(member, events)
 
     def _take_first_token(self, member: _Member, events: list[Event]) -> None:
         """The step of a prompt's last token is the sequence's own; then it joins others."""
@@ -266,6 +265,8 @@ class Engine:
         loop = group.loop
         for sequence in filter(self._of.__contains__, group.sequences):
             self._check_cache(sequence, events)
+        if group not in self._groups:
+            return
         leaving = [s for s in loop.sequences if s not in self._of]
         if len(leaving) == len(loop.sequences):
             loop.discard()
@@ -274,11 +275,8 @@ class Engine:
             loop.compose(leaving, group.joining)
             group.joining = []
             changes = False
-        if loop.sequences:
-            goes_on = not (changes or self._reading)
-            self._hand_out(loop.step(goes_on=goes_on), events)
-        elif not group.joining:
-            self._groups.remove(group)
+        goes_on = not (changes or self._reading)
+        self._hand_out(loop.step(goes_on=goes_on), events)
 
     def _check_cache(self, sequence: Sequence, events: list[Event]) -> None:
         try:
@@ -312,6 +310,14 @@ class Engine:
         if self._keep is not None and left is not None:
             left.rewind(len(member.sequence.prompt) + member.handed_out - 1)
             self._keep(left)
+        self._drop_groups()
+
+    def _drop_groups(self) -> None:
+        """Free what is held for texts that have all left: the next step may be long in coming."""
+        for group in list(self._groups):
+            if self._of.keys().isdisjoint(group.sequences):
+                group.loop.discard()
+                self._groups.remove(group)
 
     def _left_by(self, member: _Member) -> PromptCache | None:
         """What a text has left in the target; its own caches, or a copy of its part of a batch.

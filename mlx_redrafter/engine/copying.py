@@ -52,12 +52,13 @@ class SequenceCopies:
 
     Args:
         text: Holds the sequence's text.
-        acceptance: Shared with other sequences of the model.
+        acceptance: Shared with the other texts of a planner, where there is one.
     """
 
     def __init__(self, text: TextCopies, acceptance: CopyAcceptance):
         self._text = text
         self._acceptance = acceptance
+        self._found: Copies | None = None  # of which what is hardly ever right is not proposed
         self._proposal: CopyProposal | None = None
         self._asked = False
         self._surprised = False
@@ -74,8 +75,8 @@ class SequenceCopies:
     def accepted(self, tokens: Sequence[int]) -> None:
         """Hear the tokens that a step added to the text."""
         proposal = self._proposal if self._asked else None
-        if proposal is not None:
-            self._acceptance.observe(proposal.copies, tokens)
+        if self._asked and self._found is not None:
+            self._acceptance.observe(self._found, tokens)
         foretold = proposal.copies.continuations[0].tokens[0] if proposal else None
         alone = len(tokens) == 1
         self._surprised = self._asked and alone and tokens[0] != foretold
@@ -110,9 +111,9 @@ class SequenceCopies:
             self._asked, self._proposal = True, None
             self._text.accepted(self._unread)
             self._unread = []
-            copies = self._text.propose(max_depth)
-            if copies is not None:
-                copies, chances = self._acceptance.likely(copies)
+            self._found = self._text.propose(max_depth)
+            if self._found is not None:
+                copies, chances = self._acceptance.likely(self._found)
                 self._proposal = CopyProposal(copies, chances) if len(chances) > 1 else None
         return self._proposal
 

@@ -88,7 +88,7 @@ class StepLauncher:
         if depth and any(sequence.cache.changes_within(depth) for sequence in sequences):
             sources, drafts = [[] for _ in sources], [StepDraft() for _ in drafts]
         own, copied = self._draft(sequences, sources, drafts, noises)  # 1 draft
-        trees = _of_one_size(sequences, own)
+        trees = _of_one_size(own)
         logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
         finite = [_finite(tree, states) for tree, states in zip(trees, hidden, strict=True)]
         if any(s.asks_caller for s in sequences) and not _all_true(finite, logits):
@@ -105,6 +105,7 @@ class StepLauncher:
             made_before = drafts[place].made_before
             step = PendingStep(
                 tree=tree,
+                size=len(own[place]),
                 choices=choices,
                 hidden=hidden[place],
                 shape=shape,
@@ -147,11 +148,13 @@ class StepLauncher:
         for place, tree in zip(wanted, draft_together(own, states), strict=True):
             draft = drafts[place]
             if draft.tree is not None:
-                whole = combine(draft.tree, tree)
+                both = combine(draft.tree, tree)
+                whole, copied[place] = both.tree, both.places(draft.copied)
             else:
                 whole, copied[place] = draft.complete(tree)
-            several = len(sources[place]) > 1 and self._target.verifies == "chain"
-            trees[place] = chain_of(whole) if several else whole
+            if len(sources[place]) > 1 and self._target.verifies == "chain":
+                whole, copied[place] = chain_of(whole), frozenset()  # what it holds is not known
+            trees[place] = whole
         for place, sequence in enumerate(sequences):
             tree = trees[place]
             # Recurrent modules run every path that a tree may have: to read it first costs less
@@ -243,17 +246,14 @@ def _all_true(finite: list[mx.array | None], logits: list[mx.array]) -> bool:
     return all(one.item() for one in known)
 
 
-def _of_one_size(sequences: Tokens[Sequence], trees: list[DraftTree]) -> list[DraftTree]:
+def _of_one_size(trees: list[DraftTree]) -> list[DraftTree]:
     """The trees, the smaller ones with further leaves.
 
-    A caller's function hears of the text's own nodes alone, since it may draw or count, so what
-    follows other leaves is not known there: they are of no token, and never accepted.
+    These are of no token, so that none is accepted: they are no drafts, and a caller's function
+    does not hear of them.
     """
     size = max(len(tree) for tree in trees)
-    return [
-        tree.padded(size, NO_TOKEN if sequence.asks_caller else 0)
-        for sequence, tree in zip(sequences, trees, strict=True)
-    ]
+    return [tree.padded(size, NO_TOKEN) for tree in trees]
 
 
 def caches_of(sequences: Tokens[Sequence], batch: BatchCache | None) -> list[Any]:

@@ -57,6 +57,7 @@ class DecodingLoop:
         # The last step that was read, and what to draft after it where that is decided.
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
         self._timer = StepTimer()
+        self._measured_for = planner.measured_for if planner else 0.0
         self._to_clear = CLEAR_CACHE_EVERY
 
     @property
@@ -232,6 +233,9 @@ class DecodingLoop:
         early: bool,
     ) -> None:
         """Count a step that is over, and tell the planner."""
+        if self._planner is not None and self._planner.measured_for != self._measured_for:
+            self._timer.spend_elsewhere(self._planner.measured_for - self._measured_for)
+            self._measured_for = self._planner.measured_for
         seconds = self._timer.count(began)
         tokens = [token.token for own in made.values() for token in own]
         seconds = agreed_seconds(self._model.ranks, seconds, tokens)
@@ -242,10 +246,12 @@ class DecodingLoop:
                 if sequence.drafts or sequence.copies:
                     drafting.append((sequence, record))
                 watched += sequence.watch.take()
+        ended = any(sequence.finish_reason for sequence in made)
         quiet = early and self._timer.early and len(pending) == 1 and pending[0].is_quiet
         if (
             quiet
             and made
+            and not ended
             and not watched
             and self._reports.hold(records, pending[0].context, seconds)
         ):
@@ -262,6 +268,8 @@ class DecodingLoop:
             watched=watched,
         )
         self._reports.tell(planner, observed)
+        if ended:
+            self._reports.flush()
         price = planner.price(observed) if observed.shape else None
         if price is not None:
             for sequence, record in drafting:
@@ -289,6 +297,7 @@ class DecodingLoop:
     def discard(self) -> None:
         """Forget a step that is under way: none of its sequences goes on."""
         self._pending = []
+        self._reports.flush()
 
     def compose(self, leaving: Iterable[Sequence], joining: Tokens[Sequence]) -> None:
         """Let sequences leave and others, whose prompts are read, join after those that stay.

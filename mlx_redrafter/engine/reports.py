@@ -58,24 +58,24 @@ class StepReports:
     def tell(self, planner: ShapePlanner, step: ObservedStep) -> None:
         """Have a planner hear of a step, now or with one of those after it."""
         if planner is not self._planner:
-            self._flush()
+            self.flush()
             self._planner, self._patience = planner, 0
         if _is_quiet(step):
             if self.hold(step.records, step.context, step.seconds):
                 return
             self._add(step.records, step.context, step.seconds)
-            self._flush()
-        else:
-            self._flush()
-            planner.observe(step)
+            self.flush()
+            return
+        self.flush()
+        planner.observe(step)
         self._patience = planner.patience
 
     def _add(self, records: Tokens[StepRecord], context: int, seconds: float) -> None:
         self._held.append(seconds)
         self._records, self._context = records, context
 
-    def _flush(self) -> None:
-        """Tell what was held back."""
+    def flush(self) -> None:
+        """Tell what was held back, at a text's end if not before."""
         if not self._held or self._planner is None:
             return
         repeats = len(self._held)
@@ -90,6 +90,7 @@ class StepReports:
         )
         self._held = []
         self._planner.observe(step)
+        self._patience = self._planner.patience
 
 
 def _is_quiet(step: ObservedStep) -> bool:

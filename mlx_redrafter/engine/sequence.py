@@ -258,8 +258,8 @@ class Sequence:
 
     def read(self, pending: PendingStep) -> StepRecord:
         """Wait for a step; walk its tree."""
-        tree = pending.tree.read()
-        choices: tuple[int, ...] = _numbers(pending.choices.tokens)
+        tree = pending.tree.read().first(pending.size - 1)
+        choices: tuple[int, ...] = _numbers(pending.choices.tokens)[: pending.size]
         if NO_TOKEN in choices:
             raise RedrafterError("sampler returned a number that is no token id of this model.")
         path = tuple(accept(tree.tokens, tree.parents, choices))

@@ -142,8 +142,8 @@ class ShapePlanner(Protocol):
         """What drafts cost."""
 
     @property
-    def drafting_disabled(self) -> bool:
-        """Whether drafts do not pay, so that steps are plain for now."""
+    def measured_for(self) -> float:
+        """Seconds that it has measured for while a step was under way, which are not the step's."""
 
     @property
     def probing(self) -> bool:

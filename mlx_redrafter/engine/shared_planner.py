@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from ..cache.prompt_cache import PromptCache
+from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
-from .copy_planner import CopyPlanner
+from .copy_planner import CopyPlanner, CopyShare
 from .shape_planner import DraftCosts, ObservedStep, ShapePlanner
 
 
@@ -26,6 +28,7 @@ class SharedPlanner:
     def __init__(self, planner: ShapePlanner, lock: AbstractContextManager[Any]):
         self._planner = planner
         self._lock = lock
+        self._for_batches: dict[int, SharedPlanner] = {}
 
     @property
     def costs(self) -> DraftCosts:
@@ -34,10 +37,9 @@ class SharedPlanner:
             return self._planner.costs
 
     @property
-    def drafting_disabled(self) -> bool:
+    def measured_for(self) -> float:
         """See ShapePlanner."""
-        with self._lock:
-            return self._planner.drafting_disabled
+        return self._planner.measured_for
 
     @property
     def probing(self) -> bool:
@@ -60,13 +62,18 @@ class SharedPlanner:
     def copies(self) -> CopyPlanner:
         """See ShapePlanner."""
         with self._lock:
-            return self._planner.copies
+            return _SharedCopies(self._planner.copies, self._lock)
 
     def for_batch(self, sequences: int) -> SharedPlanner:
         """See ShapePlanner."""
         with self._lock:
             planner = self._planner.for_batch(sequences)
-        return self if planner is self._planner else SharedPlanner(planner, self._lock)
+            if planner is self._planner:
+                return self
+            known = self._for_batches.get(sequences)
+            if known is None or known._planner is not planner:
+                known = self._for_batches[sequences] = SharedPlanner(planner, self._lock)
+            return known
 
     def begin(self, cache: PromptCache, temperature: float) -> None:
         """See ShapePlanner."""
@@ -113,3 +120,41 @@ class SharedPlanner:
         """See ShapePlanner."""
         with self._lock:
             self._planner.reflect()
+
+
+class _SharedCopies:
+    """A CopyPlanner that one thread asks at a time: it may measure when it is asked first."""
+
+    def __init__(self, planner: CopyPlanner, lock: AbstractContextManager[Any]):
+        self._planner = planner
+        self._lock = lock
+
+    @property
+    def acceptance(self) -> CopyAcceptance:
+        """See CopyPlanner."""
+        return self._planner.acceptance
+
+    def num_nodes(self, chances: Sequence[float], context: int) -> int:
+        """See CopyPlanner."""
+        with self._lock:
+            return self._planner.num_nodes(chances, context)
+
+    def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
+        """See CopyPlanner."""
+        with self._lock:
+            return self._planner.waits_for_copies(first, after, context)
+
+    def take_surprise(self, chances: Sequence[float], context: int) -> None:
+        """See CopyPlanner."""
+        with self._lock:
+            self._planner.take_surprise(chances, context)
+
+    def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:
+        """See CopyPlanner."""
+        with self._lock:
+            return self._planner.share(shape, chances, context)
+
+    def drafts_after(self, whole: float, shape: BeamShape) -> bool:
+        """See CopyPlanner."""
+        with self._lock:
+            return self._planner.drafts_after(whole, shape)

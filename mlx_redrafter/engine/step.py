@@ -21,6 +21,8 @@ class PendingStep:
 
     Attributes:
         tree: What is verified.
+        size: How many of its nodes are the text's own; leaves after those make it as large as the
+            trees of other texts, and are of no token.
         choices: The target's choices after its nodes.
         hidden: What drafts start from at its nodes, see ``DraftInput``, (n, ...).
         shape: What was drafted, of which ``tree`` may be a part; None is a plain step.
@@ -37,6 +39,7 @@ class PendingStep:
     """
 
     tree: DraftTree
+    size: int
     choices: Choices
     hidden: mx.array
     shape: BeamShape | None

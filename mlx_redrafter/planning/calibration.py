@@ -19,7 +19,7 @@ from ..engine.model import SpeculativeModel
 from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts
 from ..tree import DraftTree, HostTree
-from .costs import CostModel, between
+from .costs import CostModel, interpolated
 from .decoded_steps import time_around, time_plain
 from .forecast import path_rows
 from .measuring import LONGEST, Timings, time_in_turns, timings_of
@@ -86,7 +86,7 @@ def calibrate(
         )
         plain.append(time_plain(model, cache))
         if model.target.recurrent and not rows:
-            kept = between(REPLAYED[1], SIZES[: len(row.seconds)], row.seconds)
+            kept = interpolated(REPLAYED[1], SIZES[: len(row.seconds)], row.seconds)
             replay = _time_replay(model, cache) / kept
             path_row = _time_path_row(model, cache)
         rows.append(row)

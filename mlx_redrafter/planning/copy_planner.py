@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
@@ -55,11 +55,11 @@ class CopyPlanner:
     out; of sequences that are decoded together, means over the sequences.
 
     Args:
-        prices: What steps cost and yield.
+        prices: Says what steps cost and yield; it may have to be measured first.
         acceptance: What is learnt of copies; shared by the planners of all batch sizes.
     """
 
-    def __init__(self, prices: Prices, acceptance: CopyAcceptance):
+    def __init__(self, prices: Callable[[], Prices], acceptance: CopyAcceptance):
         self.acceptance = acceptance
         self._prices = prices
         self._after_surprise = 0.0  # tokens that copies gain after a token that none foretold
@@ -76,7 +76,7 @@ class CopyPlanner:
             after: If it is, the chances of the copied tokens after it.
             context: Tokens before the step.
         """
-        prices = self._prices
+        prices = self._prices()
         gained = first * self._best(after, context)[1] + (1.0 - first) * self._after_surprise
         if gained < LEAST_GAIN:
             return False
@@ -100,7 +100,7 @@ class CopyPlanner:
             chances: Of the copied nodes.
             context: Tokens before the step.
         """
-        prices = self._prices
+        prices = self._prices()
         guessed = prices.guessed(shape)
         saved = prices.plain_seconds(context) - prices.draft_seconds(shape)
         # How deep guesses are right is not known, so each depth is taken for equally likely; what
@@ -123,12 +123,12 @@ class CopyPlanner:
             whole: Chance that all of a copied chain is right, and the next step copies on.
             shape: The draft.
         """
-        prices = self._prices
+        prices = self._prices()
         return (1.0 - whole) * prices.guessed(shape) > prices.rate * prices.draft_seconds(shape)
 
     def _best(self, chances: Sequence[float], context: int) -> tuple[int, float]:
         """The best number of nodes, and what it gains over a plain step, in tokens."""
-        prices = self._prices
+        prices = self._prices()
         best, gained = 0, 0.0
         if not chances:
             return best, gained
@@ -148,10 +148,10 @@ class CopyPlanner:
 
     def _seconds(self, rows: int, context: int) -> float:
         """Seconds of a forward; between two timed numbers of rows those of the larger one."""
-        sizes = self._prices.sizes
-        place = bisect_left(sizes, rows)
-        rows = sizes[place] if place < len(sizes) else rows
-        return self._prices.verify_seconds(rows, context)
+        prices = self._prices()
+        place = bisect_left(prices.sizes, rows)
+        rows = prices.sizes[place] if place < len(prices.sizes) else rows
+        return prices.verify_seconds(rows, context)
 
     def _counts(self, most: int, others: int) -> list[int]:
         """0 and numbers of copied nodes that fill a timed number of rows, and ``most``.
@@ -160,5 +160,5 @@ class CopyPlanner:
             most: Copied nodes that there are.
             others: Rows beside them.
         """
-        counts = (size - others for size in self._prices.sizes)
+        counts = (size - others for size in self._prices().sizes)
         return sorted({0, most, *(count for count in counts if 0 < count < most)})

@@ -64,7 +64,7 @@ class CostModel:
         if place is not None:
             columns = [row[place] for row in self.verify]
         else:
-            columns = [between(tokens, self.sizes, row) for row in self.verify]
+            columns = [interpolated(tokens, self.sizes, row) for row in self.verify]
         if tokens > self.sizes[-1]:
             columns = [seconds * tokens / self.sizes[-1] for seconds in columns]
         return grown(context, self.contexts, columns)
@@ -75,7 +75,7 @@ class CostModel:
 
     def beyond_plain(self, tokens: int) -> float:
         """Share of a forward over ``tokens`` tokens that one over a single token does not take."""
-        return 1.0 - self.verify[0][0] / between(tokens, self.sizes, self.verify[0])
+        return 1.0 - self.verify[0][0] / interpolated(tokens, self.sizes, self.verify[0])
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a beam search; widths in between are interpolated."""
@@ -94,7 +94,7 @@ class CostModel:
 
     def _level_seconds(self, width: int) -> float:
         widths, seconds = self._levels
-        return between(width, widths, seconds) * max(1.0, width / widths[-1])
+        return interpolated(width, widths, seconds) * max(1.0, width / widths[-1])
 
     def step_seconds(
         self,
@@ -142,7 +142,8 @@ class CostModel:
         )
         draft = {width: self._level_seconds(width * texts) for width in sorted(self.draft)}
         plain = tuple(row[0] for row in verify)
-        return replace(self, verify=verify, draft=draft, plain=plain)
+        path_row = texts * self.path_row
+        return replace(self, verify=verify, draft=draft, plain=plain, path_row=path_row)
 
     def knows(self, context: int) -> bool:
         """Whether costs are known there; what lies between ``CONTEXTS`` is interpolated."""
@@ -172,7 +173,7 @@ class CostModel:
             return shorter.with_context(context, seconds, plain)
         added = [seconds[size] - self.verify_seconds(size, self.contexts[0]) for size in known]
         row = tuple(
-            self.verify_seconds(size, self.contexts[0]) + between(size, known, added)
+            self.verify_seconds(size, self.contexts[0]) + interpolated(size, known, added)
             for size in self.sizes
         )
         if plain is None:
@@ -194,7 +195,7 @@ class CostModel:
             factors: For some of the sizes, 1 among them; for others interpolated.
         """
         known = sorted(factors)
-        by_size = [between(size, known, [factors[n] for n in known]) for size in self.sizes]
+        by_size = [interpolated(size, known, [factors[n] for n in known]) for size in self.sizes]
         return replace(
             self,
             verify=tuple(
@@ -205,6 +206,7 @@ class CostModel:
             draft={width: seconds * factors[1] for width, seconds in self.draft.items()},
             draft_start=self.draft_start * factors[1],
             around=self.around * factors[1],
+            path_row=self.path_row * factors[1],
         )
 
     def doubted(self) -> CostModel:
@@ -274,7 +276,7 @@ def _growing(rows: Mapping[int, Sequence[float]]) -> list[int]:
     return kept
 
 
-def between(x: float, known: Sequence[float], values: Sequence[float]) -> float:
+def interpolated(x: float, known: Sequence[float], values: Sequence[float]) -> float:
     """A value interpolated at x; outside of what is known the nearest.
 
     As numpy's interp, which takes several times as long for a single number, and is asked for at
@@ -289,8 +291,8 @@ def between(x: float, known: Sequence[float], values: Sequence[float]) -> float:
 
 
 def grown(x: float, known: Sequence[float], values: Sequence[float]) -> float:
-    """As :func:`between`, but beyond the last that is known it grows as it did before it."""
+    """As :func:`interpolated`, but beyond the last that is known it grows as it did before it."""
     if x <= known[-1] or len(known) == 1:
-        return between(x, known, values)
+        return interpolated(x, known, values)
     slope = (values[-1] - values[-2]) / (known[-1] - known[-2])
     return values[-1] + max(0.0, slope) * (x - known[-1])

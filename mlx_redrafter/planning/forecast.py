@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -129,12 +129,16 @@ class TreeMemory:
         return len(self._recorded) > 0
 
     def add(self, tree: HostTree, shape: BeamShape, *, probe: bool = True) -> None:
-        """Remember a tree drafted with a shape, of whose nodes the best may have been kept only."""
+        """Remember a tree drafted with a shape, of whose nodes only the first may have been kept:
+        its likeliest beam stands before all others.
+        """
         kept = len(tree.tokens) - 1
         if kept == 0:
             return
-        if kept < shape.nodes:
-            shape = BeamShape(shape.width, shape.length, kept)
+        if kept <= shape.length:
+            shape = BeamShape(1, kept)
+        elif kept < shape.nodes:
+            shape = replace(shape, node_budget=kept)
         if self._recorded:
             self._recorded.popleft()
         self._put(self._probes if probe else self._others, tree, shape)
@@ -169,13 +173,18 @@ class TreeMemory:
     def forget_recorded(self) -> None:
         """Drafts failed that were chosen by recorded ones: this text is unlike those."""
         self._recorded.clear()
+        self._forget()
 
     def _put(self, kind: deque[int], tree: HostTree, shape: BeamShape) -> None:
         self._added += 1
         kind.append(self._added)
+        self._forget()
+        self.trees.append((self._added, tree, shape))
+
+    def _forget(self) -> None:
+        """Keep the trees that are counted among one kind or another."""
         remembered = {*self._probes, *self._others, *self._recorded}
         self.trees = [one for one in self.trees if one[0] in remembered]
-        self.trees.append((self._added, tree, shape))
 
     def covering(self, shape: BeamShape) -> int:
         """How many of the trees hold what a shape would have drafted."""

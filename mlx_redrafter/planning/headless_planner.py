@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+import time
+from collections.abc import Callable
 
 from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
 from ..tree import HostTree
-from .clocks import PLAIN, Clocks
 from .copy_planner import CopyPlanner
 from .costs import CostModel
-from .plain_runs import PlainRuns
-from .rate import Rate, paid
+from .prices import StepPrices
 
 
 class HeadlessPlanner:
@@ -28,35 +26,34 @@ class HeadlessPlanner:
 
     Attributes:
         copies: Prices copies.
+        measured_for: Seconds that measuring took while steps were under way.
     """
 
-    drafting_disabled = False
     probing = False
     drafts_next = False
     choice: BeamShape | None = None
     patience = MOST_PATIENCE
 
     def __init__(self, measure: Callable[[], CostModel]):
-        self.copies = CopyPlanner(self, CopyAcceptance())
+        self.copies = CopyPlanner(lambda: self.prices, CopyAcceptance())
+        self.measured_for = 0.0
         self._measure = measure
-        self._costs: CostModel | None = None
+        self._prices: StepPrices | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
-        self._timed: set[int] = set()
-        self._rate = Rate()
-        self._runs = PlainRuns()
-        self._context = 0
+
+    @property
+    def prices(self) -> StepPrices:
+        """What steps cost by now; measured when that is first asked for."""
+        if self._prices is None:
+            began = time.perf_counter()
+            self._prices = StepPrices(self._measure())
+            self.measured_for += time.perf_counter() - began
+        return self._prices
 
     @property
     def costs(self) -> CostModel:
-        """What steps cost; measured when they are first asked for."""
-        if self._costs is None:
-            self._costs = self._measure()
-        return self._costs
-
-    @cached_property
-    def _clocks(self) -> Clocks:
-        """How steps differ from what they cost."""
-        return Clocks(self.costs)
+        """What steps cost, as measured."""
+        return self.prices.costs
 
     def for_batch(self, sequences: int) -> HeadlessPlanner:
         """The planner for steps that so many sequences take together; itself for one."""
@@ -64,7 +61,7 @@ class HeadlessPlanner:
             return self
         if sequences not in self._for_batches:
             made = HeadlessPlanner(lambda: self.costs.for_batch(sequences))
-            made.copies = CopyPlanner(made, self.copies.acceptance)
+            made.copies = CopyPlanner(lambda: made.prices, self.copies.acceptance)
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
 
@@ -96,56 +93,9 @@ class HeadlessPlanner:
         return None
 
     def observe(self, step: ObservedStep) -> None:
-        """Learn from a step's time; the first of a kind may have waited for a GPU's compiler."""
-        first = step.nodes not in self._timed
-        self._timed.add(step.nodes)
-        if self._costs is None:
-            return
-        self._context = step.context
-        if not first:
-            self._tell_clocks(step)
-        kind = PLAIN + step.nodes
-        expected, plain = (self._clocks.seconds(one, step.context) for one in (kind, PLAIN))
-        self._rate.add(step, paid(expected if first else step.seconds, expected, plain))
-
-    def _tell_clocks(self, step: ObservedStep) -> None:
-        seen = self._runs.seen(step, step.seconds, self.plain_seconds(step.context))
-        if seen is not None:
-            rows, seconds = seen
-            expected = self._clocks.measured(rows, step.context)
-            self._clocks.observe(rows, seconds, expected, repeats=step.repeats)
+        """Learn from a step's time, if times are of any use yet."""
+        if self._prices is not None:
+            self._prices.time(step)
 
     def reflect(self) -> None:
         """There is nothing to do."""
-
-    # What copies are priced by
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        """Numbers of rows whose forward was timed."""
-        return self.costs.sizes
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second, as decoding goes on the whole."""
-        return self._rate.per_plain_step / self.plain_seconds(self._context)
-
-    def plain_seconds(self, context: int) -> float:
-        """Seconds of a plain step by now."""
-        return self._clocks.seconds(PLAIN, context)
-
-    def apart_seconds(self, context: int) -> float:
-        """Seconds lost where two plain steps in a row do not overlap."""
-        return self._clocks.apart_seconds(context)
-
-    def verify_seconds(self, rows: int, context: int) -> float:
-        """Seconds of a step that verifies so many rows by now."""
-        return self.costs.check_seconds(rows, context) * self._clocks.factor(rows)
-
-    def draft_seconds(self, shape: BeamShape) -> float:  # noqa: ARG002
-        """Nothing is drafted."""
-        return 0.0
-
-    def guessed(self, shape: BeamShape) -> float:  # noqa: ARG002
-        """Nothing is guessed."""
-        return 0.0

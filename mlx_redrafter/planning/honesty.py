@@ -53,26 +53,26 @@ class ChosenSteps:
         steps: How many there were.
         tokens: What they made.
         forecast: What one was last expected to make.
-        overtime: Seconds they took over seconds expected, summed.
+        price_ratio: The price of what they verified over that of all that was forecast, summed.
     """
 
     steps: float = 0.0
     tokens: float = 0.0
     forecast: float = 1.0
-    overtime: float = 0.0
+    price_ratio: float = 0.0
 
-    def take(self, tokens: float, forecast: float, overtime: float) -> None:
+    def take(self, tokens: float, forecast: float, price_ratio: float) -> None:
         """There was one."""
         self.steps += 1.0
         self.tokens += tokens
         self.forecast = forecast
-        self.overtime += overtime
+        self.price_ratio += price_ratio
 
     def age(self) -> None:
         """There was a step that drafted."""
         self.steps *= FORGET
         self.tokens *= FORGET
-        self.overtime *= FORGET
+        self.price_ratio *= FORGET
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Honesty:
         return _within(made / (PRIOR_STEPS + self._steps))
 
     def _seconds(self) -> float:
-        """Seconds taken over seconds forecast."""
-        taken = PRIOR_STEPS + sum(one.overtime for one in self._chosen.values())
+        """Price of a step over its forecast: drafts are not always verified whole."""
+        taken = PRIOR_STEPS + sum(one.price_ratio for one in self._chosen.values())
         return _within(taken / (PRIOR_STEPS + self._steps))
 
     @property
@@ -181,7 +181,7 @@ class Honesty:
     def _take_drafted(
         self, shape: BeamShape, tokens: float, forecast: Forecast, seconds: float
     ) -> None:
-        """A chosen draft made so many tokens in so many seconds."""
+        """A chosen draft made so many tokens in a step of that price."""
         self._plain.age()
         self._copied.age()
         for chosen in self._chosen.values():

@@ -63,6 +63,9 @@ class Planner:
 
     Only :meth:`begin` and :meth:`observe` change anything.
 
+    Attributes:
+        measured_for: See ShapePlanner: 0, since it measures before an answer's first step.
+
     Args:
         costs: What steps cost here.
         chains: Whether only chains are verified.
@@ -73,6 +76,8 @@ class Planner:
         shares: The planner of other batches, with which what is learnt of acceptance is shared.
     """
 
+    measured_for = 0.0
+
     def __init__(
         self, costs: CostModel, *, chains: bool = False, watches: bool = False,
         measure: Measure | None = None, recorded: RecordedDrafts | None = None,
@@ -81,7 +86,7 @@ class Planner:
         self._learnt: Learnt = shares._learnt if shares else Learnt(recorded)
         self.acceptance, self._memory = self._learnt.acceptance, self._learnt.memory
         self.prices, self._honesty = StepPrices(costs), Honesty()
-        self.copies = CopyPlanner(self.prices, self._learnt.copied)
+        self.copies = CopyPlanner(lambda: self.prices, self._learnt.copied)
         self._chains, self._measure = chains, measure
         learnt = self.acceptance, self._memory, self._honesty, self.prices.without_copies
         self._beginnings = Beginnings(*learnt)
@@ -218,7 +223,7 @@ class Planner:
         """The shape for the next step; None is a plain step. Asking changes nothing."""
         if self.choice is None:
             return None if self._trials.probes.watches else self._trials.next
-        waits = self._trials.allowance.defers(self._choice.price(self._context))
+        waits = self._choice.waits(self._context)
         if waits or (self._choice.breaks.due and not self._trials.probes.certain):
             return None
         return self._wide.due or self.choice
@@ -349,7 +354,8 @@ class Planner:
             self._wide.take_draft(step.tokens - 1.0, shape.length, forecast)
             if self._memory.has_recorded or self._choice.breaks.drafts % REMEMBER_EVERY == 0:
                 self._memory.add_records(step.records[:1], shape, probe=False)
-        if self._beginnings.take_draft(step.records, shape, forecast):
+        harder = self._beginnings.take_draft(step.records, shape, forecast)
+        if harder or self._trials.allowance.early:
             self._choice.make(self._context)
 
     def _is_probe(self, shape: BeamShape) -> bool:

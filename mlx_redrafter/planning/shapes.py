@@ -131,7 +131,7 @@ def covers(wide: BeamShape, narrow: BeamShape) -> bool:
     """Whether a tree of one shape holds what another would have drafted."""
     if wide.max_leaves is not None:
         narrow_enough = narrow.max_leaves is not None and narrow.max_leaves <= wide.max_leaves
-        return narrow_enough and wide.length >= narrow.length
+        return narrow_enough and wide.length >= narrow.length and wide.nodes >= narrow.nodes
     return (
         wide.width >= narrow.width and wide.length >= narrow.length and wide.nodes >= narrow.nodes
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import mlx.core as mx
@@ -8,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_redrafter.drafting.combined import combine
 from mlx_redrafter.drafting.grafting import graft, merge
 from mlx_redrafter.tree import DraftTree, HostTree, accept, accepted_leaf
 
@@ -156,3 +158,24 @@ def test_the_likeliest_nodes_are_a_tree_with_its_favourite_path_first(
         assert tree.log_probs[best] == tree.log_probs[at + 1]
         assert at + 1 in line
         at += 1
+
+
+@given(tries(), tries(), st.sampled_from([(True, True), (True, False), (False, True)]))
+@settings(max_examples=100, deadline=None)
+def test_it_is_known_where_the_nodes_of_a_combined_tree_came_to_stand(
+    one: HostTree, other: HostTree, known: tuple[bool, bool]
+) -> None:
+    trees = [
+        tree if told else replace(tree, known=None)
+        for tree, told in zip(map(on_device, (one, other)), known, strict=True)
+    ]
+    both = combine(*trees)
+    shared = paths(one) & paths(other) if all(known) else set()
+    for node in range(1, len(one.tokens)):
+        places = both.places([node])
+        if path(one, node) in shared:
+            assert not places, "the other tree has it, too"
+        else:
+            (place,) = places
+            assert path(both.tree, place) == path(one, node)
+    assert len(both.places(range(1, len(one.tokens)))) == len(paths(one) - shared - {(ROOT,)})

@@ -285,7 +285,8 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
-    drafting_disabled = drafts_next = probing = False
+    drafts_next = probing = False
+    measured_for = 0.0
     patience = 0
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):

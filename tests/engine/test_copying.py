@@ -16,6 +16,7 @@ from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.copies import TextCopies
 from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
@@ -32,9 +33,10 @@ from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.copy_planner import CopyPlanner
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.tree import HostTree
+from mlx_redrafter.tree import DraftTree, HostTree
 
 PROMPT = models.prompt_of(12)
 GREEDY = SamplingConfig()
@@ -80,7 +82,7 @@ class Copying(ScriptedPlanner):
     ):
         self._shapes, self._asked = shapes, 0
         self.drafts_next = drafts_next
-        self.copies = CopyPlanner(machine or Machine(), CopyAcceptance())
+        self.copies = CopyPlanner(lambda: machine or Machine(), CopyAcceptance())
         self.steps: list[ObservedStep] = []
 
     def for_batch(self, sequences: int) -> Any:
@@ -242,6 +244,52 @@ def test_nothing_is_copied_unless_asked() -> None:
         assert (stats.drafted, stats.copied) == (0, 0)
 
 
+class Proposing:
+    """A caller's source that sees the text and proposes two tokens in turn, each with another."""
+
+    seconds = 0.0
+    max_depth = 2
+    lookback = None
+
+    def __call__(self, state: DraftInput) -> DraftTree:
+        root = int(state.root.item())
+        first, second = (root + 1) % models.VOCAB, (root + 2) % models.VOCAB
+        return DraftTree.from_parents([root, first, second, first, second], [-1, 0, 0, 1, 2])
+
+    def together(self, states: Sequence[DraftInput]) -> list[DraftTree]:
+        return [self(state) for state in states]
+
+    def begin(self, prompt: Sequence[int]) -> Any:
+        return self
+
+    def accepted(self, tokens: Sequence[int]) -> None:
+        """Nothing is remembered."""
+
+
+@SAMPLINGS
+@pytest.mark.parametrize("kind", [kind for kind in PLANNED if kind != "copies alone"])
+def test_what_is_copied_is_known_beside_a_callers_source(
+    kind: str, sampling: SamplingConfig
+) -> None:
+    head, planner = PLANNED[kind]()
+    drafter = models.build_drafter() if head else None
+    model = SpeculativeModel(repeating(), drafter, beside=[Proposing()])
+    steps: list[StepRecord] = []
+    config = DecodingConfig(60, sampling, copy=True, beam=BeamShape(3, 3))
+    text = []
+    for decoded in decode(model, PROMPT, config, planner=planner):
+        text.append(decoded.token)
+        steps += [decoded.step] if decoded.step else []
+    assert text == plainly(sampling)
+    assert any(step.copied for step in steps)
+    for step in steps:
+        root = step.tree.tokens[0]
+        assert step.guessed.tree.tokens[0] == root
+        for first in ((root + 1) % models.VOCAB, (root + 2) % models.VOCAB):
+            node = step.tree.child(0, first)
+            assert node is None or node not in step.copied, "the caller's own are no copies"
+
+
 def test_plain_steps_overlap_where_nothing_is_to_be_copied() -> None:
     """The first step that has to wait for the token before it is one that may verify copies."""
     planner = Copying(machine=Machine(row=3.0))
@@ -332,6 +380,40 @@ def test_looks_become_rarer_the_longer_they_are_in_vain() -> None:
     assert found is not None
     copies.accepted([7, 8])
     assert not copies.rests, "copies are of use again"
+
+
+def test_copies_that_were_wrong_for_long_are_proposed_again_once_they_are_right() -> None:
+    """What is hardly ever right is not proposed, and learnt of all the same."""
+    acceptance = CopyAcceptance()
+
+    def proposed(follow: int) -> bool:
+        copies = SequenceCopies(TextCopies(), acceptance)
+        copies.begin([1, 2, 3, 4, 1])
+        proposal = copies.propose(1)
+        copies.accepted([follow])
+        return proposal is not None
+
+    assert [proposed(9) for _ in range(600)][-1] is False
+    assert [proposed(2) for _ in range(20)][-1] is True
+
+
+def test_the_second_of_several_copies_is_judged_as_such_where_the_first_is_left_out() -> None:
+    acceptance = CopyAcceptance()
+    before = [1, 2, 3, 1, 2, 4, 1, 5, 1]  # 1 was followed by 2 twice, and by 5
+    for follow in [5] * 400:
+        copies = SequenceCopies(TextCopies(), acceptance)
+        copies.begin(before)
+        proposal = copies.propose(1)
+        copies.accepted([follow])
+    assert proposal is not None
+    assert [one.tokens for one in proposal.copies.continuations] == [(5,)]
+    found = TextCopies()
+    found.follow(before)
+    copies_found = found.propose(1)
+    assert copies_found is not None
+    assert copies_found.continuations[0].tokens == (2,), "it is found first, and hardly ever right"
+    assert acceptance.likely(copies_found)[1] == [1.0, pytest.approx(proposal.chances[1], abs=0.01)]
+    assert proposal.chances[1] > 0.9
 
 
 def test_ends_inside_accepted_copies() -> None:

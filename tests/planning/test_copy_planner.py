@@ -47,7 +47,7 @@ class Machine:
 
 
 def planner(**prices: float) -> CopyPlanner:
-    return CopyPlanner(Machine(**prices), CopyAcceptance())  # type: ignore[arg-type]
+    return CopyPlanner(lambda: Machine(**prices), CopyAcceptance())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_step_of_copies_fills_a_tile() -> None:
         def verify_seconds(self, rows: int, context: int) -> float:
             return 1.0 + 4.0 * ((rows - 1) // 8)
 
-    assert CopyPlanner(Tiles(), CopyAcceptance()).num_nodes(chances, 0) == 7
+    assert CopyPlanner(Tiles, CopyAcceptance()).num_nodes(chances, 0) == 7
 
 
 def test_what_decodes_fast_is_not_slowed_down_for_little() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.costs import CostModel
@@ -37,7 +36,7 @@ def test_a_text_in_which_nothing_repeats_needs_no_measurement() -> None:
     for _ in range(20):
         assert planner.next_shape(64) is None
         planner.observe(step(0, 1, 1.0))
-    assert not any((planner.drafting_disabled, planner.probing, planner.drafts_next))
+    assert not any((planner.probing, planner.drafts_next))
     assert measure.count == 0
     assert planner.copies.num_nodes(CERTAIN, 64) > 0
     assert planner.for_batch(3).copies.num_nodes(CERTAIN, 64) > 0
@@ -50,8 +49,8 @@ def test_what_steps_take_corrects_what_was_measured() -> None:
     for _ in range(60):  # another program slows down what uses all cores
         planner.observe(step(8, 5, 7.0))
         planner.observe(step(0, 1, 1.0))
-    assert planner.verify_seconds(9, 64) > 2 * COSTS.verify_seconds(9, 64)
-    assert planner.plain_seconds(64) < 1.6
+    assert planner.prices.verify_seconds(9, 64) > 2 * COSTS.verify_seconds(9, 64)
+    assert planner.prices.plain_seconds(64) < 1.6
     assert planner.copies.num_nodes([0.3], 64) == 0
 
 
@@ -64,7 +63,7 @@ def test_plain_steps_between_copies_are_not_the_price_of_plain_decoding() -> Non
         planner.observe(step(0, 1, 2.4, overlapped=True))
         planner.observe(step(0, 1, 1.0, early=True, overlapped=True))
         planner.observe(step(0, 1, 0.2, early=True))
-    gained = planner.verify_seconds(8, 64) / planner.plain_seconds(64)
+    gained = planner.prices.verify_seconds(8, 64) / planner.prices.plain_seconds(64)
     assert gained == pytest.approx(COSTS.verify_seconds(8, 64), rel=0.03)
 
 
@@ -74,16 +73,15 @@ def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
     several = planner.for_batch(4)
     assert several is planner.for_batch(4)
     assert several.copies.acceptance is planner.copies.acceptance
-    assert several.verify_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
-    assert (several.draft_seconds(BeamShape(1, 1)), several.guessed(BeamShape(1, 1))) == (0, 0)
+    assert several.prices.verify_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
 
 
 def test_the_rate_is_what_was_made_of_late() -> None:
     planner = HeadlessPlanner(Measurements())
-    assert planner.rate == pytest.approx(1.0)
+    assert planner.prices.rate == pytest.approx(1.0)
     for _ in range(500):
         planner.observe(step(7, 4, COSTS.verify_seconds(8, 64)))
-    assert planner.rate == pytest.approx(4 / COSTS.verify_seconds(8, 64), rel=0.02)
+    assert planner.prices.rate == pytest.approx(4 / COSTS.verify_seconds(8, 64), rel=0.02)
 
 
 def test_the_rate_forgets_a_loaded_machine_as_soon_as_it_is_free() -> None:
@@ -93,12 +91,16 @@ def test_the_rate_forgets_a_loaded_machine_as_soon_as_it_is_free() -> None:
     for load in (20.0, 1.0):
         for _ in range(50):
             planner.observe(step(0, 1, load, early=True, overlapped=True))
-    assert planner.rate == pytest.approx(1.0, rel=0.25)
+    assert planner.prices.rate == pytest.approx(1.0, rel=0.25)
     assert planner.copies.num_nodes([0.5] * 8, 64) == wanted
 
 
-@pytest.mark.parametrize("first", ["plain_seconds", "apart_seconds"])
-def test_whatever_is_asked_first_has_the_machine_measured(first: str) -> None:
+def test_measuring_is_timed_and_done_once() -> None:
     measure = Measurements()
-    assert getattr(HeadlessPlanner(measure), first)(0) >= 0.0
-    assert measure.count == 1
+    planner = HeadlessPlanner(measure)
+    assert planner.measured_for == 0.0
+    planner.copies.waits_for_copies(0.9, CERTAIN, 64)
+    first = planner.measured_for
+    assert first > 0.0
+    planner.copies.num_nodes(CERTAIN, 64)
+    assert (measure.count, planner.measured_for) == (1, first)

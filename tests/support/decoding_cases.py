@@ -86,7 +86,7 @@ def assert_goes_on(cache: PromptCache, held: list[int], new: list[int]) -> None:
 class ScriptedPlanner:
     """What planners of a single text have in common whose steps a test lays down."""
 
-    drafting_disabled = False
+    measured_for = 0.0
     drafts_next = False
     probing = False
     patience = 0

@@ -15,7 +15,7 @@ from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.engine.watch import WatchedDraft
 from mlx_redrafter.planning.allowance import EARLY_TOKENS
 from mlx_redrafter.planning.calibration import SIZES
-from mlx_redrafter.planning.costs import CostModel, between
+from mlx_redrafter.planning.costs import CostModel, interpolated
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.shapes import candidate_shapes
 from mlx_redrafter.tree import HostTree, accept
@@ -26,7 +26,7 @@ Curve = Callable[[int], float]
 
 def _points(*known: tuple[int, float]) -> Curve:
     sizes, seconds = zip(*known, strict=True)
-    return lambda n: between(n, sizes, seconds)
+    return lambda n: interpolated(n, sizes, seconds)
 
 
 # What a forward over n tokens costs, in plain steps.

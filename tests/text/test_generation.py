@@ -444,7 +444,8 @@ def test_length_is_the_reason_at_max_tokens(tokenizer: TokenizerWrapper) -> None
 
 def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrapper) -> None:
     class Refusing:
-        drafting_disabled = drafts_next = probing = False
+        drafts_next = probing = False
+        measured_for = 0.0
 
         def for_batch(self, sequences: int) -> Any:
             return self

@@ -1,0 +1,221 @@
+"""What a planner hears of texts that an engine decodes, and what is left when they are over."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from decoding_cases import ScriptedPlanner
+
+import models
+from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.engine.batch import Engine
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.events import NewToken
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shared_planner import SharedPlanner
+from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.headless_planner import HeadlessPlanner
+from mlx_redrafter.sampling import SamplingConfig
+
+PROMPTS = [models.prompt_of(length, seed=length) for length in (5, 33, 1, 18)]
+
+
+def model_of(*, draft: bool = True) -> SpeculativeModel:
+    target = models.shared("llama")
+    return SpeculativeModel(target, models.build_drafter(seed=1) if draft else None)
+
+
+@dataclass
+class Listener(ScriptedPlanner):
+    """A planner that drafts nothing, has patience, and notes what it hears."""
+
+    patience: int = 0
+    shape: BeamShape | None = None
+    begun: list[tuple[int, float]] = field(default_factory=list)
+    heard: list[ObservedStep] = field(default_factory=list)
+
+    def for_batch(self, sequences: int) -> Any:
+        return self
+
+    def begin(self, cache: PromptCache, temperature: float) -> None:
+        self.begun.append((len(cache), temperature))
+
+    def next_shape(self, context: int) -> BeamShape | None:
+        return self.shape
+
+    def observe(self, step: ObservedStep) -> None:
+        self.heard.append(step)
+
+    @property
+    def steps(self) -> int:
+        return sum(step.repeats for step in self.heard)
+
+
+def no_copies(max_tokens: int, **options: Any) -> DecodingConfig:
+    return DecodingConfig(max_tokens, copy=False, **options)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_planner_hears_of_every_text_that_begins(*, together: bool) -> None:
+    """Also of a prompt of one token, of one read in pieces, and of one that a cache holds."""
+    planner, model = Listener(), model_of()
+    held = model.make_cache()
+    list(decode(model, PROMPTS[3], no_copies(1), cache=held))
+    engine = Engine(model, batch_size=4 if together else 1, planner=planner)
+    for prompt, temperature in zip(PROMPTS, (0.0, 0.7, 1.0, 0.3), strict=True):
+        config = no_copies(4, sampling=SamplingConfig(temperature), prefill_step_size=16)
+        engine.add(prompt, config, cache=held if prompt is PROMPTS[3] else None)
+    while engine.busy:
+        engine.step()
+    wanted = [(len(p) - 1, t) for p, t in zip(PROMPTS, (0.0, 0.7, 1.0, 0.3), strict=True)]
+    assert sorted(planner.begun) == sorted(wanted)
+
+
+@pytest.mark.parametrize("how", ["length", "stop", "abandoned"])
+def test_a_planner_hears_of_every_plain_step_whose_text_is_over(how: str) -> None:
+    """However long its patience: the next text's steps are told of by another loop."""
+    planner, model = Listener(patience=64), model_of()
+    text = [one.token for one in decode(model, PROMPTS[0], no_copies(12, draft=False))]
+    ends = frozenset({text[-1]}) if how == "stop" and text.index(text[-1]) == 11 else frozenset()
+    limit = 12 if how == "length" else 40
+    stats = AcceptanceStats()
+    stream = decode(
+        model, PROMPTS[0], no_copies(limit, eos_token_ids=ends), planner=planner, stats=stats
+    )
+    for place, _ in enumerate(stream):
+        if how == "abandoned" and place == 11:
+            break
+    stream.close()
+    assert planner.steps == stats.steps
+    assert stats.steps >= 11
+    assert len(planner.heard) < stats.steps, "several were told of together"
+
+
+class OneForAll(Listener):
+    """A planner with one for several texts, whatever their number."""
+
+    def __init__(self) -> None:
+        super().__init__(patience=64)
+        self.several = Listener(patience=64)
+
+    def for_batch(self, sequences: int) -> Any:
+        return self if sequences == 1 else self.several
+
+
+def test_plain_steps_of_a_batch_are_told_of_together() -> None:
+    planner = OneForAll()
+    engine = Engine(model_of(), planner=planner, prompts_first=True)
+    for prompt in PROMPTS:
+        engine.add(prompt, no_copies(30))
+    while engine.busy:
+        engine.step()
+    assert planner.several.steps >= 28
+    assert len(planner.several.heard) < planner.several.steps / 3
+
+
+def test_what_fills_up_a_batch_is_no_draft() -> None:
+    planner = Listener(shape=BeamShape(2, 3))
+    engine = Engine(model_of(), planner=planner, prompts_first=True)
+    drafting, plain = AcceptanceStats(), AcceptanceStats()
+    engine.add(PROMPTS[0], no_copies(12), stats=drafting)
+    engine.add(PROMPTS[1], no_copies(12, draft=False), stats=plain)
+    shapes = []
+    while engine.busy:
+        for event in engine.step():
+            if isinstance(event, NewToken) and event.decoded.step:
+                shapes.append((event.sequence, event.decoded.step.drafted))
+    assert drafting.drafted > 0
+    assert plain.drafted == 0
+    assert plain.plain_steps == plain.steps == 11
+    assert {drafted for number, drafted in shapes if number == 1} == {0}
+
+
+@pytest.mark.parametrize("leave", ["end", "stop"])
+def test_an_engine_keeps_nothing_of_texts_that_are_over(leave: str) -> None:
+    """Before the next step, which may be long in coming."""
+    engine = Engine(model_of(), prompts_first=True)
+    numbers = [engine.add(prompt, no_copies(6)) for prompt in PROMPTS]
+    kept = [weakref.ref(engine.sequence(number)) for number in numbers]
+    engine.step()
+    if leave == "stop":
+        for number in numbers:
+            engine.stop(number)
+    while engine.busy:
+        engine.step()
+    gc.collect()
+    assert [one() for one in kept] == [None] * len(kept)
+
+
+def test_what_a_text_leaves_of_a_batch_is_known_to_be_of_these_weights() -> None:
+    model = SpeculativeModel(models.build("llama"))
+    kept: list[PromptCache] = []
+    engine = Engine(model, keep=kept.append, prompts_first=True)
+    for prompt in PROMPTS[:2]:
+        engine.add(prompt, no_copies(8))
+    while engine.busy:
+        engine.step()
+    cache = next(one for one in kept if one.tokens[: len(PROMPTS[1])] == PROMPTS[1])
+    layer = model.target.model.model.layers[0]
+    layer.mlp.down_proj.weight = layer.mlp.down_proj.weight * mx.array(3.0)
+    read: list[tuple[int, int]] = []
+    following = [*cache.tokens, 7]
+    for _ in decode(
+        model, following, no_copies(2), cache=cache, progress=lambda *done: read.append(done)
+    ):
+        pass
+    assert read[0] == (0, len(following) - 1), "nothing is gone on from"
+
+
+COSTS = CostModel((1, 2, 32), (64,), ((1.0, 1.1, 2.0),), {}, (1.0,))
+CHANCES = [0.9] * 8
+
+
+def test_threads_measure_a_machine_once() -> None:
+    measured, inside = [], threading.Event()
+
+    def measure() -> CostModel:
+        measured.append(threading.get_ident())
+        inside.wait(0.2)  # another thread would come in
+        return COSTS
+
+    planner = SharedPlanner(HeadlessPlanner(measure), threading.RLock())
+    asking = [
+        threading.Thread(target=planner.copies.num_nodes, args=(CHANCES, 64)) for _ in range(4)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert len(measured) == 1
+
+
+def test_planners_of_batches_are_the_same_each_time() -> None:
+    planner = SharedPlanner(HeadlessPlanner(lambda: COSTS), threading.RLock())
+    assert planner.for_batch(1) is planner
+    assert planner.for_batch(3) is planner.for_batch(3)
+    assert planner.for_batch(3) is not planner.for_batch(2)
+
+
+def test_what_measuring_takes_is_no_steps_time() -> None:
+    class Measuring(Listener):
+        measured_for = 0.0
+
+        def next_shape(self, context: int) -> BeamShape | None:
+            self.measured_for += 1000.0
+            return None
+
+    planner, stats = Measuring(), AcceptanceStats()
+    list(decode(model_of(), PROMPTS[0], no_copies(8), planner=planner, stats=stats))
+    assert planner.measured_for > 0
+    assert {step.seconds < -500 for step in planner.heard} == {True}
+    assert stats.verify_seconds == 0.0
