@@ -9,10 +9,11 @@ _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_
 # Where models that also see or hear keep what concerns text.
 _NESTED = ("text_config", "language_config", "llm_config")
 _SCALINGS = ("rope_scaling", "rope_parameters")
-# Scalings whose factor multiplies the stated length. Others state the scaled one.
-_MULTIPLIES = frozenset({"linear", "dynamic", "yarn"})
+# Scalings whose factor multiplies the stated length, or the original one where it is given. Others
+# state the scaled one: Llama 3's factor says how far frequencies are stretched, not the text.
+_MULTIPLIES = ("linear", "dynamic", "yarn", "deepseek_yarn", "telechat3-yarn")
 # Their config states the scaled length for linear scaling too.
-_STATES_SCALED = frozenset({"gemma3", "gemma3_text"})
+_STATES_SCALED = ("gemma3", "gemma3_text")
 
 
 def context_limit(config: Mapping[str, Any]) -> int | None:
@@ -41,12 +42,13 @@ def _scaled(stated: int, config: Mapping[str, Any]) -> int:
         if not isinstance(scaling, Mapping):
             continue
         factor = scaling.get("factor")
-        kind = scaling.get("rope_type") or scaling.get("type")
+        kind = scaling.get("type") or scaling.get("rope_type")  # in mlx-lm's order
+        if kind not in _MULTIPLIES or config.get("model_type") in _STATES_SCALED:
+            continue
         if not isinstance(factor, int | float) or not 1 <= factor < 2**20:
             continue
         original = scaling.get("original_max_position_embeddings")
         if isinstance(original, int) and original > 0:
             return max(stated, int(original * factor))
-        if kind in _MULTIPLIES and config.get("model_type") not in _STATES_SCALED:
-            return int(stated * factor)
+        return int(stated * factor)
     return stated
