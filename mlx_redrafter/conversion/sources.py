@@ -29,6 +29,9 @@ TORCH_PATTERNS = ["*" + suffix for suffix in TORCH_SUFFIXES]
 WEIGHT_SUFFIXES = (SAFETENSORS, *TORCH_SUFFIXES, GGUF)
 # Left beside the weights by trainers; none of them holds parameters.
 TRAINER_FILES = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state)")
+# What transformers and mlx-lm read. Beside it may lie the maker's own form of the same weights,
+# with other names of tensors ("consolidated" of Mistral's).
+ORDINARY = ("model", "pytorch_model")
 AGAIN = "download it again, or remove it where the weights are a single file"
 SMALL_FILES = [
     "*.json",
@@ -228,7 +231,7 @@ def _weight_files(directory: Path, what: str) -> tuple[Path, ...]:
 
 
 def _indexed_files(directory: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, ...]:
-    for index in sorted(directory.glob("*.index.json")):
+    for index in sorted(directory.glob("*.index.json"), key=_ordinary_first):
         weight_map = read_config(index, "a sharded checkpoint", AGAIN).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             continue
@@ -258,6 +261,11 @@ def _require_name(name: str, index: Path) -> None:
         )
 
 
+def _ordinary_first(path: Path) -> tuple[bool, str]:
+    """Sorts by name, but what transformers and mlx-lm read before any other form."""
+    return not path.name.startswith(ORDINARY), path.name
+
+
 def _one_kind(files: list[Path]) -> tuple[Path, ...]:
     """Of several saved forms of the same model, the one that save_pretrained would name first."""
     for pattern in (r"model\.safetensors", r"pytorch_model\.bin"):
@@ -265,4 +273,6 @@ def _one_kind(files: list[Path]) -> tuple[Path, ...]:
         if exact:
             return tuple(exact)
     sharded = [path for path in files if re.search(r"\d{5}-of-\d{5}", path.name)]
-    return tuple(sharded or files)
+    found = sharded or files
+    ordinary = [path for path in found if path.name.startswith(ORDINARY)]
+    return tuple(ordinary or found)

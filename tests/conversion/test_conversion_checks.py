@@ -425,6 +425,26 @@ def test_an_index_that_names_what_no_file_can_be_called(
     assert "index.json names" in refusal(tmp_path / "out", hf_path=source)
 
 
+@pytest.mark.parametrize("layout", ["safetensors-sharded", "bin-sharded"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_the_makers_own_form_beside_the_weights_is_not_read(
+    tmp_path: Path, layout: str, indexed: bool
+) -> None:
+    """As Mistral's repositories hold it, whose tensors have other names and lie in other files."""
+    source = write_target(tmp_path / "source", layout=layout)
+    (index,) = source.glob("*.index.json")
+    kind = Path(index.name.removesuffix(".index.json")).suffix
+    own = {name: f"consolidated-{i:05d}-of-00002{kind}" for i, name in ((1, "a"), (2, "b"))}
+    for name in own.values():
+        shutil.copy(next(source.glob(f"*-00001-of-*{kind}")), source / name)
+    (source / f"consolidated{kind}.index.json").write_text(json.dumps({"weight_map": own}))
+    if not indexed:
+        for path in source.glob("*.index.json"):
+            path.unlink()
+    files = find_checkpoint(str(source), "The target").files
+    assert files == tuple(sorted(source.glob(f"*model-*{kind}")))
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
 def test_names_that_are_no_utf8(tmp_path: Path, target: Path) -> None:
     odd = tmp_path / os.fsdecode(b"odd\xff")
