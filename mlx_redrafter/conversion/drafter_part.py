@@ -165,7 +165,7 @@ def build_drafter(source: DrafterSource, config: DrafterConfig) -> Drafter:
     """
     if config.quantization is not None:
         # Only this package writes quantised heads, so its own loader reads and checks them.
-        return load_drafter(next(iter(source.tensors.values())).file.resolve().parent)
+        return load_drafter(source.directory)
     check_drafter(source, config)
     weights: list[tuple[str, mx.array]] = []
     for path in dict.fromkeys(info.file for info in source.tensors.values()):

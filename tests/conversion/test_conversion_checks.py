@@ -22,7 +22,7 @@ from conversion_models import (
 )
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from mlx_redrafter.conversion import convert
+from mlx_redrafter.conversion import convert, staging
 from mlx_redrafter.conversion.options import Options
 from mlx_redrafter.conversion.sources import TRAINER_FILES, find_checkpoint
 from mlx_redrafter.drafting.config import MODEL_TYPE
@@ -468,18 +468,43 @@ def test_links_that_lead_outside_are_not_followed(tmp_path: Path, target: Path, 
     assert "leads out of the checkpoint" in told
 
 
-def test_the_links_of_a_hub_snapshot_are_its_own(tmp_path: Path, target: Path) -> None:
-    store = tmp_path / "models--someone--tiny"
+def as_snapshot(directory: Path, store: Path) -> Path:
+    """A directory's files as the Hub's cache keeps them: links to a store of blobs."""
     snapshot = store / "snapshots" / "0123abcd"
-    snapshot.mkdir(parents=True)
-    (store / "blobs").mkdir()
-    for number, path in enumerate(sorted(target.iterdir())):
-        shutil.copy(path, store / "blobs" / str(number))
-        (snapshot / path.name).symlink_to(Path("../../blobs") / str(number))
+    (store / "blobs").mkdir(parents=True)
+    for number, path in enumerate(sorted(p for p in directory.rglob("*") if p.is_file())):
+        blob = store / "blobs" / str(number)
+        shutil.copy(path, blob)
+        link = snapshot / path.relative_to(directory)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def test_the_links_of_a_hub_snapshot_are_its_own(tmp_path: Path, target: Path) -> None:
+    snapshot = as_snapshot(target, tmp_path / "models--someone--tiny")
     convert(hf_path=snapshot, mlx_path=tmp_path / "out")
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
     (snapshot / "evil.py").symlink_to("/etc/hostname")
     assert "evil.py" in refusal(tmp_path / "other", hf_path=snapshot)
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_quantised_drafter_of_a_hub_snapshot(
+    tmp_path: Path, target: Path, inside: bool, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that its links lead to have other names; without links they are copies."""
+    head = write_head(tmp_path / "head", make_head())
+    convert(hf_path=target, drafter=head, mlx_path=tmp_path / "bundle", drafter_q_bits=8)
+    bundle = as_snapshot(tmp_path / "bundle", tmp_path / "models--someone--bundle")
+    if not links:
+        monkeypatch.setattr(staging, "_link", lambda link, path: shutil.copyfile(path, link))
+    drafter = bundle if inside else bundle / "drafter"
+    convert(hf_path=target, drafter=drafter, mlx_path=tmp_path / "out")
+    found, given = (tmp_path / name / "drafter" for name in ("out", "bundle"))
+    assert load_drafter(found).config.quantization == load_drafter(given).config.quantization
+    assert (found / "model.safetensors").read_bytes() == (given / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.gguf"])
