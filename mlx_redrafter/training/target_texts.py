@@ -35,6 +35,12 @@ def _claim(path: Path, what: str, identity: dict[str, Any], overwrite: bool) -> 
     """Note what the texts in a file are and how they are made, or see that it is the same."""
     beside = path.with_suffix(".json")
     changed = changes(beside, identity)
+    if path.is_file() and not beside.is_file():  # hours of work perhaps, so never thrown away
+        raise RedrafterError(
+            f"There are {what} in {path}, but no {beside.name}, which says how they were made: put "
+            "it back beside them, remove the file to make new ones, or use another output "
+            "directory."
+        )
     if not beside.is_file() or (changed and overwrite):
         with writing(path):  # a directory of that name cannot be removed
             path.unlink(missing_ok=True)
@@ -129,12 +135,12 @@ def answer_file(
         records: See ``regeneration.regenerate``.
         settings: How to answer.
         target_sha256: Of the target's weights.
-        overwrite: Replace answers to something else instead of refusing.
+        overwrite: Replace answers that are known to be to something else instead of refusing.
         progress: Called with (records done, records in all), after every token too.
 
     Raises:
-        RedrafterError: If the file holds answers to something else, or cannot be written, or the
-            chat template refuses a conversation.
+        RedrafterError: If the file holds answers to something else, or to what is not known, or
+            cannot be written, or the chat template refuses a conversation.
     """
     identity = {
         "target": target_sha256,
@@ -253,7 +259,7 @@ def question_file(
         tokenizer: mlx-lm's TokenizerWrapper.
         settings: How to draw.
         target_sha256: Of the target's weights.
-        overwrite: Replace questions drawn in another way instead of refusing.
+        overwrite: Replace questions known to be drawn in another way instead of refusing.
         progress: Called with (questions kept, questions wanted), after every token too.
 
     Returns:

@@ -173,6 +173,26 @@ def test_answers_under_another_template_are_not_used_again(model, tmp_path):
         answers(OPENING)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_answers_that_lost_their_neighbour_are_not_thrown_away(model, tmp_path, overwrite):
+    path, settings = tmp_path / "answers.jsonl", AnswerSettings(max_tokens=2, chunk_size=1)
+
+    def answers(overwrite=False):
+        return answer_file(
+            path, model, make_tokenizer(), [chat("hi")], settings,
+            target_sha256="x", overwrite=overwrite,
+        )  # fmt: skip
+
+    made = answers()
+    kept, beside = path.read_text(), path.with_suffix(".json").read_text()
+    path.with_suffix(".json").unlink()
+    with pytest.raises(RedrafterError, match=r"but no answers\.json, which says"):
+        answers(overwrite)
+    assert path.read_text() == kept
+    path.with_suffix(".json").write_text(beside)
+    assert answers() == made
+
+
 @pytest.mark.parametrize("damaged", ['{"messages": 3}', '{"messages": [1]}', "null", '{"text": 1}'])
 def test_damaged_answers_are_made_again(model, tmp_path, damaged):
     path, settings = tmp_path / "answers.jsonl", AnswerSettings(max_tokens=2, chunk_size=1)
