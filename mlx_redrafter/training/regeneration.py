@@ -10,8 +10,10 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import CacheList, make_prompt_cache
 
+from ..errors import RedrafterError
 from ..text.drafter_files import tokenizer_hash
 from .data import Record, Turn, chat_prompt, conversation, is_text, templating, with_turns
+from .sources import learned_from
 
 Tick = Callable[[], object]
 
@@ -208,6 +210,53 @@ def check_prompts(records: Sequence[Record], tokenizer: Any) -> None:
                 chat.hear(prompt, placeholder)
 
 
+def unlike(
+    records: Sequence[Record],
+    held: Sequence[Record],
+    tokenizer: Any,
+    *,
+    prompt_tokens: int = 16,
+    longest: int | None = None,
+) -> list[Record]:
+    """Records that ask something else than any of ``held``, whose answers theirs would be.
+
+    Args:
+        records: To be answered and learned from.
+        held: To be answered and evaluated on.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        prompt_tokens: See :func:`regenerate`, as is ``longest``.
+        longest: Tokens of a text at most; None for no limit.
+
+    Raises:
+        RedrafterError: If there is none.
+    """
+
+    def asked(record: Record) -> str | tuple[int, ...]:
+        if is_text(record):
+            return tuple(_beginning(record, tokenizer, prompt_tokens, longest))
+        return learned_from(record, answers=False)
+
+    known = {asked(record) for record in held}
+    found = [record for record in records if asked(record) not in known]
+    if not found:
+        raise RedrafterError(
+            "All of the data ask the same as what is held out to evaluate on, so that nothing is "
+            f"left to learn from (texts that begin with the same {prompt_tokens} tokens are "
+            "continued alike): add other data."
+        )
+    return found
+
+
+def _beginning(
+    record: Record, tokenizer: Any, prompt_tokens: int, longest: int | None
+) -> list[int]:
+    """Tokens of a text that the target continues; none of an empty one."""
+    if not record["text"]:
+        return []
+    most = prompt_tokens if longest is None else min(prompt_tokens, longest - 1)
+    return list(tokenizer.encode(record["text"])[:most])
+
+
 def _continue_texts(
     model: Any,
     tokenizer: Any,
@@ -219,22 +268,16 @@ def _continue_texts(
     longest: int | None,
 ) -> list[tuple[Record, list[Turn]]]:
     """Continue the beginning of each text; an empty one has none and stays."""
-    if longest is not None:
-        prompt_tokens = min(prompt_tokens, longest - 1)
-    prompts = {
-        i: tokenizer.encode(record["text"])[:prompt_tokens]
-        for i, record in enumerate(records)
-        if record["text"]
-    }
-    given = [prompt for prompt in prompts.values() if prompt]
+    prompts = [_beginning(record, tokenizer, prompt_tokens, longest) for record in records]
+    given = [prompt for prompt in prompts if prompt]
     answers = iter(
         decode_batch(model, tokenizer, given, max_tokens, sampler, tick, longest=longest)
         if given
         else []
     )
     return [
-        _continued(prompts[i], next(answers), tokenizer) if prompts.get(i) else (record, [])
-        for i, record in enumerate(records)
+        _continued(prompt, next(answers), tokenizer) if prompt else (record, [])
+        for record, prompt in zip(records, prompts, strict=True)
     ]
 
 

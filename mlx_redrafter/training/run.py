@@ -41,6 +41,7 @@ from .record import (
     step_of,
 )
 from .recording import PROMPTS, record_drafts
+from .regeneration import unlike
 from .shape_check import check_first_drafter
 from .sources import needs_answers, read_data, split
 from .store import (
@@ -200,11 +201,22 @@ def _answered(
         prompt_tokens=options.regenerate_prompt_tokens,
         longest=options.max_seq_length,
     )
+    fresh = unlike(
+        records,
+        held,
+        run.tokenizer,
+        prompt_tokens=settings.prompt_tokens,
+        longest=settings.longest,
+    )
+    if left_out := len(records) - len(fresh):
+        run.callback.note(
+            f"{left_out:,} of the records ask what held-out ones ask, and are left out."
+        )
     answers = answer_file(
         run.paths.work / "answers.jsonl",
         run.target.model,
         run.tokenizer,
-        [*held, *records],
+        [*held, *fresh],
         settings,
         target_sha256=run.target_sha256,
         overwrite=options.overwrite,

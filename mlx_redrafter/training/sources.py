@@ -126,18 +126,35 @@ def _check_conversation(record: Record, where: str) -> None:
         raise RedrafterError(f"{where}: {reason[0].lower()}{reason[1:]}") from None
 
 
+def learned_from(record: Record, *, answers: bool = True) -> str:
+    """What a record is learned from, the same for records that differ in other things only.
+
+    Args:
+        record: Of a known format.
+        answers: Whether the assistant's turns are part of it; of texts everything is.
+    """
+    if is_text(record):
+        return json.dumps({"text": record["text"]})
+    messages = [
+        [message.get(key) for key in ("role", "content", "tool_calls")]
+        for message in conversation(record)
+        if answers or message["role"] != "assistant"
+    ]
+    return json.dumps([messages, record.get("tools") or []], sort_keys=True, default=str)
+
+
 def split(
     records: list[Record], held_out: int, seed: int, data: str | Path
 ) -> tuple[list[Record], list[Record]]:
     """(training records, held-out records); ``data`` names them for the message.
 
-    A record that is there several times is on one side: what was learnt from says nothing of what
-    was not.
+    What is learned from several times is on one side: what was learnt from says nothing of what was
+    not.
 
     Raises:
         RedrafterError: If there is a single record.
     """
-    texts = [json.dumps(record, sort_keys=True, default=str) for record in records]
+    texts = [learned_from(record) for record in records]
     different = dict(zip(texts, records, strict=True))
     order = list(different)
     if len(order) < 2:

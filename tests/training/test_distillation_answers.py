@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.training import regenerate, special_tokens, tokenize
 from mlx_redrafter.training.data import is_text
+from mlx_redrafter.training.regeneration import unlike
 from mlx_redrafter.training.sources import read_data
 from mlx_redrafter.training.target_texts import AnswerSettings, answer_file
 
@@ -171,6 +172,20 @@ def test_answers_under_another_template_are_not_used_again(model, tmp_path):
     assert answers(TEMPLATE) == made
     with pytest.raises(RedrafterError, match="were made with another template"):
         answers(OPENING)
+
+
+def test_what_asks_the_same_as_held_out_records_is_not_learned_from(model):
+    """Greedily, it would be answered the same, whatever its own answers are."""
+    tokenizer = make_tokenizer()
+    held = [chat("hi there", "fine"), {"prompt": "yes"}, {"text": "how are you fine"}, {"text": ""}]
+    alike = [chat("hi there", "yes"), {"prompt": "yes", "completion": "hi"}, {"text": "how are hi"}]
+    others = [chat("hi", "fine"), chat("hi there", "x", "yes"), {"text": "how is it"}]
+    others.append(chat("hi there", "fine") | {"tools": [{"name": "x"}]})
+    assert unlike([*alike, *others], held, tokenizer, prompt_tokens=2) == others
+    assert unlike(alike, held, tokenizer) == [alike[2]]
+    assert unlike([*alike, *others], held, tokenizer, longest=3) == others
+    with pytest.raises(RedrafterError, match="nothing is left to learn from"):
+        unlike(alike, held, tokenizer, prompt_tokens=2)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

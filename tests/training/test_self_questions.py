@@ -187,7 +187,7 @@ def test_training_needs_nothing_else(tmp_path, curious):
 def test_questions_are_added_to_data(tmp_path, curious):
     bundle = make_bundle(tmp_path / "m", drafter=False)
     write(tmp_path / "data" / "train.jsonl", chats(4))
-    write(tmp_path / "data" / "valid.jsonl", chats(2))
+    write(tmp_path / "data" / "valid.jsonl", chats(6)[4:])
     options = {**TINY, "regenerate_max_tokens": 8, "regenerate_batch_size": 4}
     train_drafter(
         bundle, tmp_path / "data", tmp_path / "d", self_questions=5, steps=2,

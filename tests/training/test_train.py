@@ -330,6 +330,19 @@ def test_the_target_answers_and_is_not_asked_twice(bundle, tmp_path):
         train_drafter(bundle, prompts, whole, **other)
 
 
+def test_nothing_is_answered_to_learn_from_that_is_evaluated_on(bundle, tmp_path):
+    asked = [record["messages"][0]["content"] for record in chats(4)]
+    rows = [{"prompt": q, "completion": a} for q in asked for a in ("the one", "the other")]
+    ears = Ears()
+    settings = {**TINY, "steps": 2, "regenerate": True, "regenerate_max_tokens": 8}
+    data = write(tmp_path / "prompts.jsonl", rows)
+    train_drafter(bundle, data, tmp_path / "out", callback=ears, **settings)
+    answers = [json.loads(x) for x in (tmp_path / "out" / "training" / "answers.jsonl").open()]
+    held, *learned = [row["messages"][0]["content"] for row in answers]
+    assert learned == [question for question in asked for _ in "12" if question != held]
+    assert "1 of the records ask what held-out ones ask, and are left out." in ears.notes
+
+
 def test_texts_are_continued_by_the_target(bundle, tmp_path):
     texts = write(tmp_path / "t.jsonl", [{"text": " ".join(PROSE)[i:]} for i in range(6)])
     settings = {

@@ -21,7 +21,7 @@ from training_files import TINY, chats, weights, write
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.training.options import TrainingOptions, read_config
 from mlx_redrafter.training.record import TrainingCallback
-from mlx_redrafter.training.sources import read_data
+from mlx_redrafter.training.sources import learned_from, read_data
 from mlx_redrafter.ui.cli import train as train_cli
 from mlx_redrafter.ui.cli import train_screen
 from mlx_redrafter.ui.cli.train import build_parser, main
@@ -231,6 +231,21 @@ def test_what_is_there_twice_is_either_learnt_from_or_evaluated_on(tmp_path):
     assert len(held) == 2
     assert len(train) == 54
     assert not any(record in train for record in held)
+
+
+def test_keys_that_nothing_is_learned_from_make_no_other_record(tmp_path):
+    """Records with a number of their own, and the two ways to write a question and its answer."""
+    asked = [chats(20)[i % 20]["messages"] for i in range(60)]
+    rows = [{"messages": messages, "id": i} for i, messages in enumerate(asked)]
+    for row in rows[20:40]:
+        (question, answer) = row.pop("messages")
+        row |= {"prompt": question["content"], "completion": answer["content"]}
+    rows += [{"text": f"the {i % 20}", "url": str(i)} for i in range(40)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train, held = read_data(tmp_path / "data.jsonl", held_out=64)
+    assert len(held) == 4
+    assert not {learned_from(r) for r in train} & {learned_from(r) for r in held}
+    assert len({learned_from(r) for r in train}) == 36
 
 
 class Press(train_screen.TrainingScreen):
