@@ -191,11 +191,6 @@ class CachedBatches:
         self.features, self.config, self.lookback = features, config, lookback
         self.anchors = features.anchors
 
-    @property
-    def per_epoch(self) -> float:
-        """Passes until each anchor was seen once."""
-        return len(self.anchors) / self.config.positions_per_step
-
     def batch(self, index: int) -> Batch:
         """Batch ``index`` of the run, the same on every call."""
         n = self.config.positions_per_step

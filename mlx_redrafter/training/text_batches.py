@@ -60,11 +60,6 @@ class TextBatches:
         self._rows = self._output_rows() if keep else None
         self._kept: dict[int, _Seen] = {}
 
-    @property
-    def per_epoch(self) -> float:
-        """Passes until each text was seen once."""
-        return len(self.groups)
-
     def batch(self, index: int) -> TextBatch:
         """Batch ``index`` of the run, the same on every call."""
         (group,) = drawn(len(self.groups), index, 1, self.config.seed)
@@ -85,6 +80,8 @@ class TextBatches:
         else:
             restricted = self._from_rows(seen.hidden) / config.temperature
             seen = self._kept[group.start] = seen._replace(scores=None)
+            # What is not asked for would hold the logits that it is computed from.
+            mx.async_eval(seen.hidden, seen.normaliser, seen.best)
         labels = np.pad(self._column_map[tokens[:, 1:]], ((0, 0), (0, 1)), constant_values=-1)
         probs, entropy = fitted(restricted, seen.normaliser, mx.array(labels), config.hard_weight)
         return TextBatch(

@@ -99,7 +99,9 @@ class Trainer:
             new = tree_map(lambda g: g / len(batches), new) if len(batches) > 1 else new
             gradients = new if gradients is None else tree_map(mx.add, gradients, new)
             if len(batches) > 1:
-                mx.eval(total, gradients)  # or the arrays of all passes would be there at once
+                # Or the arrays of all passes would be there at once; the loss asks for a part of a
+                # batch, and the rest would hold the logits that it is computed from.
+                mx.eval(total, gradients, batch)
         gradients, norm = optim.clip_grad_norm(gradients, self.config.max_grad_norm)
         finite = mx.isfinite(total + norm)
         before = self._state

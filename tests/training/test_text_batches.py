@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlx_redrafter.training.initial_drafter import MemoryShape, make_memory_draf
 from mlx_redrafter.training.teacher import padded_length
 from mlx_redrafter.training.text_batches import TextBatches
 from mlx_redrafter.training.text_loss import TextBatch, text_logits
+from mlx_redrafter.training.trainer import Trainer
 
 SHAPE = MemoryShape(state_size=24, mlp_size=12, exit_dim=12, heads=2, head_dim=8, window=64)
 UNROLL = 3
@@ -135,7 +137,7 @@ def test_the_loss_and_its_gradient_are_those_of_plain_sums(hard_weight: float) -
 def test_a_batch_is_the_same_on_every_call_and_within_its_budget() -> None:
     target = make_target()
     source = TextBatches(target, head_of(target), make_rows(9), config_of())
-    assert source.per_epoch == len(source.groups) > 1
+    assert len(source.groups) > 1
     assert sum(len(source.rows[group]) for group in source.groups) == 9
     for index in (0, 3, 11):
         one, other = source.batch(index), source.batch(index)
@@ -156,6 +158,23 @@ def test_what_is_kept_teaches_the_same() -> None:
             TextBatch._fields, streamed.batch(index), kept.batch(index), strict=True
         ):
             np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_nothing_holds_the_logits_of_a_step_that_is_done(keep: bool, passes: int) -> None:
+    """The loss does not ask for all of a batch; what it leaves would be computed from them."""
+    target = make_target()
+    drafter = head_of(target)
+    config = config_of(accumulate=passes)
+    source = TextBatches(target, drafter, make_rows(9), config, keep=keep)
+    trainer = Trainer(target, drafter, config)
+    batches = [source.batch(index) for index in range(passes)]
+    trainer.update(batches)
+    held = [batch.best for batch in batches] if passes > 1 else []
+    graph = io.StringIO()
+    mx.export_to_dot(graph, *held, *(seen.best for seen in source._kept.values()))
+    assert "ArgReduce" not in graph.getvalue()
 
 
 def test_a_target_that_scales_its_logits_is_run_anew(monkeypatch: pytest.MonkeyPatch) -> None:
