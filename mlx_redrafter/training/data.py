@@ -215,7 +215,7 @@ def _text_row(record: Record, tokenizer: Any) -> TokenRow:
     tokens = np.array(ids, dtype=np.int32)
     answer = np.arange(len(tokens)) >= max(1, record.get("prompt_tokens") or 1)
     if record.get("truncated") and has_end:
-        answer[-1] = False  # the end that was put there
+        answer[-1:] = False  # the end that was put there, unless the text has no tokens at all
     return TokenRow(tokens, answer)
 
 

@@ -265,6 +265,7 @@ def test_texts_of_nothing_but_spaces_are_left_out(model):
     tokenizer = make_tokenizer()
     texts = [{"text": "  "}, {"text": "hi there how are"}]
     assert len(tokenize(texts, tokenizer)) == 1
+    assert len(tokenize([{"text": "  ", "truncated": True}, texts[1]], tokenizer)) == 1
     answered = list(regenerate(model, tokenizer, texts, max_tokens=3, prompt_tokens=2))
     assert answered[0] == texts[0]
     assert len(tokenize(answered, tokenizer)) == 1
