@@ -17,11 +17,9 @@ from ..errors import RedrafterError
 from ..tree import BatchTree
 from .attention import ChunkedTreeKVCache, TreeKVCache
 from .composite import CacheGroup
-from .forward_context import ForwardContext
+from .forward_context import BUFFER_STEP, ForwardContext, round_up
 from .prompt_cache import LayerCache, PromptCache
 from .recurrent import BatchRecurrentCache, RecurrentCache
-
-STEP = 256
 
 
 class BatchSequence(PromptCache):
@@ -91,7 +89,7 @@ class BatchKVCache:
         if self.keys is None:
             self.keys, self.values = keys[:, :, :0], values[:, :, :0]
         if self.keys.shape[2] < end:
-            self.keys, self.values = _widened(self.keys, end), _widened(self.values, end)
+            self.keys, self.values = _with_room(self.keys, end), _with_room(self.values, end)
         self.keys = mx.put_along_axis(self.keys, tree.columns, keys, axis=2)
         self.values = mx.put_along_axis(self.values, tree.columns, values, axis=2)
         return self.keys_and_values()
@@ -123,15 +121,22 @@ class BatchKVCache:
             rows = mx.take_along_axis(buffer, source, axis=2)
             setattr(self, name, mx.put_along_axis(buffer, columns, rows, axis=2))
 
-    def compose(self, kept: Sequence[int], joined: Sequence[TreeKVCache]) -> None:
-        """Keep the texts ``kept``, in that order, and put others after them."""
+    def compose(self, kept: Sequence[int], joined: Sequence[TreeKVCache], longest: int) -> None:
+        """Keep the texts ``kept``, in that order, and put others after them.
+
+        Args:
+            kept: Places in the batch.
+            joined: Entries of single texts.
+            longest: Committed tokens of the longest of all these; what others had beyond is freed.
+        """
+        columns = round_up(longest, BUFFER_STEP)
         for name in ("keys", "values"):
-            old = getattr(self, name)
-            parts = [] if old is None or not kept else [mx.take(old, mx.array(list(kept)), axis=0)]
+            old, parts = getattr(self, name), []
+            if old is not None and kept:
+                parts.append(mx.take(old[:, :, :columns], mx.array(list(kept)), axis=0))
             placed = (_placed(layer, getattr(layer, name)) for layer in joined)
             parts += [rows for rows in placed if rows is not None]
-            columns = max((part.shape[2] for part in parts), default=0)
-            wide = [_widened(part, columns) for part in parts]
+            wide = [_with_room(part, columns) for part in parts]
             setattr(self, name, mx.concatenate(wide) if wide else None)
 
     @property
@@ -148,9 +153,9 @@ class BatchKVCache:
         return self.offset
 
 
-def _widened(buffer: mx.array, columns: int) -> mx.array:
+def _with_room(buffer: mx.array, columns: int) -> mx.array:
     """A buffer with room for ``columns`` columns, rounded up."""
-    spare = -(-columns // STEP) * STEP - buffer.shape[2]
+    spare = round_up(columns, BUFFER_STEP) - buffer.shape[2]
     if spare <= 0:
         return buffer
     blank = mx.zeros((*buffer.shape[:2], spare, buffer.shape[3]), dtype=buffer.dtype)
@@ -250,14 +255,16 @@ class BatchCache:
             joined: Caches of single texts; their rows are copied.
         """
         parts = [[p for layer in one.layers for p in layer.leaves] for one in joined]
+        stay = [self.rows[place] for place in kept]
+        longest = max((len(one) for one in (*stay, *joined)), default=0)
         for index, layer in enumerate(self._layers):
             entries = [[p for p in part if isinstance(p, TreeKVCache)] for part in parts]
-            layer.compose(kept, [part[index] for part in entries])
+            layer.compose(kept, [part[index] for part in entries], longest)
         for index, state in enumerate(self._states):
             states = [[p for p in part if isinstance(p, RecurrentCache)] for part in parts]
             state.compose(kept, [part[index] for part in states])
         self.rows = [
-            *(self.rows[place] for place in kept),
+            *stay,
             *map(BatchSequence, joined),
         ]
 

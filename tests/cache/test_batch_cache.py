@@ -10,6 +10,7 @@ import pytest
 from architectures import DRAFTED, prompt_of
 
 from mlx_redrafter.cache.batch import BatchCache
+from mlx_redrafter.cache.forward_context import BUFFER_STEP
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.target.architectures import TREES, UNBATCHED
@@ -77,6 +78,27 @@ def test_together_is_each_alone(name: str) -> None:
     batch.compose([2, 0], [joining])
     check_step(of, batch, [alone[2], alone[0], joining], list(PATHS), 6)
     check_step(of, batch, [alone[2], alone[0], joining], list(LATER_PATHS), 9)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama:sliding"])
+def test_a_long_text_that_leaves_takes_its_columns_along(name: str) -> None:
+    of = target(name)
+    alone = [prefilled(of, length) for length in (5, 2 * BUFFER_STEP + 1, 15)]
+    batch = of.make_batch_cache()
+
+    def columns() -> set[int]:
+        return {array.shape[2] for layer in batch.state for array in layer}
+
+    batch.compose([], alone)
+    check_step(of, batch, alone, list(PATHS), 0)
+    assert columns() == {3 * BUFFER_STEP}
+    batch.compose([0, 2], [])
+    assert columns() == {BUFFER_STEP}
+    check_step(of, batch, [alone[0], alone[2]], list(LATER_PATHS), 3)
+    joining = prefilled(of, 29)
+    batch.compose([1, 0], [joining])
+    check_step(of, batch, [alone[2], alone[0], joining], list(PATHS), 6)
+    assert columns() == {BUFFER_STEP}
 
 
 @pytest.mark.parametrize("name", ["deepseek_v41", "minimax_m3_vl", "phi3small"])

@@ -13,7 +13,7 @@ import pytest
 from decoding_cases import Evaluations, path_along
 
 import models
-from mlx_redrafter.cache.batch import STEP
+from mlx_redrafter.cache.forward_context import BUFFER_STEP
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.next_draft import NextDraft
@@ -216,7 +216,7 @@ def test_a_text_can_be_stopped_and_others_go_on() -> None:
 def test_texts_that_outgrow_their_buffers(name: str) -> None:
     """One crosses a block of columns while another has hardly begun; then a third joins."""
     model = SpeculativeModel(target(name))
-    prompts = [prompt_of(length, seed=length) for length in (STEP - 4, 2, 7)]
+    prompts = [prompt_of(length, seed=length) for length in (BUFFER_STEP - 4, 2, 7)]
     config = replace(GREEDY, max_tokens=16)
     expected = [alone(model, prompt, config) for prompt in prompts]
     texts = [prompt + text for prompt, text in zip(prompts, expected, strict=True)]
