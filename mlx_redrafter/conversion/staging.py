@@ -75,10 +75,18 @@ def stage(
 def _gguf_notes(written: Written, options: Options) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if written.kept:
-        notes += (f"Blocks of {' and '.join(written.kept)} were kept bit for bit.",)
+        notes += (_kept_words(written),)
     if written.unpacked:
         notes += (_unpacked_words(written, options),)
     return notes
+
+
+def _kept_words(written: Written) -> str:
+    """What became of the blocks that were kept, whose scales are float16."""
+    blocks = f"Blocks of {' and '.join(written.kept)} were kept"
+    if written.dtype == "bfloat16":  # beside which float16 would make mlx compute in float32
+        return f"{blocks}, their scales in bfloat16: --dtype float16 or float32 rounds none."
+    return f"{blocks} bit for bit."
 
 
 def _unpacked_words(written: Written, options: Options) -> str:

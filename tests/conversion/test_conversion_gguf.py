@@ -52,6 +52,9 @@ def drafter(tmp_path: Path) -> Path:
         ("Q5_0", {}, "Blocks of Q5_0, which are not kept, became float16: -q quantises these"),
         ("Q5_0", {"quantize": True}, "Blocks of Q5_0 became float16, which -q quantised."),
         ("Q4_0", {"dequantize": True}, "Blocks of Q4_0 became float16."),
+        ("Q4_0", {}, "Blocks of Q4_0 were kept bit for bit."),
+        ("Q8_0", {"dtype": "float32"}, "Blocks of Q8_0 were kept bit for bit."),
+        ("Q4_0", {"dtype": "bfloat16"}, "Blocks of Q4_0 were kept, their scales in bfloat16: "),
     ],
 )
 def test_what_became_of_blocks_is_told_as_it_was_asked_for(
@@ -60,6 +63,20 @@ def test_what_became_of_blocks_is_told_as_it_was_asked_for(
     file = tiny_gguf(tmp_path / "tiny.gguf", matrix_type=kind)
     (note,) = convert(hf_path=file, mlx_path=tmp_path / "out", **options).notes
     assert note.startswith(told)
+
+
+def test_only_bfloat16_changes_kept_blocks(tmp_path: Path) -> None:
+    file = tiny_gguf(tmp_path / "tiny.gguf", matrix_type="Q4_1")
+    made = {}
+    for dtype in ("float16", "float32", "bfloat16"):
+        convert(hf_path=file, mlx_path=tmp_path / dtype, dtype=dtype)
+        made[dtype] = mx.load(str(tmp_path / dtype / "model.safetensors"))
+    module = "model.layers.0.mlp.up_proj"
+    scales = {dtype: arrays[f"{module}.scales"] for dtype, arrays in made.items()}
+    assert len({np.array(arrays[f"{module}.weight"]).tobytes() for arrays in made.values()}) == 1
+    assert mx.array_equal(scales["float32"], scales["float16"])
+    assert mx.array_equal(scales["bfloat16"], scales["float16"].astype(mx.bfloat16))
+    assert not mx.array_equal(scales["bfloat16"], scales["float16"])
 
 
 def test_a_file_becomes_a_bundle_that_drafts(tmp_path: Path, drafter: Path) -> None:
