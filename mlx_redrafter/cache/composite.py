@@ -101,6 +101,11 @@ class CacheGroup(LayerCache):
         """The parts' arrays."""
         return [part.state for part in self._parts]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the parts' buffers in bytes, with what they keep beside."""
+        return sum(part.nbytes for part in self._parts)
+
 
 class OpaqueCache(LayerCache):
     """A cache of mlx-lm's of which nothing is assumed: good for plain decoding only.

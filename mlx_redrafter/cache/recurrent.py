@@ -252,7 +252,7 @@ class RecurrentCache(RecurrentState, LayerCache):
     @property
     def nbytes(self) -> int:
         """Size of the state in bytes, with that at the points that are kept."""
-        return sum(nbytes_of(one) for one in (vars(self._raw), *self._points.contents))
+        return nbytes_of(vars(self._raw), *self._points.contents)
 
 
 class BatchRecurrentCache(RecurrentState):
@@ -384,14 +384,14 @@ def _stacked(arrays: Sequence[mx.array]) -> mx.array:
     )
 
 
-def nbytes_of(attributes: Attributes) -> int:
-    """Bytes of the arrays."""
-    total = 0
+def nbytes_of(*held: Attributes) -> int:
+    """Bytes of the arrays, of each once."""
+    sizes: dict[int, int] = {}
 
     def count(array: mx.array) -> mx.array:
-        nonlocal total
-        total += int(array.nbytes)
+        sizes[id(array)] = int(array.nbytes)
         return array
 
-    _mapped(attributes, count)
-    return total
+    for attributes in held:
+        _mapped(attributes, count)
+    return sum(sizes.values())

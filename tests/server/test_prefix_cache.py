@@ -14,6 +14,7 @@ from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.server.work.prefix_cache import SHORTEST, PrefixCache
 from mlx_redrafter.target.target import Target
+from mlx_redrafter.tree import DraftTree
 from models import prompt_of
 
 
@@ -104,6 +105,21 @@ def test_recurrent_state_is_kept_at_the_ends_of_turns() -> None:
     kept.put(filled("mamba", text))
     assert len(kept) == 2, "what the longer one does not know stays"
     found = kept.take([*text[:50], 9])
+    assert found is not None
+    assert found.tokens == text[:30]
+
+
+def test_nothing_gives_way_to_what_only_a_step_could_be_taken_back_to() -> None:
+    """Who uses a prefix gets a copy, which knows the starts of the last steps only."""
+    kept = PrefixCache(1 << 30)
+    text, of = prompt_of(33), target("mamba")
+    kept.put(filled("mamba", text[:30]))
+    longer = filled("mamba", text[:28])
+    of.verify(DraftTree.from_parents(text[28:], [-1, 0, 1, 2, 3]), longer)
+    longer.commit(range(5), text[28:])
+    assert longer.reachable(30) == 30
+    kept.put(longer)
+    found = kept.take([*text[:30], 9])
     assert found is not None
     assert found.tokens == text[:30]
 

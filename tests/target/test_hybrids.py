@@ -13,6 +13,7 @@ import mlx.nn as nn
 import pytest
 from architectures import prompt_of
 from common_config import VOCAB
+from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from text_source import TextSource
 
@@ -93,6 +94,23 @@ def states_of(held: PromptCache) -> list[RecurrentCache]:
 
     found = [part for layer in held.layers for part in parts(layer)]
     return [part for part in found if isinstance(part, RecurrentCache)]
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "baichuan_m1"])
+def test_the_size_is_that_of_all_that_is_kept_and_of_each_array_once(name: str) -> None:
+    """With the states at the ends of two prompts, of which the last is where it stands."""
+    target = shared(name).target
+    held = prefilled(target, prompt_of(20))
+    target.prefill(mx.array(prompt_of(7)), held)
+    held.extend(prompt_of(7))
+    leaves = [leaf for layer in held.layers for leaf in layer.leaves]
+    of_state = [leaf for leaf in leaves if isinstance(leaf, RecurrentCache)]
+    for leaf in of_state:
+        arrays = [array for _, array in tree_flatten(leaf.state) if array is not None]
+        now = sum(int(array.nbytes) for array in arrays)
+        assert leaf.nbytes == 2 * now
+    assert held.nbytes == sum(leaf.nbytes for leaf in leaves)
+    assert of_state
 
 
 @pytest.mark.parametrize("length", [0, 1, 21])

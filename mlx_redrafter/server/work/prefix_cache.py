@@ -77,11 +77,12 @@ class PrefixCache:
         return copied
 
     def put(self, cache: PromptCache) -> None:
-        """Keep caches; the caller must not change them afterwards.
+        """Keep a copy of caches; what would take back a part of their last steps is not in it.
 
         Nothing is kept twice: of two texts, one the beginning of the other, the shorter goes where
         the longer can be gone on from at its end.
         """
+        cache = cache.copy()
         nbytes = cache.nbytes
         if nbytes > self._limit or len(cache) < SHORTEST:
             return
