@@ -13,6 +13,7 @@ from mlx_lm.tokenizer_utils import load as load_tokenizer
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.gguf import read_gguf
+from mlx_redrafter.gguf.families import FAMILIES
 from mlx_redrafter.gguf.pretokenizers import PRE_TOKENIZERS
 from mlx_redrafter.gguf.tokenizer import read_vocabulary, write_tokenizer
 
@@ -77,6 +78,27 @@ def test_qwen_and_llama_split_as_transformers_has_them(text: str) -> None:
 
     llama = pre_tokenizers.Split(Regex(pattern), "isolated")
     assert split("llama-bpe", text) == [text[a:b] for a, b in own_split(llama, text)]
+
+
+def test_seed_splits_ends_of_lines_from_punctuation() -> None:
+    text = "f(x1);\r\n\n  y = 23"
+    expected = ["f", "(x", "1", ");", "\r\n\n", " ", " y", " =", " ", "2", "3"]
+    assert split("seed-coder", text) == expected
+    expected[3:5] = [");\r\n\n"]
+    assert split("qwen2", text) == expected
+
+
+def test_every_family_has_a_tokenizer_of_its_own_models() -> None:
+    """By the names that llama.cpp's converter gives them; those of Gemma are SentencePiece's."""
+    names = {
+        "command-r": ["command-r"], "granite": ["refact", "dbrx"], "llama": ["llama-bpe", "tekken"],
+        "olmo2": ["dbrx"], "phi3": ["dbrx", "gpt-4o"], "qwen2": ["qwen2"], "qwen2moe": ["qwen2"],
+        "qwen3": ["qwen2"], "qwen3moe": ["qwen2"], "seed_oss": ["seed-coder"],
+        "smollm3": ["smaug-bpe", "llama-bpe"], "stablelm": ["stablelm2"],
+        "starcoder2": ["starcoder"], "gemma": [], "gemma2": [], "gemma3": [],
+    }  # fmt: skip
+    assert names.keys() == FAMILIES.keys()
+    assert {name for some in names.values() for name in some} <= PRE_TOKENIZERS.keys()
 
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
