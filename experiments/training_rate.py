@@ -29,7 +29,7 @@ from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
 from mlx_redrafter.system.device import on_gpu
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.training import DistillationConfig, TokenRow, tokenize
-from mlx_redrafter.training.hardware import unpack_target, usual_positions
+from mlx_redrafter.training.hardware import unpacked, usual_positions
 from mlx_redrafter.training.initial_drafter import MemoryShape, make_memory_drafter
 from mlx_redrafter.training.sources import read_data
 from mlx_redrafter.training.text_batches import TextBatches
@@ -61,12 +61,14 @@ def main() -> None:
         shape=MemoryShape(state_size=arguments.state_size),
         draft_vocab_size=arguments.draft_vocab_size,
     )
-    unpacked = unpack_target(target.model)
+    other = unpacked(model)
+    target = target if other is None else other.target
     positions = arguments.positions or usual_positions(drafter.config, arguments.unroll)
     config = DistillationConfig(
         unroll=arguments.unroll, positions_per_step=positions, steps=1_000_000
     )
-    print(f"{mx.device_info()}; target {target.dtype}, unpacked: {unpacked}; {len(rows)} rows")
+    state = f"target {target.dtype}, unpacked: {other is not None}"
+    print(f"{mx.device_info()}; {state}; {len(rows)} rows")
     for keep in [False, True] if arguments.keep else [False]:
         measure(target, drafter, rows, config, keep, arguments.seconds)
 

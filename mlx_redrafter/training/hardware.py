@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 from mlx_lm.utils import dequantize_model, get_total_parameters
 
 from ..drafting.config import DrafterConfig
+from ..engine.model import SpeculativeModel
 from ..system.device import on_gpu
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
@@ -57,13 +56,15 @@ def usual_learning_rate(positions: int) -> float:
     return float(min(BASE_RATE * max(1.0, positions / FEWEST_POSITIONS) ** 0.5, HIGHEST_RATE))
 
 
-def unpack_target(model: Any) -> bool:
-    """Unpack a quantised model on a graphics card that has the room; whether it was done.
+def unpacked(model: SpeculativeModel) -> SpeculativeModel | None:
+    """The same model with its layers unpacked, on a graphics card that has the room; else None.
 
     Over thousands of tokens mlx unpacks every matrix anew on CUDA, and has no kernels for some.
     """
-    if not _has_own_memory() or 2 * get_total_parameters(model) > SHARE_OF_TARGET * gpu_memory():
-        return False
-    dequantize_model(model)
-    mx.eval(model.parameters())
-    return True
+    target = model.target.model
+    if not _has_own_memory() or 2 * get_total_parameters(target) > SHARE_OF_TARGET * gpu_memory():
+        return None
+    dequantize_model(target)
+    mx.eval(target.parameters())
+    # Anew, since unpacked layers are other modules, which nothing follows yet.
+    return SpeculativeModel(target, name=model.name, config=model.config)

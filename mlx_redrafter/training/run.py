@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..text.places import own_drafter
 from .config import DistillationConfig
 from .data import Record, TokenRow, tokenize
 from .evaluation import DecodedFigures, DraftSizes, draft_sizes, measure_decoding, prompts_of
-from .hardware import unpack_target, usual_learning_rate, usual_positions
+from .hardware import unpacked, usual_learning_rate, usual_positions
 from .initial_drafter import first_drafter
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
@@ -282,7 +282,8 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
     callback.note(_described(sizes))
-    if unpack_target(run.target.model):
+    if (model := unpacked(run.model)) is not None:
+        run = replace(run, model=model)
         callback.note("The target is unpacked for its passes over the data.")
     where = place_of_features(options, run.target, drafter, rows, callback.note)
     config = _config(options, drafter, rows, where)

@@ -24,6 +24,7 @@ from mlx_redrafter.training import (
     DistillationConfig,
     compute_features,
     draft_sizes,
+    hardware,
     make_drafter,
     measure_decoding,
     prompts_of,
@@ -31,6 +32,7 @@ from mlx_redrafter.training import (
     train,
     train_drafter,
 )
+from mlx_redrafter.tree import DraftTree
 from models import build
 
 
@@ -230,3 +232,38 @@ class Plain:
     """A tokenizer without an end."""
 
     eos_token_ids: frozenset[int] = frozenset()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_bigcode", "qwen3_next"])
+def test_an_unpacked_target_is_followed_as_a_packed_one(name, monkeypatch):
+    """Its tables of positions and recurrent layers are other modules than before."""
+    monkeypatch.setattr(hardware, "_has_own_memory", lambda: True)
+    monkeypatch.setattr(hardware, "gpu_memory", lambda: 1 << 40)
+    built = architectures.build(name)
+    fits = lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % 32 == 0  # noqa: E731
+    nn.quantize(built, group_size=32, bits=8, class_predicate=fits)
+    packed = SpeculativeModel(built, name="its name", config={"model_type": name})
+    tree = DraftTree.from_parents([7, 3, 9, 4, 5], [-1, 0, 0, 1, 2])
+
+    def verified(target):
+        held = target.make_cache()
+        target.prefill(mx.array([1, 2, 3]), held)
+        held.extend([1, 2, 3])
+        return target.verify(tree, held)[0]
+
+    before = np.array(verified(packed.target))
+    model = hardware.unpacked(packed)
+    assert model is not None
+    assert (model.name, model.config) == (packed.name, packed.config)
+    assert not any(name.endswith("scales") for name, _ in tree_flatten(built.parameters()))
+    assert any(model.target._embedding is module for _, module in built.named_modules())
+    assert model.target.verifies == packed.target.verifies
+    np.testing.assert_allclose(verified(model.target), before, atol=1e-3)
+
+
+def test_a_target_stays_packed_where_there_is_no_room(monkeypatch):
+    packed = SpeculativeModel(build("llama"))
+    assert hardware.unpacked(packed) is None
+    monkeypatch.setattr(hardware, "_has_own_memory", lambda: True)
+    monkeypatch.setattr(hardware, "gpu_memory", lambda: 1000)
+    assert hardware.unpacked(packed) is None
