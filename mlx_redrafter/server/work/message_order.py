@@ -2,7 +2,8 @@
 
 Agents put instructions between turns, several messages of one role in a row, and text after the
 results of calls. Many templates read that; others raise an error: for a system message after the
-first place, for two messages of the user's in a row, or for any system message.
+first place, for two messages of the user's in a row, or for any system message. Mistral's also
+raise one for ids of calls that are not of their own form.
 """
 
 from __future__ import annotations
@@ -10,19 +11,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..protocol.task import Message
+from .call_ids import with_short_ids
 
 
 def orders(messages: list[Message]) -> Iterator[list[Message]]:
     """The messages as they are, then ever plainer orders of the same texts.
 
-    Every text stays, in its place; only whose it is called changes.
+    Every text stays, in its place; only whose it is called changes. Each order comes a second time
+    where ids of calls can be renamed.
     """
-    yield messages
+    yield from _with_ids(messages)
     for plainer in (_later_instructions_said, _joined, _joined_to_results, _instructions_said):
         made = plainer(messages)
         if made != messages:
             messages = made
-            yield messages
+            yield from _with_ids(messages)
+
+
+def _with_ids(messages: list[Message]) -> Iterator[list[Message]]:
+    """The messages, then the same with other ids of their calls."""
+    yield messages
+    renamed = with_short_ids(messages)
+    if renamed != messages:
+        yield renamed
 
 
 def _later_instructions_said(messages: list[Message]) -> list[Message]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections import deque
 from collections.abc import Iterator
 from itertools import groupby
@@ -15,6 +14,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ...engine.step import TokenSource
 from ..protocol.answer import Piece, Text, ToolCall
 from ..protocol.json_body import check_json, parse_json
+from .call_ids import new_call_id
 
 _Sourced = tuple[str, TokenSource]  # a character, and who came up with it
 
@@ -153,7 +153,7 @@ class Segments:
             arguments = json.loads(arguments or "{}")
         if not isinstance(arguments, dict) or call["name"] not in self._names:
             raise ValueError("not a call of what was offered")
-        name = str(call.get("id") or f"call_{secrets.token_hex(12)}")
+        name = str(call.get("id") or new_call_id())
         made = ToolCall(self._index, name, call["name"], json.dumps(arguments, ensure_ascii=False))
         # Clients read it as JSON, and send it back: Python's own reader takes more than they do.
         parse_json(made.arguments)
