@@ -104,6 +104,8 @@ def _plain_message(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
     plain = {**message, "content": _content(place, message.get("content"))}
     if calls:
         plain["tool_calls"] = [_with_arguments(call) for call in calls]
+    else:
+        plain.pop("tool_calls", None)  # templates take a message with an empty list for calls
     return plain
 
 

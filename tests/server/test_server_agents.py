@@ -16,10 +16,12 @@ from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS
 
+from mlx_redrafter.server.protocol.chat_request import parse_chat
 from mlx_redrafter.server.protocol.failures import ApiError
 from mlx_redrafter.server.protocol.task import Conversation, Task
 from mlx_redrafter.server.work.message_order import orders
 from mlx_redrafter.server.work.prompts import encode
+from mlx_redrafter.text.prompts import encode_prompt
 
 LOOK = {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]}
 
@@ -362,3 +364,26 @@ def test_every_text_stays_in_its_place() -> None:
     assert made[0] == TURNS
     for messages in made:
         assert "".join(str(m["content"]) for m in messages).replace("\n\n", "") == "ABCDEFGH"
+
+
+# As Llama 3.1's asks for calls.
+ONE_CALL = (
+    "{% for m in messages %}{% if 'tool_calls' in m %}{% if m.tool_calls | length != 1 %}"
+    "{{ raise_exception('single calls only') }}{% endif %}{% else %}{{ m['content'] }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("none", [[], None])
+@pytest.mark.parametrize("role", ["assistant", "user"])
+def test_an_empty_list_of_calls_is_none_to_the_template(
+    tmp_path: Path, role: str, none: Any
+) -> None:
+    """Some clients keep one in every message."""
+    tokenizer = tool_tokenizer(tmp_path)
+    tokenizer._tokenizer.chat_template = ONE_CALL
+    said = [{"role": role, "content": "It sleeps.", "tool_calls": none}]
+    (task,) = parse_chat({"messages": said}).tasks
+    assert task.prompt.messages == [{"role": role, "content": "It sleeps."}]
+    assert tokenizer.decode(encode(tokenizer, task, 10_000).ids) == "It sleeps."
+    assert tokenizer.decode(encode_prompt(tokenizer, said)) == "It sleeps."

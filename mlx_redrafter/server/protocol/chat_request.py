@@ -288,7 +288,9 @@ def template_message(message: Any, place: int) -> Message:
     made["content"] = joined(message.content) + refused
     if made["role"] == "developer":
         made["role"] = "system"
-    calls = made.get("tool_calls") or []
+    if not made.get("tool_calls"):
+        made.pop("tool_calls", None)  # templates take a message with an empty list for calls
+    calls = made.get("tool_calls", [])
     if calls and not isinstance(message, AssistantMessage):  # whatever these are: nobody checked
         raise unsupported(
             f"messages.{place}.tool_calls", "Only messages of the assistant's hold tool_calls."
