@@ -311,6 +311,27 @@ def test_a_named_tool_is_the_only_one_that_can_be_called(live: Live, say: Any) -
         assert content(whole(live, CHAT, tools=both, tool_choice=choice)) == said
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_calls_that_end_with_the_answer_are_as_many_as_may_be_made(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch, parallel: bool
+) -> None:
+    """Mistral's format has no marker for the end of a call."""
+    monkeypatch.setattr(tokenizer, "_tool_call_end", "")
+    calls = [{"name": "look", "arguments": {"at": at}} for at in "ab"]
+    monkeypatch.setattr(tokenizer, "_tool_parser", lambda raw, tools: calls)
+    tools = ({"type": "function", "function": LOOK},)
+    job = Job(0, Encoded([1], "normal", tools=tools, parallel=parallel), Decoding([1], 99, {}))
+    answering = Answering(job, tokenizer, dict)
+    whole = Answer()
+    for token in tokenizer.encode("<tool_call>both", add_special_tokens=False):
+        for event in answering.token(NewToken(0, token)):
+            whole.add(event)
+    for event in answering.token(NewToken(0, tokenizer.eos_token_id, finish_reason="stop")):
+        whole.add(event)
+    assert [strict(call.arguments)["at"] for call in whole.tool_calls] == ["a", "b"][: 1 + parallel]
+    assert whole.end.reason == "tool_calls"
+
+
 # ---- spaces, and ids that no text stands for
 
 

@@ -141,11 +141,9 @@ class Answering:
         if finish is not None and not stopped:
             text += self._scanner.flush()
         called = False
-        for event in self._parts(text, token):
+        for event in self._wanted(self._parts(text, token)):
             called = called or isinstance(event, ToolCall)
             yield self._with_logprobs(event)
-            if called and not self.job.encoded.parallel:
-                break
         if self._segments is not None and self._segments.reasons:
             self._reasoning += 1
         if called and not self.job.encoded.parallel:
@@ -163,11 +161,18 @@ class Answering:
         else:
             yield Text(self.job.index, text, pieces=(Piece(text, token.source),))
 
+    def _wanted(self, parts: Iterator[Text | ToolCall]) -> Iterator[Text | ToolCall]:
+        """The parts, none behind the first call where only one may be made."""
+        for part in parts:
+            yield part
+            if isinstance(part, ToolCall) and not self.job.encoded.parallel:
+                return
+
     def _end(self, reason: Reason) -> Iterator[Event]:
         self.done = True
         segments = self._segments
         if segments is not None and reason != "tool_calls":
-            yield from map(self._with_logprobs, segments.finish())
+            yield from map(self._with_logprobs, self._wanted(segments.finish()))
         if segments is not None and segments.calls and reason in ("stop", "stop_string"):
             reason = "tool_calls"
         if self._logprobs:
