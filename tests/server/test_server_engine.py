@@ -183,6 +183,24 @@ def test_requests_that_begin_alike_wait_for_the_first_to_be_read(live: Live) -> 
     assert sum(tokens < 100 for tokens in cached) == 1, "the beginning is read once"
 
 
+def test_nothing_comes_of_a_sequence_that_left_within_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = sequences("llama")
+    real, made = engine._engine.step, []
+    monkeypatch.setattr(engine._engine, "step", lambda: made.append(real()) or made[-1])
+    number = engine.add(Decoding(prompt_of(8) * 6, 60, {"seed": 0}, copies=True))
+    left = False
+    while not left:
+        for event in engine.step():
+            assert not left
+            if isinstance(event, NewToken) and len(made[-1]) > 2:  # some of them were guessed
+                engine.stop(number)
+                left = True
+    kept = [held for held in vars(engine).values() if isinstance(held, dict)]
+    assert kept == [{}] * len(kept)
+
+
 def test_log_probabilities_are_the_targets() -> None:
     decoding = Decoding(prompt_of(12), 6, {"seed": 0}, logprobs=2)
     engine = sequences("llama")

@@ -79,6 +79,8 @@ class EngineSequences:
 
     def step(self) -> Iterator[SequenceEvent]:
         for event in self._engine.step():
+            if event.sequence not in self._stats:
+                continue  # it was stopped at an earlier token of this step
             if isinstance(event, events.PromptRead):
                 yield self._read(event)
             elif isinstance(event, events.NewToken):
