@@ -57,7 +57,7 @@ class Passages:
         self.kind = ANSWER
         self._state: Any = None
         if hasattr(tokenizer, "has_thinking"):
-            self.kind = _first_kind(tokenizer, list(prompt))
+            self.kind = first_kind(tokenizer, list(prompt))
             self._state = make_text_state_machine(tokenizer).make_state(self.kind)
 
     @property
@@ -81,7 +81,13 @@ class Passages:
         return [Passage(text, kind)] if text else []
 
 
-def _first_kind(tokenizer: Any, prompt: list[int]) -> str:
+def first_kind(tokenizer: Any, prompt: list[int]) -> str:
+    """What the end of a prompt has opened.
+
+    Args:
+        tokenizer: mlx-lm's.
+        prompt: Token ids.
+    """
     initial: str = tokenizer.response_initial_state or ANSWER
     if initial == ANSWER and tokenizer.has_thinking:
         opened = tokenizer.rfind_think_start(prompt)

@@ -233,9 +233,15 @@ def _conversation(request: CountRequest) -> Conversation:
             request.tool_choice and request.tool_choice.disable_parallel_tool_use
         ),
         continue_last=starts,
-        template={"enable_thinking": isinstance(request.thinking, ThinkingOn)},
+        template=_thinking(request.thinking),
+        usual={"enable_thinking": False},
         past_call=_past_call(request.messages),
     )
+
+
+def _thinking(given: ThinkingOn | ThinkingOff | None) -> dict[str, Any]:
+    """What the request says of thinking to the chat template."""
+    return {} if given is None else {"enable_thinking": isinstance(given, ThinkingOn)}
 
 
 def _begins_nothing(messages: list[Message]) -> bool:

@@ -20,6 +20,7 @@ class Conversation:
         parallel_tool_calls: False ends the answer after its first call.
         continue_last: Whether the last message is the beginning of the answer.
         template: Further arguments of the chat template, such as ``enable_thinking``.
+        usual: Those that the API stands for where neither the request nor the server names any.
         past_call: The field of the request that holds the first call made earlier; None for none.
     """
 
@@ -29,6 +30,7 @@ class Conversation:
     parallel_tool_calls: bool = True
     continue_last: bool = False
     template: dict[str, Any] = field(default_factory=dict)
+    usual: dict[str, Any] = field(default_factory=dict)
     past_call: str | None = None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...errors import RedrafterError
+from ...text.passages import THOUGHTS, TOOL_CALL, first_kind
 from ...text.prompts import encode_prompt
 from ..protocol.failures import ApiError, unsupported
 from ..protocol.task import Conversation, Task
@@ -89,15 +90,14 @@ def _conversation(
         )
     ids = _templated(tokenizer, conversation, template)
     left_out = _left_out(tokenizer, conversation, template, ids)
-    initial = tokenizer.response_initial_state or "normal"
-    if tokenizer.has_thinking and initial == "normal":
-        opened = tokenizer.rfind_think_start(ids) > tokenizer.rfind_think_end(ids)
-        initial = "reasoning" if opened else "normal"
+    initial = first_kind(tokenizer, ids)
     if conversation.tool_choice == "required":
         # What is begun with the marker of a call can only become one.
         marker = tokenizer.tool_call_start
+        if initial == THOUGHTS:  # the template opens them, whatever it is told
+            marker = f"\n{tokenizer.think_end}\n\n{marker}"
         ids += list(tokenizer.encode(marker, add_special_tokens=False))
-        initial = "tool"
+        initial = TOOL_CALL
     return Encoded(
         ids,
         initial,
@@ -134,7 +134,7 @@ def _templated(
     tokenizer: TokenizerWrapper, conversation: Conversation, template: Mapping[str, Any]
 ) -> list[int]:
     forced = {"enable_thinking": False} if conversation.tool_choice == "required" else {}
-    arguments = {**template, **forced, **conversation.template}
+    arguments = {**conversation.usual, **template, **conversation.template, **forced}
     if conversation.continue_last:
         arguments |= {"add_generation_prompt": False, "continue_final_message": True}
     refused: RedrafterError | None = None
