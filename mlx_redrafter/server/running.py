@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 import uvicorn
@@ -25,6 +26,20 @@ BACKLOG = 2048  # connections that wait to be taken
 # each that it fails to take and tries as many again a second later, for each of them: more than one
 # would become ever more, and fill the log.
 TAKEN_AT_ONCE = 1
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """How serving came to its end.
+
+    Attributes:
+        engine_ended: Whether the engine has; else its thread is still at work, a long measurement
+            say, and the process has to be ended without it.
+        interrupted: Whether it was Ctrl-C that ended it.
+    """
+
+    engine_ended: bool
+    interrupted: bool
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -59,7 +74,7 @@ def serve(
     settings: ServerSettings,
     metrics: Metrics,
     ready: Callable[[], None] = lambda: None,
-) -> bool:
+) -> Stopped:
     """Serve until SIGTERM, SIGINT or SIGHUP, then let running answers finish for ``grace`` seconds.
 
     Args:
@@ -69,22 +84,21 @@ def serve(
         settings: All of them.
         metrics: Those that the hosts of the models count in.
         ready: Called once requests are taken.
-
-    Returns:
-        Whether the engine has come to its end; else its thread is still at work, a long measurement
-        say, and the process has to be ended without it.
     """
     app = make_app(Service(thread, models, settings), metrics)
     server = make_server(app, settings, ready, thread.end)
     # uvicorn raises the signal that ended it once more when it is done; then it is our end.
     before = signal.signal(signal.SIGTERM, _leave)
+    interrupted = False
     try:
         with _hang_up_ends(server):
             server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         signal.signal(signal.SIGTERM, before)
         ended = thread.stop()
-    return ended
+    return Stopped(ended, interrupted)
 
 
 @contextmanager

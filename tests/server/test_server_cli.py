@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from live_server import eventually
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.server import loading, running
 from mlx_redrafter.server.loading import ModelSpec
 from mlx_redrafter.ui.cli.serve import main
 from mlx_redrafter.ui.cli.serve_flags import read_flags, size
@@ -62,6 +65,79 @@ def test_it_serves_until_it_is_told_to_stop(process: subprocess.Popen[str], bund
     process.send_signal(signal.SIGTERM)
     assert "transformers" not in "".join(said_until(process, "Stopped"))
     assert process.wait(30) == 0
+
+
+def test_an_interrupted_server_says_that_it_stopped(process: subprocess.Popen[str]) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("whoever started these tests ignores it, and so does what they start")
+    said_until(process, "Anthropic")
+    process.send_signal(signal.SIGINT)
+    said_until(process, "Stopped.")
+    assert process.wait(30) == 130
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+# Measuring that takes for ever; the interpreter would not end before it, or in the middle of it.
+LOADS = """
+import sys, time
+from mlx_redrafter.server import loading
+from mlx_redrafter.system.last_threads import computing
+
+def load(*_arguments, **_options):
+    with computing():
+        sys.stderr.write("loads\\n")
+        sys.stderr.flush()
+        time.sleep(100)
+
+loading.load = load
+from mlx_redrafter.ui.cli.serve import main
+sys.exit(main(["--port", "0", "--model", sys.argv[1]]))
+"""
+
+
+def test_loading_that_is_interrupted_ends_at_once(bundle: Path) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("whoever started these tests ignores it, and so does what they start")
+    command = [sys.executable, "-c", LOADS, str(bundle)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said_until(process, "loads")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(3) == 130
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+class Busy:
+    """An engine that is in the middle of something long, and a server that Ctrl-C has ended."""
+
+    def __init__(self, interrupted: bool) -> None:
+        self.interrupted = interrupted
+
+    def end(self) -> None:
+        """Not yet."""
+
+    def stop(self) -> bool:
+        return False
+
+    def run(self, **_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt  # so uvicorn ends, once it is done
+
+
+@pytest.mark.parametrize(("interrupted", "code"), [(False, 0), (True, 130)])
+def test_an_engine_that_is_still_at_work_is_left_however_serving_ended(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool, code: int
+) -> None:
+    busy = Busy(interrupted)
+    monkeypatch.setattr(running, "make_server", lambda *_: busy)
+    monkeypatch.setattr(loading, "load_models", lambda *_: (busy, {}))
+    monkeypatch.setattr(os, "_exit", lambda code: sys.exit(f"left with {code}"))
+    with pytest.raises(SystemExit, match=f"left with {code}"):
+        main(["--model", str(bundle), "--port", "0"])
 
 
 def listens(url: str) -> bool:

@@ -6,12 +6,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import RedrafterError
 from ..ending import ENDS, signals
-from ..entry import SUCCESS, command_line
+from ..entry import INTERRUPTED, SUCCESS, command_line
 from ..opening import prepare
 from ..output import complain, write
 from .serve_flags import NAME, ServeFlags, read_flags
@@ -36,11 +37,10 @@ def main(arguments: Sequence[str]) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    _run(options)
-    return SUCCESS
+    return _run(options)
 
 
-def _run(options: ServeFlags) -> None:
+def _run(options: ServeFlags) -> int:
     try:
         from ...server.loading import follow_server, load_models
         from ...server.metrics import Metrics
@@ -61,7 +61,7 @@ def _run(options: ServeFlags) -> None:
         for spec in specs:
             prepare(spec.path, options.revision)
         follow_server(specs, settings, ranks)
-        return
+        return SUCCESS
     _warn(settings)
     listener = bind(settings)
     for spec in specs:
@@ -70,15 +70,32 @@ def _run(options: ServeFlags) -> None:
     measured = " (the first time, what drafting costs here is measured too)" if options.plan else ""
     _say(f"Loading {names}{measured} ...")
     metrics = Metrics()
-    thread, models = load_models(specs, settings, metrics)
-    ended = serve(
-        listener, thread, models, settings, metrics, lambda: _announce(listener, list(models))
-    )
-    complain("Stopped.")  # whether or not the terminal is there still
-    if not ended:
-        # Python would take the engine's thread down in the middle of mlx, which aborts.
+    with _interrupted_at_once():
+        thread, models = load_models(specs, settings, metrics)
+        stopped = serve(
+            listener, thread, models, settings, metrics, lambda: _announce(listener, list(models))
+        )
+        complain("Stopped.")  # whether or not the terminal is there still
+        code = INTERRUPTED if stopped.interrupted else SUCCESS
+        if not stopped.engine_ended:
+            _end_without_the_engine(code)
+    return code
+
+
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """Inside the block, while the engine's thread is at work, Ctrl-C ends the process."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end_without_the_engine(INTERRUPTED)
+
+
+def _end_without_the_engine(code: int) -> NoReturn:
+    """End here: Python would take the engine's thread down in the middle of mlx, which aborts."""
+    with suppress(OSError, ValueError):
         sys.stdout.flush()
-        os._exit(SUCCESS)
+    os._exit(code)
 
 
 def _say(text: str) -> None:

@@ -138,8 +138,8 @@ class ServeFlags(LoadFlags):
         reader=seconds, metavar="SECONDS",
     )  # fmt: skip
     grace: float = flag(
-        10.0, _LIMITS, "that running answers get on SIGTERM or SIGHUP; default 10", reader=seconds,
-        metavar="SECONDS",
+        10.0, _LIMITS, "that running answers get on Ctrl-C, SIGTERM or SIGHUP; default 10",
+        reader=seconds, metavar="SECONDS",
     )  # fmt: skip
 
     max_tokens: int | None = flag(
