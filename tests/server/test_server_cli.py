@@ -21,6 +21,8 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.server import loading, running
 from mlx_redrafter.server.loading import ModelSpec
+from mlx_redrafter.server.settings import ServerSettings
+from mlx_redrafter.ui.cli import serve_flags
 from mlx_redrafter.ui.cli.serve import main
 from mlx_redrafter.ui.cli.serve_flags import read_flags, size
 
@@ -235,6 +237,14 @@ def test_sizes_and_keys_are_read(tmp_path: Path) -> None:
     assert settings.cache_memory > 10**8
     with pytest.raises(RedrafterError, match="choose one"):
         read_flags(["--api-key-file", key, "--api-key", "other"]).settings()
+
+
+def test_where_the_memory_is_not_known_prefixes_get_what_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serve_flags, "usable_memory", lambda: None)
+    assert read_flags([]).settings().cache_memory == ServerSettings().cache_memory
+    assert read_flags(["--cache-memory", "1MB"]).settings().cache_memory == 10**6
 
 
 @pytest.mark.parametrize("raw", [b"\xef\xbb\xbfsecret\r\n", b" secret\n\n", b"secret"])

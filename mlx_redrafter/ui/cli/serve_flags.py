@@ -217,6 +217,8 @@ class ServeFlags(LoadFlags):
 
     def _cache_memory(self) -> int:
         """Bytes for prefixes: an eighth of what this process may use, unless it is told."""
+        from ...server.settings import ServerSettings
+
         if self.cache_memory is not None:
             return self.cache_memory
         memory = usable_memory()
