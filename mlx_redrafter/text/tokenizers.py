@@ -8,6 +8,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
 
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # as SentencePiece's vocabularies write it
+
 
 def wrapped(tokenizer: Any) -> TokenizerWrapper:
     """A tokenizer of transformers' as mlx-lm's; mlx-lm's own as it is.
@@ -23,3 +25,17 @@ def wrapped(tokenizer: Any) -> TokenizerWrapper:
             f"is a {type(tokenizer).__name__}."
         )
     return TokenizerWrapper(tokenizer)
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """A token's text as it stands within a longer one.
+
+    By itself decoders of the kind of SentencePiece's leave out the space that it begins with, since
+    a text begins with one.
+    """
+    text = str(tokenizer.decode([token]))
+    entry = tokenizer.convert_ids_to_tokens(token)
+    if not isinstance(entry, str):
+        return text
+    spaces = len(entry) - len(entry.lstrip(_SPACE))
+    return " " * max(0, spaces - (len(text) - len(text.lstrip(" ")))) + text

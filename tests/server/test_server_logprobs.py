@@ -11,12 +11,15 @@ import pytest
 from live_server import Live, ScriptedSequences, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
+from sentencepieces import sentencepiece_tokenizer
 
 from mlx_redrafter.server.protocol.answer import Answer, Finished, Text, TokenLogprob, Usage
 from mlx_redrafter.server.protocol.completions import CompletionWriter
 from mlx_redrafter.server.protocol.task import Parsed
 from mlx_redrafter.server.protocol.writing import Envelope
-from mlx_redrafter.server.work.sequences import NewToken, SequenceEvent
+from mlx_redrafter.server.work.answering import Answering, Job
+from mlx_redrafter.server.work.prompts import Encoded
+from mlx_redrafter.server.work.sequences import Decoding, NewToken, SequenceEvent
 from mlx_redrafter.server.work.token_bytes import bytes_of
 
 TEXT = " na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{GRINNING FACE} so"
@@ -80,6 +83,27 @@ def test_what_follows_a_broken_character_is_found_behind_it() -> None:
     choice = writer.body([answer])["choices"][0]
     assert choice["text"] == "on\ufffd src\N{GRINNING FACE}!\ufffd\ufffda"
     assert choice["logprobs"]["text_offset"] == [0, 2, 3, 7, 7, 7, 8, 9, 10, 11]
+
+
+def test_words_of_sentencepieces_have_their_spaces() -> None:
+    tokenizer = sentencepiece_tokenizer(["\u2581the", "the", "\u2581lazy", "\u2581dog", "s"])
+    tokens = tokenizer.convert_tokens_to_ids(["\u2581the", "\u2581lazy", "\u2581dog", "s"])
+    either = tuple((token, -1.0) for token in tokenizer.convert_tokens_to_ids(["\u2581the", "the"]))
+    prompt = tokens[:2]
+    job = Job(0, Encoded(prompt, continues=True), Decoding(prompt, 9, {}, logprobs=2))
+    answering = Answering(job, tokenizer, dict, lambda _: 1.0)
+    answer = Answer()
+    for place, token in enumerate(tokens):
+        reason = "length" if place == len(tokens) - 1 else None
+        for event in answering.token(NewToken(0, token, "own", reason, -1.0, either)):
+            answer.add(event)
+    (choice,) = CompletionWriter(Envelope("id", 0, "tiny", ""), Parsed(None, [])).body([answer])[
+        "choices"
+    ]
+    logprobs = choice["logprobs"]
+    assert "".join(logprobs["tokens"]) == choice["text"] == " the lazy dogs"
+    assert logprobs["text_offset"] == [0, 4, 9, 13]
+    assert logprobs["top_logprobs"] == [{" the": -1.0, "the": -1.0}] * 4
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ class CharTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(map(chr, tokens))
 
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return chr(token)
+
 
 # Two beams of two tokens: "lo" under the root "e", of which "l" was accepted, and "al".
 STEP = StepRecord(

@@ -10,6 +10,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...text.detokenizing import add_token
 from ...text.responses import StopScanner
+from ...text.tokenizers import token_text
 from ..protocol.answer import (
     Began,
     Event,
@@ -196,12 +197,9 @@ class Answering:
     def _logprob(
         self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
     ) -> TokenLogprob:
-        text = self._name(token)
+        text = token_text(self.tokenizer, token)
         raw = bytes_of(text, self.tokenizer.convert_ids_to_tokens(token))
         return TokenLogprob(text, raw, logprob, top)
-
-    def _name(self, token: int) -> str:
-        return str(self.tokenizer.decode([token]))
 
     def _with_logprobs(self, event: Event) -> Event:
         """The event with the log-probabilities of the tokens up to its end, and without sources
@@ -217,7 +215,7 @@ class Answering:
         context = len(self.job.decoding.prompt) + self._tokens
         return {
             "tree": {
-                "tokens": [self._name(token) for token in step.tokens],
+                "tokens": [token_text(self.tokenizer, token) for token in step.tokens],
                 "parents": list(step.parents),
                 "path": list(step.path),
             },

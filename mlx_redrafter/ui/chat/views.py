@@ -11,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from ...system.visible import visible, visible_line
+from ...text.tokenizers import token_text
 from ..cli.plan_view import plan_report, shape_words, verdict
 from ..fitting import Fields, Figures, FirstThatFits
 from ..theme import COPIED, GUESSED, OWN
@@ -229,7 +230,7 @@ def _grown(step: StepRecord, tokenizer: Any, *, in_line: bool) -> Tree:
 
 def token_name(tokenizer: Any, token: int) -> str:
     """A token as it can be shown in one line, its spaces visible."""
-    text = tokenizer.decode([token])
+    text = token_text(tokenizer, token)
     return visible(text).replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣") or f"<{token}>"
 
 
