@@ -13,7 +13,9 @@ from live_server import Live, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from scripted_answers import script
 
+from mlx_redrafter.server.protocol.chat_request import parse_chat
 from mlx_redrafter.server.protocol.field_errors import MOST_TOLD
+from mlx_redrafter.server.protocol.task import Conversation
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
@@ -327,12 +329,20 @@ def test_null_is_as_good_as_nothing(live: Live) -> None:
     turns = [{"role": "user", "content": "please say"}]
     choice = {"type": "auto", "disable_parallel_tool_use": False, "later": None}
     tool = {"type": "function", "function": {"name": "look"}, "later": None}
+    unset = {"draft": None, "copies": None, "trace": None}
     asked: list[tuple[str, dict[str, Any]]] = [
         (CHAT, {"messages": turns, "tools": [tool], "verbosity": None, "audio": None}),
-        (COMPLETIONS, {"prompt": "on", "later": None}),
+        (CHAT, {"messages": turns, "stream": True, "stream_options": {"include_usage": None}}),
+        (CHAT, {"messages": turns, "redrafter": unset}),
+        (COMPLETIONS, {"prompt": "on", "later": None, "redrafter": unset}),
+        (RESPONSES, {"input": [{"type": None, **turns[0]}]}),
         (RESPONSES, {"input": "please say", "reasoning": {"effort": None, "later": None}}),
         (MESSAGES, {"messages": turns, "max_tokens": 9, "container": None, "tool_choice": choice}),
     ]
+    least = {"tools": [{"name": "look", "input_schema": {}}], "messages": turns}
+    for named in ({"type": "auto"}, {"type": "tool", "name": "look"}):
+        choice = {**named, "disable_parallel_tool_use": None}
+        asked.append((f"{MESSAGES}/count_tokens", least | {"tool_choice": choice}))
     for path, body in asked:
         made = httpx.post(live.url + path, json=body)
         assert made.status_code == 200, made.text
@@ -356,3 +366,14 @@ def test_the_whole_prompt_may_be_marked_for_the_vendors_cache(live: Live) -> Non
     }
     assert httpx.post(f"{live.url}{MESSAGES}/count_tokens", json=body).status_code == 200
     assert httpx.post(live.url + MESSAGES, json=body | {"max_tokens": 9}).status_code == 200
+
+
+def test_a_past_call_whose_kind_is_null_is_a_functions() -> None:
+    function = {"name": "look", "arguments": "{}"}
+    kinds: list[dict[str, Any]] = [{}, {"type": None}, {"type": "function"}]
+    for kind in kinds:
+        turns = [{"role": "assistant", "tool_calls": [{"id": "1", **kind, "function": function}]}]
+        (task,) = parse_chat({"messages": turns}).tasks
+        assert isinstance(task.prompt, Conversation)
+        (call,) = task.prompt.messages[0]["tool_calls"]
+        assert (list(call), call["type"]) == (["id", "type", "function"], "function")

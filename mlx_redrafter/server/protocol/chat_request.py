@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .failures import ApiError, unsupported
 from .fields import (
@@ -80,8 +80,14 @@ class PastToolCall(Open):
     """A call that the assistant made."""
 
     id: str | None = None
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = "function"
     function: FunctionCall
+
+    @field_validator("type")
+    @classmethod
+    def _known(cls, _type: str | None) -> str:
+        """What is null is the one kind that there is: templates read it."""
+        return "function"
 
 
 class SystemMessage(Open):
@@ -154,7 +160,7 @@ class NamedTool(Strict):
 class StreamOptions(Strict):
     """What a stream carries besides."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
     include_obfuscation: Ignored = None
 
 
@@ -231,12 +237,10 @@ def parse_chat(body: dict[str, Any]) -> Parsed:
         stops=stop_list(request.stop),
         count=request.n or 1,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        draft=extension.draft,
-        copies=extension.copies,
-        trace=extension.trace,
+        **extension.given(),
     )
     options = request.stream_options or StreamOptions()
-    return Parsed(request.model, [task], bool(request.stream), options.include_usage)
+    return Parsed(request.model, [task], bool(request.stream), bool(options.include_usage))
 
 
 def choose_tools(

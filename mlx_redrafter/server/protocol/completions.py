@@ -73,14 +73,12 @@ def parse_completion(body: dict[str, Any]) -> Parsed:
             stops=stop_list(request.stop),
             count=request.n or 1,
             logprobs=request.logprobs,
-            draft=extension.draft,
-            copies=extension.copies,
-            trace=extension.trace,
+            **extension.given(),
         )
         for prompt in _prompts(request.prompt)
     ]
     options = request.stream_options or StreamOptions()
-    return Parsed(request.model, tasks, bool(request.stream), options.include_usage)
+    return Parsed(request.model, tasks, bool(request.stream), bool(options.include_usage))
 
 
 def _prompts(prompt: Any) -> list[Any]:

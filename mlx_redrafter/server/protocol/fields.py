@@ -65,9 +65,13 @@ class Extension(Strict):
         trace: Stream where each token came from, the draft trees and the counts.
     """
 
-    draft: bool = True
+    draft: bool | None = None
     copies: bool | None = None
-    trace: bool = False
+    trace: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given, as fields of Task."""
+        return {name: value for name, value in self if value is not None}
 
 
 class SamplingFields(Strict):

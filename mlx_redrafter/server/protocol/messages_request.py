@@ -105,7 +105,7 @@ class AutoChoice(Strict):
     """Whether tools may, or have to be, called."""
 
     type: Literal["auto", "any", "none"]
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class NamedChoice(Strict):
@@ -113,7 +113,7 @@ class NamedChoice(Strict):
 
     type: Literal["tool"]
     name: str
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class ThinkingOn(Strict):
@@ -189,9 +189,7 @@ def parse_messages(body: dict[str, Any]) -> Parsed:
         sampling={name: value for name, value in given.items() if value is not None},
         max_tokens=request.max_tokens,
         stops=tuple(request.stop_sequences or ()),
-        draft=extension.draft,
-        copies=extension.copies,
-        trace=extension.trace,
+        **extension.given(),
     )
     return Parsed(request.model, [task], bool(request.stream))
 

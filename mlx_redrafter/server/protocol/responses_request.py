@@ -179,8 +179,8 @@ class ResponsesRequest(SamplingFields):
         if not isinstance(value, list):
             return value
         return [
-            {"type": "message", **item}
-            if isinstance(item, dict) and "role" in item and "type" not in item
+            {**item, "type": "message"}
+            if isinstance(item, dict) and "role" in item and item.get("type") is None
             else item
             for item in value
         ]
@@ -221,9 +221,7 @@ def parse_responses(body: dict[str, Any]) -> Parsed:
         prompt=conversation,
         sampling=request.sampling(),
         max_tokens=request.max_output_tokens,
-        draft=extension.draft,
-        copies=extension.copies,
-        trace=extension.trace,
+        **extension.given(),
     )
     echo = _echo(request, body)
     return Parsed(request.model, [task], bool(request.stream), echo=echo, namespaced=namespaced)
