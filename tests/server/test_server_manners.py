@@ -26,7 +26,6 @@ from mlx_redrafter.server.protocol.messages_request import parse_messages
 from mlx_redrafter.server.protocol.responses_request import parse_responses
 from mlx_redrafter.server.protocol.task import Parsed, Task
 from mlx_redrafter.server.settings import ServerSettings
-from mlx_redrafter.server.web.security import is_loopback, known_hosts
 
 KEY = "sk-secrét"
 CHAT = "/v1/chat/completions"
@@ -312,15 +311,6 @@ def test_a_page_that_is_allowed_may_come_from_the_web_and_read_when_to_come_agai
     assert other.status_code == 400
     answered = httpx.post(locked.url + CHAT, json=ASK, headers={"Origin": "https://chat.example"})
     assert answered.headers["access-control-expose-headers"] == "Retry-After, request-id"
-
-
-def test_where_it_listens_everywhere_its_own_names_are_known() -> None:
-    names = known_hosts("0.0.0.0", ["box.example"])
-    assert {"localhost", "127.0.0.1", "[::1]", "box.example"} <= set(names)
-    assert "0.0.0.0" not in names
-    assert known_hosts("127.0.0.1", ["*"]) == ["*"]
-    assert is_loopback("127.0.0.2")
-    assert not is_loopback("0.0.0.0")
 
 
 def test_the_page_may_load_nothing_from_elsewhere(live: Live) -> None:

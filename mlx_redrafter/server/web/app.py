@@ -20,7 +20,7 @@ from .absent import said_of
 from .bodies import api_of, refusal
 from .description import describe
 from .endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Handlers
-from .security import HostCheck, KeyCheck, known_hosts
+from .security import EVERYWHERE, HostCheck, KeyCheck, known_hosts
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -63,7 +63,8 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
         Route("/favicon.ico", _file("icon.svg", "image/svg+xml")),
     ]
     hosts = known_hosts(settings.host, settings.allowed_hosts)
-    middleware = [Middleware(HostCheck, allowed=hosts)]
+    anywhere = settings.host in EVERYWHERE
+    middleware = [Middleware(HostCheck, allowed=hosts, addresses=anywhere)]
     if settings.allowed_origins:
         middleware.append(
             Middleware(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import re
 import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -14,6 +16,8 @@ from ..protocol.failures import ApiError
 from .bodies import api_of, refusal
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+EVERYWHERE = ("0.0.0.0", "::", "")
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 # What is served without a key: the page, which asks for it, and whether the server lives.
 OPEN = frozenset({"/", "/page.css", "/page.js", "/favicon.ico", "/health"})
 
@@ -30,20 +34,22 @@ def known_hosts(host: str, further: Sequence[str]) -> list[str]:
     and is turned away. "*" among the further names allows all.
     """
     names = [*LOOPBACK, *further]
-    if host in ("0.0.0.0", "::", ""):
+    if host in EVERYWHERE:
         own = socket.gethostname()
-        names += [own, f"{own}.local", *_addresses(own)]
+        names += [own, f"{own}.local"]
     else:
         names.append(host)
     bare = {name.lower().strip("[]") for name in names}
     return ["*"] if "*" in bare else sorted(f"[{name}]" if ":" in name else name for name in bare)
 
 
-def _addresses(name: str) -> list[str]:
+def is_address(host: str) -> bool:
+    """Whether a Host header calls a machine by an address, which no site's name can pass for."""
+    found = _ADDRESS.fullmatch(host)
     try:
-        return [str(info[4][0]) for info in socket.getaddrinfo(name, None)]
-    except OSError:
-        return []
+        return found is not None and not ip_address(found[1] or found[2]).is_unspecified
+    except ValueError:
+        return False
 
 
 class HostCheck:
@@ -54,15 +60,18 @@ class HostCheck:
     Args:
         app: What follows.
         allowed: From :func:`known_hosts`.
+        addresses: Whether it may be called by any address: who listens everywhere does not know
+            all of its own.
     """
 
-    def __init__(self, app: ASGIApp, allowed: Sequence[str]):
+    def __init__(self, app: ASGIApp, allowed: Sequence[str], *, addresses: bool = False):
         self._app = app
         self._allowed = list(allowed)
+        self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on."""
-        passed = False
+        passed = self._addresses and is_address(Headers(scope=scope).get("host", ""))
 
         async def following(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
             nonlocal passed
@@ -71,8 +80,9 @@ class HostCheck:
         async def unsent(message: Message) -> None:
             """Leave Starlette's own refusal, which is plain text."""
 
-        check = TrustedHostMiddleware(following, self._allowed, www_redirect=False)
-        await check(scope, receive, unsent)
+        if not passed:
+            check = TrustedHostMiddleware(following, self._allowed, www_redirect=False)
+            await check(scope, receive, unsent)
         if passed:
             await self._app(scope, receive, send)
         else:
