@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import RedrafterError
 from ..system.directories import require_directories
 from ..system.disk import writing
-from ..system.files import atomic_path, is_stream, is_there, write_json
+from ..system.files import atomic_path, behind_link, is_stream, is_there, write_json
 
 
 class Report(Protocol):
@@ -66,16 +66,17 @@ def check_writable(*paths: Path | None) -> None:
     """
     named: set[Path] = set()
     for path in filter(None, paths):
-        if path.absolute() in named and not is_stream(path):
+        place = behind_link(path).absolute()
+        if place in named and not is_stream(path):
             raise RedrafterError(f"{path} is named twice: give each report a file of its own.")
-        named.add(path.absolute())
+        named.add(place)
         if path.is_dir():
             raise RedrafterError(f"{path} is a directory: pass the name of a file.")
         if is_stream(path) and os.access(path, os.W_OK):
             continue
-        parent = next(parent for parent in path.absolute().parents if is_there(parent))
+        parent = next(parent for parent in place.parents if is_there(parent))
         try:
-            require_directories(path.absolute().parent)
+            require_directories(place.parent)
             with tempfile.TemporaryFile(dir=parent):
                 pass
         except OSError as error:

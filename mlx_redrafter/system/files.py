@@ -125,7 +125,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, since some writers choose a format or append one by it.
     What writers of the same file that were killed have left is removed. A file that is replaced
-    keeps its permissions, a new one has those that the user gives to new files. What is no file,
+    keeps its permissions, a new one has those that the user gives to new files. A link stays, and
+    what it leads to is replaced; only one into the Hub's cache is replaced itself. What is no file,
     such as a pipe or a device, is written into. Missing directories are made, and are gone again
     where the block fails.
     """
@@ -136,6 +137,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with path.open("ab") as stream:  # stdout may be a file, whose beginning stays
                 stream.write(temporary.read_bytes())
         return
+    path = behind_link(path)
     with made_directory(path.parent):
         _remove_abandoned(path)
         handle, temporary = _make_temporary(path)
@@ -147,6 +149,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             os.close(handle)
             temporary.unlink(missing_ok=True)
+
+
+def behind_link(path: Path) -> Path:
+    """Where a file really lies, or is to lie."""
+    if not path.is_symlink():
+        return path
+    real = Path(os.path.realpath(path))
+    # Snapshots of the Hub share the files of its cache, which are named by what they hold.
+    return path if real.parent.name == "blobs" else real
 
 
 def is_stream(path: Path) -> bool:

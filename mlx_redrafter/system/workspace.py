@@ -27,7 +27,7 @@ def workspace(out: Path, remedy: str = ANOTHER_PLACE) -> Iterator[Path]:
     """A hidden directory beside ``out`` that is gone afterwards, whatever happens.
 
     A process that is killed leaves its directory behind unlocked; the next conversion into the
-    same place removes it.
+    same place removes it, unless the file system has no locks to tell it by.
 
     Args:
         out: The directory to be written.
@@ -106,9 +106,11 @@ def clear_stale(out: Path, remedy: str = ANOTHER_PLACE) -> None:
     if os.path.lexists(_replaced(out)):
         _settle(_replaced(out), out)
     for directory in out.parent.glob(glob.escape(_prefix(out)) + "*"):
-        if _is_held(directory):
+        free = _is_free(directory)
+        if free is False:
             raise InUse(f"Another conversion into '{out}' is running: wait for it or {remedy}.")
-        shutil.rmtree(directory, ignore_errors=True)
+        if free:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _settle(waiting: Path, out: Path) -> None:
@@ -121,14 +123,14 @@ def _settle(waiting: Path, out: Path) -> None:
         waiting.rename(out)
 
 
-def _is_held(directory: Path) -> bool:
-    """Whether a process holds it; not where it has gone meanwhile."""
+def _is_free(directory: Path) -> bool | None:
+    """Whether no process holds it; None where it has gone, or the file system has no locks."""
     try:
         handle = os.open(directory, os.O_RDONLY)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        return lock(handle) is False
+        return lock(handle)
     finally:
         os.close(handle)
 

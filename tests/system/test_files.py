@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,53 @@ def test_a_place_without_locks_is_written_all_the_same(
     with only_one(tmp_path / "run", "training"):
         pass
     assert {p.name for p in tmp_path.iterdir()} == {".figures-abcdefgh.json", "figures.json"}
+
+
+def test_without_locks_a_running_conversion_keeps_its_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(errno.ENOTSUP, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    out = tmp_path / "out"
+    with workspace(out) as first:
+        (first / "weights").write_text("half of them")
+        with workspace(out) as second:
+            assert second != first
+        assert (first / "weights").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path, there: bool) -> None:
+    real, link = tmp_path / "data" / "kept.json", tmp_path / "work" / "figures.json"
+    link.parent.mkdir()
+    link.symlink_to(Path("..") / "data" / "kept.json")
+    if there:
+        real.parent.mkdir()
+        real.write_text("old")
+        real.chmod(0o640)
+    check_writable(link)
+    with pytest.raises(RedrafterError, match="named twice"):
+        check_writable(real, link)
+    write_json(link, {})
+    assert link.is_symlink()
+    assert real.read_text("utf-8") == "{}\n"
+    assert not there or stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert list(link.parent.iterdir()) == [link]
+    assert list(real.parent.iterdir()) == [real]
+
+
+def test_the_files_of_the_hubs_cache_are_not_written(tmp_path: Path) -> None:
+    blob, link = tmp_path / "blobs" / "0a1b", tmp_path / "snapshots" / "main" / "config.json"
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_text("theirs")
+    link.symlink_to(Path("..") / ".." / "blobs" / "0a1b")
+    write_json(link, {})
+    assert not link.is_symlink()
+    assert (link.read_text("utf-8"), blob.read_text("utf-8")) == ("{}\n", "theirs")
 
 
 def test_a_temporary_that_was_taken_for_abandoned_is_made_again(
