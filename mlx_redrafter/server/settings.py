@@ -21,7 +21,7 @@ class ServerSettings:
         allowed_hosts: Names that the Host header may have besides those of this machine.
         allowed_origins: Web pages of other origins that may call the server.
         max_concurrent: Sequences of a model that are decoded together.
-        max_queue: Answers that may wait besides.
+        max_queue: Answers of a model that may wait besides.
         cache_memory: Bytes for prefixes that are kept.
         max_tokens: Tokens of an answer where the request names no number; None for
             ``ANSWER_TOKENS``, or ``CONTINUATION_TOKENS`` where it goes on from a bare text.

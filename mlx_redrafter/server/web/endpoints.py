@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -27,12 +28,13 @@ from ..protocol.responses_answer import ResponsesWriter
 from ..protocol.responses_request import parse_responses
 from ..protocol.task import Parsed
 from ..protocol.writing import Envelope, Writer, new_id
-from ..work.answering import Job
-from ..work.service import ServedModel, Service
+from ..work.service import ServedModel, Service, is_long
 from .bodies import read_body, refusal
 from .streams import EventStream, whole
 
 log = logging.getLogger("mlx_redrafter.server")
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Handlers:
     def __init__(self, service: Service, metrics: Metrics):
         self._service = service
         self._metrics = metrics
+        self._long = {name: asyncio.Lock() for name in service.models}
         self._started = time.time()
         self._fingerprint = f"mlx_redrafter-{__version__}-mlx-{version('mlx')}"
 
@@ -85,20 +88,22 @@ class Handlers:
 
     async def _answer(self, endpoint: Endpoint, request: Request) -> Response:
         raw = await read_body(request, self._service.settings.max_body)
-        parsed = await run_in_threadpool(lambda: endpoint.parse(parse_body(raw)))
+        parsed, long = await run_in_threadpool(_understood, endpoint.parse, raw)
         model = self._service.model(parsed.model)
         envelope = Envelope(
             new_id(endpoint.prefix), int(time.time()), model.name, self._fingerprint
         )
         writer = endpoint.writer(envelope, parsed)
+        answers = sum(task.count for task in parsed.tasks)
         try:
-            jobs: list[Job] = await run_in_threadpool(self._service.jobs, model, parsed)
+            with self._service.held(model, answers):
+                jobs = await self._encoded(model, long, lambda: self._service.jobs(model, parsed))
+                ticket = self._service.submit(model, jobs)
         except ApiError as error:
             tells = endpoint.streams_refusals and parsed.stream
             if tells and error.code == "context_length_exceeded":
                 return _refused_stream(writer, error)
             raise
-        ticket = self._service.submit(model, jobs)
         if parsed.stream:
             return EventStream(ticket, writer, self._service.settings.keep_alive)
         return await whole(request, ticket, writer, endpoint.api)
@@ -109,13 +114,23 @@ class Handlers:
 
     async def _counted(self, request: Request) -> Response:
         raw = await read_body(request, self._service.settings.max_body)
-        return JSONResponse(await run_in_threadpool(self._count, raw))
+        parsed, long = await run_in_threadpool(_understood, parse_count, raw)
+        model, (task,) = self._service.model(parsed.model), parsed.tasks
+        encoded = await self._encoded(
+            model, long, lambda: self._service.encoded(model, task, bounded=False)
+        )
+        return JSONResponse({"input_tokens": len(encoded.ids)})
 
-    def _count(self, raw: bytes) -> dict[str, int]:
-        parsed = parse_count(parse_body(raw))
-        model = self._service.model(parsed.model)
-        encoded = self._service.encoded(model, parsed.tasks[0], bounded=False)
-        return {"input_tokens": len(encoded.ids)}
+    async def _encoded(self, model: ServedModel, long: bool, encode: Callable[[], Made]) -> Made:
+        """What is made of prompts, in another thread.
+
+        Long prompts are encoded one after the other, and wait here for their turn: of the threads
+        that there are they would soon hold all.
+        """
+        if not long:
+            return await run_in_threadpool(encode)
+        async with self._long[model.name]:
+            return await run_in_threadpool(encode)
 
     async def models(self, request: Request) -> Response:
         """The models that are served, in the form of the API that asks."""
@@ -182,8 +197,14 @@ class Handlers:
             }
             for name, model in self._service.models.items()
         ]
-        most = self._service.settings.max_concurrent
+        most = self._service.settings.max_concurrent * len(models)
         return JSONResponse({"models": models, "max_concurrent": most, "version": __version__})
+
+
+def _understood(parse: Callable[[dict[str, Any]], Parsed], raw: bytes) -> tuple[Parsed, bool]:
+    """A request, and whether one of its prompts is long."""
+    parsed = parse(parse_body(raw))
+    return parsed, is_long(parsed)
 
 
 async def _refusing(answer: Awaitable[Response], api: Api) -> Response:

@@ -8,6 +8,8 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -59,6 +61,34 @@ class ServedModel:
     long_encoder: Encoder
     vocab_size: int
     context_limit: int | None
+
+
+@dataclass
+class _Load:
+    """What a model has to do.
+
+    Attributes:
+        places: Answers that run, wait, or whose prompt is being encoded.
+        seconds: That the latest requests took.
+    """
+
+    places: int = 0
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds in which a place is likely to be free."""
+        mean = sum(self.seconds) / len(self.seconds) if self.seconds else 1.0
+        return max(1, min(60, math.ceil(mean)))
+
+
+def is_long(parsed: Parsed) -> bool:
+    """Whether a prompt of a request takes seconds to encode."""
+    return any(_is_long(task) for task in parsed.tasks)
+
+
+def _is_long(task: Task) -> bool:
+    return len(str(task.prompt)) > LONG
 
 
 class Ticket:
@@ -119,8 +149,7 @@ class Service:
         self.models = models
         self.settings = settings
         self._thread = thread
-        self._open = 0
-        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+        self._loads = {name: _Load() for name in models}
 
     @property
     def alive(self) -> bool:
@@ -167,8 +196,7 @@ class Service:
         Raises:
             ApiError: If it cannot be encoded or is too long.
         """
-        long = len(str(task.prompt)) > LONG
-        encoder = model.long_encoder if long else model.encoder
+        encoder = model.long_encoder if _is_long(task) else model.encoder
         with encoder.lock:
             encoded = encode(encoder.tokenizer, task, model.vocab_size, self.settings.template)
         limit = model.context_limit
@@ -199,34 +227,46 @@ class Service:
         usual = ANSWER_TOKENS if isinstance(task.prompt, Conversation) else CONTINUATION_TOKENS
         return self.settings.max_tokens or usual
 
-    def submit(self, model: ServedModel, jobs: list[Job]) -> Ticket:
-        """Queue a request.
+    @contextmanager
+    def held(self, model: ServedModel, answers: int) -> Iterator[None]:
+        """Hold places for answers inside the block, in which their prompts are encoded.
 
         Raises:
             ApiError: 429 if too many wait, 503 if the engine has ended.
         """
+        load = self._loads[model.name]
         capacity = self.settings.max_concurrent + self.settings.max_queue
-        if len(jobs) > capacity:
-            message = f"{len(jobs)} answers are wanted, but {capacity} are the most here."
+        if answers > capacity:
+            message = f"{answers} answers are wanted, but {capacity} are the most here."
             raise ApiError(400, message, "n", "invalid_value")
-        if self._open + len(jobs) > capacity:
-            raise queue_full(self._retry_after())
+        if load.places + answers > capacity:
+            raise queue_full(load.retry_after)
+        if not self.alive:
+            raise ApiError(503, "The engine has ended: restart the server.")
+        load.places += answers
+        try:
+            yield
+        finally:
+            load.places -= answers
+
+    def submit(self, model: ServedModel, jobs: list[Job]) -> Ticket:
+        """Queue a request for which places are :meth:`held`.
+
+        Raises:
+            ApiError: 503 if the engine has ended.
+        """
         if not self.alive:
             raise ApiError(503, "The engine has ended: restart the server.")
         ticket = Ticket(self, model, jobs)
-        self._open += len(jobs)
+        self._loads[model.name].places += len(jobs)
         self._thread.submit(model.host, ticket.work)
         return ticket
 
     def closed(self, ticket: Ticket, *, finished: bool) -> None:
-        """A ticket's place is free again."""
-        self._open -= len(ticket.jobs)
+        """A ticket's places are free again."""
+        load = self._loads[ticket.model.name]
+        load.places -= len(ticket.jobs)
         if finished:
-            self._seconds.append(time.monotonic() - ticket.work.since)
+            load.seconds.append(time.monotonic() - ticket.work.since)
         else:
             self._thread.cancel(ticket.model.host, ticket.work)
-
-    def _retry_after(self) -> int:
-        """Seconds in which a place is likely to be free."""
-        mean = sum(self._seconds) / len(self._seconds) if self._seconds else 1.0
-        return max(1, min(60, math.ceil(mean)))

@@ -117,8 +117,10 @@ class ServeFlags(LoadFlags):
         repeated=True, metavar="ORIGIN", reader=origin,
     )  # fmt: skip
 
-    max_concurrent: int = flag(8, _LIMITS, "answers decoded together", reader=count(1, 256))
-    max_queue: int = flag(64, _LIMITS, "that may wait", reader=count(0))
+    max_concurrent: int = flag(
+        8, _LIMITS, "answers of a model decoded together", reader=count(1, 256)
+    )
+    max_queue: int = flag(64, _LIMITS, "of a model that may wait", reader=count(0))
     cache_memory: int | None = flag(
         None, _LIMITS, "for prefixes that are kept, such as 4GB; 0 keeps none; default: an eighth "
         "of memory", reader=size, metavar="SIZE",
