@@ -49,6 +49,16 @@ def test_a_copy_goes_its_own_way(kind: str) -> None:
     assert continued(kind, prompt, original) == alone
 
 
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_it_says_how_much_of_a_prompt_is_known(kind: str) -> None:
+    kept = PrefixCache(1 << 30)
+    kept.put(filled(kind, prompt_of(40)))
+    within = [*prompt_of(40)[:30], *prompt_of(9, seed=3)]
+    for prompt in (prompt_of(9), prompt_of(40), [*prompt_of(40), *prompt_of(9, seed=3)], within):
+        found = kept.take(prompt)
+        assert kept.known(prompt) == (0 if found is None else len(found))
+
+
 @pytest.mark.parametrize("kind", ["llama", "llama:sliding", "mamba"])
 def test_prefixes_that_interleave_never_mix(kind: str) -> None:
     rng = np.random.default_rng(11)

@@ -81,6 +81,7 @@ class ScriptedSequences:
         reading: Pieces in which a prompt is read.
         crash: Called before every step; may raise.
         stopped: Sequences that were stopped before their end.
+        kept: Tokens that every prompt is known to begin with.
     """
 
     answer: Callable[[Decoding], list[int] | Exception]
@@ -91,6 +92,7 @@ class ScriptedSequences:
     stopped: list[int] = field(default_factory=list)
     added: list[Decoding] = field(default_factory=list)
     most: int = 0
+    kept: int = 0
     _all: dict[int, _Scripted] = field(default_factory=dict)
 
     def add(self, decoding: Decoding) -> int:
@@ -102,6 +104,9 @@ class ScriptedSequences:
             self._all[number].tokens = [-1]
             self._error = answer
         return number
+
+    def known(self, prompt: list[int]) -> int:
+        return self.kept
 
     def step(self) -> Iterator[SequenceEvent]:
         time.sleep(self.delay)

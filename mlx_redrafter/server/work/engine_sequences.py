@@ -77,6 +77,9 @@ class EngineSequences:
             self._prompts[number] = cache
         return number
 
+    def known(self, prompt: list[int]) -> int:
+        return self._prefixes.known(prompt)
+
     def step(self) -> Iterator[SequenceEvent]:
         for event in self._engine.step():
             if event.sequence not in self._stats:

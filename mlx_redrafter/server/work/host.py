@@ -19,7 +19,9 @@ from .answering import Answering, Job
 from .sequences import NewToken, PromptRead, SequenceEvent, SequenceFailed, Sequences
 
 log = logging.getLogger("mlx_redrafter.server")
-SAME_BEGINNING = 64  # tokens that prompts share before one waits for what the other's leaves
+# Tokens that prompts share, beyond those that are known, before one waits for what the other's
+# leaves.
+SAME_BEGINNING = 64
 
 
 @dataclass(eq=False)
@@ -48,6 +50,28 @@ class _Active:
     last: float | None = None
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """An answer whose turn has not come.
+
+    Attributes:
+        work: Of its request.
+        job: What is wanted.
+        followers: Further answers to its prompt, which take their turn once that is read.
+        behind: Whose prompt is being read, and is much of its own.
+    """
+
+    work: Work
+    job: Job
+    followers: list[Job]
+    behind: _Active | None = None
+
+    @property
+    def answers(self) -> int:
+        """Its own and its followers'."""
+        return 1 + len(self.followers)
+
+
 class Host:
     """A model, its waiting and its running sequences; used in the engine's thread only.
 
@@ -73,7 +97,7 @@ class Host:
         self._sequences = make()
         self._max_concurrent = max_concurrent
         self._metrics = metrics
-        self._waiting: deque[tuple[Work, Job, list[Job]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._active: dict[int, _Active] = {}
 
     @property
@@ -90,14 +114,13 @@ class Host:
         for job in work.jobs:
             leaders.setdefault(id(job.encoded), []).append(job)
         for first, *rest in leaders.values():
-            self._waiting.append((work, first, rest))
+            self._waiting.append(_Waiting(work, first, rest))
         self._count()
 
     def cancel(self, work: Work) -> None:
         """Forget a request."""
-        left = [entry for entry in self._waiting if entry[0] is work]
-        self._waiting = deque(entry for entry in self._waiting if entry[0] is not work)
-        ended = sum(1 + len(followers) for _, _, followers in left)
+        ended = sum(entry.answers for entry in self._waiting if entry.work is work)
+        self._waiting = deque(entry for entry in self._waiting if entry.work is not work)
         for number in [n for n, active in self._active.items() if active.work is work]:
             ended += 1 + len(self._active[number].followers)
             self._leave(number)
@@ -107,7 +130,7 @@ class Host:
     def fail_all(self, error: ApiError) -> None:
         """End everything with an error."""
         entries = [(active.work, active.job) for active in self._active.values()]
-        entries += [(work, job) for work, job, _ in self._waiting]
+        entries += [(entry.work, entry.job) for entry in self._waiting]
         self._waiting.clear()
         for number in list(self._active):
             self._leave(number)
@@ -135,10 +158,10 @@ class Host:
 
     def _admit(self) -> None:
         for entry in list(self._waiting):
-            work, job, followers = entry
+            work, job, followers = entry.work, entry.job, entry.followers
             if len(self._active) >= self._max_concurrent:
                 return
-            if self._is_being_read(job.decoding.prompt):
+            if self._is_being_read(entry):
                 continue
             self._waiting.remove(entry)
             try:
@@ -150,13 +173,25 @@ class Host:
                 log.exception("a request could not begin")
                 work.deliver([Failed(job.index, internal())])
 
-    def _is_being_read(self, prompt: list[int]) -> bool:
-        """Whether a prompt with the same beginning is being read: then it is soon known."""
-        beginning = prompt[:SAME_BEGINNING]
-        return len(beginning) == SAME_BEGINNING and any(
-            not active.answering.began and active.job.decoding.prompt[:SAME_BEGINNING] == beginning
-            for active in self._active.values()
-        )
+    def _is_being_read(self, entry: _Waiting) -> bool:
+        """Whether much of a prompt is being read for another: then it is soon known."""
+        reading = [active for active in self._active.values() if not active.answering.began]
+        if not any(active is entry.behind for active in reading):
+            entry.behind = self._ahead(entry.job.decoding.prompt, reading)
+        return entry.behind is not None
+
+    def _ahead(self, prompt: list[int], reading: list[_Active]) -> _Active | None:
+        """The one of those that are read whose prompt makes much known of another's."""
+
+        def sharing(tokens: int, among: list[_Active]) -> list[_Active]:
+            beginning = prompt[:tokens]
+            whole = len(beginning) == tokens
+            return [one for one in among if whole and one.job.decoding.prompt[:tokens] == beginning]
+
+        alike = sharing(SAME_BEGINNING, reading)
+        if alike:
+            alike = sharing(self._sequences.known(prompt) + SAME_BEGINNING, alike)
+        return alike[0] if alike else None
 
     def _begin(self, number: int, work: Work, job: Job, followers: list[Job]) -> _Active:
         sequences = self._sequences
@@ -203,7 +238,7 @@ class Host:
 
     def _release(self, active: _Active) -> None:
         """Let the other answers to a prompt that has been read take their turn, next."""
-        entries = [(active.work, job, list[Job]()) for job in active.followers]
+        entries = [_Waiting(active.work, job, []) for job in active.followers]
         self._waiting.extendleft(reversed(entries))
         active.followers = []
 
@@ -247,7 +282,7 @@ class Host:
             getattr(metrics, name).labels(self.name).inc(report.get(name, 0))
 
     def _count(self) -> None:
-        waiting = sum(1 + len(followers) for _, _, followers in self._waiting)
+        waiting = sum(entry.answers for entry in self._waiting)
         self._metrics.running.labels(self.name).set(len(self._active))
         self._metrics.waiting.labels(self.name).set(waiting)
         self._metrics.cache_bytes.labels(self.name).set(self._sequences.cache_bytes)

@@ -39,6 +39,9 @@ class LedSequences:
         self._say("add", decoding=asdict(decoding))
         return self._own.add(decoding)
 
+    def known(self, prompt: list[int]) -> int:
+        return self._own.known(prompt)
+
     def step(self) -> Iterable[SequenceEvent]:
         self._say("step")
         try:

@@ -62,19 +62,27 @@ class PrefixCache:
         Returns:
             Caches whose tokens are that prefix; None where nothing of it is known.
         """
-        wanted = np.asarray(prompt[:-1], dtype=np.int64)
-        found: tuple[int, int] | None = None
-        for number, entry in self._entries.items():
-            length = entry.cache.reachable(_shared(entry.tokens, wanted))
-            if length >= SHORTEST and (found is None or length > found[0]):
-                found = length, number
-        if found is None:
+        length, number = self._longest(prompt)
+        if number is None:
             return None
-        length, number = found
         self._entries.move_to_end(number)
         copied = self._entries[number].cache.copy()
         copied.rewind(length)
         return copied
+
+    def known(self, prompt: list[int]) -> int:
+        """Tokens of the prefix that :meth:`take` would find."""
+        return self._longest(prompt)[0]
+
+    def _longest(self, prompt: list[int]) -> tuple[int, int | None]:
+        """Tokens of the longest prefix of ``prompt`` that can be gone on from, and whose it is."""
+        wanted = np.asarray(prompt[:-1], dtype=np.int64)
+        found: tuple[int, int | None] = (0, None)
+        for number, entry in self._entries.items():
+            length = entry.cache.reachable(_shared(entry.tokens, wanted))
+            if length >= SHORTEST and length > found[0]:
+                found = length, number
+        return found
 
     def put(self, cache: PromptCache) -> None:
         """Keep a copy of caches; what would take back a part of their last steps is not in it.

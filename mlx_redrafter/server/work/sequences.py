@@ -99,6 +99,9 @@ class Sequences(Protocol):
             RedrafterError: If it cannot be decoded.
         """
 
+    def known(self, prompt: list[int]) -> int:
+        """How many tokens a prompt begins with that would not be computed again."""
+
     def step(self) -> Iterable[SequenceEvent]:
         """Read a piece of a prompt, if one waits, and take one step of all that have begun."""
 
