@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from .chat_request import NamedFunction, NamedTool, choose_tools
 from .failures import ApiError, no_threads
 from .fields import (
     Extension,
@@ -270,16 +271,14 @@ def _tools(request: CountRequest) -> tuple[list[dict[str, Any]], ToolChoice]:
         if tool.description is not None:
             function["description"] = tool.description
         tools.append({"type": "function", "function": function})
-    choice = request.tool_choice
-    if choice is None or choice.type == "auto":
-        return tools, "auto"
-    if choice.type == "none":
-        return [], "none"
+    return choose_tools(tools, _choice(request.tool_choice))
+
+
+def _choice(choice: AutoChoice | NamedChoice | None) -> str | NamedTool | None:
+    """The choice in the words of Chat Completions."""
     if isinstance(choice, NamedChoice):
-        tools = [tool for tool in tools if tool["function"]["name"] == choice.name]
-    if not tools:
-        raise ApiError(400, "tool_choice names no tool of this request.", "tool_choice")
-    return tools, "required"
+        return NamedTool(type="function", function=NamedFunction(name=choice.name))
+    return None if choice is None else {"any": "required"}.get(choice.type, choice.type)
 
 
 def _user(turn: UserTurn) -> list[Message]:
