@@ -13,6 +13,8 @@ from ..ranges import of_kind, of_kind_or_none, token_ids
 from .tokenizers import wrapped
 
 ANSWER, THOUGHTS, TOOL_CALL = "normal", "reasoning", "tool"
+# In other states, such as "header", a format says what follows, which is no part of the answer.
+KINDS = frozenset({ANSWER, THOUGHTS, TOOL_CALL})
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ParsedAnswer:
 class Passages:
     """Takes an answer's text in pieces and gives it out as passages.
 
-    Text that may still turn out to be a marker is held back.
+    Text that may still turn out to be a marker is held back; headers of messages are left out.
 
     Args:
         tokenizer: mlx-lm's, which knows the markers; of others nothing is taken apart.
@@ -71,14 +73,14 @@ class Passages:
             return [Passage(text, ANSWER)] if text else []
         self._state, segments = TextStateMachine.split(self._state, text)
         self.kind = self._state[0]
-        return [Passage(part, kind) for kind, part in segments if part]
+        return [Passage(part, kind) for kind, part in segments if part and kind in KINDS]
 
     def flush(self) -> list[Passage]:
         """What was held back, when no more text comes."""
         if self._state is None:
             return []
         self._state, text, kind = TextStateMachine.flush(self._state)
-        return [Passage(text, kind)] if text else []
+        return [Passage(text, kind)] if text and kind in KINDS else []
 
 
 def first_kind(tokenizer: Any, prompt: list[int]) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from itertools import cycle
 
 import pytest
+from mlx_lm.chat_templates.muse_spark import RESPONSE_FORMAT
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tool_parsers import muse_spark
 
 from mlx_redrafter.engine.step import TokenSource
-from mlx_redrafter.server.protocol.answer import Text
+from mlx_redrafter.server.protocol.answer import Answer, Text
 from mlx_redrafter.server.work.segments import Segments
+from mlx_redrafter.text.passages import parse_answer
 
 SOURCES: tuple[TokenSource, ...] = ("own", "guessed", "copied")
 
@@ -18,6 +21,35 @@ def fed(tokenizer: TokenizerWrapper, *pieces: tuple[str, TokenSource]) -> list[T
     segments = Segments(tokenizer, 0, [])
     made = [part for text, source in pieces for part in segments.feed(text, source)]
     return [part for part in [*made, *segments.finish()] if isinstance(part, Text)]
+
+
+def test_headers_of_messages_are_not_said(tokenizer: TokenizerWrapper) -> None:
+    """Muse Spark writes one before each of an answer's parts, and the template another."""
+    call = '<atem:function_calls><atem:invoke name="look"></atem:invoke></atem:function_calls>'
+    text = (
+        "to=self<|message|>Hm.<|eom|>\n<|start|>assistant to=commentary<|message|>I look.<|eom|>"
+        f"<|start|>assistant to=look<|message|>{call}<|eom|>"
+        "<|start|>assistant to=user<|message|>Yes.<|eom|><|start|>assist"
+    )
+    muse = TokenizerWrapper(
+        tokenizer._tokenizer,
+        response_format=RESPONSE_FORMAT,
+        tool_parser=muse_spark.parse_tool_call,
+        tool_call_start=muse_spark.tool_call_start,
+        tool_call_end=muse_spark.tool_call_end,
+    )
+    for size in (1, 7, 1000):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        segments = Segments(muse, 0, [{"type": "function", "function": {"name": "look"}}], "header")
+        whole = Answer()
+        for part in (p for piece in pieces for p in segments.feed(piece, "own")):
+            whole.add(part)
+        for part in segments.finish():
+            whole.add(part)
+        assert (whole.reasoning, whole.text) == ("Hm.", "I look.Yes.")
+        assert [called.name for called in whole.tool_calls] == ["look"]
+    parsed = parse_answer(muse, text)
+    assert (parsed.thoughts, parsed.text, len(parsed.tool_calls)) == ("Hm.", "I look.Yes.", 1)
 
 
 def sources(parts: list[Text]) -> list[tuple[str, TokenSource]]:

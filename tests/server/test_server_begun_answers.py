@@ -10,6 +10,7 @@ import httpx
 import pytest
 from bundles import make_tokenizer
 from live_server import Live, ScriptedSequences
+from mlx_lm.chat_templates.muse_spark import RESPONSE_FORMAT
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 
@@ -82,6 +83,16 @@ def test_a_blank_beginning_is_none(live: Live, engine: ScriptedSequences, begun:
     turns = [{"role": "user", "content": "say"}]
     httpx.post(f"{live.url}/v1/messages", json={"messages": turns, "max_tokens": 99})
     assert with_blank == engine.added[-1].prompt
+
+
+@pytest.mark.parametrize(("begun", "initial"), [("The", "normal"), ("", "header")])
+def test_an_answer_that_is_begun_has_its_header(
+    tokenizer: TokenizerWrapper, begun: str, initial: str
+) -> None:
+    muse = TokenizerWrapper(tokenizer._tokenizer, response_format=RESPONSE_FORMAT)
+    turns = [{"role": "user", "content": "say"}, {"role": "assistant", "content": begun}]
+    encoded = encode(muse, Task(Conversation(turns, continue_last=True)), len(tokenizer))
+    assert encoded.initial == initial
 
 
 def test_space_that_the_template_keeps_is_not_waited_for(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
+from mlx_redrafter.text.passages import Passage
 from mlx_redrafter.ui.chat import main as chat
 from mlx_redrafter.ui.chat import views
 from mlx_redrafter.ui.chat.commands import run_command
@@ -278,16 +279,30 @@ class Thinking:
         return -1
 
 
+def thinking_session(stream: FakeStream, settings: ChatSettings) -> Session:
+    session = make_session(stream, settings)
+    for name, value in vars(Thinking).items():
+        if not name.startswith("__"):
+            setattr(session.tokenizer, name, getattr(Thinking, name, value))
+    return session
+
+
+@pytest.mark.parametrize("begun", ["<think>hm", "<think>hm</thin"])
+def test_what_is_gone_on_with_in_thoughts_is_told_apart(begun: str) -> None:
+    session = thinking_session(FakeStream(), ChatSettings())
+    session._begun = begun
+    passages = session.passages()
+    assert passages.thinking
+    assert passages.feed("</think>yes")[-1] == Passage("yes", "normal")
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_thoughts_are_shown_apart_or_folded(
     shown: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mlx_redrafter.ui.chat.screen import ScreenFrontEnd
 
-    session = make_session(FakeStream("<think>hm</think>yes"), ChatSettings(thoughts=shown))
-    for name, value in vars(Thinking).items():
-        if not name.startswith("__"):
-            setattr(session.tokenizer, name, getattr(Thinking, name, value))
+    session = thinking_session(FakeStream("<think>hm</think>yes"), ChatSettings(thoughts=shown))
     console = Console(
         theme=THEME, file=io.StringIO(), force_terminal=True, width=60, color_system="standard"
     )

@@ -9,7 +9,7 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...errors import RedrafterError
-from ...text.passages import THOUGHTS, TOOL_CALL, first_kind
+from ...text.passages import ANSWER, KINDS, THOUGHTS, TOOL_CALL, first_kind
 from ...text.prompts import encode_prompt
 from ..protocol.failures import ApiError, unsupported
 from ..protocol.task import Conversation, Task
@@ -91,6 +91,9 @@ def _conversation(
     ids = _templated(tokenizer, conversation, template)
     left_out = _left_out(tokenizer, conversation, template, ids)
     initial = first_kind(tokenizer, ids)
+    continues = conversation.continue_last and bool(conversation.messages[-1]["content"])
+    if continues and initial not in KINDS:
+        initial = ANSWER  # the header is written
     if conversation.tool_choice == "required":
         # What is begun with the marker of a call can only become one.
         marker = tokenizer.tool_call_start
@@ -101,7 +104,7 @@ def _conversation(
     return Encoded(
         ids,
         initial,
-        continues=conversation.continue_last and bool(conversation.messages[-1]["content"]),
+        continues=continues,
         left_out=left_out,
         tools=tuple(conversation.tools),
         parallel=conversation.parallel_tool_calls,

@@ -12,6 +12,7 @@ from mlx_lm.generate import TextStateMachine, make_text_state_machine
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...engine.step import TokenSource
+from ...text.passages import KINDS
 from ..protocol.answer import Piece, Text, ToolCall
 from ..protocol.json_body import check_json, parse_json
 from .call_ids import new_call_id
@@ -23,9 +24,9 @@ class Segments:
     """Takes an answer's text as it comes and says what each part of it is.
 
     A call that its parser cannot read, or of a tool that was not offered, is text like any other:
-    nothing the model wrote is lost. Only the blank lines that a format sets between thoughts and
-    calls, and the space at the end of the text before a call, are not said: templates set them too,
-    and a client that sent them back would double them.
+    nothing the model wrote is lost. Only what a format sets between thoughts, text and calls is not
+    said, headers and blank lines, and the space at the end of the text before a call: templates set
+    them too, and a client that sent them back would double them.
 
     Args:
         tokenizer: Knows the markers.
@@ -102,7 +103,7 @@ class Segments:
             yield from self._settle()
             self._last = "begun"
             yield Text(self._index, part, True, _pieces(characters))
-        elif part:
+        elif part and state in KINDS:
             self._unsaid += characters
             held = len(part) - len(part.rstrip()) if self._tools else 0
             if held < len(part):

@@ -78,6 +78,7 @@ class Session:
         self.planner: Planner | None = None
         self.headless: HeadlessPlanner | None = None
         self.prompt: list[int] = []
+        self._begun = ""
         self.goes_on = True
         self._stream = stream
         self._cache: PromptCache = model.make_cache()
@@ -243,9 +244,9 @@ class Session:
             seed, named = begun.seed, begun.named_seed
         seed = self._seed() if seed is None else seed
         token_ids = list(begun.token_ids) if begun is not None else []
-        prompt = [*self.encode(messages), *token_ids]
+        self.prompt = self.encode(messages)
+        prompt = [*self.prompt, *token_ids]
         limit = self._room(len(prompt))
-        self.prompt = prompt
         drafted = draft and self.drafts_if_on
         responses = self._stream(
             self.model,
@@ -258,6 +259,7 @@ class Session:
         if begun is not None:
             detokenizer, said = reopened(self.tokenizer, begun.token_ids)
             responses = going_on(detokenizer, responses)
+        self._begun = said
         answer = Answer(
             question, said, drafted, True, len(prompt), None,
             None, AcceptanceStats(), False, seed, named, token_ids,
@@ -312,7 +314,10 @@ class Session:
 
     def passages(self) -> Passages:
         """Tells thoughts and answer apart in the answer that is being made."""
-        return Passages(self.tokenizer, self.prompt)
+        passages = Passages(self.tokenizer, self.prompt)
+        passages.feed(self._begun)
+        passages.flush()  # it was said, whole or not
+        return passages
 
     def _room(self, prompt_tokens: int) -> int:
         """Longest answer that still fits the context.
