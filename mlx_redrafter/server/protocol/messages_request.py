@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -98,7 +99,7 @@ class CustomTool(Strict):
     cache_control: Ignored = None
     strict: Ignored = None
     eager_input_streaming: Ignored = None
-    input_examples: Ignored = None
+    input_examples: list[dict[str, Any]] | None = None
     defer_loading: Literal[False] | None = None
 
 
@@ -268,10 +269,17 @@ def _tools(request: CountRequest) -> tuple[list[dict[str, Any]], ToolChoice]:
     tools: list[dict[str, Any]] = []
     for tool in request.tools or []:
         function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
-        if tool.description is not None:
-            function["description"] = tool.description
+        if description := _description(tool):
+            function["description"] = description
         tools.append({"type": "function", "function": function})
     return choose_tools(tools, _choice(request.tool_choice))
+
+
+def _description(tool: CustomTool) -> str:
+    """What is said of a tool; examples are part of it, since templates have no place for them."""
+    examples = [json.dumps(one, ensure_ascii=False) for one in tool.input_examples or []]
+    listed = ["Examples of its input:\n" + "\n".join(examples)] if examples else []
+    return "\n\n".join([tool.description, *listed] if tool.description else listed)
 
 
 def _choice(choice: AutoChoice | NamedChoice | None) -> str | NamedTool | None:
