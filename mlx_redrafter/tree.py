@@ -39,6 +39,8 @@ class HostTree:
     def first(self, nodes: int) -> HostTree:
         """The root and the first ``nodes`` others, none of which stands before its parent."""
         n = 1 + nodes
+        if n >= len(self.tokens):
+            return self
         return HostTree(self.tokens[:n], self.parents[:n], self.log_probs[:n])
 
     def pick(self, nodes: Sequence[int]) -> HostTree:

@@ -180,11 +180,12 @@ class Engine:
     def _give_up(self) -> None:
         """Let all texts leave; nothing is kept of them."""
         keep, self._keep = self._keep, None
-        for group in self._groups:
+        groups, self._groups = self._groups, []
+        for group in groups:
             group.loop.discard()
         for member in list(self._members.values()):
             self._leave(member)
-        self._groups, self._keep = [], keep
+        self._keep = keep
 
     # Prompts
 
@@ -208,7 +209,8 @@ class Engine:
         if not self._waiting or under_way >= self._size:
             return False
         member = self._waiting.popleft()
-        member.reading = self._new_loop().prefill(member.sequence)
+        among = bool(self._groups)
+        member.reading = self._new_loop().prefill(member.sequence, among=among)
         self._reading.append(member)
         return True
 
@@ -305,19 +307,21 @@ class Engine:
         for group in self._groups:
             if member.sequence in group.joining:
                 group.joining.remove(member.sequence)
-        left = self._left_by(member) if self._keep is not None and member.handed_out else None
-        member.sequence.close(member.handed_out)
-        if self._keep is not None and left is not None:
-            left.rewind(len(member.sequence.prompt) + member.handed_out - 1)
-            self._keep(left)
-        self._drop_groups()
+        try:
+            left = self._left_by(member) if self._keep is not None and member.handed_out else None
+            member.sequence.close(member.handed_out)
+            if self._keep is not None and left is not None:
+                left.rewind(len(member.sequence.prompt) + member.handed_out - 1)
+                self._keep(left)
+        finally:
+            self._drop_groups()
 
     def _drop_groups(self) -> None:
         """Free what is held for texts that have all left: the next step may be long in coming."""
         for group in list(self._groups):
             if self._of.keys().isdisjoint(group.sequences):
-                group.loop.discard()
                 self._groups.remove(group)
+                group.loop.close()
 
     def _left_by(self, member: _Member) -> PromptCache | None:
         """What a text has left in the target; its own caches, or a copy of its part of a batch.

@@ -98,4 +98,4 @@ def steered(
                     yield token
     finally:
         sequence.close(steering.ends(handed_out))
-        loop.discard()
+        loop.close()

@@ -57,7 +57,6 @@ class DecodingLoop:
         # The last step that was read, and what to draft after it where that is decided.
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
         self._timer = StepTimer()
-        self._measured_for = planner.measured_for if planner else 0.0
         self._to_clear = CLEAR_CACHE_EVERY
 
     @property
@@ -74,8 +73,13 @@ class DecodingLoop:
         if sequence.drafts and self._planner is None:
             sequence.sources_for(sequence.config.beam, timed=True)
 
-    def prefill(self, sequence: Sequence) -> Iterator[tuple[int, int]]:
-        """Read a sequence's prompt, all but its last token; yields (done, to do)."""
+    def prefill(self, sequence: Sequence, *, among: bool = False) -> Iterator[tuple[int, int]]:
+        """Read a sequence's prompt, all but its last token; yields (done, to do).
+
+        Args:
+            sequence: It.
+            among: Whether other texts are under way.
+        """
         self._chooser.begin(sequence)
         self._target.take_cores(len(sequence.prompt))
         pieces = sequence.prefill()
@@ -87,7 +91,8 @@ class DecodingLoop:
             self._mark()
             yield done
         if self._planner is not None and sequence.drafts:
-            self._planner.begin(sequence.cache, sequence.config.sampling.temperature)
+            temperature = sequence.config.sampling.temperature
+            self._planner.begin(sequence.cache, temperature, among=among)
 
     def step(self, *, goes_on: bool = True) -> dict[Sequence, list[DecodedToken]]:
         """Take a step of all sequences.
@@ -233,9 +238,6 @@ class DecodingLoop:
         early: bool,
     ) -> None:
         """Count a step that is over, and tell the planner."""
-        if self._planner is not None and self._planner.measured_for != self._measured_for:
-            self._timer.spend_elsewhere(self._planner.measured_for - self._measured_for)
-            self._measured_for = self._planner.measured_for
         seconds = self._timer.count(began)
         tokens = [token.token for own in made.values() for token in own]
         seconds = agreed_seconds(self._model.ranks, seconds, tokens)
@@ -297,7 +299,12 @@ class DecodingLoop:
     def discard(self) -> None:
         """Forget a step that is under way: none of its sequences goes on."""
         self._pending = []
-        self._reports.flush()
+
+    def close(self) -> None:
+        """No further step is taken; the planner hears of those that it was not told of yet."""
+        self.discard()
+        if self._planner is not None:
+            self._planner.if_free(self._reports.flush)
 
     def compose(self, leaving: Iterable[Sequence], joining: Tokens[Sequence]) -> None:
         """Let sequences leave and others, whose prompts are read, join after those that stay.

@@ -142,10 +142,6 @@ class ShapePlanner(Protocol):
         """What drafts cost."""
 
     @property
-    def measured_for(self) -> float:
-        """Seconds that it has measured for while a step was under way, which are not the step's."""
-
-    @property
     def probing(self) -> bool:
         """Whether the next draft is to tell what other shapes would yield: no back-off skips it."""
 
@@ -162,9 +158,9 @@ class ShapePlanner(Protocol):
     def for_batch(self, sequences: int) -> ShapePlanner:
         """Who plans the steps that so many sequences take together; of one the planner itself."""
 
-    def begin(self, cache: PromptCache, temperature: float) -> None:
+    def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         """A text begins that is drawn at a temperature and whose prompt, all but its last token, is
-        in the cache.
+        in the cache; perhaps among others that are under way.
 
         What is asked for does not depend on the text otherwise; the cache is left as it is.
         """

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Sequence
+from threading import RLock
 
 from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
@@ -25,7 +24,7 @@ class SharedPlanner:
         lock: The same for all who ask it; a thread may take it again.
     """
 
-    def __init__(self, planner: ShapePlanner, lock: AbstractContextManager[Any]):
+    def __init__(self, planner: ShapePlanner, lock: RLock):
         self._planner = planner
         self._lock = lock
         self._for_batches: dict[int, SharedPlanner] = {}
@@ -35,11 +34,6 @@ class SharedPlanner:
         """What drafts cost."""
         with self._lock:
             return self._planner.costs
-
-    @property
-    def measured_for(self) -> float:
-        """See ShapePlanner."""
-        return self._planner.measured_for
 
     @property
     def probing(self) -> bool:
@@ -75,10 +69,20 @@ class SharedPlanner:
                 known = self._for_batches[sequences] = SharedPlanner(planner, self._lock)
             return known
 
-    def begin(self, cache: PromptCache, temperature: float) -> None:
+    def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         """See ShapePlanner."""
         with self._lock:
-            self._planner.begin(cache, temperature)
+            self._planner.begin(cache, temperature, among=among)
+
+    def if_free(self, tell: Callable[[], None]) -> None:
+        """Tell it something, unless another thread is asking: whoever has an abandoned text closed,
+        such as the garbage collector, may hold what that thread waits for.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                tell()
+            finally:
+                self._lock.release()
 
     def next_shape(self, context: int) -> BeamShape | None:
         """See ShapePlanner."""
@@ -125,7 +129,7 @@ class SharedPlanner:
 class _SharedCopies:
     """A CopyPlanner that one thread asks at a time: it may measure when it is asked first."""
 
-    def __init__(self, planner: CopyPlanner, lock: AbstractContextManager[Any]):
+    def __init__(self, planner: CopyPlanner, lock: RLock):
         self._planner = planner
         self._lock = lock
 

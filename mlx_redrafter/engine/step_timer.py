@@ -23,6 +23,7 @@ class StepTimer:
     def begin(self) -> None:
         """A step begins, with none under way."""
         self.began, self.early = time.perf_counter(), False
+        self._elsewhere = 0.0
 
     def follow(self) -> None:
         """A step begins after one that was counted; what was learnt meanwhile is its time."""
@@ -30,7 +31,7 @@ class StepTimer:
 
     def leave_out(self) -> None:
         """What there was until now is not a step's time."""
-        self._counted = time.perf_counter()
+        self._counted, self._elsewhere = time.perf_counter(), 0.0
 
     def spend_elsewhere(self, seconds: float) -> None:
         """Leave so much out of the step that is under way."""
@@ -41,4 +42,4 @@ class StepTimer:
         now = time.perf_counter()
         seconds = now - max(self._counted, began) - self._elsewhere
         self._counted, self._elsewhere = now, 0.0
-        return seconds
+        return max(0.0, seconds)

@@ -20,8 +20,6 @@ START_KNOWN = 1.0
 # tokens of all: the first answer may be over soon.
 EARLY_TOKENS = 32
 EARLY_SHARE = 0.12
-# Where it is known how drafts went on other texts the first of all may cost so many plain steps.
-FIRST_PRICE = 3.0
 # So much is brought by these of the answers after the first, of those of some length: ever fewer.
 ANSWER = 1.0
 ANSWERS = frozenset((1, 2, 3, 5, 8))
@@ -74,19 +72,12 @@ class Allowance:
         self._lost = 0.0  # of the first tokens
         self._trusted = known  # until the first draft
 
-    @property
-    def early(self) -> bool:
-        """Whether these are the first tokens of all."""
-        return self._tokens < EARLY_TOKENS
-
-    @property
-    def most(self) -> float:
-        """Plain steps that a chosen draft may take: of the first tokens no more is lost than the
-        account holds, or what the first draft may cost where it is known how they went.
+    def defers(self, price: float) -> bool:
+        """Whether a chosen draft of so many plain steps is to wait: of the first tokens no more is
+        lost than the account holds, but by the first draft where it is known how they went.
         """
-        if not self.early:
-            return math.inf
-        return FIRST_PRICE if self._trusted else 1.0 + self.balance - LEAST
+        early = self._tokens < EARLY_TOKENS and not self._trusted
+        return early and price - 1.0 > self.balance - LEAST
 
     @property
     def full(self) -> bool:
@@ -186,7 +177,7 @@ class Allowance:
         self.balance = max(LEAST, min(SAVED, balance))
 
     def _lose(self, lost: float) -> None:
-        if self.early:
+        if self._tokens < EARLY_TOKENS:
             self._lost += lost
 
     def afford_second_chance(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..drafting.shape import BeamShape
@@ -68,10 +69,6 @@ class Choice:
         """Plain steps that such a step is expected to take."""
         return self.forecast.step_seconds / self._prices.plain_seconds(context)
 
-    def waits(self, context: int) -> bool:
-        """Whether such a step may lose too much of the first tokens of all."""
-        return self.price(context) > self._trials.allowance.most
-
     def take_steps(self, steps: int, context: int) -> None:
         """So many are over: choose again where it is time, or where it has lost too much."""
         self._steps -= steps
@@ -88,10 +85,7 @@ class Choice:
         plain = self._prices.plain_seconds(context)
         tried = self.shape is not None or self._trials.enough
         # Before that only what costs less than a plain step, whatever it makes.
-        most = self._trials.allowance.most
-        best = best_of(forecasts, self.shape, below=most * plain if tried else plain / MARGIN)
-        if best is None and tried:  # it waits until it may take so long
-            best = best_of(forecasts, self.shape)
+        best = best_of(forecasts, self.shape, below=math.inf if tried else plain / MARGIN)
         if best is None:
             return
         pays = best.tokens_per_second * plain > (LEFT_AT if self.shape else MARGIN)

@@ -76,10 +76,10 @@ class CopyPlanner:
             after: If it is, the chances of the copied tokens after it.
             context: Tokens before the step.
         """
-        prices = self._prices()
         gained = first * self._best(after, context)[1] + (1.0 - first) * self._after_surprise
         if gained < LEAST_GAIN:
             return False
+        prices = self._prices()
         return gained > prices.rate * prices.apart_seconds(context)
 
     def take_surprise(self, chances: Sequence[float], context: int) -> None:
@@ -128,10 +128,10 @@ class CopyPlanner:
 
     def _best(self, chances: Sequence[float], context: int) -> tuple[int, float]:
         """The best number of nodes, and what it gains over a plain step, in tokens."""
-        prices = self._prices()
         best, gained = 0, 0.0
         if not chances:
             return best, gained
+        prices = self._prices()
         saved, rate = (1.0 - MARGIN) * prices.plain_seconds(context), prices.rate
         tokens, most = [0.0, *accumulate(chances)], len(chances)
         larger = [size for size in prices.sizes if size > 1]

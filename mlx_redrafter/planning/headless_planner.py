@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from ..cache.prompt_cache import PromptCache
@@ -26,7 +25,6 @@ class HeadlessPlanner:
 
     Attributes:
         copies: Prices copies.
-        measured_for: Seconds that measuring took while steps were under way.
     """
 
     probing = False
@@ -36,7 +34,6 @@ class HeadlessPlanner:
 
     def __init__(self, measure: Callable[[], CostModel]):
         self.copies = CopyPlanner(lambda: self.prices, CopyAcceptance())
-        self.measured_for = 0.0
         self._measure = measure
         self._prices: StepPrices | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
@@ -45,9 +42,7 @@ class HeadlessPlanner:
     def prices(self) -> StepPrices:
         """What steps cost by now; measured when that is first asked for."""
         if self._prices is None:
-            began = time.perf_counter()
             self._prices = StepPrices(self._measure())
-            self.measured_for += time.perf_counter() - began
         return self._prices
 
     @property
@@ -65,7 +60,9 @@ class HeadlessPlanner:
             self._for_batches[sequences] = made
         return self._for_batches[sequences]
 
-    def begin(self, cache: PromptCache | None = None, temperature: float = 0.0) -> None:
+    def begin(
+        self, cache: PromptCache | None = None, temperature: float = 0.0, *, among: bool = False
+    ) -> None:
         """An answer begins: nothing changes."""
 
     def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002

@@ -63,8 +63,6 @@ class Planner:
 
     Only :meth:`begin` and :meth:`observe` change anything.
 
-    Attributes:
-        measured_for: See ShapePlanner: 0, since it measures before an answer's first step.
 
     Args:
         costs: What steps cost here.
@@ -75,8 +73,6 @@ class Planner:
         recorded: How drafts went when the head was trained: a choice to begin with rests on them.
         shares: The planner of other batches, with which what is learnt of acceptance is shared.
     """
-
-    measured_for = 0.0
 
     def __init__(
         self, costs: CostModel, *, chains: bool = False, watches: bool = False,
@@ -193,8 +189,13 @@ class Planner:
             return False
         return self.costs.draft_seconds(shape) <= CHEAP_DRAFT * self.costs.plain[0]
 
-    def begin(self, cache: PromptCache | None = None, temperature: float = 0.0) -> None:
-        """An answer begins; costs are measured in ``cache``, its prompt's, if unknown there."""
+    def begin(
+        self, cache: PromptCache | None = None, temperature: float = 0.0, *, among: bool = False
+    ) -> None:
+        """An answer begins; costs are measured in ``cache``, its prompt's, if unknown there.
+
+        Among texts that are under way none has ended: what is known of theirs stays.
+        """
         for planner in (self, *self._for_batches.values()):
             planner._trials.begin_answer()
         if cache is not None:
@@ -202,9 +203,12 @@ class Planner:
             unsure = self.clocks.wrong or not self.costs.knows(len(cache))
             if self._measure is not None and unsure:
                 self._take_costs(self._measure(self.costs, cache))
-                self._for_batches.clear()
+                for sequences, planner in self._for_batches.items():
+                    planner._take_costs(self.costs.for_batch(sequences))
             else:
                 self._trials.price(self.clocks, self._context)
+        if among:
+            return
         for planner in (self, *self._for_batches.values()):
             planner._begin_as_before(temperature)
             planner._wide.begin_answer(early=planner.drafts_next)
@@ -223,7 +227,7 @@ class Planner:
         """The shape for the next step; None is a plain step. Asking changes nothing."""
         if self.choice is None:
             return None if self._trials.probes.watches else self._trials.next
-        waits = self._choice.waits(self._context)
+        waits = self._trials.allowance.defers(self._choice.price(self._context))
         if waits or (self._choice.breaks.due and not self._trials.probes.certain):
             return None
         return self._wide.due or self.choice
@@ -354,8 +358,7 @@ class Planner:
             self._wide.take_draft(step.tokens - 1.0, shape.length, forecast)
             if self._memory.has_recorded or self._choice.breaks.drafts % REMEMBER_EVERY == 0:
                 self._memory.add_records(step.records[:1], shape, probe=False)
-        harder = self._beginnings.take_draft(step.records, shape, forecast)
-        if harder or self._trials.allowance.early:
+        if self._beginnings.take_draft(step.records, shape, forecast):
             self._choice.make(self._context)
 
     def _is_probe(self, shape: BeamShape) -> bool:

@@ -286,7 +286,6 @@ class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
     drafts_next = probing = False
-    measured_for = 0.0
     patience = 0
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
@@ -300,7 +299,7 @@ class Fixed:
         self.sequences = sequences
         return self
 
-    def begin(self, cache: PromptCache, temperature: float) -> None:
+    def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         """Texts are all alike."""
 
     def price(self, step: ObservedStep) -> float | None:

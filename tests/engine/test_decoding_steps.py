@@ -300,7 +300,7 @@ class Switching(ScriptedPlanner):
         self.observed: list[tuple[BeamShape | None, int]] = []
         self.begun: list[float] = []
 
-    def begin(self, cache: PromptCache, temperature: float) -> None:
+    def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         self.begun.append(temperature)
 
     def next_shape(self, context: int) -> BeamShape | None:

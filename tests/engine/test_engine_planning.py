@@ -18,11 +18,12 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
-from mlx_redrafter.engine.events import NewToken
+from mlx_redrafter.engine.events import NewToken, PromptRead
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.shared_planner import SharedPlanner
 from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.engine.step_timer import StepTimer
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.headless_planner import HeadlessPlanner
 from mlx_redrafter.sampling import SamplingConfig
@@ -42,13 +43,15 @@ class Listener(ScriptedPlanner):
     patience: int = 0
     shape: BeamShape | None = None
     begun: list[tuple[int, float]] = field(default_factory=list)
+    among: list[bool] = field(default_factory=list)
     heard: list[ObservedStep] = field(default_factory=list)
 
     def for_batch(self, sequences: int) -> Any:
         return self
 
-    def begin(self, cache: PromptCache, temperature: float) -> None:
+    def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         self.begun.append((len(cache), temperature))
+        self.among.append(among)
 
     def next_shape(self, context: int) -> BeamShape | None:
         return self.shape
@@ -79,6 +82,8 @@ def test_a_planner_hears_of_every_text_that_begins(*, together: bool) -> None:
         engine.step()
     wanted = [(len(p) - 1, t) for p, t in zip(PROMPTS, (0.0, 0.7, 1.0, 0.3), strict=True)]
     assert sorted(planner.begun) == sorted(wanted)
+    assert planner.among[0] is False
+    assert any(planner.among) == together
 
 
 @pytest.mark.parametrize("how", ["length", "stop", "abandoned"])
@@ -176,6 +181,76 @@ def test_what_a_text_leaves_of_a_batch_is_known_to_be_of_these_weights() -> None
     assert read[0] == (0, len(following) - 1), "nothing is gone on from"
 
 
+@pytest.mark.parametrize("where", ["keep", "planner"])
+def test_an_engine_goes_on_after_an_error_of_the_callers(where: str) -> None:
+    """Whoever left is gone, and what is added then is decoded."""
+
+    class Failing(Listener):
+        def observe(self, step: ObservedStep) -> None:
+            if failing:
+                raise RuntimeError("told to fail")
+            super().observe(step)
+
+    def keep(cache: PromptCache) -> None:
+        if failing and where == "keep":
+            raise RuntimeError("told to fail")
+        kept.append(cache)
+
+    kept: list[PromptCache] = []
+    failing = False
+    planner = Failing() if where == "planner" else None
+    engine = Engine(model_of(), keep=keep, planner=planner, prompts_first=True)
+    first, second = (engine.add(prompt, no_copies(20)) for prompt in PROMPTS[:2])
+    for _ in range(3):
+        engine.step()
+    failing = True
+    with pytest.raises(RuntimeError, match="told to fail"):
+        engine.stop(first) if where == "keep" else finish(engine)
+    failing = False
+    finish(engine)
+    third = engine.add(PROMPTS[2], no_copies(4))
+    made = []
+    while engine.busy:
+        for event in engine.step():
+            assert isinstance(event, PromptRead) or event.sequence in (second, third)
+            made += [event] if isinstance(event, NewToken) and event.sequence == third else []
+    assert len(made) == 4
+    assert kept, "what texts leave is kept again"
+
+
+def test_a_step_takes_no_less_than_no_time() -> None:
+    """What a prompt took meanwhile is not taken off a step that never was under way."""
+    timer = StepTimer()
+    timer.begin()
+    timer.spend_elsewhere(1000.0)
+    timer.begin()
+    assert timer.count(timer.began) < 100.0
+    timer.begin()
+    timer.spend_elsewhere(1000.0)
+    assert timer.count(timer.began) == 0.0
+    assert 0.0 <= timer.count(timer.began) < 100.0
+
+
+def test_a_text_is_closed_while_another_thread_is_at_the_planner() -> None:
+    """Whoever closes it may hold what that thread waits for: the planner need not hear of it."""
+    planner, model = Listener(patience=64), model_of()
+    stream = decode(model, PROMPTS[0], no_copies(30), planner=planner)
+    for _ in range(8):
+        next(stream)
+    heard = planner.steps
+    with model.planner_lock:
+        closing = threading.Thread(target=stream.close)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+    assert planner.steps == heard
+
+
+def finish(engine: Engine) -> None:
+    while engine.busy:
+        engine.step()
+
+
 COSTS = CostModel((1, 2, 32), (64,), ((1.0, 1.1, 2.0),), {}, (1.0,))
 CHANCES = [0.9] * 8
 
@@ -204,18 +279,3 @@ def test_planners_of_batches_are_the_same_each_time() -> None:
     assert planner.for_batch(1) is planner
     assert planner.for_batch(3) is planner.for_batch(3)
     assert planner.for_batch(3) is not planner.for_batch(2)
-
-
-def test_what_measuring_takes_is_no_steps_time() -> None:
-    class Measuring(Listener):
-        measured_for = 0.0
-
-        def next_shape(self, context: int) -> BeamShape | None:
-            self.measured_for += 1000.0
-            return None
-
-    planner, stats = Measuring(), AcceptanceStats()
-    list(decode(model_of(), PROMPTS[0], no_copies(8), planner=planner, stats=stats))
-    assert planner.measured_for > 0
-    assert {step.seconds < -500 for step in planner.heard} == {True}
-    assert stats.verify_seconds == 0.0

@@ -23,7 +23,7 @@ from planning_machines import (
 
 from mlx_redrafter.drafting.recorded import RecordedDrafts
 from mlx_redrafter.engine.shape_planner import ObservedStep
-from mlx_redrafter.planning.allowance import EARLY_TOKENS, FIRST_PRICE, LEAST, START_KNOWN
+from mlx_redrafter.planning.allowance import EARLY_TOKENS, LEAST, START_KNOWN
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.planning.probes import LEAST_AT_BEST
 from mlx_redrafter.planning.trials import PlannerState
@@ -154,20 +154,6 @@ def test_a_record_that_promised_too_much_is_dear_once(curve: str) -> None:
             lost += seconds - tokens if drafted else 0.0
             worst = max(worst, lost)
         assert worst <= costs.step_seconds(shape, 0) - 1.0 + START_KNOWN - LEAST, seed
-
-
-@pytest.mark.parametrize("curve", [CPU, OPENBLAS])
-def test_the_first_draft_is_cheap_and_the_next_ones_as_long_as_pays(curve: str) -> None:
-    """Beside a small model a draft may cost several of its steps."""
-    costs = costs_of(curve)
-    costs = replace(costs, draft=dict.fromkeys(costs.draft, 0.2 * costs.plain[0]))
-    planner = Planner(costs, recorded=recorded_of(KNOWN))
-    chat = Chat(costs, planner, noise=0.0).answer(Text(*KNOWN, seed=1), 64)
-    first, *others = [shape for shape in chat.shapes() if shape is not None]
-    prices = [costs.step_seconds(shape, 0) / costs.plain[0] for shape in (first, *others)]
-    assert prices[0] <= FIRST_PRICE < max(prices)
-    assert chat.steps[0][0] == first
-    assert prices[1] > FIRST_PRICE, "the first one paid"
 
 
 @pytest.mark.parametrize("recorded", [None, recorded_of(BABBLE)], ids=["unknown", "hopeless"])

@@ -86,7 +86,6 @@ def assert_goes_on(cache: PromptCache, held: list[int], new: list[int]) -> None:
 class ScriptedPlanner:
     """What planners of a single text have in common whose steps a test lays down."""
 
-    measured_for = 0.0
     drafts_next = False
     probing = False
     patience = 0
@@ -108,7 +107,7 @@ class ScriptedPlanner:
         assert sequences == 1, "no batch here"
         return self
 
-    def begin(self, cache: PromptCache, temperature: float) -> None:
+    def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         """Texts are all alike."""
 
     def price(self, step: ObservedStep) -> float | None:

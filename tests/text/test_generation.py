@@ -445,12 +445,11 @@ def test_length_is_the_reason_at_max_tokens(tokenizer: TokenizerWrapper) -> None
 def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrapper) -> None:
     class Refusing:
         drafts_next = probing = False
-        measured_for = 0.0
 
         def for_batch(self, sequences: int) -> Any:
             return self
 
-        def begin(self, cache: Any, temperature: float) -> None:
+        def begin(self, cache: Any, temperature: float, *, among: bool = False) -> None:
             pass
 
         def next_watch(self, context: int) -> None:
