@@ -17,7 +17,7 @@ from mlx_redrafter.ui.chat.session import Session
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.theme import THEME
 
-FACTS = ModelFacts("fake", "recurrent, small", "CPU", "float32", (2, 2), context_limit=200)
+FACTS = ModelFacts("fake", "recurrent, small", "CPU", "float32", (2, 2))
 
 
 class FakeCache:
@@ -32,9 +32,15 @@ class FakeCache:
 
 
 class FakeModel:
+    head = leader = ranks = None
+
     def __init__(self, drafter: object = "drafter") -> None:
         self.drafter = drafter
         self.name = "fake"
+        self.context_limit: int | None = 200
+
+    def room(self, asked: int | None) -> int | None:
+        return asked or self.context_limit
 
     def make_cache(self) -> FakeCache:
         return FakeCache()

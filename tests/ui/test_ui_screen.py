@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from chat_fakes import FakeStream, make_session
@@ -89,7 +90,8 @@ def test_a_long_answer_reaches_the_scrollback_once(monkeypatch):
     monkeypatch.setattr("mlx_redrafter.ui.chat.screen.FRAME_SECONDS", 0.0)
     front, console = screen(width=40)
     session = make_session(FakeStream(words), ChatSettings(max_tokens=10**6))
-    session.facts = session.facts.__class__("f", "d", "c", "p", (2, 2), None)
+    model: Any = session.model
+    model.context_limit = None
     front.stream(session, session.ask("q"))
     assert settled(console.file.getvalue()).split() == words.split()
 

@@ -3,14 +3,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import architectures
 import pytest
-from chat_fakes import FakeStream, make_session
+from chat_fakes import FACTS, CharTokenizer, FakeStream, make_session
 
+from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.trials import PlannerState
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.ui.chat.answer import Baseline
+from mlx_redrafter.ui.chat.session import Session
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.chat.status import summary
 
@@ -216,3 +219,16 @@ def test_the_line_under_an_answer_says_what_the_planner_is_about() -> None:
     assert session.planning is None
     planner.choice, planner.state = None, PlannerState.OFF
     assert session.planning == "not on this machine so far"
+
+
+def test_a_context_limit_leads_past_no_table_of_positions() -> None:
+    model = SpeculativeModel(architectures.build("gpt2"))
+    table = model.target.max_positions
+    assert table is not None
+    stream = FakeStream("x" * 500)
+    settings = ChatSettings(context_limit=10 * table)
+    session = Session(model, CharTokenizer(), FACTS, settings, stream)
+    with pytest.raises(RedrafterError, match=f"this model reads {table:,} at most"):
+        list(session.ask("y" * table))
+    list(session.ask("y" * (table - 16)))  # 10 less than the table with the role
+    assert stream.calls[0]["max_tokens"] == 10

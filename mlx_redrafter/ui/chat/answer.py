@@ -22,7 +22,6 @@ class ModelFacts:
         device: Where it runs.
         precision: How its weights are stored.
         beam: Default beam width and length.
-        context_limit: Longest conversation in tokens, None if not known.
         purpose: What it is for, in a sentence of its own README; None if it has none.
         copies: Whether copies of the text can be verified.
     """
@@ -32,7 +31,6 @@ class ModelFacts:
     device: str
     precision: str
     beam: tuple[int, int]
-    context_limit: int | None = None
     purpose: str | None = None
     copies: bool = False
 

@@ -1,4 +1,4 @@
-"""A model in words: where it runs, how it is stored, how long its context is."""
+"""A model in words: where it runs, how it is stored, what it is for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ def describe(model: SpeculativeModel, path: str | Path) -> ModelFacts:
         device=device_words(),
         precision=precision_words(model.target.model),
         beam=(shape.width, shape.length),
-        context_limit=model.context_limit,
         purpose=purpose(Path(path)),
         copies=model.target.refusal is None,
     )

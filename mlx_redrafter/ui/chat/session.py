@@ -325,7 +325,7 @@ class Session:
         Raises:
             RedrafterError: If none does.
         """
-        limit = self.settings.context_limit or self.facts.context_limit
+        limit = self.model.room(self.settings.context_limit)
         if limit is None:
             return self.settings.max_tokens
         if prompt_tokens >= limit:
