@@ -18,6 +18,7 @@ from mlx_redrafter import load
 from mlx_redrafter.benchmark.agreement import decision, first_difference
 from mlx_redrafter.sampling import SamplingConfig
 
+REPEATED = "the quick brown fox jumps over " * 4 + "the quick"
 PIPELINES = ["qwen2", "ministral3", "deepseek_v3", "qwen3_next"]
 Step = tuple[str, list[Any], dict[str, Any]]
 
@@ -25,7 +26,8 @@ Step = tuple[str, list[Any], dict[str, Any]]
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("bundles")
-    return {kind: make_rank_bundle(home / kind, kind) for kind in ["llama", *PIPELINES]}
+    made = {kind: make_rank_bundle(home / kind, kind) for kind in ["llama", *PIPELINES]}
+    return {**made, "bare": make_rank_bundle(home / "bare", "llama", drafter=False)}
 
 
 def text_steps(bundles: dict[str, Path]) -> dict[str, Step]:
@@ -45,6 +47,9 @@ def other_steps(bundles: dict[str, Path], home: Path) -> dict[str, Step]:
     llama, questions = str(bundles["llama"]), home / "questions.txt"
     questions.write_text("the quick brown fox\nwhat does this do?\n", "utf-8")
     chat = ["--model", llama, "--prompt", "the quick", "--max-tokens", "8", "--temp", "0.8"]
+    copies = ["--model", str(bundles["bare"]), "--prompt", REPEATED, "--max-tokens", "24"]
+    talk = ["--model", llama, "--no-draft", "--max-tokens", "8", "--seed", "5"]
+    lines = "the quick\n/draft on\nthe quick\n/compare\nq\n"
     bench = ["run", "--model", llama, "--prompts", str(questions), "--max-tokens", "8"]
     bench += ["--repeats", "1", "--beam-width", "2", "--beam-length", "2", "--no-copy"]
     bench += ["--json", str(home / "run.json"), "--temperature", "0"]
@@ -54,6 +59,8 @@ def other_steps(bundles: dict[str, Path], home: Path) -> dict[str, Step]:
         "planned": ("planned", [llama], {}),
         "differing": ("differing", [llama], {}),
         "chat": ("command", [f"{ui}.chat.main", *chat, "--seed", "5", "--json"], {}),
+        "copies": ("command", [f"{ui}.chat.main", *copies, "--json"], {}),
+        "talk": ("command", [f"{ui}.chat.main", *talk], {"stdin": lines}),
         "benchmark": ("command", [f"{ui}.cli.benchmark", *bench], {}),
         "plan": ("command", [f"{ui}.cli.plan", *plan], {}),
         "train": ("command", [f"{ui}.cli.train", "--model", llama, "--data", str(questions)], {}),
@@ -120,12 +127,27 @@ def test_ranks_that_are_given_different_prompts_say_so(pair: Pair) -> None:
 
 
 def test_the_chat_is_rank_0s(pair: Pair, bundles: dict[str, Path], tmp_path: Path) -> None:
-    leads, follows = (rank["chat"] for rank in pair[1])
+    """With drafts, and without a drafter with copies."""
+    for name in ("chat", "copies"):
+        leads, follows = (rank[name] for rank in pair[1])
+        assert follows == {"code": 0, "out": "", "err": ""}
+        _, arguments, options = other_steps(bundles, tmp_path)[name]
+        expected = rank_steps.command(*arguments, **options)
+        assert leads["code"] == expected["code"] == 0
+        assert json.loads(leads["out"])["text"] == json.loads(expected["out"])["text"]
+
+
+def test_drafting_that_is_switched_on_is_planned_on_every_rank(
+    pair: Pair, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    leads, follows = (rank["talk"] for rank in pair[1])
     assert follows == {"code": 0, "out": "", "err": ""}
-    _, arguments, _ = other_steps(bundles, tmp_path)["chat"]
-    expected = rank_steps.command(*arguments)
-    assert leads["code"] == expected["code"] == 0
-    assert json.loads(leads["out"])["text"] == json.loads(expected["out"])["text"]
+    _, arguments, options = other_steps(bundles, tmp_path)["talk"]
+    expected = rank_steps.command(*arguments, **options)
+    assert leads["code"] == expected["code"] == 0, leads["err"]
+    said = [one["out"].splitlines()[:3] for one in (leads, expected)]
+    assert said[0] == said[1]
+    assert "identical" in leads["out"]
 
 
 def test_the_benchmark_is_rank_0s(pair: Pair) -> None:

@@ -29,8 +29,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_rank_bundle(directory: Path, kind: str) -> Path:
-    """Write a bundle of a random model and an untrained head; returns its path."""
+def make_rank_bundle(directory: Path, kind: str, *, drafter: bool = True) -> Path:
+    """Write a bundle of a random model and an untrained head, if any; returns its path."""
     directory.mkdir(parents=True)
     vocab_size = make_tokenizer(directory)
     wanted = {"vocab_size": vocab_size, "tie_word_embeddings": True, **KINDS[kind]}
@@ -42,6 +42,8 @@ def make_rank_bundle(directory: Path, kind: str) -> Path:
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(directory / "model.safetensors"), weights, {"format": "mlx"})
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
+    if not drafter:
+        return directory
     shape = DrafterConfig(
         hidden_size=architectures.HIDDEN, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
     )

@@ -88,12 +88,13 @@ def differing(path: str) -> str:
         return str(error)
 
 
-def command(module: str, *arguments: str) -> dict[str, Any]:
+def command(module: str, *arguments: str, stdin: str = "") -> dict[str, Any]:
     """What a command line shows on this rank, and its exit code."""
     main = importlib.import_module(module).main
     out, err = io.StringIO(), io.StringIO()
     with (
         patch.object(measuring, "BUDGET", 0.05),
+        patch.object(sys, "stdin", io.StringIO(stdin)),
         patch.object(plan_command, "MOST_TOKENS", 16),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

@@ -17,6 +17,7 @@ from .. import parsing as arguments
 from ..flags import read_option
 from . import views
 from .conversation_file import load_conversation, save_conversation
+from .planning import plan
 from .session import Session
 from .turns import show_answer
 
@@ -247,6 +248,7 @@ def _messages(session: Session) -> str:
 
 def _compare(session: Session, front: FrontEnd, _argument: str) -> None:
     try:
+        plan(session, front, wanted=session.drafts_if_on and bool(session.messages))
         with front.busy("Answering the last question plain and drafted ..."):
             result = session.compare()
     except KeyboardInterrupt:

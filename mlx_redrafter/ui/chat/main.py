@@ -14,6 +14,7 @@ from ..entry import INTERRUPTED, SUCCESS, USER_ERROR, command_line
 from ..opening import prepare
 from .interrupt import heed
 from .options import NAME, ChatOptions, parse_chat_options
+from .planning import plan
 from .turns import answer_question
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if front.attended:
         heed()
     session = open_session(options, front)
-    plan(session, front, options)
+    begin_planning(session, front, options)
     with leading(session):
         return hold(session, front, options, on_screen)
 
@@ -70,8 +71,8 @@ def follow_chat(options: ChatOptions) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
     prepare(options.model, options.flags.revision)
     session = load_session(options.model, options.settings, **options.flags.load_options())
-    plan(session, make_front_end(replace(options, json=True))[0], options)
-    session.model.planner = session.planner
+    begin_planning(session, make_front_end(replace(options, json=True))[0], options)
+    session.model.planner = session.shape_planner
     follow(session.model)
     return SUCCESS
 
@@ -116,22 +117,12 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
     return session
 
 
-def plan(session: Session, front: FrontEnd, options: ChatOptions) -> None:
-    """Give the session who plans its drafts, measuring the machine where that was never done."""
-    from ...planning.cost_store import load_costs
-    from ...planning.headless_planner import HeadlessPlanner
-    from ...planning.planner import Planner
-    from ..theme import CALIBRATING
-
-    if not session.drafts:
-        return
-    model, again = session.model, options.recalibrate
-    with front.progress(f"{CALIBRATING} ...") as progress:
-        if model.head is not None:
-            session.planner = Planner.for_model(model, recalibrate=again, progress=progress)
-        elif model.drafter is None:
-            costs = load_costs(model, recalibrate=again, progress=progress)
-            session.headless = HeadlessPlanner(lambda: costs)
+def begin_planning(session: Session, front: FrontEnd, options: ChatOptions) -> None:
+    """Make who plans the drafts, at once where several processes have to measure together."""
+    session.recalibrate = options.recalibrate
+    converses = options.prompt is None
+    shared = session.model.ranks is not None
+    plan(session, front, wanted=session.drafts or (shared and converses))
 
 
 def load_session(model: str, settings: ChatSettings, **load_options: Any) -> Session:

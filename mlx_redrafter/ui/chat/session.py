@@ -55,6 +55,7 @@ class Session:
         last: The latest answer.
         planner: Chooses beam shapes where the settings name none; None drafts one default shape.
         headless: Says how much to copy where there is no drafter.
+        recalibrate: Whether the machine is measured again when one of the two is made.
         prompt: Token ids of the prompt that is being, or was last, answered.
         goes_on: Whether questions and commands can follow an answer.
     """
@@ -77,6 +78,7 @@ class Session:
         self.last: Answer | None = None
         self.planner: Planner | None = None
         self.headless: HeadlessPlanner | None = None
+        self.recalibrate = False
         self.prompt: list[int] = []
         self._begun = ""
         self.goes_on = True
@@ -116,6 +118,11 @@ class Session:
         settings = self.settings
         given = (settings.beam_width, settings.beam_length, settings.node_budget)
         return self.guesses and self.planner is not None and given == (None, None, None)
+
+    @property
+    def shape_planner(self) -> Planner | HeadlessPlanner | None:
+        """Who says what a step verifies where the settings do not; None before one was made."""
+        return self.planner or self.headless
 
     @property
     def cache(self) -> PromptCache:
@@ -294,7 +301,7 @@ class Session:
             "beam_width": settings.beam_width,
             "beam_length": settings.beam_length,
             "node_budget": settings.node_budget,
-            "planner": (self.planner or self.headless) if draft else None,
+            "planner": self.shape_planner if draft else None,
         }
 
     def encode(self, messages: Sequence[Message]) -> list[int]:

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from .interrupt import stoppable
+from .planning import plan
 
 if TYPE_CHECKING:
     from ...text.responses import GenerationResponse
@@ -25,6 +26,7 @@ def show_answer(
     """Show an answer while it comes, as far as the person lets it go, and sum it up."""
     before = session.totals.answers
     try:
+        plan(session, front, wanted=session.drafts)
         with closing(responses), closing(stoppable(responses)) as shown:
             front.stream(session, shown)
     except KeyboardInterrupt:
