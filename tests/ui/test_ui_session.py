@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import architectures
 import pytest
+from bundles import make_bundle
 from chat_fakes import FACTS, CharTokenizer, FakeStream, make_session
 
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -13,9 +15,10 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.planning.trials import PlannerState
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.ui.chat.answer import Baseline
+from mlx_redrafter.ui.chat.main import load_session
 from mlx_redrafter.ui.chat.session import Session
 from mlx_redrafter.ui.chat.settings import ChatSettings
-from mlx_redrafter.ui.chat.status import summary
+from mlx_redrafter.ui.chat.status import read, summary
 
 
 def test_turns_build_a_conversation_on_one_cache():
@@ -232,3 +235,39 @@ def test_a_context_limit_leads_past_no_table_of_positions() -> None:
         list(session.ask("y" * table))
     list(session.ask("y" * (table - 16)))  # 10 less than the table with the role
     assert stream.calls[0]["max_tokens"] == 10
+
+
+def test_a_retry_that_is_never_read_loses_nothing() -> None:
+    session = make_session()
+    list(session.ask("q"))
+    before = list(session.messages)
+    session.retry().close()
+    assert session.messages == before
+    list(session.ask("more"))
+    assert len(session.messages) == 4
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_an_answer_is_gone_on_with_as_drafts_are_set_now(bundle: Path, draft: bool) -> None:
+    shape = {"beam_width": 2, "beam_length": 2}
+    session = load_session(str(bundle), ChatSettings(max_tokens=5, draft=not draft, **shape))
+    list(session.ask("the dog"))
+    session.settings = replace(session.settings, draft=draft)
+    list(session.resume())
+    assert session.last is not None
+    assert session.last.drafted is draft
+    assert (session.last.stats.drafted > 0) is draft
+
+
+def test_the_live_line_counts_what_was_gone_on_with(bundle: Path) -> None:
+    session = load_session(str(bundle), ChatSettings(max_tokens=5, draft=False))
+    list(session.ask("the dog"))
+    assert session.last is not None
+    held = len(session.prompt) + len(session.last.token_ids)
+    contexts = [read(session, response).context for response in session.resume()]
+    assert contexts == list(range(held + 1, held + 1 + len(contexts)))

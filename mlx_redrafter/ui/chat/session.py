@@ -151,12 +151,16 @@ class Session:
         asked = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
         if not asked:
             raise RedrafterError("There is no question yet: ask one, then /retry.")
+        return self._again(asked[-1])
+
+    def _again(self, question: int) -> Generator[GenerationResponse, None, None]:
+        """Answer the question at a place among the messages; nothing changes before it is read."""
         before = list(self.messages)
-        del self.messages[asked[-1] + 1 :]
+        del self.messages[question + 1 :]
         seed = self.settings.sampling.seed
         if seed is not None and self.last is not None and self.last.named_seed == seed:
             seed = (self.last.seed + 1) % 2**63  # the named one would give the same words again
-        return self._take(before, self._answer(self.messages, self.settings.draft, seed=seed))
+        yield from self._take(before, self._answer(self.messages, self.settings.draft, seed=seed))
 
     def resume(self) -> Generator[GenerationResponse, None, None]:
         """Go on with an answer that was stopped or cut, as if it had not been.
@@ -167,9 +171,8 @@ class Session:
         last = self.last
         if last is None or not last.cut or self.messages[-1:] != [_said(last.text)]:
             raise RedrafterError("There is no answer that was cut: ask a question first.")
-        before = list(self.messages)
-        question = self.messages[:-1]
-        return self._take(before, self._answer(question, last.drafted, begun=last))
+        answer = self._answer(self.messages[:-1], self.settings.draft, begun=last)
+        return self._take(list(self.messages), answer)
 
     def _take(
         self,

@@ -48,7 +48,7 @@ def read(session: Session, response: GenerationResponse) -> Reading:
     """The figures after a response."""
     stats = response.stats
     tps = stats.tokens_per_second
-    context = len(session.prompt) + response.generation_tokens
+    context = response.prompt_tokens + response.generation_tokens
     tells = stats.tokens >= ENOUGH_TOKENS and stats.drafted > 0
     return Reading(
         tps=tps,
