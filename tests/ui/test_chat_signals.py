@@ -67,3 +67,21 @@ def test_a_terminal_that_is_gone_ends_the_chat_as_its_signal_does(
     status = os.waitpid(child.pid, 0)[1]
     child.ptyproc.terminated = child.terminated = child.closed = True
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+
+
+def test_in_the_background_the_chat_answers_instead_of_being_stopped(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "tiny")
+    shell = pexpect.spawn(
+        "/bin/bash", ["--norc", "--noediting", "-i"], encoding="utf-8", timeout=60,
+        dimensions=(30, 100), cwd=str(ROOT),
+        env={**os.environ, "HOME": str(tmp_path), "PS1": "shell> ", "TERM": "xterm-256color"},
+    )  # fmt: skip
+    shell.expect_exact("shell> ")
+    shell.sendline(f"{sys.executable} chat.py --model {bundle} --no-draft -m 5 -p hello &")
+    shell.expect_exact("shell> ")
+    shell.sendline("wait; echo over")
+    assert shell.expect(["plain decoding", "Stopped"]) == 0
+    shell.expect("over\r")
+    shell.sendline("exit")
+    shell.expect(pexpect.EOF)
+    shell.close()

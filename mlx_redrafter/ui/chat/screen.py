@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -253,6 +254,8 @@ class QuietKeys:
             import termios
 
             handle = sys.stdin.fileno()
+            if not in_foreground(handle):
+                return
             self._before = termios.tcgetattr(handle)
         except (ImportError, OSError, ValueError, termios.error):
             return
@@ -280,5 +283,15 @@ class QuietKeys:
         import termios
 
         assert self._handle is not None
+        if not in_foreground(self._handle):
+            return
         with suppress(termios.error):
             termios.tcsetattr(self._handle, termios.TCSANOW, attributes)
+
+
+def in_foreground(terminal: int) -> bool:
+    """Whether this process may set a terminal: one in the background is stopped when it tries."""
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # there is no terminal, or none that controls this process
+        return True
