@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..entry import INTERRUPTED, SUCCESS, command_line
 from ..opening import prepare
-from ..together import Together, together
+from ..together import together
 from .benchmark_flags import NAME, parse_benchmark_options
+from .benchmark_job import Job
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
-    from rich.console import Console
 
     from ...benchmark.comparison import Comparison
     from ...benchmark.contestants import Contestant, Task
-    from ...benchmark.environment import Environment
     from ...benchmark.measuring import Round
     from ...benchmark.prompts import Conversation, Prompt
     from ...benchmark.sweep import Grid, Point
-    from ...benchmark.writing import Report
     from ...engine.model import SpeculativeModel
-
-Progress = Callable[[int, int], None]
 
 
 @command_line(NAME)
@@ -49,104 +45,18 @@ def main(arguments: Sequence[str]) -> int:
     with together() as group:
         quiet = not group.leads
         console, screen = make_console(quiet=quiet), make_console(errors=True, quiet=quiet)
-        job = _Job(command, options, arguments, console, screen, group)
+        job = Job(command, options, arguments, console, screen, group)
         try:
             return {"run": _run, "sweep": _sweep, "cost": _cost}[command](job)
         except KeyboardInterrupt:
-            said = "interrupted before anything was measured." if group.leads else ""
+            said = "interrupted before results were shown." if group.leads else ""
             raise KeyboardInterrupt(said) from None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One command as it was asked for.
-
-    Attributes:
-        command: Its name.
-        options: The flags.
-        arguments: The command line.
-        console: Where results are shown.
-        screen: Where progress is shown.
-        group: The processes that run it.
-    """
-
-    command: str
-    options: Any
-    arguments: Sequence[str]
-    console: Console
-    screen: Console
-    group: Together
-
-    def check(self) -> None:
-        """Refuse what could not be written, before anything is measured."""
-        from ...text.sharding import fail_together
-
-        with fail_together(self.group.ranks):
-            if self.group.leads:
-                self._check_writable()
-
-    def _check_writable(self) -> None:
-        from ...benchmark.plots import check_matplotlib
-        from ...benchmark.writing import check_writable
-
-        paths = [self.options.json, self.options.csv, getattr(self.options, "report", None)]
-        if self.options.output is not None:
-            stem = self.options.output / self.command
-            paths += map(stem.with_suffix, (".json", ".csv", ".png"))
-        check_writable(*paths)
-        if self.options.output is not None and not self.options.no_plots:
-            check_matplotlib()
-
-    def environment(self) -> Environment:
-        """The circumstances, as they are now."""
-        from ...benchmark.environment import environment
-
-        return environment(self.arguments)
-
-    def write(self, report: Report) -> None:
-        """Write a report as JSON and CSV to wherever they are wanted."""
-        from ...benchmark.writing import write_report
-
-        options = self.options
-        if not self.group.leads:
-            return
-        write_report(report, options.json, options.csv)
-        if options.output is not None:
-            stem = options.output / self.command
-            write_report(report, stem.with_suffix(".json"), stem.with_suffix(".csv"))
-
-    def draw(self, plot: Callable[[Any, Path], list[Path]], report: Any, place: str = "") -> None:
-        """Draw the pictures of a report, where they are wanted, in a ``place`` below."""
-        wanted = self.options.output is not None and not self.options.no_plots
-        if wanted and self.group.leads:
-            plot(report, self.options.output / place)
-
-    @contextmanager
-    def progress(self, words: str) -> Iterator[Progress]:
-        """A bar on the error stream while the block runs."""
-        from rich.progress import Progress, TimeRemainingColumn
-
-        from ..bars import WordsColumn, bar_column
-
-        columns = (WordsColumn(words), bar_column(self.screen), TimeRemainingColumn())
-        with Progress(*columns, console=self.screen, transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def note(done: int, total: int) -> None:
-                self.group.check()
-                bar.update(task, completed=done, total=total)
-
-            yield note
-
-
-def _run(job: _Job) -> int:
-    """Compare contestants."""
+def _run(job: Job) -> int:
+    """Compare contestants; what was measured is kept when it is interrupted."""
     from ...benchmark.comparison import Comparisons, conclude
-    from ...benchmark.page import results_page
-    from ...benchmark.plots import plot_comparison
     from ...benchmark.precision import load_at
-    from ...benchmark.writing import write_text
-    from .benchmark_view import run_report
 
     options = job.options
     job.check()
@@ -158,49 +68,71 @@ def _run(job: _Job) -> int:
     interrupted = False
     for temperature in options.temperatures(conversations):
         task = options.task(tokenizer, temperature)
-        prompts = _prompts(job, conversations, model, task)
-        rounds, interrupted = _rounds(job, contestants, prompts, task)
+        prompts, rounds, interrupted = _rounds(job, contestants, conversations, model, task)
         if not rounds and not done:
             raise KeyboardInterrupt
         if rounds:
             settings = {**_settings(job, file, prompts), "sampling": asdict(task.sampling)}
             settings["temperature"] = temperature
             settings["completed_repeats"] = len(rounds)
-            done.append(conclude(environment, settings, contestants, prompts, rounds, model, task))
-            job.write(done[0] if len(done) == 1 else Comparisons(done))
+            with job.finishing() as pressed:
+                done.append(
+                    conclude(environment, settings, contestants, prompts, rounds, model, task)
+                )
+                job.write(done[0] if len(done) == 1 else Comparisons(done))
+            interrupted = interrupted or pressed()
         if interrupted:
             break
-    for comparison in done:
-        place = f"temperature-{comparison.temperature:g}" if len(done) > 1 else ""
-        job.draw(plot_comparison, comparison, place)
-    # Whoever reads stdout may leave before the end, and the page's disk may be full.
-    try:
-        if options.report is not None and job.group.leads:
-            write_text(options.report, results_page(done, model.name))
-    finally:
-        for comparison in done:
-            job.console.print(run_report(comparison, model.name))
-    return INTERRUPTED if interrupted else SUCCESS
+    return INTERRUPTED if _show(job, done, model.name) or interrupted else SUCCESS
 
 
 def _rounds(
-    job: _Job, contestants: Sequence[Contestant], prompts: list[Prompt], task: Task
-) -> tuple[list[Round], bool]:
-    """Complete repeats, and whether Ctrl-C ended them."""
+    job: Job,
+    contestants: Sequence[Contestant],
+    conversations: list[Conversation],
+    model: SpeculativeModel,
+    task: Task,
+) -> tuple[list[Prompt], list[Round], bool]:
+    """What is answered, complete repeats of it, and whether Ctrl-C ended them."""
     from ...benchmark.measuring import measure
 
+    prompts: list[Prompt] = []
     rounds: list[Round] = []
     words = f"answering at temperature {task.sampling.temperature:g}"
     try:
+        prompts = _prompts(job, conversations, model, task)
         with job.progress(words) as progress:
             for answers in measure(contestants, prompts, task, job.options.repeats, progress):
                 rounds.append(answers)
     except KeyboardInterrupt:
-        return rounds, True
-    return rounds, False
+        return prompts, rounds, True
+    return prompts, rounds, False
 
 
-def _sweep(job: _Job) -> int:
+def _show(job: Job, done: list[Comparison], name: str) -> bool:
+    """Draw, write the page and show what was measured; returns whether Ctrl-C was pressed."""
+    from ...benchmark.page import results_page
+    from ...benchmark.plots import plot_comparison
+    from ...benchmark.writing import write_text
+    from .benchmark_view import run_report
+
+    several = len(done) > 1
+    interrupted = any(  # the first that was ended is the last
+        job.draw(plot_comparison, one, f"temperature-{one.temperature:g}" if several else "")
+        for one in done
+    )
+    with job.finishing() as pressed:
+        # Whoever reads stdout may leave before the end, and the page's disk may be full.
+        try:
+            if job.options.report is not None and job.group.leads:
+                write_text(job.options.report, results_page(done, name))
+        finally:
+            for comparison in done:
+                job.console.print(run_report(comparison, name))
+    return interrupted or pressed()
+
+
+def _sweep(job: Job) -> int:
     """Go through the grid; what was measured is kept when it is interrupted."""
     from ...benchmark.plots import plot_sweep
     from ...benchmark.sweep import Grid, Sweep
@@ -224,19 +156,22 @@ def _sweep(job: _Job) -> int:
     try:
         with closing(_points(job, grid, conversations)) as points:
             for point in points:
-                sweep = Sweep(environment, settings, (*sweep.points, point), len(grid))
-                job.write(sweep)
+                with job.finishing() as pressed:
+                    sweep = Sweep(environment, settings, (*sweep.points, point), len(grid))
+                    job.write(sweep)
+                if pressed():
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         if not sweep.points:
             raise
         interrupted = True
-    job.draw(plot_sweep, sweep)
+    interrupted = job.draw(plot_sweep, sweep) or interrupted
     job.console.print(sweep_report(sweep))
     return INTERRUPTED if interrupted else SUCCESS
 
 
 def _points(
-    job: _Job, grid: Grid, conversations: list[Conversation]
+    job: Job, grid: Grid, conversations: list[Conversation]
 ) -> Generator[Point, None, None]:
     """Every point of the grid; a precision is loaded when it is its turn."""
     from ...benchmark.precision import check_precision, release_memory
@@ -249,7 +184,7 @@ def _points(
 
 
 def _points_at(
-    job: _Job, grid: Grid, conversations: list[Conversation], precision: str, index: int
+    job: Job, grid: Grid, conversations: list[Conversation], precision: str, index: int
 ) -> Generator[Point, None, None]:
     """The points of one precision, the ``index``-th; its model lives no longer than this."""
     from ...benchmark.precision import load_at
@@ -269,7 +204,7 @@ def _points_at(
                 yield point
 
 
-def _cost(job: _Job) -> int:
+def _cost(job: Job) -> int:
     """Measure T(n)."""
     from ...benchmark.curve import fitting_contexts, measure_curve
     from ...benchmark.plots import plot_costs
@@ -284,13 +219,14 @@ def _cost(job: _Job) -> int:
     settings = _settings(job, None, None)
     with job.progress("measuring") as progress:
         curve = measure_curve(environment, settings, model, contexts, progress)
-    job.write(curve)
-    job.draw(plot_costs, curve)
+    with job.finishing() as pressed:
+        job.write(curve)
+    interrupted = job.draw(plot_costs, curve) or pressed()
     job.console.print(cost_report(curve, model.name))
-    return SUCCESS
+    return INTERRUPTED if interrupted else SUCCESS
 
 
-def _conversations(job: _Job) -> tuple[Path, list[Conversation]]:
+def _conversations(job: Job) -> tuple[Path, list[Conversation]]:
     """The prompts file, and what is in it; of several processes rank 0 reads it."""
     from ...benchmark.prompts import Conversation, own_prompts, read_conversations
 
@@ -305,7 +241,7 @@ def _conversations(job: _Job) -> tuple[Path, list[Conversation]]:
 
 
 def _prompts(
-    job: _Job, conversations: list[Conversation], model: SpeculativeModel, task: Task
+    job: Job, conversations: list[Conversation], model: SpeculativeModel, task: Task
 ) -> list[Prompt]:
     """All turns; later ones stand after plain decoding's answers, whoever answers them."""
     from ...benchmark.prompts import prepare
@@ -325,7 +261,7 @@ def _prompts(
 
 
 def _contestants(
-    job: _Job, model: SpeculativeModel, tokenizer: TokenizerWrapper
+    job: Job, model: SpeculativeModel, tokenizer: TokenizerWrapper
 ) -> list[Contestant]:
     """Who takes part: mlx-lm and plain decoding always, the others where they can."""
     from ...benchmark.contestants import (
@@ -347,7 +283,7 @@ def _contestants(
         contestants.append(_drafting(job, model, DRAFTED))
     if options.copy and model.target.refusal is None:
         name = f"{model.name}, no drafter"
-        alone = SpeculativeModel(model.target, None, name, ranks=model.ranks)
+        alone = SpeculativeModel(model.target, None, name, model.config, ranks=model.ranks)
         with job.progress("measuring what forwards cost") as progress:
             costs = load_costs(alone, recalibrate=options.recalibrate, progress=progress)
         contestants.append(Ours(alone, COPIED, planner=HeadlessPlanner(lambda: costs), copy=True))
@@ -363,7 +299,7 @@ def _contestants(
     return contestants
 
 
-def _drafting(job: _Job, model: SpeculativeModel, name: str) -> Contestant:
+def _drafting(job: Job, model: SpeculativeModel, name: str) -> Contestant:
     """A drafting contestant: of the shape that is asked for, or planned."""
     from ...benchmark.contestants import Ours
     from ...drafting.shape import BeamShape
@@ -379,7 +315,7 @@ def _drafting(job: _Job, model: SpeculativeModel, name: str) -> Contestant:
     return Ours(model, name, planner=planner, copy=options.copy)
 
 
-def _settings(job: _Job, file: Path | None, prompts: list[Prompt] | None) -> dict[str, Any]:
+def _settings(job: Job, file: Path | None, prompts: list[Prompt] | None) -> dict[str, Any]:
     """What was asked for, ready for JSON."""
     options, ranks = job.options, job.group.ranks
     settings = {
