@@ -22,7 +22,7 @@ from ..system.device import on_gpu
 from ..system.rank_watch import current_ranks
 from ..target.target import Target
 from ..text.boundary import read_json
-from ..text.drafter_files import check_pair, load_drafter
+from ..text.drafter_files import check_pair, load_drafter, load_recorded
 from ..text.loading import load, resolve_path
 from ..text.places import CONFIG_FILE, DRAFTER_DIRECTORY, locate
 from .names import BITS, DTYPES, STORED
@@ -95,6 +95,11 @@ def _load_quantised(
 ) -> tuple[SpeculativeModel, TokenizerWrapper]:
     checked, tokenizer = load(name, **options)  # everything that can be wrong is told here
     drafter, drafts = checked.drafter, checked.head is not None
+    known: dict[str, Any] = {
+        "name": checked.name,
+        "config": checked.config,
+        "recorded": checked.recorded,
+    }
     # Loaded again: the layers of a target that is in use cannot be exchanged under it.
     del checked
     release_memory()
@@ -113,7 +118,7 @@ def _load_quantised(
         given, own = options.get("drafter"), located.drafter or path / DRAFTER_DIRECTORY
         directory = resolve_path(given) if given else own
         drafter = _drafter_for(target, tokenizer, directory, f"{bits}bit")
-    model = SpeculativeModel(target, drafter, name=path.name)
+    model = SpeculativeModel(target, drafter, **known)
     mx.eval(plain.parameters(), model.head.parameters() if model.head is not None else [])
     return model, tokenizer
 
@@ -136,7 +141,9 @@ def other_drafter(
     drafter = _drafter_for(model.target, tokenizer, path, precision)
     mx.eval(drafter.parameters())
     name = f"{model.name} with {path.name}"
-    return SpeculativeModel(model.target, drafter, name=name, ranks=model.ranks)
+    return SpeculativeModel(
+        model.target, drafter, name, model.config, ranks=model.ranks, recorded=load_recorded(path)
+    )
 
 
 def _drafter_for(

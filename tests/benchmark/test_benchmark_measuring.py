@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import mlx.core as mx
 import pytest
 from bundles import make_bundle
+from planning_machines import KNOWN, REAL, recorded_of
 
 from mlx_redrafter import load
 from mlx_redrafter.benchmark.agreement import compare, decision, first_difference
@@ -30,7 +32,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.text.drafter_files import save_drafter
+from mlx_redrafter.text.drafter_files import save_drafter, save_recorded
 from mlx_redrafter.text.generate import stream_generate
 
 IDS = (5, 40, 41, 42)
@@ -280,3 +282,19 @@ def test_a_quantised_model_is_measured_as_it_is(bundle, tmp_path, precision):
     with pytest.raises(RedrafterError, match="quantised already"):
         load_at(str(quantised), precision)
     load_at(str(quantised), "stored")
+
+
+@pytest.mark.parametrize("precision", ["stored", "float32", "8bit"])
+def test_what_is_known_of_a_model_is_known_at_every_precision(bundle, tmp_path, precision):
+    """How long its texts may be, what it is called, and what was recorded of its drafter."""
+    own, others = recorded_of(REAL, 3), recorded_of(KNOWN, 2)
+    path = tmp_path / "tiny"
+    shutil.copytree(bundle, path)
+    save_recorded(path / "drafter", own)
+    model, tokenizer = load_at(str(path), precision)
+    assert (model.name, model.context_limit, model.recorded) == ("tiny", 400, own)
+    assert model.config == load(path)[0].config
+    other = shutil.copytree(path / "drafter", tmp_path / "other")
+    save_recorded(other, others)
+    second = other_drafter(model, tokenizer, str(other), precision)
+    assert (second.context_limit, second.recorded) == (400, others)
