@@ -23,6 +23,17 @@ from .responses import stop_strings
 
 SAMPLING_OPTIONS = tuple(one.name for one in fields(SamplingConfig))
 CACHE_OPTIONS = tuple(one.name for one in fields(CacheOptions))
+# Those that a sampler of the caller's takes the place of; bias and penalties come before it.
+CHOOSING_OPTIONS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "xtc_special_tokens",
+    "seed",
+)
 SHAPE_OPTIONS = ("beam_width", "beam_length", "node_budget")
 TEXT_OPTIONS = (
     "sampling",
@@ -109,11 +120,12 @@ def read_options(
     options = {name: value for name, value in given.items() if value is not None}
     check_flags(draft=options.get("draft", True), copy=options.get("copy", True))
     shape = {name: options[name] for name in SHAPE_OPTIONS if name in options}
+    sampling = _sampling(options)
     config = DecodingConfig(
         max_tokens=options.get("max_tokens", max_tokens),
-        sampling=_sampling(options),
+        sampling=sampling,
         logits_processors=options.get("logits_processors", ()),
-        sampler=_sampler(model, options),
+        sampler=_sampler(model, options, sampling),
         draft=options.get("draft", True),
         copy=options.get("copy", True),
         beam=BeamShape(**{name.removeprefix("beam_"): value for name, value in shape.items()}),
@@ -161,13 +173,17 @@ def _chosen(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
 
 
-def _sampler(model: SpeculativeModel, options: Mapping[str, Any]) -> Callable[..., Any] | None:
+def _sampler(
+    model: SpeculativeModel, options: Mapping[str, Any], sampling: SamplingConfig
+) -> Callable[..., Any] | None:
+    """The caller's sampler, which leaves nothing to do for options that choose tokens."""
     sampler: Callable[..., Any] | None = function_of(options.get("sampler"), "sampler", SAMPLER)
     if sampler is None:
         return None
-    filters = [name for name in ("temperature", "top_p", "top_k", "min_p") if name in options]
-    if filters:
-        raise RedrafterError(f"sampler takes the place of {filters[0]}: give one of the two.")
+    for one in fields(SamplingConfig):
+        differs = getattr(sampling, one.name) != one.default
+        if one.name in CHOOSING_OPTIONS and (one.name in options or differs):
+            raise RedrafterError(f"sampler takes the place of {one.name}: give one of the two.")
     if model.drafts and options.get("draft", True):
         warnings.warn(
             "With a sampler of its own a text is decoded plainly, since what it draws depends on "

@@ -294,6 +294,13 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
         ({"prompt_progress_callback": 5}, "prompt_progress_callback has to be a function"),
         ({"sampler": 3}, "sampler has to be a function"),
         ({"sampler": make_sampler(0.0), "temperature": 1.0}, "give one of the two"),
+        (
+            {"sampler": make_sampler(0.0), "sampling": SamplingConfig(1.0, top_k=5)},
+            "takes the place of temperature",
+        ),
+        ({"sampler": make_sampler(0.0), "xtc_probability": 0.5}, "the place of xtc_probability"),
+        ({"sampler": make_sampler(0.0), "temperature": 0.0}, "the place of temperature"),
+        ({"sampler": make_sampler(0.0), "seed": 3}, "the place of seed"),
         ({"logits_processors": [3]}, "list of functions"),
         ({"stop": ["a", ""]}, "stop has to be"),
         ({"stop": 3}, "stop has to be"),
@@ -399,6 +406,16 @@ def test_sampling_may_be_given_whole(model: SpeculativeModel, tokenizer: Tokeniz
 
 def test_cold_temperatures_are_greedy(model: SpeculativeModel, tokenizer: TokenizerWrapper) -> None:
     assert ids(model, tokenizer, temperature=1e-37, seed=1) == ids(model, tokenizer)
+
+
+def test_a_sampler_goes_with_bias_penalties_and_an_empty_configuration(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    sampling = SamplingConfig(repetition_penalty=1.5, logit_bias={5: 3.0}, logprobs=2)
+    options: dict[str, Any] = {"sampling": sampling, "draft": False}
+    assert ids(model, tokenizer, sampler=make_sampler(0.0), **options) == ids(
+        model, tokenizer, **options
+    )
 
 
 def test_verbose_writes_the_text_and_speeds(
