@@ -108,7 +108,9 @@ def load(
     tuple[SpeculativeModel, TokenizerWrapper]
     | tuple[SpeculativeModel, TokenizerWrapper, dict[str, Any]]
 ):
-    """Load a target, its drafter and its tokenizer; the arguments of mlx-lm's ``load`` work here.
+    """Load a target, its drafter and its tokenizer.
+
+    The arguments of mlx-lm's ``load`` work here, all but the first by name.
 
     Args:
         path_or_repo: A directory in mlx-lm's layout, a GGUF file, a Hub repo with either, or
@@ -128,7 +130,8 @@ def load(
         lazy: Whether weights are read when they are first used, which mlx can only do in the thread
             that loaded them. Numbers that are not finite, and what only a first forward shows, are
             then not looked for.
-        return_config: Whether config.json comes as a third value.
+        return_config: Whether the configuration comes as a third value, as mlx-lm has it:
+            config.json with ``model_config``, and with the ends that generation_config.json names.
         plan: Whether the model gets a planner, which drafts only as far as that pays. It measures
             the machine for some seconds when the first text is generated, or without a drafter
             when there is something to copy, unless it is known from an earlier run. False drafts
@@ -158,7 +161,7 @@ def load(
         shapes = tensors_of(sorted(path.glob("model*.safetensors")))
         with _overridden(model_config):
             check_config(config, shapes, path / CONFIG_FILE)
-            model, tokenizer = _load_target(
+            model, tokenizer, stated = _load_target(
                 path,
                 _adapter_directory(adapter_path),
                 {_TRUST: trust_remote_code, **(tokenizer_config or {})},
@@ -204,7 +207,7 @@ def load(
         loaded.plan_with(lambda: Planner.for_model(loaded))
     elif plan and target.refusal is None:
         loaded.planner = HeadlessPlanner(lambda: load_costs(loaded))
-    return (loaded, tokenizer, config) if return_config else (loaded, tokenizer)
+    return (loaded, tokenizer, stated) if return_config else (loaded, tokenizer)
 
 
 @contextmanager
@@ -267,8 +270,8 @@ def _load_target(
     tokenizer_config: dict[str, Any],
     model_config: dict[str, Any],
     trust_remote_code: bool,
-) -> tuple[nn.Module, TokenizerWrapper]:
-    """The model and tokenizer as mlx-lm has them, its weights still lazy.
+) -> tuple[nn.Module, TokenizerWrapper, dict[str, Any]]:
+    """Model, tokenizer and configuration as mlx-lm has them, the weights still lazy.
 
     Errors name the part that could not be read: the model, its adapter, its tokenizer.
     """
@@ -286,7 +289,7 @@ def _load_target(
             path, tokenizer_config, eos_token_ids=config.get("eos_token_id", None)
         )
         _try_tokenizer(tokenizer)
-    return model, tokenizer
+    return model, tokenizer, config
 
 
 @contextmanager

@@ -574,3 +574,14 @@ def test_a_drafters_place_is_read_as_a_models_is(
     assert load_drafter("~/mine").config.hidden_size
     with pytest.raises(RedrafterError, match="is empty"):
         load_drafter("")
+
+
+@pytest.mark.parametrize("overrides", [None, {"rms_norm_eps": 1e-6}])
+def test_the_configuration_is_the_one_that_mlx_lm_returns(
+    bundle: Path, overrides: dict[str, Any] | None
+) -> None:
+    (bundle / "generation_config.json").write_text('{"eos_token_id": [0, 7]}', "utf-8")
+    options: dict[str, Any] = {"model_config": overrides, "return_config": True}
+    theirs = mlx_lm.load(str(bundle), **options)[2]
+    assert load(bundle, plan=False, **options)[2] == theirs
+    assert theirs["eos_token_id"] == [0, 7]
