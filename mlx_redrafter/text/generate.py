@@ -42,19 +42,22 @@ def stream_generate(
     Args:
         model: From :func:`mlx_redrafter.load`.
         tokenizer: From the same, or one of transformers'.
-        prompt: Text, token ids, or a list of chat messages ({"role", "content"}).
+        prompt: Text, token ids, or a list of chat messages ({"role", "content"}): with a
+            cache, too, the whole conversation, where mlx-lm takes only what is new.
         cache: Caches kept between turns (``model.make_cache()``), or in a file (``cache.save``,
             ``model.load_cache``); only what differs from the tokens they hold is prefilled, and
             everything where the model's weights were replaced since.
         prompt_cache: mlx-lm's name of ``cache``.
-        prompt_progress_callback: Called with (tokens done, tokens to do) during prefill.
+        prompt_progress_callback: Called with (tokens done, tokens in all) while the prompt
+            is read, and when the first token after it is there.
         **options: Any of these, by name:
 
             - ``max_tokens`` (256): tokens at most; -1 for no limit.
             - ``sampling``: a :class:`SamplingConfig`; or its fields by name: ``temperature``,
               ``seed``, filters, penalties, ``logit_bias``, ``logprobs``. Without a seed the text
               draws its own, which each response names.
-            - ``sampler``, ``logits_processors``: as mlx-lm's. A sampler decodes plainly.
+            - ``sampler``, ``logits_processors``: as mlx-lm's. A sampler decodes plainly, and takes
+              the place of temperature, seed and filters.
             - ``stop``: a string or strings that end the answer; they are not part of its text, but
               the tokens that spell them are responses too, log-probabilities included.
             - ``draft`` (True): False decodes plainly.
@@ -81,6 +84,7 @@ def stream_generate(
         raise RedrafterError("cache and prompt_cache are two names of one argument: give one.")
     wanted = "a function of (tokens done, tokens to do)"
     function_of(prompt_progress_callback, "prompt_progress_callback", wanted)
+    told = _no_progress if prompt_progress_callback is None else prompt_progress_callback
     read = read_options(model, tokenizer, options)
     ids = encode_prompt(tokenizer, prompt, tools=read.tools, template_args=read.template_args)
     sequence, tokens = begin(
@@ -89,19 +93,19 @@ def stream_generate(
         read.config,
         cache=cache if cache is not None else prompt_cache,
         planner=read.planner,
-        progress=prompt_progress_callback,
+        # The prompt's last token is read with the step after it.
+        progress=lambda done, total: told(done, total + 1),
     )
     writer = ResponseWriter(
         tokenizer, len(ids), read.stops, stats=sequence.stats, seed=sequence.config.sampling.seed
     )
-    return _respond(model, tokens, writer)
+    return _respond(model, tokens, writer, lambda: told(len(ids), len(ids)))
 
 
 def generate(
     model: SpeculativeModel,
     tokenizer: TokenizerWrapper,
     prompt: Prompt,
-    *,
     verbose: bool = False,
     **options: Any,
 ) -> str:
@@ -133,6 +137,10 @@ def _silence(_text: str) -> int:
     return 0
 
 
+def _no_progress(_done: int, _total: int) -> None:
+    pass
+
+
 def _summary(last: GenerationResponse) -> str:
     lines = [
         f"Prompt: {last.prompt_tokens} tokens, {last.prompt_tps:.3f} tokens-per-sec",
@@ -144,11 +152,17 @@ def _summary(last: GenerationResponse) -> str:
 
 
 def _respond(
-    model: SpeculativeModel, tokens: Iterator[Any], writer: ResponseWriter
+    model: SpeculativeModel,
+    tokens: Iterator[Any],
+    writer: ResponseWriter,
+    prompt_read: Callable[[], None],
 ) -> Iterator[GenerationResponse]:
+    writer.start()
     try:
         with wired(model):
-            for token in tokens:
+            for number, token in enumerate(tokens):
+                if not number:
+                    prompt_read()
                 yield writer.add(token)
                 if writer.finished:
                     return

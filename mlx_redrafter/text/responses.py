@@ -134,7 +134,7 @@ class ResponseWriter:
         stops: Stop strings.
         stats: Counts of the text, which go on.
         seed: Of the text.
-        prompt_seconds: Time its prompt took; None: measured from now to the first token.
+        prompt_seconds: Time its prompt took; None: measured from ``start`` to the first token.
 
     Attributes:
         finished: Whether the text has ended; further tokens are none of its.
@@ -159,8 +159,12 @@ class ResponseWriter:
         self._counted = self._stats.snapshot()
         self._seed = seed
         self._prompt_seconds = prompt_seconds
-        self._since = time.perf_counter()
         self._tokens = 0
+        self.start()
+
+    def start(self) -> None:
+        """Measure from here on: its prompt is about to be read."""
+        self._since = time.perf_counter()
 
     @property
     def stop_string(self) -> str | None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bundles
@@ -298,8 +299,26 @@ def test_a_second_turn_of_messages_prefills_only_what_is_new(
         max_tokens=9,
         prompt_progress_callback=lambda *done: told.append(done),
     )
-    assert told[0] == (len(ids) + len(answer) - 1, len(following) - 1)
+    assert told[0] == (len(ids) + len(answer) - 1, len(following))
+    assert told[-1] == (len(following), len(following))
     assert warm == generate(model, tokenizer, following, max_tokens=9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_progress_is_told_as_mlx_lm_tells_it(
+    length: int, tokenizer: TokenizerWrapper, babbler: nn.Module
+) -> None:
+    drafter = models.build_drafter(vocab_size=len(tokenizer.get_vocab()))
+    told: list[list[tuple[int, int]]] = [[], []]
+    options = [
+        {"prompt_progress_callback": lambda *done, seen=seen: seen.append(done)} for seen in told
+    ]
+    prompt, settings = models.prompt_of(length), {"max_tokens": 3, "prefill_step_size": 4}
+    list(mlx_lm_stream(babbler, tokenizer, prompt, **settings, **options[0]))
+    model = SpeculativeModel(babbler, drafter)
+    list(stream_generate(model, tokenizer, prompt, **settings, **options[1]))
+    assert told[1] == told[0]
+    assert told[1][-1] == (length, length)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +423,17 @@ def test_response_fields(tokenizer: TokenizerWrapper) -> None:
     assert stats.accepted == sum(response.from_draft for response in responses)
     assert stats.tokens == len(responses) - 1
     assert stats.tokens_per_step > 4
+
+
+def test_a_prompts_time_begins_when_it_is_read(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(seconds=0.0)
+    stopped = SimpleNamespace(perf_counter=lambda: clock.seconds)
+    monkeypatch.setattr("mlx_redrafter.text.responses.time", stopped)
+    stream = stream_generate(writing(tokenizer, "plain"), tokenizer, PROMPT)
+    clock.seconds = 100.0  # in which nobody asks for a token
+    assert next(stream).prompt_tps > 1
 
 
 def test_from_draft_only_when_drafted(tokenizer: TokenizerWrapper) -> None:

@@ -428,6 +428,8 @@ def test_verbose_writes_the_text_and_speeds(
     generate(model, tokenizer, PROMPT, max_tokens=5)
     assert capsys.readouterr().out == ""
     wrong: Any = "no"
+    generate(model, tokenizer, PROMPT, True, max_tokens=5)  # as mlx-lm takes it
+    assert capsys.readouterr().out.startswith("=")
     with pytest.raises(RedrafterError, match="verbose has to be True or False"):
         generate(model, tokenizer, PROMPT, verbose=wrong)
 
