@@ -37,7 +37,9 @@ def test_flags_become_settings():
 
 
 def test_mlx_lms_names_are_understood():
-    options = parse("--system-prompt", "hi", "-m", "5")
+    template = ("--chat-template-config", '{"enable_thinking": false}')
+    options = parse("--system-prompt", "hi", "-m", "5", *template)
+    assert options.settings.chat_template_args == {"enable_thinking": False}
     assert options.settings.system == "hi"
     assert options.settings.max_tokens == 5
 
@@ -107,3 +109,10 @@ def test_every_number_of_sampling_is_a_flag():
     assert flags <= set(vars(values))
     options = parse("--repetition-penalty", "1.2", "--xtc-probability", "0.5")
     assert options.settings.sampling == SamplingConfig(repetition_penalty=1.2, xtc_probability=0.5)
+
+
+def test_processes_that_mlx_launch_started_do_not_wait_for_the_end_of_stdin(monkeypatch):
+    monkeypatch.setattr("mlx_redrafter.system.rank_watch.current_ranks", object)
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(RedrafterError, match="never says that stdin has ended"):
+        parse("--prompt", "-")

@@ -30,7 +30,7 @@ class ChatSettings:
     )
     chat_template_args: dict[str, Any] | None = flag(
         None, _ANSWERS, "arguments of the chat template, such as '{\"enable_thinking\": false}'",
-        reader=json_object, metavar="JSON",
+        reader=json_object, metavar="JSON", aliases=("chat_template_config",),
     )  # fmt: skip
     context_limit: int | None = flag(
         None, _ANSWERS, "longest conversation, where the model's config.json says it wrongly",
