@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from threading import RLock
 
 from ..cache.prompt_cache import PromptCache
@@ -52,7 +53,7 @@ class SharedPlanner:
         with self._lock:
             return self._planner.drafts_next
 
-    @property
+    @cached_property
     def copies(self) -> CopyPlanner:
         """See ShapePlanner."""
         with self._lock:

@@ -124,13 +124,19 @@ def test_what_fails_leaves_no_directory_that_it_made(tmp_path: Path) -> None:
     assert list(place.parent.iterdir()) == [place.parent / "of another"]
 
 
-def test_a_place_without_locks_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the file system have none."""
+
     def refuse(handle: int, how: int) -> None:
         raise OSError(errno.ENOTSUP, "no locks")
 
     monkeypatch.setattr("fcntl.flock", refuse)
+
+
+def test_a_place_without_locks_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(monkeypatch)
     (tmp_path / ".figures-abcdefgh.json").write_text("perhaps another writer's")
     write_json(tmp_path / "figures.json", {})
     with only_one(tmp_path / "run", "training"):
@@ -141,10 +147,7 @@ def test_a_place_without_locks_is_written_all_the_same(
 def test_without_locks_a_running_conversion_keeps_its_workspace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(handle: int, how: int) -> None:
-        raise OSError(errno.ENOTSUP, "no locks")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
+    without_locks(monkeypatch)
     out = tmp_path / "out"
     with workspace(out) as first:
         (first / "weights").write_text("half of them")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from bundles import make_bundle
+from shells import interactive_shell
 
 pexpect = pytest.importorskip("pexpect")
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,12 +72,7 @@ def test_a_terminal_that_is_gone_ends_the_chat_as_its_signal_does(
 
 def test_in_the_background_the_chat_answers_instead_of_being_stopped(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "tiny")
-    shell = pexpect.spawn(
-        "/bin/bash", ["--norc", "--noediting", "-i"], encoding="utf-8", timeout=60,
-        dimensions=(30, 100), cwd=str(ROOT),
-        env={**os.environ, "HOME": str(tmp_path), "PS1": "shell> ", "TERM": "xterm-256color"},
-    )  # fmt: skip
-    shell.expect_exact("shell> ")
+    shell = interactive_shell(tmp_path)
     shell.sendline(f"{sys.executable} chat.py --model {bundle} --no-draft -m 5 -p hello &")
     shell.expect_exact("shell> ")
     shell.sendline("wait; echo over")

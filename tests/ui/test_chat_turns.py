@@ -14,6 +14,7 @@ import pytest
 from bundles import make_bundle
 from chat_fakes import FakeStream, RecordingFrontEnd, make_session
 from rich.console import Console
+from shells import interactive_shell
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
@@ -366,12 +367,7 @@ def test_a_locale_without_letters_is_survived(bundle: Path, tmp_path: Path) -> N
 
 def test_ctrl_z_gives_the_terminal_back_and_fg_goes_on(bundle: Path, tmp_path: Path) -> None:
     pexpect = pytest.importorskip("pexpect")
-    shell = pexpect.spawn(
-        "/bin/bash", ["--norc", "--noediting", "-i"], encoding="utf-8", timeout=60,
-        dimensions=(30, 100), cwd=str(ROOT),
-        env={**os.environ, "HOME": str(tmp_path), "PS1": "shell> ", "TERM": "xterm-256color"},
-    )  # fmt: skip
-    shell.expect_exact("shell> ")
+    shell = interactive_shell(tmp_path)
     shell.sendline(
         f"{sys.executable} chat.py --model {bundle} --no-draft --max-tokens 350 --seed 1"
     )
