@@ -37,7 +37,7 @@ from mlx_redrafter.drafting.next_draft import NextDraft
 from mlx_redrafter.drafting.recorded import RecordedDrafts
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine import sequence
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.engine.watch import Watch, WatchedDraft
 from mlx_redrafter.planning.acceptance import subtree
@@ -66,11 +66,7 @@ SHAPES = (
 class EveryPlace(HeadlessPlanner):
     """Plain decoding with a wide draft beside every step."""
 
-    patience = 0
-
-    def next_watch(self, context: int) -> BeamShape | None:
-        """The same everywhere."""
-        return RECORDED
+    plan = StepPlan(watch=RECORDED)
 
     def observe(self, step: ObservedStep) -> None:
         """Nothing is learnt."""

@@ -45,8 +45,8 @@ def checked_planner(planner: Any) -> ShapePlanner | None:
     Raises:
         RedrafterError: If it does not plan.
     """
-    asked: Any = getattr(planner, "next_shape", None)
-    if planner is not None and (isinstance(planner, type) or not callable(asked)):
+    told: Any = getattr(planner, "observe", None)
+    if planner is not None and (isinstance(planner, type) or not callable(told)):
         raise RedrafterError("planner has to be a Planner, or something with its methods.")
     return cast("ShapePlanner | None", planner)
 

@@ -14,7 +14,7 @@ from .launch import PlannedDrafts
 from .model import SpeculativeModel
 from .reports import StepReports
 from .sequence import Sequence
-from .shape_planner import ShapePlanner
+from .shape_planner import ShapePlanner, StepPlan
 from .step import PendingStep
 
 Shapes = list[BeamShape | None]
@@ -55,26 +55,10 @@ class DraftChooser:
             return [draft.to_verify if draft else None for draft in decided]
         if self._planner is None:
             return [s.config.beam if s.drafts else None for s in sequences]
-        shape = self._ask(sequences)
+        # To look at the plan is dear beside a small model's step.
+        planner = None if self._reports.rests else self.planner_of(sequences)
+        shape = _draftable(planner.plan, sequences) if planner else None
         return [shape if s.drafts else None for s in sequences]
-
-    def _ask(self, sequences: Tokens[Sequence]) -> BeamShape | None:
-        """The planner's next shape; None where it cannot be verified, or drafts are paused."""
-        if self._reports.rests:  # to ask is dear beside a small model's step
-            return None
-        planner, drafting = self.planner_of(sequences), [s for s in sequences if s.drafts]
-        if planner is None or not drafting:
-            return None
-        shape = planner.next_shape(context_of(sequences))
-        if shape is None or any(s.cache.changes_within(shape.length) for s in drafting):
-            return None
-        # A step is plain for all of a batch or for none.
-        pausing = [s for s in drafting if s.backoff.pausing]
-        if planner.probing or 2 * len(pausing) < len(drafting) or not pausing:
-            return shape
-        for sequence in pausing:
-            sequence.backoff.paused()
-        return None
 
     def drafts(
         self, sequences: Tokens[Sequence], shapes: Shapes, pending: Tokens[PendingStep] = ()
@@ -91,7 +75,7 @@ class DraftChooser:
             draft = step.next_draft
             made[place] = draft.tree if draft and draft.to_verify else None
         planner, copies = self.planner_of(sequences), self._copies(sequences)
-        probing = planner is not None and planner.probing and any(shapes)
+        probing = planner is not None and any(shapes) and planner.plan.probing
         if not any(made):
             if copies is None or not copies.found or probing:
                 return [StepDraft(shape) for shape in shapes]
@@ -122,29 +106,19 @@ class DraftChooser:
         planner = self.planner_of(sequences)
         if planner is None or not self._model.drafts_early:
             return None
-        watched = self._watched(planner, sequences)
-        if watched is not None or not planner.drafts_next:
+        plan = planner.plan
+        watched = _watched(plan, sequences)
+        if watched is not None or not plan.early:
             return watched
-        shape = self._ask(sequences)
+        shape = None if self._reports.rests else _draftable(plan, sequences)
         copied = copied_on(drafts)
-        copies_go_on = shape and copied and not planner.probing
+        copies_go_on = shape and copied and not plan.probing
         if shape and copies_go_on and not planner.copies.drafts_after(copied, shape):
             return None
         sources = [
             s.sources_for(shape, timed=False)[0] if shape and s.drafts else None for s in sequences
         ]
-        return PlannedDrafts(shape, sources, watched=planner.watches(shape))
-
-    def _watched(self, planner: ShapePlanner, sequences: Tokens[Sequence]) -> PlannedDrafts | None:
-        """A draft that is only watched; None where the planner wants none."""
-        if len(sequences) != 1 or not sequences[0].drafts or not sequences[0].emitted:
-            return None
-        (sequence,) = sequences
-        shape = planner.next_watch(context_of(sequences)) if sequence.watch.idle else None
-        if shape is None:
-            return None
-        sources = sequence.sources_for(shape, timed=False)[:1]
-        return PlannedDrafts(shape, sources, watched=True, verified=False)
+        return PlannedDrafts(shape, sources, watched=plan.watched and shape is not None)
 
     def reflect(self, sequences: Tokens[Sequence]) -> None:
         """Have the planner think while a step is under way."""
@@ -191,6 +165,33 @@ def _copying(sequences: Tokens[Sequence]) -> list[SequenceCopies]:
 def context_of(sequences: Tokens[Sequence]) -> int:
     """Committed tokens of the longest sequence."""
     return max(len(sequence.cache) for sequence in sequences)
+
+
+def _draftable(plan: StepPlan, sequences: Tokens[Sequence]) -> BeamShape | None:
+    """The plan's shape; None where it cannot be verified, or drafts are paused."""
+    shape, drafting = plan.shape, [s for s in sequences if s.drafts]
+    if shape is None or not drafting:
+        return None
+    if any(sequence.cache.changes_within(shape.length) for sequence in drafting):
+        return None
+    # A step is plain for all of a batch or for none.
+    pausing = [sequence for sequence in drafting if sequence.backoff.pausing]
+    if plan.probing or 2 * len(pausing) < len(drafting) or not pausing:
+        return shape
+    for sequence in pausing:
+        sequence.backoff.paused()
+    return None
+
+
+def _watched(plan: StepPlan, sequences: Tokens[Sequence]) -> PlannedDrafts | None:
+    """A draft that is only watched; None where the plan has none, or the last is not over."""
+    if plan.watch is None or len(sequences) != 1:
+        return None
+    (sequence,) = sequences
+    if not (sequence.drafts and sequence.emitted and sequence.watch.idle):
+        return None
+    sources = sequence.sources_for(plan.watch, timed=False)[:1]
+    return PlannedDrafts(plan.watch, sources, watched=True, verified=False)
 
 
 def _read(

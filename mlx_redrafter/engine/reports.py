@@ -68,7 +68,7 @@ class StepReports:
             return
         self.flush()
         planner.observe(step)
-        self._patience = planner.patience
+        self._patience = planner.plan.patience
 
     def _add(self, records: Tokens[StepRecord], context: int, seconds: float) -> None:
         self._held.append(seconds)
@@ -90,7 +90,7 @@ class StepReports:
         )
         self._held = []
         self._planner.observe(step)
-        self._patience = self._planner.patience
+        self._patience = self._planner.plan.patience
 
 
 def _is_quiet(step: ObservedStep) -> bool:

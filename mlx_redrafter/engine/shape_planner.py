@@ -15,7 +15,7 @@ from .copy_planner import CopyPlanner
 from .step import PendingStep, StepRecord
 from .watch import WatchedDraft
 
-# A planner that never drafts has patience for so many plain steps, see ``ShapePlanner.patience``.
+# A planner that never drafts has patience for so many plain steps, see ``StepPlan.patience``.
 MOST_PATIENCE = 64
 
 
@@ -31,7 +31,7 @@ class ObservedStep:
         next_shape: What was drafted in its graph for the step after it; None for nothing. The
             first step of a kind may have waited for a GPU's compiler, for either draft's sake.
         next_watched: Whether that draft is compared with the text that follows.
-        watching: Whether it is not verified, see :meth:`ShapePlanner.next_watch`.
+        watching: Whether it is not verified, see ``StepPlan.watch``.
         drafted_before: What was drafted for it in the graph of the step before, verified or not;
             None for nothing.
         watched: How watched drafts went that were made before, as far as is known since this step.
@@ -128,6 +128,29 @@ def _next_draft(pending: Sequence[PendingStep]) -> NextDraft | None:
     return next((step.next_draft for step in pending if step.next_draft), None)
 
 
+@dataclass(frozen=True)
+class StepPlan:
+    """What a planner wants drafted next; none of it need be done.
+
+    Attributes:
+        shape: What the next step drafts and verifies; None is a plain step.
+        early: Whether drafts are made in the graph of the step before the one that verifies them.
+        watched: Whether the draft of ``shape``, if made there, is compared with the text that
+            follows: that tells of all of it, however little is verified.
+        probing: Whether that draft is to tell what other shapes would yield: no back-off skips it.
+        watch: What to draft in the next step's graph only to see how far the text goes along with
+            it, once the last such draft is over; None for nothing.
+        patience: Plain steps that it may hear of together, since it would draft after none of them.
+    """
+
+    shape: BeamShape | None = None
+    early: bool = False
+    watched: bool = False
+    probing: bool = False
+    watch: BeamShape | None = None
+    patience: int = 0
+
+
 class ShapePlanner(Protocol):
     """Chooses what to draft, step by step, and learns from how it went.
 
@@ -142,18 +165,10 @@ class ShapePlanner(Protocol):
         """What drafts cost."""
 
     @property
-    def probing(self) -> bool:
-        """Whether the next draft is to tell what other shapes would yield: no back-off skips it."""
-
-    def watches(self, shape: BeamShape | None) -> bool:
-        """Whether the next draft, of that shape, is compared with the text that follows if it is
-        made in the graph of the step before it: that tells of all of it, however little is
-        verified.
+    def plan(self) -> StepPlan:
+        """What to draft next; looked at after a step has been observed, before that after a plain
+        step, and where drafts are early.
         """
-
-    @property
-    def drafts_next(self) -> bool:
-        """Whether drafts are made in the graph of the step before them."""
 
     def for_batch(self, sequences: int) -> ShapePlanner:
         """Who plans the steps that so many sequences take together; of one the planner itself."""
@@ -165,19 +180,6 @@ class ShapePlanner(Protocol):
         What is asked for does not depend on the text otherwise; the cache is left as it is.
         """
 
-    def next_shape(self, context: int) -> BeamShape | None:
-        """The shape of the next step after ``context`` tokens; None is a plain step.
-
-        Asked after a step has been observed; before that after a plain step, and where
-        ``drafts_next``. It need not be taken.
-        """
-
-    def next_watch(self, context: int) -> BeamShape | None:
-        """What to draft with the next step after ``context`` tokens, only to see how far the text
-        will go along with it; None for nothing. Asked while the last such draft of a text is over,
-        where drafts can be made in the graph of the step before; it need not be taken.
-        """
-
     @property
     def copies(self) -> CopyPlanner:
         """Who prices copies of the text."""
@@ -186,14 +188,10 @@ class ShapePlanner(Protocol):
         """The chance of each node of a draft to be accepted, 1 for the root."""
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
-        """How many of a draft's nodes to verify, from the first on; asked where ``drafts_next``."""
+        """How many of a draft's nodes to verify, from the first on; of one made early."""
 
     def observe(self, step: ObservedStep) -> None:
         """Learn from a step that is over."""
-
-    @property
-    def patience(self) -> int:
-        """Plain steps that it may hear of together, since it would draft after none of them."""
 
     def reflect(self) -> None:
         """Do work that later answers need, while a step is under way; changes none of them."""

@@ -11,13 +11,13 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .copy_planner import CopyPlanner, CopyShare
-from .shape_planner import DraftCosts, ObservedStep, ShapePlanner
+from .shape_planner import DraftCosts, ObservedStep, ShapePlanner, StepPlan
 
 
 class SharedPlanner:
     """A ShapePlanner whose every member is asked by one thread at a time.
 
-    What it answers may change between two questions, since other threads report their steps; that
+    Its plan may change between two looks at it, since other threads report their steps; that
     concerns how much is drafted, never what a text says.
 
     Args:
@@ -37,21 +37,10 @@ class SharedPlanner:
             return self._planner.costs
 
     @property
-    def probing(self) -> bool:
+    def plan(self) -> StepPlan:
         """See ShapePlanner."""
         with self._lock:
-            return self._planner.probing
-
-    def watches(self, shape: BeamShape | None) -> bool:
-        """See ShapePlanner."""
-        with self._lock:
-            return self._planner.watches(shape)
-
-    @property
-    def drafts_next(self) -> bool:
-        """See ShapePlanner."""
-        with self._lock:
-            return self._planner.drafts_next
+            return self._planner.plan
 
     @cached_property
     def copies(self) -> CopyPlanner:
@@ -85,16 +74,6 @@ class SharedPlanner:
             finally:
                 self._lock.release()
 
-    def next_shape(self, context: int) -> BeamShape | None:
-        """See ShapePlanner."""
-        with self._lock:
-            return self._planner.next_shape(context)
-
-    def next_watch(self, context: int) -> BeamShape | None:
-        """See ShapePlanner."""
-        with self._lock:
-            return self._planner.next_watch(context)
-
     def guess_chances(self, tree: HostTree) -> list[float]:
         """See ShapePlanner."""
         with self._lock:
@@ -114,12 +93,6 @@ class SharedPlanner:
         """See ShapePlanner."""
         with self._lock:
             return self._planner.price(step)
-
-    @property
-    def patience(self) -> int:
-        """See ShapePlanner."""
-        with self._lock:
-            return self._planner.patience
 
     def reflect(self) -> None:
         """See ShapePlanner."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
-from ..engine.shape_planner import MOST_PATIENCE, ObservedStep
+from ..engine.shape_planner import MOST_PATIENCE, ObservedStep, StepPlan
 from ..tree import HostTree
 from .copy_planner import CopyPlanner
 from .costs import CostModel
@@ -27,10 +27,8 @@ class HeadlessPlanner:
         copies: Prices copies.
     """
 
-    probing = False
-    drafts_next = False
+    plan = StepPlan(patience=MOST_PATIENCE)
     choice: BeamShape | None = None
-    patience = MOST_PATIENCE
 
     def __init__(self, measure: Callable[[], CostModel]):
         self.copies = CopyPlanner(lambda: self.prices, CopyAcceptance())
@@ -64,18 +62,6 @@ class HeadlessPlanner:
         self, cache: PromptCache | None = None, temperature: float = 0.0, *, among: bool = False
     ) -> None:
         """An answer begins: nothing changes."""
-
-    def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
-        """Nothing is drafted but copies."""
-        return None
-
-    def next_watch(self, context: int) -> BeamShape | None:  # noqa: ARG002
-        """Nothing is drafted but copies."""
-        return None
-
-    def watches(self, shape: BeamShape | None) -> bool:  # noqa: ARG002
-        """Nothing is drafted but copies."""
-        return False
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """Not asked: nothing is drafted but copies."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
-from ..engine.shape_planner import ObservedStep
+from ..engine.shape_planner import ObservedStep, StepPlan
 from ..tree import HostTree
 from .acceptance import kinds_of
 from .beginnings import Beginnings
@@ -67,7 +67,7 @@ class Planner:
     Args:
         costs: What steps cost here.
         chains: Whether only chains are verified.
-        watches: Whether drafts can be watched, see :meth:`next_watch`.
+        watches: Whether drafts can be watched, see ``StepPlan.watch``.
         measure: Measures costs again, given those so far and a cache with a text in it; None
             leaves them as they are.
         recorded: How drafts went when the head was trained: a choice to begin with rests on them.
@@ -169,16 +169,24 @@ class Planner:
         return self.state is PlannerState.OFF
 
     @property
-    def probing(self) -> bool:
-        """Whether the next draft is to tell what shapes would yield."""
-        return self.choice is None or self._wide.due is not None
-
-    def watches(self, shape: BeamShape | None) -> bool:
-        """Whether the next draft, of that shape, is compared with the text that follows."""
-        return shape is not None and shape == self._wide.due
+    def plan(self) -> StepPlan:
+        """What to draft next; to look at it changes nothing."""
+        choice, trials, early = self.choice, self._trials, self._drafts_early
+        if choice is None:
+            probe, watches = trials.next, trials.probes.watches
+            return StepPlan(
+                None if watches else probe, early=early, probing=True,
+                watch=probe if watches else None, patience=trials.patience,
+            )  # fmt: skip
+        due = self._wide.due
+        probing = due is not None
+        waits = trials.allowance.defers(self._choice.price(self._context))
+        if waits or (self._choice.breaks.due and not trials.probes.certain):
+            return StepPlan(early=early, probing=probing)
+        return StepPlan(due or choice, early=early, watched=probing, probing=probing)
 
     @property
-    def drafts_next(self) -> bool:
+    def _drafts_early(self) -> bool:
         """Whether drafts cost so little that one is made before it is known whether it is wanted.
 
         After a text's last step it is not; but a draft that was made with the step before it can
@@ -211,7 +219,7 @@ class Planner:
             return
         for planner in (self, *self._for_batches.values()):
             planner._begin_as_before(temperature)
-            planner._wide.begin_answer(early=planner.drafts_next)
+            planner._wide.begin_answer(early=planner._drafts_early)
 
     def _begin_as_before(self, temperature: float) -> None:
         """Draft as before the last answer, if that was unlike those before it."""
@@ -222,25 +230,6 @@ class Planner:
         self._made_here = 0.0
         price = self._choice.price(self._context)
         self._beginnings.begun(self._choice.expected, price, self._trials.allowance)
-
-    def next_shape(self, context: int) -> BeamShape | None:  # noqa: ARG002
-        """The shape for the next step; None is a plain step. Asking changes nothing."""
-        if self.choice is None:
-            return None if self._trials.probes.watches else self._trials.next
-        waits = self._trials.allowance.defers(self._choice.price(self._context))
-        if waits or (self._choice.breaks.due and not self._trials.probes.certain):
-            return None
-        return self._wide.due or self.choice
-
-    def next_watch(self, context: int) -> BeamShape | None:  # noqa: ARG002
-        """What to draft with the next step, only to see how far the text will go along with it."""
-        watches = self.choice is None and self._trials.probes.watches
-        return self._trials.next if watches else None
-
-    @property
-    def patience(self) -> int:
-        """Plain steps that it may hear of together, since it would draft after none of them."""
-        return 0 if self.choice is not None else self._trials.patience
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """How many nodes of a draft to verify, from the first on: all while nothing is chosen, then

@@ -28,7 +28,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.target.target import Target
@@ -99,16 +99,14 @@ def test_after_a_plain_step_too(lookback: int, text: list[int], flipped: bool) -
 class Ahead(ScriptedPlanner):
     """A planner that drafts ahead, and verifies as much of each draft as it is told to."""
 
-    drafts_next = True
-
     def __init__(self, shapes: Sequence[BeamShape | None], counts: Sequence[int]):
         self._shapes, self._counts = shapes, counts
-        self.asked = self.trimmed = 0
+        self.trimmed = 0
         self.verified: list[int] = []
 
-    def next_shape(self, context: int) -> BeamShape | None:
-        self.asked += 1
-        return self._shapes[self.asked % len(self._shapes)]
+    @property
+    def plan(self) -> StepPlan:
+        return StepPlan(self._shapes[len(self.verified) % len(self._shapes)], early=True)
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         drafted = len(tree.tokens) - 1

@@ -27,7 +27,7 @@ from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.loop import DecodingLoop
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.sequence import Sequence as TextSequence
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.step import DecodedToken, PendingStep
 from mlx_redrafter.engine.watch import Watch, WatchedDraft
 from mlx_redrafter.errors import RedrafterError
@@ -285,12 +285,9 @@ def test_a_batch_may_be_abandoned() -> None:
 class Fixed:
     """A planner that goes round its shapes and notes what it was asked and told."""
 
-    drafts_next = probing = False
-    patience = 0
-
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
         self.costs = costs
-        self._shapes: Iterator[BeamShape | None] = iter(shapes)
+        self._shapes = shapes
         self.sequences = 0
         self.texts: list[int] = []
         self.told: list[tuple[BeamShape | None, list[int], int]] = []
@@ -311,11 +308,9 @@ class Fixed:
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         raise AssertionError("nothing is drafted in the step before")
 
-    def next_watch(self, context: int) -> BeamShape | None:
-        return None
-
-    def next_shape(self, context: int) -> BeamShape | None:
-        return next(self._shapes)
+    @property
+    def plan(self) -> StepPlan:
+        return StepPlan(self._shapes[len(self.told)])
 
     def observe(self, step: ObservedStep) -> None:
         assert step.seconds > 0
@@ -337,7 +332,8 @@ def test_a_planner_shapes_the_steps_of_all_texts() -> None:
     assert ids(made) == [texts[0], texts[1][:4]]
     assert len(planner.told) == max(stats.steps for stats in decoder.stats)
     assert planner.told[0] == (shapes[0], [4, 4], 21)
-    assert [shape for shape, _, _ in planner.told] == shapes[: len(planner.told)]
+    assert {shape for shape, _, _ in planner.told} == set(shapes)
+    assert all(set(drafted) == {shape.nodes if shape else 0} for shape, drafted, _ in planner.told)
     assert planner.texts[:2] == [2, 2]
     assert planner.texts[-1] == 1  # the shorter text has left
     assert [len(drafted) for _, drafted, _ in planner.told] == planner.texts
@@ -349,18 +345,12 @@ def test_a_planner_shapes_the_steps_of_all_texts() -> None:
 class Early(Fixed):
     """A planner whose drafts are made with the step before."""
 
-    drafts_next = True
+    plan = StepPlan(BeamShape(1, 4), early=True, watched=True)
 
     def __init__(self, costs: CostModel):
         super().__init__(costs, ())
         self.cuts: list[list[bool]] = []
         self.watched: list[WatchedDraft] = []
-
-    def next_shape(self, context: int) -> BeamShape | None:
-        return BeamShape(1, 4)
-
-    def watches(self, shape: BeamShape | None) -> bool:
-        return shape is not None
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         return len(tree.tokens) - 1

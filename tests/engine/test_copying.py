@@ -31,7 +31,7 @@ from mlx_redrafter.engine.copying import (
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.copy_planner import CopyPlanner
@@ -77,19 +77,20 @@ class Copying(ScriptedPlanner):
         self,
         shapes: Sequence[BeamShape | None] = (None,),
         *,
-        drafts_next: bool = False,
+        early: bool = False,
         machine: Machine | None = None,
     ):
         self._shapes, self._asked = shapes, 0
-        self.drafts_next = drafts_next
+        self._early = early
         self.copies = CopyPlanner(lambda: machine or Machine(), CopyAcceptance())
         self.steps: list[ObservedStep] = []
 
     def for_batch(self, sequences: int) -> Any:
         return self
 
-    def next_shape(self, context: int) -> BeamShape | None:
-        return self._shapes[len(self.steps) % len(self._shapes)]
+    @property
+    def plan(self) -> StepPlan:
+        return StepPlan(self._shapes[len(self.steps) % len(self._shapes)], early=self._early)
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         return [0.5**depth for depth in tree.depths]
@@ -141,8 +142,8 @@ SAMPLINGS = pytest.mark.parametrize(
 PLANNED: dict[str, Any] = {
     "copies alone": lambda: (False, Copying()),
     "drafts in the step": lambda: (True, Copying([WIDE, CHAIN])),
-    "drafts in the step before": lambda: (True, Copying([WIDE, CHAIN], drafts_next=True)),
-    "drafts now and then": lambda: (True, Copying([None, WIDE, None], drafts_next=True)),
+    "drafts in the step before": lambda: (True, Copying([WIDE, CHAIN], early=True)),
+    "drafts now and then": lambda: (True, Copying([None, WIDE, None], early=True)),
     "dear drafts": lambda: (True, Copying([WIDE], machine=Machine(draft=5.0))),
     "a fixed shape": lambda: (True, None),
     "no planner": lambda: (False, None),
@@ -216,14 +217,14 @@ def test_a_long_match_leaves_the_draft_out() -> None:
 
 
 def test_where_copies_go_on_no_draft_is_made_for_the_next_step() -> None:
-    planner = Copying([WIDE], drafts_next=True, machine=Machine(draft=0.6))
+    planner = Copying([WIDE], early=True, machine=Machine(draft=0.6))
     written(model_of(True), GREEDY, copy=True, planner=planner, max_tokens=200)
     assert {step.next_shape for step in planner.steps} == {None, WIDE}
 
 
 def test_a_draft_that_is_not_worth_verifying_was_made_all_the_same() -> None:
     """Beside copies, too: the planner is to know what was drafted with the step before."""
-    planner = Copying([WIDE], drafts_next=True, machine=Machine(row=3.0))
+    planner = Copying([WIDE], early=True, machine=Machine(row=3.0))
     text, _ = written(model_of(True), GREEDY, copy=True, planner=planner)
     assert text == plainly(GREEDY)
     assert any(step.drafted_before and not step.nodes for step in planner.steps)

@@ -20,7 +20,7 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.events import NewToken, PromptRead
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.shared_planner import SharedPlanner
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.engine.step_timer import StepTimer
@@ -53,8 +53,9 @@ class Listener(ScriptedPlanner):
         self.begun.append((len(cache), temperature))
         self.among.append(among)
 
-    def next_shape(self, context: int) -> BeamShape | None:
-        return self.shape
+    @property
+    def plan(self) -> StepPlan:
+        return StepPlan(self.shape, patience=self.patience)
 
     def observe(self, step: ObservedStep) -> None:
         self.heard.append(step)

@@ -7,7 +7,7 @@ import pytest
 
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.reports import MOST_HELD, StepReports
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.tree import HostTree
 
@@ -22,6 +22,10 @@ class Listener:
 
     patience: int = 0
     heard: list[ObservedStep] = field(default_factory=list)
+
+    @property
+    def plan(self) -> StepPlan:
+        return StepPlan(patience=self.patience)
 
     def observe(self, step: ObservedStep) -> None:
         self.heard.append(step)

@@ -24,7 +24,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.engine.step import PendingStep
 from mlx_redrafter.engine.watch import Watch, WatchedDraft
@@ -39,14 +39,8 @@ class Watching(ScriptedPlanner):
     """A planner that verifies nothing, and watches a draft wherever it may."""
 
     def __init__(self, patience: int = 0) -> None:
-        self.patience = patience
+        self.plan = StepPlan(watch=SHAPE, patience=patience)
         self.steps: list[ObservedStep] = []
-
-    def next_shape(self, context: int) -> BeamShape | None:
-        return None
-
-    def next_watch(self, context: int) -> BeamShape | None:
-        return SHAPE
 
     def observe(self, step: ObservedStep) -> None:
         assert step.is_plain
@@ -177,16 +171,10 @@ def trees_begun(monkeypatch: pytest.MonkeyPatch) -> list[HostTree]:
 class Comparing(ScriptedPlanner):
     """A planner that verifies a part of each draft, and has them all compared with the text."""
 
-    drafts_next = True
+    plan = StepPlan(SHAPE, early=True, watched=True)
 
     def __init__(self) -> None:
         self.steps: list[ObservedStep] = []
-
-    def next_shape(self, context: int) -> BeamShape | None:
-        return SHAPE
-
-    def watches(self, shape: BeamShape | None) -> bool:
-        return shape == SHAPE
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         return context % 4  # of some nothing

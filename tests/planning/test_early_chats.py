@@ -134,7 +134,7 @@ def test_while_a_larger_probe_is_under_way_no_other_is_made(
         observe(step)
         under_way.append(planner._wide.awaited)
         assert not (planner._wide.awaited and planner._wide.due)
-        assert planner.watches(planner.next_shape(0)) == (planner._wide.due is not None)
+        assert planner.plan.watched == (planner._wide.due is not None)
 
     monkeypatch.setattr(planner, "observe", noting)
     answered(begun, REAL)
@@ -208,8 +208,8 @@ def test_a_probe_that_is_due_is_not_made_with_the_first_step_of_an_answer() -> N
     assert planner is not None
     planner._wide.due = BeamShape(8, 5, 31)
     planner.begin()
-    assert planner.next_shape(0) == planner.choice
-    assert not planner.watches(planner.next_shape(0))
+    assert planner.plan.shape == planner.choice
+    assert not planner.plan.watched
 
 
 @pytest.mark.parametrize("ahead", [ON_CPU, ON_GPU], ids=["cpu", "gpu"])

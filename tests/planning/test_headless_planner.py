@@ -34,12 +34,12 @@ def test_a_text_in_which_nothing_repeats_needs_no_measurement() -> None:
     measure = Measurements()
     planner = HeadlessPlanner(measure)
     for _ in range(20):
-        assert planner.next_shape(64) is None
+        assert planner.plan.shape is None
         planner.observe(step(0, 1, 1.0))
         planner.copies.take_surprise([], 64)
         assert not planner.copies.waits_for_copies(0.0, [], 64)
         assert planner.copies.num_nodes([], 64) == 0
-    assert not any((planner.probing, planner.drafts_next))
+    assert planner.plan == HeadlessPlanner.plan
     assert measure.count == 0
     assert planner.copies.num_nodes(CERTAIN, 64) > 0
     assert planner.for_batch(3).copies.num_nodes(CERTAIN, 64) > 0

@@ -260,11 +260,8 @@ def test_asking_changes_nothing() -> None:
     planner = Planner(costs_of(CPU))
     chat, text = Chat(planner.costs, planner), Text(*REAL)
     for _ in range(30):
-        first = planner.next_shape(0)
-        told = planner.state, planner.probing, planner.drafts_next, planner.forecasts(10)
-        assert planner.next_shape(0) == first
-        assert (planner.state, planner.probing, planner.drafts_next) == told[:3]
-        assert planner.forecasts(10) == told[3]
+        told = planner.plan, planner.state, planner.forecasts(10)
+        assert (planner.plan, planner.state, planner.forecasts(10)) == told
         chat.answer(text, 1)
 
 
@@ -277,7 +274,7 @@ def test_shapes_shrink_as_the_context_grows_and_drafting_ends() -> None:
     nodes = []
     for context in (100, 8000, 32000):
         for _ in range(400):
-            shape = planner.next_shape(context)
+            shape = planner.plan.shape
             record = text.step(shape)
             seconds = costs.step_seconds(shape, context)
             planner.observe(ObservedStep(shape, [record], seconds, context))
@@ -383,7 +380,7 @@ def test_probes_that_are_never_drafted_are_not_used_up() -> None:
     """The loop asks before it knows that a text ends; answers of one token draft nothing."""
     planner = Planner(costs_of(CPU))
     for _ in range(50):
-        planner.next_shape(10)
+        assert planner.plan.probing
     assert state_of(planner) is PlannerState.TRYING
     Chat(planner.costs, planner).answers(KNOWN, 3)
     assert planner.choice is not None
@@ -506,7 +503,7 @@ def run_together(planner: Planner, text: Text, truth: CostModel, texts: int) -> 
     """300 steps of a batch, by the true costs."""
     batch, together = truth.for_batch(texts), planner.for_batch(texts)
     for context in range(300):
-        shape = together.next_shape(context)
+        shape = together.plan.shape
         records = [text.step(shape) for _ in range(texts)]
         seconds = batch.step_seconds(shape, context)
         together.observe(ObservedStep(shape, records, seconds, context))
@@ -556,7 +553,7 @@ def leaves_chosen(machine: CostModel, seed: int) -> int:
     for _ in range(25):
         planner.begin()
         for context in range(30):
-            shape = planner.next_shape(context)
+            shape = planner.plan.shape
             record = text.step(shape)
             leaves = set(range(len(record.tree.tokens))) - set(record.tree.parents)
             rows = len(leaves) * max(record.tree.depths)
@@ -590,8 +587,8 @@ def settled(level: float = 0.005) -> Planner:
 
 
 def test_cheap_drafts_are_made_in_the_step_before() -> None:
-    assert settled(level=0.005).drafts_next
-    assert not settled(level=0.1).drafts_next
+    assert settled(level=0.005).plan.early
+    assert not settled(level=0.1).plan.early
 
 
 def test_of_a_doubtful_draft_less_is_verified() -> None:
@@ -607,7 +604,7 @@ def test_of_a_doubtful_draft_less_is_verified() -> None:
 def test_a_first_probe_is_verified_whole() -> None:
     planner = after_first_tokens(Planner(costs_of(CPU)))
     hopeless = score_tree(*(-7.0 - n for n in range(7)))
-    probe = planner.next_shape(0)
+    probe = planner.plan.shape
     assert probe is not None
     assert planner.num_nodes_to_verify(hopeless, 0) == 7
 

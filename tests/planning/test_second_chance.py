@@ -126,7 +126,7 @@ def batches(
         seeds = range(first_seed + 100 * number, first_seed + 100 * number + sequences)
         texts = [Text(*kind, seed=seed) for seed in seeds]
         while made < 60:
-            shape = shared.next_shape(64)
+            shape = shared.plan.shape
             step = ObservedStep(shape, [text.step(shape) for text in texts], 1.0, 64)
             seconds = shared.costs.step_seconds(shape, 64, kept=step.tokens, rejected=1.0)
             shared.observe(replace(step, seconds=seconds * (dear if shape else 1.0)))
@@ -293,7 +293,7 @@ def test_a_first_chance_outlasts_one_draft_that_fails_where_drafts_are_dear() ->
     assert planner is not None
 
     def fail_once() -> None:
-        shape = planner.next_shape(0)
+        shape = planner.plan.shape
         assert shape is not None
         record = Text(1e-9, 1e-9, 0.0).step(shape)
         assert record.accepted == 0

@@ -50,17 +50,17 @@ def plain_steps_before_a_probe(planner: Planner) -> int:
     """How many come before the next draft; nothing is drafted against the planner's word."""
     waited = 0
     for _ in range(2000):
-        patience = planner.patience
+        patience = planner.plan.patience
         for left in range(patience, 0, -1):
-            assert planner.next_shape(64) is None
-            assert planner.patience <= left, "it is no longer than was said"
+            assert planner.plan.shape is None
+            assert planner.plan.patience <= left, "it is no longer than was said"
             planner.observe(ObservedStep(None, [PLAIN], 1.0, 64, early=True, overlapped=True))
             waited += 1
-        if planner.next_shape(64) is not None:
+        if planner.plan.shape is not None:
             break
         planner.observe(ObservedStep(None, [PLAIN], 1.0, 64, early=True, overlapped=True))
         waited += 1
-    assert planner.next_shape(64) is not None
+    assert planner.plan.shape is not None
     return waited
 
 
@@ -73,7 +73,7 @@ def test_plain_steps_told_together_count_as_told_one_by_one(curve: str) -> None:
         for _ in range(8):
             one.observe(step)
         many.observe(replace(step, repeats=8))
-    assert many.patience == pytest.approx(one.patience, abs=1)
+    assert many.plan.patience == pytest.approx(one.plan.patience, abs=1)
     assert many.clocks.machine == pytest.approx(one.clocks.machine, rel=0.02)
     assert many.prices.rate == pytest.approx(one.prices.rate, rel=0.02)
     assert many.prices.made(None).steps == one.prices.made(None).steps
@@ -83,11 +83,11 @@ def test_a_choice_hears_of_every_step() -> None:
     chat = Chat(costs_of(CPU), Planner(costs_of(CPU)))
     chat.answers(KNOWN, 3, 0)
     assert chat.planner.state is PlannerState.DRAFTING
-    assert chat.planner.patience == 0
+    assert chat.planner.plan.patience == 0
 
 
 def test_where_nothing_can_pay_it_has_all_patience() -> None:
-    assert Planner(costs_of(LINEAR)).patience > 8
+    assert Planner(costs_of(LINEAR)).plan.patience > 8
 
 
 @pytest.mark.parametrize(("two", "tried"), [(1.6, True), (1.9, False)])
@@ -95,7 +95,7 @@ def test_a_shape_that_could_gain_next_to_nothing_is_not_tried(two: float, tried:
     """Two tokens for 1.9 would gain five per cent, were every guess right."""
     costs = costs_of(lambda n: 1.0 + (two - 1.0) * (n - 1) + 0.05 * (n > 2) * n, level=0.01)
     planner = after_first_tokens(Planner(costs))
-    assert (planner.next_shape(64) is not None) is tried
+    assert (planner.plan.shape is not None) is tried
     assert tried or planner.state is PlannerState.OFF
     assert 2 / (two + 0.01) > LEAST_AT_BEST or not tried
 
@@ -167,8 +167,8 @@ def test_patience_ends_when_a_probe_is_due(
     planner.begin()
     waits = 0
     for step in range(200):
-        due = planner.next_shape(step) or planner.next_watch(step)
-        waits = max(waits - 1, planner.patience)
+        due = planner.plan.shape or planner.plan.watch
+        waits = max(waits - 1, planner.plan.patience)
         assert not (due and waits), step
         if due:
             break

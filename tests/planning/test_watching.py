@@ -80,27 +80,27 @@ def test_where_a_record_says_that_nothing_pays_the_first_probe_is_watched() -> N
     planner = Planner(costs, watches=True, recorded=recorded_of(BABBLE))
     planner.begin()
     after_first_tokens(planner)
-    assert planner.next_shape(0) is None
-    assert planner.next_watch(0) is not None
+    assert planner.plan.shape is None
+    assert planner.plan.watch is not None
     without = Planner(costs, recorded=recorded_of(BABBLE))
     without.begin()
     after_first_tokens(without)
-    assert without.next_watch(0) is None
-    assert without.next_shape(0) is not None
+    assert without.plan.watch is None
+    assert without.plan.shape is not None
 
 
 def test_a_shape_that_is_chosen_is_verified() -> None:
     chat = chat_of(CPU).answers(KNOWN, 3)
     assert chat.planner
     assert chat.planner.state is PlannerState.DRAFTING
-    assert chat.planner.next_watch(64) is None
+    assert chat.planner.plan.watch is None
 
 
 def watched_in_vain(planner: Planner, seconds: float, steps: int = 600) -> int:
     """How many drafts are watched in so many plain steps, each of which takes so long more."""
     made, last, text = 0, None, Text(*BABBLE)
     for _ in range(steps):
-        shape = planner.next_watch(64)
+        shape = planner.plan.watch
         tree = text.step(last).tree if last else None
         over = [WatchedDraft(last, RecordedDraft.of(tree, (0,)))] if last and tree else []
         planner.observe(
@@ -129,17 +129,17 @@ def test_nothing_is_watched_before_the_planner_is_out_of_patience(curve: str) ->
         planner = chat_of(curve).answers(BABBLE, answers, 3).planner
         assert planner
         waited = 0
-        while planner.next_watch(64) is None and waited < 2000:
-            patience = planner.patience
+        while planner.plan.watch is None and waited < 2000:
+            patience = planner.plan.patience
             for left in range(patience, 0, -1):
-                assert planner.next_watch(64) is None
-                assert planner.next_shape(64) is None
-                assert planner.patience <= left, "it is no longer than was said"
+                assert planner.plan.watch is None
+                assert planner.plan.shape is None
+                assert planner.plan.patience <= left, "it is no longer than was said"
                 planner.observe(ObservedStep(None, [PLAIN], 1.0, 64, early=True, overlapped=True))
                 waited += 1
-            if planner.next_watch(64) is None:
+            if planner.plan.watch is None:
                 planner.observe(ObservedStep(None, [PLAIN], 1.0, 64, early=True, overlapped=True))
                 waited += 1
-        assert planner.next_watch(64) is not None
+        assert planner.plan.watch is not None
         waits.append(waited)
     assert max(waits) > 20

@@ -17,7 +17,7 @@ from mlx_redrafter.engine import sequence as sequences
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.tree import HostTree
@@ -86,9 +86,7 @@ def assert_goes_on(cache: PromptCache, held: list[int], new: list[int]) -> None:
 class ScriptedPlanner:
     """What planners of a single text have in common whose steps a test lays down."""
 
-    drafts_next = False
-    probing = False
-    patience = 0
+    plan = StepPlan()
 
     class costs:
         """Nothing costs anything."""
@@ -96,12 +94,6 @@ class ScriptedPlanner:
         @staticmethod
         def draft_seconds(shape: BeamShape) -> float:
             return 0.0
-
-    def watches(self, shape: BeamShape | None) -> bool:
-        return False
-
-    def next_watch(self, context: int) -> BeamShape | None:
-        return None
 
     def for_batch(self, sequences: int) -> Any:
         assert sequences == 1, "no batch here"

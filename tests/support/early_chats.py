@@ -94,13 +94,14 @@ class EarlyChat(Chat):
     def _launch(self, planner: Planner, step: Launched, watching: Watching, made: int) -> Launched:
         """Decide what its graph drafts for the next step."""
         idle = watching.idle and not self._launched
-        watch = planner.next_watch(made) if idle and made else None
+        plan = planner.plan
+        watch = plan.watch if idle and made else None
         if watch is not None:
             step.after, step.watched, step.verified, step.decided = watch, True, False, True
-        elif planner.drafts_next:
+        elif plan.early:
             step.decided = True
-            step.after = planner.next_shape(made)
-            step.watched = idle and planner.watches(step.after)
+            step.after = plan.shape
+            step.watched = idle and plan.watched
         self._launched |= step.watched
         return step
 
@@ -118,21 +119,21 @@ class EarlyChat(Chat):
         self, planner: Planner, step: Launched, watching: Watching, made: int, tokens: int
     ) -> Launched | None:
         """A plain step after a plain one, launched before that is read."""
-        if not step.is_plain or made + 1 >= tokens or self._shape_after(planner, step, made):
+        if not step.is_plain or made + 1 >= tokens or self._shape_after(planner, step):
             return None
         return self._launch(planner, Launched(), watching, made + 1)
 
     @staticmethod
-    def _shape_after(planner: Planner, step: Launched, made: int) -> BeamShape | None:
+    def _shape_after(planner: Planner, step: Launched) -> BeamShape | None:
         if step.decided:
             return step.after if step.verified else None
-        return planner.next_shape(made)
+        return planner.plan.shape
 
     def _next_step(
         self, planner: Planner, step: Launched, watching: Watching, text: Drafted, made: int
     ) -> Launched:
         """What is launched once a step was read."""
-        shape = self._shape_after(planner, step, made)
+        shape = self._shape_after(planner, step)
         record = text.step(shape)
         following = Launched(record, shape)
         if shape is not None and step.decided:

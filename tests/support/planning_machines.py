@@ -198,12 +198,12 @@ class Chat:
         """Decode an answer of at least so many tokens."""
         if self.planner:
             self.planner.begin(temperature=self.temperature)
-        made, shape, early = 0, self._next(0), False
+        made, shape, early = 0, self._next, False
         watch, watching = None, Watching()
         while made < tokens:
             # After a plain step the next one is chosen, and begins, before that is read.
-            following = self._next(made) if shape is None else None
-            next_watch = self._next_watch(made) if watching.idle and watch is None else None
+            following = self._next if shape is None else None
+            next_watch = self._next_watch if watching.idle and watch is None else None
             overlapped = shape is None and following is None and made + 1 < tokens
             record = text.step(shape)
             rejected = float(record.accepted < record.drafted)
@@ -237,14 +237,16 @@ class Chat:
             made += len(record.path)
             self.steps.append((shape, len(record.path), seconds))
             early = overlapped
-            shape = following if shape is None else self._next(made)
+            shape = following if shape is None else self._next
         return self
 
-    def _next_watch(self, context: int) -> BeamShape | None:
-        return self.planner.next_watch(context) if self.planner else None
+    @property
+    def _next_watch(self) -> BeamShape | None:
+        return self.planner.plan.watch if self.planner else None
 
-    def _next(self, context: int) -> BeamShape | None:
-        return self.planner.next_shape(context) if self.planner else self.fixed
+    @property
+    def _next(self) -> BeamShape | None:
+        return self.planner.plan.shape if self.planner else self.fixed
 
     def answers(self, kind: tuple[float, float, float], count: int, seed: int = 0) -> Chat:
         """Decode answers of one kind of text."""

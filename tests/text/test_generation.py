@@ -18,6 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper, load
 
 import models
 from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.shape_planner import StepPlan
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.generate import generate, stream_generate
@@ -474,7 +475,9 @@ def test_length_is_the_reason_at_max_tokens(tokenizer: TokenizerWrapper) -> None
 
 def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrapper) -> None:
     class Refusing:
-        drafts_next = probing = False
+        @property
+        def plan(self) -> StepPlan:
+            raise AssertionError("asked")
 
         def for_batch(self, sequences: int) -> Any:
             return self
@@ -482,11 +485,8 @@ def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrappe
         def begin(self, cache: Any, temperature: float, *, among: bool = False) -> None:
             pass
 
-        def next_watch(self, context: int) -> None:
-            return None
-
-        def next_shape(self, context: int) -> None:
-            raise AssertionError("asked")
+        def observe(self, step: Any) -> None:
+            raise AssertionError("told")
 
     model = writing(tokenizer, "drafted")
     planner: Any = Refusing()

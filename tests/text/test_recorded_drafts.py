@@ -103,7 +103,7 @@ def test_a_loaded_models_planner_has_a_choice_from_the_start(
     model, _ = load(bundle)
     assert isinstance(model.planner, Planner)
     assert model.planner.choice is not None
-    assert model.planner.for_batch(2).next_shape(10) is not None
+    assert model.planner.for_batch(2).plan.shape is not None
 
 
 def test_a_converted_drafter_brings_it_along(bundle: Path, tmp_path: Path) -> None:
