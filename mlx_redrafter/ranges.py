@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any
 
 from .errors import RedrafterError
 
@@ -32,11 +33,13 @@ class OptionRange:
     or_zero: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number is in the range."""
+        """Whether a number is in the range; one beyond a float's is in none."""
+        if abs(value) > sys.float_info.max:
+            return False
         if self.or_zero and value == 0:
             return True
         low = value > self.minimum if self.above else value >= self.minimum
-        return low and value <= self.maximum and not math.isinf(value)
+        return low and value <= self.maximum
 
     def __str__(self) -> str:
         number = "a whole number" if self.kind is int else "a finite number"
@@ -171,7 +174,7 @@ def token_ids(given: Any, name: str) -> tuple[int, ...]:
     ids = tuple(given) if listed else (None,)
     if not are_counts(ids):
         raise RedrafterError(f"{name} has to be a list of token ids.")
-    return cast("tuple[int, ...]", ids)
+    return tuple(map(int, ids))
 
 
 def prompt_ids(given: Any, name: str) -> list[int]:

@@ -50,7 +50,7 @@ def _option(default: Any, text: str, **limits: Any) -> Any:
 
 def _window(of: str) -> Any:
     text = f"how many of the latest tokens, prompt included, {of}_penalty looks at"
-    return _option(20, text, kind=int, minimum=1)
+    return _option(20, text, kind=int, minimum=1, maximum=2**31 - 1)
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,13 @@ class TreeKVCache(LayerCache):
         for buffer in _leaves([self.keys, self.values]):
             buffer[..., row:end, :] = mx.take(buffer, path + row, axis=2)
 
+    def blank(self, rows: int) -> None:
+        """See :class:`LayerCache`."""
+        if self.keys is not None:
+            first = self.offset - self._start
+            for buffer in _leaves([self.keys, self.values]):
+                buffer[..., first : first + rows, :] = 0
+
     def commit_all(self, rows: int) -> None:
         """Keep the window at the end of a piece of a prompt, where that is asked for."""
         if not self._keeps_points or self.keys is None:

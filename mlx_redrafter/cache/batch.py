@@ -121,6 +121,15 @@ class BatchKVCache:
             rows = mx.take_along_axis(buffer, source, axis=2)
             setattr(self, name, mx.put_along_axis(buffer, columns, rows, axis=2))
 
+    def blank(self, columns: mx.array) -> None:
+        """Put zeros at ``columns``, (batch, 1, k, 1)."""
+        if self.keys is None:
+            return
+        for name in ("keys", "values"):
+            buffer = getattr(self, name)
+            zeros = mx.zeros((*buffer.shape[:2], columns.shape[2], buffer.shape[3]), buffer.dtype)
+            setattr(self, name, mx.put_along_axis(buffer, columns, zeros, axis=2))
+
     def compose(self, kept: Sequence[int], joined: Sequence[TreeKVCache], longest: int) -> None:
         """Keep the texts ``kept``, in that order, and put others after them.
 
@@ -290,6 +299,12 @@ class BatchCache:
         into.memory = row.memory and row.memory.copy()
         into.weights = row.weights
         mx.eval(into.state)
+
+    def blank(self, rows: int) -> None:
+        """Put zeros in place of the last forward's rows, of which nothing is committed."""
+        columns = mx.array(self.lengths)[:, None] + mx.arange(rows)
+        for layer in self._layers:
+            layer.blank(columns[:, None, :, None])
 
     def commit(self) -> None:
         """Keep the rows of the paths that the texts have just committed."""

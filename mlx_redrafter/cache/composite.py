@@ -148,12 +148,19 @@ class OpaqueCache(LayerCache):
 
     def can_rewind(self, length: int) -> bool:
         """Whether nothing is to be forgotten, or mlx-lm's cache can do it."""
-        surplus = self.offset + self._rows - length
+        surplus = self._held - length
         return surplus == 0 or (surplus > 0 and bool(self._raw.is_trimmable()))
+
+    @property
+    def _held(self) -> int:
+        """Rows that mlx-lm's cache has, by its own word: a forward that was begun may have been
+        broken off before it came to this layer."""
+        held = getattr(self._raw, "offset", None)
+        return held if isinstance(held, int) else self.offset + self._rows
 
     def rewind(self, length: int) -> None:
         """Trim mlx-lm's cache."""
-        surplus = self.offset + self._rows - length
+        surplus = self._held - length
         if surplus:
             self._raw.trim(surplus)
         self.offset, self._rows = length, 0

@@ -52,6 +52,13 @@ class LayerCache(ABC):
     def commit(self, path: Sequence[int]) -> None:
         """Keep the verified rows ``path`` (indices into the tree, root first), forget the rest."""
 
+    def blank(self, rows: int) -> None:  # noqa: B027
+        """Put zeros in place of the rows of a forward that is not committed.
+
+        What is no number counts even where a mask gives it no weight, and a later forward may be
+        given rows beyond its own.
+        """
+
     @abstractmethod
     def can_rewind(self, length: int) -> bool:
         """Whether it is known how this layer stood after ``length`` tokens."""

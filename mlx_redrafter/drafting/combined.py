@@ -48,13 +48,9 @@ def combine(first: DraftTree, second: DraftTree) -> Combined:
             first.known.log_probs[one] if one >= 0 else second.known.log_probs[other]
             for one, other in zip(merged.guesses, merged.copies, strict=True)
         ]
-        places = {one: place for place, one in enumerate(merged.guesses) if one >= 0}
         return Combined(
             DraftTree.from_parents(merged.tokens, merged.parents, scores),
-            tuple(
-                places[node] if merged.copies[places[node]] < 0 else None
-                for node in range(1, len(first))
-            ),
+            tuple(place if merged.copies[place] < 0 else None for place in merged.guessed_at[1:]),
         )
     if second.known is not None:
         return Combined(graft(first, second.known), tuple(range(1, len(first))))

@@ -28,12 +28,14 @@ class MergedTree:
         parents: Index of each node's parent, which stands before it; -1 for the root.
         guesses: Index of each node in the first tree; -1 where it is not in it.
         copies: Index of each node in the second tree; -1 where it is not in it.
+        guessed_at: The node that each node of the first tree has become; equal siblings are one.
     """
 
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
     guesses: tuple[int, ...]
     copies: tuple[int, ...]
+    guessed_at: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -109,7 +111,7 @@ def merge(guessed: HostTree, copied: HostTree) -> MergedTree:
     """
     tokens, parents = [guessed.tokens[0]], [-1]
     children: dict[tuple[int, int], int] = {}
-    origins = []
+    origins, places = [], []
     for tree in (guessed, copied):
         place = {0: 0}
         for node in sorted(range(1, len(tree.tokens)), key=tree.depths.__getitem__):
@@ -120,8 +122,9 @@ def merge(guessed: HostTree, copied: HostTree) -> MergedTree:
                 parents.append(key[0])
             place[node] = children[key]
         origins.append({index: node for node, index in reversed(place.items())})
+        places.append(tuple(place[node] for node in range(len(tree.tokens))))
     guesses, copies = (tuple(origin.get(n, -1) for n in range(len(tokens))) for origin in origins)
-    return MergedTree(tuple(tokens), tuple(parents), guesses, copies)
+    return MergedTree(tuple(tokens), tuple(parents), guesses, copies, places[0])
 
 
 def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:

@@ -106,6 +106,7 @@ class Engine:
         self._waiting: deque[_Member] = deque()
         self._reading: list[_Member] = []
         self._groups: list[_Group] = []
+        self._ended = False  # whether a text has, since one began
 
     def add(
         self,
@@ -174,7 +175,13 @@ class Engine:
             self._leave(member)
 
     def sequence(self, sequence: int) -> Sequence:
-        """A text that has not left: its configuration with its seed, and its counts."""
+        """A text that has not left: its configuration with its seed, and its counts.
+
+        Raises:
+            RedrafterError: If there is none of that number, or it has left.
+        """
+        if sequence not in self._members:
+            raise RedrafterError(f"This engine has no text {shown(sequence)}, or has it no longer.")
         return self._members[sequence].sequence
 
     def _give_up(self) -> None:
@@ -209,8 +216,7 @@ class Engine:
         if not self._waiting or under_way >= self._size:
             return False
         member = self._waiting.popleft()
-        among = bool(self._groups)
-        member.reading = self._new_loop().prefill(member.sequence, among=among)
+        member.reading = self._new_loop().prefill(member.sequence)
         self._reading.append(member)
         return True
 
@@ -218,8 +224,6 @@ class Engine:
         assert member.reading is not None
         started = time.perf_counter()
         done, total = next(member.reading)
-        if done == total:
-            next(member.reading, None)  # to its end: the planner hears that a text begins
         self._spent(member, time.perf_counter() - started)
         member.cached = done if member.cached < 0 else member.cached
         events.append(PromptRead(member.number, done, total, member.cached))
@@ -230,7 +234,8 @@ class Engine:
     def _take_first_token(self, member: _Member, events: list[Event]) -> None:
         """The step of a prompt's last token is the sequence's own; then it joins others."""
         loop, started = self._new_loop(), time.perf_counter()
-        loop.compose([], [member.sequence])
+        loop.begin(member.sequence, among=bool(self._groups) and not self._ended)
+        self._ended = False
         made = loop.step(goes_on=False)
         self._spent(member, time.perf_counter() - started)
         self._hand_out(made, events)
@@ -300,6 +305,7 @@ class Engine:
 
     def _leave(self, member: _Member) -> None:
         del self._members[member.number], self._of[member.sequence]
+        self._ended |= member.handed_out > 0
         if member in self._waiting:
             self._waiting.remove(member)
         if member in self._reading:

@@ -82,6 +82,8 @@ class DecodingConfig:
             raise RedrafterError(
                 f"max_tokens is {shown(limit)}, but has to be 1 or more, or -1 for no limit."
             )
+        object.__setattr__(self, "max_tokens", int(limit))
         size = self.prefill_step_size
         if not is_count(size) or size < 1:
             raise RedrafterError(f"prefill_step_size is {shown(size)}, but has to be 1 or more.")
+        object.__setattr__(self, "prefill_step_size", int(size))

@@ -89,9 +89,11 @@ def steered(
         steering.begin(sequence, plans=loop.plans)
         for done, total in loop.prefill(sequence):
             progress(done, total)
-        loop.compose([], [sequence])
-        while sequence.finish_reason is None and steering.goes_on():
-            sequence.check_cache()
+        loop.begin(sequence)
+        while sequence.finish_reason is None:
+            sequence.check_cache()  # before other ranks are told that a step follows
+            if not steering.goes_on():
+                break
             for tokens in loop.step().values():
                 for token in tokens:
                     handed_out += 1

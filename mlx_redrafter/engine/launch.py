@@ -93,6 +93,7 @@ class StepLauncher:
         finite = [_finite(tree, states) for tree, states in zip(trees, hidden, strict=True)]
         if any(s.asks_caller for s in sequences) and not _all_true(finite, logits):
             # A caller's function hears of each token once, so not of a step that is taken again.
+            blank_rows(sequences, batch, len(trees[0]))
             return self.launch(sequences, batch, [StepDraft() for _ in drafts], None)
         plain_next = following is not None and following.shape is None
         resting = following is not None and following.resting
@@ -254,6 +255,15 @@ def _of_one_size(trees: list[DraftTree]) -> list[DraftTree]:
     """
     size = max(len(tree) for tree in trees)
     return [tree.padded(size, NO_TOKEN) for tree in trees]
+
+
+def blank_rows(sequences: Tokens[Sequence], batch: BatchCache | None, rows: int) -> None:
+    """Clear the rows of a step that is taken again, since they may hold what is no number."""
+    if batch is not None:
+        batch.blank(rows)
+        return
+    for leaf in (leaf for layer in sequences[0].cache.layers for leaf in layer.leaves):
+        leaf.blank(rows)
 
 
 def caches_of(sequences: Tokens[Sequence], batch: BatchCache | None) -> list[Any]:

@@ -18,7 +18,7 @@ from ..cache.batch import BatchCache
 from .checks import checked_planner
 from .choose import DraftChooser, Shapes, may_end
 from .copying import StepDraft
-from .launch import StepLauncher, caches_of
+from .launch import StepLauncher, blank_rows, caches_of
 from .lockstep import agreed_seconds
 from .model import SpeculativeModel
 from .reports import StepReports
@@ -73,13 +73,8 @@ class DecodingLoop:
         if sequence.drafts and self._planner is None:
             sequence.sources_for(sequence.config.beam, timed=True)
 
-    def prefill(self, sequence: Sequence, *, among: bool = False) -> Iterator[tuple[int, int]]:
-        """Read a sequence's prompt, all but its last token; yields (done, to do).
-
-        Args:
-            sequence: It.
-            among: Whether other texts are under way.
-        """
+    def prefill(self, sequence: Sequence) -> Iterator[tuple[int, int]]:
+        """Read a sequence's prompt, all but its last token; yields (done, to do)."""
         self._chooser.begin(sequence)
         self._target.take_cores(len(sequence.prompt))
         pieces = sequence.prefill()
@@ -90,9 +85,18 @@ class DecodingLoop:
                 break
             self._mark()
             yield done
+
+    def begin(self, sequence: Sequence, *, among: bool = False) -> None:
+        """Let a sequence whose prompt is read be the one that takes part.
+
+        Args:
+            sequence: It.
+            among: Whether other texts are under way, of which none has ended since one began.
+        """
         if self._planner is not None and sequence.drafts:
             temperature = sequence.config.sampling.temperature
             self._planner.begin(sequence.cache, temperature, among=among)
+        self.compose([], [sequence])
 
     def step(self, *, goes_on: bool = True) -> dict[Sequence, list[DecodedToken]]:
         """Take a step of all sequences.
@@ -178,6 +182,7 @@ class DecodingLoop:
         for sequence, step in zip(self.sequences, pending, strict=True):
             if step.watches_next:
                 sequence.watch.cancel()
+        blank_rows(self.sequences, self.batch, len(pending[0].tree))
         return self._launch([StepDraft() for _ in pending], goes_on=False)
 
     def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:
@@ -301,9 +306,13 @@ class DecodingLoop:
         self._pending = []
 
     def close(self) -> None:
-        """No further step is taken; the planner hears of those that it was not told of yet."""
+        """No further step is taken; the planner hears of those that it was not told of yet.
+
+        Not where ranks decode together: the garbage collector closes abandoned texts when it likes,
+        and planners that hear of steps at different times draft differently.
+        """
         self.discard()
-        if self._planner is not None:
+        if self._planner is not None and self._model.ranks is None:
             self._planner.if_free(self._reports.flush)
 
     def compose(self, leaving: Iterable[Sequence], joining: Tokens[Sequence]) -> None:

@@ -26,7 +26,7 @@ from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
-from ..ranges import check_texts, kind_or_none, of_kind, several
+from ..ranges import check_texts, is_count, kind_or_none, of_kind, several, shown
 from ..sampling import Sampler, SamplingConfig
 from ..system.device import fuses_drafts
 from ..system.last_threads import computing
@@ -37,6 +37,7 @@ from ..target.patching import refuse_copy
 from ..target.target import Target
 from .head_memory import HeadMemory
 from .lockstep import Leader
+from .planner_lock import PlannerLock
 from .saved_cache import load_cache
 from .shape_planner import ShapePlanner
 
@@ -106,7 +107,7 @@ class SpeculativeModel:
         vocab_size = self.target.vocab_size
         sources = [_source_of(source, vocab_size) for source in (*own, *beside)]
         self.sources = [self._fitting(source) for source in sources]
-        self.planner_lock = threading.RLock()
+        self.planner_lock = PlannerLock()
         self._lock = threading.RLock()
         self._searches: OrderedDict[tuple[Any, ...], BeamSearch] = OrderedDict()
         if self.drafts and self.target.refusal is not None:
@@ -330,6 +331,10 @@ def _source_of(given: Any, vocab_size: int) -> DraftSource:
         raise RedrafterError(
             "The drafter has to be a Drafter (load_drafter reads one from its directory), or a "
             f"DraftSource, and is a {type(given).__name__}."
+        )
+    if not is_count(given.max_depth) or given.max_depth < 0:
+        raise RedrafterError(
+            f"A draft source's max_depth has to be a whole number, and is {shown(given.max_depth)}."
         )
     return CheckedSource(as_source(given), vocab_size)
 

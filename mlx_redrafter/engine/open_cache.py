@@ -16,8 +16,7 @@ def open_cache(
 ) -> PromptCache:
     """A cache for decoding with these options: the one given, or an empty one.
 
-    What an earlier turn computed with other weights is forgotten, and read again with these. Else
-    the cache stays as it is until the text begins: another may be under way in it.
+    The cache stays as it is until the text begins: another may be under way in it.
 
     Args:
         target: Whose.
@@ -31,7 +30,6 @@ def open_cache(
     if cache is None:
         cache = target.make_cache(options.max_kv_size)
     target.check_cache(cache)
-    _forget_other_weights(target, cache)
     if drafts and not cache.can_discard:
         raise RedrafterError(
             "A cache bounded by max_kv_size overwrites rows that a rejected draft would have to "
@@ -42,8 +40,8 @@ def open_cache(
     return cache
 
 
-def _forget_other_weights(target: Target, cache: PromptCache) -> None:
-    """Empty a cache whose rows are of weights that the model no longer has.
+def forget_other_weights(target: Target, cache: PromptCache) -> None:
+    """Empty a cache whose rows are of weights that the model no longer has; texts begin so.
 
     Loaded, adapted or trained in the process, a model has other arrays. Numbers that were changed
     within an array are not seen: that would take a second handle on every weight, which kept all

@@ -27,9 +27,10 @@ from .backoff import DraftBackoff
 from .checks import checked_prompt, position_limit
 from .config import DecodingConfig
 from .copying import CopyProposal, SequenceCopies
+from .head_memory import HeadMemory
 from .lockstep import shared_seed
 from .model import SpeculativeModel
-from .open_cache import open_cache
+from .open_cache import forget_other_weights, open_cache
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
 from .watch import Watch
@@ -86,7 +87,7 @@ class Sequence:
         self.config = config = replace(config, sampling=sampling, max_tokens=limit)
         self.drafts = config.draft and model.drafts and config.sampler is None
         self.cache = open_cache(model.target, cache, config.cache_options, drafts=self.drafts)
-        self._memory = model.memory if self.drafts else None
+        self._memory: HeadMemory | None = None
         stats = AcceptanceStats() if stats is None else stats
         self.stats = of_kind(stats, "stats", AcceptanceStats, "an AcceptanceStats")
         self.backoff = DraftBackoff()
@@ -114,7 +115,10 @@ class Sequence:
             (prompt tokens done, prompt tokens to do), first for what the cache held already.
         """
         total = len(self.prompt) - 1
-        memory = self._memory
+        # The text may have waited, and the weights be others by now.
+        self._model.refresh()
+        forget_other_weights(self._target, self.cache)
+        memory = self._memory = self._model.memory if self.drafts else None
         self.cache.quantization = self.config.cache_options.quantization
         if memory is not None:
             memory.open(self.cache)

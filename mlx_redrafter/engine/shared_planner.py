@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from threading import RLock
 
 from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .copy_planner import CopyPlanner, CopyShare
+from .planner_lock import PlannerLock
 from .shape_planner import DraftCosts, ObservedStep, ShapePlanner, StepPlan
 
 
@@ -25,7 +25,7 @@ class SharedPlanner:
         lock: The same for all who ask it; a thread may take it again.
     """
 
-    def __init__(self, planner: ShapePlanner, lock: RLock):
+    def __init__(self, planner: ShapePlanner, lock: PlannerLock):
         self._planner = planner
         self._lock = lock
         self._for_batches: dict[int, SharedPlanner] = {}
@@ -65,14 +65,13 @@ class SharedPlanner:
             self._planner.begin(cache, temperature, among=among)
 
     def if_free(self, tell: Callable[[], None]) -> None:
-        """Tell it something, unless another thread is asking: whoever has an abandoned text closed,
-        such as the garbage collector, may hold what that thread waits for.
+        """Tell it something, unless it is being asked, if by this thread: whoever has an abandoned
+        text closed, such as the garbage collector, may hold what another thread that asks waits
+        for, or do so in the midst of the planner's work.
         """
-        if self._lock.acquire(blocking=False):
-            try:
+        with self._lock.if_free() as free:
+            if free:
                 tell()
-            finally:
-                self._lock.release()
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """See ShapePlanner."""
@@ -103,7 +102,7 @@ class SharedPlanner:
 class _SharedCopies:
     """A CopyPlanner that one thread asks at a time: it may measure when it is asked first."""
 
-    def __init__(self, planner: CopyPlanner, lock: RLock):
+    def __init__(self, planner: CopyPlanner, lock: PlannerLock):
         self._planner = planner
         self._lock = lock
 

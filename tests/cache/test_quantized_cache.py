@@ -172,6 +172,35 @@ def test_a_conversation_in_a_bounded_cache_is_mlx_lms_fed_the_same_pieces() -> N
     assert texts[0] != texts[2]  # which pieces they are makes a difference
 
 
+def test_a_bounded_cache_outlives_a_forward_that_was_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Layers before the one where it broke off have rows that those after it have not."""
+    model, size = build("qwen2"), 64
+    config = DecodingConfig(TOKENS, cache_options=CacheOptions(max_kv_size=size))
+    cache, prompt = model.target.make_cache(size), prompt_of(12)
+    made = [one.token for one in decode(model, prompt, config, cache=cache)]
+    prompt = [*prompt, *made, *prompt_of(9, seed=3)]
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    last = model.target.model.model.layers[-1]
+    monkeypatch.setattr(type(last.mlp), "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(decode(model, prompt, config, cache=cache))
+    monkeypatch.undo()
+    # Broken off in the first layer, or in the last.
+    first = model.target.model.model.layers[0]
+    kind = type(first)
+    monkeypatch.setattr(last, "__class__", type("Broken", (kind,), {"__call__": interrupted}))
+    with pytest.raises(KeyboardInterrupt):
+        list(decode(model, prompt, config, cache=cache))
+    monkeypatch.undo()
+    expected = [one.token for one in decode(model, prompt, config)]
+    assert [one.token for one in decode(model, prompt, config, cache=cache)] == expected
+
+
 def test_a_model_with_caches_of_its_own_ignores_the_bound_as_in_mlx_lm() -> None:
     model = build("gemma3_text")
     prompt = prompt_of(40)

@@ -179,3 +179,15 @@ def test_it_is_known_where_the_nodes_of_a_combined_tree_came_to_stand(
             (place,) = places
             assert path(both.tree, place) == path(one, node)
     assert len(both.places(range(1, len(one.tokens)))) == len(paths(one) - shared - {(ROOT,)})
+
+
+def test_equal_siblings_of_a_known_tree_become_one() -> None:
+    """A caller's source may propose them; the first is taken."""
+    first = on_device(HostTree((ROOT, 1, 1, 2, 3), (-1, 0, 0, 2, 1), (0.0,) * 5))
+    second = on_device(HostTree((ROOT, 3), (-1, 0), (0.0,) * 2))
+    both = combine(first, second)
+    assert paths(both.tree) == paths(first) | paths(second)
+    assert len(both.tree) == len(paths(both.tree))
+    assert [path(both.tree, place or 0) for place in both.alone] == [
+        path(first, node) for node in range(1, len(first))
+    ]

@@ -113,6 +113,7 @@ def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
         (lambda: SpeculativeModel(model().target, recorded=wrong), "has to be a RecordedDrafts"),
         (lambda: AcceptanceStats().merge(wrong), "other has to be an AcceptanceStats"),
         (lambda: Drafter(wrong), "config has to be a DrafterConfig, and is 5"),
+        (lambda: Engine(model()).sequence(wrong), "This engine has no text 5, or has it no longer"),
         (lambda: Engine(model(), prompts_first=wrong), "prompts_first has to be True or False"),
         (lambda: BatchDecoder(model(), [PROMPT], array), "config has to be a DecodingConfig"),
         (lambda: BatchDecoder(model(), [PROMPT], max_tokens=letters), "max_tokens has to be a"),
@@ -123,6 +124,42 @@ def test_what_is_told_and_counted_has_to_be_of_its_kind() -> None:
         with pytest.raises(RedrafterError, match=words):
             call()
     assert not Path("nowhere").exists()
+
+
+def test_numbers_of_numpy_become_pythons_own() -> None:
+    """They are told to other ranks as JSON."""
+    config = DecodingConfig(
+        np.int64(5),
+        SamplingConfig(xtc_special_tokens=[np.int64(3)]),  # type: ignore[arg-type]
+        eos_token_ids=[np.int32(3)],  # type: ignore[arg-type]
+        prefill_step_size=np.int64(7),
+    )
+    own = [config.max_tokens, config.prefill_step_size, *config.eos_token_ids]
+    assert {type(one) for one in (*own, *config.sampling.xtc_special_tokens)} == {int}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"temperature": 10**400},
+        {"repetition_penalty": 10**400},
+        {"presence_penalty": -(10**400)},
+        {"repetition_context_size": 2**31},
+        {"top_k": 10**400},
+    ],
+)
+def test_numbers_beyond_those_of_the_machine_are_refused(option: Any) -> None:
+    ((name, _),) = option.items()
+    with pytest.raises(RedrafterError, match=f"{name} is .*, but has to be"):
+        SamplingConfig(**option)
+
+
+def test_a_source_says_how_deep_its_trees_are() -> None:
+    for depth in ("2", None, -1, 1.5):
+        source: Any = models.ScriptedSource([1, 2, 3], full=True)
+        source.max_depth = depth
+        with pytest.raises(RedrafterError, match="max_depth has to be a whole number"):
+            SpeculativeModel(models.shared("llama"), source)
 
 
 def test_what_is_refused_is_shown_on_one_line() -> None:

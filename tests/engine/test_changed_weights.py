@@ -8,8 +8,10 @@ from mlx.utils import tree_map
 
 import models
 from mlx_redrafter.cache.prompt_cache import PromptCache
+from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
 
 PROMPT = models.prompt_of(20)
@@ -43,3 +45,21 @@ def test_unchanged_weights_keep_what_was_read() -> None:
     heard: list[tuple[int, int]] = []
     list(decode(model, PROMPT, CONFIG, cache=cache, progress=lambda *seen: heard.append(seen)))
     assert all(total < len(PROMPT) for _, total in heard)
+
+
+def test_weights_may_be_replaced_while_a_text_waits() -> None:
+    """Its rows are looked at when it begins, not when it is asked for."""
+    model = SpeculativeModel(models.build("llama"), models.build_drafter())
+    streamed, added = model.make_cache(), model.make_cache()
+    text(model, streamed)
+    text(model, added)
+    stream = decode(model, PROMPT, CONFIG, cache=streamed)
+    engine = Engine(model)
+    engine.add(PROMPT, CONFIG, cache=added)
+    replace_weights(model)
+    after = text(model)
+    assert [one.token for one in stream] == after
+    events = []
+    while engine.busy:
+        events += engine.step()
+    assert [one.decoded.token for one in events if isinstance(one, NewToken)] == after

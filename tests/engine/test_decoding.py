@@ -26,8 +26,14 @@ from mlx_redrafter import sampling
 from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.engine import sequence as sequences
-from mlx_redrafter.engine.decode import decode
+from mlx_redrafter.engine.config import DecodingConfig
+from mlx_redrafter.engine.decode import decode, steered
+from mlx_redrafter.engine.lockstep import Alone
+from mlx_redrafter.engine.loop import DecodingLoop
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.sequence import Sequence
 from mlx_redrafter.engine.statistics import AcceptanceStats
+from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import Sampler
 from mlx_redrafter.target.target import Target
 
@@ -284,3 +290,28 @@ def test_texts_without_drafts_do_not_ask_what_noise_decided(
     assert not asked
     assert [token.token for token in decode(model, PROMPT, config_of())] == TEXT[:LENGTH]
     assert asked
+
+
+def test_other_ranks_are_told_of_no_step_that_cannot_follow() -> None:
+    """They would wait in it for one that never comes."""
+    told: list[str] = []
+
+    class Steering(Alone):
+        def goes_on(self) -> bool:
+            told.append("goes on")
+            return True
+
+        def ends(self, handed_out: int) -> int:
+            told.append("ends")
+            return handed_out
+
+    model = SpeculativeModel(models.shared("llama"))
+    cache = model.make_cache()
+    sequence = Sequence(model, PROMPT, DecodingConfig(9), cache=cache)
+    text = steered(DecodingLoop(model), sequence, lambda _done, _total: None, Steering())
+    next(text)
+    next(text)
+    cache.rewind(0)
+    with pytest.raises(RedrafterError, match="its cache has served another text"):
+        next(text)
+    assert told == ["goes on", "goes on", "ends"]

@@ -20,6 +20,7 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.events import NewToken, PromptRead
 from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.planner_lock import PlannerLock
 from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.shared_planner import SharedPlanner
 from mlx_redrafter.engine.statistics import AcceptanceStats
@@ -83,8 +84,30 @@ def test_a_planner_hears_of_every_text_that_begins(*, together: bool) -> None:
         engine.step()
     wanted = [(len(p) - 1, t) for p, t in zip(PROMPTS, (0.0, 0.7, 1.0, 0.3), strict=True)]
     assert sorted(planner.begun) == sorted(wanted)
-    assert planner.among[0] is False
-    assert any(planner.among) == together
+    # Those that began together are read while none has ended; the last of them ends first.
+    assert planner.among == ([False, True, True, True] if together else [False] * 4)
+
+
+def test_a_planner_hears_that_a_text_ended_before_another_began() -> None:
+    """Also where others were under way all the while, and where it ended while it was read."""
+    planner = Listener()
+    engine = Engine(model_of(), batch_size=2, planner=planner)
+    lengths = (30, 3, 3, 3)
+    for limit in lengths:
+        engine.add(PROMPTS[1], no_copies(limit, prefill_step_size=8))
+    finish(engine)
+    assert planner.among == [False, True, False, False]
+
+
+def test_a_text_that_ends_while_the_next_is_read_is_not_among_it() -> None:
+    planner = Listener()
+    engine = Engine(model_of(), planner=planner)
+    engine.add(PROMPTS[0], no_copies(3))
+    while not any(isinstance(event, NewToken) for event in engine.step()):
+        pass
+    engine.add(PROMPTS[1], no_copies(3, prefill_step_size=4))
+    finish(engine)
+    assert planner.among == [False, False]
 
 
 @pytest.mark.parametrize("how", ["length", "stop", "abandoned"])
@@ -247,6 +270,50 @@ def test_a_text_is_closed_while_another_thread_is_at_the_planner() -> None:
     assert planner.steps == heard
 
 
+def test_a_text_is_collected_in_the_midst_of_a_planners_work() -> None:
+    """The collector comes when it likes: what it closes is not told to a planner at work."""
+    model = model_of()
+
+    class Collecting(Listener):
+        at_work = disturbed = False
+
+        def observe(self, step: ObservedStep) -> None:
+            self.disturbed |= self.at_work
+            self.at_work = True
+            gc.collect()
+            self.at_work = False
+            super().observe(step)
+
+    planner = Collecting(patience=64)
+    gc.disable()
+    try:
+        cycle: list[Any] = [decode(model, PROMPTS[0], no_copies(30), planner=planner)]
+        cycle.append(cycle)
+        for _ in range(8):
+            next(cycle[0])
+        del cycle
+        planner.patience = 0
+        list(decode(model, PROMPTS[1], no_copies(8), planner=planner))
+    finally:
+        gc.enable()
+    assert planner.steps >= 7
+    assert not planner.disturbed
+
+
+def test_ranks_hear_nothing_of_what_an_abandoned_text_held_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The collector of each closes it at another step."""
+    planner, model = Listener(patience=64), model_of()
+    stream = decode(model, PROMPTS[0], no_copies(30), planner=planner)
+    for _ in range(8):
+        next(stream)
+    heard = planner.steps
+    monkeypatch.setattr(model, "ranks", object())
+    stream.close()
+    assert planner.steps == heard
+
+
 def finish(engine: Engine) -> None:
     while engine.busy:
         engine.step()
@@ -264,7 +331,7 @@ def test_threads_measure_a_machine_once() -> None:
         inside.wait(0.2)  # another thread would come in
         return COSTS
 
-    planner = SharedPlanner(HeadlessPlanner(measure), threading.RLock())
+    planner = SharedPlanner(HeadlessPlanner(measure), PlannerLock())
     asking = [
         threading.Thread(target=planner.copies.num_nodes, args=(CHANCES, 64)) for _ in range(4)
     ]
@@ -276,7 +343,7 @@ def test_threads_measure_a_machine_once() -> None:
 
 
 def test_planners_of_batches_are_the_same_each_time() -> None:
-    planner = SharedPlanner(HeadlessPlanner(lambda: COSTS), threading.RLock())
+    planner = SharedPlanner(HeadlessPlanner(lambda: COSTS), PlannerLock())
     assert planner.for_batch(1) is planner
     assert planner.for_batch(3) is planner.for_batch(3)
     assert planner.for_batch(3) is not planner.for_batch(2)

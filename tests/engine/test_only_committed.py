@@ -56,6 +56,38 @@ def test_a_branch_that_computes_no_numbers_spoils_nothing(value: float, temperat
     assert list(texts.values()) == [plain, plain]
 
 
+class PoisonedOnce(models.ScriptedSource):
+    """One draft of a token whose embedding is not a number, then none that is right."""
+
+    poisoned = False
+
+    def __call__(self, state: DraftInput) -> DraftTree:
+        token = 1 if self.poisoned else POISON
+        self.poisoned = True
+        return DraftTree.from_parents([int(state.root.item()), token, token], [-1, 0, 1])
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_moe"])
+@pytest.mark.parametrize("asking", [False, True])
+def test_such_a_branch_spoils_no_shorter_text_of_a_batch(name: str, *, asking: bool) -> None:
+    """Its rows lie among the columns that a longer text's forward looks at."""
+    model = models.build(name)
+    model.model.embed_tokens.weight[POISON] = mx.nan
+    processors = (Hearing(),) if asking else ()
+    prompts = [[t % POISON for t in models.prompt_of(n, seed=1)] for n in (5, 9, 30)]
+    plain = [text_of(SpeculativeModel(model), one, DecodingConfig(8)) for one in prompts]
+    configs = [
+        DecodingConfig(8),
+        DecodingConfig(8),
+        DecodingConfig(8, logits_processors=processors),
+    ]
+    texts: list[list[int]] = [[], [], []]
+    drafting = SpeculativeModel(model, PoisonedOnce([], full=True))
+    for place, one in BatchDecoder(drafting, prompts, configs):
+        texts[place].append(one.token)
+    assert texts == plain
+
+
 class Hearing:
     """Changes nothing, and takes no token twice or out of order."""
 
