@@ -32,7 +32,8 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput, DraftSource
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
-from mlx_redrafter.sampling import Sampler, SamplingConfig
+from mlx_redrafter.sampler import Sampler
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.tree import DraftTree
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 

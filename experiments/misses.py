@@ -40,7 +40,8 @@ from mlx_redrafter.engine.backoff import DraftBackoff
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.sampling import Sampler, SamplingConfig
+from mlx_redrafter.sampler import Sampler
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,8 @@ from planned import Run, Subject, by_turns
 from rich.console import Console
 from rich.table import Table
 
-from mlx_redrafter.sampling import Sampler, SamplingConfig
+from mlx_redrafter.sampler import Sampler
+from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.tree import DraftTree
 
 HIDDEN = 576  # of SmolLM2-135M

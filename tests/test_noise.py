@@ -15,7 +15,8 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.noise import noise_rows
-from mlx_redrafter.sampling import NOISE_BLOCK, Sampler, SamplingConfig
+from mlx_redrafter.sampler import NOISE_BLOCK, Sampler
+from mlx_redrafter.sampling import SamplingConfig
 
 V = models.VOCAB
 

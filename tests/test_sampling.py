@@ -10,14 +10,15 @@ import pytest
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 import models
-from mlx_redrafter import sampling as sampling_module
+from mlx_redrafter import sampler as sampler_module
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.logits import penalise
 from mlx_redrafter.noise import noise_rows
-from mlx_redrafter.sampling import Sampler, SamplingConfig, scores
+from mlx_redrafter.sampler import Sampler
+from mlx_redrafter.sampling import SamplingConfig, scores
 from mlx_redrafter.tree import DraftTree
 
 V = models.VOCAB
@@ -377,17 +378,17 @@ def test_top_k_has_to_be_below_the_vocabulary() -> None:
 
 def test_noise_of_rejected_drafts_waits_for_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    real = sampling_module.noise_rows
+    real = sampler_module.noise_rows
 
     def counted(seed: int, first: int, count: int, vocab_size: int) -> mx.array:
         made.append(first)
         return real(seed, first, count, vocab_size)
 
-    monkeypatch.setattr(sampling_module, "noise_rows", counted)
+    monkeypatch.setattr(sampler_module, "noise_rows", counted)
     sampler = Sampler(SamplingConfig(1.0, seed=3), 16)
     for first in range(10, 400, 3):
         rows = sampler.noise(first, 33 if first % 2 else 1)
         assert rows is not None
         assert mx.array_equal(rows[0], real(3, first, 1, 16)[0])
     assert len(made) == len(set(made)), "a block was made twice"
-    assert len(sampler._blocks) <= sampling_module.KEPT_BLOCKS
+    assert len(sampler._blocks) <= sampler_module.KEPT_BLOCKS

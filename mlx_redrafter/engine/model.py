@@ -27,7 +27,8 @@ from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
 from ..errors import RedrafterError
 from ..ranges import check_texts, is_count, kind_or_none, of_kind, several, shown
-from ..sampling import Sampler, SamplingConfig
+from ..sampler import Sampler
+from ..sampling import SamplingConfig
 from ..system.device import fuses_drafts
 from ..system.last_threads import computing
 from ..system.ranks import Ranks

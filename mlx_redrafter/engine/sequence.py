@@ -21,7 +21,7 @@ from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
 from ..ranges import of_kind
-from ..sampling import Sampler
+from ..sampler import Sampler
 from ..tree import DraftTree, HostTree, accept
 from .backoff import DraftBackoff
 from .checks import checked_prompt, position_limit

@@ -22,7 +22,7 @@ from decoding_cases import (
 )
 
 import models
-from mlx_redrafter import sampling
+from mlx_redrafter import sampler
 from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.engine import sequence as sequences
@@ -34,7 +34,7 @@ from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.sequence import Sequence
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.sampling import Sampler
+from mlx_redrafter.sampler import Sampler
 from mlx_redrafter.target.target import Target
 
 # Ends
@@ -278,13 +278,13 @@ def test_texts_without_drafts_do_not_ask_what_noise_decided(
 ) -> None:
     """It is a pass over the vocabulary at each step, and concerns guesses only."""
     asked: list[int] = []
-    below_best = sampling.below_best
+    below_best = sampler.below_best
 
     def counted(logits: mx.array, tokens: mx.array) -> mx.array:
         asked.append(len(tokens))
         return below_best(logits, tokens)
 
-    monkeypatch.setattr(sampling, "below_best", counted)
+    monkeypatch.setattr(sampler, "below_best", counted)
     model = KINDS["drafted"]()
     assert [token.token for token in decode(model, PROMPT, config_of(draft=False))] == TEXT[:LENGTH]
     assert not asked
