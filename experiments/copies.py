@@ -49,7 +49,8 @@ def prompts_of(task: str, count: int) -> list[Any]:
 def contestants(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """The models of the contestants, which share a target, by name; and the tokenizer."""
     model, tokenizer = load(args.model, drafter=args.drafter, plan=False)
-    alone = SpeculativeModel(model.target, None, f"{model.name}, no head")
+    name = f"{model.name}, no head"
+    alone = SpeculativeModel(model.target, None, name, config=model.config)
     models = {MLX_LM: model, PLAIN: model, COPIES: alone}
     if model.drafter is not None:
         models |= {HEAD: model, BOTH: model}
