@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Iterable
@@ -17,6 +18,9 @@ from ..system.visible import visible, visible_json, visible_line
 from .theme import THEME
 
 SIZES = ("COLUMNS", "LINES")
+# Marks of the program's own, where an encoding has only ASCII.
+ALIKE = dict(zip("×→✓·—–…␣⇥↵█▇▆▅▄▃▂▁▉▊▋▌▍▎▏", "x>+---._>/####==__####|||", strict=True))
+LIKENESSES = "mlx_redrafter.likenesses"
 
 
 class SafeConsole(Console):
@@ -116,9 +120,18 @@ def open_streams() -> None:
 
 
 def forgive_encodings() -> None:
-    """Show what a stream's encoding lacks as '?' instead of failing."""
+    """Show what a stream's encoding lacks as something like it, or '?', instead of failing."""
+    codecs.register_error(LIKENESSES, _alike)
     streams: tuple[TextIO, ...] = (sys.stdin, sys.stdout, sys.stderr)
     for stream in streams:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")
+            reconfigure(errors="replace" if stream is sys.stdin else LIKENESSES)
+
+
+def _alike(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks; as many, so that columns stay in line."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(ALIKE.get(character, "?") for character in lacking), error.end

@@ -270,6 +270,17 @@ def test_bytes_that_are_no_text_and_a_poor_encoding_are_survived(tmp_path, bundl
     assert b"tokens per step" in done.stdout
 
 
+def test_marks_that_an_encoding_lacks_are_like_them(tmp_path, bundle):
+    done = subprocess.run(
+        [*CHAT, "--model", str(bundle), "--max-tokens", "12", "--beam-width", "1"],
+        input=b"hello\n/tree\n/stats\n", capture_output=True, timeout=120,
+        env={**environment(tmp_path), "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    shown = done.stdout.decode("ascii")
+    assert re.search(r"-- > .*supplied by the model", shown)
+    assert re.search(r" 1  #[^?]*%", shown), "a bar"
+
+
 def test_a_reader_that_leaves_is_no_error(tmp_path, bundle):
     pipeline = f'{CHAT[0]} {CHAT[1]} --model "$1" --max-tokens 60 | head -c 1'
     done = subprocess.run(

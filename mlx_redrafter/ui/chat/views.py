@@ -131,7 +131,8 @@ def _counts(session: Session) -> RenderableType:
             words = (f"{shares[name]:,} {name}" for name in ("guessed", "copied", "own"))
             rows.append(("tokens by source", ", ".join(words)))
         seconds = (
-            f"{drafting.draft_seconds:.2f} s drafting, {drafting.verify_seconds:.2f} s checking"
+            f"about {drafting.draft_seconds:.2f} s drafting, "
+            f"{drafting.verify_seconds:.2f} s checking"
         )
         rows.append(("time", seconds))
     return Fields(rows, "chat.label")
