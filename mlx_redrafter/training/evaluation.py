@@ -246,6 +246,14 @@ class DraftSizes:
         """Ready for JSON."""
         return {**asdict(self), "share": self.share}
 
+    def described(self) -> str:
+        """They in a sentence."""
+        return (
+            f"The drafter has {self.drafter_parameters / 1e6:.2f} million parameters and reads "
+            f"{self.bytes_per_drafted_token / 1e6:.2f} MB for a drafted token, {self.share:.1%} of "
+            f"the {self.target_bytes_per_token / 1e6:.2f} MB that the target reads for a token."
+        )
+
 
 def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None) -> DraftSizes:
     """Sizes of a drafter and its target.

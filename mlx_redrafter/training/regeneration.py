@@ -13,7 +13,7 @@ from mlx_lm.models.cache import CacheList, make_prompt_cache
 from ..errors import RedrafterError
 from ..text.drafter_files import tokenizer_hash
 from .data import Record, Turn, chat_prompt, conversation, is_text, templating, with_turns
-from .sources import learned_from
+from .held_out import asked
 
 Tick = Callable[[], object]
 
@@ -231,13 +231,13 @@ def unlike(
         RedrafterError: If there is none.
     """
 
-    def asked(record: Record) -> str | tuple[int, ...]:
+    def answered(record: Record) -> str | tuple[int, ...]:
         if is_text(record):
             return tuple(_beginning(record, tokenizer, prompt_tokens, longest))
-        return learned_from(record, answers=False)
+        return asked(record)
 
-    known = {asked(record) for record in held}
-    found = [record for record in records if asked(record) not in known]
+    known = {answered(record) for record in held}
+    found = [record for record in records if answered(record) not in known]
     if not found:
         raise RedrafterError(
             "All of the data ask the same as what is held out to evaluate on, so that nothing is "

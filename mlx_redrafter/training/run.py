@@ -24,8 +24,9 @@ from ..text.loading import load
 from ..text.places import own_drafter
 from .config import DistillationConfig
 from .data import Record, TokenRow, tokenize
-from .evaluation import DecodedFigures, DraftSizes, draft_sizes, measure_decoding, prompts_of
+from .evaluation import DecodedFigures, draft_sizes, measure_decoding, prompts_of
 from .hardware import unpacked, usual_learning_rate, usual_positions
+from .held_out import apart, split, tell_left_out
 from .initial_drafter import first_drafter
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
@@ -43,7 +44,7 @@ from .record import (
 from .recording import PROMPTS, record_drafts
 from .regeneration import unlike
 from .shape_check import check_first_drafter
-from .sources import needs_answers, read_data, split
+from .sources import needs_answers, read_data
 from .store import (
     check_cache,
     features_to_learn_from,
@@ -119,9 +120,8 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     if options.cache_features is not None:
         check_cache(local_path(options.cache_features))
     mx.reset_peak_memory()
-    records, held = _given(options)
-    asks = options.self_questions is not None
-    if not options.regenerate and not asks and needs_answers(records):
+    records, held = _given(options, callback)
+    if not _answers_anew(options) and needs_answers(records):
         raise RedrafterError(
             f"{options.data} has prompts but no answers: let the target answer with --regenerate."
         )
@@ -132,7 +132,7 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     begin(paths, options)
     try:
         with wired_limit(run.target.model):
-            if asks:
+            if options.self_questions is not None:
                 records, held = _with_own_questions(run, records, held)
             return _fit(run, *_rows(run, records, held))
     except RedrafterError:
@@ -140,12 +140,24 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
         raise
 
 
-def _given(options: TrainingOptions) -> tuple[list[Record], list[Record]]:
+def _answers_anew(options: TrainingOptions) -> bool:
+    """Whether the target's own answers are learned from."""
+    return options.regenerate or options.self_questions is not None
+
+
+def _given(
+    options: TrainingOptions, callback: TrainingCallback
+) -> tuple[list[Record], list[Record]]:
     """Records to learn from and held out, as far as there are data."""
     if not options.data:
         return [], []
     return read_data(
-        options.data, held_out=options.held_out, max_records=options.max_records, seed=options.seed
+        options.data,
+        held_out=options.held_out,
+        max_records=options.max_records,
+        seed=options.seed,
+        answers=not _answers_anew(options),
+        note=callback.note,
     )
 
 
@@ -166,9 +178,9 @@ def _with_own_questions(
         overwrite=options.overwrite,
         progress=partial(run.callback.stage, "target's questions"),
     )
-    if held:
-        return [*records, *questions], held
-    return split(questions, options.held_out, options.seed, "--self-questions")
+    if not held:
+        return split(questions, options.held_out, options.seed, "--self-questions", answers=False)
+    return [*records, *apart(questions, held, run.callback.note)], held
 
 
 def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> _Setting:
@@ -208,10 +220,7 @@ def _answered(
         prompt_tokens=settings.prompt_tokens,
         longest=settings.longest,
     )
-    if left_out := len(records) - len(fresh):
-        run.callback.note(
-            f"{left_out:,} of the records ask what held-out ones ask, and are left out."
-        )
+    tell_left_out(len(records) - len(fresh), run.callback.note)
     answers = answer_file(
         run.paths.work / "answers.jsonl",
         run.target.model,
@@ -236,7 +245,7 @@ def _rows(
     run: _Setting, records: list[Record], held: list[Record]
 ) -> tuple[list[TokenRow], list[TokenRow]]:
     """What is learned from and what is evaluated on, in tokens."""
-    if run.options.regenerate or run.options.self_questions is not None:
+    if _answers_anew(run.options):
         records, held = _answered(run, records, held)
     length = run.options.max_seq_length
     rows = tokenize(records, run.tokenizer, length)
@@ -281,7 +290,7 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
     options, paths, callback = run.options, run.paths, run.callback
     drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
     sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
-    callback.note(_described(sizes))
+    callback.note(sizes.described())
     if (model := unpacked(run.model)) is not None:
         run = replace(run, model=model)
         callback.note("The target is unpacked for its passes over the data.")
@@ -367,15 +376,6 @@ def _card(
         "drafter": drafter.config.to_dict(),
         "figures": report.figures(),
     }
-
-
-def _described(sizes: DraftSizes) -> str:
-    return (
-        f"The drafter has {sizes.drafter_parameters / 1e6:.2f} million parameters and reads "
-        f"{sizes.bytes_per_drafted_token / 1e6:.2f} MB for a drafted token, "
-        f"{sizes.share:.1%} of the {sizes.target_bytes_per_token / 1e6:.2f} MB that the target "
-        "reads for a token."
-    )
 
 
 def _measure(run: _Setting, prompts: list[list[int]]) -> Any:

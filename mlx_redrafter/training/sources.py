@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from ..errors import RedrafterError
 from ..system.files import local_path
 from .data import Record, conversation, is_message, is_text, read_jsonl
+from .held_out import Note, apart, split
 
 FORMATS = (
     '{"messages": [...]}, {"prompt": ..., "completion": ...}, {"prompt": ...} or {"text": ...}'
@@ -19,9 +17,17 @@ _KEYS = ("messages", "prompt", "text")
 
 
 def read_data(
-    data: str | Path, *, held_out: int, max_records: int | None = None, seed: int = 0
+    data: str | Path,
+    *,
+    held_out: int,
+    max_records: int | None = None,
+    seed: int = 0,
+    answers: bool = True,
+    note: Note | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """(training records, held-out records) of a file, a directory or a Hub dataset.
+
+    No question is among both.
 
     Args:
         data: A JSON Lines file; a directory with train.jsonl and, if it has one, valid.jsonl; or
@@ -29,9 +35,12 @@ def read_data(
         held_out: Records held out: the first of the valid split, or drawn from the training ones.
         max_records: Use only so many training records, the first ones.
         seed: Of the drawing.
+        answers: Whether the answers in the data are learned from, see ``held_out.split``.
+        note: Told in a sentence of records that are left out.
 
     Raises:
-        RedrafterError: If there is nothing of that name, nothing in it, or not in a known format.
+        RedrafterError: If there is nothing of that name, nothing in it, not in a known format, or
+            nothing else than what is held out.
     """
     path = local_path(data)
     names = str(data), f"The split 'valid' of {data}"
@@ -48,7 +57,15 @@ def read_data(
     for name, records in zip(names, (train, valid), strict=True):
         for number, record in enumerate(records, 1):
             _check(record, f"{name}, record {number}")
-    return (train, valid) if valid else split(train, held_out, seed, data)
+    if not valid:
+        return split(train, held_out, seed, data, answers=answers, note=note)
+    kept = apart(train, valid, note)
+    if not kept:
+        raise RedrafterError(
+            f"All of the training records of {data} ask the same as those that it brings to "
+            "evaluate on, so that nothing is left to learn from: add others."
+        )
+    return kept, valid
 
 
 def needs_answers(records: Sequence[Record]) -> bool:
@@ -124,48 +141,3 @@ def _check_conversation(record: Record, where: str) -> None:
     except RedrafterError as error:
         reason = str(error)
         raise RedrafterError(f"{where}: {reason[0].lower()}{reason[1:]}") from None
-
-
-def learned_from(record: Record, *, answers: bool = True) -> str:
-    """What a record is learned from, the same for records that differ in other things only.
-
-    Args:
-        record: Of a known format.
-        answers: Whether the assistant's turns are part of it; of texts everything is.
-    """
-    if is_text(record):
-        return json.dumps({"text": record["text"]})
-    messages = [
-        [message.get(key) for key in ("role", "content", "tool_calls")]
-        for message in conversation(record)
-        if answers or message["role"] != "assistant"
-    ]
-    return json.dumps([messages, record.get("tools") or []], sort_keys=True, default=str)
-
-
-def split(
-    records: list[Record], held_out: int, seed: int, data: str | Path
-) -> tuple[list[Record], list[Record]]:
-    """(training records, held-out records); ``data`` names them for the message.
-
-    What is learned from several times is on one side: what was learnt from says nothing of what was
-    not.
-
-    Raises:
-        RedrafterError: If there is a single record.
-    """
-    texts = [learned_from(record) for record in records]
-    different = dict(zip(texts, records, strict=True))
-    order = list(different)
-    if len(order) < 2:
-        times = f" ({len(records)} times)" if len(records) > 1 else ""
-        raise RedrafterError(
-            f"{data} has a single record{times}, and one has to be held out to evaluate on: add "
-            "more."
-        )
-    # Small data keeps most of its records for training.
-    number = min(held_out, max(1, len(order) // 10))
-    drawn = sorted(np.random.default_rng(seed).permutation(len(order))[:number].tolist())
-    held = {order[i]: different[order[i]] for i in drawn}
-    kept = [record for text, record in zip(texts, records, strict=True) if text not in held]
-    return kept, list(held.values())

@@ -197,6 +197,25 @@ def test_questions_are_added_to_data(tmp_path, curious):
     assert len(answers) == 4 + 2 + 5
 
 
+def test_own_questions_that_open_as_held_out_conversations_are_left_out(tmp_path, curious):
+    bundle = make_bundle(tmp_path / "m", drafter=False)
+    options = {**TINY, "steps": 2, "regenerate_max_tokens": 8, "regenerate_batch_size": 4}
+    train_drafter(bundle, output=tmp_path / "d", self_questions=5, **options)
+    lines = (tmp_path / "d" / "training" / "questions.jsonl").read_text().splitlines()
+    opening = json.loads(lines[2])["messages"]
+    followed = [{"role": "assistant", "content": "fine"}, {"role": "user", "content": "the cat"}]
+    write(tmp_path / "data" / "train.jsonl", chats(4))
+    write(tmp_path / "data" / "valid.jsonl", [{"messages": [*opening, *followed]}])
+    (tmp_path / "d" / "training" / "answers.jsonl").unlink()
+    train_drafter(
+        bundle, tmp_path / "data", tmp_path / "d", self_questions=5, overwrite=True, **options
+    )
+    answers = (tmp_path / "d" / "training" / "answers.jsonl").read_text().splitlines()
+    first = [json.loads(line)["messages"][0] for line in answers]
+    assert len(first) == 1 + 4 + 4
+    assert first.count(opening[0]) == 1
+
+
 def test_without_data_the_flag_is_told(tmp_path):
     with pytest.raises(RedrafterError, match="--self-questions N"):
         train_drafter(tmp_path)

@@ -19,9 +19,10 @@ from mlx.utils import tree_flatten
 from training_files import TINY, chats, weights, write
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.training.held_out import learned_from
 from mlx_redrafter.training.options import TrainingOptions, read_config
 from mlx_redrafter.training.record import TrainingCallback
-from mlx_redrafter.training.sources import learned_from, read_data
+from mlx_redrafter.training.sources import read_data
 from mlx_redrafter.ui.cli import train as train_cli
 from mlx_redrafter.ui.cli import train_screen
 from mlx_redrafter.ui.cli.train import build_parser, main
@@ -198,10 +199,10 @@ def test_data_that_is_not_there(tmp_path, capsys):
 def test_a_directory_brings_its_own_held_out_records(tmp_path):
     write(tmp_path / "train.jsonl", chats(6))
     assert [len(part) for part in read_data(tmp_path, held_out=64)] == [5, 1]
-    write(tmp_path / "valid.jsonl", chats(3))
+    write(tmp_path / "valid.jsonl", chats(9)[6:])
     train, valid = read_data(tmp_path, held_out=2, max_records=4)
     assert train == chats(4)
-    assert valid == chats(2)
+    assert valid == chats(8)[6:]
     write(tmp_path / "valid.jsonl", [*chats(1), {"question": "x"}])
     with pytest.raises(RedrafterError, match=r"valid\.jsonl, record 2 has the keys \['question'\]"):
         read_data(tmp_path, held_out=64)
@@ -213,7 +214,7 @@ def test_a_dataset_of_the_hub_is_read_by_its_splits(monkeypatch):
         def load_dataset(name):
             if name != "owner/set":
                 raise OSError("no such set")
-            return {"train": chats(4), "valid": chats(2)}
+            return {"train": chats(4), "valid": chats(6)[4:]}
 
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
     assert [len(part) for part in read_data("owner/set", held_out=64)] == [4, 2]

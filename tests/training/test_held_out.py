@@ -1,0 +1,116 @@
+"""No question is both learned from and evaluated on, however often it was answered."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from training_files import write
+
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.training.held_out import apart, asked, learned_from, split
+from mlx_redrafter.training.sources import read_data
+
+
+def pair(question, answer) -> dict:
+    return {"prompt": question, "completion": str(answer)}
+
+
+def chat(*said, **more) -> dict:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
+    return {"messages": messages, **more}
+
+
+def first_questions(records) -> set[str]:
+    return {asked(record, first=True) for record in records}
+
+
+SEVERAL_ANSWERS = {
+    "side by side": [pair(f"q{i // 4}", i) for i in range(80)],
+    "in rounds": [pair(f"q{i % 20}", i) for i in range(80)],
+    "in both forms": [(pair, chat)[i % 2](f"q{i // 2}", str(i)) for i in range(80)],
+    "other white space": [pair(("", " \n")[i % 2] + f"q  {i // 4}"[i % 2 :], i) for i in range(80)],
+    "other follow-ups": [chat(f"q{i // 4}", "a", f"and {i}?", "b") for i in range(80)],
+    "a record for each turn": [
+        chat(*[f"q{i // 3}", "a", "and?", "b", "so?", "c"][: 2 * (i % 3) + 2]) for i in range(90)
+    ],
+    "after a greeting": [
+        {"messages": [{"role": "assistant", "content": "Hi!"}, *turns["messages"]]}
+        for turns in (chat(f"q{i // 4}", str(i)) for i in range(80))
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL_ANSWERS)
+@pytest.mark.parametrize("seed", [0, 5])
+def test_all_answers_to_a_question_are_on_one_side(name, seed):
+    records = SEVERAL_ANSWERS[name]
+    kept, held = split(records, 8, seed, "data")
+    assert not first_questions(kept) & first_questions(held)
+    assert 6 <= len({learned_from(record) for record in held}) <= 8
+    assert len(kept) + len(held) == len(records)
+
+
+def test_texts_are_told_apart_as_a_whole():
+    records = [{"text": f"Once  upon a time {i // 2}" + "\n" * (i % 2)} for i in range(80)]
+    kept, held = split(records, 8, 0, "data")
+    assert len(held) == 8
+    assert not {asked(r) for r in kept} & {asked(r) for r in held}
+
+
+def test_without_common_questions_the_drawing_is_what_it_was():
+    """Runs that were begun before questions counted can be gone on with."""
+    _, held = split([pair(f"q{i}", i % 3) for i in range(50)], 64, 0, "data")
+    assert [record["prompt"] for record in held] == ["q2", "q4", "q18", "q23", "q36"]
+
+
+def test_uneven_questions():
+    """What has more answers than are asked for is learned from, as long as there is another."""
+    often = [pair("often", i) for i in range(95)]
+    kept, held = split([*often, *[pair(f"q{i}", 0) for i in range(5)]], 64, 0, "data")
+    assert kept == often
+    assert len(held) == 5
+    told: list[str] = []
+    kept, held = split([pair(f"q{i % 2}", i) for i in range(100)], 64, 0, "data", note=told.append)
+    assert (len(kept), len(held)) == (50, 10)
+    assert told == ["40 of the records ask what held-out ones ask, and are left out."]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_single_question_cannot_be_parted(answers):
+    with pytest.raises(RedrafterError, match=r"All 9 records of data ask the same, and a question"):
+        split([pair("q", i) for i in range(9)], 1, 0, "data", answers=answers)
+
+
+def test_what_most_conversations_open_with_is_no_question():
+    records = [chat("You are in a kitchen.", "OK", f"Find {i // 2}", str(i)) for i in range(80)]
+    kept, held = split(records, 8, 0, "data")
+    assert len(kept) == 72
+    assert not {asked(r) for r in kept} & {asked(r) for r in held}
+    assert apart(kept, held) == kept
+
+
+def test_questions_that_the_target_answers_count_once():
+    """Held out eight times, a question would be answered alike eight times."""
+    records = [pair(f"q{i // 4}", i) for i in range(400)]
+    told: list[str] = []
+    kept, held = split(records, 8, 0, "data", answers=False, note=told.append)
+    assert (len(kept), len(held), len(first_questions(held))) == (368, 8, 8)
+    assert not first_questions(kept) & first_questions(held)
+    assert "24 of the records" in told[0]
+
+
+def test_a_valid_split_is_not_learned_from(tmp_path):
+    train = [*SEVERAL_ANSWERS["side by side"], chat("q1", "x", "and?", "y"), {"text": "the  end"}]
+    write(tmp_path / "train.jsonl", train)
+    valid = [pair(" q0", "other"), chat("q1", "other"), {"text": "the end\n"}, pair("q2", "unread")]
+    write(tmp_path / "valid.jsonl", valid)
+    told: list[str] = []
+    kept, held = read_data(tmp_path, held_out=3, note=told.append)
+    assert held == valid[:3]
+    assert kept == train[8:80]
+    assert told == ["10 of the records ask what held-out ones ask, and are left out."]
+    write(tmp_path / "train.jsonl", train[:8])
+    with pytest.raises(RedrafterError, match=re.escape(f"training records of {tmp_path} ask the")):
+        read_data(tmp_path, held_out=3)
