@@ -154,18 +154,22 @@ def prompts_of(
 
     Args:
         rows: Held-out rows; of a row that is all answer, the beginning is the prompt.
-        count: Most prompts; rows are taken evenly from all of them.
+        count: Most prompts; they are taken evenly from all rows.
         text_prompt: Tokens of such a beginning.
+
+    Returns:
+        Each prompt once, however many rows answer it.
     """
-    count = len(rows) if count is None else min(count, len(rows))
-    prompts = []
-    for i in range(count):
-        row = rows[i * len(rows) // count]
-        first = int(row.answer.argmax())
-        if first <= 1:  # a text: at most half of it is given away
-            first = max(1, min(text_prompt, len(row.tokens) // 2))
-        prompts.append([int(token) for token in row.tokens[:first]])
-    return prompts
+    found = list(dict.fromkeys(_prompt(row, text_prompt) for row in rows))
+    count = len(found) if count is None else min(count, len(found))
+    return [list(found[i * len(found) // count]) for i in range(count)]
+
+
+def _prompt(row: TokenRow, text_prompt: int) -> tuple[int, ...]:
+    first = int(row.answer.argmax())
+    if first <= 1:  # a text: at most half of it is given away
+        first = max(1, min(text_prompt, len(row.tokens) // 2))
+    return tuple(int(token) for token in row.tokens[:first])
 
 
 def measure_decoding(

@@ -147,6 +147,13 @@ def tell_left_out(number: int, note: Note | None) -> None:
         note(f"{number:,} of the records ask what held-out ones ask, and are left out.")
 
 
+def redrawn(changed: Iterable[str]) -> str:
+    """What to say beside names of what has changed, if it may be due to what is held out."""
+    if not {"data", "held_out"} & set(changed):
+        return ""
+    return " (the files, or what this version holds out of them)"
+
+
 def _others(
     records: Sequence[Record], held: Iterable[Record], way: Callable[[Record], str]
 ) -> list[Record]:

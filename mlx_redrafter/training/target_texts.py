@@ -20,6 +20,7 @@ from ..system.disk import changes, writing
 from ..system.files import write_json
 from ..text.chat_template import render
 from .data import Record, is_message, is_text, write_jsonl
+from .held_out import redrawn
 from .regeneration import Answer, check_prompts, decode_batch, regenerate, sampler_for
 
 # Low ones ask what is usual, high ones what is rare; each batch has one of them.
@@ -49,8 +50,9 @@ def _claim(path: Path, what: str, identity: dict[str, Any], overwrite: bool) -> 
             write_json(beside, identity)
     elif changed:
         raise RedrafterError(
-            f"The {what} in {path} were made with another {', another '.join(changed)}: remove "
-            "the file to make new ones, or use another output directory."
+            f"The {what} in {path} were made with another {', another '.join(changed)}"
+            f"{redrawn(changed)}: remove the file to make new ones, or use another output "
+            "directory."
         )
 
 

@@ -19,6 +19,7 @@ from ..errors import RedrafterError
 from ..system.files import atomic_path
 from .config import DistillationConfig
 from .features import Batch
+from .held_out import redrawn
 from .loss import distillation_loss
 from .teacher import Teacher
 from .text_loss import TextBatch
@@ -213,8 +214,8 @@ def load_checkpoint(
             if wanted[part].get(key) != found.get(key)
         )
         raise RedrafterError(
-            f"{path} was made with other settings ({', '.join(changed)}): "
-            "use the same ones, or remove it to start anew."
+            f"{path} was made with other settings ({', '.join(changed)})"
+            f"{redrawn(changed)}: use the same ones, or remove it to start anew."
         )
     optimizer.init(drafter.trainable_parameters())
     _check_arrays(path, arrays, drafter, optimizer)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
-from training_files import write
+from bundles import make_bundle
+from training_files import TINY, chats, write
 
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.training import held_out as module
+from mlx_redrafter.training import sources
+from mlx_redrafter.training.data import TokenRow
+from mlx_redrafter.training.evaluation import prompts_of
 from mlx_redrafter.training.held_out import apart, asked, learned_from, split
+from mlx_redrafter.training.record import TrainingCallback
+from mlx_redrafter.training.run import train_drafter
 from mlx_redrafter.training.sources import read_data
 
 
@@ -114,3 +122,32 @@ def test_a_valid_split_is_not_learned_from(tmp_path):
     write(tmp_path / "train.jsonl", train[:8])
     with pytest.raises(RedrafterError, match=re.escape(f"training records of {tmp_path} ask the")):
         read_data(tmp_path, held_out=3)
+
+
+def test_each_prompt_is_decoded_once():
+    """Or rounds of answers to the same questions would be a few prompts, many times."""
+    tokens = [np.array([1, i % 4, 7, i], dtype=np.int32) for i in range(16)]
+    rows = [TokenRow(row, np.arange(4) >= 2) for row in tokens]
+    assert prompts_of(rows) == [[1, 0], [1, 1], [1, 2], [1, 3]]
+    assert prompts_of(rows, 2) == [[1, 0], [1, 2]]
+
+
+class Stop(TrainingCallback):
+    def stage(self, name, done, total):
+        if name == "training" and done == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("more", [{}, {"regenerate": True, "regenerate_max_tokens": 8}])
+def test_a_run_begun_with_another_drawing_is_told_why_it_cannot_go_on(tmp_path, monkeypatch, more):
+    bundle = make_bundle(tmp_path / "m", drafter=False)
+    asked_twice = [chat(q["messages"][0]["content"], a) for q in chats(12) for a in ("the", "dog")]
+    data, out = write(tmp_path / "d.jsonl", asked_twice), tmp_path / "out"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(module, "_WAYS", (learned_from,))
+        earlier.setattr(sources, "split", lambda *given, answers, **more: split(*given, **more))
+        with pytest.raises(KeyboardInterrupt):
+            train_drafter(bundle, data, out, callback=Stop(), **TINY, **more)
+    with pytest.raises(RedrafterError, match=r"data.* \(the files, or what this version holds out"):
+        train_drafter(bundle, data, out, resume=True, **TINY, **more)
+    train_drafter(bundle, data, out, overwrite=True, **TINY, **more)
