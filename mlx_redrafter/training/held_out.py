@@ -141,6 +141,14 @@ def split(
     return kept, held
 
 
+def each_once(records: Sequence[Record]) -> list[Record]:
+    """The first record of each question; the target would answer the others alike."""
+    first: dict[str, Record] = {}
+    for record in records:
+        first.setdefault(learned_from(record, answers=False), record)
+    return list(first.values())
+
+
 def tell_left_out(number: int, note: Note | None) -> None:
     """Say how many records are neither learned from nor evaluated on, if there are any."""
     if number and note is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import RedrafterError
 from ..system.files import local_path
 from .data import Record, conversation, is_message, is_text, read_jsonl
-from .held_out import Note, apart, split
+from .held_out import Note, apart, each_once, split
 
 FORMATS = (
     '{"messages": [...]}, {"prompt": ..., "completion": ...}, {"prompt": ...} or {"text": ...}'
@@ -65,7 +65,7 @@ def read_data(
             f"All of the training records of {data} ask the same as those that it brings to "
             "evaluate on, so that nothing is left to learn from: add others."
         )
-    return kept, valid
+    return kept, valid if answers else each_once(valid)
 
 
 def needs_answers(records: Sequence[Record]) -> bool:

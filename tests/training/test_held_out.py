@@ -119,6 +119,8 @@ def test_a_valid_split_is_not_learned_from(tmp_path):
     assert held == valid[:3]
     assert kept == train[8:80]
     assert told == ["10 of the records ask what held-out ones ask, and are left out."]
+    write(tmp_path / "valid.jsonl", [*valid, pair(" q0", "again"), pair("q2", "again")])
+    assert read_data(tmp_path, held_out=6, answers=False)[1] == valid
     write(tmp_path / "train.jsonl", train[:8])
     with pytest.raises(RedrafterError, match=re.escape(f"training records of {tmp_path} ask the")):
         read_data(tmp_path, held_out=3)
