@@ -118,7 +118,7 @@ def split(
         RedrafterError: If there is a single record, or a single question.
     """
     different = {learned_from(record, answers=answers): record for record in records}
-    if len({learned_from(record) for record in records}) < 2:
+    if len(different) < 2 and len({learned_from(record) for record in records}) < 2:
         times = f" ({len(records)} times)" if len(records) > 1 else ""
         raise RedrafterError(
             f"{data} has a single record{times}, and one has to be held out to evaluate on: add "
