@@ -1,12 +1,18 @@
-"""Whose turn it is: a prompt waits for another's that makes much of it known, and for no other."""
+"""Whose turn it is: a prompt waits for another's that makes much of it known, and for no other.
+
+Who cannot begin keeps no place.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from live_server import ScriptedSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_redrafter.server.metrics import Metrics
+from mlx_redrafter.server.protocol.answer import Failed
 from mlx_redrafter.server.work.answering import Job
 from mlx_redrafter.server.work.host import SAME_BEGINNING, Host, Work
 from mlx_redrafter.server.work.prompts import Encoded
@@ -54,3 +60,16 @@ def test_a_prompt_that_is_known_but_for_its_end_waits_for_no_equal_one(
 ) -> None:
     assert begun_together(tokenizer, [INSTRUCTIONS] * 2, len(INSTRUCTIONS) - 1) == 2
     assert begun_together(tokenizer, [INSTRUCTIONS] * 2, 0) == 1
+
+
+def test_a_sequence_whose_answer_cannot_begin_is_stopped(tokenizer: TokenizerWrapper) -> None:
+    """Else it would decode to its end in a slot of the batch, for nobody."""
+    engine = ScriptedSequences(lambda _: [7] * 5, tokenizer.eos_token_id)
+    unreadable: Any = None
+    host = Host("tiny", unreadable, lambda: engine, 4, Metrics())
+    told: list[Any] = []
+    host.submit(Work([Job(0, Encoded([5], continues=True), Decoding([5], 9, {}))], told.extend))
+    host.step()
+    assert [type(event) for event in told] == [Failed]
+    assert engine.stopped == [1]
+    assert not host.busy

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,12 +167,22 @@ class Host:
             self._waiting.remove(entry)
             try:
                 number = self._sequences.add(job.decoding)
-                self._active[number] = self._begin(number, work, job, followers)
+                with self._stopped_on_error(number):
+                    self._active[number] = self._begin(number, work, job, followers)
             except RedrafterError as error:
                 work.deliver([Failed(job.index, ApiError(400, str(error)))])
             except Exception:
                 log.exception("a request could not begin")
                 work.deliver([Failed(job.index, internal())])
+
+    @contextmanager
+    def _stopped_on_error(self, number: int) -> Iterator[None]:
+        """Stop a sequence that nobody would hear of, as it would decode to its end in a slot."""
+        try:
+            yield
+        except Exception:
+            self._sequences.stop(number)
+            raise
 
     def _is_being_read(self, entry: _Waiting) -> bool:
         """Whether much of a prompt is being read for another: then it is soon known."""
