@@ -34,6 +34,7 @@ from ..target.experts import needs_float32
 from ..target.target import Target
 from .boundary import check_ordinary, first_forward, read_json, reading
 from .bounds import check_config
+from .detokenizing import complete_texts
 from .drafter_files import check_pair, load_drafter, load_recorded
 from .places import (
     CONFIG_FILE,
@@ -288,6 +289,7 @@ def _load_target(
         tokenizer = load_tokenizer(
             path, tokenizer_config, eos_token_ids=config.get("eos_token_id", None)
         )
+        complete_texts(tokenizer)
         _try_tokenizer(tokenizer)
     return model, tokenizer, config
 
