@@ -27,7 +27,7 @@ from ..protocol.answer import (
 from .prompts import Encoded
 from .segments import Segments
 from .sequences import Decoding, NewToken, PromptRead, StepShape
-from .token_bytes import bytes_of
+from .token_bytes import UNREADABLE, bytes_of, ends_within
 
 LEAD_IN = 8  # of the tokens that a text goes on from, those that are detokenised again
 
@@ -94,8 +94,16 @@ class Answering:
         for detokenizer in (alone, self._detokenizer):
             for token in tokens:
                 add_token(detokenizer, token)
+        certain = len(alone.text)
         alone.finalize()
-        self._skip = len(alone.text)
+        rest: str = alone.text[certain:]
+        if ends_within(b"".join(self._bytes(token) for token in tokens)):
+            rest = rest.rstrip(UNREADABLE)  # the answer's first bytes may complete the character
+        self._skip = certain + len(rest)
+
+    def _bytes(self, token: int) -> bytes:
+        entry = self.tokenizer.convert_ids_to_tokens(token)
+        return bytes_of(token_text(self.tokenizer, token), entry)
 
     def _new_text(self) -> str:
         """What the detokenizer has made since it was last asked, the prompt's end left out."""
@@ -198,8 +206,7 @@ class Answering:
         self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
     ) -> TokenLogprob:
         text = token_text(self.tokenizer, token)
-        raw = bytes_of(text, self.tokenizer.convert_ids_to_tokens(token))
-        return TokenLogprob(text, raw, logprob, top)
+        return TokenLogprob(text, self._bytes(token), logprob, top)
 
     def _with_logprobs(self, event: Event) -> Event:
         """The event with the log-probabilities of the tokens up to its end, and without sources

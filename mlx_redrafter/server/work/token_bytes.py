@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import getincrementaldecoder
 from functools import cache
 
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"  # what decoders write for a part of a character
@@ -25,6 +26,13 @@ def bytes_of(text: str, entry: str | None) -> bytes:
     if all(letter in letters for letter in entry):
         return bytes(letters[letter] for letter in entry)
     return text.encode("utf-8")
+
+
+def ends_within(text: bytes) -> bool:
+    """Whether a text ends with a part of a character."""
+    decoder = getincrementaldecoder("utf-8")("replace")
+    decoder.decode(text)
+    return bool(decoder.getstate()[0])
 
 
 @cache
