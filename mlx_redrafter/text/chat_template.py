@@ -7,6 +7,7 @@ operations, which nothing can stop, are bounded by :mod:`template_guard`.
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import threading
@@ -29,6 +30,9 @@ GROWTH = 8
 MEMORY_BYTES = 1 << 28
 MEMORY_BYTES_BESIDE_OTHERS = 1 << 30
 _TEMPLATE_FILES = ("<template>", "<unknown>")
+_UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
+# Left out, these would make another prompt of the messages than the one that is wanted.
+_SAYS_WHAT = frozenset({"tools", "add_generation_prompt", "continue_final_message"})
 
 
 def render(
@@ -47,8 +51,8 @@ def render(
     """
     try:
         with bounded(tokenizer, len(str(messages)) + len(str(arguments))):
-            made: str | Sequence[int] = tokenizer.apply_chat_template(
-                list(messages), tokenize=False, **arguments
+            made: str | Sequence[int] = apply_template(
+                tokenizer, messages, tokenize=False, **arguments
             )
     except RedrafterError:
         raise
@@ -56,6 +60,28 @@ def render(
         reason = visible_line(str(error), 300) or type(error).__name__
         raise RedrafterError(f"The chat template refused these messages: {reason}") from error
     return made
+
+
+def apply_template(tokenizer: Any, messages: Sequence[dict[str, Any]], /, **arguments: Any) -> Any:
+    """Render messages without what the renderer does not take.
+
+    A template ignores arguments that it does not know. Some checkpoints' renderers are Python
+    functions instead, which hand all of them on to others: only the error tells what these take.
+
+    Args:
+        tokenizer: With a chat template.
+        messages: Role and content each.
+        **arguments: For ``apply_chat_template``.
+    """
+    while True:
+        try:
+            return tokenizer.apply_chat_template(list(messages), **arguments)
+        except TypeError as error:
+            unknown = _UNKNOWN_ARGUMENT.search(str(error))
+            name = unknown[1] if unknown else ""
+            if name not in arguments or (name in _SAYS_WHAT and arguments[name]):
+                raise
+            del arguments[name]
 
 
 @contextmanager

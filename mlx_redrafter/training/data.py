@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlx_lm.tuner.datasets import ChatDataset, TextDataset
+from mlx_lm.tuner.datasets import TextDataset
 
 from ..errors import RedrafterError
 from ..system.files import atomic_path
-from ..text.chat_template import bounded
+from ..text.chat_template import apply_template, bounded
 from ..text.drafter_files import tokenizer_hash
 from ..text.prompts import check_characters, plain_messages
 
@@ -163,16 +163,15 @@ def _templated(record: Record, messages: list[dict[str, Any]], tokenizer: Any) -
     turns = [i for i, m in enumerate(messages) if i > 0 and m.get("role") == "assistant"]
     if not turns:
         return TokenRow(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
-    dataset = ChatDataset([], tokenizer)
     tools = record.get("tools")
-    whole, _ = dataset.process({"messages": messages, "tools": tools})
+    whole = _chat_tokens(tokenizer, messages, tools)
     tokens = np.array(whole, dtype=np.int32)
     answer = np.zeros(len(tokens), dtype=bool)
     ends = np.isin(tokens, sorted(tokenizer.eos_token_ids))
     for i in turns:
         part = whole
         if i + 1 < len(messages):
-            part, _ = dataset.process({"messages": messages[: i + 1], "tools": tools})
+            part = _chat_tokens(tokenizer, messages[: i + 1], tools)
         prompt = chat_prompt(tokenizer, messages[:i], tools)
         # Some templates rewrite earlier turns; what the target wrote then is not in this text.
         if not np.array_equal(tokens[: len(part)], part):
@@ -188,11 +187,14 @@ def _templated(record: Record, messages: list[dict[str, Any]], tokenizer: Any) -
 
 def chat_prompt(tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any) -> list[int]:
     """Token ids after which the target answers ``messages``."""
-    return list(
-        tokenizer.apply_chat_template(
-            list(messages), tools=tools, add_generation_prompt=True, return_dict=False
-        )
-    )
+    return _chat_tokens(tokenizer, messages, tools, add_generation_prompt=True)
+
+
+def _chat_tokens(
+    tokenizer: Any, messages: Sequence[dict[str, Any]], tools: Any, **arguments: Any
+) -> list[int]:
+    """Token ids of a conversation, as mlx_lm.lora's data sets have them."""
+    return list(apply_template(tokenizer, messages, tools=tools, return_dict=False, **arguments))
 
 
 def _common(one: Sequence[int], two: Sequence[int]) -> int:
