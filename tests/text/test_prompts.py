@@ -126,6 +126,11 @@ def test_arguments_and_tools_reach_the_template(tokenizer: TokenizerWrapper) -> 
         tokenizer.chat_template = before
 
 
+# Its name of who speaks is added to the vocabulary, but not as a special token.
+SPEAKS = "<\N{FULLWIDTH VERTICAL LINE}Assistant\N{FULLWIDTH VERTICAL LINE}>"
+DEEPSEEK = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + SPEAKS
+
+
 class Marked:
     """A tokenizer whose model thinks and calls tools, as mlx-lm wraps it."""
 
@@ -166,6 +171,22 @@ def test_a_template_may_have_opened_the_thoughts() -> None:
     assert not Passages(Marked(), [5, 1, 6, 2]).thinking
     parsed = parse_answer(Marked(), "hm</think>yes", prompt=[1])
     assert (parsed.thoughts, parsed.text) == ("hm", "yes")
+
+
+@pytest.mark.parametrize("format_of", [bundles.TEMPLATE, DEEPSEEK])
+@pytest.mark.parametrize("role", ["system", "user", "tool", "assistant"])
+def test_a_marker_in_a_message_opens_no_thoughts(tmp_path: Path, format_of: str, role: str) -> None:
+    bundles.make_tokenizer(tmp_path)
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    plain.add_tokens(["<think>", "</think>", SPEAKS])
+    plain.chat_template = format_of
+    tokenizer = TokenizerWrapper(plain)
+    talk = [{"role": role, "content": "What does <think> mean?"}, *user("say")]
+    for messages in (talk, talk[::-1]):
+        prompt = encode_prompt(tokenizer, messages)
+        assert parse_answer(tokenizer, "It is one.", prompt=prompt).text == "It is one."
+        opened = [*prompt, *tokenizer.encode("<think>\nLet me", add_special_tokens=False)]
+        assert parse_answer(tokenizer, "see.", prompt=opened).thoughts == "see."
 
 
 def test_calls_of_tools_are_parsed_and_what_is_none_stays_text() -> None:

@@ -18,7 +18,6 @@ from shells import interactive_shell
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.text.passages import Passage
 from mlx_redrafter.ui.chat import main as chat
 from mlx_redrafter.ui.chat import views
 from mlx_redrafter.ui.chat.commands import run_command
@@ -263,61 +262,6 @@ def test_the_header_says_how_to_leave_and_what_the_model_is_for(bundle: Path) ->
     assert "A model for tests." in captured.get()
     assert "More" not in captured.get()
     assert "q or Ctrl-D leaves" in " ".join(captured.get().split())
-
-
-class Thinking:
-    """A stream of a model that thinks before it says something."""
-
-    has_thinking = True
-    has_tool_calling = False
-    think_start, think_end = "<think>", "</think>"
-    response_initial_state = None
-    response_transitions: dict[str, object] = {}  # noqa: RUF012
-    structural_markers = ()
-
-    @staticmethod
-    def rfind_think_start(_tokens: list[int]) -> int:
-        return -1
-
-
-def thinking_session(stream: FakeStream, settings: ChatSettings) -> Session:
-    session = make_session(stream, settings)
-    for name, value in vars(Thinking).items():
-        if not name.startswith("__"):
-            setattr(session.tokenizer, name, getattr(Thinking, name, value))
-    return session
-
-
-@pytest.mark.parametrize("begun", ["<think>hm", "<think>hm</thin"])
-def test_what_is_gone_on_with_in_thoughts_is_told_apart(begun: str) -> None:
-    session = thinking_session(FakeStream(), ChatSettings())
-    session._begun = begun
-    passages = session.passages()
-    assert passages.thinking
-    assert passages.feed("</think>yes")[-1] == Passage("yes", "normal")
-
-
-@pytest.mark.parametrize("shown", [True, False])
-def test_thoughts_are_shown_apart_or_folded(
-    shown: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from mlx_redrafter.ui.chat.screen import ScreenFrontEnd
-
-    session = thinking_session(FakeStream("<think>hm</think>yes"), ChatSettings(thoughts=shown))
-    console = Console(
-        theme=THEME, file=io.StringIO(), force_terminal=True, width=60, color_system="standard"
-    )
-    front = ScreenFrontEnd(console, console, lambda: "")
-    front.stream(session, session.ask("why"))
-    assert isinstance(console.file, io.StringIO)
-    last = console.file.getvalue().rsplit("\x1b[2K", 1)[-1]
-    assert ("\x1b[2;3mh" in last) is shown  # dim and italic
-    assert "think" not in last
-    assert session.last is not None
-    assert session.last.text == "<think>hm</think>yes"
-
-
-# Scripts.
 
 
 def pipe(bundle: Path, text: str, *arguments: str, **environment: str):

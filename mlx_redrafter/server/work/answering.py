@@ -181,7 +181,8 @@ class Answering:
         self.done = True
         segments = self._segments
         if segments is not None and reason != "tool_calls":
-            yield from map(self._with_logprobs, self._wanted(segments.finish()))
+            rest = segments.finish(cut=self._is_cut(reason))
+            yield from map(self._with_logprobs, self._wanted(rest))
         if segments is not None and segments.calls and reason in ("stop", "stop_string"):
             reason = "tool_calls"
         if self._logprobs:
@@ -190,6 +191,12 @@ class Answering:
         seed = self.job.decoding.sampling.get("seed")
         report = self.statistics() | {"seed": seed}
         yield Finished(self.job.index, reason, self.usage, report, stop)
+
+    def _is_cut(self, reason: Reason) -> bool:
+        """Whether the model had more to say; a stop string may be the end of a call itself."""
+        end = self.tokenizer.tool_call_end
+        call_ends = bool(end) and (self._scanner.found or "").lstrip().startswith(end)
+        return reason == "length" or (reason == "stop_string" and not call_ends)
 
     @property
     def usage(self) -> Usage:

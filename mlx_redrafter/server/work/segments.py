@@ -26,7 +26,8 @@ class Segments:
     A call that its parser cannot read, or of a tool that was not offered, is text like any other:
     nothing the model wrote is lost. Only what a format sets between thoughts, text and calls is not
     said, headers and blank lines, and the space at the end of the text before a call: templates set
-    them too, and a client that sent them back would double them.
+    them too, and a client that sent them back would double them. What stands in a header's place,
+    but is never ended as one, is the answer if nothing else is.
 
     Args:
         tokenizer: Knows the markers.
@@ -54,6 +55,8 @@ class Segments:
         self._open = initial  # the state of the text so far
         self._call = ""
         self._held: deque[_Sourced] = deque()  # what may begin a marker
+        self._header: list[_Sourced] = []  # what no marker has confirmed to be one
+        self._any = False  # whether anything was handed out
         self._unsaid: list[_Sourced] = []  # space that is not said yet, since a call may follow
         self._last: Literal["begun", "said", "called"] = "begun"  # thoughts begin anew
 
@@ -65,16 +68,32 @@ class Segments:
     def feed(self, text: str, source: TokenSource) -> Iterator[Text | ToolCall]:
         """Take more text."""
         for state, characters in self._split(text, source):
-            yield from self._take(state, characters)
+            yield from self._noted(self._take(state, characters))
 
-    def finish(self) -> Iterator[Text | ToolCall]:
-        """Take the end of the text."""
+    def finish(self, *, cut: bool = False) -> Iterator[Text | ToolCall]:
+        """Take the end of the text.
+
+        Args:
+            cut: Whether the model had more to say. Some parsers read a call of which a part is
+                missing, and a call without some of its arguments may do anything: it is text.
+        """
+        yield from self._noted(self._rest(cut))
+
+    def _rest(self, cut: bool) -> Iterator[Text | ToolCall]:
+        answers = not self._any and any(not one.isspace() for one, _ in self._header)
         self._state, rest, state = TextStateMachine.flush(self._state)
         if rest:
             yield from self._take(state, list(self._held))
         if self._open == "tool":
-            yield from self._end_call(closed=False)
+            yield from self._end_call(closed=False, cut=cut)
+        if answers:
+            self._unsaid += self._header
         yield from self._settle()
+
+    def _noted(self, parts: Iterator[Text | ToolCall]) -> Iterator[Text | ToolCall]:
+        for part in parts:
+            self._any = True
+            yield part
 
     def _split(self, text: str, source: TokenSource) -> list[tuple[str, list[_Sourced]]]:
         """More text, all from one source, as one part for each state that it goes through.
@@ -96,6 +115,7 @@ class Segments:
         if self._open == "tool" and state != "tool":
             yield from self._end_call(closed=True)
         self._open = state
+        self._header = [] if state in KINDS else [*self._header, *characters]
         part = "".join(character for character, _ in characters)
         if state == "tool":
             self._call += part
@@ -124,11 +144,12 @@ class Segments:
             text = "".join(character for character, _ in characters)
             yield Text(self._index, text, pieces=_pieces(characters))
 
-    def _end_call(self, *, closed: bool) -> Iterator[Text | ToolCall]:
+    def _end_call(self, *, closed: bool, cut: bool = False) -> Iterator[Text | ToolCall]:
         raw, self._call, self._open = self._call, "", "normal"
-        calls = self._parse(raw) if self._tools else None
+        start, end = self._tokenizer.tool_call_start, self._tokenizer.tool_call_end
+        partial = cut and bool(end)  # in formats without an end a call may be whole
+        calls = self._parse(raw) if self._tools and not partial else None
         if calls is None:
-            start, end = self._tokenizer.tool_call_start, self._tokenizer.tool_call_end
             text = f"{start}{raw}{end if closed and end else ''}"
             yield from self._say()
             self._last = "said"

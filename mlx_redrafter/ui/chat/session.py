@@ -324,10 +324,7 @@ class Session:
 
     def passages(self) -> Passages:
         """Tells thoughts and answer apart in the answer that is being made."""
-        passages = Passages(self.tokenizer, self.prompt)
-        passages.feed(self._begun)
-        passages.flush()  # it was said, whole or not
-        return passages
+        return Passages(self.tokenizer, self.prompt, self._begun)
 
     def _room(self, prompt_tokens: int) -> int:
         """Longest answer that still fits the context.
