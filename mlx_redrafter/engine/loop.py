@@ -97,6 +97,9 @@ class DecodingLoop:
             temperature = sequence.config.sampling.temperature
             self._planner.begin(sequence.cache, temperature, among=among)
         self.compose([], [sequence])
+        planner = self._chooser.planner_of(self.sequences)
+        if planner is not None:
+            self._reports.begin(planner)
 
     def step(self, *, goes_on: bool = True) -> dict[Sequence, list[DecodedToken]]:
         """Take a step of all sequences.

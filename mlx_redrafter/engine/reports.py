@@ -35,6 +35,11 @@ class StepReports:
         """Whether it drafts nothing before it hears of the step after that, either."""
         return self._patience > len(self._held) + 1
 
+    def begin(self, planner: ShapePlanner) -> None:
+        """A text begins, of which a planner has heard."""
+        self.flush()
+        self._planner, self._patience = planner, planner.plan.patience
+
     def wake(self) -> None:
         """Other texts take part: what the planner said no longer holds."""
         self._patience = 0

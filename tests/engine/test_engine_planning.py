@@ -127,7 +127,7 @@ def test_a_planner_hears_of_every_plain_step_whose_text_is_over(how: str) -> Non
     stream.close()
     assert planner.steps == stats.steps
     assert stats.steps >= 11
-    assert len(planner.heard) < stats.steps, "several were told of together"
+    assert planner.heard[0].repeats > 1, "several were told of together, the first among them"
 
 
 class OneForAll(Listener):
