@@ -67,10 +67,11 @@ class Run:
 
 
 def read_prompts(path: Path, count: int) -> list[Any]:
-    """First prompts of a file that the benchmark reads: chat messages, or text to continue."""
-    openings = [one.opening for one in read_conversations(path)]
-    step = max(1, len(openings) // count)
-    return [one if isinstance(one, str) else list(one) for one in openings[::step][:count]]
+    """First prompts of a file that the benchmark reads, evenly spread over it: chat messages, or
+    text to continue.
+    """
+    openings = [one.opening for one in read_conversations(path, count)]
+    return [one if isinstance(one, str) else list(one) for one in openings]
 
 
 def mlx_lm_answer(
@@ -78,14 +79,16 @@ def mlx_lm_answer(
 ) -> Iterator[Any]:
     """mlx-lm's own responses to one prompt, with the cores that plain decoding here has."""
     mx.random.seed(seed)
-    model.target.take_cores(1)
-    return mlx_lm_stream(
+    model.target.take_cores(len(ids))
+    for response in mlx_lm_stream(
         model.target.model,
         tokenizer,
         ids,
         max_tokens=max_tokens,
         sampler=make_sampler(temp=temperature),
-    )
+    ):
+        model.target.take_cores(1)
+        yield response
 
 
 def measure(

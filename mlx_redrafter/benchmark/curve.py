@@ -38,6 +38,7 @@ class CostCurve:
             "environment": self.environment.to_dict(),
             "settings": dict(self.settings),
             "costs": self.costs.to_dict(),
+            "doubtful": self.costs.doubtful,
         }
 
     def rows(self) -> list[dict[str, Any]]:

@@ -98,19 +98,27 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
     return [found[index * len(found) // limit] for index in range(limit)]
 
 
+def find_own_prompts(model: Path) -> Path | None:
+    """The prompts file that a bundle brings along, if it brings one."""
+    if str(model) in KNOWN:
+        model = own_models() / model
+    found = (local_path(model) / name for name in OWN_FILES)
+    return next((path for path in found if path.is_file()), None)
+
+
 def own_prompts(model: Path) -> Path:
     """The prompts file that a bundle brings along.
 
     Raises:
         RedrafterError: If it brings none, or a path leads nowhere.
     """
+    found = find_own_prompts(model)
+    if found is not None:
+        return found
     if str(model) in KNOWN:
         model = own_models() / model
     if not local_path(model).exists() and not may_be_repo(str(model)):
         raise RedrafterError(f"There is no model directory {model}: check --model.")
-    for name in OWN_FILES:
-        if (local_path(model) / name).is_file():
-            return local_path(model) / name
     raise RedrafterError(f"{model} brings no {OWN_FILES[0]} along: pass --prompts FILE.")
 
 

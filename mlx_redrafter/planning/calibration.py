@@ -108,6 +108,7 @@ def calibrate(
 def calibrate_there(model: SpeculativeModel, costs: CostModel, cache: PromptCache) -> CostModel:
     """Costs with those of forwards after a text that is in a cache, which is left as it is.
 
+    Where they were known all are brought up to date; else the context is one more that is known.
     Takes a fraction of the time that reading such a text took.
 
     Args:
@@ -120,14 +121,16 @@ def calibrate_there(model: SpeculativeModel, costs: CostModel, cache: PromptCach
     if cache.changes_within(max(sizes)):
         return costs
     timed = time_in_turns([_forward(model, cache, size) for size in sizes], agreed=model.agreed)
-    seconds = dict(zip(sizes, timed.seconds, strict=True))
-    if context < 2 * costs.contexts[0]:
+    # Where the first few calls took very long there are no others: what they add is unknown.
+    seconds = dict(zip(sizes, timed.seconds, strict=False))
+    if costs.knows(context):
+        # They have changed as a whole: two contexts that lie close together would make a slope.
         changed = costs.scaled(
             {n: s / costs.verify_seconds(n, context) for n, s in seconds.items()}
         )
     else:
         changed = costs.with_context(context, seconds)
-    return changed if not timed.doubtful else changed.doubted()
+    return changed.doubted() if timed.doubtful or len(seconds) < len(sizes) else changed
 
 
 def contexts_of(model: SpeculativeModel) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ def load_costs(
         if stored is not None:
             return stored
     costs = calibrate(model, progress)
-    save_costs(model, costs, directory)
+    save_costs(model, costs, directory, outdated=True)
     return costs
 
 
@@ -88,19 +88,35 @@ def measure_there(
     """
     measured = calibrate_there(model, costs, cache)
     if measured != costs:
-        save_costs(model, measured, directory)
+        save_costs(model, measured, directory, outdated=costs.knows(len(cache)))
     return measured
 
 
-def save_costs(model: SpeculativeModel, costs: CostModel, directory: Path | None = None) -> None:
-    """Store costs, unless they are doubtful or there is nowhere to keep them."""
+def save_costs(
+    model: SpeculativeModel,
+    costs: CostModel,
+    directory: Path | None = None,
+    *,
+    outdated: bool = False,
+) -> None:
+    """Store costs, unless they are doubtful or there is nowhere to keep them.
+
+    Args:
+        model: Whose.
+        costs: What was measured.
+        directory: See :func:`load_costs`.
+        outdated: Whether what is stored was measured again because it does not hold: it goes, if
+            only doubtful costs take its place.
+    """
     path = _path(model, directory)
     follows = model.ranks is not None and not model.ranks.leads
-    if costs.doubtful or path is None or follows:
+    if path is None or follows:
         return
     with suppress(OSError):  # a read-only home only means measuring again next time
-        if is_stream(path):  # nobody reads from a pipe there
-            path.unlink()
+        if is_stream(path) or (costs.doubtful and outdated):  # nobody reads from a pipe there
+            path.unlink(missing_ok=True)
+        if costs.doubtful:
+            return
         write_json(path, {"format": FORMAT, "machine": machine(model), "costs": costs.to_dict()})
 
 
@@ -156,5 +172,7 @@ def _read(path: Path | None) -> CostModel | None:
     try:
         value = json.loads(path.read_text("utf-8"))
         return CostModel.from_dict(value["costs"]) if value.get("format") == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError,
+    ):  # fmt: skip
         return None  # measured again

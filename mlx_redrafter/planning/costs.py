@@ -261,7 +261,7 @@ class CostModel:
         fits = fits and all(len(row) == len(self.sizes) for row in self.verify)
         if not (whole and ordered and fits and all(math.isfinite(t) and t > 0 for t in times)):
             raise ValueError("costs that make no sense")
-        if not all(math.isfinite(share) for share in shares):
+        if not all(math.isfinite(share) and share >= 0 for share in shares):
             raise ValueError("costs that make no sense")
 
 

@@ -22,6 +22,8 @@ class HeadlessPlanner:
 
     Args:
         measure: Measures what steps cost, or reads what was measured before.
+        measure_there: Measures them again, given those so far and a cache with a text in it; None
+            leaves them as they are.
 
     Attributes:
         copies: Prices copies.
@@ -30,9 +32,13 @@ class HeadlessPlanner:
     plan = StepPlan(patience=MOST_PATIENCE)
     choice: BeamShape | None = None
 
-    def __init__(self, measure: Callable[[], CostModel]):
+    def __init__(
+        self,
+        measure: Callable[[], CostModel],
+        measure_there: Callable[[CostModel, PromptCache], CostModel] | None = None,
+    ):
         self.copies = CopyPlanner(lambda: self.prices, CopyAcceptance())
-        self._measure = measure
+        self._measure, self._measure_there = measure, measure_there
         self._prices: StepPrices | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
 
@@ -59,9 +65,21 @@ class HeadlessPlanner:
         return self._for_batches[sequences]
 
     def begin(
-        self, cache: PromptCache | None = None, temperature: float = 0.0, *, among: bool = False
+        self,
+        cache: PromptCache | None = None,
+        temperature: float = 0.0,  # noqa: ARG002
+        *,
+        among: bool = False,  # noqa: ARG002
     ) -> None:
-        """An answer begins: nothing changes."""
+        """An answer begins; costs are measured in ``cache``, its prompt's, if unknown there."""
+        prices = self._prices
+        if cache is None or self._measure_there is None or prices is None:
+            return
+        if prices.clocks.wrong or not prices.costs.knows(len(cache)):
+            prices.take_costs(self._measure_there(prices.costs_by_now, cache))
+            for sequences, planner in self._for_batches.items():
+                if planner._prices is not None:
+                    planner._prices.take_costs(prices.costs.for_batch(sequences))
 
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
         """Not asked: nothing is drafted but copies."""

@@ -30,6 +30,7 @@ class PlainBreaks:
         self.drafts = 0
         self._between = PLAIN_EVERY
         self._left = 0  # plain steps of a break that has begun
+        self._opened = False  # whether some came first, since the costs were measured
 
     @property
     def due(self) -> bool:
@@ -54,8 +55,11 @@ class PlainBreaks:
             agreed: How often in a row steps were as expected, see :class:`Clocks`.
         """
         unseen = PLAIN_EVERY_UNSEEN * (1 if free else 2)
-        first = not told and self.drafts == 0
         doubtful = gain < DOUBTFUL_GAIN and not free
-        self._left = OPENING_STEPS if first and doubtful else self._left
+        if told:
+            self._opened = False
+        elif doubtful and self.drafts == 0 and not self._opened:
+            # Once: where plain steps never overlap, none in a row will tell.
+            self._left, self._opened = OPENING_STEPS, True
         trust = LEAST_TRUST * 2 ** min(DOUBLINGS, agreed)  # there may have been thousands
         self._between = round(trust * PLAIN_EVERY * max(1.0, gain) ** 2) if seen else unseen

@@ -159,6 +159,11 @@ class Planner:
         return self._choice.shape
 
     @property
+    def tries(self) -> bool:
+        """Whether anything is drafted, if only to see how it goes."""
+        return self.choice is not None or self._trials.probes.first is not None
+
+    @property
     def state(self) -> PlannerState:
         """What is known by now."""
         return PlannerState.DRAFTING if self.choice is not None else self._trials.state
@@ -210,7 +215,7 @@ class Planner:
             self._context = len(cache)
             unsure = self.clocks.wrong or not self.costs.knows(len(cache))
             if self._measure is not None and unsure:
-                self._take_costs(self._measure(self.costs, cache))
+                self._take_costs(self._measure(self.prices.costs_by_now, cache))
                 for sequences, planner in self._for_batches.items():
                     planner._take_costs(self.costs.for_batch(sequences))
             else:

@@ -79,6 +79,13 @@ class StepPrices:
         self.costs, self.clocks = costs, self.clocks.anew(costs)
 
     @property
+    def costs_by_now(self) -> CostModel:
+        """The costs; where steps have long disagreed with them, as steps say."""
+        if not self.clocks.wrong:
+            return self.costs
+        return self.costs.scaled({size: self.clocks.factor(size) for size in self.sizes})
+
+    @property
     def sizes(self) -> Sequence[int]:
         """Numbers of rows whose forward was timed."""
         return self.costs.sizes

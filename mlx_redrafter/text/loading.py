@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -21,7 +22,7 @@ from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError, SharedError
 from ..gguf import Progress
-from ..planning.cost_store import load_costs
+from ..planning.cost_store import load_costs, measure_there
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
 from ..ranges import check_flags, check_texts, function_of, of_kind, of_kind_or_none, shown
@@ -207,7 +208,7 @@ def load(
     if plan and head is not None:
         loaded.plan_with(lambda: Planner.for_model(loaded))
     elif plan and target.refusal is None:
-        loaded.planner = HeadlessPlanner(lambda: load_costs(loaded))
+        loaded.planner = HeadlessPlanner(lambda: load_costs(loaded), partial(measure_there, loaded))
     return (loaded, tokenizer, stated) if return_config else (loaded, tokenizer)
 
 

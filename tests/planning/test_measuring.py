@@ -171,16 +171,71 @@ def test_costs_are_measured_at_a_texts_own_context(
     monkeypatch.setattr(measuring, "agree", lambda _before, _after: True)
     monkeypatch.setattr(measuring, "LONGEST", math.inf)
     costs = calibrate(model)
-    prompt = models.prompt_of(200)
+    prompt = models.prompt_of(500)
     cache = model.make_cache()
     for _ in model.target.fill(prompt, cache):
         pass
     there = measure_there(model, costs, cache, tmp_path)
-    assert there.contexts == (costs.contexts[0], 200)
+    assert there.contexts == (costs.contexts[0], 500)
     assert list(cache.tokens) == prompt
     assert load_costs(model, tmp_path) == there
-    again: Any = calibrate_there(model, there, cache)
-    assert again.contexts == there.contexts
+
+
+@pytest.mark.parametrize("length", [200, 540])
+def test_costs_that_were_wrong_are_brought_up_to_date_at_every_context(
+    model: SpeculativeModel, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """What is measured near a context that is known would make a slope with it."""
+    monkeypatch.setattr(measuring, "LONGEST", math.inf)
+    costs = costs_of(CPU).with_context(512, {1: 1.1, 8: 1.5, 32: 2.6})
+    cache = model.make_cache()
+    for _ in model.target.fill(models.prompt_of(length), cache):
+        pass
+    again = calibrate_there(model, costs, cache)
+    assert again.contexts == costs.contexts
+    for size in (1, 8, 32):
+        shares = {
+            again.verify_seconds(size, at) / costs.verify_seconds(size, at) for at in (64, 512, 900)
+        }
+        assert max(shares) == pytest.approx(min(shares))
+
+
+def test_a_context_where_calls_take_long_is_measured_as_far_as_it_was(
+    model: SpeculativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "time_in_turns", lambda *_, **__: Timings((1.0, 2.0), False))
+    cache = model.make_cache()
+    for _ in model.target.fill(models.prompt_of(500), cache):
+        pass
+    there = calibrate_there(model, costs_of(CPU), cache)
+    assert there.contexts == (64, 500)
+    assert there.doubtful
+    assert there.verify_seconds(1, 500) == pytest.approx(1.0)
+
+
+def test_doubtful_costs_are_not_replaced_by_those_that_were_measured_again(
+    model: SpeculativeModel, tmp_path: Path
+) -> None:
+    """They were measured again since they do not hold: the next start measures."""
+    save_costs(model, costs_of(CPU), tmp_path)
+    save_costs(model, costs_of(CPU).doubted(), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1, "a further context's leave those that hold"
+    save_costs(model, costs_of(CPU).doubted(), tmp_path, outdated=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"draft_start": -1.0}, {"around": -0.1}, {"replay": -0.1}, {"plain": [10**400]}]
+)
+def test_stored_costs_that_no_machine_has_are_measured_again(
+    model: SpeculativeModel, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    save_costs(model, costs_of(CPU), tmp_path)
+    (path,) = tmp_path.iterdir()
+    stored = json.loads(path.read_text())
+    stored["costs"] |= change
+    path.write_text(json.dumps(stored))
+    assert cost_store._read(path) is None
 
 
 def test_costs_between_and_beyond_contexts() -> None:

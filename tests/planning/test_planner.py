@@ -331,9 +331,9 @@ def test_measuring_in_vain_is_done_ever_more_rarely() -> None:
     wrong, truth = costs_of(CPU), costs_of(lambda n: 1 + 0.8 * math.log(n))
     when: list[int] = []
 
-    def measure(costs: CostModel, _cache: Any) -> CostModel:
+    def measure(_costs: CostModel, _cache: Any) -> CostModel:
         when.append(len(chat.steps))
-        return costs
+        return wrong
 
     planner = Planner(wrong, measure=measure)
     chat, cache = Chat(truth, planner), cast("Any", Cache(64))

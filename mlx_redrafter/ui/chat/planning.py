@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def plan(session: Session, front: FrontEnd, *, wanted: bool) -> None:
         return
     if model.leader is not None or not (model.head is not None or copies_only):
         return  # other processes that share the model only follow by then, and all have to measure
-    from ...planning.cost_store import load_costs
+    from ...planning.cost_store import load_costs, measure_there
     from ...planning.headless_planner import HeadlessPlanner
     from ...planning.planner import Planner
     from ..theme import CALIBRATING
@@ -34,4 +35,4 @@ def plan(session: Session, front: FrontEnd, *, wanted: bool) -> None:
             session.planner = Planner.for_model(model, recalibrate=again, progress=progress)
         else:
             costs = load_costs(model, recalibrate=again, progress=progress)
-            session.headless = HeadlessPlanner(lambda: costs)
+            session.headless = HeadlessPlanner(lambda: costs, partial(measure_there, model))

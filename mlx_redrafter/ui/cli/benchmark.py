@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,7 +275,7 @@ def _contestants(
     )
     from ...benchmark.precision import other_drafter
     from ...engine.model import SpeculativeModel
-    from ...planning.cost_store import load_costs
+    from ...planning.cost_store import load_costs, measure_there
     from ...planning.headless_planner import HeadlessPlanner
 
     options = job.options
@@ -286,7 +287,8 @@ def _contestants(
         alone = SpeculativeModel(model.target, None, name, model.config, ranks=model.ranks)
         with job.progress("measuring what forwards cost") as progress:
             costs = load_costs(alone, recalibrate=options.recalibrate, progress=progress)
-        contestants.append(Ours(alone, COPIED, planner=HeadlessPlanner(lambda: costs), copy=True))
+        planner = HeadlessPlanner(lambda: costs, partial(measure_there, alone))
+        contestants.append(Ours(alone, COPIED, planner=planner, copy=True))
     for name in dict.fromkeys(options.other_drafter):
         other = other_drafter(model, tokenizer, name, options.precision)
         contestants.append(_drafting(job, other, f"{DRAFTED} by {name}"))

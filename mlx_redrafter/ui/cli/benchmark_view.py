@@ -84,6 +84,8 @@ def cost_report(curve: CostCurve, model: str) -> RenderableType:
         drafts = sorted(costs.draft.items())
         levels = ", ".join(f"{1000 * s:.2f} ms at width {width}" for width, s in drafts)
         lines.append(f"A drafted level takes {levels}.")
+    if costs.doubtful:
+        lines.append("These times contradicted each other, since the machine was busy.")
     title = Text(f"{model}: a forward over n tokens", style="bold")
     words = [Text(line) for line in lines]
     return Group(title, table, Text(), *words, Text(), circumstances(curve.environment))

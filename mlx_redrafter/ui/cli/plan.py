@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..entry import SUCCESS, as_typed, command_line
@@ -207,17 +208,16 @@ def _decode(
 
 
 def _own_questions(model: str) -> list[str]:
-    """A few of the questions that a bundle brings along, if it does.
+    """A few of the questions or prompts that a bundle brings along, if it does.
 
     Raises:
         RedrafterError: If their file is not understood.
     """
-    from ...benchmark.prompts import read_conversations
-    from ...system.files import local_path
+    from ...benchmark.prompts import find_own_prompts, read_conversations
     from ...text.prompts import plain_messages
 
-    path = local_path(model) / "questions.jsonl"
-    if not path.is_file():
+    path = find_own_prompts(Path(model))
+    if path is None:
         return []
     openings = [one.opening for one in read_conversations(path, SAMPLES)]
     return [

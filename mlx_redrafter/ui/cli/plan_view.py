@@ -153,8 +153,13 @@ def _shown(planner: Planner, forecasts: list[Forecast]) -> list[Forecast]:
 def verdict(planner: Planner, context: int) -> Text:
     """What is known, in sentences that the table beside it bears out."""
     plain, *drafted = planner.forecasts(context)
+    if not planner.tries:
+        return Text(
+            "No draft could gain much here, so decoding is plain and none is tried: "
+            f"{_several(planner, context)}."
+        )
     if not drafted:
-        return Text(_without_forecasts(planner, context))
+        return Text("Nothing has been drafted yet, so nothing is known of what drafts would gain.")
     words = _judgement(planner, context, plain, drafted)
     speed = planner.prices.speed(context)
     if speed is not None:
@@ -192,15 +197,6 @@ def _judgement(planner: Planner, context: int, plain: Forecast, drafted: list[Fo
         f"Drafting does not pay here so far, so decoding is plain: {_several(planner, context)}, "
         f"and {promise}. It is tried again now and then."
     )
-
-
-def _without_forecasts(planner: Planner, context: int) -> str:
-    if planner.state is PlannerState.OFF:
-        return (
-            f"No draft can pay here, so decoding is plain: {_several(planner, context)}, before "
-            "any draft is made."
-        )
-    return "Nothing has been drafted yet, so nothing is known of what drafts would gain."
 
 
 def _several(planner: Planner, context: int) -> str:
