@@ -124,3 +124,24 @@ def test_several_processes_measure_before_a_conversation_that_may_draft_later(
     options: Any = SimpleNamespace(recalibrate=False, prompt=prompt)
     begin_planning(session, RecordingFrontEnd(), options)
     assert len(measured) == (prompt is None)
+
+
+def test_beams_that_will_be_planned_are_told_so_before_there_is_a_planner(
+    bundle: Path, measured: list[dict[str, Any]]
+) -> None:
+    session = opened(bundle, draft=False)
+    planned = "Drafts: beam planned by measurement."
+    front = say(session, "/beam 2 3", "/beam auto", "/draft on", "/beam auto")
+    assert front.said == ["Drafts: beam 2 × 3.", planned, "Drafting is on.", planned]
+    assert not measured
+    say(session, "hello")
+    assert say(session, "/draft off", "/beam auto").said[-1] == planned
+
+
+def test_beams_that_nobody_will_plan_are_told_as_they_are(bare: Path) -> None:
+    session = make_session()
+    model: Any = session.model
+    model.head = model.leader = object()  # other processes only follow by now
+    assert say(session, "/beam auto").said[-1] == "Drafts: beam 2 × 2."
+    alone = opened(bare, copy=False)
+    assert say(alone, "/beam auto").said[-1] == "Drafts: no beams, since there is no drafter."

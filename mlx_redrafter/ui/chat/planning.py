@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+def beams_are_planned(session: Session) -> bool:
+    """Whether a planner chooses the drafter's beams, or will as soon as something is drafted."""
+    model = session.model
+    there = session.planner is not None or (model.head is not None and model.leader is None)
+    return there and not session.settings.names_beam
+
+
 def plan(session: Session, front: FrontEnd, *, wanted: bool) -> None:
     """Give the session who plans its drafts, measuring the machine where that was never done.
 

@@ -115,9 +115,7 @@ class Session:
     @property
     def plans(self) -> bool:
         """Whether the planner chooses the shapes of the next answer's drafts."""
-        settings = self.settings
-        given = (settings.beam_width, settings.beam_length, settings.node_budget)
-        return self.guesses and self.planner is not None and given == (None, None, None)
+        return self.guesses and self.planner is not None and not self.settings.names_beam
 
     @property
     def shape_planner(self) -> Planner | HeadlessPlanner | None:

@@ -60,6 +60,11 @@ class ChatSettings:
         True, _SCREEN, "fold a reasoning model's thoughts away", negative="no-thoughts"
     )
 
+    @property
+    def names_beam(self) -> bool:
+        """Whether the drafts' shape is said, wholly or in part, so that nobody plans it."""
+        return (self.beam_width, self.beam_length, self.node_budget) != (None, None, None)
+
     def sampling_words(self) -> str:
         """'greedy', or the temperature and whatever differs from the defaults."""
         sampling = self.sampling

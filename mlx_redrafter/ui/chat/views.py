@@ -16,6 +16,7 @@ from ..cli.plan_view import plan_report, shape_words, verdict
 from ..fitting import Fields, Figures, FirstThatFits
 from ..theme import COPIED, GUESSED, OWN
 from .answer import Comparison
+from .planning import beams_are_planned
 from .session import Session
 from .status import baseline_words, times
 
@@ -61,9 +62,11 @@ def drafter_words(session: Session) -> str:
 
 def beam_words(session: Session) -> str:
     """Beam width and length, and the node budget if there is one; or that it is planned."""
-    if session.plans and session.planner is not None:
-        choice = session.planner.choice
-        now = f" (now {shape_words(choice)})" if session.totals.answers else ""
+    if session.model.drafter is None:
+        return "no beams, since there is no drafter"
+    if beams_are_planned(session):
+        planner = session.planner if session.plans and session.totals.answers else None
+        now = f" (now {shape_words(planner.choice)})" if planner is not None else ""
         return f"beam planned by measurement{now}"
     width, length = session.beam
     budget = session.settings.node_budget
