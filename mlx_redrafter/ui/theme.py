@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from rich.theme import Theme
 
-# Told apart without colour too: where colours are off, bold stays.
+# Told apart without colour too: where colours are off, bold and underlines stay, and what the
+# drafter guessed, of which there is most, is plain.
 THEME = Theme(
     {
         "answer.drafted": "green",
-        "answer.copied": "blue",
+        "answer.copied": "blue underline",
         "answer.target": "bold",
         "answer.plain": "default",
         "answer.thought": "dim italic",

@@ -79,10 +79,10 @@ def test_an_answer_that_is_gone_on_with_is_the_one_that_was_not_cut(
 
 def test_what_ended_by_itself_is_not_gone_on_with() -> None:
     session = make_session()
-    with pytest.raises(RedrafterError, match="no answer that was cut"):
+    with pytest.raises(RedrafterError, match="no answer yet to go on with: ask a question first"):
         run("/continue", session)
     list(session.ask("why"))
-    with pytest.raises(RedrafterError, match="no answer that was cut"):
+    with pytest.raises(RedrafterError, match="was not cut, so there is nothing to go on with"):
         run("/continue", session)
 
 

@@ -16,8 +16,9 @@ from ...system.files import is_there, local_path
 from .. import parsing as arguments
 from ..flags import read_option
 from . import views
-from .conversation_file import load_conversation, save_conversation
+from .conversation_file import Conversation, load_conversation, save_conversation
 from .planning import plan
+from .resuming import cut_mark
 from .session import Session
 from .turns import show_answer
 
@@ -187,7 +188,11 @@ def _seed(session: Session, front: FrontEnd, argument: str) -> None:
 
 
 def _retry(session: Session, front: FrontEnd, _argument: str) -> None:
+    before, answers = session.messages[-1:], session.totals.answers
     show_answer(session, front, session.retry())
+    same = session.messages[-1:] == before and session.totals.answers > answers
+    if same and not session.settings.sampling.temperature:
+        front.say("The same words again, since answers are greedy: /temp X lets others be drawn.")
 
 
 def _continue(session: Session, front: FrontEnd, _argument: str) -> None:
@@ -228,17 +233,19 @@ def _save(session: Session, front: FrontEnd, argument: str) -> None:
         raise RedrafterError(
             f"{path} is there already and stays: /save {OVERWRITE} FILE replaces a file."
         )
-    save_conversation(path, session.facts.name, session.settings.system, session.messages)
+    cut = cut_mark(session.last, session.messages[-1]["content"])
+    conversation = Conversation(session.settings.system, session.messages, cut)
+    save_conversation(path, session.facts.name, conversation)
     front.say(f"Saved {_messages(session)} to {path}.")
 
 
 def _load(session: Session, front: FrontEnd, argument: str) -> None:
     path = _path(argument, "/load FILE")
-    system, messages = load_conversation(path)
-    session.settings = replace(session.settings, system=system)
-    session.replace_messages(messages)
+    loaded = load_conversation(path)
+    session.settings = replace(session.settings, system=loaded.system)
+    session.replace_messages(loaded.messages, loaded.cut)
     told = f"Loaded {_messages(session)} from {path}"
-    front.say(f"{told}; the conversation goes on from there." if messages else f"{told}.")
+    front.say(f"{told}; the conversation goes on from there." if loaded.messages else f"{told}.")
 
 
 def _messages(session: Session) -> str:
@@ -277,7 +284,7 @@ def _path(argument: str, usage: str) -> Path:
 COMMANDS: dict[str, Command] = {
     "/help": Command("/help", "this list", _help),
     "/reset": Command("/reset", "forget the conversation and start anew", _reset),
-    "/retry": Command("/retry", "answer the last question again, with another seed", _retry),
+    "/retry": Command("/retry", "answer the last question again; other words need /temp X", _retry),
     "/continue": Command("/continue", "go on with an answer that was cut or stopped", _continue),
     "/stats": Command("/stats", "speeds and acceptance over this session", _stats),
     "/costs": Command("/costs", "what the planner measured, and what it expects", _costs),

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ...engine.statistics import AcceptanceStats
 from ...errors import RedrafterError
-from ...sampling import SamplingConfig
 from ...text.passages import Passages
 from ...text.prompts import encode_prompt
 from .answer import Answer, Baseline, Comparison, ModelFacts, Totals
-from .resuming import going_on, reopened
+from .resuming import CutMark, cut_answer, going_on, refusal, reopened
 from .settings import ChatSettings
 
 if TYPE_CHECKING:
@@ -168,7 +167,8 @@ class Session:
         """
         last = self.last
         if last is None or not last.cut or self.messages[-1:] != [_said(last.text)]:
-            raise RedrafterError("There is no answer that was cut: ask a question first.")
+            answered = any(message["role"] == "assistant" for message in self.messages)
+            raise refusal(last, answered=answered)
         answer = self._answer(self.messages[:-1], self.settings.draft, begun=last)
         return self._take(list(self.messages), answer)
 
@@ -295,7 +295,7 @@ class Session:
         settings = self.settings
         return {
             "max_tokens": max_tokens,
-            **_options(settings.sampling),
+            **settings.sampling_options(),
             "seed": seed,
             "draft": draft,
             "copy": settings.copy,
@@ -379,15 +379,12 @@ class Session:
         """Forget the conversation; settings and counts stay."""
         self.replace_messages([])
 
-    def replace_messages(self, messages: Sequence[Message]) -> None:
-        """Go on from another conversation."""
+    def replace_messages(self, messages: Sequence[Message], cut: CutMark | None = None) -> None:
+        """Go on from another conversation, and with its last answer where that was ``cut``."""
         self.messages = [dict(message) for message in messages]
         self.last = None
+        if cut is not None:
+            question, answer = (message["content"] for message in self.messages[-2:])
+            self.last = cut_answer(self.tokenizer, question, answer, cut)
         self.prompt = []
         self._cache.reset()
-
-
-def _options(sampling: SamplingConfig) -> dict[str, Any]:
-    """The options that differ from the defaults, by name."""
-    every = {one.name: (getattr(sampling, one.name), one.default) for one in fields(sampling)}
-    return {name: value for name, (value, default) in every.items() if value != default}

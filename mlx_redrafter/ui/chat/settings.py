@@ -65,6 +65,12 @@ class ChatSettings:
         """Whether the drafts' shape is said, wholly or in part, so that nobody plans it."""
         return (self.beam_width, self.beam_length, self.node_budget) != (None, None, None)
 
+    def sampling_options(self) -> dict[str, Any]:
+        """The options of sampling that differ from the defaults, by name."""
+        own = self.sampling
+        every = {one.name: (getattr(own, one.name), one.default) for one in fields(own)}
+        return {name: value for name, (value, default) in every.items() if value != default}
+
     def sampling_words(self) -> str:
         """'greedy', or the temperature and whatever differs from the defaults."""
         sampling = self.sampling
