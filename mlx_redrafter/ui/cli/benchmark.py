@@ -48,10 +48,15 @@ def main(arguments: Sequence[str]) -> int:
         console, screen = make_console(quiet=quiet), make_console(errors=True, quiet=quiet)
         job = Job(command, options, arguments, console, screen, group)
         try:
-            return {"run": _run, "sweep": _sweep, "cost": _cost}[command](job)
+            code = {"run": _run, "sweep": _sweep, "cost": _cost}[command](job)
+        except BrokenPipeError:  # no error by itself
+            job.require_written()
+            raise
         except KeyboardInterrupt:
             said = "interrupted before results were shown." if group.leads else ""
             raise KeyboardInterrupt(said) from None
+        job.require_written()
+        return code
 
 
 def _run(job: Job) -> int:
@@ -111,25 +116,25 @@ def _rounds(
 
 
 def _show(job: Job, done: list[Comparison], name: str) -> bool:
-    """Draw, write the page and show what was measured; returns whether Ctrl-C was pressed."""
+    """Show what was measured, write the page and draw; returns whether Ctrl-C was pressed."""
     from ...benchmark.page import results_page
     from ...benchmark.plots import plot_comparison
-    from ...benchmark.writing import write_text
     from .benchmark_view import run_report
 
     several = len(done) > 1
-    interrupted = any(  # the first that was ended is the last
-        job.draw(plot_comparison, one, f"temperature-{one.temperature:g}" if several else "")
-        for one in done
-    )
-    with job.finishing() as pressed:
-        # Whoever reads stdout may leave before the end, and the page's disk may be full.
-        try:
-            if job.options.report is not None and job.group.leads:
-                write_text(job.options.report, results_page(done, name))
-        finally:
-            for comparison in done:
-                job.console.print(run_report(comparison, name))
+    try:
+        with job.finishing() as pressed:
+            # First what no disk can refuse; but whoever reads stdout may leave before the end.
+            try:
+                for comparison in done:
+                    job.console.print(run_report(comparison, name))
+            finally:
+                job.write_page(lambda: results_page(done, name))
+    finally:
+        interrupted = any(  # the first that was ended is the last
+            job.draw(plot_comparison, one, f"temperature-{one.temperature:g}" if several else "")
+            for one in done
+        )
     return interrupted or pressed()
 
 
@@ -166,8 +171,10 @@ def _sweep(job: Job) -> int:
         if not sweep.points:
             raise
         interrupted = True
-    interrupted = job.draw(plot_sweep, sweep) or interrupted
-    job.console.print(sweep_report(sweep))
+    try:
+        job.console.print(sweep_report(sweep))
+    finally:
+        interrupted = job.draw(plot_sweep, sweep) or interrupted
     return INTERRUPTED if interrupted else SUCCESS
 
 
@@ -220,10 +227,15 @@ def _cost(job: Job) -> int:
     settings = _settings(job, None, None)
     with job.progress("measuring") as progress:
         curve = measure_curve(environment, settings, model, contexts, progress)
-    with job.finishing() as pressed:
-        job.write(curve)
-    interrupted = job.draw(plot_costs, curve) or pressed()
-    job.console.print(cost_report(curve, model.name))
+    try:
+        with job.finishing() as pressed:
+            try:
+                job.console.print(cost_report(curve, model.name))
+            finally:
+                job.write(curve)
+    finally:
+        interrupted = job.draw(plot_costs, curve)
+    interrupted = interrupted or pressed()
     return INTERRUPTED if interrupted else SUCCESS
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import RedrafterError
 from ..ending import in_main_thread
 from ..together import Together
 
@@ -34,6 +35,7 @@ class Job:
         console: Where results are shown.
         screen: Where progress is shown.
         group: The processes that run it.
+        unwritten: What went wrong with each file at the last try.
     """
 
     command: str
@@ -42,6 +44,7 @@ class Job:
     console: Console
     screen: Console
     group: Together
+    unwritten: dict[Path, RedrafterError] = field(default_factory=dict)
 
     def check(self) -> None:
         """Refuse what could not be written, before anything is measured."""
@@ -73,13 +76,44 @@ class Job:
         """Write a report as JSON and CSV to wherever they are wanted."""
         from ...benchmark.writing import write_report
 
-        options = self.options
-        if not self.group.leads:
+        places = [(self.options.json, self.options.csv)]
+        if self.options.output is not None:
+            stem = self.options.output / self.command
+            places.append((stem.with_suffix(".json"), stem.with_suffix(".csv")))
+        for json_path, csv_path in places if self.group.leads else ():
+            with self.trying(json_path):
+                write_report(report, json_path, None)
+            with self.trying(csv_path):
+                write_report(report, None, csv_path)
+
+    def write_page(self, make: Callable[[], str]) -> None:
+        """Write the page of results that ``make`` makes, where one is wanted."""
+        from ...benchmark.writing import write_text
+
+        if self.options.report is not None and self.group.leads:
+            with self.trying(self.options.report):
+                write_text(self.options.report, make())
+
+    @contextmanager
+    def trying(self, path: Path | None) -> Iterator[None]:
+        """Keep for later that a file could not be written: what was measured is worth more."""
+        if path is None:
+            yield
             return
-        write_report(report, options.json, options.csv)
-        if options.output is not None:
-            stem = options.output / self.command
-            write_report(report, stem.with_suffix(".json"), stem.with_suffix(".csv"))
+        self.unwritten.pop(path, None)
+        try:
+            yield
+        except RedrafterError as error:
+            self.unwritten[path] = error
+
+    def require_written(self) -> None:
+        """At the end, when everything else was written and shown.
+
+        Raises:
+            RedrafterError: If a file could not be written, not at the last try either.
+        """
+        for error in self.unwritten.values():
+            raise error
 
     def draw(self, plot: Callable[[Any, Path], list[Path]], report: Any, place: str = "") -> bool:
         """Draw the pictures of a report, where they are wanted, in a ``place`` below.
@@ -90,7 +124,8 @@ class Job:
         wanted = self.options.output is not None and not self.options.no_plots
         try:
             if wanted and self.group.leads:
-                plot(report, self.options.output / place)
+                with self.trying(self.options.output / place):
+                    plot(report, self.options.output / place)
         except KeyboardInterrupt:
             return True
         return False
