@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -61,7 +62,7 @@ def load_models(
     Raises:
         RedrafterError: If one cannot be loaded, or two have one name.
     """
-    _check_names(specs)
+    check_names(specs)
     served: dict[str, ServedModel] = {}
     held, ranks = ExitStack(), current_ranks()
 
@@ -88,17 +89,27 @@ def follow_server(specs: Sequence[ModelSpec], settings: ServerSettings, ranks: R
     Raises:
         RedrafterError: As :func:`load_models`.
     """
-    _check_names(specs)
+    check_names(specs)
     with ExitStack() as held:
         loaded = {spec.name: _load(spec, settings, held, len(specs)) for spec in specs}
         follow(ranks, {name: make() for name, (_, _, make) in loaded.items()})
 
 
-def _check_names(specs: Sequence[ModelSpec]) -> None:
-    names = [spec.name for spec in specs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise SharedError(f"Two models are called {twice}: rename one of the directories.")
+def check_names(specs: Sequence[ModelSpec]) -> None:
+    """Refuse models that requests could not tell apart.
+
+    Raises:
+        RedrafterError: Naming the second of them.
+    """
+    seen: dict[str, Path] = {}
+    for spec in specs:
+        place = local_path(spec.path).resolve()
+        before = seen.setdefault(spec.name, place)
+        if before is place:
+            continue
+        if before == place:
+            raise SharedError(f"The model {spec.path} is given twice: leave one out.")
+        raise SharedError(f"Two models are called {spec.name}: rename one of the directories.")
 
 
 def _load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -193,9 +194,16 @@ def test_slips_are_told_in_one_sentence(
     assert "(Address already in use):" in told
     assert main(["--model", str(tmp_path / "none"), "--port", "0"]) == 2
     assert "check the path" in capsys.readouterr().err
-    two = ["--model", str(bundle), "--model", str(bundle), "--port", "0"]
+    two = ["--model", str(bundle), "--model", f"{bundle}/../tiny", "--port", "0"]
     assert main(two) == 2
-    assert "Two models are called tiny" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"The model {bundle}/../tiny is given twice: leave one out." in told
+    other = tmp_path / "other" / bundle.name
+    shutil.copytree(bundle, other)
+    assert main(["--model", str(bundle), "--model", str(other), "--port", "0"]) == 2
+    told += capsys.readouterr().err
+    assert "Two models are called tiny: rename one of the directories." in told
+    assert "Loading" not in told
     assert main([*two, "--drafter", "x"]) == 2
     assert main(["--api-key-file", str(tmp_path / "none")]) == 2
     assert main(["--api-key", ""]) == 2

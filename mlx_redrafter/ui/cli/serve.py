@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: ServeFlags) -> int:
     try:
-        from ...server.loading import follow_server, load_models
+        from ...server.loading import check_names, follow_server, load_models
         from ...server.metrics import Metrics
         from ...server.running import bind, serve
         from ...system.rank_watch import current_ranks
@@ -54,6 +54,7 @@ def _run(options: ServeFlags) -> int:
     if not options.verbose:
         quiet_libraries()
     settings, specs = options.settings(), options.specs()
+    check_names(specs)  # before a file is converted, and before it is said that they load
     ranks = current_ranks()
     if ranks is not None and not ranks.leads:
         for number in signals(("SIGINT", *ENDS)):
