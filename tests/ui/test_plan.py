@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from mlx_redrafter.ui.cli import plan
 from mlx_redrafter.ui.cli.plan import PlanFlags
 from mlx_redrafter.ui.cli.plan_view import DOUBTED, plan_report
 from mlx_redrafter.ui.flags import options_of
+from mlx_redrafter.ui.prompts import given_prompts
 from mlx_redrafter.ui.together import Together
 
 
@@ -39,6 +41,29 @@ def test_an_empty_prompt_is_refused_before_anything_is_loaded(
         plan.main(["no/model", "--prompt", "a question", "--prompt", " "])
     assert caught.value.code == 2
     assert "--prompt is empty" in capsys.readouterr().err
+
+
+def test_a_prompt_may_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" from a pipe\n"))
+    assert given_prompts(["one", "-"]) == ["one", "from a pipe"]
+    assert given_prompts(()) == []
+
+
+@pytest.mark.parametrize(
+    ("stdin", "prompts", "sentence"),
+    [("", ["-"], "there was none"), ("text", ["-", "x", "-"], "given twice")],
+)
+def test_stdin_that_gives_no_prompt_is_told_before_anything_is_loaded(
+    stdin: str,
+    prompts: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    asked = [word for prompt in prompts for word in ("--prompt", prompt)]
+    assert plan.main(["no/model", *asked]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 class Tokenizer:

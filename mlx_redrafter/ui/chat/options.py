@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import RedrafterError, SharedError
-from ...system.visible import whole_characters
 from ..entry import as_typed
 from ..flags import add_flags, flag, options_of
 from ..model_flags import ModelFlags
 from ..parsing import OneSentenceParser
+from ..prompts import given_prompt
 from .settings import ChatSettings
 
 NAME = "chat.py"
-STDIN = "-"
 _ONCE, _DRAFTING = "one answer", "drafting"
 
 
@@ -95,32 +92,7 @@ def parse_chat_options(arguments: Sequence[str]) -> ChatOptions:
         model=model,
         flags=flags,
         settings=options_of(ChatSettings, values),
-        prompt=_prompt(once.prompt),
+        prompt=None if once.prompt is None else given_prompt(once.prompt),
         recalibrate=once.recalibrate,
         json=once.json,
     )
-
-
-def _prompt(given: str | None) -> str | None:
-    if given != STDIN:
-        return given if given is None else whole_characters(given)
-    _refuse_several()
-    text = whole_characters(sys.stdin.read()).strip()
-    if not text:
-        raise RedrafterError("--prompt - reads the question from stdin, but there was none.")
-    return text
-
-
-def _refuse_several() -> None:
-    """Refuse to read all of stdin where mlx.launch passes it on, but never its end.
-
-    Raises:
-        RedrafterError: If it started this process.
-    """
-    from ...system.rank_watch import current_ranks
-
-    if current_ranks() is not None:
-        raise SharedError(
-            "--prompt - would wait for ever, since mlx.launch never says that stdin has ended: "
-            "pass the question itself."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from ..flags import add_flags, flag, options_of
 from ..model_flags import ModelFlags
 from ..opening import prepare
 from ..parsing import OneSentenceParser, count, temperature
+from ..prompts import given_prompts
 from ..together import Together, together
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class PlanFlags(ModelFlags):
         metavar="MODEL",
     )  # fmt: skip
     prompt: list[str] = flag(
-        (), "samples", "text to draft on; may be repeated", repeated=True, aliases=("p",),
-        metavar="TEXT",
+        (), "samples", "text to draft on, - for stdin; may be repeated", repeated=True,
+        aliases=("p",), metavar="TEXT",
     )  # fmt: skip
     tokens: int = flag(192, "samples", "length of each sample's text", reader=count(8))
     temperature: float = flag(
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     options = options_of(PlanFlags, parser.parse_args(arguments))
     if not all(prompt.strip() for prompt in options.prompt or ()):
         parser.error("--prompt is empty: pass the text to decode")
+    options = replace(options, prompt=given_prompts(options.prompt))
     # After the flags are read, so that --help and slips cost no loading time.
     from ...text.loading import load
     from ..output import make_console
