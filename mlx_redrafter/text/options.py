@@ -20,6 +20,7 @@ from ..errors import RedrafterError
 from ..ranges import check_flags, function_of
 from ..sampling import SamplingConfig
 from .responses import stop_strings
+from .template_arguments import check_arguments
 
 SAMPLING_OPTIONS = tuple(one.name for one in fields(SamplingConfig))
 CACHE_OPTIONS = tuple(one.name for one in fields(CacheOptions))
@@ -142,7 +143,7 @@ def read_options(
         stop_strings(options.get("stop", ())),
         planner,
         options.get("tools"),
-        options.get("chat_template_args"),
+        check_arguments(options.get("chat_template_args")),
     )
 
 

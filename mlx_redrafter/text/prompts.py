@@ -12,15 +12,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..errors import RedrafterError
 from ..ranges import are_counts, of_kind_or_none
 from .chat_template import render
+from .template_arguments import TOKENIZERS
 
 Messages = Sequence[dict[str, Any]]
-# Names that the tokenizer, or whoever calls it, takes for itself.
-_NOT_TEMPLATES = frozenset(
-    {
-        "self", "tokenizer", "messages", "conversation", "conversations", "tokenize",
-        "tokenizer_kwargs", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-    }
-)  # fmt: skip
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -70,7 +64,7 @@ def _checked_arguments(given: Any) -> Mapping[str, Any]:
     wanted = "a mapping of names to values"
     arguments = of_kind_or_none(given, "chat_template_args", Mapping, wanted) or {}
     for name in arguments:
-        if not isinstance(name, str) or name in _NOT_TEMPLATES:
+        if not isinstance(name, str) or name in TOKENIZERS:
             raise RedrafterError(
                 f"chat_template_args has {name!r}, which is no argument of a chat template: "
                 "leave it out."

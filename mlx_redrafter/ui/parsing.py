@@ -113,6 +113,18 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def template_arguments(text: str) -> dict[str, Any]:
+    """Read a JSON object of arguments of the chat template."""
+    from ..text.template_arguments import PROGRAMS
+
+    value = json_object(text)
+    for name in sorted(PROGRAMS & value.keys()):
+        raise argparse.ArgumentTypeError(
+            f"'{name}' is set by the program itself, so leave it out of '{text}'"
+        )
+    return value
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

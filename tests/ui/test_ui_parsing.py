@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 
 import pytest
@@ -116,3 +117,12 @@ def test_processes_that_mlx_launch_started_do_not_wait_for_the_end_of_stdin(monk
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(RedrafterError, match="never says that stdin has ended"):
         parse("--prompt", "-")
+
+
+@pytest.mark.parametrize("name", ["add_generation_prompt", "tokenize", "chat_template"])
+def test_what_the_program_sets_itself_is_no_argument_of_the_template(name, capsys):
+    for flag in ("--chat-template-args", "--chat-template-config"):
+        with pytest.raises(SystemExit) as caught:
+            parse(flag, json.dumps({name: False}))
+        assert caught.value.code == 2
+        assert f"'{name}' is set by the program itself" in capsys.readouterr().err

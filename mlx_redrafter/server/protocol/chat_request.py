@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ...text.template_arguments import PROGRAMS
 from .failures import ApiError, unsupported
 from .fields import (
     MAX_ANSWERS,
@@ -27,28 +28,7 @@ from .task import Conversation, Message, Parsed, Task, ToolChoice
 
 MAX_TOP_LOGPROBS = 20
 # Arguments of the template that are the server's own business.
-RESERVED = frozenset(
-    {
-        "conversation",
-        "conversations",
-        "self",
-        "tokenizer",
-        "messages",
-        "tools",
-        "documents",
-        "chat_template",
-        "add_generation_prompt",
-        "tokenize",
-        "padding",
-        "continue_final_message",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "tokenizer_kwargs",
-        "return_assistant_tokens_mask",
-    }
-)
+RESERVED = PROGRAMS | {"tools", "documents"}
 
 
 class TextPart(Open):

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...sampling import SamplingConfig
 from ..flags import flag, flags_of
-from ..parsing import LONGEST_BEAM, WIDEST_BEAM, count, json_object
+from ..parsing import LONGEST_BEAM, WIDEST_BEAM, count, template_arguments
 
 _ANSWERS, _DRAFTING, _SCREEN = "answers", "drafting", "screen"
 
@@ -30,7 +30,7 @@ class ChatSettings:
     )
     chat_template_args: dict[str, Any] | None = flag(
         None, _ANSWERS, "arguments of the chat template, such as '{\"enable_thinking\": false}'",
-        reader=json_object, metavar="JSON", aliases=("chat_template_config",),
+        reader=template_arguments, metavar="JSON", aliases=("chat_template_config",),
     )  # fmt: skip
     context_limit: int | None = flag(
         None, _ANSWERS, "longest conversation, where the model's config.json says it wrongly",
