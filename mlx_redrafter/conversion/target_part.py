@@ -23,6 +23,7 @@ from mlx_lm.utils import (
     quantize_model,
 )
 
+from ..drafting.config import MODEL_TYPE
 from ..errors import RedrafterError
 from ..text.boundary import reading
 from ..text.boundary import reason as reason_of
@@ -124,6 +125,11 @@ def load_target(
         raise RedrafterError(
             "The target's config.json has no model_type, so the model cannot be built: "
             "use the config.json that save_pretrained wrote."
+        )
+    if kind == MODEL_TYPE:
+        raise RedrafterError(
+            f"'{directory}' is a drafter, not a target: pass it as --drafter, with its target as "
+            "--hf-path, or its target's bundle as --mlx-path."
         )
     check_objects(values, directory / "config.json")
     check_own_code(values, directory / "config.json", trust_remote_code)

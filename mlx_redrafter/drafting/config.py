@@ -14,6 +14,8 @@ from ..errors import RedrafterError
 from ..ranges import shown
 
 MODEL_TYPE = "recurrent_drafting_drafter"
+# What to do with one that was given as a model.
+AS_DRAFTER = "pass it as --drafter (drafter), with its target as --model"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..errors import RedrafterError
 from ..system.visible import visible_line
 
 LONGEST_REASON = 240
-_REMEDY = "fetch or convert it again"
+AGAIN = "fetch or convert it again"
 # How mlx refuses what it has no kernel for on this machine.
 _NO_METAL = "No Metal back-end"
 _EXPERTS = "[GatherMM::eval] Currently only supports float32"
@@ -28,7 +28,7 @@ TEXTS, LARGEST_TEXT = (".json", ".jinja"), 256 << 20
 
 
 @contextmanager
-def reading(what: object, remedy: str = _REMEDY) -> Iterator[None]:
+def reading(what: object, remedy: str = AGAIN) -> Iterator[None]:
     """Turn whatever goes wrong inside into one sentence.
 
     Args:
@@ -48,17 +48,18 @@ def reading(what: object, remedy: str = _REMEDY) -> Iterator[None]:
 
 
 @contextmanager
-def first_forward(model: object, adapter: object = None) -> Iterator[None]:
+def first_forward(model: object, adapter: object = None, remedy: str = AGAIN) -> Iterator[None]:
     """Turn whatever goes wrong where a model is run for the first time into one sentence.
 
     Args:
         model: Its directory, or what else to call it.
         adapter: The directory of its adapter, None where it has none.
+        remedy: What to do about it, where it has none.
 
     Raises:
         RedrafterError: Instead of everything but an interruption.
     """
-    what, remedy = f"{model}, whose configuration and weights do not go together,", _REMEDY
+    what = f"{model}, whose configuration and weights do not go together,"
     if adapter is not None:
         what = f"{model} with the adapter {adapter}"
         remedy = "load it without, or train one for other layers (keys in lora_parameters)"

@@ -16,6 +16,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, load_tokenizer
 
+from ..drafting.config import AS_DRAFTER, MODEL_TYPE
 from ..drafting.drafter import Drafter
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shared_head import share_rows
@@ -25,7 +26,7 @@ from ..gguf import Progress
 from ..planning.cost_store import load_costs, measure_there
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
-from ..ranges import check_flags, check_texts, function_of, of_kind, of_kind_or_none, shown
+from ..ranges import check_flags, check_texts, function_of, of_kind
 from ..system.device import on_gpu
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
@@ -37,6 +38,7 @@ from .boundary import check_ordinary, first_forward, read_json, reading
 from .bounds import check_config
 from .detokenizing import complete_texts
 from .drafter_files import check_pair, load_drafter, load_recorded
+from .overrides import MODEL, TOKENIZER, check_overrides, check_vocabulary, overridden, remedy
 from .places import (
     CONFIG_FILE,
     DRAFTER_DIRECTORY,
@@ -152,7 +154,7 @@ def load(
     ranks = current_ranks()
     with fail_together(ranks):
         _check_places(path_or_repo, drafter, adapter_path)
-        _check_overrides(dtype, tokenizer_config, model_config)
+        check_overrides(dtype, tokenizer_config, model_config)
         check_flags(trust_remote_code=trust_remote_code, lazy=lazy, return_config=return_config)
         check_flags(plan=plan, pipeline=pipeline)
         check_texts(revision=revision)
@@ -161,15 +163,15 @@ def load(
         path = located.directory
         config = {**_check_is_model(path, path_or_repo), **(model_config or {})}
         shapes = tensors_of(sorted(path.glob("model*.safetensors")))
-        with _overridden(model_config):
+        with overridden(MODEL, model_config):
             check_config(config, shapes, path / CONFIG_FILE)
-            model, tokenizer, stated = _load_target(
-                path,
-                _adapter_directory(adapter_path),
-                {_TRUST: trust_remote_code, **(tokenizer_config or {})},
-                dict(model_config or {}),
-                trust_remote_code,
+            model, stated = _load_model(
+                path, _adapter_directory(adapter_path), dict(model_config or {}), trust_remote_code
             )
+            read_tokenizer = partial(
+                _load_tokenizer, path, stated, model_config=model_config, trust=trust_remote_code
+            )
+            tokenizer = read_tokenizer(dict(tokenizer_config or {}))
         drafter_path = _drafter_directory(drafter, located)
     if ranks is not None:
         if adapter_path is not None:
@@ -185,14 +187,18 @@ def load(
     _set_dtype(model, dtype)
     if not lazy:
         with ranks.told() if ranks is not None else nullcontext():
-            _run_once(model, path, adapter_path)
+            _run_once(model, path, adapter_path, model_config)
     head: Drafter | None = None
     recorded: RecordedDrafts | None = None
     target = Target(model)
     if drafter_path is not None:
         with fail_together(ranks):
             head, recorded = load_drafter(drafter_path), load_recorded(drafter_path)
-            check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
+            try:
+                check_pair(head.config, target, tokenizer, f"The drafter in {drafter_path}")
+            except RedrafterError as error:
+                check_vocabulary(tokenizer_config, tokenizer, read_tokenizer, error)
+                raise
             if pipeline and ranks is not None:
                 refuse_layers(head.config.target_layers)
         _set_dtype(head, dtype)
@@ -212,19 +218,6 @@ def load(
     return (loaded, tokenizer, stated) if return_config else (loaded, tokenizer)
 
 
-@contextmanager
-def _overridden(model_config: Mapping[str, Any] | None) -> Iterator[None]:
-    """Name the overrides in what is said of a model: files that do not fit them may be good."""
-    try:
-        yield
-    except RedrafterError as error:
-        if not model_config:
-            raise
-        raise RedrafterError(
-            f"With {', '.join(model_config)} from model_config: {error}"
-        ) from error
-
-
 def _check_places(path_or_repo: Any, drafter: Any, adapter_path: Any) -> None:
     """Refuse what names no directory, file or repo."""
     place = (str, Path)
@@ -241,17 +234,6 @@ def _check_places(path_or_repo: Any, drafter: Any, adapter_path: Any) -> None:
             )
 
 
-def _check_overrides(dtype: Any, tokenizer_config: Any, model_config: Any) -> None:
-    """Refuse a type that is none for weights, and overrides that name nothing."""
-    floating = isinstance(dtype, mx.Dtype) and mx.issubdtype(dtype, mx.floating)
-    if dtype is not None and not floating:
-        raise RedrafterError(
-            f"dtype has to be mx.float32, mx.float16 or mx.bfloat16, and is {shown(dtype)}."
-        )
-    for name, given in (("tokenizer_config", tokenizer_config), ("model_config", model_config)):
-        of_kind_or_none(given, name, Mapping, "a mapping of names to values")
-
-
 def _drafter_directory(
     drafter: str | Path | Literal[False] | None, located: Located
 ) -> Path | None:
@@ -266,18 +248,14 @@ def _drafter_directory(
     return path if found else None
 
 
-def _load_target(
-    path: Path,
-    adapter: Path | None,
-    tokenizer_config: dict[str, Any],
-    model_config: dict[str, Any],
-    trust_remote_code: bool,
-) -> tuple[nn.Module, TokenizerWrapper, dict[str, Any]]:
-    """Model, tokenizer and configuration as mlx-lm has them, the weights still lazy.
+def _load_model(
+    path: Path, adapter: Path | None, model_config: dict[str, Any], trust_remote_code: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Model and configuration as mlx-lm has them, the weights still lazy.
 
-    Errors name the part that could not be read: the model, its adapter, its tokenizer.
+    Errors name the part that could not be read: the model, or its adapter.
     """
-    with reading(f"{path} by mlx-lm"), _asking_for_trust(path):
+    with reading(f"{path} by mlx-lm", remedy(model_config=model_config)), _asking_for_trust(path):
         model, config = load_model(
             path, lazy=True, model_config=model_config, trust_remote_code=trust_remote_code
         )
@@ -285,14 +263,32 @@ def _load_target(
         with reading(f"{path} with the adapter {adapter}", "pass the adapter of this model"):
             model = load_adapters(model, str(adapter))
             model.eval()
+    return model, config
+
+
+def _load_tokenizer(
+    path: Path,
+    config: dict[str, Any],
+    overrides: dict[str, Any],
+    *,
+    model_config: Mapping[str, Any] | None,
+    trust: bool,
+) -> TokenizerWrapper:
+    """The tokenizer as mlx-lm has it."""
     blame = naming_type(config, path / CONFIG_FILE)
-    with blame, reading(f"the tokenizer in {path}"), _asking_for_trust(path):
+    advice = remedy(tokenizer_config=overrides, model_config=model_config)
+    with (
+        overridden(TOKENIZER, overrides), blame,
+        reading(f"the tokenizer in {path}", advice), _asking_for_trust(path),
+    ):  # fmt: skip
         tokenizer = load_tokenizer(
-            path, tokenizer_config, eos_token_ids=config.get("eos_token_id", None)
+            path,
+            {_TRUST: trust, **overrides},
+            eos_token_ids=config.get("eos_token_id"),
         )
         complete_texts(tokenizer)
         _try_tokenizer(tokenizer)
-    return model, tokenizer, config
+    return tokenizer
 
 
 @contextmanager
@@ -321,13 +317,19 @@ def _try_tokenizer(tokenizer: TokenizerWrapper) -> None:
         raise ValueError(f"eos_token_id is {sorted(map(str, tokenizer.eos_token_ids))}")
 
 
-def _run_once(model: nn.Module, path: Path, adapter: str | Path | None) -> None:
+def _run_once(
+    model: nn.Module,
+    path: Path,
+    adapter: str | Path | None,
+    model_config: Mapping[str, Any] | None,
+) -> None:
     """Read the weights and run one token, before anything of this package touches the model."""
     check_kinds(model, path)
     with reading(f"the weights in {path}"):
         mx.eval(model.parameters())
     check_weights(model, path)
-    with first_forward(path, adapter):
+    advice = remedy(model_config=model_config)
+    with overridden(MODEL, model_config), first_forward(path, adapter, advice):
         mx.eval(model(mx.array([[0]]), cache=make_prompt_cache(model)))
 
 
@@ -345,6 +347,8 @@ def _check_is_model(path: Path, asked: str | Path) -> dict[str, Any]:
     if not path.is_dir():
         raise RedrafterError(f"{asked} is a file, not a model directory: pass the directory.")
     config = read_json(path / CONFIG_FILE, "a model directory")
+    if config.get("model_type") == MODEL_TYPE:
+        raise RedrafterError(f"{asked} is a drafter: {AS_DRAFTER}.")
     if "model_type" not in config:
         raise RedrafterError(f"{path / CONFIG_FILE} names no model_type, so it is not a model's.")
     check_ordinary(path)
