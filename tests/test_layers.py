@@ -13,7 +13,7 @@ LAYERS = (
     ("ranges", "system"),
     ("cache", "gguf", "logits", "noise"),
     ("sampling", "target"),
-    ("drafting",),
+    ("sampler", "drafting"),
     ("engine",),
     ("planning",),
     ("text",),
