@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from ._lazy import names_on_demand
+from .ui.programs import INTERRUPTED, begins_program
 
-# mlx binds its BLAS symbols when it is first imported, so OpenBLAS has to come before.
-from .system.blas import preload_openblas
+try:
+    from ._lazy import names_on_demand
 
-blas_loaded: bool = preload_openblas()
+    # mlx binds its BLAS symbols when it is first imported, so OpenBLAS has to come before.
+    from .system.blas import preload_openblas
+
+    blas_loaded: bool = preload_openblas()
+except KeyboardInterrupt:
+    if not begins_program():
+        raise
+    sys.exit(INTERRUPTED)
 
 if TYPE_CHECKING:
     from .cache.prompt_cache import PromptCache

@@ -2,10 +2,7 @@
 
 import sys
 
-if __name__ == "__main__":
-    try:
-        from .ui.commands import main
+from .ui.programs import run
 
-        sys.exit(main())
-    except KeyboardInterrupt:  # while Python was still importing
-        sys.exit(130)
+if __name__ == "__main__":
+    sys.exit(run("commands"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from .ui.cli.plan import main
+from .ui.programs import plan
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(plan())

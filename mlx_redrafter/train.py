@@ -2,7 +2,7 @@
 
 import sys
 
-from .ui.cli.train import main
+from .ui.programs import train
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train())

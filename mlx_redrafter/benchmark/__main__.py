@@ -2,10 +2,7 @@
 
 import sys
 
-if __name__ == "__main__":
-    try:
-        from ..ui.cli.benchmark import main
+from ..ui.programs import benchmark
 
-        sys.exit(main())
-    except KeyboardInterrupt:  # while Python was still importing
-        sys.exit(130)
+if __name__ == "__main__":
+    sys.exit(benchmark())

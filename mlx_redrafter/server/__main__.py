@@ -2,7 +2,7 @@
 
 import sys
 
-from ..ui.cli.serve import main
+from ..ui.programs import server
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(server())

@@ -15,12 +15,12 @@ from typing import Protocol, TextIO, TypeGuard
 from ..errors import RedrafterError, SharedError
 from ..system.files import out_of_reach
 from .ending import lost_ends_repeated
+from .programs import INTERRUPTED as INTERRUPTED
 
 SUCCESS = 0
 # A traceback stands above it; also a result that is not what it has to be (convert.py --check).
 BUG = 1
 USER_ERROR = 2
-INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 LOST = "another process of this run is gone: start all of them again."
 OUT_OF_MEMORY = (
     "there is not enough memory for this: take a smaller or more strongly quantised model, or "

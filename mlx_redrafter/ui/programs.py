@@ -1,0 +1,60 @@
+"""The programs there are, each of which Ctrl-C ends with code 130 from its first import on.
+
+Their modules take tenths of a second to import, in which nothing else would heed Ctrl-C: Python
+would print where it was, and end by the signal. So they are imported in here, and this module,
+which imports next to nothing, is imported by the package itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+_PACKAGE = "mlx_redrafter"
+
+
+def begins_program() -> bool:
+    """Whether this package is being imported to run one of its programs, and not by another."""
+    started = sys.argv[0] if sys.argv else ""
+    # Python puts the path in place of -m as soon as it has found the module.
+    return started == "-m" or started.rpartition("/")[2].startswith(f"{_PACKAGE}.")
+
+
+def run(module: str) -> int:
+    """Run the ``main`` of a module of the command lines; returns its exit code."""
+    try:
+        code: int = import_module(f"{_PACKAGE}.ui.{module}").main()
+    except KeyboardInterrupt:  # while Python was still importing
+        return INTERRUPTED
+    return code
+
+
+def chat() -> int:
+    """The chat; returns the exit code."""
+    return run("chat.main")
+
+
+def server() -> int:
+    """The server; returns the exit code."""
+    return run("cli.serve")
+
+
+def convert() -> int:
+    """The conversion; returns the exit code."""
+    return run("cli.convert")
+
+
+def train() -> int:
+    """The trainer; returns the exit code."""
+    return run("cli.train")
+
+
+def plan() -> int:
+    """What drafting promises; returns the exit code."""
+    return run("cli.plan")
+
+
+def benchmark() -> int:
+    """The benchmark; returns the exit code."""
+    return run("cli.benchmark")
