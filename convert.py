@@ -7,8 +7,8 @@ if sys.version_info < (3, 11):  # noqa: UP036 - told, not tripped over
 
 if __name__ == "__main__":
     try:
-        from mlx_redrafter.ui.cli.convert import main
+        from mlx_redrafter.ui.programs import convert
 
-        sys.exit(main())
-    except KeyboardInterrupt:  # while Python was still importing
+        sys.exit(convert())
+    except KeyboardInterrupt:  # before there is anything that heeds it
         sys.exit(130)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .ui.programs import INTERRUPTED, begins_program
+from .ui.programs import begins_program, interrupted
 
 try:
     from ._lazy import names_on_demand
@@ -17,7 +17,7 @@ try:
 except KeyboardInterrupt:
     if not begins_program():
         raise
-    sys.exit(INTERRUPTED)
+    sys.exit(interrupted())
 
 if TYPE_CHECKING:
     from .cache.prompt_cache import PromptCache

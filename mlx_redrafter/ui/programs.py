@@ -26,8 +26,18 @@ def run(module: str) -> int:
     try:
         code: int = import_module(f"{_PACKAGE}.ui.{module}").main()
     except KeyboardInterrupt:  # while Python was still importing
-        return INTERRUPTED
-    return code
+        code = INTERRUPTED
+    return code if code != INTERRUPTED else interrupted()
+
+
+def interrupted() -> int:
+    """The code of a program that was interrupted, made to be what Python ends with.
+
+    Python notes an interruption that leaves an ``exec`` of text, of which dataclasses are made, and
+    then ends by the signal though it was heeded; the next such ``exec`` takes the note back.
+    """
+    exec("")
+    return INTERRUPTED
 
 
 def chat() -> int:

