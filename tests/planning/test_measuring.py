@@ -16,9 +16,14 @@ import models
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.planning import calibration, cost_store, measuring
 from mlx_redrafter.planning.calibration import SIZES, calibrate, calibrate_there
-from mlx_redrafter.planning.cost_store import cache_directory, load_costs, measure_there
+from mlx_redrafter.planning.cost_store import (
+    cache_directory,
+    load_costs,
+    measure_there,
+    save_costs,
+)
 from mlx_redrafter.planning.costs import CostModel
-from mlx_redrafter.planning.measuring import agree, time_in_turns, timings_of
+from mlx_redrafter.planning.measuring import Timings, agree, time_in_turns, timings_of
 
 
 class Clock:
