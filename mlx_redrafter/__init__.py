@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from .ui.programs import begins_program, interrupted
+from ._lazy import names_on_demand
 
-try:
-    from ._lazy import names_on_demand
+# mlx binds its BLAS symbols when it is first imported, so OpenBLAS has to come before.
+from .system.blas import preload_openblas
 
-    # mlx binds its BLAS symbols when it is first imported, so OpenBLAS has to come before.
-    from .system.blas import preload_openblas
-
-    blas_loaded: bool = preload_openblas()
-except KeyboardInterrupt:
-    if not begins_program():
-        raise
-    sys.exit(interrupted())
+blas_loaded: bool = preload_openblas()
 
 if TYPE_CHECKING:
     from .cache.prompt_cache import PromptCache

@@ -1,24 +1,15 @@
-"""The programs there are, each of which Ctrl-C ends with code 130 from its first import on.
+"""The programs there are, each of which Ctrl-C ends with code 130 while its modules are imported.
 
-Their modules take tenths of a second to import, in which nothing else would heed Ctrl-C: Python
-would print where it was, and end by the signal. So they are imported in here, and this module,
-which imports next to nothing, is imported by the package itself.
+That takes tenths of a second, in which nothing else would heed Ctrl-C: Python would print where it
+was, and end by the signal. So they are imported in here, by a module that imports next to nothing.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 _PACKAGE = "mlx_redrafter"
-
-
-def begins_program() -> bool:
-    """Whether this package is being imported to run one of its programs, and not by another."""
-    started = sys.argv[0] if sys.argv else ""
-    # Python puts the path in place of -m as soon as it has found the module.
-    return started == "-m" or started.rpartition("/")[2].startswith(f"{_PACKAGE}.")
 
 
 def run(module: str) -> int:
@@ -27,10 +18,10 @@ def run(module: str) -> int:
         code: int = import_module(f"{_PACKAGE}.ui.{module}").main()
     except KeyboardInterrupt:  # while Python was still importing
         code = INTERRUPTED
-    return code if code != INTERRUPTED else interrupted()
+    return code if code != INTERRUPTED else _interrupted()
 
 
-def interrupted() -> int:
+def _interrupted() -> int:
     """The code of a program that was interrupted, made to be what Python ends with.
 
     Python notes an interruption that leaves an ``exec`` of text, of which dataclasses are made, and

@@ -21,8 +21,8 @@ MODULES = {
     "chat.py": [str(ROOT / "chat.py")],
     "convert.py": [str(ROOT / "convert.py")],
 }
-# While the package is imported, the command line, and what that needs.
-PLACES = ["mlx_redrafter.system.blas", "mlx_redrafter.ui.entry", "argparse"]
+# While the command line is imported, and what it needs.
+PLACES = ["mlx_redrafter.ui.entry", "argparse"]
 PRESSED = """
 import sys
 
@@ -62,14 +62,3 @@ def test_ctrl_c_while_a_console_script_starts(place: str, tmp_path: Path) -> Non
         script.write_text(f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n")
         done = start(tmp_path, place, str(script))
         assert (done.returncode, done.stdout, done.stderr) == (130, "", ""), name
-
-
-def test_another_programs_import_is_its_own_to_end(tmp_path: Path) -> None:
-    program = """
-try:
-    import mlx_redrafter
-except KeyboardInterrupt:
-    print("goes on")
-"""
-    done = start(tmp_path, "mlx_redrafter.system.blas", "-c", program)
-    assert done.stdout == "goes on\n"
