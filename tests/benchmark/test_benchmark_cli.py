@@ -7,14 +7,16 @@ import json
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from bundles import make_bundle
+from planning_machines import CPU, costs_of
 
 from mlx_redrafter import load
-from mlx_redrafter.benchmark import plots, precision
+from mlx_redrafter.benchmark import curve, plots, precision
 from mlx_redrafter.benchmark.categories import categories_of
 from mlx_redrafter.benchmark.curve import fitting_contexts
 from mlx_redrafter.errors import RedrafterError
@@ -227,6 +229,19 @@ def test_cost_needs_no_drafter(bare, tmp_path, capsys):
     assert call("cost", "--model", bare, "--contexts", 0, "--json", path) == 0
     assert json.loads(path.read_text("utf-8"))["costs"]["draft"] == {}
     assert "drafted level" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_cost_says_whether_its_times_are_to_be_believed(
+    bare, tmp_path, capsys, monkeypatch, doubtful
+):
+    monkeypatch.setattr(
+        curve, "calibrate", lambda *_, **__: replace(costs_of(CPU), doubtful=doubtful)
+    )
+    path = tmp_path / "c.json"
+    assert call("cost", "--model", bare, "--contexts", 64, "--json", path) == 0
+    assert json.loads(path.read_text("utf-8"))["doubtful"] is doubtful
+    assert ("contradicted each other" in capsys.readouterr().out) is doubtful
 
 
 def test_contexts_that_do_not_fit(bundle):
