@@ -84,7 +84,10 @@ REFUSED = {
 
 
 def hooks_needed(architecture: str) -> frozenset[str]:
-    """What has to be hooked for the draft trees of an architecture to be verified rightly."""
+    """What has to be hooked for the draft trees of an architecture to be verified rightly.
+
+    Rotary positions may yet be left out by a model's configuration: see ``positions``.
+    """
     if architecture in _NO_POSITIONS:
         return frozenset()
     return frozenset(_HOOKS_NEEDED.get(architecture, {ROTARY}))

@@ -29,6 +29,7 @@ from .attention_patches import (
 )
 from .output_head import Tap
 from .patching import set_call
+from .positions import has_no_rotary
 from .recurrent_hooks import (
     CONVOLUTION_METHOD,
     TAKES_STATE,
@@ -154,12 +155,18 @@ def hook_layers(model: nn.Module, *, recurrent: bool) -> ForwardContext:
     return context
 
 
-def missing_hooks(model: nn.Module, architecture: str, *, recurrent: bool) -> list[str]:
+def missing_hooks(
+    model: nn.Module, architecture: str, *, recurrent: bool, attends: bool
+) -> list[str]:
     """What would have to be hooked in a model for its trees, and is not; see ``hooks_needed``.
 
     Hooks find mlx-lm's modules and functions by their names, which another release may change.
     """
     needed = set(architectures.hooks_needed(architecture))
+    if has_no_rotary(model, attends=attends):
+        needed.discard(architectures.ROTARY)
+    if not attends:
+        needed.discard(architectures.GROUPED_MASK)  # nor has anything heads (Gear)
     found: set[str] = set()
     if recurrent:
         needed.add(architectures.STATE)

@@ -171,7 +171,7 @@ class Target:
                     f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
                     "which cannot take a rejected draft back"
                 )
-        missing = missing_hooks(self.model, kind, recurrent=self.recurrent)
+        missing = missing_hooks(self.model, kind, recurrent=self.recurrent, attends=self.attends)
         if missing and kind in architectures.TREES:
             return (
                 f"{missing[0]} could not be found in the architecture '{kind}' of mlx-lm "

@@ -165,6 +165,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     **{name: {} for name in _AS_IS.split()},
     "afm7": {"num_layers": 3, "num_kv_reuse_layers": 1},
     "afmoe": {"layer_types": SLIDING},
+    "afmoe:nope": {"layer_types": ["full_attention", "full_attention"]},
     "baichuan_m1": {"sliding_window_layers": [1]},
     "bailing_moe_v3": {"layer_group_size": 2},
     "dbrx": {
@@ -190,6 +191,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "exaone4": {"sliding_window_pattern": "LG", "rope_scaling": None},
     "exaone_moe": {"layer_types": SLIDING, "is_moe_layer": [False, True]},
     "gear": {"num_hidden_layers": 3, "layer_types": ["conv_mixer", *SLIDING]},
+    "gear:convolutions": {"layer_types": ["conv_mixer", "conv_mixer"]},
     "gemma3": {"text_config": {"model_type": "gemma3_text"}},
     "gemma3n": {"text_config": {"model_type": "gemma3n_text", **_GEMMA3N}},
     "gemma4": {"text_config": {"model_type": "gemma4_text", **_GEMMA4}},
@@ -199,6 +201,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "glm_moe_dsa": {**_MLA, "rope_parameters": {"rope_theta": 10000.0}},
     "gpt_oss": {"layer_types": SLIDING},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "granitemoehybrid:mamba": {"layer_types": ["mamba", "mamba"]},
+    "granitemoehybrid:nope": {
+        "layer_types": ["mamba", "attention"],
+        "position_embedding_type": "nope",
+    },
     "hunyuan": {
         "use_mixed_mlp_moe": True,
         "use_cla": True,
@@ -221,6 +228,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama:sliding": {"layer_types": SLIDING},
     "llama4": {"text_config": {"model_type": "llama4_text", **_LLAMA4}},
     "llama4_text": {"intermediate_size_mlp": 48, "no_rope_layers": [1, 0]},
+    "llama4_text:nope": {"intermediate_size_mlp": 48, "no_rope_layers": [0, 0]},
     "longcat_flash": {"attention_method": "MLA", "zero_expert_type": "identity", **_LONGCAT},
     "longcat_flash_ngram": {**_LONGCAT, "ngram_vocab_size_ratio": 3},
     "mamba": {"use_bias": False},
@@ -245,6 +253,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "nemotron_h": {"hybrid_override_pattern": ["M", "*", "-", "E"]},
     "olmo3": {"layer_types": SLIDING},
     "olmo_hybrid": {"layer_types": LINEAR},
+    "olmo_hybrid:nope": {"layer_types": LINEAR, "rope_parameters": {"rope_theta": None}},
     "openelm": {
         "num_query_heads": [4, 4],
         "num_kv_heads": [2, 2],
@@ -278,6 +287,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "gate_low_rank_dim": 8,
         "decay_low_rank_dim": 8,
     },
+    "smollm3:nope": {"no_rope_layers": [0, 0]},
     "spark2_5": {"hidden_act": "gelu", "layer_types": SLIDING, "rope_parameters": _ROPE_BY_TYPE},
     "step3p5": {
         "num_attention_groups": 2,

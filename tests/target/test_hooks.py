@@ -16,7 +16,8 @@ import pytest
 import models
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.target.architectures import TREES
+from mlx_redrafter.target.architectures import ROTARY, TREES
+from mlx_redrafter.target.positions import has_no_rotary
 from mlx_redrafter.target.target import Target
 from mlx_redrafter.tree import DraftTree
 
@@ -106,3 +107,35 @@ def test_a_hooked_model_is_not_copied(name: str, copied: Any) -> None:
     for one in (model, target, SpeculativeModel(target)):
         with pytest.raises(RedrafterError, match="neither copied nor pickled"):
             copied(one)
+
+
+NOPE = [name for name in architectures.CONFIGS if name.endswith(":nope")]
+
+
+@pytest.mark.parametrize("name", NOPE)
+def test_a_configuration_may_leave_positions_out(name: str) -> None:
+    target = Target(architectures.build(name))
+    hooked = [getattr(module, "_redrafter_hooks", ()) for module in target.model.modules()]
+    assert not any(ROTARY in hooks for hooks in hooked)
+    assert (target.verifies, target.refusal) == ("tree", None)
+
+
+@pytest.mark.parametrize("name", [name.split(":")[0] for name in NOPE])
+def test_what_may_be_left_out_is_refused_where_it_is_only_renamed(name: str) -> None:
+    model = architectures.build(name)
+    turning = [m for m in model.modules() if isinstance(getattr(m, "rope", None), nn.RoPE)]
+    assert turning
+    for module in turning:
+        renamed(module.rope, "Spin")
+    refusal = Target(model).refusal
+    assert refusal is not None
+    assert "rotary positions" in refusal
+
+
+def test_only_a_model_that_says_so_has_no_positions() -> None:
+    model = architectures.build("granitemoehybrid:nope")
+    assert has_no_rotary(model, attends=True)
+    for module in model.modules():
+        vars(module).pop("rope", None)  # as where it goes by another name
+    assert not has_no_rotary(model, attends=True)
+    assert not has_no_rotary(models.build("llama"), attends=False)
