@@ -3,7 +3,8 @@
 mlx-lm's models name it in several ways (``lm_head``, ``output``, ``embed_out``, a tied embedding),
 and some apply it inside the module whose output would otherwise be the hidden state. So it is not
 looked up by name: in one forward it is the last layer that produced as many numbers as there are
-logits, and the hidden state is what it was given.
+logits, and the hidden state is what it was given. Some models call no layer but multiply by an
+array: a parameter of their own, or the weight of their input embedding where that is tied.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class OutputHead:
 
     Attributes:
         model: The mlx-lm model.
-        path: Name of the layer in the model, or of a parameter of the model itself.
+        path: Name of the layer in the model, or of a bare array: a parameter of the model itself,
+            or the weight of its input embedding.
         width: Width of the hidden state.
     """
 
@@ -54,23 +56,30 @@ class OutputHead:
 
     @property
     def module(self) -> Any | None:
-        """The layer, as it is now: it may have been quantised since; None for a bare parameter."""
-        found: Any = self.model
-        for name in self.path.split("."):
-            found = found[int(name)] if isinstance(found, list) else found[name]
+        """The layer that is called, as it is now: it may have been quantised since.
+
+        None for a bare array, by which the model multiplies without calling a layer.
+        """
+        found = _at(self.model, self.path)
         return found if _method_of(found) else None
 
     @property
+    def layer(self) -> Any | None:
+        """The layer that has the rows, called or not; None if they are the model's own."""
+        module, holder = self.module, self.path.rpartition(".")[0]
+        return module if module is not None or not holder else _at(self.model, holder)
+
+    @property
     def plain_module(self) -> Any | None:
-        """The layer as one matrix, with an adapter's part added to its rows."""
-        module = self.module
-        return module.fuse(dequantize=True) if isinstance(module, _ADAPTED) else module
+        """The layer with the rows as one matrix, with an adapter's part added to them."""
+        layer = self.layer
+        return layer.fuse(dequantize=True) if isinstance(layer, _ADAPTED) else layer
 
     @property
     def rows(self) -> mx.array:
         """The output rows, (vocab_size, width), float32 and dequantised."""
         module = self.plain_module
-        rows: mx.array = self.model[self.path] if module is None else module.weight
+        rows: mx.array = _at(self.model, self.path) if module is None else module.weight
         if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
             packing = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
             rows = mx.dequantize(rows, module.scales, module.get("biases"), **packing)
@@ -87,18 +96,19 @@ class OutputHead:
         """
         module = self.module
         if module is None:
-            return hidden @ self.model[self.path].T
+            return hidden @ _at(self.model, self.path).T
         multiplied: mx.array = getattr(module, _method_of(module))(hidden)
         return multiplied
 
 
 def find_output_head(
-    model: nn.Module, forward: Callable[[], tuple[mx.array, mx.array]]
+    model: nn.Module, embedding: nn.Module, forward: Callable[[], tuple[mx.array, mx.array]]
 ) -> OutputHead | None:
     """The model's output head; None where it has none that could be found.
 
     Args:
         model: An mlx-lm model.
+        embedding: Its input embedding, whose weight may be the head too.
         forward: Runs some tokens; gives the logits and what the inner module returned, both
             (1, n, ...). Nothing has to be evaluated.
     """
@@ -117,9 +127,29 @@ def find_output_head(
         if made.shape[-1] == logits.shape[-1] and given.shape[:-1] == logits.shape[:-1]:
             return OutputHead(model, name, int(given.shape[-1]))
     wanted = (int(logits.shape[-1]), int(inner.shape[-1]))
+    path = _bare_rows(model, embedding, wanted)
+    return None if path is None else OutputHead(model, path, wanted[1])
+
+
+def _bare_rows(model: nn.Module, embedding: nn.Module, shape: tuple[int, int]) -> str | None:
+    """The array of this shape by which a model can only multiply by itself; None if unsure."""
     arrays = [(name, value) for name, value in model.items() if isinstance(value, mx.array)]
-    bare = [name for name, value in arrays if value.shape == wanted]
-    return OutputHead(model, bare[0], wanted[1]) if len(bare) == 1 else None
+    bare = [name for name, value in arrays if value.shape == shape]
+    if bare:
+        return bare[0] if len(bare) == 1 else None
+    # Packed, mlx-lm could not multiply by it.
+    if isinstance(embedding, nn.Embedding) and embedding.weight.shape == shape:
+        named = (name for name, module in model.named_modules() if module is embedding)
+        return next((f"{name}.weight" for name in named), None)
+    return None
+
+
+def _at(model: nn.Module, path: str) -> Any:
+    """The layer or array of this name in a model."""
+    found: Any = model
+    for name in path.split("."):
+        found = found[int(name)] if isinstance(found, list) else found[name]
+    return found
 
 
 def tap_input(module: Any) -> Tap:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx_lm
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
@@ -36,7 +35,6 @@ from .hooks import (
     hook_layers,
     hook_output,
     inner_module,
-    missing_hooks,
     position_limit,
     private_arrays,
 )
@@ -44,6 +42,7 @@ from .layer_caches import is_state, layer_cache, parts_of
 from .output_head import Tap, find_output_head, tap_input
 from .patching import refuse_copy
 from .recurrent_hooks import hook_products
+from .refusal import find_refusal, unexplained_logits
 
 # A model of fewer bytes takes about as long to compute one token as the host to build a graph.
 SMALL_BYTES = 64 << 20
@@ -119,7 +118,7 @@ class Target:
         self.max_positions = position_limit(model)
         self.weights = ModelWeights(model)
         with self._context.explore():  # shapes only; nothing is evaluated
-            self.output_head = find_output_head(model, self._probe)
+            self.output_head = find_output_head(model, embedding, self._probe)
             logits, inner_output = self._probe()
         self.weights.ran()
         hook_products(model, self._context)
@@ -153,32 +152,16 @@ class Target:
         logits, hidden = self.verify(DraftTree.root_only(mx.array([0])), self.make_cache())
         check_numbers(self.model, logits, where)
         head = self.output_head
-        if self.refusal is None and (head is None or not ranks_like(head, hidden, logits)):
-            self.verifies = "nothing"
-            self.refusal = (
-                f"the architecture '{self.architecture}' does something between its final hidden "
-                "state and its logits that is not known here, so a drafter would read the wrong "
-                "numbers"
-            )
+        if self.refusal is None and head is not None and not ranks_like(head, hidden, logits):
+            self.verifies, self.refusal = "nothing", unexplained_logits(self.architecture)
 
     def _find_refusal(self, raw: list[Any]) -> str | None:
-        kind = self.architecture
-        if kind in architectures.REFUSED:
-            return f"the architecture '{kind}' cannot verify drafts: {architectures.REFUSED[kind]}"
-        for index, layer in enumerate(raw):
-            if self._layer(layer) is None:
-                return (
-                    f"layer {index} of the architecture '{kind}' keeps a {type(layer).__name__}, "
-                    "which cannot take a rejected draft back"
-                )
-        missing = missing_hooks(self.model, kind, recurrent=self.recurrent, attends=self.attends)
-        if missing and kind in architectures.TREES:
-            return (
-                f"{missing[0]} could not be found in the architecture '{kind}' of mlx-lm "
-                f"{mlx_lm.__version__}, so drafts would be verified wrongly (another release of "
-                "mlx-lm may name them otherwise)"
-            )
-        return None
+        unknown = [(index, one) for index, one in enumerate(raw) if self._layer(one) is None]
+        has = {"recurrent": self.recurrent, "attends": self.attends}
+        refusal = find_refusal(self.model, unknown, **has)
+        if refusal is None and self.output_head is None:
+            return unexplained_logits(self.architecture)
+        return refusal
 
     __reduce_ex__ = refuse_copy
 

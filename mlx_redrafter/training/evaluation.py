@@ -280,7 +280,7 @@ def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None
     read = sum(own_bytes(v) for k, v in counted.items())
     read //= drafter.config.independent_heads or 1
     if drafter.config.shared_rows:
-        module = target.output_head.module if target.output_head else None
+        module = target.output_head.layer if target.output_head else None
         rows = _bytes(module, own_bytes) if module else 0
         read += rows * drafter.config.head_size // target.vocab_size
     return DraftSizes(
@@ -298,11 +298,13 @@ def _bytes(module: Any, own_bytes: Callable[[mx.array], int]) -> int:
 
 def _target_bytes(target: Teacher, own_bytes: Callable[[mx.array], int]) -> int:
     total = _bytes(target.model, own_bytes)
-    output = target.output_head.module if target.output_head else None
+    if target.output_head is None:
+        return total
+    output = target.output_head.layer
     # An adapter of the output layer holds that layer.
     read = {id(module) for module in output.modules()} if output is not None else set()
     for _, module in target.model.named_modules():
         is_embedding = isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
-        if is_embedding and output is not None and id(module) not in read:
+        if is_embedding and id(module) not in read:
             total -= _bytes(module, own_bytes)
     return total

@@ -228,6 +228,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama:sliding": {"layer_types": SLIDING},
     "llama4": {"text_config": {"model_type": "llama4_text", **_LLAMA4}},
     "llama4_text": {"intermediate_size_mlp": 48, "no_rope_layers": [1, 0]},
+    "llama4_text:tied": {
+        "intermediate_size_mlp": 48,
+        "no_rope_layers": [1, 0],
+        "tie_word_embeddings": True,
+    },
     "llama4_text:nope": {"intermediate_size_mlp": 48, "no_rope_layers": [0, 0]},
     "longcat_flash": {"attention_method": "MLA", "zero_expert_type": "identity", **_LONGCAT},
     "longcat_flash_ngram": {**_LONGCAT, "ngram_vocab_size_ratio": 3},
@@ -235,6 +240,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8},
     "mellum": {"layer_types": SLIDING, "rope_parameters": _ROPE_BY_TYPE},
     "mimo_v2_flash": _MIMO_V2,
+    "minicpm:tied": {"tie_word_embeddings": True},
     "minicpm3": {"num_key_value_heads": 4, "rope_scaling": _LONG_MINICPM},
     "minimax_m3_vl": {"text_config": {"model_type": "minimax_m3", **_MINIMAX_M3}},
     "ministral3": _MINISTRAL3,
@@ -287,6 +293,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "gate_low_rank_dim": 8,
         "decay_low_rank_dim": 8,
     },
+    "seed_oss:tied": {"tie_word_embeddings": True},
     "smollm3:nope": {"no_rope_layers": [0, 0]},
     "spark2_5": {"hidden_act": "gelu", "layer_types": SLIDING, "rope_parameters": _ROPE_BY_TYPE},
     "step3p5": {

@@ -72,3 +72,41 @@ def test_a_head_whose_rows_are_not_the_logits_is_refused_for_drafting() -> None:
     target.check()
     assert target.refusal is not None
     assert "llama" in target.refusal
+
+
+TIED = [name for name in architectures.CONFIGS if name.endswith(":tied")]
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_weight_that_no_layer_multiplies_by_is_the_head(name: str) -> None:
+    """Found as the model is hooked, so that it need not be checked to be drafted with."""
+    target = Target(architectures.build(name))
+    assert (target.verifies, target.refusal) == ("tree", None)
+    head = target.output_head
+    assert head is not None
+    assert head.module is None
+    assert head.layer is target.model.model.embed_tokens
+    logits, hidden = last_row(target)
+    assert mx.allclose(head.logits(hidden), logits, atol=1e-5)
+    assert mx.allclose(hidden @ head.rows.T, logits, atol=1e-5)
+    target.check()
+    assert target.refusal is None
+
+
+def test_a_model_without_a_head_is_refused_before_it_is_checked() -> None:
+    model = models.build("llama")
+
+    class Wider(type(model)):  # type: ignore[misc]
+        def __call__(self, *args: object, **kwargs: object) -> mx.array:
+            logits = super().__call__(*args, **kwargs)
+            return mx.concatenate([logits, logits[..., :1]], axis=-1)
+
+    model.__class__ = Wider
+    Wider.__module__ = "mlx_lm.models.llama"
+    target = Target(model)
+    assert (target.output_head, target.verifies) == (None, "nothing")
+    refusal = target.refusal
+    assert refusal is not None
+    assert "final hidden state and its logits" in refusal
+    target.check()
+    assert target.refusal == refusal

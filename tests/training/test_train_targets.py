@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from architecture_files import write_architecture
 from mlx.utils import tree_flatten
 from training_cases import make_rows
 from training_files import TINY
@@ -148,6 +149,34 @@ def test_a_run_with_shared_rows_decodes_when_loaded(bundle, data, tmp_path):
     drafted = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8))]
     plain = [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8, draft=False))]
     assert drafted == plain
+
+
+def test_a_head_that_is_the_embeddings_weight_is_taught_from_and_shared(data, tmp_path):
+    """Such a target calls no layer for its logits; it reads the embedding whole."""
+    source, out = write_architecture(tmp_path / "target", "seed_oss:tied"), tmp_path / "out"
+    settings = {k: v for k, v in TINY.items() if k != "exit_dim"} | {"steps": 2}
+    train_drafter(source, data, out, shared_rows=True, **settings)
+    for lazy in (False, True):
+        model, _ = load(source, drafter=out, lazy=lazy)
+        assert model.target.refusal is None
+        drafted, plain = (
+            [t.token for t in decode(model, [5, 6, 7], DecodingConfig(max_tokens=8, draft=draft))]
+            for draft in (True, False)
+        )
+        assert drafted == plain
+    sizes = draft_sizes(model.target, model.drafter)
+    embedding = model.target.model.model.embed_tokens.weight.nbytes
+    assert sizes.bytes_per_drafted_token == sizes.drafter_bytes + embedding
+    whole = sum(value.nbytes for _, value in tree_flatten(model.target.model.parameters()))
+    assert sizes.target_bytes_per_token == whole
+
+
+def test_an_embedding_beside_rows_of_the_models_own_is_not_read_whole():
+    target = Target(architectures.build("talkie"))
+    assert target.output_head.layer is None
+    sizes = draft_sizes(target, make_drafter(target, num_draft_layers=1, exit_dim=32))
+    whole = sum(value.nbytes for _, value in tree_flatten(target.model.parameters()))
+    assert sizes.target_bytes_per_token < whole
 
 
 def test_independent_heads_see_no_drafted_token_and_decode(bundle, data, tmp_path):
