@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map_with_path
+from mlx.utils import tree_flatten
 from mlx_lm.convert import MODEL_CONVERSION_DTYPES, mixed_quant_predicate_builder
 from mlx_lm.utils import (
     _get_classes,
@@ -25,6 +25,7 @@ from mlx_lm.utils import (
 
 from ..drafting.config import MODEL_TYPE
 from ..errors import RedrafterError
+from ..target.casting import cast_weights
 from ..text.boundary import reading
 from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
@@ -321,14 +322,7 @@ def _cast(part: TargetPart, dtype: str | None) -> None:
         dtype = text.get("dtype")
     if dtype not in MODEL_CONVERSION_DTYPES:
         return
-    kind = getattr(mx, str(dtype))
-    casts = getattr(part.model, "cast_predicate", lambda _: True)
-
-    def convert(name: str, array: mx.array) -> mx.array:
-        floating = mx.issubdtype(array.dtype, mx.floating)
-        return array.astype(kind) if floating and casts(name) else array
-
-    part.model.update(tree_map_with_path(convert, part.model.parameters()))
+    cast_weights(part.model, getattr(mx, str(dtype)))
 
 
 def _left_out(model: nn.Module, group_size: int) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any, Literal, overload
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tuner.utils import load_adapters
@@ -27,12 +26,11 @@ from ..planning.cost_store import load_costs, measure_there
 from ..planning.headless_planner import HeadlessPlanner
 from ..planning.planner import Planner
 from ..ranges import check_flags, check_texts, function_of, of_kind
-from ..system.device import on_gpu
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
 from ..system.tensor_files import tensors_of
+from ..target.casting import set_precision
 from ..target.checks import check_kinds, check_weights
-from ..target.experts import needs_float32
 from ..target.target import Target
 from .boundary import check_ordinary, first_forward, read_json, reading
 from .bounds import check_config
@@ -122,8 +120,9 @@ def load(
             converted once, into the user's cache.
         drafter: A drafter's directory or Hub repo, instead of the bundle's own. Without either the
             model has none, as where this is False, and drafts nothing but copies of the text.
-        dtype: Precision of unquantised weights. By default as stored; on a CPU float32, because
-            mlx multiplies only float32 matrices with BLAS there.
+        dtype: Precision of unquantised weights, but for those that mlx-lm keeps as stored when it
+            converts. By default as stored; on a CPU float32 throughout, because mlx multiplies
+            only float32 matrices with BLAS there.
         adapter_path: A directory with a fine-tuned adapter of the target, as mlx-lm's ``load``
             takes it (LoRA, DoRA or full weights).
         tokenizer_config: Overrides of tokenizer_config.json.
@@ -184,7 +183,7 @@ def load(
             drafter_files = [drafter_path / WEIGHTS_FILE, *drafter_path.glob(RECORDED_FILE)]
         check_same(ranks, config, sorted(path.glob("model*.safetensors")), drafter_files)
         shard(model, config, ranks, pipeline=pipeline)
-    _set_dtype(model, dtype)
+    set_precision(model, dtype)
     if not lazy:
         with ranks.told() if ranks is not None else nullcontext():
             _run_once(model, path, adapter_path, model_config)
@@ -201,7 +200,7 @@ def load(
                 raise
             if pipeline and ranks is not None:
                 refuse_layers(head.config.target_layers)
-        _set_dtype(head, dtype)
+        set_precision(head, dtype)
         if head.needs_rows:
             share_rows(head, target)
     if not lazy:
@@ -387,12 +386,3 @@ def _check_adapter(config: dict[str, Any], path: Path) -> None:
                 f"{path} has no {what}, so it is none of mlx-lm's: pass an adapter that "
                 "mlx_lm.lora trained, or fuse this one into its model where it was made."
             )
-
-
-def _set_dtype(module: nn.Module, dtype: mx.Dtype | None) -> None:
-    """Cast unquantised floating-point weights; a quantised model's keep theirs if it runs so."""
-    wanted = dtype or (None if on_gpu() else mx.float32)
-    quantised = any("scales" in name for name, _ in tree_flatten(module.parameters()))
-    if wanted is None or (quantised and dtype is None and not needs_float32(module)):
-        return
-    module.set_dtype(wanted)
