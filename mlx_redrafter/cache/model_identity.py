@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import operator
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,12 +16,27 @@ import mlx_lm
 import numpy as np
 from mlx.utils import tree_flatten
 
+from .module_settings import Settings, adapted_settings, configuration_of, settings_of
+
 # Numbers of each parameter that are looked at.
 SAMPLES = 64
 # Multiples of it, modulo 1, lie evenly and in no step with the width of a matrix.
 _GOLDEN = 0.6180339887498949
 
-References = list[weakref.ref[mx.array]]
+# A module's ``id``, and a parameter's name there.
+Place = tuple[int, str]
+
+
+class References(NamedTuple):
+    """What rows were computed with.
+
+    Attributes:
+        arrays: Weak references to the weights: they are not kept alive.
+        settings: Of every module.
+    """
+
+    arrays: list[weakref.ref[mx.array]]
+    settings: list[Settings]
 
 
 class ModelWeights:
@@ -35,7 +49,7 @@ class ModelWeights:
     def __init__(self, model: nn.Module):
         self._model = weakref.ref(model)
         self._before = dict(tree_flatten(model.parameters()))
-        self._replaced: set[str] = set()
+        self._replaced: set[Place] = set()
         # The modules, and the parameters' names there.
         self._places: list[tuple[weakref.ref[nn.Module], str]] = []
 
@@ -53,7 +67,7 @@ class ModelWeights:
                 path, _, own = name.rpartition(".")
                 modules[path][own] = before[name]
                 self._places.append((weakref.ref(modules[path]), own))
-                self._replaced.add(name)
+                self._replaced.add((id(modules[path]), own))
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -70,13 +84,9 @@ class ModelWeights:
                 module[name] = array
 
     def references(self) -> References | None:
-        """The weights that it has now; None where it is not there any more."""
+        """The weights and settings that it has now; None where it is not there any more."""
         model = self._model()
-        if model is None:
-            return None
-        named = tree_flatten(model.parameters())
-        # While an array lives there is one weak reference to it, and a dead one is nobody's.
-        return [weakref.ref(array) for name, array in named if name not in self._replaced]
+        return None if model is None else _references(model, self._replaced)
 
     def identity(self) -> dict[str, str]:
         """:func:`identity_of` the model, which has to be there."""
@@ -85,25 +95,63 @@ class ModelWeights:
         return identity_of(model)
 
 
+def _references(model: nn.Module, without: Collection[Place]) -> References:
+    """The parameters and settings that a model has now.
+
+    Every text begins with this, so it goes through the modules once, where mlx's own functions
+    would through all names as well.
+
+    Args:
+        model: mlx-lm's.
+        without: Parameters that are left out.
+    """
+    found = References([], [])
+    rest: list[Any] = [model]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, nn.Module):
+            found.settings.append(settings_of(part))
+            # As in mlx, arrays are no parameters where an underscore begins their names.
+            held = [value for name, value in part.items() if name[0] != "_"]
+            if without:
+                own = id(part)
+                held = [v for k, v in part.items() if k[0] != "_" and (own, k) not in without]
+        else:
+            held = list(part.values()) if isinstance(part, dict) else part
+        for value in held:
+            if isinstance(value, mx.array):
+                # While it lives there is one weak reference to it, and a dead one is nobody's.
+                found.arrays.append(weakref.ref(value))
+            elif isinstance(value, dict | list):
+                rest.append(value)
+    return found
+
+
 def same(known: References, now: References) -> bool:
-    """Whether two lists name the same arrays; numbers changed within one are not seen."""
-    return len(known) == len(now) and all(map(operator.is_, known, now))
+    """Whether both name the same arrays, and settings; numbers changed in an array are not seen."""
+    if len(known.arrays) != len(now.arrays) or known.settings != now.settings:
+        return False
+    return all(map(operator.is_, known.arrays, now.arrays))
 
 
 def identity_of(model: nn.Module) -> dict[str, str]:
     """What a model's rows depend on, the coarsest first; equal for equal loads in any process.
 
     Returns:
-        "mlx_lm": its release. "model": a digest of names, shapes, dtypes, quantisation and
-        configuration. "weights": a digest of some numbers of every parameter.
+        "mlx_lm": its release. "model": a digest of names, shapes, dtypes, quantisation,
+        configuration, and adapters' settings. "weights": a digest of some numbers of every
+        parameter.
     """
     parameters = sorted(tree_flatten(model.parameters()))
     modules = sorted(model.named_modules(), key=lambda entry: entry[0])
-    layout = [
+    layout: list[Any] = [
         [[name, list(array.shape), str(array.dtype)] for name, array in parameters],
         [[name, _quantization(module)] for name, module in modules],
-        _arguments(model),
+        configuration_of(model),
     ]
+    adapted = adapted_settings(model)
+    if adapted:  # the others' caches were saved without an entry
+        layout.append(adapted)
     return {
         "mlx_lm": mlx_lm.__version__,
         "model": _digest(json.dumps(layout, skipkeys=True, default=_kind).encode()),
@@ -114,14 +162,6 @@ def identity_of(model: nn.Module) -> dict[str, str]:
 def fingerprint(module: nn.Module) -> str:
     """:func:`identity_of` in one digest."""
     return _digest(json.dumps(identity_of(module)).encode())
-
-
-def _arguments(model: nn.Module) -> dict[str, Any] | None:
-    """The configuration that mlx-lm made the model from."""
-    arguments: Any = getattr(model, "args", None)
-    if not dataclasses.is_dataclass(arguments) or isinstance(arguments, type):
-        return None
-    return dataclasses.asdict(arguments)
 
 
 def _quantization(module: nn.Module) -> list[Any]:

@@ -151,7 +151,7 @@ class PromptCache:
             the others; None where no head keeps anything.
         user: Whose steps change it at present; None between texts, and once it was set back.
         text_index: What drafts from the text have kept of it for the next turn; None if nothing.
-        weights: Weak references to the weights that the rows are of; None where nobody noted them.
+        weights: What the rows were computed with; None where nobody noted it.
 
     Args:
         layers: One a layer.

@@ -43,9 +43,9 @@ def open_cache(
 def forget_other_weights(target: Target, cache: PromptCache) -> None:
     """Empty a cache whose rows are of weights that the model no longer has; texts begin so.
 
-    Loaded, adapted or trained in the process, a model has other arrays. Numbers that were changed
-    within an array are not seen: that would take a second handle on every weight, which kept all
-    old ones in memory until the next text.
+    Loaded, adapted or trained in the process, a model has other arrays; an adapter that is switched
+    off has another scale. Numbers that were changed within an array are not seen: that would take a
+    second handle on every weight, which kept all old ones in memory until the next text.
     """
     weights = target.weights.references()
     assert weights is not None, "a target keeps its model"

@@ -13,8 +13,10 @@ import mlx.core as mx
 import pytest
 from architectures import prompt_of
 from mlx_lm.models.cache import make_prompt_cache, save_prompt_cache
+from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_redrafter.cache import cache_file
+from mlx_redrafter.cache.model_identity import identity_of
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
@@ -67,6 +69,43 @@ def test_caches_of_other_models_and_other_weights_are_refused(saved: Path) -> No
     model = build("llama")
     model.target.model.model.norm.weight[3] += 0.5  # within an array
     refused(model, saved, "other weights of this model")
+
+
+@pytest.mark.parametrize("name", ["plamo2", "plamo3", "youtu_llm", "baichuan_m1"])
+def test_configurations_are_compared_wherever_a_model_keeps_its_own(
+    name: str, tmp_path: Path
+) -> None:
+    model = build(name)
+    cache = model.make_cache()
+    write(model, PROMPT, cache)
+    cache.save(tmp_path / "cache")
+    refused(build(name, rms_norm_eps=0.1), tmp_path / "cache", "another configuration")
+    assert len(build(name).load_cache(tmp_path / "cache")) == len(cache)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_caches_of_adapters_with_another_scale_are_refused(dora: bool, tmp_path: Path) -> None:
+    def adapted(scale: float) -> SpeculativeModel:
+        model = architectures.build("llama")
+        mx.random.seed(1)
+        linear_to_lora_layers(model, 2, {"rank": 4, "scale": scale, "dropout": 0.0}, use_dora=dora)
+        model.eval()
+        return SpeculativeModel(model)
+
+    model = adapted(20.0)
+    cache = model.make_cache()
+    write(model, PROMPT, cache)
+    cache.save(tmp_path / "cache")
+    refused(adapted(2.0), tmp_path / "cache", "another configuration")
+    assert len(adapted(20.0).load_cache(tmp_path / "cache")) == len(cache)
+
+
+def test_the_identity_of_a_model_without_adapters_stays_what_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files that were saved by earlier releases go on being read."""
+    monkeypatch.setattr("mlx_lm.__version__", "0")
+    assert identity_of(architectures.build("llama"))["model"].startswith("4dace5e3")
 
 
 def test_caches_of_other_releases_are_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

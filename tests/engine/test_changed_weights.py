@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_map
+from mlx_lm.tuner.utils import linear_to_lora_layers
 
 import models
 from mlx_redrafter.cache.prompt_cache import PromptCache
@@ -36,6 +37,25 @@ def test_rows_of_replaced_weights_are_not_gone_on_from(copied: bool) -> None:
     after = text(model)
     assert after != before
     assert text(model, cache.copy() if copied else cache) == after
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_rows_of_an_adapter_that_is_switched_off_are_not_gone_on_from(dora: bool) -> None:
+    model = SpeculativeModel(models.build("llama"), models.build_drafter())
+    target = model.target.model
+    linear_to_lora_layers(target, 2, {"rank": 4, "scale": 20.0, "dropout": 0.0}, use_dora=dora)
+    adapted = [one for one in target.modules() if "lora_b" in one]
+    for one in adapted:
+        one.lora_b = mx.random.normal(one.lora_b.shape)
+    target.eval()
+    cache = model.make_cache()
+    before = text(model, cache)
+    assert text(model, cache.copy()) == before
+    for one in adapted:
+        one.scale = 0.0
+    after = text(model)
+    assert after != before
+    assert text(model, cache) == after
 
 
 def test_unchanged_weights_keep_what_was_read() -> None:
