@@ -142,18 +142,19 @@ class RankWatch:
         return None
 
     def _listen(self, peer: Peer) -> None:
-        while True:
+        failed = None
+        while failed is None:
             try:
                 said = peer.receive()
-            except (OSError, ValueError):
-                if not self._seen[peer.rank].left:
-                    self._end(f"Rank {peer.rank} has ended: {AGAIN}")
-                return
-            if "failed" in said:
-                self._end(said["failed"])
-                return
-            for rank, progress, left in said["known"]:
-                self._learn(rank, progress, left=left)
+                failed = said.get("failed")
+                for rank, progress, left in said["known"] if failed is None else ():
+                    self._learn(rank, progress, left=left)
+            # Whoever says something else than ranks do is as good as gone.
+            except (OSError, ValueError, KeyError, TypeError):
+                if self._seen[peer.rank].left:
+                    return
+                failed = f"Rank {peer.rank} has ended: {AGAIN}"
+        self._end(str(failed))
 
     def _learn(self, rank: int, progress: int, *, left: bool) -> None:
         seen = self._seen.get(rank)

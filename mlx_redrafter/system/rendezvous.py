@@ -26,6 +26,8 @@ _LAST_PORT = 65535
 _RETRY_SECONDS = 0.1
 # Those that are not next to the one that is missing hear of it after it was missed.
 _HEARSAY_SECONDS = 5.0
+# A rank says who it is as soon as it is connected; whoever is silent for so long is none.
+_HELLO_SECONDS = 2.0
 Address = tuple[str, int]
 
 
@@ -55,12 +57,18 @@ class Peer:
         """What it says next.
 
         Raises:
-            OSError: If it is gone, or the connection's time is up.
+            OSError: If it is gone, the connection's time is up, or what it says is no message: who
+                speaks otherwise is no rank.
         """
         line = self._file.readline()
         if not line:
             raise ConnectionError("closed")
-        said: dict[str, Any] = json.loads(line)
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise ConnectionError("no message")
         self.heard = time.monotonic()
         return said
 
@@ -80,13 +88,20 @@ def meet(seconds: float = MEET_SECONDS) -> list[Peer] | None:
     hosts = ring_hosts()
     if hosts is None or len(hosts) < 2:
         return None
-    rank, end = int(os.environ.get("MLX_RANK", "0")), time.monotonic() + seconds
+    return meet_at(int(os.environ.get("MLX_RANK", "0")), hosts, seconds)
+
+
+def meet_at(rank: int, hosts: Sequence[Address], seconds: float) -> list[Peer]:
+    """What :func:`meet` does, as this rank among those that listen at ``hosts``."""
+    end = time.monotonic() + seconds
     following, before = (rank + 1) % len(hosts), (rank - 1) % len(hosts)
     peers: list[Peer] = []
     try:
         with _listening(hosts[rank]) as server:
-            peers.append(Peer(following, _reached(following, hosts[following], end)))
-            peers.append(Peer(before, _welcomed(server, before, end)))
+            hello = _hello(rank, len(hosts))
+            peers.append(Peer(following, _reached(following, hosts[following], hello, end)))
+            hello = _hello(before, len(hosts))
+            peers.append(Peer(before, _welcomed(server, before, hello, end)))
         _count(rank, peers, end + _HEARSAY_SECONDS)
     except RedrafterError as error:
         for peer in peers:
@@ -120,11 +135,16 @@ def _listening(address: Address) -> socket.socket:
         ) from error
 
 
-def _reached(rank: int, address: Address, end: float) -> socket.socket:
-    """A connection to a rank, which may not be there yet."""
+def _hello(rank: int, size: int) -> bytes:
+    """What a rank of a run of so many says first: others may connect to its port as well."""
+    return f"mlx_redrafter rank {rank} of {size}\n".encode()
+
+
+def _reached(rank: int, address: Address, hello: bytes, end: float) -> socket.socket:
+    """A connection to a rank, which may not be there yet; ``hello`` was said to it."""
     while True:
         try:
-            return socket.create_connection(address, timeout=max(0.01, end - time.monotonic()))
+            return _connected(address, hello, end)
         except OSError as error:
             if time.monotonic() >= end:
                 raise RedrafterError(
@@ -134,15 +154,39 @@ def _reached(rank: int, address: Address, end: float) -> socket.socket:
             time.sleep(_RETRY_SECONDS)
 
 
-def _welcomed(server: socket.socket, rank: int, end: float) -> socket.socket:
-    """The connection of the rank before this one."""
-    server.settimeout(max(0.01, end - time.monotonic()))
+def _connected(address: Address, hello: bytes, end: float) -> socket.socket:
+    link = socket.create_connection(address, timeout=max(0.01, end - time.monotonic()))
     try:
-        return server.accept()[0]
-    except TimeoutError:
-        raise RedrafterError(
-            f"Rank {rank} has not come: look at its machine and the network."
-        ) from None
+        link.sendall(hello)
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def _welcomed(server: socket.socket, rank: int, hello: bytes, end: float) -> socket.socket:
+    """The connection of the rank before this one; strangers' are closed."""
+    while time.monotonic() < end:
+        server.settimeout(max(0.01, end - time.monotonic()))
+        with suppress(OSError):  # its time is up, or somebody went away before
+            link = server.accept()[0]
+            if _says(link, hello, min(end, time.monotonic() + _HELLO_SECONDS)):
+                return link
+            link.close()
+    raise RedrafterError(f"Rank {rank} has not come: look at its machine and the network.")
+
+
+def _says(link: socket.socket, hello: bytes, end: float) -> bool:
+    """Whether these are the first words of a connection, and come in time."""
+    said = b""
+    with suppress(OSError):
+        while said != hello and hello.startswith(said):
+            link.settimeout(max(0.01, end - time.monotonic()))
+            piece = link.recv(len(hello) - len(said))
+            if not piece or time.monotonic() >= end:
+                break
+            said += piece
+    return said == hello
 
 
 def _count(rank: int, peers: Sequence[Peer], end: float) -> None:
@@ -160,9 +204,10 @@ def _count(rank: int, peers: Sequence[Peer], end: float) -> None:
         try:
             said = before.receive()
         except OSError:
-            said = {"failed": f"Rank {before.rank} has ended: start all of them again."}
-        if "failed" in said:
-            raise RedrafterError(said["failed"])
+            said = {}
+        if said.get("all_here") is not True:
+            ended = f"Rank {before.rank} has ended: start all of them again."
+            raise RedrafterError(str(said.get("failed", ended)))
         if rank != 0:
             following.send(all_here=True)
     for peer in peers:

@@ -61,3 +61,36 @@ def test_a_rank_that_is_waited_for_is_named(pair: Pair) -> None:
     sentence = heard(60)
     assert sentence is not None
     assert "Rank 1 has not answered for 2 seconds" in sentence
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.0\r\n",
+        b"\xff\n",
+        b"null\n",
+        b"[" * 100_000 + b"\n",
+        b"{}\n",
+        b'{"known": 3}\n',
+        b'{"known": [3]}\n',
+        b'{"known": [[1, 2]]}\n',
+        b'{"known": [[[], 0, false]]}\n',
+        b'{"known": [[1, "far", false]]}\n',
+    ],
+)
+def test_who_says_what_no_rank_says_is_missed(said: bytes) -> None:
+    """A watch that ended without a word would miss nobody any more."""
+    told, failed = [], threading.Event()
+
+    def fail(sentence: str) -> None:
+        told.append(sentence)
+        failed.set()
+
+    ranks = SimpleNamespace(rank=0, size=2, progress=0)
+    own, other = socket.socketpair()
+    with own, other:
+        watch = RankWatch(ranks, [Peer(1, own)], fail)  # type: ignore[arg-type]
+        other.sendall(said)
+        assert failed.wait(60)
+        assert told == ["Rank 1 has ended: start all of them again."]
+        watch.stop()
