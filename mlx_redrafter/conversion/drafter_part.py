@@ -19,6 +19,7 @@ from ..drafting.kinds import drafter_of
 from ..errors import RedrafterError
 from ..text.bounds import check_counts
 from ..text.drafter_files import load_drafter
+from ..text.drafter_pair import check_note
 from .configs import read_config
 from .options import Options
 from .report import PartReport
@@ -160,8 +161,8 @@ def build_drafter(source: DrafterSource, config: DrafterConfig) -> Drafter:
         config: The head's configuration.
 
     Raises:
-        RedrafterError: As in ``check_drafter``, or if the head's token map is not a sorted list of
-            target tokens.
+        RedrafterError: As in ``check_drafter``, or if the tensors were written with another
+            configuration, or the head's token map is not a sorted list of target tokens.
     """
     if config.quantization is not None:
         # Only this package writes quantised heads, so its own loader reads and checks them.
@@ -169,8 +170,10 @@ def build_drafter(source: DrafterSource, config: DrafterConfig) -> Drafter:
     check_drafter(source, config)
     weights: list[tuple[str, mx.array]] = []
     for path in dict.fromkeys(info.file for info in source.tensors.values()):
-        arrays = mx.load(str(path))
-        assert isinstance(arrays, dict)
+        loaded: Any = mx.load(str(path), return_metadata=True)
+        arrays, metadata = loaded
+        if source.config is not None:
+            check_note(path, metadata, config)
         for stored, array in arrays.items():
             name = stored.removeprefix(source.prefix)
             if stored.startswith(source.prefix) and name in source.tensors:

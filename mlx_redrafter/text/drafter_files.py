@@ -24,6 +24,7 @@ from ..system.tensor_files import tensors_of
 from ..target.target import Target
 from .boundary import naming, read_json, reading
 from .bounds import check_config
+from .drafter_pair import check_note, config_note
 from .places import CONFIG_FILE, RECORDED_FILE, WEIGHTS_FILE
 
 
@@ -31,7 +32,8 @@ def load_drafter(directory: str | Path) -> Drafter:
     """Read a drafter from ``config.json`` and ``model.safetensors``; weights stay lazy.
 
     Raises:
-        RedrafterError: If a file is missing or the tensors are not the config's.
+        RedrafterError: If a file is missing, the tensors are not the config's, or were written with
+            another one.
     """
     directory = local_path(directory)
     values = read_json(directory / CONFIG_FILE, "a drafter's directory")
@@ -44,12 +46,14 @@ def load_drafter(directory: str | Path) -> Drafter:
         )
     check_config(config.to_dict(), tensors_of([weights_path]), directory / CONFIG_FILE)
     with reading(weights_path, "make or fetch it again"):
-        weights = cast("dict[str, mx.array]", mx.load(str(weights_path)))
+        loaded: Any = mx.load(str(weights_path), return_metadata=True)
+    weights: dict[str, mx.array] = loaded[0]
     drafter = drafter_of(config)
     if config.quantization is not None:
         with reading(directory / CONFIG_FILE, "make or fetch it again"):
             _quantize_like(drafter, config.quantization, weights)
     _check_tensors(drafter, weights, weights_path)
+    check_note(weights_path, loaded[1], config)
     drafter.load_weights(list(weights.items()))
     drafter.eval()
     return drafter
@@ -58,7 +62,8 @@ def load_drafter(directory: str | Path) -> Drafter:
 def save_drafter(directory: str | Path, drafter: Drafter) -> None:
     """Write a drafter's ``config.json`` and ``model.safetensors``, each atomically.
 
-    What was recorded of another drafter there is removed.
+    Where it is cut off between the two, loading tells. What was recorded of another drafter there
+    is removed.
 
     Raises:
         RedrafterError: If it is no drafter; of the kind DiskError if it cannot be written.
@@ -79,7 +84,8 @@ def write_drafter(directory: Path, drafter: Drafter) -> None:
         (directory / RECORDED_FILE).unlink(missing_ok=True)
         with atomic_path(directory / WEIGHTS_FILE) as temporary:
             weights = dict(tree_flatten(drafter.parameters()))
-            mx.save_safetensors(str(temporary), weights, metadata={"format": "mlx"})
+            metadata = {"format": "mlx", **config_note(drafter.config)}
+            mx.save_safetensors(str(temporary), weights, metadata)
         write_json(directory / CONFIG_FILE, drafter.config.to_dict())
 
 
