@@ -101,7 +101,7 @@ def test_the_models_own_planner_plans_for_the_batch(
 
     monkeypatch.setattr(own, "for_batch", snapshot)
     planned = batch_generate(model, tokenizer, PROMPTS, max_tokens=8, batch_size=3)
-    assert asked[0] == 3
+    assert max(asked) == 3
     assert asked[-1] < 3  # as many as are left
 
     def unwanted() -> Planner:
