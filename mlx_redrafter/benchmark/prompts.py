@@ -100,10 +100,13 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
 
 def find_own_prompts(model: Path) -> Path | None:
     """The prompts file that a bundle brings along, if it brings one."""
-    if str(model) in KNOWN:
-        model = own_models() / model
-    found = (local_path(model) / name for name in OWN_FILES)
+    found = (_directory(model) / name for name in OWN_FILES)
     return next((path for path in found if path.is_file()), None)
+
+
+def _directory(model: Path) -> Path:
+    """Where a model is, or would be."""
+    return own_models() / model if str(model) in KNOWN else local_path(model)
 
 
 def own_prompts(model: Path) -> Path:
@@ -115,9 +118,7 @@ def own_prompts(model: Path) -> Path:
     found = find_own_prompts(model)
     if found is not None:
         return found
-    if str(model) in KNOWN:
-        model = own_models() / model
-    if not local_path(model).exists() and not may_be_repo(str(model)):
+    if not _directory(model).exists() and not may_be_repo(str(model)):
         raise RedrafterError(f"There is no model directory {model}: check --model.")
     raise RedrafterError(f"{model} brings no {OWN_FILES[0]} along: pass --prompts FILE.")
 

@@ -75,7 +75,7 @@ class HeadlessPlanner:
         prices = self._prices
         if cache is None or self._measure_there is None or prices is None:
             return
-        if prices.clocks.wrong or not prices.costs.knows(len(cache)):
+        if prices.unsure(len(cache)):
             prices.take_costs(self._measure_there(prices.costs_by_now, cache))
             for sequences, planner in self._for_batches.items():
                 if planner._prices is not None:

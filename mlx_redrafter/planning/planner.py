@@ -213,8 +213,7 @@ class Planner:
             planner._trials.begin_answer()
         if cache is not None:
             self._context = len(cache)
-            unsure = self.clocks.wrong or not self.costs.knows(len(cache))
-            if self._measure is not None and unsure:
+            if self._measure is not None and self.prices.unsure(len(cache)):
                 self._take_costs(self._measure(self.prices.costs_by_now, cache))
                 for sequences, planner in self._for_batches.items():
                     planner._take_costs(self.costs.for_batch(sequences))

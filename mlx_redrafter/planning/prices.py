@@ -78,6 +78,10 @@ class StepPrices:
         """Costs were measured: nothing is known of how steps differ from them."""
         self.costs, self.clocks = costs, self.clocks.anew(costs)
 
+    def unsure(self, context: int) -> bool:
+        """Whether costs are to be measured where a text has come to: unknown there, or wrong."""
+        return self.clocks.wrong or not self.costs.knows(context)
+
     @property
     def costs_by_now(self) -> CostModel:
         """The costs; where steps have long disagreed with them, as steps say."""

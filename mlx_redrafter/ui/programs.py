@@ -6,6 +6,7 @@ was, and end by the signal. So they are imported in here, by a module that impor
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
@@ -31,31 +32,9 @@ def _interrupted() -> int:
     return INTERRUPTED
 
 
-def chat() -> int:
-    """The chat; returns the exit code."""
-    return run("chat.main")
-
-
-def server() -> int:
-    """The server; returns the exit code."""
-    return run("cli.serve")
-
-
-def convert() -> int:
-    """The conversion; returns the exit code."""
-    return run("cli.convert")
-
-
-def train() -> int:
-    """The trainer; returns the exit code."""
-    return run("cli.train")
-
-
-def plan() -> int:
-    """What drafting promises; returns the exit code."""
-    return run("cli.plan")
-
-
-def benchmark() -> int:
-    """The benchmark; returns the exit code."""
-    return run("cli.benchmark")
+chat = partial(run, "chat.main")
+server = partial(run, "cli.serve")
+convert = partial(run, "cli.convert")
+train = partial(run, "cli.train")
+plan = partial(run, "cli.plan")
+benchmark = partial(run, "cli.benchmark")

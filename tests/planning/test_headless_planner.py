@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from planning_machines import Cache
 
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
@@ -109,16 +110,6 @@ def test_whatever_is_asked_first_of_copies_has_the_machine_measured_once() -> No
     assert measure.count == 1
 
 
-class Held:
-    """A cache of which only the length is asked."""
-
-    def __init__(self, length: int):
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-
 def test_costs_are_measured_where_a_text_has_grown_long() -> None:
     """Once copies are priced at all, and once for a context."""
     asked: list[int] = []
@@ -128,13 +119,13 @@ def test_costs_are_measured_where_a_text_has_grown_long() -> None:
         return costs.with_context(len(cache), {1: 1.5, 8: 6.0, 32: 20.0})
 
     planner = HeadlessPlanner(Measurements(), measure_there)
-    planner.begin(cast("Any", Held(5000)))
+    planner.begin(cast("Any", Cache(5000)))
     assert asked == [], "nothing repeats so far"
     certain = planner.copies.num_nodes(CERTAIN, 5000)
     batch = planner.for_batch(2)
     batch.copies.num_nodes(CERTAIN, 5000)
     for length in (100, 5000, 5100):
-        planner.begin(cast("Any", Held(length)))
+        planner.begin(cast("Any", Cache(length)))
     assert asked == [5000]
     assert planner.copies.num_nodes(CERTAIN, 5000) < certain
     assert batch.costs.contexts == planner.costs.contexts

@@ -24,6 +24,7 @@ from planning_machines import (
     OVERRATED,
     PLAIN,
     REAL,
+    Cache,
     Chat,
     Text,
     after_first_tokens,
@@ -280,16 +281,6 @@ def test_shapes_shrink_as_the_context_grows_and_drafting_ends() -> None:
             planner.observe(ObservedStep(shape, [record], seconds, context))
         nodes.append(planner.choice.nodes if planner.choice else 0)
     assert nodes[0] > nodes[1] > nodes[2] == 0
-
-
-class Cache:
-    """A cache of which only the length is asked."""
-
-    def __init__(self, length: int):
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
 
 
 def test_costs_are_measured_when_a_text_gets_there_and_once() -> None:

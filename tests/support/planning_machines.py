@@ -283,3 +283,13 @@ def worth(chat: Chat, since: int, kind: tuple[float, float, float], costs: CostM
     tokens = {shape: mean_tokens(kind, shape) for shape in set(shapes)}
     made = sum(tokens[shape] for shape in shapes)
     return made / sum(costs.step_seconds(shape, 0) for shape in shapes)
+
+
+class Cache:
+    """A cache of which only the length is asked."""
+
+    def __init__(self, length: int):
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
