@@ -162,31 +162,37 @@ def first_answers(subject: Subject) -> Callable[[], dict[str, Any]]:
 
 
 class Forecasting:
-    """Options of planned drafts, with the speed that was to be expected before each answer.
+    """Options of planned drafts, with the speeds that were to be expected before each answer.
 
     Attributes:
         planner: It.
-        promised: Tokens a second, an answer each: what decoding made of late or, before that is
-            known, what the choice promised.
+        promised: Tokens a second that `plan` promises, an answer each: of the shape that is drafted
+            or, where none is, what decoding made of late.
+        of_late: Tokens a second that decoding made of late, whatever is drafted; before that is
+            known, what is promised.
     """
 
     def __init__(self, planner: Planner):
         self.planner = planner
         self.promised: list[float] = []
+        self.of_late: list[float] = []
 
     def __call__(self) -> dict[str, Any]:
-        forecasts = {one.shape: one for one in self.planner.forecasts(CONTEXT)}
-        chosen = forecasts.get(self.planner.choice) or forecasts[None]
-        speed = self.planner.prices.speed(CONTEXT)
-        self.promised.append(chosen.tokens_per_second if speed is None else speed)
-        return {"planner": self.planner}
+        planner = self.planner
+        forecasts = {one.shape: one for one in planner.forecasts(CONTEXT)}
+        chosen = forecasts.get(planner.choice) or forecasts[None]
+        promised, made = chosen.tokens_per_second, planner.prices.speed(CONTEXT)
+        self.of_late.append(promised if made is None else made)
+        self.promised.append(promised if planner.choice is not None else self.of_late[-1])
+        return {"planner": planner}
 
-    def over_made(self, run: Run) -> float | None:
-        """Speed expected over speed made, of answers before which enough tokens were known."""
-        before = [sum(run.tokens[:place]) for place in range(len(run.tokens))]
-        told = [place for place, known in enumerate(before) if known >= TOKENS_KNOWN]
-        expected = sum(run.tokens[place] / self.promised[place] for place in told)
-        return sum(run.seconds[place] for place in told) / expected if told else None
+
+def over_made(expected: Sequence[float], run: Run) -> float | None:
+    """Speed expected over speed made, of answers before which enough tokens were known."""
+    before = [sum(run.tokens[:place]) for place in range(len(run.tokens))]
+    told = [place for place, known in enumerate(before) if known >= TOKENS_KNOWN]
+    seconds = sum(run.tokens[place] / expected[place] for place in told)
+    return sum(run.seconds[place] for place in told) / seconds if told else None
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
@@ -224,7 +230,7 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
         shapes = tuple(shape for shape in shapes if shape.width == 1)
     planner = subject.planner()
     forecasting = Forecasting(planner)
-    ways = {"plain": plain, "planned": forecasting}
+    ways: dict[str, Callable[[], dict[str, Any]]] = {"plain": plain, "planned": forecasting}
     ways |= {_name(shape): fixed(shape) for shape in shapes}
     if args.fresh:
         ways["first answers"] = first_answers(subject)
@@ -234,7 +240,7 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
         subject.answer(Run(), prompts[0], max_tokens=12, temperature=temperature, **way())
     runs = by_turns(subject, prompts, ways, max_tokens=args.max_tokens, temperature=temperature)
     base = runs["plain"]
-    result = {
+    result: dict[str, dict[str, Any]] = {
         name: {
             "over_plain": run.speed() / base.speed(),
             "first_answer_over_plain": run.speed(0, 1) / base.speed(0, 1),
@@ -245,7 +251,9 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
     }
     result["planned"]["state"] = planner.state.value
     result["planned"]["choice"] = _name(planner.choice) if planner.choice else "plain"
-    result["planned"]["forecast_over_made"] = forecasting.over_made(runs["planned"])
+    made = runs["planned"]
+    result["planned"]["forecast_over_made"] = over_made(forecasting.promised, made)
+    result["planned"]["of_late_over_made"] = over_made(forecasting.of_late, made)
     return result
 
 
