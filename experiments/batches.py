@@ -34,7 +34,7 @@ class Case:
     """One engine at one batch size.
 
     Attributes:
-        rates: Tokens a second of each repeat, all texts together.
+        rates: Tokens a second of each repeat, all texts together and their prompts' time counted.
         texts: The token ids of the first repeat.
         stats: Counts of all texts of all repeats.
     """
@@ -45,7 +45,7 @@ class Case:
 
     def add(self, response: BatchResponse) -> None:
         """Take a repeat in."""
-        self.rates.append(response.stats.generation_tps)
+        self.rates.append(response.stats.generation_tokens / response.stats.wall_time)
         self.texts = self.texts or response.token_ids
         for stats in response.stats.acceptance:
             self.stats.merge(stats)

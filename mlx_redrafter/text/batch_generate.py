@@ -29,24 +29,44 @@ DEFAULT_TOKENS = 128
 
 @dataclass(frozen=True)
 class BatchStats:
-    """What a batch took.
+    """What a batch took, in the words of mlx-lm's.
 
     Attributes:
         prompt_tokens: Tokens of all prompts.
+        prompt_time: Seconds spent on prompts.
         generation_tokens: Tokens of all texts, end-of-sequence tokens included.
-        seconds: Wall-clock time, prefill included.
-        generation_tps: Generated tokens per second of it.
+        wall_time: Seconds from the first prompt to the last token; what a planner measures of the
+            machine before is left out.
         peak_memory: In GB, since the program started.
         acceptance: Acceptance statistics of each text; their seconds are those of whole steps,
             which the texts share.
     """
 
     prompt_tokens: int
+    prompt_time: float
     generation_tokens: int
-    seconds: float
-    generation_tps: float
+    wall_time: float
     peak_memory: float
     acceptance: tuple[AcceptanceStats, ...]
+
+    @property
+    def prompt_tps(self) -> float:
+        """Prompt tokens a second; 0 where no time was spent on them."""
+        return _per_second(self.prompt_tokens, self.prompt_time)
+
+    @property
+    def generation_time(self) -> float:
+        """Seconds spent on anything but prompts."""
+        return max(0.0, self.wall_time - self.prompt_time)
+
+    @property
+    def generation_tps(self) -> float:
+        """Tokens of all texts a second, the time of prompts left out."""
+        return _per_second(self.generation_tokens, self.generation_time)
+
+
+def _per_second(tokens: int, seconds: float) -> float:
+    return tokens / seconds if seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,8 @@ class BatchResponse:
         token_ids: Their tokens, without the end-of-sequence token.
         finish_reasons: "stop" or "length" for each.
         seeds: Names the noise that each is drawn with.
-        logprobs: Their tokens' log-probabilities, where asked for; else None for each.
+        logprobs: Their tokens' log-probabilities; None where no text asked for them, and for each
+            token of a text that did not.
         stats: What it took.
     """
 
@@ -66,7 +87,7 @@ class BatchResponse:
     token_ids: list[list[int]]
     finish_reasons: list[str]
     seeds: list[int | None]
-    logprobs: list[list[float | None]]
+    logprobs: list[list[float | None]] | None
     stats: BatchStats
 
 
@@ -215,26 +236,26 @@ def batch_generate(
     prompts = _listed(prompts)
     if not prompts:
         raise RedrafterError("There are no prompts: give at least one.")
-    started = time.perf_counter()
     texts = ["" for _ in prompts]
     tokens: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float | None]] = [[] for _ in prompts]
     last: dict[int, GenerationResponse] = {}
-    for index, response in stream_batch_generate(model, tokenizer, prompts, **options):
+    responses_of = stream_batch_generate(model, tokenizer, prompts, **options)
+    started = time.perf_counter()  # the planner has measured the machine by now
+    for index, response in responses_of:
         texts[index] += response.text
         tokens[index].append(response.token)
         logprobs[index].append(response.logprob)
         last[index] = response
     seconds = time.perf_counter() - started
     responses = [last[index] for index in range(len(prompts))]
-    made = sum(len(text) for text in tokens)
     ends = set(wrapped(tokenizer).eos_token_ids)
     kept = [len(text) - (text[-1] in ends) for text in tokens]
     stats = BatchStats(
         prompt_tokens=sum(response.prompt_tokens for response in responses),
-        generation_tokens=made,
-        seconds=seconds,
-        generation_tps=made / seconds,
+        prompt_time=sum(response.prompt_tokens / response.prompt_tps for response in responses),
+        generation_tokens=sum(len(text) for text in tokens),
+        wall_time=seconds,
         peak_memory=mx.get_peak_memory() / 1e9,
         acceptance=tuple(response.stats for response in responses),
     )
@@ -243,6 +264,15 @@ def batch_generate(
         token_ids=[text[:count] for text, count in zip(tokens, kept, strict=True)],
         finish_reasons=[response.finish_reason or "length" for response in responses],
         seeds=[response.seed for response in responses],
-        logprobs=[text[:count] for text, count in zip(logprobs, kept, strict=True)],
+        logprobs=_kept_logprobs(logprobs, kept),
         stats=stats,
     )
+
+
+def _kept_logprobs(
+    logprobs: list[list[float | None]], kept: list[int]
+) -> list[list[float | None]] | None:
+    """So many of each text's; None where no text asked for any."""
+    if all(one is None for text in logprobs for one in text):
+        return None
+    return [text[:count] for text, count in zip(logprobs, kept, strict=True)]

@@ -148,13 +148,14 @@ def read_options(
 
 
 def check_names(given: Mapping[str, Any], known: frozenset[str] = OPTIONS) -> None:
-    """Refuse names that are no options.
+    """Refuse names that are no options, but for mlx-lm's where they ask for nothing.
 
     Raises:
         RedrafterError: Naming the first, and what takes its place.
     """
-    for name in given:
-        if name not in known:
+    for name, value in given.items():
+        asks_for_nothing = name in INSTEAD and (value is None or value is False)
+        if name not in known and not asks_for_nothing:
             said = INSTEAD.get(name, f"there are {', '.join(sorted(known))}")
             raise RedrafterError(f"There is no option {name}: {said}.")
 

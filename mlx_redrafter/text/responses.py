@@ -17,6 +17,10 @@ from ..ranges import is_several
 from .detokenizing import add_token
 
 
+class NotKeptError(RedrafterError, AttributeError):
+    """A response has not what was not asked for."""
+
+
 @dataclass(frozen=True)
 class GenerationResponse:
     """One token of an answer, in mlx-lm's terms.
@@ -66,10 +70,11 @@ class GenerationResponse:
         where ``logprobs=True`` asks for them, since each token's are as large as the vocabulary.
 
         Raises:
-            RedrafterError: If they were not asked for.
+            RedrafterError: If they were not asked for; an AttributeError too, so that ``hasattr``
+                says whether they are there.
         """
         if self.all_logprobs is None:
-            raise RedrafterError(
+            raise NotKeptError(
                 "The log-probabilities of all tokens were not asked for: pass logprobs=True."
             )
         return self.all_logprobs

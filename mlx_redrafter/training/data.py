@@ -14,7 +14,7 @@ import numpy as np
 from mlx_lm.tuner.datasets import TextDataset
 
 from ..errors import RedrafterError
-from ..system.files import atomic_path
+from ..system.files import atomic_path, local_path
 from ..text.chat_template import apply_template, bounded
 from ..text.drafter_files import tokenizer_hash
 from ..text.prompts import check_characters, plain_messages
@@ -38,13 +38,14 @@ class TokenRow:
     answer: np.ndarray
 
 
-def read_jsonl(path: Path) -> list[Record]:
+def read_jsonl(path: str | Path) -> list[Record]:
     """Records of a JSON Lines file.
 
     Raises:
         RedrafterError: If the file is missing or unreadable, or a line is not a JSON object or
             holds half a character.
     """
+    path = local_path(path)
     if not path.is_file():
         raise RedrafterError(f"There is no file {path}: pass a JSON Lines file.")
     try:

@@ -16,6 +16,7 @@ from ..drafting.drafter import Drafter
 from ..drafting.shape import BeamShape
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
+from ..ranges import of_kind_or_none
 from ..sampling import SamplingConfig
 from ..system.files import local_path, only_one
 from ..target.target import Target
@@ -96,7 +97,8 @@ def train_drafter(
 
     Returns:
         What came out. In ``output`` are then config.json, model.safetensors, training.json (what it
-        was made of) and training/ with the log, its curves, and the target's answers.
+        was made of), recorded_drafts.json (how it drafts, for the planner) and training/ with the
+        log, its curves, and the target's answers.
 
     Raises:
         RedrafterError: If something is wrong with the settings, the data or the disk, or training
@@ -107,6 +109,7 @@ def train_drafter(
     # What evaluations would refuse is refused before hours are spent.
     BeamShape(options.beam_width, options.beam_length)
     SamplingConfig(temperature=options.eval_temperature, seed=options.seed)
+    callback = of_kind_or_none(callback, "callback", TrainingCallback, "a TrainingCallback")
     callback = callback or TrainingCallback()
     given = own_drafter(options.model) if options.output is None else options.output
     paths = RunPaths(local_path(given))

@@ -82,6 +82,7 @@ def test_prompts_of_a_batch_have_options_of_their_own(
     ]
     made = batch_generate(model, tokenizer, [PROMPT] * 4, max_tokens=12, per_prompt=own)
     assert made.token_ids == [ids(model, tokenizer, **one) for one in own]
+    assert made.logprobs is not None
     assert all(value is not None for value in made.logprobs[3])
 
 
@@ -255,8 +256,20 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
 ) -> None:
     one = next(stream_generate(model, tokenizer, PROMPT, max_tokens=2, logprobs=logprobs))
     assert (one.logprob is None) == (logprobs is None or logprobs is False)
+    assert not hasattr(one, "logprobs")
     with pytest.raises(RedrafterError, match="pass logprobs=True"):
         _ = one.logprobs
+
+
+def test_options_of_mlx_lm_that_ask_for_nothing_are_taken(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    nothing: dict[str, Any] = {"draft_model": None, "num_draft_tokens": None, "temp": None}
+    assert ids(model, tokenizer, max_tokens=4, **nothing) == ids(model, tokenizer, max_tokens=4)
+    made = batch_generate(
+        model, tokenizer, [PROMPT], max_tokens=4, prompt_caches=None, verbose=False
+    )
+    assert made.logprobs is None
 
 
 @pytest.mark.parametrize(
@@ -264,7 +277,8 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
     [
         ({"temp": 0.5}, "no option temp: use temperature"),
         ({"num_draft_tokens": 3}, "use beam_length"),
-        ({"draft_model": None}, "give the drafter to load"),
+        ({"draft_model": "head"}, "give the drafter to load"),
+        ({"nonsense": None}, "no option nonsense"),
         ({"nonsense": 1}, "there are .*temperature"),
         ({"temperature": 1e-38}, "temperature is 1e-38, but has to be 0, or a finite number"),
         ({"temperature": [1.0]}, r"temperature is \[1.0\]"),
@@ -320,7 +334,7 @@ def test_logprobs_of_all_tokens_have_to_be_asked_for(
         ({"xtc_special_tokens": 5}, "list of token ids"),
         ({"xtc_special_tokens": "ab"}, "list of token ids"),
         ({"xtc_special_tokens": 0}, "list of token ids"),
-        ({"verbose": False}, "generate has it"),
+        ({"verbose": True}, "generate has it"),
         ({"draft": "no"}, "draft has to be True or False, and is 'no'"),
         ({"copy": 0}, "copy has to be True or False"),
     ],

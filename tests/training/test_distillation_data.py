@@ -96,7 +96,7 @@ def test_jsonl_round_trip_and_its_errors(tmp_path):
     path = tmp_path / "data.jsonl"
     records = [chat("hé", "fine"), {"text": "x\ny"}]
     write_jsonl(path, records)
-    assert read_jsonl(path) == records
+    assert read_jsonl(path) == read_jsonl(str(path)) == records
     path.write_text('{"text": "x"}\n\n[1]\n')
     with pytest.raises(RedrafterError, match="line 3"):
         read_jsonl(path)
