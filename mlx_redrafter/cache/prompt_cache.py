@@ -237,6 +237,7 @@ class PromptCache:
             shared += 1
         if remembered:
             shared = min(shared, 0 if self.memory is None else self.memory.offset)
+        self.user = None
         self.rewind(shared)
         return len(self)
 
@@ -353,7 +354,7 @@ class PromptCache:
         """Forget every token at and after position ``length``, in every layer.
 
         Where a layer no longer knows how it stood then, more is forgotten: back to a point that
-        all layers know, at worst everything.
+        all layers know, at worst everything. A text that is under way goes on if nothing is.
 
         Raises:
             RedrafterError: If ``length`` is no whole number; nothing is forgotten then.
@@ -363,8 +364,9 @@ class PromptCache:
             self.reset()
             return
         stays = point == len(self)
-        if not stays:
-            self.user = None  # a text that is under way cannot go on
+        if stays and self.user is not None:
+            return  # the next step of the text that is under way may have begun
+        self.user = None
         for layer in self.layers:
             layer.rewind(point)
         if self.memory is not None:

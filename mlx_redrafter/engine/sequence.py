@@ -369,8 +369,8 @@ class Sequence:
         to what comes after the text."""
         self._target.take_cores(len(self.prompt) + 1)
         if self.cache.user is self:
-            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
             self.cache.user = None
+            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
 
 
 def _numbers(array: mx.array) -> tuple[Any, ...]:

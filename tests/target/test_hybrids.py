@@ -241,6 +241,18 @@ def test_abandonment_anywhere_keeps_what_was_handed_out(name: str) -> None:
         check_nodes(model.target, held, (0, 6))
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_setting_back_nothing_leaves_a_text_under_way_alone(name: str) -> None:
+    """The step after it may have begun already, and stands in the layers."""
+    model, prompt = shared(name), prompt_of(9)
+    held = model.make_cache()
+    got = []
+    for token in decode(model, prompt, DecodingConfig(max_tokens=9, draft=False), cache=held):
+        got.append(token.token)
+        held.rewind(len(held))
+    assert got == mlx_lms(model.target, prompt, 9)
+
+
 @pytest.mark.parametrize("start", [0, 16])
 @pytest.mark.parametrize("name", ["qwen3_next", "falcon_h1", "lfm2"])
 def test_quantised_keys_beside_recurrent_state(
