@@ -24,6 +24,7 @@ from ..sampling import SamplingConfig
 from ..target.target import PREFILL_STEP
 
 SAMPLER = "a function from log-probabilities to token ids"
+PROCESSORS = "a list of functions of (tokens, logits)"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class DecodingConfig:
         ):
             of_kind(getattr(self, name), name, kind, f"a {kind.__name__}")
         check_flags(draft=self.draft, copy=self.copy)
-        wanted = "a list of functions of (tokens, logits)"
-        processors = functions_of(self.logits_processors, "logits_processors", wanted)
+        processors = functions_of(self.logits_processors, "logits_processors", PROCESSORS)
         object.__setattr__(self, "logits_processors", processors)
         function_of(self.sampler, "sampler", SAMPLER)
         ends = token_ids(self.eos_token_ids, "eos_token_ids")

@@ -58,6 +58,8 @@ def stream_generate(
               draws its own, which each response names.
             - ``sampler``, ``logits_processors``: as mlx-lm's. A sampler decodes plainly, and takes
               the place of temperature, seed and filters.
+            - ``json_schema``: the answer is JSON of this schema, a mapping; what the prompt has it
+              think before is free, and with ``tools`` it may be a call instead. Needs llguidance.
             - ``stop``: a string or strings that end the answer; they are not part of its text, but
               the tokens that spell them are responses too, log-probabilities included.
             - ``draft`` (True): False decodes plainly.

@@ -13,13 +13,14 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..engine.checks import checked_planner
-from ..engine.config import SAMPLER, DecodingConfig
+from ..engine.config import PROCESSORS, SAMPLER, DecodingConfig
 from ..engine.model import SpeculativeModel, check_model
 from ..engine.shape_planner import ShapePlanner
 from ..errors import RedrafterError
-from ..ranges import check_flags, function_of
+from ..ranges import check_flags, function_of, functions_of
 from ..sampling import SamplingConfig
 from .responses import stop_strings
+from .structured import JsonAnswer, checked_schema
 from .template_arguments import check_arguments
 
 SAMPLING_OPTIONS = tuple(one.name for one in fields(SamplingConfig))
@@ -46,6 +47,7 @@ TEXT_OPTIONS = (
     "prefill_step_size",
     "sampler",
     "logits_processors",
+    "json_schema",
     "tools",
     "chat_template_args",
 )
@@ -125,7 +127,7 @@ def read_options(
     config = DecodingConfig(
         max_tokens=options.get("max_tokens", max_tokens),
         sampling=sampling,
-        logits_processors=options.get("logits_processors", ()),
+        logits_processors=_processors(tokenizer, options),
         sampler=_sampler(model, options, sampling),
         draft=options.get("draft", True),
         copy=options.get("copy", True),
@@ -193,6 +195,16 @@ def _sampler(
             stacklevel=_callers_level(),
         )
     return sampler
+
+
+def _processors(tokenizer: TokenizerWrapper, options: Mapping[str, Any]) -> Any:
+    """The caller's, and last what keeps an answer to a schema."""
+    given = options.get("logits_processors", ())
+    if "json_schema" not in options:
+        return given
+    schema = checked_schema(options["json_schema"])
+    answer = JsonAnswer(tokenizer, schema, calls=bool(options.get("tools")))
+    return *functions_of(given, "logits_processors", PROCESSORS), answer
 
 
 def _callers_level() -> int:
