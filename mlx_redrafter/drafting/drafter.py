@@ -203,6 +203,32 @@ class Drafter(nn.Module):
         """Logits of the states of a draft, (N, depth, head_size)."""
         return self.logits(hidden[:, None], mx.stack(states, axis=1))
 
+    def logits_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
+        """Logits of every guess of drafts from every position of texts, fed with the text.
+
+        Args:
+            hidden: What the head reads of the target, (B, T, layers * hidden_size).
+            embeddings: Target's embeddings of the texts' tokens, (B, T, hidden_size).
+            depth: Guesses from each position.
+
+        Returns:
+            For k from 1 to depth (B * T - k, head_size), the texts laid end to end: row i is the
+            guess after k tokens of a draft whose last verified token is the i-th. Where these k
+            tokens are past the end of its text it means nothing.
+        """
+        length = embeddings.shape[1]
+        hidden = hidden.reshape(-1, hidden.shape[-1])
+        embeddings = embeddings.reshape(-1, embeddings.shape[-1])
+        places = mx.arange(len(embeddings))[:, None]
+        back = mx.arange(1 - self.config.lookback, 1)
+        known = places % length + back >= 0
+        state = self.read(embeddings[mx.maximum(places + back, 0)], known)
+        made = []
+        for k in range(1, depth + 1):
+            state = self.advance(embeddings[k:], state[:-1])
+            made.append(self.logits(hidden[:-k], state))
+        return made
+
     def target_tokens(self, columns: mx.array) -> mx.array:
         """Target token ids of head columns, any shape, int32."""
         if self.config.draft_vocab_size is None:
