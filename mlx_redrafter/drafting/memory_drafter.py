@@ -167,7 +167,7 @@ class MemoryDrafter(Drafter):
 
     def logits_of(self, state: mx.array) -> mx.array:
         """Unnormalised log-probabilities of the next token, (..., state_size) to head_size."""
-        return self.output(self.exit(normalised(state)))
+        return self._output(self.exit(normalised(state)), self.lm_head)
 
     def logits_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
         """See ``Drafter.logits_along``; a draft sees all of the text before it."""

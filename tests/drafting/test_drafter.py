@@ -12,6 +12,7 @@ import models
 from mlx_redrafter.drafting.config import MODEL_TYPE, DrafterConfig
 from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.kinds import drafter_of
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.errors import RedrafterError
 
 APPLE = {
@@ -28,7 +29,7 @@ def names(drafter: Drafter) -> dict[str, tuple[int, ...]]:
 
 
 def test_apples_parameter_names() -> None:
-    assert names(Drafter(DrafterConfig.from_dict(APPLE))) == {
+    assert names(RecurrentDrafter(DrafterConfig.from_dict(APPLE))) == {
         "lm_head.0.linear.weight": (16, 16),
         "lm_head.0.linear.bias": (16,),
         "lm_head.1.linear.weight": (16, 16),
@@ -42,7 +43,7 @@ def test_apples_parameter_names() -> None:
 
 def test_parameters_of_the_variants() -> None:
     config = {**APPLE, "rnn": False, "exit_dim": 12, "draft_vocab_size": 10, "num_draft_layers": 0}
-    assert names(Drafter(DrafterConfig.from_dict(config))) == {
+    assert names(RecurrentDrafter(DrafterConfig.from_dict(config))) == {
         "input_proj.weight": (12, 16),
         "input_proj.bias": (12,),
         "lm_head.0.weight": (10, 12),
