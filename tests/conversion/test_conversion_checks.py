@@ -276,7 +276,7 @@ def test_token_map(tmp_path: Path, target: Path) -> None:
         tensors = make_head(vocab_size=3).state_dict() | {"draft_tokens": torch.tensor(tokens)}
         torch.save(tensors, head / "pytorch_model.bin")
         message = refusal(tmp_path / "out", hf_path=target, drafter=head)
-        assert "'draft_tokens' must list target tokens from 0 to 127" in message
+        assert "draft_tokens have to be 3 token ids from 0 to 127 in ascending order" in message
 
 
 def test_torch_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
