@@ -18,6 +18,7 @@ from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..drafting.token_map import check_token_map
 from ..errors import RedrafterError
+from ..target.casting import quantised_layers
 from ..text.bounds import check_counts
 from ..text.drafter_files import load_drafter
 from ..text.drafter_pair import check_note
@@ -247,8 +248,7 @@ def quantise_drafter(drafter: Drafter, options: Options) -> tuple[str, ...]:
 
     overrides: dict[str, Any] = {}
     nn.quantize(drafter, size, entry["bits"], mode="affine", class_predicate=choose)
-    quantised = any(name.endswith(".scales") for name, _ in tree_flatten(drafter.parameters()))
-    if quantised:
+    if quantised_layers(drafter):
         drafter.config = replace(drafter.config, quantization={**entry, **overrides})
     return tuple(left)
 
