@@ -341,7 +341,7 @@ def test_trainer_files_are_no_weights() -> None:
             {"hf_path": "t", "quantize": True, "q_mode": "mxfp8", "quant_predicate": "mixed_3_6"},
             "affine only",
         ),
-        ({"hf_path": "t", "quantize": True, "q_bits": "4"}, "--q-bits is '4'"),
+        ({"hf_path": "t", "quantize": True, "q_bits": "4"}, "q_bits has to be a whole number"),
         ({"hf_path": "t", "drafter_q_bits": "4"}, "--drafter-q-bits is '4'"),
         ({"hf_path": "t", "drafter_q_bits": 3}, "choose 4, 5, 6, 8 or none"),
         ({"hf_path": "t", "drafter_rnn_q_bits": "all"}, "choose 4, 5, 6, 8 or none"),
