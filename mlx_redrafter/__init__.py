@@ -95,7 +95,7 @@ _HOMES = {
     ),
     ".engine.batch_decoder": ("BatchDecoder",),
     ".drafting.shape": ("BeamShape",),
-    ".drafting.source": ("DraftSource", "DraftInput", "DraftState"),
+    ".drafting.source": ("DraftSource", "DraftInput"),
     ".cache.prompt_cache": ("PromptCache",),
     ".conversion": ("convert",),
     ".engine.config": ("DecodingConfig",),

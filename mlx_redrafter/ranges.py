@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
@@ -69,6 +69,18 @@ class OptionRange:
 def shown(value: Any) -> str:
     """A value of any kind in a sentence: on one line, and no more than its beginning."""
     return f"{' '.join(repr(value).split()):.100}"
+
+
+def option(default: Any, group: str, text: str, **more: Any) -> Any:
+    """A field with its group, its help text and further hints for the command line.
+
+    Args:
+        default: Its default.
+        group: Heading under which --help and the documentation list it.
+        text: One line of help.
+        **more: As ``ui.flags.flag`` has them.
+    """
+    return field(default=default, metadata={"group": group, "help": text, **more})
 
 
 def of_kind(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load as load_target
 
@@ -20,6 +19,7 @@ from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError, SharedError
 from ..system.device import on_gpu
 from ..system.rank_watch import current_ranks
+from ..target.casting import quantised_layers
 from ..target.target import Target
 from ..text.boundary import read_json
 from ..text.drafter_files import check_pair, load_drafter, load_recorded
@@ -77,11 +77,6 @@ def check_precision(model: str, precision: str, revision: str | None = None) -> 
             f"{model} is quantised already, and at {precision} it would be another model: ask for "
             f"the precision '{STORED}', or pass the unquantised model."
         )
-
-
-def is_quantised(parameters: object) -> bool:
-    """Whether quantised layers are among a module's parameters."""
-    return any(name.endswith("scales") for name, _ in tree_flatten(parameters))
 
 
 def release_memory() -> None:
@@ -154,7 +149,7 @@ def _drafter_for(
     check_pair(drafter.config, target, tokenizer)
     if precision in DTYPES:
         drafter.set_dtype(getattr(mx, precision))
-    elif not on_gpu() and not is_quantised(drafter.parameters()):
+    elif not on_gpu() and not quantised_layers(drafter):
         drafter.set_dtype(mx.float32)
     if precision in BITS:
         quantise_drafter(drafter, Options(quantize=True, q_bits=BITS[precision]))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from pathlib import Path
 
-from ..ranges import check_flags, check_texts, function_of, of_kind_or_none
+from ..ranges import function_of
 from .options import Options
-from .pipeline import run
 from .report import CheckReport, ConversionReport, PartReport, Progress, silent
 
 __all__ = ["CheckReport", "ConversionReport", "PartReport", "convert"]
@@ -73,38 +71,10 @@ def convert(
         RedrafterError: If the arguments, the checkpoints or the disk do not allow it; ``mlx_path``
             is then as it was before.
     """
-    place = (str, Path)
-    for name, given in (("hf_path", hf_path), ("drafter", drafter), ("mlx_path", mlx_path)):
-        of_kind_or_none(given, name, place, "a path or the name of a Hub repo")
-    check_flags(quantize=quantize, dequantize=dequantize, overwrite=overwrite, check=check)
-    check_flags(trust_remote_code=trust_remote_code)
-    check_texts(q_mode=q_mode, quant_predicate=quant_predicate, dtype=dtype)
-    check_texts(upload_repo=upload_repo, revision=revision, gguf_file=gguf_file)
-    for name, number in (("q_bits", q_bits), ("q_group_size", q_group_size)):
-        of_kind_or_none(number, name, Integral, "a whole number")
-    own_bits = {"drafter_q_bits": drafter_q_bits, "drafter_rnn_q_bits": drafter_rnn_q_bits}
-    for name, bits in own_bits.items():
-        of_kind_or_none(bits, name, (Integral, str), '4, 5, 6, 8 or "none"')
+    given = {name: value for name, value in locals().items() if name != "progress"}
+    options = Options(**given)
     function_of(progress, "progress", "a function of (stage, bytes done, bytes in all)")
-    options = Options(
-        hf_path=None if hf_path is None else str(hf_path),
-        drafter=None if drafter is None else str(drafter),
-        mlx_path=None if mlx_path is None else str(mlx_path),
-        quantize=quantize,
-        q_group_size=q_group_size,
-        q_bits=q_bits,
-        q_mode=q_mode,
-        quant_predicate=quant_predicate,
-        drafter_q_bits=drafter_q_bits,
-        drafter_rnn_q_bits=drafter_rnn_q_bits,
-        dtype=dtype,
-        dequantize=dequantize,
-        upload_repo=upload_repo,
-        overwrite=overwrite,
-        check=check,
-        revision=revision,
-        gguf_file=gguf_file,
-        trust_remote_code=trust_remote_code,
-    )
     options.validate()
+    from .pipeline import run  # which takes seconds to import, and --help needs the options only
+
     return run(options, progress or silent)

@@ -39,6 +39,8 @@ def check_bundle(
     reference: Callable[[], nn.Module] | None,
     original: Drafter | None,
     progress: Progress,
+    *,
+    drafter: Path | None = None,
     trusted: bool = False,
 ) -> CheckReport:
     """Load a bundle, decode, and compare.
@@ -49,6 +51,7 @@ def check_bundle(
             no checkpoint. It and the bundle are never in memory together.
         original: The unquantised drafter, None where the drafter was not quantised.
         progress: Told the work done.
+        drafter: Directory of a drafter to decode with instead of the bundle's own.
         trusted: Whether Python files of the bundle may be run.
 
     Raises:
@@ -73,21 +76,21 @@ def check_bundle(
         failure=failure,
     )
     try:
-        return _decode_all(path, original, report, tick, trusted)
+        model, tokenizer = load(path, drafter, plan=False, trust_remote_code=trusted)
+        return _decode_all(model, tokenizer, original, report, tick)
     except RedrafterError as error:
         undecoded = f"The bundle could not be decoded: {error}"
         return replace(report, failure=report.failure or undecoded)
 
 
 def _decode_all(
-    path: Path,
+    model: SpeculativeModel,
+    tokenizer: Any,
     original: Drafter | None,
     report: CheckReport,
     tick: Callable[[], None],
-    trusted: bool,
 ) -> CheckReport:
     """Fill in what decoding tells."""
-    model, tokenizer = load(path, plan=False, trust_remote_code=trusted)
     tokens, same, stats = 0, 0, AcceptanceStats()
     texts: list[list[int]] = []
     for prompt in PROMPTS:
@@ -193,22 +196,17 @@ def _agreement(
     agreed, positions = 0, 0
     if original.needs_rows:
         share_rows(original, target)
-    for tokens in texts:
-        _, hidden = target.teach(mx.array([tokens]))
-        embeddings = target.embed(mx.array(tokens))
-        choices = [_choices(head, hidden[0], embeddings) for head in (quantised, original)]
+    for text in texts:
+        tokens = mx.array([text])
+        _, hidden = target.teach(tokens, layers=original.config.target_layers)
+        embeddings, depth = target.embed(tokens), min(DEPTHS, len(text) - 1)
+        choices = [_likeliest(head, hidden, embeddings, depth) for head in (quantised, original)]
         agreed += int(mx.sum(choices[0] == choices[1]))
         positions += choices[0].size
     return agreed, positions
 
 
-def _choices(head: Drafter, hidden: mx.array, embeddings: mx.array) -> mx.array:
-    """Likeliest tokens, (positions x depths,), from hidden and embeddings (length, hidden_size)."""
-    found = []
-    roots = max(len(hidden) - DEPTHS, 1)
-    before = mx.arange(roots)[:, None] + mx.arange(1 - head.config.lookback, 1)
-    state = head.read(embeddings[mx.maximum(before, 0)], before >= 0)
-    for depth in range(1, min(DEPTHS, len(hidden) - 1) + 1):
-        state = head.advance(embeddings[depth : depth + roots], state)
-        found.append(mx.argmax(head.logits(hidden[:roots], state), axis=-1))
-    return mx.concatenate(found)
+def _likeliest(head: Drafter, hidden: mx.array, embeddings: mx.array, depth: int) -> mx.array:
+    """Likeliest head columns after 1 to depth tokens from every position of a text."""
+    guesses = head.logits_along(hidden, embeddings, depth)
+    return mx.concatenate([mx.argmax(logits, axis=-1) for logits in guesses])

@@ -16,7 +16,9 @@ from mlx_lm.utils import dequantize_model, get_total_parameters
 from ..drafting.config import MODEL_TYPE, DrafterConfig
 from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
+from ..drafting.token_map import check_token_map
 from ..errors import RedrafterError
+from ..target.casting import quantised_layers
 from ..text.bounds import check_counts
 from ..text.drafter_files import load_drafter
 from ..text.drafter_pair import check_note
@@ -181,19 +183,8 @@ def build_drafter(source: DrafterSource, config: DrafterConfig) -> Drafter:
     drafter = drafter_of(config)
     drafter.load_weights(weights)
     if config.draft_vocab_size is not None:
-        _check_token_map(drafter.draft_tokens, config.vocab_size)
+        check_token_map(drafter.draft_tokens, config)
     return drafter
-
-
-def _check_token_map(tokens: mx.array, vocab_size: int) -> None:
-    low, high = int(tokens.min()), int(tokens.max())
-    ascending = tokens.size < 2 or bool((tokens[1:] > tokens[:-1]).all().item())
-    if low < 0 or high >= vocab_size or not ascending:
-        raise RedrafterError(
-            f"{WHAT}'s tensor 'draft_tokens' must list target tokens from 0 to {vocab_size - 1} in "
-            f"ascending order without repeats, but runs from {low} to {high}"
-            f"{'' if ascending else ' out of order'}: export it again."
-        )
 
 
 def prepare_drafter(drafter: Drafter, options: Options) -> tuple[Drafter, tuple[str, ...]]:
@@ -257,8 +248,7 @@ def quantise_drafter(drafter: Drafter, options: Options) -> tuple[str, ...]:
 
     overrides: dict[str, Any] = {}
     nn.quantize(drafter, size, entry["bits"], mode="affine", class_predicate=choose)
-    quantised = any(name.endswith(".scales") for name, _ in tree_flatten(drafter.parameters()))
-    if quantised:
+    if quantised_layers(drafter):
         drafter.config = replace(drafter.config, quantization={**entry, **overrides})
     return tuple(left)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from mlx_lm.convert import MODEL_CONVERSION_DTYPES, QUANT_RECIPES
+from dataclasses import dataclass, fields
+from numbers import Integral
+from pathlib import Path
+from typing import Any
 
 from ..errors import RedrafterError
-from ..ranges import shown
+from ..ranges import of_kind, option, shown
 
 # What mlx.core.quantize accepts: group sizes and bits of each mode, the default first.
 MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -20,30 +19,96 @@ MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 DRAFTER_BITS = (4, 5, 6, 8)
 SMALL_LAYER_BITS = 8
+# mlx-lm's, repeated here so that --help does not wait for it; a test compares them.
+RECIPES = ("mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6")
+DTYPES = ("float16", "bfloat16", "float32")
+PLACES = ("hf_path", "drafter", "mlx_path")
+
+
+_WHAT, _HOW, _AFTER = "what", "precision", "the bundle"
+
+# What a field of a type may be given, and how a refusal says so.
+_PLACE = (str, Path), "a path or the name of a Hub repo"
+_KINDS: dict[str, tuple[Any, str]] = {
+    "bool": (bool, "True or False"),
+    "str": (str, "text"),
+    "int": (Integral, "a whole number"),
+    "int | str": ((Integral, str), '4, 5, 6, 8 or "none"'),
+}
+
+
+def _bits(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of ``convert``; see there."""
+    """The arguments of ``convert``, see there; each field's metadata describes its flag.
 
-    hf_path: str | None = None
-    drafter: str | None = None
-    mlx_path: str | None = None
-    quantize: bool = False
-    q_bits: int | None = None
-    q_group_size: int | None = None
-    q_mode: str = "affine"
-    quant_predicate: str | None = None
-    drafter_q_bits: int | str | None = None
-    drafter_rnn_q_bits: int | str | None = None
-    dtype: str | None = None
-    dequantize: bool = False
-    upload_repo: str | None = None
-    overwrite: bool = False
-    check: bool = False
-    revision: str | None = None
-    gguf_file: str | None = None
-    trust_remote_code: bool = False
+    Raises:
+        RedrafterError: If a value is of the wrong kind.
+    """
+
+    hf_path: str | None = option(
+        None,
+        _WHAT,
+        "target: a directory, Hub repository or GGUF file",
+        aliases=("model",),
+        metavar="TARGET",
+    )
+    gguf_file: str | None = option(
+        None, _WHAT, "which GGUF file of TARGET, where it holds several", metavar="NAME"
+    )
+    drafter: str | None = option(
+        None, _WHAT, "drafter: a directory, Hub repository or weight file; without --hf-path it "
+        "goes into the existing bundle --mlx-path", metavar="DRAFTER",
+    )  # fmt: skip
+    mlx_path: str | None = option(
+        None, _WHAT, "bundle to write (default: models/ and TARGET's name)", metavar="OUT"
+    )
+    revision: str | None = option(
+        None, _WHAT, "branch, tag or commit of TARGET on the Hub", metavar="NAME"
+    )
+    trust_remote_code: bool = option(
+        False, _WHAT, "let Python files that come with TARGET run on this machine"
+    )
+    quantize: bool = option(False, _HOW, "quantise target and drafter", aliases=("q",))
+    q_bits: int | None = option(
+        None, _HOW, "bits per weight (default: the mode's own, 4 for affine)"
+    )
+    q_group_size: int | None = option(
+        None, _HOW, "weights that share a scale (default: 64 for affine)"
+    )
+    q_mode: str = option("affine", _HOW, "quantisation mode of the target", choices=tuple(MODES))
+    quant_predicate: str | None = option(
+        None, _HOW, "mixed-bit recipe of the target", choices=RECIPES
+    )
+    drafter_q_bits: int | str | None = option(
+        None, _HOW,
+        "bits of the drafter's residual blocks and head (default: --q-bits with -q, at least 4)",
+        reader=_bits, choices=(*DRAFTER_BITS, "none"),
+    )  # fmt: skip
+    drafter_rnn_q_bits: int | str | None = option(
+        None, _HOW, "bits of the drafter's rnn_u, rnn_w and input_proj (default: 8)",
+        reader=_bits, choices=(*DRAFTER_BITS, "none"),
+    )  # fmt: skip
+    dtype: str | None = option(None, _HOW, "type of what is not quantised", choices=DTYPES)
+    dequantize: bool = option(False, _HOW, "turn quantised layers into full ones", aliases=("d",))
+    overwrite: bool = option(False, _AFTER, "replace OUT, or the drafter in it")
+    check: bool = option(False, _AFTER, "decode with the bundle and compare with the source")
+    upload_repo: str | None = option(
+        None, _AFTER, "upload the bundle to this Hub repository", metavar="REPO"
+    )
+
+    def __post_init__(self) -> None:
+        """Check the kinds of values, and take paths as text."""
+        for one in fields(self):
+            value, type_ = getattr(self, one.name), str(one.type).removesuffix(" | None")
+            kind, wanted = _PLACE if one.name in PLACES else _KINDS[type_]
+            if value is not None or type_ == "bool":
+                of_kind(value, one.name, kind, wanted)
+            if isinstance(value, Path):
+                object.__setattr__(self, one.name, str(value))
 
     def validate(self) -> None:
         """Refuse combinations that cannot be meant.
@@ -51,12 +116,9 @@ class Options:
         Raises:
             RedrafterError: Saying which, and what to do.
         """
-        for flag, place in (
-            ("--hf-path", self.hf_path),
-            ("--drafter", self.drafter),
-            ("--mlx-path", self.mlx_path),
-        ):
-            if place == "":  # which as a path would be the current directory
+        for name in PLACES:
+            if getattr(self, name) == "":  # which as a path would be the current directory
+                flag = f"--{name.replace('_', '-')}"
                 raise RedrafterError(f"{flag} is empty: name a place, or leave it out.")
         if self.hf_path is None and self.drafter is None:
             raise RedrafterError("Nothing to convert: pass --hf-path, --drafter or both.")
@@ -79,15 +141,16 @@ class Options:
                 raise RedrafterError(f"{flag} is {bits!r}: choose 4, 5, 6, 8 or none.")
         if self.dequantize and self.drafter_bits is not None:
             raise RedrafterError("Choose either --drafter-q-bits or --dequantize, not both.")
-        if self.dtype is not None and self.dtype not in MODEL_CONVERSION_DTYPES:
-            raise RedrafterError(
-                f"--dtype is {self.dtype}: choose {', '.join(MODEL_CONVERSION_DTYPES)}."
-            )
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise RedrafterError(f"--dtype is {self.dtype}: choose {', '.join(DTYPES)}.")
         self._validate_repository()
 
     def _validate_repository(self) -> None:
         if self.upload_repo is None:
             return
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
         try:
             validate_repo_id(self.upload_repo)
         except HFValidationError:
@@ -122,10 +185,9 @@ class Options:
                 "--drafter-q-bits."
             )
         if self.quant_predicate is not None:
-            if self.quant_predicate not in QUANT_RECIPES:
+            if self.quant_predicate not in RECIPES:
                 raise RedrafterError(
-                    f"--quant-predicate is {self.quant_predicate}: "
-                    f"choose {', '.join(QUANT_RECIPES)}."
+                    f"--quant-predicate is {self.quant_predicate}: choose {', '.join(RECIPES)}."
                 )
             if self.q_mode != "affine":
                 raise RedrafterError("--quant-predicate goes with --q-mode affine only.")

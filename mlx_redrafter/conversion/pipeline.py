@@ -30,7 +30,7 @@ from .opening import (
     require_drafter,
 )
 from .options import Options
-from .report import ConversionReport, PartReport, Progress
+from .report import CheckReport, ConversionReport, PartReport, Progress
 from .staging import small_files
 from .target_part import load_target, model_bytes, transform
 from .tensors import read_headers
@@ -62,13 +62,10 @@ def run(options: Options, progress: Progress) -> ConversionReport:
             None if drafter is None else _write_drafter(options, target, drafter, bundle, progress)
         )
         _write_card(options, target, part, head, out, bundle)
-        _publish(options, bundle, destination)
         check = None
         if options.check:
-            original = None if head is None else head.original
-            check = check_bundle(
-                out, _reference(options, target), original, progress, options.trust_remote_code
-            )
+            check = _check(options, target, head, bundle, out, progress)
+        _publish(options, bundle, destination)
     if options.upload_repo is not None:
         _upload(out, options.upload_repo)
     return ConversionReport(
@@ -198,6 +195,32 @@ def _publish(options: Options, bundle: Path, destination: Destination) -> None:
     publish(bundle / DRAFTER_DIRECTORY, destination.place, REMEDY)
     with atomic_path(destination.bundle / "README.md") as temporary:
         shutil.copyfile(bundle / "README.md", temporary)
+
+
+def _check(
+    options: Options,
+    target: OpenTarget,
+    head: _WrittenDrafter | None,
+    bundle: Path,
+    out: Path,
+    progress: Progress,
+) -> CheckReport:
+    """Check what is finished where it lies, under the name that it is going to have."""
+    reference, original = _reference(options, target), None if head is None else head.original
+    whole = options.hf_path is not None
+    try:
+        report = check_bundle(
+            bundle if whole else out,
+            reference,
+            original,
+            progress,
+            drafter=None if whole else bundle / DRAFTER_DIRECTORY,
+            trusted=options.trust_remote_code,
+        )
+    except RedrafterError as error:
+        raise RedrafterError(str(error).replace(str(bundle), str(out))) from error
+    failure = report.failure
+    return replace(report, failure=failure and failure.replace(str(bundle), str(out)))
 
 
 def _reference(options: Options, target: OpenTarget) -> Callable[[], nn.Module] | None:

@@ -25,7 +25,7 @@ from mlx_lm.utils import (
 
 from ..drafting.config import MODEL_TYPE
 from ..errors import RedrafterError
-from ..target.casting import cast_weights
+from ..target.casting import cast_weights, quantised_layers
 from ..text.boundary import reading
 from ..text.boundary import reason as reason_of
 from ..text.bounds import check_counts
@@ -229,7 +229,7 @@ def transform(part: TargetPart, options: Options, kept: bool = False) -> TargetP
     _cast(part, options.dtype)
     left: list[str] = []
     if options.quantize:
-        packed = _packed_layers(part.model)
+        packed = quantised_layers(part.model)
         part.model, part.config = quantise(
             part.model,
             part.config,
@@ -238,7 +238,7 @@ def transform(part: TargetPart, options: Options, kept: bool = False) -> TargetP
             mode=options.q_mode,
             predicate=predicate,
         )
-        if packed and _packed_layers(part.model) == packed:
+        if packed and quantised_layers(part.model) == packed:
             part.notes = (_already_quantised(part.config["quantization"], options, kept),)
         left = _left_out(part.model, part.config["quantization"]["group_size"])
     if options.dequantize:
@@ -254,10 +254,6 @@ def transform(part: TargetPart, options: Options, kept: bool = False) -> TargetP
         full_precision=tuple(left),
     )
     return part
-
-
-def _packed_layers(model: nn.Module) -> int:
-    return sum("scales" in module for _, module in model.named_modules())
 
 
 def _already_quantised(entry: dict[str, Any], options: Options, kept: bool) -> str:

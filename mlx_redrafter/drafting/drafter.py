@@ -1,12 +1,9 @@
-"""The recurrent draft head (ReDrafter, arXiv 2403.09919, section 3.1).
-
-Parameter names are those of Apple's checkpoints, so their weights load unchanged.
-"""
+"""What draft heads have in common: their output rows, which tokens these stand for, and no more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,30 +12,6 @@ from ..errors import RedrafterError
 from ..ranges import of_kind
 from ..system.device import takes_columns
 from .config import DrafterConfig
-
-
-# Each of these is one launch, and where a launch is expensive a draft is made of little else.
-@partial(mx.compile, shapeless=True)
-def _silu_of_sum(x: mx.array, y: mx.array) -> mx.array:
-    total = x + y
-    return total * mx.sigmoid(total)
-
-
-@partial(mx.compile, shapeless=True)
-def _plus_silu(x: mx.array, y: mx.array) -> mx.array:
-    return x + y * mx.sigmoid(y)
-
-
-class ResidualBlock(nn.Module):
-    """x + silu(linear(x)), shape (..., exit_dim) to the same."""
-
-    def __init__(self, dims: int):
-        super().__init__()
-        self.linear = nn.Linear(dims, dims)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """Apply the block to x, shape (..., exit_dim)."""
-        return _plus_silu(x, self.linear(x))
 
 
 class OutputRows(nn.Linear):
@@ -52,15 +25,26 @@ class OutputRows(nn.Linear):
         return super().__call__(x)
 
 
-class Drafter(nn.Module):
-    """The recurrent draft head: one small state per beam, one distribution per state.
+if TYPE_CHECKING:
+    # mlx.nn is Any to mypy, and so would be every attribute of a class derived from it. What is
+    # used of its modules is named here, so that what a kind of head lacks is an error.
+    class _Module:
+        state: dict[str, Any]
+        parameters: Callable[[], dict[str, Any]]
+        trainable_parameters: Callable[[], dict[str, Any]]
+        update: Callable[[dict[str, Any]], Any]
+        load_weights: Callable[[list[tuple[str, mx.array]]], Any]
+        set_dtype: Callable[[mx.Dtype], Any]
+        freeze: Callable[..., Any]
+        train: Callable[[], Any]
+        eval: Callable[[], Any]
 
-    With h the target's final hidden state at the last verified position and e the target's token
-    embedding, the state after the tokens x_1 (the root), x_2, ... is
-    ``s_t = silu(W e(x_t) + U s_{t-1} + b)`` (or ``s_t = e(x_t) + s_{t-1}`` where ``rnn`` is false),
-    and the next token's logits are ``head([h ; s_t])``. The paper's head starts from ``s_0 = 0``;
-    with a ``lookback`` s_0 is the state after the so many tokens before the root, read from zero
-    in the same way, and the first guess knows as much of the text as the later ones.
+else:
+    _Module = nn.Module
+
+
+class Drafter(_Module):
+    """A draft head: ``kinds.drafter_of`` makes one of the kind that a configuration asks for.
 
     The embedding is the target's and is passed in as vectors; the drafter owns no copy.
     """
@@ -77,12 +61,7 @@ class Drafter(nn.Module):
 
     def _build(self, config: DrafterConfig) -> None:
         """Make the layers, all but the token map."""
-        if config.has_input_proj:
-            self.input_proj = nn.Linear(2 * config.hidden_size, config.exit_dim)
-        self.lm_head = _head(config)
-        if config.rnn:
-            self.rnn_u = nn.Linear(config.hidden_size, config.hidden_size)
-            self.rnn_w = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        raise NotImplementedError
 
     @property
     def remembers(self) -> bool:
@@ -95,74 +74,27 @@ class Drafter(nn.Module):
         return self.config.shared_rows and self._rows is None
 
     def bind_rows(self, rows: Callable[[mx.array], mx.array]) -> None:
-        """Use output rows that belong to the target, see ``rows.share_rows``.
+        """Use output rows that belong to the target, see ``shared_head.share_rows``.
 
         Args:
             rows: From (..., exit_dim) to (..., head_size). They are no parameter of the drafter.
         """
         self._rows = rows
 
-    def initial_state(self, *shape: int) -> mx.array:
-        """The state before any token: zeros of shape (*shape, hidden_size), float32."""
-        return mx.zeros((*shape, self.config.hidden_size))
-
-    def advance(self, embeddings: mx.array, state: mx.array) -> mx.array:
-        """Feed one token to each state.
+    def logits_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
+        """Logits of every guess of drafts from every position of texts, fed with the text.
 
         Args:
-            embeddings: Target embeddings of the tokens, shape (..., hidden_size).
-            state: States before them, same shape.
+            hidden: What the head reads of the target, (B, T, layers * hidden_size).
+            embeddings: Target's embeddings of the texts' tokens, (B, T, hidden_size).
+            depth: Guesses from each position.
 
         Returns:
-            States after them, same shape.
+            For k from 1 to depth (B * T - k, head_size), the texts laid end to end: row i is the
+            guess after k tokens of a draft whose last verified token is the i-th. Where these k
+            tokens are past the end of its text it means nothing.
         """
-        return self._next(self._inputs(embeddings), state)
-
-    def _inputs(self, embeddings: mx.array) -> mx.array:
-        return self.rnn_w(embeddings) if self.config.rnn else embeddings
-
-    def _next(self, inputs: mx.array, state: mx.array) -> mx.array:
-        if not self.config.rnn:
-            return inputs + state
-        return _silu_of_sum(inputs, self.rnn_u(state))
-
-    def read(self, embeddings: mx.array, known: mx.array) -> mx.array:
-        """The state after the tokens that stand before the root.
-
-        Args:
-            embeddings: Target embeddings of the tokens, oldest first, (N, lookback, hidden_size).
-            known: bool (N, lookback), false where the text had not begun yet.
-
-        Returns:
-            (N, hidden_size); zeros where nothing is known. With a lookback of 0 the initial state.
-        """
-        if not self.config.lookback:
-            return self.initial_state(len(embeddings))
-        inputs = self._inputs(embeddings)  # of all tokens at once: only the states follow in turn
-        state = self.initial_state(len(embeddings)).astype(embeddings.dtype)
-        for place in range(embeddings.shape[1]):
-            state = mx.where(known[:, place, None], self._next(inputs[:, place], state), state)
-        return state
-
-    def logits(self, hidden: mx.array, state: mx.array) -> mx.array:
-        """Unnormalised log-probabilities of the token that follows each state.
-
-        Args:
-            hidden: Target's final hidden state at the last verified position, shape
-                (..., hidden_size), broadcastable to state's.
-            state: Recurrent state, shape (..., hidden_size).
-
-        Returns:
-            Shape (..., head_size); column i stands for target token ``target_tokens(i)``.
-        """
-        x = mx.concatenate([mx.broadcast_to(hidden, state.shape), state], axis=-1)
-        if self.config.has_input_proj:
-            x = self.input_proj(x)
-        return self.output(x)
-
-    def output(self, x: mx.array) -> mx.array:
-        """Logits of what stands in front of the first block, (..., exit_dim)."""
-        return self._output(x, self.lm_head)
+        raise NotImplementedError
 
     def _output(self, x: mx.array, layers: list[nn.Module]) -> mx.array:
         for layer in layers:
@@ -176,33 +108,6 @@ class Drafter(nn.Module):
             )
         return self._rows(x)
 
-    def unroll(
-        self, hidden: mx.array, embeddings: mx.array, before: mx.array, depth: int
-    ) -> mx.array:
-        """Logits of every guess of drafts that are fed with the actual text; for training.
-
-        Args:
-            hidden: Target's final hidden states at the anchors, (N, hidden_size).
-            embeddings: Target's embeddings of the tokens of ``before`` and of the ``depth`` tokens
-                after each anchor, (N, lookback + depth, hidden_size).
-            before: Tokens that stand before those, int (N, lookback), -1 where there is none.
-            depth: Guesses of each draft.
-
-        Returns:
-            (N, depth, head_size); entry k-1 guesses the token after k tokens from the anchor on.
-        """
-        lookback = before.shape[1]
-        state = self.read(embeddings[:, :lookback], before >= 0)
-        states = []
-        for k in range(lookback, lookback + depth):
-            state = self.advance(embeddings[:, k], state)
-            states.append(state)
-        return self._logits_of_all(hidden, states)
-
-    def _logits_of_all(self, hidden: mx.array, states: list[mx.array]) -> mx.array:
-        """Logits of the states of a draft, (N, depth, head_size)."""
-        return self.logits(hidden[:, None], mx.stack(states, axis=1))
-
     def target_tokens(self, columns: mx.array) -> mx.array:
         """Target token ids of head columns, any shape, int32."""
         if self.config.draft_vocab_size is None:
@@ -214,42 +119,3 @@ class Drafter(nn.Module):
         if self.config.draft_vocab_size is None:
             return values
         return mx.take(values, self.draft_tokens, axis=-1)
-
-
-class IndependentHeads(Drafter):
-    """One head for each depth, which sees the target's hidden state and no drafted token.
-
-    The paper's ablation of the recurrence, laid out as Medusa's heads are (arXiv 2401.10774): depth
-    k's logits are ``head_k(h)``. It goes where a Drafter does; its state is a depth, kept in the
-    shape: (..., k) after k tokens. Deeper than it has heads, the last one goes on guessing.
-    """
-
-    def _build(self, config: DrafterConfig) -> None:
-        heads = config.independent_heads or 1
-        self.heads = [_head(config) for _ in range(heads)]
-
-    def initial_state(self, *shape: int) -> mx.array:
-        """Depth 0, shape (*shape, 0)."""
-        return mx.zeros((*shape, 0))
-
-    def advance(self, embeddings: mx.array, state: mx.array) -> mx.array:
-        """One depth further, (..., k) to (..., k + 1); the token is not looked at."""
-        return mx.zeros((*embeddings.shape[:-1], state.shape[-1] + 1), state.dtype)
-
-    def logits(self, hidden: mx.array, state: mx.array) -> mx.array:
-        """Logits of the state's depth, (..., head_size); see ``Drafter.logits``."""
-        depth = min(state.shape[-1], len(self.heads))
-        x = mx.broadcast_to(hidden, (*state.shape[:-1], self.config.hidden_size))
-        return self._output(x, self.heads[depth - 1])
-
-    def _logits_of_all(self, hidden: mx.array, states: list[mx.array]) -> mx.array:
-        return mx.stack([self.logits(hidden, state) for state in states], axis=1)
-
-
-def _head(config: DrafterConfig) -> list[nn.Module]:
-    blocks: list[nn.Module] = [
-        ResidualBlock(config.exit_dim) for _ in range(config.num_draft_layers)
-    ]
-    if config.shared_rows:
-        return blocks
-    return [*blocks, OutputRows(config.exit_dim, config.head_size, bias=False)]

@@ -167,21 +167,16 @@ class MemoryDrafter(Drafter):
 
     def logits_of(self, state: mx.array) -> mx.array:
         """Unnormalised log-probabilities of the next token, (..., state_size) to head_size."""
-        return self.output(self.exit(normalised(state)))
+        return self._output(self.exit(normalised(state)), self.lm_head)
 
-    def states_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
-        """States of every draft step from every position of texts, fed with the text; for training.
+    def logits_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
+        """See ``Drafter.logits_along``; a draft sees all of the text before it."""
+        states = self._states_along(hidden, embeddings, depth)
+        flat = [state.reshape(-1, state.shape[-1]) for state in states]
+        return [self.logits_of(state[:-k]) for k, state in enumerate(flat, 1)]
 
-        Args:
-            hidden: Hidden states of the target's layers, (batch, T, layers * hidden_size).
-            embeddings: The target's embeddings of the tokens, (batch, T, hidden_size).
-            depth: Guesses from each position.
-
-        Returns:
-            For k from 1 to depth (batch, T, state_size): entry p is the state that guesses token
-            p + k + 1 in a draft whose last verified token is p. Where p + k is past the text's end
-            it means nothing.
-        """
+    def _states_along(self, hidden: mx.array, embeddings: mx.array, depth: int) -> list[mx.array]:
+        """For k from 1 to depth (batch, T, state_size), the state after k tokens from each one."""
         states = self.fused(hidden)
         rows = self.remembered(states, embeddings, 0)
         following = _later(rows.token_values.transpose(0, 2, 1, 3), 1).transpose(0, 2, 1, 3)

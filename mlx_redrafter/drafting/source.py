@@ -157,7 +157,3 @@ def last_tokens(text: Sequence[int], count: int) -> list[int]:
     """The last ``count`` tokens, with -1 for each that there is not, which stand first."""
     found = list(text[-count:])
     return [-1] * (count - len(found)) + found
-
-
-# The name of DraftInput up to 0.1, kept for a release.
-DraftState = DraftInput

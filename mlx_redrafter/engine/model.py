@@ -25,6 +25,7 @@ from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
+from ..drafting.token_map import check_token_map
 from ..errors import RedrafterError
 from ..ranges import check_texts, is_count, kind_or_none, of_kind, several, shown
 from ..sampler import Sampler
@@ -133,7 +134,8 @@ class SpeculativeModel:
             return
         arrays = [array for _, array in tree_flatten(self.head.parameters())]
         if self._prepared_from is None or not self._prepared_from.matches(arrays):
-            check_token_map(self.head)
+            if self.head.config.draft_vocab_size is not None:
+                check_token_map(self.head.draft_tokens, self.head.config)
             with self._lock:
                 self._prepared_from, self.prepared = Snapshot(arrays), prepare(self.head)
                 self.memory = self._memory(self.head)
@@ -356,21 +358,3 @@ def check_sizes(drafter: Drafter, target: Target) -> None:
                 f"The drafter was made for a {what} of {has}, but this model's is {needs}: "
                 "use the drafter that was trained for this model."
             )
-
-
-def check_token_map(drafter: Drafter) -> None:
-    """Refuse a small head whose rows are tokens that there are not: these would be embedded.
-
-    Raises:
-        RedrafterError: If one is.
-    """
-    config = drafter.config
-    if config.draft_vocab_size is None:
-        return
-    tokens = drafter.draft_tokens
-    whole = mx.issubdtype(tokens.dtype, mx.integer) and tokens.shape == (config.draft_vocab_size,)
-    if not whole or mx.any((tokens < 0) | (tokens >= config.vocab_size)).item():
-        raise RedrafterError(
-            f"The drafter's draft_tokens have to be {config.draft_vocab_size} token ids from 0 to "
-            f"{config.vocab_size - 1}."
-        )

@@ -10,6 +10,11 @@ from ..system.device import on_gpu
 from .experts import needs_float32
 
 
+def quantised_layers(module: nn.Module) -> int:
+    """How many layers of a target or a drafter are quantised."""
+    return sum(name.endswith("scales") for name, _ in tree_flatten(module.parameters()))
+
+
 def set_precision(module: nn.Module, dtype: mx.Dtype | None) -> None:
     """Cast what a model was loaded with to the precision that is asked for, or good here.
 
@@ -18,8 +23,8 @@ def set_precision(module: nn.Module, dtype: mx.Dtype | None) -> None:
         dtype: None for what it is stored in; on a CPU for float32.
     """
     wanted = dtype or (None if on_gpu() else mx.float32)
-    quantised = any("scales" in name for name, _ in tree_flatten(module.parameters()))
-    if wanted is None or (quantised and dtype is None and not needs_float32(module)):
+    kept = dtype is None and quantised_layers(module) and not needs_float32(module)
+    if wanted is None or kept:
         return
     if wanted == mx.float32:  # which takes nothing from what is to be kept wide
         module.set_dtype(wanted)

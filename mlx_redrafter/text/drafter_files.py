@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,6 +15,7 @@ from ..drafting.config import DrafterConfig
 from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..drafting.recorded import RecordedDrafts
+from ..drafting.token_map import check_token_map
 from ..errors import RedrafterError
 from ..ranges import of_kind
 from ..system.directories import made_directory
@@ -174,14 +175,8 @@ def _check_tensors(drafter: Drafter, weights: dict[str, mx.array], path: Path) -
                 f"{path}: the tensor {name} has shape {tuple(weights[name].shape)}, but its "
                 f"config.json asks for {tuple(shape)}."
             )
-    tokens = weights.get("draft_tokens")
-    if tokens is not None:
-        low, high = cast("tuple[int, int]", (tokens.min().item(), tokens.max().item()))
-        if low < 0 or high >= drafter.config.vocab_size:
-            raise RedrafterError(
-                f"{path}: draft_tokens names tokens from {low} to {high}, outside the vocabulary "
-                f"of {drafter.config.vocab_size}."
-            )
+    if drafter.config.draft_vocab_size is not None:
+        check_token_map(weights["draft_tokens"], drafter.config, f"{path}: its")
     extra = sorted(set(weights) - set(expected))
     if extra:
         raise RedrafterError(f"{path} holds tensors its config.json does not explain: {extra[0]}.")

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import get_total_parameters
 
 from ..drafting.drafter import Drafter
+from ..drafting.recurrent_drafter import AnchoredDrafter
 from ..drafting.shape import BeamShape
 from ..engine.config import DecodingConfig
 from ..engine.decode import decode
@@ -54,6 +55,7 @@ def ranks(drafter: Drafter, batch: Batch | TextBatch, embeddings: mx.array) -> m
     """
     if isinstance(batch, TextBatch):
         return text_ranks(drafter, batch, embeddings)
+    assert isinstance(drafter, AnchoredDrafter)  # others are given texts
     logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
     chosen = mx.take_along_axis(logits, mx.maximum(batch.best, 0)[..., None], axis=-1)
     above = (logits > chosen).sum(-1).astype(mx.int32)

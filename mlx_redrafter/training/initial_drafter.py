@@ -11,9 +11,10 @@ import numpy as np
 from mlx.utils import tree_map_with_path
 
 from ..drafting.config import DrafterConfig
-from ..drafting.drafter import Drafter, IndependentHeads
+from ..drafting.drafter import Drafter
 from ..drafting.kinds import drafter_of
 from ..drafting.memory_drafter import MemoryDrafter
+from ..drafting.recurrent_drafter import IndependentHeads, RecurrentDrafter
 from ..drafting.shared_head import output_rows, share_rows
 from ..errors import RedrafterError
 from ..target.target import Target
@@ -287,7 +288,11 @@ def _set_rows(drafter: Drafter, target: Teacher) -> None:
         return
     if drafter.config.draft_vocab_size is not None:
         rows = rows[drafter.draft_tokens]
-    heads = drafter.heads if isinstance(drafter, IndependentHeads) else [drafter.lm_head]
+    if isinstance(drafter, IndependentHeads):
+        heads = drafter.heads
+    else:
+        assert isinstance(drafter, RecurrentDrafter)
+        heads = [drafter.lm_head]
     for head in heads:
         head[-1].weight = rows
 

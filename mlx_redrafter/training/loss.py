@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..drafting.drafter import Drafter
+from ..drafting.recurrent_drafter import AnchoredDrafter
 from .config import DistillationConfig
 from .features import Batch
 from .text_loss import TextBatch, text_loss
@@ -15,7 +16,7 @@ SMALLEST = 1e-6  # probabilities below it are not told apart; float32 sums to 1 
 
 
 def unrolled_logits(
-    drafter: Drafter, hidden: mx.array, embeddings: mx.array, before: mx.array | None = None
+    drafter: AnchoredDrafter, hidden: mx.array, embeddings: mx.array, before: mx.array | None = None
 ) -> mx.array:
     """Draft logits of every step, fed with the actual text.
 
@@ -115,6 +116,7 @@ def distillation_loss(
     """
     if isinstance(batch, TextBatch):
         return text_loss(drafter, batch, embeddings, config.depth_decay)
+    assert isinstance(drafter, AnchoredDrafter)  # others are given texts
     columns, probs, rest, weight = _targets(batch, config.hard_weight)
     logits = unrolled_logits(drafter, batch.hidden, embeddings, batch.before)
     cross_entropy, _ = _soft_loss(logits, columns, probs, rest)

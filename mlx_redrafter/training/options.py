@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import RedrafterError
-from ..ranges import shown
+from ..ranges import option, shown
 from ..system.files import local_path
 from .config import check_ranges
 
@@ -17,18 +17,6 @@ LOSSES = ("distilled", "hard", "mix")
 FEATURES = ("auto", "memory", "disk", "stream")
 DTYPES = ("bfloat16", "float16", "float32")
 DEFAULT_STEPS = 2000
-
-
-def option(default: Any, group: str, text: str, **more: Any) -> Any:
-    """A field with its group, its help text and further hints for the command line.
-
-    Args:
-        default: Its default.
-        group: Heading under which --help and the documentation list it.
-        text: One line of help.
-        more: ``metavar``, ``choices``, or ``aliases`` (names that mlx_lm.lora gives it).
-    """
-    return field(default=default, metadata={"group": group, "help": text, **more})
 
 
 _MODEL, _DATA, _SHAPE = "model and output", "data", "shape of the drafter"

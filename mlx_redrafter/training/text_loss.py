@@ -13,7 +13,6 @@ import mlx.core as mx
 import numpy as np
 
 from ..drafting.drafter import Drafter
-from ..drafting.memory_drafter import MemoryDrafter
 from ..system.device import on_gpu
 
 SMALLEST = 1e-30  # no logarithm of zero
@@ -129,11 +128,8 @@ def text_logits(drafter: Drafter, batch: TextBatch, embeddings: mx.array) -> lis
     The distribution that it is fitted to is row i + k of the texts' positions laid end to end. The
     k last anchors have none and are left out.
     """
-    assert isinstance(drafter, MemoryDrafter)
     depth = batch.weights.shape[-1]
-    states = drafter.states_along(batch.hidden.astype(mx.float32), embeddings, depth)
-    flat = [state.reshape(-1, state.shape[-1]) for state in states]
-    return [drafter.logits_of(state[: len(state) - k]) for k, state in enumerate(flat, 1)]
+    return drafter.logits_along(batch.hidden.astype(mx.float32), embeddings, depth)
 
 
 def text_ranks(drafter: Drafter, batch: TextBatch, embeddings: mx.array) -> mx.array:

@@ -1,7 +1,7 @@
 """Flags made of dataclass fields: a field's metadata is its flag, its help and how it is read.
 
-``training.options.option`` makes fields of the same kind, so the trainer's settings become flags in
-the same way.
+``ranges.option`` makes fields of the same kind, so the settings of training and of conversions
+become flags in the same way.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,15 +188,3 @@ def load_weights(model: Target, path: Path) -> Target:
         }
     model.load_state_dict({key: value.float() for key, value in state.items()})
     return model
-
-
-def shape_of(path: Path) -> Shape:
-    """Sizes from a saved config.json."""
-    config = json.loads((path / "config.json").read_text())
-    return Shape(
-        config["vocab_size"],
-        config["hidden_size"],
-        config["num_hidden_layers"],
-        config["num_attention_heads"],
-        config["intermediate_size"],
-    )

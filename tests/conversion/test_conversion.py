@@ -19,6 +19,7 @@ from conversion_models import (
     torch,
     transformers,
     write_head,
+    write_memory_head,
     write_target,
     write_tokenizer,
 )
@@ -416,6 +417,45 @@ def test_check_without_quantisation_or_drafter(tmp_path: Path, target: Path) -> 
     assert report.check.drafter_agreement is None
 
 
+def test_check_of_a_quantised_head_with_a_memory(tmp_path: Path, target: Path) -> None:
+    head = write_memory_head(tmp_path / "head")
+    out = tmp_path / "out"
+    report = convert(hf_path=target, drafter=head, mlx_path=out, quantize=True, check=True)
+    assert report.drafter is not None
+    assert report.drafter.quantization is not None
+    assert report.check is not None
+    assert report.check.passed
+    assert report.check.draft_matches == 1.0
+    assert report.check.drafter_positions > 0
+    assert report.check.drafter_agreement is not None
+    assert 0.2 < report.check.drafter_agreement < 1
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["bundle", "drafter"])
+def test_a_check_that_breaks_off_leaves_what_was_there(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    out, head = tmp_path / "out", write_head(tmp_path / "head", make_head())
+    convert(hf_path=target, drafter=head, mlx_path=out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mlx_redrafter.conversion.check.load", fail)
+    other = write_head(tmp_path / "other", make_head(projected=True))
+    with pytest.raises(ZeroDivisionError):
+        convert(
+            hf_path=None if alone else target,
+            drafter=other,
+            mlx_path=out,
+            overwrite=True,
+            check=True,
+        )
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "head", "other"}
+
+
 def test_mismatched_pair_is_refused_at_load(tmp_path: Path, target: Path) -> None:
     head = write_head(tmp_path / "head", make_head())
     convert(hf_path=target, drafter=head, mlx_path=tmp_path / "first")
@@ -448,15 +488,15 @@ def test_check_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def load_nothing(path: Path, **_options: object) -> None:
-        raise RedrafterError("this target cannot run.")
+    def load_nothing(path: Path, *_arguments: object, **_options: object) -> None:
+        raise RedrafterError(f"{path} cannot run.")
 
     monkeypatch.setattr("mlx_redrafter.conversion.check.load", load_nothing)
     out = tmp_path / "out"
     assert main(["--hf-path", str(target), "--mlx-path", str(out), "--check"]) == 1
-    text = capsys.readouterr().out
-    assert "bit for bit" in text
-    assert "could not be decoded: this target cannot run." in text
+    text = "".join(capsys.readouterr().out.split())
+    assert "bitforbit" in text
+    assert f"couldnotbedecoded:{out}cannotrun." in text
     mlx_lm.load(str(out))
 
 

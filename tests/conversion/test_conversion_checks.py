@@ -276,7 +276,7 @@ def test_token_map(tmp_path: Path, target: Path) -> None:
         tensors = make_head(vocab_size=3).state_dict() | {"draft_tokens": torch.tensor(tokens)}
         torch.save(tensors, head / "pytorch_model.bin")
         message = refusal(tmp_path / "out", hf_path=target, drafter=head)
-        assert "'draft_tokens' must list target tokens from 0 to 127" in message
+        assert "draft_tokens have to be 3 token ids from 0 to 127 in ascending order" in message
 
 
 def test_torch_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +341,7 @@ def test_trainer_files_are_no_weights() -> None:
             {"hf_path": "t", "quantize": True, "q_mode": "mxfp8", "quant_predicate": "mixed_3_6"},
             "affine only",
         ),
-        ({"hf_path": "t", "quantize": True, "q_bits": "4"}, "--q-bits is '4'"),
+        ({"hf_path": "t", "quantize": True, "q_bits": "4"}, "q_bits has to be a whole number"),
         ({"hf_path": "t", "drafter_q_bits": "4"}, "--drafter-q-bits is '4'"),
         ({"hf_path": "t", "drafter_q_bits": 3}, "choose 4, 5, 6, 8 or none"),
         ({"hf_path": "t", "drafter_rnn_q_bits": "all"}, "choose 4, 5, 6, 8 or none"),

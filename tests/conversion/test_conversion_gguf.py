@@ -36,13 +36,13 @@ def logits(directory: Path) -> np.ndarray:
 def drafter(tmp_path: Path) -> Path:
     """A head with random weights for the tiny models."""
     from mlx_redrafter.drafting.config import DrafterConfig
-    from mlx_redrafter.drafting.drafter import Drafter
+    from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 
     config = DrafterConfig(
         hidden_size=HIDDEN, vocab_size=VOCAB, exit_dim=HIDDEN, num_draft_layers=1, rnn=True
     )
     mx.random.seed(3)
-    save_drafter(tmp_path / "head", Drafter(config))
+    save_drafter(tmp_path / "head", RecurrentDrafter(config))
     return tmp_path / "head"
 
 

@@ -22,7 +22,8 @@ import models
 from mlx_redrafter.drafting.beam_search import BeamSearch
 from mlx_redrafter.drafting.config import DrafterConfig
 from mlx_redrafter.drafting.drafter import Drafter
-from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.kinds import prepare
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.drafting.shape import MAX_LENGTH, BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.errors import RedrafterError
@@ -53,7 +54,7 @@ def search(
         else None
     )
     state = DraftInput(mx.array([root]), mx.array(hidden), noise, text)
-    tree = BeamSearch(PreparedDrafter(drafter), target.embed, shape, sampling)(state)
+    tree = BeamSearch(prepare(drafter), target.embed, shape, sampling)(state)
     nodes = slow_search(
         drafter,
         np.array(target.model.model.embed_tokens.weight),
@@ -140,7 +141,7 @@ def test_a_search_that_looks_back_equals_the_slow_one(
 def test_roots_behind_texts_of_different_length_are_searched_together() -> None:
     drafter = models.build_drafter(lookback=3)
     embed = Target(models.shared("llama")).embed
-    beam = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(1, 4), SamplingConfig())
+    beam = BeamSearch(prepare(drafter), embed, BeamShape(1, 4), SamplingConfig())
     hidden = mx.random.normal((3, models.HIDDEN), key=mx.random.key(4))
     states = [
         DraftInput(mx.array([3]), hidden[row], None, text)
@@ -237,7 +238,7 @@ def test_every_search_gives_a_tree(
         noise=noise_rows(seed, 3, shape.length, models.VOCAB) if sampling.temperature else None,
     )
     embed = Target(models.shared("llama")).embed
-    assert_is_a_tree(BeamSearch(PreparedDrafter(drafter), embed, shape, sampling)(state), shape)
+    assert_is_a_tree(BeamSearch(prepare(drafter), embed, shape, sampling)(state), shape)
 
 
 def test_a_deep_search_stays_a_tree() -> None:
@@ -249,9 +250,7 @@ def test_a_deep_search_stays_a_tree() -> None:
         mx.array([1]), mx.random.normal((models.HIDDEN,), key=mx.random.key(1)), None
     )
     embed = Target(models.shared("llama")).embed
-    assert_is_a_tree(
-        BeamSearch(PreparedDrafter(drafter), embed, shape, SamplingConfig())(state), shape
-    )
+    assert_is_a_tree(BeamSearch(prepare(drafter), embed, shape, SamplingConfig())(state), shape)
 
 
 def test_the_best_final_beam_is_laid_out_first() -> None:
@@ -288,7 +287,7 @@ def test_with_the_same_noise_the_search_guesses_what_will_be_drawn() -> None:
 def test_nothing_is_evaluated_in_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     drafter = models.build_drafter()
     embed = Target(models.shared("llama")).embed
-    beam = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(), SamplingConfig())
+    beam = BeamSearch(prepare(drafter), embed, BeamShape(), SamplingConfig())
 
     def refuse(*args: object) -> None:
         raise AssertionError("evaluated")
@@ -327,13 +326,13 @@ def test_too_long_a_beam_is_refused() -> None:
 def test_beams_wider_than_the_head_are_refused() -> None:
     drafter = models.build_drafter(draft_vocab_size=8)
     embed = Target(models.shared("llama")).embed
-    BeamSearch(PreparedDrafter(drafter), embed, BeamShape(width=8), SamplingConfig())
+    BeamSearch(prepare(drafter), embed, BeamShape(width=8), SamplingConfig())
     with pytest.raises(RedrafterError, match="knows only 8 tokens"):
-        BeamSearch(PreparedDrafter(drafter), embed, BeamShape(width=9), SamplingConfig())
+        BeamSearch(prepare(drafter), embed, BeamShape(width=9), SamplingConfig())
 
 
 def test_a_compiled_search_drafts_the_same_tree() -> None:
-    drafter = Drafter(DrafterConfig(16, 40, 24, 1, rnn=True, draft_vocab_size=30))
+    drafter = RecurrentDrafter(DrafterConfig(16, 40, 24, 1, rnn=True, draft_vocab_size=30))
     embedding = mx.random.normal((40, 16), key=mx.random.key(1))
     state = DraftInput(
         root=mx.array([3]),
@@ -342,7 +341,7 @@ def test_a_compiled_search_drafts_the_same_tree() -> None:
     )
     trees = [
         BeamSearch(
-            PreparedDrafter(drafter),
+            prepare(drafter),
             lambda tokens: mx.take(embedding, tokens, axis=0),
             BeamShape(3, 3, 7),
             SamplingConfig(temperature=0.8),

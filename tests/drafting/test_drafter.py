@@ -11,6 +11,8 @@ from mlx.utils import tree_flatten
 import models
 from mlx_redrafter.drafting.config import MODEL_TYPE, DrafterConfig
 from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.kinds import drafter_of
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.errors import RedrafterError
 
 APPLE = {
@@ -27,7 +29,7 @@ def names(drafter: Drafter) -> dict[str, tuple[int, ...]]:
 
 
 def test_apples_parameter_names() -> None:
-    assert names(Drafter(DrafterConfig.from_dict(APPLE))) == {
+    assert names(RecurrentDrafter(DrafterConfig.from_dict(APPLE))) == {
         "lm_head.0.linear.weight": (16, 16),
         "lm_head.0.linear.bias": (16,),
         "lm_head.1.linear.weight": (16, 16),
@@ -41,7 +43,7 @@ def test_apples_parameter_names() -> None:
 
 def test_parameters_of_the_variants() -> None:
     config = {**APPLE, "rnn": False, "exit_dim": 12, "draft_vocab_size": 10, "num_draft_layers": 0}
-    assert names(Drafter(DrafterConfig.from_dict(config))) == {
+    assert names(RecurrentDrafter(DrafterConfig.from_dict(config))) == {
         "input_proj.weight": (12, 16),
         "input_proj.bias": (12,),
         "lm_head.0.weight": (10, 12),
@@ -157,6 +159,26 @@ def test_reading_is_advancing_over_what_is_known(rnn: bool) -> None:
         for place in range(4 - row, 4):
             state = drafter.advance(e[row : row + 1, place], state)
         np.testing.assert_allclose(np.array(found[row]), np.array(state[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [{}, {"lookback": 3}, {"independent_heads": 2}])
+def test_guesses_along_texts_are_those_of_every_draft(kind: dict[str, Any]) -> None:
+    drafter = drafter_of(DrafterConfig(models.HIDDEN, models.VOCAB, models.HIDDEN, 1, **kind))
+    models.randomise(drafter, 4)
+    hidden, embeddings = mx.random.normal((2, 2, 7, models.HIDDEN), key=mx.random.key(5))
+    depth = 3
+    found = drafter.logits_along(hidden, embeddings, depth)
+    assert [len(logits) for logits in found] == [13, 12, 11]
+    for text in range(2):
+        for place in range(7 - depth):
+            state = drafter.initial_state(1)
+            for known in range(max(place + 1 - drafter.config.lookback, 0), place + 1):
+                state = drafter.advance(embeddings[text, known][None], state)
+            for k in range(1, depth + 1):
+                state = drafter.advance(embeddings[text, place + k][None], state)
+                wanted = drafter.logits(hidden[text, place][None], state)[0]
+                row = found[k - 1][7 * text + place]
+                np.testing.assert_allclose(np.array(row), np.array(wanted), atol=1e-4)
 
 
 @pytest.mark.parametrize("exit_dim", [2 * models.HIDDEN, 24])

@@ -70,9 +70,8 @@ def test_training_sees_what_drafts_see(drafter: MemoryDrafter) -> None:
     tokens, hidden, table = text()
     slow = SlowMemoryHead(drafter, hidden, table[tokens])
     states, embeddings = mx.array(hidden.reshape(1, LENGTH, -1)), mx.array(table[tokens])[None]
-    along = drafter.states_along(states, embeddings, 3)
-    made = [np.array(drafter.logits_of(state[0])) for state in along]
-    assert [x.shape[0] for x in made] == [LENGTH] * 3
+    made = [np.array(logits) for logits in drafter.logits_along(states, embeddings, 3)]
+    assert [x.shape[0] for x in made] == [LENGTH - 1, LENGTH - 2, LENGTH - 3]
     # Training reads whole texts, which are shorter than the window that drafts are given.
     for anchor in range(min(LENGTH - 4, drafter.config.memory_window or 0)):
         fed = [int(token) for token in tokens[anchor + 1 : anchor + 4]]

@@ -21,9 +21,9 @@ import models
 from mlx_redrafter import load
 from mlx_redrafter.choices import Choices
 from mlx_redrafter.drafting.beam_search import BeamSearch
+from mlx_redrafter.drafting.kinds import prepare
 from mlx_redrafter.drafting.next_draft import next_draft_input
 from mlx_redrafter.drafting.noise_scale import NoiseScale
-from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.config import DecodingConfig
@@ -43,7 +43,7 @@ POCKET = Path(__file__).resolve().parents[2] / "models" / "pocket"
 def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[int]) -> None:
     drafter = models.build_drafter(lookback=lookback, seed=4)
     embed = Target(models.shared("llama")).embed
-    search = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(2, 3), SamplingConfig(1.0))
+    search = BeamSearch(prepare(drafter), embed, BeamShape(2, 3), SamplingConfig(1.0))
     tokens, parents = [7, 5, 6, 9, 8], [-1, 0, 1, 0, 2]
     tree = DraftTree.from_parents(tokens, parents)
     hidden = mx.random.normal((5, models.HIDDEN), key=mx.random.key(0))
@@ -76,7 +76,7 @@ def test_a_draft_is_told_what_it_would_be_told_later(lookback: int, text: list[i
 def test_after_a_plain_step_too(lookback: int, text: list[int], flipped: bool) -> None:
     drafter = models.build_drafter(lookback=lookback, seed=4)
     embed = Target(models.shared("llama")).embed
-    search = BeamSearch(PreparedDrafter(drafter), embed, BeamShape(2, 3), SamplingConfig(1.0))
+    search = BeamSearch(prepare(drafter), embed, BeamShape(2, 3), SamplingConfig(1.0))
     hidden = mx.random.normal((1, models.HIDDEN), key=mx.random.key(0))
     noise = mx.random.gumbel((1 + 3, models.VOCAB), key=mx.random.key(1))
     noise_scale = NoiseScale()

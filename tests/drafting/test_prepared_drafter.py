@@ -12,7 +12,10 @@ import models
 from mlx_redrafter.drafting.config import DrafterConfig
 from mlx_redrafter.drafting.drafter import OutputRows
 from mlx_redrafter.drafting.kinds import drafter_of
-from mlx_redrafter.drafting.prepared_drafter import PreparedDrafter
+from mlx_redrafter.drafting.prepared_anchored import (
+    PreparedAnchoredDrafter,
+    PreparedRecurrentDrafter,
+)
 from mlx_redrafter.drafting.shared_head import share_rows
 from mlx_redrafter.system import device
 from mlx_redrafter.target.target import Target
@@ -36,7 +39,7 @@ def hidden_and_states(*shape: int) -> tuple[mx.array, mx.array]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_the_drafters(kind: str, shape: tuple[int, ...]) -> None:
     drafter = models.build_drafter(seed=3, **KINDS[kind])
-    prepared = PreparedDrafter(drafter)
+    prepared = PreparedRecurrentDrafter(drafter)
     hidden, states = hidden_and_states(*shape)
     found = prepared.logits(prepared.project_hidden(hidden), states)
     assert mx.allclose(found, drafter.logits(hidden, states), atol=1e-5)
@@ -45,9 +48,9 @@ def test_logits_are_the_drafters(kind: str, shape: tuple[int, ...]) -> None:
 def test_a_hidden_state_is_projected_once() -> None:
     hidden, _ = hidden_and_states(1)
     projecting = models.build_drafter(exit_dim=EXIT)
-    assert PreparedDrafter(projecting).project_hidden(hidden).shape == (1, EXIT)
+    assert PreparedRecurrentDrafter(projecting).project_hidden(hidden).shape == (1, EXIT)
     other = models.build_drafter(exit_dim=2 * models.HIDDEN)
-    assert PreparedDrafter(other).project_hidden(hidden) is hidden
+    assert PreparedRecurrentDrafter(other).project_hidden(hidden) is hidden
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_a_quantised_projection_is_halved(mode: str, bits: int, group_size: int)
     nn.quantize(
         drafter, group_size, bits, mode=mode, class_predicate=lambda name, _: name == "input_proj"
     )
-    prepared = PreparedDrafter(drafter)
+    prepared = PreparedRecurrentDrafter(drafter)
     hidden, states = hidden_and_states(2, 3)
     assert prepared.project_hidden(hidden).shape == (2, 1, EXIT)
     found = prepared.logits(prepared.project_hidden(hidden), states)
@@ -68,7 +71,7 @@ def test_a_quantised_projection_is_halved(mode: str, bits: int, group_size: int)
 def test_a_group_over_both_halves_stays_whole() -> None:
     drafter = models.build_drafter(exit_dim=EXIT, seed=5)
     nn.quantize(drafter, 2 * models.HIDDEN, 8, class_predicate=lambda name, _: name == "input_proj")
-    prepared = PreparedDrafter(drafter)
+    prepared = PreparedRecurrentDrafter(drafter)
     hidden, states = hidden_and_states(2)
     assert prepared.project_hidden(hidden) is hidden
     assert mx.array_equal(prepared.logits(hidden, states), drafter.logits(hidden, states))
@@ -78,7 +81,7 @@ def test_independent_heads_are_used_as_they_are() -> None:
     config = DrafterConfig(models.HIDDEN, models.VOCAB, models.HIDDEN, 1, independent_heads=2)
     drafter = drafter_of(config)
     models.randomise(drafter, 7)
-    prepared = PreparedDrafter(drafter)
+    prepared = PreparedAnchoredDrafter(drafter)
     hidden, embeddings = hidden_and_states(3)
     state = drafter.advance(embeddings, drafter.initial_state(3))
     found = prepared.logits(prepared.project_hidden(hidden), state)
@@ -91,7 +94,7 @@ def test_shared_rows() -> None:
     drafter = drafter_of(config)
     models.randomise(drafter, 7)
     share_rows(drafter, target)
-    prepared = PreparedDrafter(drafter)
+    prepared = PreparedRecurrentDrafter(drafter)
     hidden, states = hidden_and_states(2)
     found = prepared.logits(prepared.project_hidden(hidden), states)
     assert mx.allclose(found, drafter.logits(hidden, states), atol=1e-5)

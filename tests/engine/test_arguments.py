@@ -181,7 +181,9 @@ def test_what_is_refused_is_shown_on_one_line() -> None:
         assert len(str(error.value)) < 250
 
 
-@pytest.mark.parametrize("tokens", [[10**7] * 3, [-1, 2, 3], [1, 2], [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize(
+    "tokens", [[1, 2, 10**7], [-1, 2, 3], [1, 2], [1.0, 2.0, 3.0], [1, 3, 2], [1, 2, 2]]
+)
 def test_a_small_head_proposes_tokens_that_there_are(tokens: list[Any]) -> None:
     """Of any others an embedding would be read from beyond its end."""
     drafter = models.build_drafter(draft_vocab_size=3)

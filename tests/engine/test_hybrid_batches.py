@@ -15,7 +15,7 @@ from common_config import VOCAB
 
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.drafting.config import DrafterConfig
-from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.engine.batch import Engine
@@ -106,7 +106,7 @@ def test_each_text_is_the_one_it_has_alone(name: str, config: DecodingConfig) ->
     "shape", [BeamShape(3, 3), BeamShape(4, 4, None, 3), BeamShape(1, 4)], ids=str
 )
 def test_a_beam_search_drafts_for_all(shape: BeamShape) -> None:
-    drafter = Drafter(
+    drafter = RecurrentDrafter(
         DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
     )
     architectures.randomise(drafter, 0)
@@ -117,7 +117,7 @@ def test_a_beam_search_drafts_for_all(shape: BeamShape) -> None:
 
 def test_a_draft_is_read_before_its_paths_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that no more of them are run than it has."""
-    drafter = Drafter(
+    drafter = RecurrentDrafter(
         DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
     )
     architectures.randomise(drafter, 0)

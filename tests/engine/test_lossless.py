@@ -225,7 +225,7 @@ def test_recurrent_drafter(name: str) -> None:
     check()
 
 
-def copying_drafter(model: nn.Module) -> models.Drafter:
+def copying_drafter(model: nn.Module) -> models.RecurrentDrafter:
     """A drafter that reads the target's hidden state with the target's own output rows.
 
     It repeats, at every depth, the token that the target has just chosen; where the target does

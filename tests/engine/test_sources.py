@@ -207,12 +207,6 @@ def test_a_head_whose_parameters_change_is_followed() -> None:
     assert model.prepared is not prepared
 
 
-def test_the_former_name_of_what_a_source_is_told() -> None:
-    import mlx_redrafter
-
-    assert mlx_redrafter.DraftState is DraftInput
-
-
 class Proposing:
     """Proposes what it is given, or what that makes of the root."""
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mlx_redrafter.drafting.config import DrafterConfig
-from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.text.drafter_files import save_drafter
 
 PROSE = [
@@ -67,7 +67,7 @@ def write_drafter(bundle: Path, hidden_size: int, vocab_size: int) -> None:
     shape = DrafterConfig(
         hidden_size=hidden_size, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
     )
-    save_drafter(bundle / "drafter", Drafter(shape))
+    save_drafter(bundle / "drafter", RecurrentDrafter(shape))
 
 
 def make_tokenizer(directory: Path) -> int:

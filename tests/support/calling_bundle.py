@@ -13,7 +13,8 @@ from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.text.drafter_files import save_drafter
 
 # What follows the last word of a conversation. Each piece is one token and stands in one answer
@@ -89,5 +90,5 @@ def make_calling_bundle(directory: Path, context: int = 4096) -> Path:
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     mx.random.seed(0)
     shape = DrafterConfig(hidden_size=hidden, vocab_size=size, exit_dim=16, num_draft_layers=1)
-    save_drafter(directory / "drafter", Drafter(shape))
+    save_drafter(directory / "drafter", RecurrentDrafter(shape))
     return directory

@@ -178,3 +178,31 @@ def write_head(directory: Path, head: TorchHead, layout: str = "safetensors") ->
             old.unlink()
         write_torch(directory, head.state_dict(), layout)
     return directory
+
+
+def write_memory_head(directory: Path) -> Path:
+    """Save a head with a memory of the text, which this package alone trains, with random weights.
+
+    All its widths are multiples of 64, so that every layer can be quantised.
+    """
+    import mlx.core as mx
+
+    from mlx_redrafter.drafting.config import DrafterConfig
+    from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
+    from mlx_redrafter.text.drafter_files import save_drafter
+
+    mx.random.seed(2)
+    config = DrafterConfig(
+        hidden_size=HIDDEN,
+        vocab_size=VOCAB,
+        exit_dim=64,
+        num_draft_layers=1,
+        memory_heads=2,
+        memory_head_dim=32,
+        memory_window=16,
+        state_size=64,
+        mlp_size=64,
+        target_layers=(0,),
+    )
+    save_drafter(directory, MemoryDrafter(config))
+    return directory

@@ -13,8 +13,8 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_redrafter.drafting.config import DrafterConfig
-from mlx_redrafter.drafting.drafter import Drafter
 from mlx_redrafter.drafting.memory_drafter import MemoryDrafter
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.drafting.source import DraftInput
 from mlx_redrafter.tree import DraftTree
 
@@ -175,9 +175,9 @@ def build_drafter(
     draft_vocab_size: int | None = None,
     lookback: int = 0,
     seed: int = 0,
-) -> Drafter:
+) -> RecurrentDrafter:
     """A new random drafter; with a small head its tokens are spread over the vocabulary."""
-    drafter = Drafter(
+    drafter = RecurrentDrafter(
         DrafterConfig(
             hidden_size=hidden_size,
             vocab_size=vocab_size,

@@ -11,7 +11,8 @@ import mlx.core as mx
 from bundles import make_tokenizer
 from mlx.utils import tree_flatten
 
-from mlx_redrafter.drafting.drafter import Drafter, DrafterConfig
+from mlx_redrafter.drafting.config import DrafterConfig
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.text.drafter_files import save_drafter
 
 SLIDING = ["sliding_attention", "full_attention"]
@@ -48,5 +49,5 @@ def make_rank_bundle(directory: Path, kind: str, *, drafter: bool = True) -> Pat
         hidden_size=architectures.HIDDEN, vocab_size=vocab_size, exit_dim=32, num_draft_layers=1
     )
     mx.random.seed(5)
-    save_drafter(directory / "drafter", Drafter(shape))
+    save_drafter(directory / "drafter", RecurrentDrafter(shape))
     return directory

@@ -18,7 +18,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_redrafter.benchmark.precision import load_at
 from mlx_redrafter.drafting.config import DrafterConfig
-from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.drafting.shared_head import output_rows, share_rows
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
@@ -116,7 +116,7 @@ def test_adapters_of_the_output_layer(tmp_path: Path, kind: str, tied: bool) -> 
         num_draft_layers=0,
         shared_rows=True,
     )
-    shared = Drafter(shape)
+    shared = RecurrentDrafter(shape)
     share_rows(shared, target)
     assert mx.allclose(shared.output(hidden), logits, rtol=1e-4, atol=1e-4)
 

@@ -21,7 +21,7 @@ from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.drafting.chain import ChainSource, chain_of
 from mlx_redrafter.drafting.config import DrafterConfig
-from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
@@ -246,7 +246,7 @@ def unlisted(name: str) -> Target:
 
 def test_the_beam_search_drafts_one_path_of_fixed_length() -> None:
     config = DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
-    drafter = Drafter(config)
+    drafter = RecurrentDrafter(config)
     architectures.randomise(drafter, 0)
     model = SpeculativeModel(unlisted("lfm2"), drafter)
     assert model.target.verifies == "chain"
@@ -320,7 +320,7 @@ def test_the_replay_is_measured_and_leaves_the_cache_as_it_was() -> None:
     assert _time_replay(model, held) >= 0.0
     assert_holds(model, held, prompt)
     config = DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
-    drafter = Drafter(config)
+    drafter = RecurrentDrafter(config)
     architectures.randomise(drafter, 0)
     attending = SpeculativeModel(architectures.build("llama"), drafter)
     assert calibrate(attending).replay == 0.0

@@ -26,7 +26,7 @@ from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.drafting.config import DrafterConfig
-from mlx_redrafter.drafting.drafter import Drafter
+from mlx_redrafter.drafting.recurrent_drafter import RecurrentDrafter
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.decode import DecodingConfig, decode
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -276,7 +276,7 @@ def test_quantised_keys_beside_recurrent_state(
 @pytest.mark.parametrize("name", ["qwen3_next", "lfm2", "falcon_h1", "rwkv7"])
 def test_a_beam_searchs_trees_change_nothing(name: str) -> None:
     """Trees that are made on the device; greedy, and sampled with the noise of each position."""
-    drafter = Drafter(
+    drafter = RecurrentDrafter(
         DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
     )
     architectures.randomise(drafter, 0)

@@ -370,9 +370,9 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "rnn_u" in refusal(lambda: load_drafter(tmp_path))
 
 
-def test_a_map_to_tokens_that_do_not_exist_is_refused(tmp_path: Path) -> None:
+def test_a_map_to_other_than_ascending_tokens_is_refused(tmp_path: Path) -> None:
     drafter = models.build_drafter(draft_vocab_size=4)
-    for tokens in ([0, 1, 2, 64], [-1, 0, 1, 2]):
+    for tokens in ([0, 1, 2, 64], [-1, 0, 1, 2], [0, 2, 1, 3], [0, 1, 1, 2]):
         drafter.draft_tokens = mx.array(tokens, dtype=mx.int32)
         save_drafter(tmp_path, drafter)
         assert "draft_tokens" in refusal(lambda: load_drafter(tmp_path))

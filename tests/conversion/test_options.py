@@ -1,7 +1,9 @@
-"""Options that would have no effect on what is converted."""
+"""The options of a conversion: those that mlx-lm has, and those that would have no effect."""
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 from conversion_models import write_target
 from gguf_models import tiny_gguf
+from mlx_lm.convert import MODEL_CONVERSION_DTYPES, QUANT_RECIPES
 
 from mlx_redrafter.conversion import convert
-from mlx_redrafter.conversion.options import Options
+from mlx_redrafter.conversion.options import DTYPES, RECIPES, Options
 from mlx_redrafter.errors import RedrafterError
 
 pytestmark = pytest.mark.torch
@@ -20,6 +23,18 @@ pytestmark = pytest.mark.torch
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_target(tmp_path_factory.mktemp("checkpoints") / "tiny-llama")
+
+
+def test_choices_are_those_of_mlx_lm() -> None:
+    assert [*RECIPES] == QUANT_RECIPES
+    assert [*DTYPES] == MODEL_CONVERSION_DTYPES
+
+
+def test_the_function_has_the_options_that_the_flags_have() -> None:
+    parameters = dict(inspect.signature(convert).parameters)
+    del parameters["progress"]
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    assert defaults == {one.name: one.default for one in fields(Options)}
 
 
 def test_a_group_size_serves_a_drafter_alone() -> None:
