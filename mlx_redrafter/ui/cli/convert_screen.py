@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.progress import TaskProgressColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..bars import StageBars, WordsColumn, bar_column
 from ..fitting import Fields, Figures
 from ..model_flags import chat_command
 from ..output import make_console
@@ -61,20 +59,6 @@ def explain() -> None:
         parts += [Text(), Text(title, style="bold"), Text(command, style="cyan")]
     parts += [Text(), Text("python convert.py --help lists every flag.", style="dim")]
     make_console().print(Panel(Group(*parts), title="convert.py", border_style="chat.border"))
-
-
-class ProgressScreen(StageBars):
-    """Progress bars, one a stage; a context manager around the work."""
-
-    def __init__(self) -> None:
-        console = make_console()
-        columns = (
-            WordsColumn("{task.description}"),
-            bar_column(console),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        super().__init__(console, *columns)
 
 
 def show_report(report: ConversionReport, load_words: Sequence[str] = ()) -> None:
