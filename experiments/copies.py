@@ -27,10 +27,9 @@ from interleaved import MLX_LM, ROOT, Run, measure, mlx_lm_answer, read_prompts,
 from rich.console import Console
 from rich.table import Table
 
-from mlx_redrafter import Planner, SpeculativeModel, load, stream_generate
+from mlx_redrafter import SpeculativeModel, load, stream_generate
 from mlx_redrafter.benchmark.environment import environment
-from mlx_redrafter.planning.cost_store import load_costs
-from mlx_redrafter.planning.headless_planner import HeadlessPlanner
+from mlx_redrafter.planning.planner_for import planner_for
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
@@ -55,9 +54,9 @@ def contestants(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     if model.drafter is not None:
         models |= {HEAD: model, BOTH: model}
     if not args.fixed:
-        alone.planner = HeadlessPlanner(lambda: load_costs(alone))
+        alone.planner = planner_for(alone, at_once=False)
         if model.drafter is not None:
-            model.planner = Planner.for_model(model)
+            model.planner = planner_for(model)
     return {name: models[name] for name in models if _takes_part(name, args)}, tokenizer
 
 

@@ -162,7 +162,7 @@ def test_settings_of_answers_are_told_and_changed() -> None:
     session = make_session()
     assert run("/max-tokens 9", session).said == ["Answers are 9 tokens long at most."]
     assert run("/marks off", session).said == ["Marks are off."]
-    assert run("/marks", session).said == ["Marks are on."]
+    assert run("/marks on", session).said == ["Marks are on."]
     assert run("/thoughts off", session).said == ["Thoughts are folded away."]
     for clear in ("none", "clear"):
         run("/system Be brief.", session)
