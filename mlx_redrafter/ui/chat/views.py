@@ -81,9 +81,9 @@ def legend(session: Session) -> Text:
     return text
 
 
-def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """A horizontal bar for a share from 0 to 1."""
-    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+def bar(share: float) -> str:
+    """A horizontal bar for a share from 0 to 1, of ``BAR_WIDTH`` cells where it is all."""
+    eighths = round(min(1.0, max(0.0, share)) * BAR_WIDTH * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + (EIGHTHS[rest] if rest else "")
 

@@ -11,6 +11,8 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
+from ...system.files import size_words
+from ..amounts import count_words
 from ..fitting import Fields, Figures
 from ..model_flags import chat_command
 from ..output import make_console
@@ -94,19 +96,11 @@ def show_report(report: ConversionReport, load_words: Sequence[str] = ()) -> Non
 
 def _sizes(part: PartReport) -> tuple[str, str, str, str]:
     return (
-        _scaled(part.parameters, ""),
-        _scaled(part.bytes_before, "B"),
-        _scaled(part.bytes_after, "B"),
+        count_words(part.parameters),
+        size_words(part.bytes_before),
+        size_words(part.bytes_after),
         f"{part.bits_per_weight:.2f}",
     )
-
-
-def _scaled(count: int, unit: str) -> str:
-    """With a prefix for thousands, millions or billions (of bytes: kB, MB, GB)."""
-    for size, prefix in ((1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:,.2f} {prefix}{unit}"
-    return f"{count} {unit}".rstrip()
 
 
 def _layers(part: PartReport) -> str:
