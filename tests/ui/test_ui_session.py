@@ -6,7 +6,6 @@ from typing import Any
 
 import architectures
 import pytest
-from bundles import make_bundle
 from chat_fakes import FACTS, CharTokenizer, FakeStream, make_session
 
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -245,11 +244,6 @@ def test_a_retry_that_is_never_read_loses_nothing() -> None:
     assert session.messages == before
     list(session.ask("more"))
     assert len(session.messages) == 4
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 @pytest.mark.parametrize("draft", [False, True])
