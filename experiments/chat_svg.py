@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.planning.planner import Planner
+from mlx_redrafter.planning.planner_for import planner_for
 from mlx_redrafter.system.files import atomic_path
 from mlx_redrafter.system.own_models import pocket_path
 from mlx_redrafter.ui.chat import views
@@ -72,7 +72,7 @@ def main() -> int:
     try:
         session = load_session(options.model, ChatSettings())
         if session.model.drafter is not None:
-            session.planner = Planner.for_model(session.model)
+            session.plan_with(planner_for(session.model))
             # Once for the caches and the beam search to warm up, as after a minute of chatting.
             for question in questions:
                 list(session.ask(question))

@@ -23,14 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
-from interleaved import MLX_LM, ROOT, Run, measure, mlx_lm_answer, read_prompts, run_script
+from interleaved import (
+    MLX_LM,
+    ROOT,
+    Run,
+    answer,
+    measure,
+    ratios,
+    read_prompts,
+    run_script,
+    same_texts,
+)
 from rich.console import Console
 from rich.table import Table
 
-from mlx_redrafter import Planner, SpeculativeModel, load, stream_generate
+from mlx_redrafter import SpeculativeModel, load
 from mlx_redrafter.benchmark.environment import environment
-from mlx_redrafter.planning.cost_store import load_costs
-from mlx_redrafter.planning.headless_planner import HeadlessPlanner
+from mlx_redrafter.planning.planner_for import planner_for
 from mlx_redrafter.text.prompts import encode_prompt
 from mlx_redrafter.ui.cli.benchmark_view import circumstances
 
@@ -55,9 +64,9 @@ def contestants(args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     if model.drafter is not None:
         models |= {HEAD: model, BOTH: model}
     if not args.fixed:
-        alone.planner = HeadlessPlanner(lambda: load_costs(alone))
+        alone.planner = planner_for(alone, at_once=False)
         if model.drafter is not None:
-            model.planner = Planner.for_model(model)
+            model.planner = planner_for(model)
     return {name: models[name] for name in models if _takes_part(name, args)}, tokenizer
 
 
@@ -67,24 +76,16 @@ def _takes_part(name: str, args: argparse.Namespace) -> bool:
     return args.only is None or name in args.only
 
 
-def answer(name: str, model: Any, tokenizer: Any, ids: list[int], args: Any) -> Iterator[Any]:
-    """Responses of one contestant for one prompt."""
-    if name == MLX_LM:
-        return mlx_lm_answer(model, tokenizer, ids, args.max_tokens, args.temp, args.seed)
+def drafting(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """How one contestant drafts."""
     width, length, budget = args.fixed or (None, None, None)
-    return stream_generate(
-        model,
-        tokenizer,
-        ids,
-        max_tokens=args.max_tokens,
-        temperature=args.temp,
-        seed=args.seed,
-        draft=name != PLAIN,
-        copy=name in (COPIES, BOTH),
-        beam_width=width,
-        beam_length=length,
-        node_budget=budget,
-    )
+    return {
+        "draft": name != PLAIN,
+        "copy": name in (COPIES, BOTH),
+        "beam_width": width,
+        "beam_length": length,
+        "node_budget": budget,
+    }
 
 
 def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
@@ -92,25 +93,19 @@ def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
     last = repeats[-1]
     result: dict[str, Any] = {}
     for name, run in last.items():
-        row: dict[str, Any] = {"tokens_per_second": median_of(repeats, name), "tokens": run.tokens}
+        rate = statistics.median(runs[name].rate for runs in repeats)
+        row: dict[str, Any] = {"tokens_per_second": rate, "tokens": run.tokens}
         for other in (MLX_LM, PLAIN):
             if other in last:
-                row[f"over_{other}"] = statistics.median(
-                    runs[name].rate / runs[other].rate for runs in repeats
-                )
-                row[f"generation_over_{other}"] = statistics.median(
-                    runs[name].generation_rate / runs[other].generation_rate for runs in repeats
-                )
+                generation = ratios(repeats, name, other, "generation_rate")
+                row[f"over_{other}"] = statistics.median(ratios(repeats, name, other))
+                row[f"generation_over_{other}"] = statistics.median(generation)
         if run.stats.steps:
             row["stats"] = run.stats.to_dict()
         first = next(iter(last.values()))
-        row["same_texts"] = sum(a == b for a, b in zip(run.texts, first.texts, strict=True))
+        row["same_texts"] = same_texts(run, first)
         result[name] = row
     return result
-
-
-def median_of(repeats: list[dict[str, Run]], name: str) -> float:
-    return statistics.median(runs[name].rate for runs in repeats)
 
 
 def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
@@ -173,7 +168,10 @@ def main() -> None:
     results: dict[str, dict[str, Any]] = {}
 
     def answer_of(name: str, ids: list[int]) -> Iterator[Any]:
-        return answer(name, models[name], tokenizer, ids, args)
+        return answer(
+            name, models[name], tokenizer, ids, max_tokens=args.max_tokens, temperature=args.temp,
+            seed=args.seed, **drafting(name, args),
+        )  # fmt: skip
 
     for task in args.tasks:
         prompts = [encode_prompt(tokenizer, prompt) for prompt in prompts_of(task, args.count)]

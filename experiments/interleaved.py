@@ -15,7 +15,7 @@ from mlx_lm.generate import stream_generate as mlx_lm_stream
 from mlx_lm.sample_utils import make_sampler
 from rich.progress import track
 
-from mlx_redrafter import AcceptanceStats, RedrafterError
+from mlx_redrafter import AcceptanceStats, RedrafterError, stream_generate
 from mlx_redrafter.benchmark.prompts import read_conversations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +89,50 @@ def mlx_lm_answer(
     ):
         model.target.take_cores(1)
         yield response
+
+
+def answer(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    ids: list[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    **drafting: Any,
+) -> Iterator[Any]:
+    """Responses to one prompt: mlx-lm's own, or what is decoded here with options of drafting."""
+    if name == MLX_LM:
+        return mlx_lm_answer(model, tokenizer, ids, max_tokens, temperature, seed)
+    return stream_generate(
+        model,
+        tokenizer,
+        ids,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        **drafting,
+    )
+
+
+def ratios(
+    repeats: Sequence[dict[str, Run]], name: str, over: str, rate: str = "rate"
+) -> list[float]:
+    """A contestant's rate over another's in the same repeat, for each repeat.
+
+    Args:
+        repeats: From :func:`measure`.
+        name: The contestant.
+        over: The other one.
+        rate: Which of :class:`Run`'s rates.
+    """
+    return [getattr(runs[name], rate) / getattr(runs[over], rate) for runs in repeats]
+
+
+def same_texts(one: Run, other: Run) -> int:
+    """How many answers of two contestants are equal."""
+    return sum(a == b for a, b in zip(one.texts, other.texts, strict=True))
 
 
 def measure(

@@ -14,16 +14,25 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx_redrafter  # isort: skip  # noqa: F401  (loads OpenBLAS before mlx)
-from interleaved import MLX_LM, ROOT, Run, measure, mlx_lm_answer, read_prompts, run_script
+from interleaved import (
+    MLX_LM,
+    ROOT,
+    Run,
+    answer,
+    measure,
+    ratios,
+    read_prompts,
+    run_script,
+    same_texts,
+)
 from rich.console import Console
 from rich.table import Table
 
-from mlx_redrafter import Planner, load, stream_generate
+from mlx_redrafter import Planner, load
 from mlx_redrafter.benchmark.environment import environment
 from mlx_redrafter.benchmark.prompts import own_prompts
 from mlx_redrafter.text.prompts import encode_prompt
@@ -32,25 +41,15 @@ from mlx_redrafter.ui.cli.benchmark_view import circumstances
 ENGINES = (MLX_LM, "plain", "drafted")
 
 
-def answer(
-    engine: str, model: Any, tokenizer: Any, ids: list[int], args: Any, temperature: float
-) -> Iterator[Any]:
-    """Responses of one engine for one prompt."""
-    if engine == MLX_LM:
-        return mlx_lm_answer(model, tokenizer, ids, args.max_tokens, temperature, args.seed)
-    return stream_generate(
-        model,
-        tokenizer,
-        ids,
-        max_tokens=args.max_tokens,
-        temperature=temperature,
-        seed=args.seed,
-        draft=engine == "drafted",
-        beam_width=args.beam_width,
-        beam_length=args.beam_length,
-        node_budget=args.node_budget,
-        planner=args.planner if engine == "drafted" else None,
-    )
+def drafting(engine: str, planner: Planner | None, args: argparse.Namespace) -> dict[str, Any]:
+    """How one engine drafts."""
+    return {
+        "draft": engine == "drafted",
+        "beam_width": args.beam_width,
+        "beam_length": args.beam_length,
+        "node_budget": args.node_budget,
+        "planner": planner if engine == "drafted" else None,
+    }
 
 
 def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
@@ -59,25 +58,21 @@ def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for engine in ENGINES:
         rates = [runs[engine].rate for runs in repeats]
-        ratios = [runs[engine].rate / runs["mlx-lm"].rate for runs in repeats]
+        over = ratios(repeats, engine, MLX_LM)
         result[engine] = {
             "tokens_per_second": statistics.median(rates),
-            "ratio_to_mlx_lm": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
+            "ratio_to_mlx_lm": statistics.median(over),
+            "ratio_min": min(over),
+            "ratio_max": max(over),
             "tokens": last[engine].tokens,
         }
     for engine in ("plain", "drafted"):
         stats = last[engine].stats
         result[engine]["stats"] = stats.to_dict()
         result[engine]["evaluations_per_step"] = stats.evaluations / max(1, stats.steps)
-    result["drafted"]["ratio_to_plain"] = statistics.median(
-        runs["drafted"].rate / runs["plain"].rate for runs in repeats
-    )
-    pairs = zip(last["plain"].texts, last["drafted"].texts, strict=True)
-    result["identical_plain_drafted"] = sum(a == b for a, b in pairs)
-    pairs = zip(last["plain"].texts, last["mlx-lm"].texts, strict=True)
-    result["identical_plain_mlx_lm"] = sum(a == b for a, b in pairs)
+    result["drafted"]["ratio_to_plain"] = statistics.median(ratios(repeats, "drafted", "plain"))
+    result["identical_plain_drafted"] = same_texts(last["plain"], last["drafted"])
+    result["identical_plain_mlx_lm"] = same_texts(last["plain"], last[MLX_LM])
     result["prompts"] = len(last["plain"].texts)
     return result
 
@@ -132,7 +127,7 @@ def main() -> None:
     args = parse()
     console = Console(stderr=args.json)
     model, tokenizer = load(args.model, drafter=args.drafter, plan=False)
-    args.planner = Planner.for_model(model) if args.planned else None
+    planner = Planner.for_model(model) if args.planned else None
     rows = read_prompts(args.prompts or own_prompts(Path(args.model)), args.count)
     prompts = [encode_prompt(tokenizer, row) for row in rows]
     where = environment(sys.argv[1:], "python experiments/pocket.py")
@@ -141,7 +136,10 @@ def main() -> None:
         label = "greedy" if temperature == 0 else f"temperature {temperature:g}"
 
         def answer_of(engine: str, ids: list[int], temperature: float = temperature) -> Any:
-            return answer(engine, model, tokenizer, ids, args, temperature)
+            return answer(
+                engine, model, tokenizer, ids, max_tokens=args.max_tokens, temperature=temperature,
+                seed=args.seed, **drafting(engine, planner, args),
+            )  # fmt: skip
 
         result = summarise(measure(ENGINES, prompts, answer_of, args.repeats, label))
         report["results"][f"{temperature:g}"] = result

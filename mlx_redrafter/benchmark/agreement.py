@@ -43,10 +43,6 @@ class Difference:
     between: float | None
     best: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Agreement:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from .comparison import Comparison
 from .contestants import MLX_LM, Answer
@@ -40,9 +39,18 @@ class CategoryRow:
     tokens_per_second: float
     speedup: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class CategoryTable:
+    """The rows of a comparison as a table to draw: a line a category, two columns a contestant.
+
+    Attributes:
+        heads: Of all columns; the first is of categories.
+        lines: Cells of every category, as many as heads; of what is not known, empty.
+    """
+
+    heads: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
 
 
 def categories_of(names: Sequence[str]) -> list[str]:
@@ -64,6 +72,23 @@ def by_category(comparison: Comparison) -> list[CategoryRow]:
         chosen = [i for i, group in enumerate(groups) if category in (group, ALL)]
         rows += [_row(comparison, result.name, category, chosen) for result in comparison.results]
     return rows
+
+
+def category_table(comparison: Comparison) -> CategoryTable:
+    """Mean accepted length and speed-up by category, as the field's tables have them.
+
+    mlx-lm, which counts no steps and is what speed is compared with, has no columns.
+    """
+    rows = by_category(comparison)
+    names = [name for name in dict.fromkeys(row.contestant for row in rows) if name != MLX_LM]
+    heads = [f"{name}: {what}" for name in names for what in ("tokens/step", f"× {MLX_LM}")]
+    lines = []
+    for category in dict.fromkeys(row.category for row in rows):
+        own = {row.contestant: row for row in rows if row.category == category}
+        values = [value for n in names for value in (own[n].tokens_per_step, own[n].speedup)]
+        cells = ("" if value is None else f"{value:.2f}" for value in values)
+        lines.append((category, str(next(iter(own.values())).prompts), *cells))
+    return CategoryTable(("category", "prompts", *heads), tuple(lines))
 
 
 def _row(

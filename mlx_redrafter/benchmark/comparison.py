@@ -12,8 +12,7 @@ from .contestants import PLAIN, Contestant, Task
 from .environment import Environment
 from .measuring import Result, Round, summarise, turn_order
 from .prompts import Prompt
-
-FORMAT = 1
+from .writing import FORMAT
 
 
 @dataclass(frozen=True)

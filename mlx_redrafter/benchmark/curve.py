@@ -11,8 +11,8 @@ from ..errors import RedrafterError
 from ..planning.calibration import SIZES, calibrate
 from ..planning.costs import CostModel
 from .environment import Environment
+from .writing import FORMAT
 
-FORMAT = 1
 CONTEXTS = (0, 1024, 8192)
 
 

@@ -61,6 +61,21 @@ class Environment:
         """Ready for JSON."""
         return asdict(self)
 
+    def facts(self) -> dict[str, str]:
+        """All that people are shown, in words, by what it is about."""
+        commit = f", commit {self.commit}" if self.commit else ""
+        memory = f"{self.memory_bytes / 2**30:.0f} GiB" if self.memory_bytes else "not known"
+        return {
+            "command": self.command,
+            "date": self.date,
+            "versions": ", ".join(f"{k} {v}" for k, v in self.versions.items()) + commit,
+            "system": f"{self.system}, {self.architecture}",
+            "processor": f"{self.processor}, {self.cores} cores",
+            "memory": memory,
+            "device": f"{self.device}; BLAS: {self.blas}",
+            "power": self.power_source or "not known",
+        }
+
 
 def environment(arguments: Sequence[str], program: str = PROGRAM) -> Environment:
     """The circumstances as they are now.

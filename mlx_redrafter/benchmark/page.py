@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .categories import ALL, CategoryRow, by_category
+from .categories import ALL, CategoryTable, category_table
 from .comparison import Comparison
 from .contestants import PLAIN
 from .environment import Environment
@@ -25,7 +25,7 @@ def results_page(comparisons: Sequence[Comparison], model: str) -> str:
     for comparison in comparisons:
         temperature = comparison.settings["sampling"]["temperature"]
         parts.append(f"## Temperature {temperature:g}")
-        parts.append(_table(by_category(comparison)))
+        parts.append(_table(category_table(comparison)))
         parts += _texts(comparison)
     parts.append(
         "Tokens per step is the mean accepted length: tokens of text per forward of the target, "
@@ -52,18 +52,8 @@ def _file(path: object) -> str:
 
 
 def _circumstances(environment: Environment) -> str:
-    memory = environment.memory_bytes
-    commit = f", commit {environment.commit}" if environment.commit else ""
-    rows = {
-        "command": f"`{environment.command}`",
-        "date": environment.date,
-        "versions": ", ".join(f"{k} {v}" for k, v in environment.versions.items()) + commit,
-        "system": f"{environment.system}, {environment.architecture}",
-        "processor": f"{environment.processor}, {environment.cores} cores",
-        "memory": f"{memory / 2**30:.0f} GiB" if memory else "not known",
-        "device": f"{environment.device}; BLAS: {environment.blas}",
-        "power": environment.power_source or "not known",
-    }
+    facts = environment.facts()
+    rows = facts | {"command": f"`{facts['command']}`"}
     return "| | |\n|---|---|\n" + "\n".join(f"| {k} | {_cell(v)} |" for k, v in rows.items())
 
 
@@ -71,25 +61,16 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _table(rows: Sequence[CategoryRow]) -> str:
-    """A line for each category, two columns for each contestant."""
-    names = list(dict.fromkeys(row.contestant for row in rows))
-    heads = [f"{name}, {what}" for name in names for what in ("tokens/step", "× mlx-lm")]
-    lines = [
-        f"| category | prompts | {' | '.join(map(_cell, heads))} |",
-        f"|---|---|{'---|' * len(heads)}",
-    ]
-    for category in dict.fromkeys(row.category for row in rows):
-        own = {row.contestant: row for row in rows if row.category == category}
-        cells = [number(v) for n in names for v in (own[n].tokens_per_step, own[n].speedup)]
-        shown = f"**{category}**" if category == ALL else _cell(category)
-        lines.append(f"| {shown} | {own[names[0]].prompts} | {' | '.join(cells)} |")
+def _table(table: CategoryTable) -> str:
+    lines = [_line(table.heads), f"|{'---|' * len(table.heads)}"]
+    for category, *cells in table.lines:
+        shown = f"**{category}**" if category == ALL else category
+        lines.append(_line((shown, *cells)))
     return "\n".join(lines)
 
 
-def number(value: float | None) -> str:
-    """Two digits, nothing where there is none."""
-    return "" if value is None else f"{value:.2f}"
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _texts(comparison: Comparison) -> list[str]:

@@ -30,7 +30,7 @@ def check_matplotlib() -> None:
 
 def plot_comparison(comparison: Comparison, directory: Path) -> list[Path]:
     """Speed of each contestant, and acceptance by depth; returns the picture's path."""
-    figure = _figure(1, 2)
+    figure = _figure(1)
     speeds, depths = figure.subplots(1, 2)
     names = [result.name for result in comparison.results]
     rates = [result.tokens_per_second for result in comparison.results]
@@ -63,7 +63,7 @@ def plot_sweep(sweep: Sweep, directory: Path) -> list[Path]:
 
 def plot_costs(curve: CostCurve, directory: Path) -> list[Path]:
     """T(n), and what it takes to break even; returns the picture's path."""
-    figure = _figure(1, 2)
+    figure = _figure(1)
     seconds, even = figure.subplots(1, 2)
     costs = curve.costs
     for context, row, plain in zip(costs.contexts, costs.verify, costs.plain, strict=True):
@@ -85,7 +85,7 @@ def plot_costs(curve: CostCurve, directory: Path) -> list[Path]:
 def _heat_maps(points: Sequence[Point]) -> Any:
     """A row for each temperature: tokens per step and speed over plain, width against length."""
     temperatures = list(dict.fromkeys(point.temperature for point in points))
-    figure = _figure(len(temperatures), 2)
+    figure = _figure(len(temperatures))
     grid = figure.subplots(len(temperatures), 2, squeeze=False)
     for axes, temperature in zip(grid, temperatures, strict=True):
         here = [point for point in points if point.temperature == temperature]
@@ -123,7 +123,7 @@ def _heat_map(
 def _curves(points: Sequence[Point]) -> Any:
     """A row for each temperature: the same two against the length, a line for each width."""
     temperatures = list(dict.fromkeys(point.temperature for point in points))
-    figure = _figure(len(temperatures), 2)
+    figure = _figure(len(temperatures))
     grid = figure.subplots(len(temperatures), 2, squeeze=False)
     for axes, temperature in zip(grid, temperatures, strict=True):
         here = [point for point in points if point.temperature == temperature]
@@ -165,9 +165,9 @@ def _figure_class() -> Any:
     return Figure
 
 
-def _figure(rows: int, columns: int) -> Any:
-    """An empty figure of its own: no window, and nothing kept by matplotlib."""
-    size = (PANEL[0] * columns, PANEL[1] * rows)
+def _figure(rows: int) -> Any:
+    """An empty figure of its own, two panels wide: no window, and nothing kept by matplotlib."""
+    size = (PANEL[0] * 2, PANEL[1] * rows)
     return _figure_class()(figsize=size, layout="constrained")
 
 

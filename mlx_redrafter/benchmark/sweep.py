@@ -6,7 +6,7 @@ at one temperature and precision, measured against plain decoding that takes tur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -19,8 +19,7 @@ from .contestants import DRAFTED, PLAIN, Ours, Task
 from .environment import Environment
 from .measuring import Spread, measure, summarise
 from .prompts import Prompt
-
-FORMAT = 1
+from .writing import FORMAT
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,6 @@ def sweep_shapes(
     task: Task,
     shapes: Sequence[BeamShape],
     repeats: int,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Point]:
     """Measure shapes one after the other, each against plain decoding in turns.
 
@@ -185,14 +183,13 @@ def sweep_shapes(
         task: How; its temperature is the points'.
         shapes: What to draft.
         repeats: Times that each shape and plain decoding answer all prompts.
-        progress: Called with (answers done, answers to do) for each shape.
 
     Yields:
         A point when it is measured.
     """
     for shape in shapes:
         contestants = (Ours(model), Ours(model, DRAFTED, shape=shape))
-        rounds = list(measure(contestants, prompts, task, repeats, progress))
+        rounds = list(measure(contestants, prompts, task, repeats))
         plain, drafted = summarise(contestants, rounds)
         agreement = compare(contestants[1], PLAIN, prompts, rounds, model, task.sampling)
         assert drafted.stats is not None

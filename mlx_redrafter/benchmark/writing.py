@@ -15,6 +15,8 @@ from ..system.directories import require_directories
 from ..system.disk import writing
 from ..system.files import atomic_path, behind_link, is_stream, is_there, write_json
 
+FORMAT = 1  # of reports as JSON, whatever their kind
+
 
 class Report(Protocol):
     """Anything with a document and a table."""

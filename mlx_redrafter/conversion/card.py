@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..system.files import size_words
 from .report import PartReport
 
 DRAFTER_HEADING = "## Drafter"
@@ -93,7 +94,5 @@ def _with_section(text: str, section: str) -> str:
 
 
 def _size(part: PartReport) -> str:
-    return (
-        f"{part.parameters / 1e6:,.1f} million parameters at {part.bits_per_weight:.2f} bits, "
-        f"{part.bytes_after / 1e6:,.1f} MB"
-    )
+    millions, bits = f"{part.parameters / 1e6:,.1f}", f"{part.bits_per_weight:.2f}"
+    return f"{millions} million parameters at {bits} bits, {size_words(part.bytes_after)}"

@@ -102,7 +102,7 @@ class SpeculativeModel:
         self.recorded = kind_or_none(recorded, "recorded", RecordedDrafts)
         self.leader: Leader | None = None
         self._planner: ShapePlanner | None = None
-        self._make_planner: Callable[[], ShapePlanner] | None = None
+        self._make_planner: Callable[[], ShapePlanner | None] | None = None
         self.head = drafter if isinstance(drafter, Drafter) else None
         beside = several(beside, "beside", "a list of draft sources")
         own = [] if drafter is None or self.head is not None else [drafter]
@@ -165,7 +165,7 @@ class SpeculativeModel:
     def planner(self, planner: ShapePlanner | None) -> None:
         self._planner, self._make_planner = planner, None
 
-    def plan_with(self, make: Callable[[], ShapePlanner]) -> None:
+    def plan_with(self, make: Callable[[], ShapePlanner | None]) -> None:
         """Have the planner made when it is first asked for."""
         self._make_planner = make
 

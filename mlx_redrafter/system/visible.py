@@ -56,9 +56,9 @@ def visible_line(text: str, limit: int | None = None) -> str:
     return f"{line[:head]} ... {line[head + 5 - limit :]}"
 
 
-def visible_json(value: Any, indent: int | None = None) -> str:
+def visible_json(value: Any) -> str:
     """``value`` as JSON in which nothing steers a terminal: such characters are escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json.dumps(value, ensure_ascii=False)
     return _HIDDEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 

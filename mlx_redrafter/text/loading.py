@@ -22,9 +22,7 @@ from ..drafting.shared_head import share_rows
 from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError, SharedError
 from ..gguf import Progress
-from ..planning.cost_store import load_costs, measure_there
-from ..planning.headless_planner import HeadlessPlanner
-from ..planning.planner import Planner
+from ..planning.planner_for import planner_for
 from ..ranges import check_flags, check_texts, function_of, of_kind
 from ..system.files import local_path, require_reach
 from ..system.rank_watch import current_ranks
@@ -210,10 +208,8 @@ def load(
     loaded = SpeculativeModel(
         target, head, name=located.name, config=config, ranks=ranks, recorded=recorded
     )
-    if plan and head is not None:
-        loaded.plan_with(lambda: Planner.for_model(loaded))
-    elif plan and target.refusal is None:
-        loaded.planner = HeadlessPlanner(lambda: load_costs(loaded), partial(measure_there, loaded))
+    if plan:
+        loaded.plan_with(lambda: planner_for(loaded, at_once=False))
     return (loaded, tokenizer, stated) if return_config else (loaded, tokenizer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -54,7 +54,7 @@ class JsonAnswer:
             tokens: Prompt and text, int (k,); called once for each token, in their order.
             logits: (1, vocab_size).
         """
-        text: list[int] = tokens.tolist()
+        text = cast("list[int]", tokens.tolist())
         if not self._seen:
             self._prompt = len(text)
             self._free = first_kind(self._tokenizer, text) == THOUGHTS

@@ -1,1 +1,1 @@
-"""What people see: the chat and the command lines. Only this room prints."""
+"""What people see: the chat and the command lines. Only this part and the server print."""

@@ -1,12 +1,22 @@
-"""Progress bars that come when a stage begins: training, conversion."""
+"""Progress bars: one while something is done, or one for each stage as it begins."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 Bars = TypeVar("Bars", bound="StageBars")
@@ -34,17 +44,45 @@ def bar_column(console: Console, widest: int = 40) -> BarColumn:
     return BarColumn(bar_width=max(4, min(widest, console.width // 4)))
 
 
+@contextmanager
+def passing_bar(
+    console: Console, words: str, check: Callable[[], None]
+) -> Iterator[Callable[[int, int], None]]:
+    """Show ``words`` and a bar until the block ends; gives what is told (done, to do).
+
+    Args:
+        console: Where it is drawn.
+        words: What is done.
+        check: Called whenever something is told; what it raises ends the work.
+    """
+    columns = (WordsColumn(words), bar_column(console), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(done: int, total: int) -> None:
+            check()
+            bar.update(task, completed=done, total=total)
+
+        yield tell
+
+
 class StageBars:
     """One bar a stage; a context manager around the work.
 
     Args:
         console: Where they are drawn.
-        columns: Rich's columns of a bar.
+        columns: Rich's columns of a bar; by default the stage, the share done and the time left.
         fields: First values of the columns' own fields.
     """
 
     def __init__(self, console: Console, *columns: ProgressColumn, **fields: Any):
-        self._bars = Progress(*columns, console=console)
+        usual = (
+            WordsColumn("{task.description}"),
+            bar_column(console),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bars = Progress(*(columns or usual), console=console)
         self._fields = fields
         self._tasks: dict[str, TaskID] = {}
 

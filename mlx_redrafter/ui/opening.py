@@ -37,18 +37,10 @@ def _bring(model: str, revision: str | None, *, quiet: bool) -> None:
             complain(f"{model} has no other revisions, so --revision is not used.")
     if is_file(local_path(model) / CONFIG_FILE):
         return  # most are, and nothing slow is imported for them
-    from rich.progress import TaskProgressColumn, TimeRemainingColumn
-
     from ..text.places import locate
-    from .bars import StageBars, WordsColumn, bar_column
+    from .bars import StageBars
     from .output import make_console
 
     console = make_console(errors=True, quiet=quiet)
-    columns = (
-        WordsColumn("{task.description}"),
-        bar_column(console),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with StageBars(console, *columns) as bars:
+    with StageBars(console) as bars:
         locate(model, revision=revision, progress=bars.move)

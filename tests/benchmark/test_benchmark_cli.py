@@ -354,6 +354,10 @@ def test_run_by_category_at_both_temperatures(bundle, sorted_questions, tmp_path
     shown = " ".join(capsys.readouterr().out.split())
     assert "multi-turn conversation" in shown
     assert "drafted: tokens/step" in shown
+    # mlx-lm counts no steps, and is what speed is compared with.
+    for drawn in (text, shown):
+        assert "plain: × mlx-lm" in drawn
+        assert "mlx-lm: tokens/step" not in drawn
     # The whole is not the mean of its parts but counts every token once.
     drafted = report["runs"][0]["contestants"][2]["stats"]
     row = next(line for line in text.splitlines() if line.startswith("| **all**"))

@@ -85,31 +85,25 @@ def test_in_a_batch() -> None:
     assert made == [plain, greedy, plain]
 
 
-def test_it_is_not_asked_what_follows_the_end() -> None:
-    target = models.shared("llama")
-    plain = ids(SpeculativeModel(target), counting(draft=False))
-    end = plain[10]
-    wanted = plain[: plain.index(end) + 1]
-    source = models.ScriptedSource(PROMPT + plain, full=True, max_depth=6)
-    config = replace(counting(), eos_token_ids=frozenset([end]))
-    assert ids(SpeculativeModel(target, source), config) == wanted
-    (processor,) = config.logits_processors
-    assert isinstance(processor, Counting)
-    assert processor.texts[-1] == PROMPT + wanted[:-1]
-
-
 def test_the_first_child_with_a_token() -> None:
     tree = HostTree((5, 7, 9, 7, 7), (-1, 0, 1, 0, 1), (0.0,) * 5)
     assert [tree.child(0, 7), tree.child(1, 7), tree.child(0, 9)] == [1, 4, None]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 7, 12])
-def test_it_is_not_asked_what_follows_the_last_token(limit: int) -> None:
+@pytest.mark.parametrize("limit", [1, 2, 7, 12, None])
+def test_it_is_not_asked_what_follows_the_last_token(limit: int | None) -> None:
+    """The last token that max_tokens allows, or where there is no such limit, the end of text."""
     target = models.shared("llama")
     plain = ids(SpeculativeModel(target), counting(draft=False))
     source = models.ScriptedSource(PROMPT + plain, full=True, max_depth=6)
-    config = replace(counting(), max_tokens=limit)
-    assert ids(SpeculativeModel(target, source), config) == plain[:limit]
+    if limit is None:
+        end = plain[10]
+        wanted = plain[: plain.index(end) + 1]
+        config = replace(counting(), eos_token_ids=frozenset([end]))
+    else:
+        wanted = plain[:limit]
+        config = replace(counting(), max_tokens=limit)
+    assert ids(SpeculativeModel(target, source), config) == wanted
     (processor,) = config.logits_processors
     assert isinstance(processor, Counting)
-    assert processor.texts[-1] == PROMPT + plain[: limit - 1]
+    assert processor.texts[-1] == PROMPT + wanted[:-1]

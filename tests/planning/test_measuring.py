@@ -52,23 +52,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_times_that_repeat_are_believed(clock: Clock) -> None:
-    timed = time_in_turns(clock.calls([lambda _: 0.002, lambda _: 0.003]))
-    assert timed.seconds == pytest.approx((0.002, 0.003))
-    assert not timed.doubtful
-
-
-def test_a_fall_that_repeats_is_the_machines(clock: Clock) -> None:
-    """Sixteen rows may cost less than twelve, where kernels work in tiles."""
-    timed = time_in_turns(clock.calls([lambda _: 0.002, lambda _: 0.009, lambda _: 0.003]))
-    assert timed.seconds == pytest.approx((0.002, 0.009, 0.003))
-    assert not timed.doubtful
-
-
-def test_a_busy_while_is_measured_again(clock: Clock) -> None:
-    """The second block is slow throughout; the third agrees with nobody, the fourth with it."""
-    timed = time_in_turns(clock.calls([lambda n: 0.02 if 5 <= n < 10 else 0.002, lambda _: 0.003]))
-    assert timed.seconds == pytest.approx((0.002, 0.003))
+@pytest.mark.parametrize(
+    ("calls", "seconds"),
+    [
+        pytest.param([lambda _: 0.002, lambda _: 0.003], (0.002, 0.003), id="times that repeat"),
+        # Sixteen rows may cost less than twelve, where kernels work in tiles.
+        pytest.param(
+            [lambda _: 0.002, lambda _: 0.009, lambda _: 0.003],
+            (0.002, 0.009, 0.003),
+            id="a fall that repeats",
+        ),
+        # The second block is slow throughout; the third agrees with nobody, the fourth with it.
+        pytest.param(
+            [lambda n: 0.02 if 5 <= n < 10 else 0.002, lambda _: 0.003],
+            (0.002, 0.003),
+            id="a busy while",
+        ),
+    ],
+)
+def test_times_are_believed_once_they_repeat(
+    calls: list[Callable[[int], float]], seconds: tuple[float, ...], clock: Clock
+) -> None:
+    timed = time_in_turns(clock.calls(calls))
+    assert timed.seconds == pytest.approx(seconds)
     assert not timed.doubtful
 
 

@@ -1,4 +1,4 @@
-"""A server before a scripted engine; files that need another one have their own."""
+"""A server before a scripted engine; files have parts of their own, or another server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
+
+from mlx_redrafter.server.settings import ServerSettings
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,24 @@ def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
 
 
 @pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Iterator[Live]:
+def server_settings() -> ServerSettings:
+    """The default ones."""
+    return ServerSettings()
+
+
+@pytest.fixture(scope="module")
+def context() -> int:
+    """Tokens of prompt and answer at most."""
+    return 4096
+
+
+@pytest.fixture(scope="module")
+def live(
+    tokenizer: TokenizerWrapper,
+    engine: ScriptedSequences,
+    server_settings: ServerSettings,
+    context: int,
+) -> Iterator[Live]:
     """A server before it."""
-    with serve_scripted(tokenizer, engine) as live:
+    with serve_scripted(tokenizer, engine, server_settings, context=context) as live:
         yield live

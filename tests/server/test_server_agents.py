@@ -27,9 +27,8 @@ LOOK = {"type": "object", "properties": {"at": {"type": "string"}}, "required": 
 
 
 @pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper, engine: ScriptedSequences) -> Iterator[Live]:
-    with serve_scripted(tokenizer, engine, context=8192) as live:
-        yield live
+def context() -> int:
+    return 8192
 
 
 def events(live: Live, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:

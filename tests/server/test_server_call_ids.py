@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, serve_scripted, tool_tokenizer
+from live_server import Live, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from scripted_answers import ANSWERS, script
+from scripted_answers import ANSWERS
 
 from mlx_redrafter.server.protocol.task import Conversation, Task
 from mlx_redrafter.server.work.call_ids import with_short_ids
@@ -36,16 +35,10 @@ CHECKED = (
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
     made = tool_tokenizer(tmp_path_factory.mktemp("strict"))
     made._tokenizer.chat_template = CHECKED
     return made
-
-
-@pytest.fixture(scope="module")
-def live(strict: TokenizerWrapper) -> Iterator[Live]:
-    with serve_scripted(strict, script(strict)) as live:
-        yield live
 
 
 def post(live: Live, path: str, **body: Any) -> Any:
@@ -146,12 +139,12 @@ def test_what_has_the_form_keeps_its_id() -> None:
 
 @pytest.mark.parametrize("later", [False, True])
 def test_instructions_keep_their_place_where_only_ids_are_wrong(
-    strict: TokenizerWrapper, later: bool
+    tokenizer: TokenizerWrapper, later: bool
 ) -> None:
     messages = [{"role": "system", "content": "A"}, *turns("a", "a")]
     messages += [{"role": "system", "content": "B"}] if later else []
-    encoded = encode(strict, Task(Conversation(messages)), 10_000)
-    text = strict.decode(encoded.ids)
+    encoded = encode(tokenizer, Task(Conversation(messages)), 10_000)
+    text = tokenizer.decode(encoded.ids)
     assert text.startswith("<|system|>A<|end|>")
     assert text.partition("r=")[2].partition("<|assistant|>")[0][9:] == (
         "<|end|><|user|>B<|end|>" if later else "<|end|>"

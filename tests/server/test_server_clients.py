@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, at_once, eventually, serve_scripted
+from live_server import Live, ScriptedSequences, at_once, eventually, openai_client, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS, LONG, script
 
@@ -42,7 +42,7 @@ def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
 
 @pytest.fixture(scope="module")
 def client(live: Live) -> Any:
-    return openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+    return openai_client(live)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 import openai
 import pytest
 from bundles import make_bundle
-from live_server import Live, at_once, eventually, serve
+from live_server import Live, at_once, eventually, openai_client, serve
 
 import models
 from mlx_redrafter import generate, load
@@ -163,7 +163,7 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one() -> None:
 
 
 def test_requests_that_begin_alike_wait_for_the_first_to_be_read(live: Live) -> None:
-    client = client_of(live)
+    client = openai_client(live)
     story = "the quick brown fox jumps over the lazy dog. " * 12
     cached: list[int] = []
 
@@ -246,17 +246,13 @@ def serving(spec: ModelSpec, settings: ServerSettings) -> Iterator[Live]:
         yield live
 
 
-def client_of(live: Live) -> Any:
-    return openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
-
-
 def test_eight_at_once_say_what_each_says_alone(live: Live, bundle: str) -> None:
     loaded, tokenizer = load(bundle, plan=False)
     questions = [f"the dog number {place} does" for place in range(8)]
     texts: dict[int, str] = {}
 
     def run(place: int) -> None:
-        stream = client_of(live).chat.completions.create(
+        stream = openai_client(live).chat.completions.create(
             model="tiny",
             messages=[{"role": "user", "content": questions[place]}],
             temperature=0.9 * (place % 2),
@@ -281,7 +277,7 @@ def test_eight_at_once_say_what_each_says_alone(live: Live, bundle: str) -> None
 
 
 def test_a_conversation_finds_what_it_has_said(pocket: Live) -> None:
-    client = client_of(pocket)
+    client = openai_client(pocket)
     messages = [{"role": "user", "content": "What does itertools.chain do?"}]
     first = client.chat.completions.create(model="pocket", messages=messages, max_tokens=60)
     text = first.choices[0].message.content
@@ -313,7 +309,7 @@ def test_a_client_that_leaves_stops_its_sequence(live: Live) -> None:
 def test_a_step_that_fails_ends_what_was_under_way_only(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = client_of(live)
+    client = openai_client(live)
     asked = {
         "model": "tiny",
         "messages": [{"role": "user", "content": "the dog does not mind"}],
@@ -341,7 +337,7 @@ def running(live: Live) -> float:
 
 
 def test_many_requests_leave_memory_as_it_was(live: Live) -> None:
-    client = client_of(live)
+    client = openai_client(live)
 
     def ask(number: int) -> None:
         client.chat.completions.create(

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, serve_scripted
+from live_server import Live, ScriptedSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
 from sentencepieces import sentencepiece_tokenizer
@@ -36,7 +36,7 @@ class Tops(ScriptedSequences):
 
 
 @pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper) -> Iterator[Live]:
+def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
     def encoded(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))
 
@@ -44,8 +44,7 @@ def live(tokenizer: TokenizerWrapper) -> Iterator[Live]:
     parts = encoded("\N{GRINNING FACE}")
     assert len(parts) == 4
     engine.likeliest = tuple((token, -float(place)) for place, token in enumerate(parts))
-    with serve_scripted(tokenizer, engine) as live:
-        yield live
+    return engine
 
 
 def asked(live: Live, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -33,9 +33,8 @@ ASK = {"messages": [{"role": "user", "content": "please say"}]}
 
 
 @pytest.fixture(scope="module")
-def live(tokenizer: TokenizerWrapper) -> Iterator[Live]:
-    with serve_scripted(tokenizer, script(tokenizer), ServerSettings(max_body=20_000)) as live:
-        yield live
+def server_settings() -> ServerSettings:
+    return ServerSettings(max_body=20_000)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from bundles import make_tokenizer
-from live_server import Live, serve_scripted, tool_tokenizer
+from live_server import Live, serve_scripted
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from scripted_answers import script
 
@@ -19,13 +19,6 @@ from mlx_redrafter.server.protocol.task import Conversation
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    tokenizer = tool_tokenizer(tmp_path_factory.mktemp("refusals"))
-    with serve_scripted(tokenizer, script(tokenizer)) as live:
-        yield live
 
 
 def refused(live: Live, path: str, body: dict[str, Any]) -> dict[str, Any]:

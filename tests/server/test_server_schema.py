@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from live_server import Live, serve_scripted, tool_tokenizer
-from scripted_answers import script
+from live_server import Live
 
 from mlx_redrafter.server.settings import ServerSettings
 from mlx_redrafter.server.web.description import describe
@@ -33,10 +31,8 @@ OPERATIONS = [
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    tokenizer = tool_tokenizer(tmp_path_factory.mktemp("schema"))
-    with serve_scripted(tokenizer, script(tokenizer), ServerSettings(max_tokens=8)) as live:
-        yield live
+def server_settings() -> ServerSettings:
+    return ServerSettings(max_tokens=8)
 
 
 # Names of their own, or tests that run in several processes would be taken for one.

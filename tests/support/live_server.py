@@ -240,6 +240,13 @@ def serve(
         assert not running.is_alive()
 
 
+def openai_client(live: Live) -> Any:
+    """OpenAI's own client of a server, which asks once."""
+    import openai
+
+    return openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+
+
 def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     """Wait until something holds; returns whether it does."""
     end = time.monotonic() + seconds

@@ -34,7 +34,7 @@ def reference_text(
     return text[len(prompt) :], made
 
 
-def path_to(node: int, parents: list[int]) -> list[int]:
+def path_to(node: int, parents: Sequence[int]) -> list[int]:
     """The nodes from the root down to one."""
     return [] if node < 0 else [*path_to(parents[node], parents), node]
 

@@ -8,6 +8,7 @@ import architectures
 import mlx.core as mx
 import pytest
 from architectures import prompt_of
+from reference_step import path_to
 
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.target.attention_patches import by_position
@@ -30,13 +31,6 @@ def prefilled(of: Target, tokens: list[int]) -> PromptCache:
     return held
 
 
-def path_to(node: int) -> list[int]:
-    path = [node]
-    while PARENTS[path[0]] >= 0:
-        path.insert(0, PARENTS[path[0]])
-    return path
-
-
 @pytest.mark.parametrize("length", [1, 6, 13, 15, 16, 29, 45, 70])
 @pytest.mark.parametrize("name", ["llama4", "minimax_m3_vl"])
 def test_a_node_sees_its_own_path_only(name: str, length: int) -> None:
@@ -47,13 +41,13 @@ def test_a_node_sees_its_own_path_only(name: str, length: int) -> None:
     held = prefilled(of, prompt)
     logits, _ = of.verify(DraftTree.from_parents(TOKENS, PARENTS), held)
     for node in range(len(TOKENS)):
-        text = prompt + [TOKENS[one] for one in path_to(node)]
+        text = prompt + [TOKENS[one] for one in path_to(node, PARENTS)]
         expected = of.model(mx.array([text]), cache=of.make_cache().seams)[0, -1]
         assert mx.allclose(logits[node], expected, rtol=1e-4, atol=1e-4), node
-    path = path_to(7)
+    path = path_to(7, PARENTS)
     held.commit(path, [TOKENS[one] for one in path])
     again, _ = of.verify(DraftTree.from_parents(TOKENS, PARENTS), held)
-    text = held.tokens + [TOKENS[one] for one in path_to(8)]
+    text = held.tokens + [TOKENS[one] for one in path_to(8, PARENTS)]
     expected = of.model(mx.array([text]), cache=of.make_cache().seams)[0, -1]
     assert mx.allclose(again[8], expected, rtol=1e-4, atol=1e-4)
 
@@ -66,6 +60,6 @@ def test_scores_in_the_order_of_positions() -> None:
     placed = by_position(mx.where(seen, rows, -mx.inf), tree)
     assert placed.shape == (1, 1, 9, 3 + 5)
     for node in range(9):
-        line = [rows[0, 0, node, 3 + one].item() for one in path_to(node)]
+        line = [rows[0, 0, node, 3 + one].item() for one in path_to(node, PARENTS)]
         line += [float("-inf")] * (4 - depths[node])
         assert placed[0, 0, node].tolist() == [*rows[0, 0, node, :3].tolist(), *line]

@@ -15,6 +15,7 @@ from architectures import prompt_of
 from common_config import VOCAB
 from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
+from reference_step import path_to
 from text_source import TextSource
 
 from mlx_redrafter.cache import attention, recurrent
@@ -54,13 +55,6 @@ def shared(name: str) -> SpeculativeModel:
     return SpeculativeModel(architectures.build(name))
 
 
-def path_to(node: int) -> list[int]:
-    path = [node]
-    while PARENTS[path[0]] >= 0:
-        path.insert(0, PARENTS[path[0]])
-    return path
-
-
 def tree() -> DraftTree:
     return DraftTree.from_parents(TOKENS, PARENTS)
 
@@ -81,7 +75,7 @@ def plain_logits(target: Target, tokens: Sequence[int]) -> mx.array:
 def check_nodes(target: Target, held: PromptCache, nodes: Sequence[int] = range(9)) -> None:
     logits, _ = target.verify(tree(), held)
     for node in nodes:
-        text = held.tokens + [TOKENS[one] for one in path_to(node)]
+        text = held.tokens + [TOKENS[one] for one in path_to(node, PARENTS)]
         expected = plain_logits(target, text)
         # To 1e-4 of the largest logit: sums over several rows round otherwise than over one.
         furthest = mx.abs(logits[node] - expected).max() / mx.abs(expected).max()
@@ -121,7 +115,7 @@ def test_every_node_stands_after_its_own_path(name: str, length: int) -> None:
     assert target.verifies == "tree"
     held = prefilled(target, prompt_of(length))
     check_nodes(target, held)
-    for path in (path_to(6), path_to(3), path_to(7), [0]):
+    for path in (path_to(6, PARENTS), path_to(3, PARENTS), path_to(7, PARENTS), [0]):
         held.commit(path, [TOKENS[node] for node in path])
         check_nodes(target, held, (0, 6, 8))
 
@@ -138,7 +132,7 @@ def test_bounds_may_be_loose(name: str) -> None:
     )
     logits, _ = target.verify(loose, held)
     assert mx.allclose(logits, exact, rtol=1e-4, atol=1e-4)
-    held.commit(path_to(6), [TOKENS[node] for node in path_to(6)])
+    held.commit(path_to(6, PARENTS), [TOKENS[node] for node in path_to(6, PARENTS)])
     check_nodes(target, held, (0, 8))
 
 
@@ -158,7 +152,7 @@ def test_an_accepted_path_can_be_taken_back_in_part(name: str) -> None:
     for length in (10, 11, 12):
         held = prefilled(target, prompt_of(9))
         target.verify(tree(), held)
-        path = path_to(6)
+        path = path_to(6, PARENTS)
         held.commit(path, [TOKENS[node] for node in path])
         assert len(held) == 13
         held.rewind(length)
@@ -183,7 +177,7 @@ def test_a_path_from_end_to_end_needs_no_replay_where_its_state_is_held(
     target = shared(name).target
     held = prefilled(target, prompt_of(9))
     target.verify(tree(), held)
-    longest, shorter = path_to(6), path_to(8)
+    longest, shorter = path_to(6, PARENTS), path_to(8, PARENTS)
     held.commit(longest, [TOKENS[node] for node in longest])
     # A convolution inside attention sees nodes, not paths.
     spreads = name != "baichuan_m1"
@@ -214,7 +208,7 @@ def test_weights_are_read_once_a_node_and_never_for_a_replay() -> None:
     shapes.clear()
     target.verify(tree(), held)
     assert [shape[:2] for shape in shapes] == [(1, 9)] * len(products)
-    held.commit(path_to(3), [TOKENS[node] for node in path_to(3)])
+    held.commit(path_to(3, PARENTS), [TOKENS[node] for node in path_to(3, PARENTS)])
     assert len(shapes) == len(products)
     check_nodes(target, held, (0, 6))
 

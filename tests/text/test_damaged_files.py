@@ -19,9 +19,9 @@ import pytest
 from damage import files_of
 from mlx.utils import tree_flatten
 from planning_machines import REAL, recorded_of
+from refusals import refusal
 from scripts import load_script
 
-from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text import chat_template
 from mlx_redrafter.text.chat_template import render
 from mlx_redrafter.text.drafter_files import save_recorded
@@ -45,13 +45,6 @@ def test_damaged_files_are_refused_or_answer(bundle: Path, monkeypatch: pytest.M
     assert {"config.json", "tokenizer.json", "drafter/model.safetensors"} <= set(names)
     assert "drafter/recorded_drafts.json" in names
     assert script.faults_of(bundle, names, seed=7, flips=FLIPS, seconds=20, gigabytes=1) == []
-
-
-def refusal(action: Callable[[], Any]) -> str:
-    with pytest.raises(RedrafterError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def change(path: Path, **values: Any) -> None:

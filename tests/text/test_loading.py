@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from mlx.utils import tree_flatten
+from refusals import refusal
 
 import models
 from mlx_redrafter.drafting.config import DrafterConfig
@@ -45,16 +46,6 @@ def bundle(tmp_path: Path) -> Path:
 def edit(path: Path, **changes: Any) -> None:
     values = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**values, **changes}), "utf-8")
-
-
-def refusal(action: Callable[[], Any]) -> str:
-    """The sentence of the RedrafterError that the action raises."""
-    with pytest.raises(RedrafterError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.strip()
-    return message
 
 
 def parameters(module: nn.Module) -> dict[str, mx.array]:

@@ -18,6 +18,8 @@ from bundles import make_bundle
 from mlx_redrafter.system.blas import INSTALL_HINT
 from mlx_redrafter.ui.chat import main as chat
 
+pytestmark = pytest.mark.usefixtures("no_hint")
+
 ROOT = Path(__file__).resolve().parents[2]
 CHAT = [sys.executable, str(ROOT / "chat.py")]
 STATISTICS = {
@@ -25,11 +27,6 @@ STATISTICS = {
     "draft_seconds", "verify_seconds", "generation_tps", "generation_tokens", "text",
     "finish_reason",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", context=400)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -111,12 +108,6 @@ def test_advice_that_one_answer_can_follow(tmp_path, bundle):
 
 
 # In this process, where only the words matter and not the streams.
-
-
-@pytest.fixture(autouse=True)
-def _no_hint(monkeypatch):
-    """Whether mlx found a BLAS depends on what was imported first, and on the machine."""
-    monkeypatch.setattr("mlx_redrafter.blas_loaded", True)
 
 
 def refuse(capsys, *arguments):

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle
 from chat_fakes import FakeStream, RecordingFrontEnd, make_session
 from rich.console import Console
 
@@ -17,11 +16,6 @@ from mlx_redrafter.ui.chat.main import load_session
 from mlx_redrafter.ui.chat.session import Session
 from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.theme import THEME
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", context=400)
 
 
 def run(line: str, session: Session) -> RecordingFrontEnd:

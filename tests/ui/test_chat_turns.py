@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bundles import make_bundle
 from chat_fakes import FakeStream, RecordingFrontEnd, make_session
 from rich.console import Console
 from shells import interactive_shell
@@ -27,17 +26,9 @@ from mlx_redrafter.ui.chat.settings import ChatSettings
 from mlx_redrafter.ui.chat.status import afterwords
 from mlx_redrafter.ui.theme import THEME
 
+pytestmark = pytest.mark.usefixtures("no_hint")
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny", context=400)
-
-
-@pytest.fixture(autouse=True)
-def _no_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_redrafter.blas_loaded", True)
 
 
 def run(line: str, session: Session, front: RecordingFrontEnd | None = None) -> RecordingFrontEnd:
@@ -162,7 +153,7 @@ def test_settings_of_answers_are_told_and_changed() -> None:
     session = make_session()
     assert run("/max-tokens 9", session).said == ["Answers are 9 tokens long at most."]
     assert run("/marks off", session).said == ["Marks are off."]
-    assert run("/marks", session).said == ["Marks are on."]
+    assert run("/marks on", session).said == ["Marks are on."]
     assert run("/thoughts off", session).said == ["Thoughts are folded away."]
     for clear in ("none", "clear"):
         run("/system Be brief.", session)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,10 @@ def test_help_lists_every_command():
         ("/beam 4 900", "at most 64"),
         ("/beam 1024 64", "may draft 8192 at most"),
         ("/beam 4 5 6", "whole number"),
-        ("/draft maybe", "'on' or 'off'"),
+        ("/draft maybe", "/draft takes 'on' or 'off', not 'maybe'"),
+        ("/copy maybe", "/copy takes 'on' or 'off', not 'maybe'"),
+        ("/thoughts maybe", "/thoughts takes 'on' or 'off', not 'maybe'"),
+        ("/marks maybe", "/marks takes 'on' or 'off', not 'maybe'"),
         ("/save", "name of a file"),
         ("/save x.json", "no conversation to save"),
         ("/load", "name of a file"),
@@ -77,6 +81,32 @@ def test_settings_change_as_asked_and_are_told_when_not():
     )
     assert run("/system none", session).said == ["There is no system message."]
     assert run("/DRAFT on", session).said == ["Drafting is on."]
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    ("name", "on", "off"),
+    [
+        ("draft", "Drafting is on", "Drafting is off"),
+        ("copy", "Copying from the text is on", "Copying from the text is off"),
+        ("thoughts", "Thoughts are shown", "Thoughts are folded away"),
+        ("marks", "Marks are on", "Marks are off"),
+    ],
+)
+def test_what_is_on_or_off_alone_says_how_it_stands_and_what_changes_it(name, on, off, given):
+    session = make_session(settings=ChatSettings(**{name: given}))
+    session.facts = replace(session.facts, copies=True)
+    before = session.settings
+    stands = on if given else off
+    assert run(f"/{name}", session).said == [f"{stands}: /{name} on|off changes that."]
+    assert session.settings == before
+    other = "off" if given else "on"
+    assert run(f"/{name} {other}", session).said == [f"{off if given else on}."]
+    assert session.settings == replace(before, **{name: not given})
+
+
+def test_help_says_what_settings_alone_do():
+    assert "Settings alone, such as /marks or /temp, say how they stand" in run("/help").shown[0]
 
 
 def test_draft_on_needs_a_drafter():

@@ -20,11 +20,6 @@ from mlx_redrafter.ui.chat.settings import ChatSettings
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("bare") / "bare", drafter=False)
 
@@ -43,8 +38,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def opened(path: Path, *, recalibrate: bool = False, **settings: Any) -> Session:
-    session = load_session(str(path), ChatSettings(max_tokens=4, **settings))
-    options: Any = SimpleNamespace(recalibrate=recalibrate, prompt=None)
+    chosen = ChatSettings(max_tokens=4, **settings)
+    session = load_session(str(path), chosen, recalibrate=recalibrate)
+    options: Any = SimpleNamespace(prompt=None)
     begin_planning(session, RecordingFrontEnd(), options)
     return session
 
@@ -64,7 +60,7 @@ def test_the_machine_is_measured_once_something_is_drafted(
     assert session.planner is None
     say(session, "hello", "/draft off", "/draft on", "again")
     assert isinstance(session.planner, Planner)
-    assert session.plans
+    assert session.beam_planner is session.planner
     (options,) = measured
     assert options["recalibrate"] is True
 
@@ -76,8 +72,8 @@ def test_copies_that_are_switched_on_are_planned(
     say(session, "hello")
     assert not measured
     say(session, "/copy on", "/retry")
-    assert isinstance(session.headless, HeadlessPlanner)
-    assert session.shape_planner is session.headless
+    assert isinstance(session.planner, HeadlessPlanner)
+    assert session.beam_planner is None
     assert len(measured) == 1
 
 
@@ -121,7 +117,7 @@ def test_several_processes_measure_before_a_conversation_that_may_draft_later(
     session = load_session(str(bundle), ChatSettings(draft=False))
     shared: Any = session.model
     shared.ranks = object()
-    options: Any = SimpleNamespace(recalibrate=False, prompt=prompt)
+    options: Any = SimpleNamespace(prompt=prompt)
     begin_planning(session, RecordingFrontEnd(), options)
     assert len(measured) == (prompt is None)
 

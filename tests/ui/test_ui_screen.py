@@ -66,7 +66,7 @@ def test_a_slow_speed_is_not_told_as_none():
 
 def test_the_header_says_how_plain_decoding_was_measured():
     session = make_session()
-    session.baseline = Baseline(90.0, 48, 23)
+    session.take_baseline(Baseline(90.0, 48, 23))
     console = Console(theme=THEME, width=100)
     with console.capture() as captured:
         console.print(views.header(session))

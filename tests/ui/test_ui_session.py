@@ -6,7 +6,6 @@ from typing import Any
 
 import architectures
 import pytest
-from bundles import make_bundle
 from chat_fakes import FACTS, CharTokenizer, FakeStream, make_session
 
 from mlx_redrafter.engine.model import SpeculativeModel
@@ -123,7 +122,7 @@ def test_max_tokens_is_no_context_limit():
 def test_speedup_needs_a_measurement():
     session = make_session()
     assert session.speedup(200.0) is None
-    session.baseline = Baseline(tps=100.0, tokens=48, context=20)
+    session.take_baseline(Baseline(tps=100.0, tokens=48, context=20))
     assert session.speedup(250.0) == 2.5
     assert session.speedup(0.0) is None
 
@@ -203,7 +202,7 @@ def answer_of(tokens: int, drafted: int, session: Any) -> Any:
 def test_a_ratio_needs_tokens_and_drafts_and_plain_steps() -> None:
     session = make_session()
     planner: Any = Planning(None, PlannerState.DRAFTING, choice="a shape")
-    session.planner = planner
+    session.plan_with(planner)
     answer = answer_of(40, 30, session)
     assert session.ratio(answer) is None  # no plain step was timed yet
     planner.plain = 130.0  # at 10 + 40 / 2 tokens, 100
@@ -215,7 +214,7 @@ def test_a_ratio_needs_tokens_and_drafts_and_plain_steps() -> None:
 def test_the_line_under_an_answer_says_what_the_planner_is_about() -> None:
     session = make_session()
     planner: Any = Planning(130.0, PlannerState.TRYING)
-    session.planner = planner
+    session.plan_with(planner)
     answer = answer_of(40, 30, session)
     assert "trying shapes" in summary(answer, None, session.planning)
     planner.choice = "a shape"
@@ -245,11 +244,6 @@ def test_a_retry_that_is_never_read_loses_nothing() -> None:
     assert session.messages == before
     list(session.ask("more"))
     assert len(session.messages) == 4
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 @pytest.mark.parametrize("draft", [False, True])

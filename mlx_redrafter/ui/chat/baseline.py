@@ -63,7 +63,7 @@ def sampling_of(session: Session) -> SamplingConfig:
 def measure_opening(session: Session) -> None:
     """Measure where no conversation is under way, with caches of its own."""
     prompt = session.encode([{"role": "user", "content": OPENING}])
-    session.baseline = measure_plain(session.model, prompt, sampling_of(session))
+    session.take_baseline(measure_plain(session.model, prompt, sampling_of(session)))
 
 
 def outgrown(session: Session) -> bool:
@@ -76,6 +76,6 @@ def outgrown(session: Session) -> bool:
 def measure_again(session: Session) -> None:
     """Measure at the end of the conversation; its caches are used and left as they were."""
     held = list(session.cache.tokens)
-    measured = measure_plain(session.model, held, sampling_of(session), session.cache)
-    session.baseline = measured or session.baseline
+    sampling = sampling_of(session)
+    session.take_baseline(measure_plain(session.model, held, sampling, session.cache))
     session.cache.rewind(min(len(held), len(session.cache)))

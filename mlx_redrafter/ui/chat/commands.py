@@ -14,6 +14,7 @@ from ...errors import RedrafterError
 from ...sampling import SamplingConfig
 from ...system.files import is_there, local_path
 from .. import parsing as arguments
+from ..cli.plan_view import plan_report
 from ..flags import read_option
 from . import views
 from .conversation_file import Conversation, load_conversation, save_conversation
@@ -106,9 +107,9 @@ def _stats(session: Session, front: FrontEnd, _argument: str) -> None:
 
 
 def _costs(session: Session, front: FrontEnd, _argument: str) -> None:
-    if not session.plans:
+    if session.beam_planner is None:
         raise RedrafterError("Nothing is planned here: a drafter and no beam of one's own need it.")
-    front.show(views.costs(session))
+    front.show(plan_report(session.beam_planner, len(session.cache)))
 
 
 def _tree(session: Session, front: FrontEnd, _argument: str) -> None:
@@ -120,21 +121,17 @@ def _tree(session: Session, front: FrontEnd, _argument: str) -> None:
 
 
 def _draft(session: Session, front: FrontEnd, argument: str) -> None:
-    if argument not in ("on", "off", ""):
-        raise RedrafterError(f"/draft takes 'on' or 'off', not '{argument}'.")
     if argument == "on" and not session.drafts_if_on:
         raise RedrafterError("There is no drafter to switch on: start with --drafter.")
-    if argument:
-        session.settings = replace(session.settings, draft=argument == "on")
-    front.say(f"Drafting is {'on' if session.drafts else 'off'}.")
+    changes = _switch(session, "draft", argument)
+    front.say(f"Drafting is {'on' if session.drafts else 'off'}{changes}.")
 
 
 def _copy(session: Session, front: FrontEnd, argument: str) -> None:
     if argument == "on" and not session.facts.copies:
         raise RedrafterError("Copies cannot be verified with this model.")
-    copy = _on_off(argument, session.settings.copy) if argument else session.settings.copy
-    session.settings = replace(session.settings, copy=copy)
-    front.say(f"Copying from the text is {'on' if session.copies else 'off'}.")
+    changes = _switch(session, "copy", argument)
+    front.say(f"Copying from the text is {'on' if session.copies else 'off'}{changes}.")
 
 
 def _temp(session: Session, front: FrontEnd, argument: str) -> None:
@@ -200,21 +197,34 @@ def _continue(session: Session, front: FrontEnd, _argument: str) -> None:
 
 
 def _marks(session: Session, front: FrontEnd, argument: str) -> None:
-    session.settings = replace(session.settings, marks=_on_off(argument, session.settings.marks))
-    front.say(f"Marks are {'on' if session.settings.marks else 'off'}.")
+    changes = _switch(session, "marks", argument)
+    front.say(f"Marks are {'on' if session.settings.marks else 'off'}{changes}.")
 
 
 def _thoughts(session: Session, front: FrontEnd, argument: str) -> None:
-    shown = _on_off(argument, session.settings.thoughts)
-    session.settings = replace(session.settings, thoughts=shown)
-    front.say(f"Thoughts are {'shown' if shown else 'folded away'}.")
+    changes = _switch(session, "thoughts", argument)
+    front.say(f"Thoughts are {'shown' if session.settings.thoughts else 'folded away'}{changes}.")
 
 
-def _on_off(argument: str, now: bool) -> bool:
-    """What 'on' or 'off' ask for; nothing asks for the other than now."""
+def _switch(session: Session, name: str, argument: str) -> str:
+    """Set what is on or off as asked; nothing asks for nothing, but how it stands.
+
+    Args:
+        session: Whose settings.
+        name: Of the setting, and of its command.
+        argument: What follows the command's name.
+
+    Returns:
+        Words to end the sentence with that says how it stands: how to change it, where nothing
+        was asked.
+    """
     if argument not in ("on", "off", ""):
-        raise RedrafterError(f"'on' or 'off' is needed, not '{argument}'.")
-    return argument == "on" if argument else not now
+        raise RedrafterError(f"/{name} takes 'on' or 'off', not '{argument}'.")
+    if not argument:
+        return f": /{name} on|off changes that"
+    wanted: Any = argument == "on"
+    session.settings = replace(session.settings, **{name: wanted})
+    return ""
 
 
 def _save(session: Session, front: FrontEnd, argument: str) -> None:

@@ -14,6 +14,7 @@ from ...drafting.shape import BeamShape
 from ...engine.model import SpeculativeModel
 from ...system.device import on_gpu
 from ...system.visible import visible_line
+from ..amounts import count_words
 from .answer import ModelFacts
 
 # A front matter of YAML, a heading, a table, code or a picture is no description.
@@ -61,10 +62,7 @@ def parameters(module: nn.Module) -> str:
                 total += int(array.size) * 32 // bits
             elif not (bits and name in ("scales", "biases")):
                 total += int(array.size)
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if total >= size:
-            return f"{total / size:.1f}{unit} parameters"
-    return f"{total} parameters"
+    return f"{count_words(total)} parameters"
 
 
 def drafter_words(model: SpeculativeModel) -> str | None:

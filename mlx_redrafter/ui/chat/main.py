@@ -70,9 +70,9 @@ def follow_chat(options: ChatOptions) -> int:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C ends
     prepare(options.model, options.flags.revision)
-    session = load_session(options.model, options.settings, **options.flags.load_options())
+    session = session_of(options)
     begin_planning(session, make_front_end(replace(options, json=True))[0], options)
-    session.model.planner = session.shape_planner
+    session.model.planner = session.planner
     follow(session.model)
     return SUCCESS
 
@@ -107,7 +107,7 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
     """
     prepare(options.model, options.flags.revision)
     with front.busy(f"Loading {options.model} ..."):
-        session = load_session(options.model, options.settings, **options.flags.load_options())
+        session = session_of(options)
     from ... import blas_loaded
     from ...system import blas
     from ...system.device import on_gpu
@@ -119,18 +119,41 @@ def open_session(options: ChatOptions, front: FrontEnd) -> Session:
 
 def begin_planning(session: Session, front: FrontEnd, options: ChatOptions) -> None:
     """Make who plans the drafts, at once where several processes have to measure together."""
-    session.recalibrate = options.recalibrate
     converses = options.prompt is None
     shared = session.model.ranks is not None
     plan(session, front, wanted=session.drafts or (shared and converses))
 
 
-def load_session(model: str, settings: ChatSettings, **load_options: Any) -> Session:
+def session_of(options: ChatOptions) -> Session:
+    """The conversation that the command line asked for, or the one answer.
+
+    Raises:
+        RedrafterError: If the model cannot be loaded.
+    """
+    return load_session(
+        options.model,
+        options.settings,
+        goes_on=options.prompt is None,
+        recalibrate=options.recalibrate,
+        **options.flags.load_options(),
+    )
+
+
+def load_session(
+    model: str,
+    settings: ChatSettings,
+    *,
+    goes_on: bool = True,
+    recalibrate: bool = False,
+    **load_options: Any,
+) -> Session:
     """A conversation with a model from a path or the Hub.
 
     Args:
         model: Directory or Hub repo.
         settings: How answers are made, to begin with.
+        goes_on: Whether questions and commands can follow an answer.
+        recalibrate: Whether the machine is measured again for the planner.
         **load_options: Further arguments of :func:`mlx_redrafter.load`.
 
     Raises:
@@ -145,7 +168,10 @@ def load_session(model: str, settings: ChatSettings, **load_options: Any) -> Ses
 
     quiet_libraries()
     loaded, tokenizer = load(model, plan=False, **load_options)
-    return Session(loaded, tokenizer, describe(loaded, model), settings, stream_generate)
+    return Session(
+        loaded, tokenizer, describe(loaded, model), settings, stream_generate,
+        goes_on=goes_on, recalibrate=recalibrate,
+    )  # fmt: skip
 
 
 def answer_once(session: Session, front: FrontEnd, options: ChatOptions) -> int:
@@ -153,7 +179,6 @@ def answer_once(session: Session, front: FrontEnd, options: ChatOptions) -> int:
     from ..output import write_json
 
     assert options.prompt is not None
-    session.goes_on = False
     answer_question(session, front, options.prompt)
     if session.last is None or session.last.interrupted:
         return INTERRUPTED
@@ -200,7 +225,7 @@ def explain_plan(session: Session, front: FrontEnd, told: bool) -> bool:
     """Say that drafting does not pay, unless that was ``told``; returns whether it is known now."""
     from ..theme import DOES_NOT_PAY
 
-    given_up = session.plans and session.planner is not None and session.planner.drafting_disabled
+    given_up = session.beam_planner is not None and session.beam_planner.drafting_disabled
     if given_up and not told:
         front.say(DOES_NOT_PAY)
     return given_up
@@ -212,7 +237,7 @@ def measure(session: Session, front: FrontEnd, first: bool) -> None:
     from . import baseline
 
     # Where shapes are planned, plain decoding is timed by plain steps as they happen.
-    if session.plans or (not first and not baseline.outgrown(session)):
+    if session.beam_planner is not None or (not first and not baseline.outgrown(session)):
         return
     try:
         with front.busy(f"{MEASURING} ..."):

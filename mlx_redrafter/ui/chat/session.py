@@ -44,19 +44,18 @@ class Session:
         facts: What is known about the model.
         settings: How answers are made, to begin with.
         stream: ``generation.stream_generate``, or something that behaves like it.
+        goes_on: Whether questions and commands can follow an answer.
+        recalibrate: Whether the machine is measured again for the planner.
 
     Attributes:
-        model, tokenizer, facts: As given.
+        model, tokenizer, facts, goes_on, recalibrate: As given.
         settings: How answers are made; replaced as a whole.
         messages: The conversation so far, without the system message.
         totals: Counts of this session.
         baseline: Plain decoding as measured, None until it was.
         last: The latest answer.
-        planner: Chooses beam shapes where the settings name none; None drafts one default shape.
-        headless: Says how much to copy where there is no drafter.
-        recalibrate: Whether the machine is measured again when one of the two is made.
+        planner: Says what is drafted or copied where the settings do not; None before that.
         prompt: Token ids of the prompt that is being, or was last, answered.
-        goes_on: Whether questions and commands can follow an answer.
     """
 
     def __init__(
@@ -66,21 +65,20 @@ class Session:
         facts: ModelFacts,
         settings: ChatSettings,
         stream: StreamFunction,
+        *,
+        goes_on: bool = True,
+        recalibrate: bool = False,
     ):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.facts = facts
+        self.model, self.tokenizer, self.facts = model, tokenizer, facts
         self.settings = settings
         self.messages: list[Message] = []
         self.totals = Totals()
         self.baseline: Baseline | None = None
         self.last: Answer | None = None
-        self.planner: Planner | None = None
-        self.headless: HeadlessPlanner | None = None
-        self.recalibrate = False
+        self.planner: Planner | HeadlessPlanner | None = None
+        self.goes_on, self.recalibrate = goes_on, recalibrate
         self.prompt: list[int] = []
         self._begun = ""
-        self.goes_on = True
         self._stream = stream
         self._cache: PromptCache = model.make_cache()
 
@@ -112,14 +110,21 @@ class Session:
         return self.settings.beam_width or width, self.settings.beam_length or length
 
     @property
-    def plans(self) -> bool:
-        """Whether the planner chooses the shapes of the next answer's drafts."""
-        return self.guesses and self.planner is not None and not self.settings.names_beam
+    def plans_beams(self) -> bool:
+        """Whether beams are planned, or will be as soon as something is drafted."""
+        later = self.model.head is not None and self.model.leader is None  # see ``planning.plan``
+        now = self.planner is not None and self.model.drafter is not None
+        return (now or later) and not self.settings.names_beam
 
     @property
-    def shape_planner(self) -> Planner | HeadlessPlanner | None:
-        """Who says what a step verifies where the settings do not; None before one was made."""
-        return self.planner or self.headless
+    def beam_planner(self) -> Planner | None:
+        """The planner of the next answer's beams; None where nobody plans them, or not yet."""
+        planner = cast("Planner | None", self.planner)  # as it is of a model with a drafter
+        return planner if self.guesses and self.plans_beams else None
+
+    def plan_with(self, planner: Planner | HeadlessPlanner | None) -> None:
+        """Let a planner say from now on what is drafted."""
+        self.planner = planner
 
     @property
     def cache(self) -> PromptCache:
@@ -302,7 +307,7 @@ class Session:
             "beam_width": settings.beam_width,
             "beam_length": settings.beam_length,
             "node_budget": settings.node_budget,
-            "planner": self.shape_planner if draft else None,
+            "planner": self.planner if draft else None,
         }
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -344,7 +349,11 @@ class Session:
     def note_plain(self, answer: Answer) -> None:
         """Take a plain answer as the latest measurement of plain decoding."""
         if answer.tokens >= ENOUGH_TOKENS and answer.tps:
-            self.baseline = Baseline(answer.tps, answer.tokens, answer.prompt_tokens)
+            self.take_baseline(Baseline(answer.tps, answer.tokens, answer.prompt_tokens))
+
+    def take_baseline(self, measured: Baseline | None) -> None:
+        """Take a measurement of plain decoding, where there is one, in place of the last."""
+        self.baseline = measured or self.baseline
 
     def speedup(self, tps: float, context: int | None = None) -> float | None:
         """How many times as fast as plain decoding; None before both were measured.
@@ -355,8 +364,8 @@ class Session:
                 known from plain steps as they happen.
         """
         plain = self.baseline.tps if self.baseline is not None else None
-        if context is not None and self.plans and self.planner is not None:
-            plain = self.planner.plain_speed(context) or plain
+        if context is not None and self.beam_planner is not None:
+            plain = self.beam_planner.plain_speed(context) or plain
         return tps / plain if plain and tps else None
 
     def ratio(self, answer: Answer) -> float | None:
@@ -371,9 +380,8 @@ class Session:
     @property
     def planning(self) -> str | None:
         """What the planner is about, where it does not simply draft; None otherwise."""
-        if not self.plans or self.planner is None or self.planner.choice is not None:
-            return None
-        return self.planner.state.value
+        planner = self.beam_planner
+        return planner.state.value if planner is not None and planner.choice is None else None
 
     def reset(self) -> None:
         """Forget the conversation; settings and counts stay."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BARS = " ▁▂▃▄▅▆▇█"
 GAP = "  "
+UNMEASURED = "not measured yet: /compare does it"
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def ending(answer: Answer, max_tokens: int, *, goes_on: bool = True) -> str | No
 def baseline_words(baseline: Baseline | None) -> str:
     """How fast plain decoding is and how that is known."""
     if baseline is None:
-        return "plain decoding not measured yet: /compare measures it"
+        return f"plain decoding {UNMEASURED}"
     return (
         f"plain decoding {rate(baseline.tps)} tok/s, measured here over {baseline.tokens} tokens "
         f"at {baseline.context:,} tokens of context"

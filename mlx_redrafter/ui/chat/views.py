@@ -12,13 +12,12 @@ from rich.tree import Tree
 
 from ...system.visible import visible, visible_line
 from ...text.tokenizers import token_text
-from ..cli.plan_view import plan_report, shape_words, verdict
+from ..cli.plan_view import shape_words, verdict
 from ..fitting import Fields, Figures, FirstThatFits
 from ..theme import COPIED, GUESSED, OWN
 from .answer import Comparison
-from .planning import beams_are_planned
 from .session import Session
-from .status import baseline_words, times
+from .status import UNMEASURED, baseline_words, times
 
 if TYPE_CHECKING:
     from ...engine.step import StepRecord
@@ -41,7 +40,7 @@ def header(session: Session) -> RenderableType:
         ("device", f"{facts.device}, {facts.precision}"),
         ("answers", answers),
     ]
-    if session.drafts and (session.baseline is not None or not session.plans):
+    if session.drafts and (session.baseline is not None or session.beam_planner is None):
         rows.append(("speed", baseline_words(session.baseline)))
     fields = Fields(rows, "chat.label")
     panel = Panel(fields, title="mlx-redrafter", border_style="chat.border", title_align="left")
@@ -64,8 +63,8 @@ def beam_words(session: Session) -> str:
     """Beam width and length, and the node budget if there is one; or that it is planned."""
     if session.model.drafter is None:
         return "no beams, since there is no drafter"
-    if beams_are_planned(session):
-        planner = session.planner if session.plans and session.totals.answers else None
+    if session.plans_beams:
+        planner = session.beam_planner if session.totals.answers else None
         now = f" (now {shape_words(planner.choice)})" if planner is not None else ""
         return f"beam planned by measurement{now}"
     width, length = session.beam
@@ -82,9 +81,9 @@ def legend(session: Session) -> Text:
     return text
 
 
-def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """A horizontal bar for a share from 0 to 1."""
-    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+def bar(share: float) -> str:
+    """A horizontal bar for a share from 0 to 1, of ``BAR_WIDTH`` cells where it is all."""
+    eighths = round(min(1.0, max(0.0, share)) * BAR_WIDTH * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + (EIGHTHS[rest] if rest else "")
 
@@ -100,15 +99,10 @@ def session_stats(session: Session) -> RenderableType:
 
 def plan_words(session: Session) -> list[RenderableType]:
     """Whether drafting pays, and where the reasons stand."""
-    if not session.plans or session.planner is None:
+    if session.beam_planner is None:
         return []
-    return [verdict(session.planner, len(session.cache)), Text("/costs shows why", "chat.note")]
-
-
-def costs(session: Session) -> RenderableType:
-    """The planner's measurements and forecasts."""
-    assert session.planner is not None
-    return plan_report(session.planner, len(session.cache))
+    said = verdict(session.beam_planner, len(session.cache))
+    return [said, Text("/costs shows why", "chat.note")]
 
 
 def _counts(session: Session) -> RenderableType:
@@ -118,7 +112,7 @@ def _counts(session: Session) -> RenderableType:
     rows: list[tuple[str, str | Text]] = [
         ("answers", f"{totals.answers:,}{plain}, {totals.tokens:,} tokens"),
         ("tokens/s", f"{tps:,.1f}"),
-        ("plain", _baseline_words(session)),
+        ("plain", _plain_words(session)),
     ]
     if drafting.steps:
         undrafted = drafting.plain_steps if drafting.plain_steps < drafting.steps else 0
@@ -141,16 +135,16 @@ def _counts(session: Session) -> RenderableType:
     return Fields(rows, "chat.label")
 
 
-def _baseline_words(session: Session) -> str:
-    context, planner = len(session.cache), session.planner
-    if session.plans and planner is not None:
+def _plain_words(session: Session) -> str:
+    context, planner = len(session.cache), session.beam_planner
+    if planner is not None:
         measured = planner.plain_speed(context)
         if measured is None:
             return "not known before a few plain steps"
         return f"{measured:,.1f} at {context:,} tokens of context, by plain steps"
     baseline = session.baseline
     if baseline is None:
-        return "not measured yet: /compare does it"
+        return UNMEASURED
     return f"{baseline.tps:,.1f} at {baseline.context:,} tokens of context"
 
 
@@ -260,4 +254,5 @@ def comparison(result: Comparison) -> RenderableType:
 
 def help_table(rows: Sequence[tuple[str, str]]) -> RenderableType:
     """The commands and what they do."""
-    return Fields(rows, "chat.name")
+    alone = Text("Settings alone, such as /marks or /temp, say how they stand.", "chat.note")
+    return Group(Fields(rows, "chat.name"), alone)

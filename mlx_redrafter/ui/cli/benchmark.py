@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,8 +286,7 @@ def _contestants(
     )
     from ...benchmark.precision import other_drafter
     from ...engine.model import SpeculativeModel
-    from ...planning.cost_store import load_costs, measure_there
-    from ...planning.headless_planner import HeadlessPlanner
+    from ...planning.planner_for import planner_for
 
     options = job.options
     contestants: list[Contestant] = [MlxLm(model), Ours(model)]
@@ -298,8 +296,7 @@ def _contestants(
         name = f"{model.name}, no drafter"
         alone = SpeculativeModel(model.target, None, name, model.config, ranks=model.ranks)
         with job.progress("measuring what forwards cost") as progress:
-            costs = load_costs(alone, recalibrate=options.recalibrate, progress=progress)
-        planner = HeadlessPlanner(lambda: costs, partial(measure_there, alone))
+            planner = planner_for(alone, recalibrate=options.recalibrate, progress=progress)
         contestants.append(Ours(alone, COPIED, planner=planner, copy=True))
     for name in dict.fromkeys(options.other_drafter):
         other = other_drafter(model, tokenizer, name, options.precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ...benchmark.environment import Environment
     from ...benchmark.writing import Report
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -155,19 +153,8 @@ class Job:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    @contextmanager
-    def progress(self, words: str) -> Iterator[Progress]:
+    def progress(self, words: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """A bar on the error stream while the block runs."""
-        from rich.progress import Progress, TimeRemainingColumn
+        from ..bars import passing_bar
 
-        from ..bars import WordsColumn, bar_column
-
-        columns = (WordsColumn(words), bar_column(self.screen), TimeRemainingColumn())
-        with Progress(*columns, console=self.screen, transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def note(done: int, total: int) -> None:
-                self.group.check()
-                bar.update(task, completed=done, total=total)
-
-            yield note
+        return passing_bar(self.screen, words, self.group.check)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ...benchmark.categories import ALL, by_category
-from ...benchmark.contestants import MLX_LM, PLAIN
-from ...benchmark.page import number
+from ...benchmark.categories import ALL, category_table
+from ...system.files import size_words
 from ..fitting import Figures
 from .plan_view import shape_words
 
 if TYPE_CHECKING:
     from ...benchmark.agreement import Agreement, Difference
-    from ...benchmark.categories import CategoryRow
+    from ...benchmark.categories import CategoryTable
     from ...benchmark.comparison import Comparison
     from ...benchmark.curve import CostCurve
     from ...benchmark.environment import Environment
@@ -40,9 +39,9 @@ def run_report(comparison: Comparison, model: str) -> RenderableType:
         speeds.add_row(*_speed_cells(result, comparison.agreements.get(result.name)))
         steps.add_row(*_step_cells(result))
     parts: list[RenderableType] = [Text(title, style="bold"), speeds, Text(), steps, Text()]
-    rows = by_category(comparison)
-    if len({row.category for row in rows}) > 1:
-        parts += [_categories(rows), Text()]
+    categories = category_table(comparison)
+    if len(categories.lines) > 1:
+        parts += [_categories(categories), Text()]
     parts += [Text(line) for line in _remarks(comparison)]
     return Group(*parts, Text(), circumstances(comparison.environment))
 
@@ -93,34 +92,18 @@ def cost_report(curve: CostCurve, model: str) -> RenderableType:
 
 def circumstances(environment: Environment) -> Text:
     """Where it was measured, and with what command."""
-    versions = ", ".join(f"{name} {number}" for name, number in environment.versions.items())
-    memory = environment.memory_bytes
-    machine = [
-        environment.processor,
-        f"{environment.cores} cores",
-        f"{memory / 2**30:.0f} GiB" if memory else "",
-        environment.device,
-        environment.system,
-        f"BLAS: {environment.blas}",
-        f"power: {environment.power_source}" if environment.power_source else "",
-    ]
-    commit = f", commit {environment.commit}" if environment.commit else ""
-    lines = (environment.command, ", ".join(filter(None, machine)), f"{versions}{commit}")
-    return Text("\n".join((*lines, environment.date)), style="dim")
+    facts = environment.facts()
+    named = (f"{name}: {facts[name]}" for name in ("memory", "power"))
+    machine = ", ".join((facts["processor"], facts["device"], facts["system"], *named))
+    lines = (facts["command"], machine, facts["versions"])
+    return Text("\n".join((*lines, facts["date"])), style="dim")
 
 
-def _categories(rows: Sequence[CategoryRow]) -> Figures:
-    """Mean accepted length and speed-up by category, as the field's tables have them."""
-    table = _table("", "prompts")
-    names = [n for n in dict.fromkeys(row.contestant for row in rows) if n not in (MLX_LM, PLAIN)]
-    for name in names:
-        table.add_column(f"{name}: tokens/step")
-        table.add_column(f"× {MLX_LM}")
-    for category in dict.fromkeys(row.category for row in rows):
-        own = {row.contestant: row for row in rows if row.category == category}
-        cells = [number(v) for n in names for v in (own[n].tokens_per_step, own[n].speedup)]
-        prompts = str(next(iter(own.values())).prompts)
-        table.add_row(category, prompts, *cells, style="bold" if category == ALL else "")
+def _categories(categories: CategoryTable) -> Figures:
+    """What the contestants make of each category, all of them in bold."""
+    table = _table("", *categories.heads[1:])
+    for line in categories.lines:
+        table.add_row(*line, style="bold" if line[0] == ALL else "")
     return table
 
 
@@ -149,12 +132,8 @@ def _step_cells(result: Result) -> list[str]:
         f"{stats.tokens_per_step:.2f}" if stats and drafted else "",
         " ".join(f"{rate:.2f}" for rate in stats.acceptance_by_depth) if stats and drafted else "",
         f"{1000 * result.first_token_seconds.median:.0f} ms",
-        _size(result.memory_bytes),
+        size_words(result.memory_bytes),
     ]
-
-
-def _size(amount: int) -> str:
-    return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
 
 
 def _ratio(spread: Spread | None) -> str:

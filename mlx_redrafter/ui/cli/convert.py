@@ -47,11 +47,13 @@ def main(arguments: Sequence[str]) -> int:
         return SUCCESS
     options = options_of(Options, build_parser().parse_args(arguments))
     # After the flags are read, so that --help and slips cost no loading time.
-    from .convert_screen import ProgressScreen, show_report
+    from ..bars import StageBars
+    from ..output import make_console
+    from .convert_screen import show_report
 
     refuse_ranks("Conversion")
     try:
-        with ended_in_order(), ProgressScreen() as screen:
+        with ended_in_order(), StageBars(make_console()) as screen:
             report = convert(**asdict(options), progress=screen.move)
     except KeyboardInterrupt:
         stopped = "interrupted; what was not finished has been removed."

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.progress import TaskProgressColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..bars import StageBars, WordsColumn, bar_column
+from ...system.files import size_words
+from ..amounts import count_words
 from ..fitting import Fields, Figures
 from ..model_flags import chat_command
 from ..output import make_console
@@ -63,20 +63,6 @@ def explain() -> None:
     make_console().print(Panel(Group(*parts), title="convert.py", border_style="chat.border"))
 
 
-class ProgressScreen(StageBars):
-    """Progress bars, one a stage; a context manager around the work."""
-
-    def __init__(self) -> None:
-        console = make_console()
-        columns = (
-            WordsColumn("{task.description}"),
-            bar_column(console),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        super().__init__(console, *columns)
-
-
 def show_report(report: ConversionReport, load_words: Sequence[str] = ()) -> None:
     """Print what was written, what was noticed, and the check's findings.
 
@@ -110,19 +96,11 @@ def show_report(report: ConversionReport, load_words: Sequence[str] = ()) -> Non
 
 def _sizes(part: PartReport) -> tuple[str, str, str, str]:
     return (
-        _scaled(part.parameters, ""),
-        _scaled(part.bytes_before, "B"),
-        _scaled(part.bytes_after, "B"),
+        count_words(part.parameters),
+        size_words(part.bytes_before),
+        size_words(part.bytes_after),
         f"{part.bits_per_weight:.2f}",
     )
-
-
-def _scaled(count: int, unit: str) -> str:
-    """With a prefix for thousands, millions or billions (of bytes: kB, MB, GB)."""
-    for size, prefix in ((1e9, "G" if unit else "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:,.2f} {prefix}{unit}"
-    return f"{count} {unit}".rstrip()
 
 
 def _layers(part: PartReport) -> str:

@@ -119,29 +119,19 @@ def make_planner(
     Raises:
         RedrafterError: If the model has no drafter to plan for.
     """
-    from rich.progress import Progress
-
     from ...errors import RedrafterError
     from ...planning.planner import Planner
-    from ..bars import WordsColumn, bar_column
+    from ...planning.planner_for import planner_for
+    from ..bars import passing_bar
 
     if model.head is None:
         raise RedrafterError(
             "This model has no drafter, so there is nothing to plan: pass a bundle, or --drafter."
         )
-    columns = (
-        WordsColumn("measuring this machine"),
-        bar_column(console),
-        WordsColumn("{task.percentage:.0f} %"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-
-        def note(done: int, total: int) -> None:
-            group.check()
-            progress.update(task, completed=done, total=total)
-
-        return Planner.for_model(model, recalibrate=recalibrate, progress=note)
+    with passing_bar(console, "measuring this machine", group.check) as progress:
+        planner = planner_for(model, recalibrate=recalibrate, progress=progress)
+    assert isinstance(planner, Planner), "a model with a head gets one"
+    return planner
 
 
 def _decode_samples(
