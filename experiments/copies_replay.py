@@ -79,7 +79,7 @@ class Prices:
 def replay(answers: Sequence[dict[str, Any]], curve: Sequence[float]) -> tuple[float, float]:
     """Tokens a step, and speed over plain decoding."""
     prices, acceptance = Prices(curve), CopyAcceptance()
-    planner = CopyPlanner(lambda: prices, acceptance)
+    planner = CopyPlanner(lambda: prices)
     steps = tokens = 0
     seconds = 0.0
     for answer in answers:

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 
 from ..cache.batch import can_join
 from ..cache.prompt_cache import PromptCache
+from ..drafting.copy_acceptance import CopyAcceptance
 from ..errors import RedrafterError
 from ..ranges import check_flags, function_of, is_count, shown
-from .checks import checked_config, checked_planner
+from .beginning import check_shape, prefill
+from .checks import checked_config
 from .config import DecodingConfig
 from .events import Event, NewToken, PromptRead, SequenceFailed
 from .lockstep import check_same_text
@@ -25,6 +27,7 @@ from .loop import DecodingLoop
 from .model import SpeculativeModel, check_model
 from .sequence import Sequence
 from .shape_planner import ShapePlanner
+from .shared_planner import shared
 from .statistics import AcceptanceStats
 from .step import DecodedToken
 
@@ -97,7 +100,8 @@ class Engine:
         check_flags(prompts_first=prompts_first)
         self._model = model
         self._size = batch_size
-        self._planner = checked_planner(planner)
+        self._planner = shared(planner, model.planner_lock)
+        self._copied = self._planner.copied if self._planner else CopyAcceptance()
         self._prompts_first = prompts_first
         self._keep = function_of(keep, "keep", "a function of a cache")
         self._numbers = 0
@@ -134,8 +138,10 @@ class Engine:
         config = checked_config(self._model, config)
         plans = self._planner is not None
         check_same_text(self._model.ranks, prompt, config, plans=plans)
-        sequence = Sequence(self._model, prompt, config, cache=cache, stats=stats)
-        self._new_loop().check(sequence)
+        sequence = Sequence(
+            self._model, prompt, config, cache=cache, stats=stats, copied=self._copied
+        )
+        check_shape(sequence, planned=plans)
         member = _Member(self._numbers, sequence)
         self._numbers += 1
         self._members[member.number] = self._of[sequence] = member
@@ -216,7 +222,7 @@ class Engine:
         if not self._waiting or under_way >= self._size:
             return False
         member = self._waiting.popleft()
-        member.reading = self._new_loop().prefill(member.sequence)
+        member.reading = prefill(self._model, member.sequence)
         self._reading.append(member)
         return True
 
@@ -233,7 +239,7 @@ class Engine:
 
     def _take_first_token(self, member: _Member, events: list[Event]) -> None:
         """The step of a prompt's last token is the sequence's own; then it joins others."""
-        loop, started = self._new_loop(), time.perf_counter()
+        loop, started = DecodingLoop(self._model, self._planner), time.perf_counter()
         loop.begin(member.sequence, among=bool(self._groups) and not self._ended)
         self._ended = False
         made = loop.step(goes_on=False)
@@ -262,9 +268,6 @@ class Engine:
         plain = options.kv_bits is None and options.max_kv_size is None
         # A cache of an earlier turn keeps what that turn's options made of it.
         return plain and self._model.target.batches and can_join(sequence.cache)
-
-    def _new_loop(self) -> DecodingLoop:
-        return DecodingLoop(self._model, self._planner)
 
     # Steps
 

@@ -58,7 +58,7 @@ class BatchDecoder:
         prompts = several(prompts, "prompts", "a list of lists of token ids")
         configs = _configs(config, max_tokens, len(prompts))
         _check(model, prompts, configs)
-        model.target.make_batch_cache()
+        model.target.check_batches()
         self.stats = [AcceptanceStats() for _ in prompts]
         self.prompt_seconds = [0.0 for _ in prompts]
         self._engine = Engine(model, batch_size=batch_size, planner=planner, prompts_first=True)

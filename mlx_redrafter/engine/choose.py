@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
 
-from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import DraftTree, HostTree
 from .copy_planner import BudgetedCopies, CopyPlanner
@@ -34,13 +33,6 @@ class DraftChooser:
         self._model = model
         self._target = model.target
         self._planner = planner
-        self._acceptance = CopyAcceptance()  # of copies, where no planner has one
-
-    def begin(self, sequence: Sequence) -> None:
-        """A sequence's prompt is to be read."""
-        planner = self._planner
-        if sequence.may_copy:
-            sequence.begin_copies(planner.copies.acceptance if planner else self._acceptance)
 
     def planner_of(self, sequences: Tokens[Sequence]) -> ShapePlanner | None:
         """Who plans the steps of so many sequences; None where nobody does, or drafts."""
@@ -154,7 +146,7 @@ class DraftChooser:
         planner = self.planner_of(sequences)
         if planner is not None:
             return planner.copies
-        return BudgetedCopies(self._acceptance, min(s.config.beam.nodes for s in sequences))
+        return BudgetedCopies(min(s.config.beam.nodes for s in sequences))
 
 
 def _copying(sequences: Tokens[Sequence]) -> list[SequenceCopies]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 
 
@@ -29,10 +28,6 @@ class CopyPlanner(Protocol):
     All chances it is told are of nodes in the order in which they would be verified, the root left
     out; of sequences that are decoded together, means over the sequences.
     """
-
-    @property
-    def acceptance(self) -> CopyAcceptance:
-        """What is learnt of copies."""
 
     def num_nodes(self, chances: Sequence[float], context: int) -> int:
         """How many of nodes that cost no draft any more to verify; 0 is a plain step."""
@@ -70,11 +65,9 @@ class BudgetedCopies:
     """Shares a fixed number of nodes between copies and guesses, where nothing plans the steps.
 
     Attributes:
-        acceptance: What is learnt of copies.
         nodes: Nodes to verify in a step, at most.
     """
 
-    acceptance: CopyAcceptance
     nodes: int
 
     def num_nodes(self, chances: Sequence[float], context: int) -> int:  # noqa: ARG002

@@ -7,6 +7,7 @@ from collections.abc import Sequence as Tokens
 
 from ..cache.prompt_cache import PromptCache
 from ..ranges import function_of
+from .beginning import check_shape, prefill
 from .checks import checked_config
 from .config import DecodingConfig
 from .lockstep import Alone, Steering, check_same_text
@@ -14,6 +15,7 @@ from .loop import DecodingLoop
 from .model import SpeculativeModel
 from .sequence import Sequence
 from .shape_planner import ShapePlanner
+from .shared_planner import SharedPlanner, shared
 from .statistics import AcceptanceStats
 from .step import DecodedToken
 
@@ -69,25 +71,26 @@ def begin(
     function_of(progress, "progress", "a function of (tokens done, tokens to do)")
     if model.leader is None:
         check_same_text(model.ranks, prompt, config, plans=planner is not None)
-    sequence = Sequence(model, prompt, config, cache=cache, stats=stats)
-    loop = DecodingLoop(model, planner)
-    loop.check(sequence)
-    return sequence, steered(
-        loop, sequence, progress or (lambda _done, _total: None), model.leader or Alone()
-    )
+    planned = shared(planner, model.planner_lock)
+    copied = planned.copied if planned else None
+    sequence = Sequence(model, prompt, config, cache=cache, stats=stats, copied=copied)
+    check_shape(sequence, planned=planned is not None)
+    told = progress or (lambda _done, _total: None)
+    return sequence, steered(model, sequence, told, model.leader or Alone(), planned)
 
 
 def steered(
-    loop: DecodingLoop,
+    model: SpeculativeModel,
     sequence: Sequence,
     progress: Callable[[int, int], None],
     steering: Steering,
+    planner: SharedPlanner | None = None,
 ) -> Generator[DecodedToken, None, None]:
     """Decode a sequence as far as whoever steers lets it; the cache is consistent in any case."""
-    handed_out = 0
+    loop, handed_out = DecodingLoop(model, planner), 0
     try:
-        steering.begin(sequence, plans=loop.plans)
-        for done, total in loop.prefill(sequence):
+        steering.begin(sequence, plans=planner is not None)
+        for done, total in prefill(model, sequence):
             progress(done, total)
         loop.begin(sequence)
         while sequence.finish_reason is None:

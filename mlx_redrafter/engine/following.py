@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..cache.prompt_cache import PromptCache
 from .decode import steered
 from .lockstep import Follower
-from .loop import DecodingLoop
 from .model import SpeculativeModel
 from .sequence import Sequence
+from .shared_planner import shared
 
 
 def follow(model: SpeculativeModel) -> None:
@@ -18,7 +18,8 @@ def follow(model: SpeculativeModel) -> None:
         for number in text["dropped"]:
             caches.pop(number, None)
         cache = caches.setdefault(text["cache"], model.make_cache())
-        sequence = Sequence(model, text["prompt"], text["config"], cache=cache)
-        loop = DecodingLoop(model, model.planner if text["plans"] else None)
-        for _ in steered(loop, sequence, lambda _done, _total: None, steering):
+        planner = shared(model.planner if text["plans"] else None, model.planner_lock)
+        copied = planner.copied if planner else None
+        sequence = Sequence(model, text["prompt"], text["config"], cache=cache, copied=copied)
+        for _ in steered(model, sequence, lambda _done, _total: None, steering, planner):
             pass

@@ -9,13 +9,12 @@ of it verified as is worth it, without a further evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 
 import mlx.core as mx
 
 from ..cache.batch import BatchCache
-from .checks import checked_planner
 from .choose import DraftChooser, Shapes, may_end
 from .copying import StepDraft
 from .launch import StepLauncher, blank_rows, caches_of
@@ -23,7 +22,7 @@ from .lockstep import agreed_seconds
 from .model import SpeculativeModel
 from .reports import StepReports
 from .sequence import Sequence
-from .shape_planner import ObservedStep, ShapePlanner
+from .shape_planner import ObservedStep
 from .shared_planner import SharedPlanner
 from .step import DecodedToken, PendingStep, StepRecord
 from .step_timer import StepTimer
@@ -43,11 +42,10 @@ class DecodingLoop:
         batch: What they have left in the target; None where one sequence has caches of its own.
     """
 
-    def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None = None):
+    def __init__(self, model: SpeculativeModel, planner: SharedPlanner | None = None):
         self._model = model
         self._target = model.target
-        planner = checked_planner(planner)
-        self._planner = planner = SharedPlanner(planner, model.planner_lock) if planner else None
+        self._planner = planner
         self._launcher = StepLauncher(model, planner)
         self._reports = StepReports()
         self._chooser = DraftChooser(model, planner, self._reports)
@@ -58,33 +56,6 @@ class DecodingLoop:
         self._last: tuple[list[PendingStep], Shapes | None] | None = None
         self._timer = StepTimer()
         self._to_clear = CLEAR_CACHE_EVERY
-
-    @property
-    def plans(self) -> bool:
-        """Whether a planner chooses what is drafted."""
-        return self._planner is not None
-
-    def check(self, sequence: Sequence) -> None:
-        """Refuse a shape that cannot be drafted, before anything is computed.
-
-        Raises:
-            RedrafterError: If the sequence's own shape, or sampling, cannot be drafted.
-        """
-        if sequence.drafts and self._planner is None:
-            sequence.sources_for(sequence.config.beam, timed=True)
-
-    def prefill(self, sequence: Sequence) -> Iterator[tuple[int, int]]:
-        """Read a sequence's prompt, all but its last token; yields (done, to do)."""
-        self._chooser.begin(sequence)
-        self._target.take_cores(len(sequence.prompt))
-        pieces = sequence.prefill()
-        while True:
-            with self._model.computing():
-                done = next(pieces, None)
-            if done is None:
-                break
-            self._mark()
-            yield done
 
     def begin(self, sequence: Sequence, *, among: bool = False) -> None:
         """Let a sequence whose prompt is read be the one that takes part.
@@ -190,14 +161,9 @@ class DecodingLoop:
 
     def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:
         """Start a step; if there is likely to be one after it, that may be drafted with it."""
-        self._mark()
+        self._model.mark()
         following = self._chooser.next_drafts(self.sequences, drafts) if goes_on else None
         return self._launcher.launch(self.sequences, self.batch, drafts, following)
-
-    def _mark(self) -> None:
-        """Say how far this process has come, to those that may have to wait for another."""
-        if self._model.ranks is not None:
-            self._model.ranks.mark()
 
     # Accepting, committing
 

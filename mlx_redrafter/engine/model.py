@@ -223,6 +223,11 @@ class SpeculativeModel:
         with computing(), nullcontext() if self.ranks is None else self.ranks.told():
             yield
 
+    def mark(self) -> None:
+        """Say how far this process has come, to those that may have to wait for another."""
+        if self.ranks is not None:
+            self.ranks.mark()
+
     def lead(self) -> Leader:
         """Let the other ranks, which ``follow``, decode what this one decodes."""
         assert self.ranks is not None

@@ -50,6 +50,7 @@ class Sequence:
         config: How to decode.
         cache: Of an earlier turn, to resume; only what differs is prefilled. None: an empty one.
         stats: Counts to add to.
+        copied: What is learnt of copies, shared with other texts; None: of this text alone.
 
     Attributes:
         prompt: As given.
@@ -77,6 +78,7 @@ class Sequence:
         *,
         cache: PromptCache | None = None,
         stats: AcceptanceStats | None = None,
+        copied: CopyAcceptance | None = None,
     ):
         self.prompt = checked_prompt(prompt, model.target.vocab_size)
         model.refresh()
@@ -95,6 +97,7 @@ class Sequence:
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
         self.copies: SequenceCopies | None = None
+        self._copied = CopyAcceptance() if copied is None else copied
         self._sampler = Sampler(
             config.sampling,
             model.target.vocab_size,
@@ -115,6 +118,8 @@ class Sequence:
             (prompt tokens done, prompt tokens to do), first for what the cache held already.
         """
         total = len(self.prompt) - 1
+        if self._may_copy:
+            self._begin_copies()
         # The text may have waited, and the weights be others by now.
         self._model.refresh()
         forget_other_weights(self._target, self.cache)
@@ -160,20 +165,16 @@ class Sequence:
         return [*([head] if head is not None else []), *self.sources]
 
     @property
-    def may_copy(self) -> bool:
+    def _may_copy(self) -> bool:
         """Whether copies of the text are to be drafted, and can be verified."""
         wanted = self.config.draft and self.config.copy and self.config.sampler is None
         return wanted and self._target.verifies != "nothing" and self.cache.can_discard
 
-    def begin_copies(self, acceptance: CopyAcceptance) -> None:
-        """Copy from the text from now on.
-
-        Args:
-            acceptance: What is learnt of copies, for all sequences of a model.
-        """
+    def _begin_copies(self) -> None:
+        """Copy from the text from now on."""
         text = TextCopies(self.cache.text_index, self.config.eos_token_ids)
         self.cache.text_index = text.automaton
-        self.copies = SequenceCopies(text, acceptance)
+        self.copies = SequenceCopies(text, self._copied)
         self.copies.begin(self.prompt)
 
     def propose_copies(self) -> CopyProposal | None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 from ..cache.prompt_cache import PromptCache
+from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
@@ -183,6 +184,10 @@ class ShapePlanner(Protocol):
     @property
     def copies(self) -> CopyPlanner:
         """Who prices copies of the text."""
+
+    @property
+    def copied(self) -> CopyAcceptance:
+        """What is learnt of copies, of all texts and whatever steps cost."""
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""

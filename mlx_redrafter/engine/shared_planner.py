@@ -9,6 +9,7 @@ from ..cache.prompt_cache import PromptCache
 from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
+from .checks import checked_planner
 from .copy_planner import CopyPlanner, CopyShare
 from .planner_lock import PlannerLock
 from .shape_planner import DraftCosts, ObservedStep, ShapePlanner, StepPlan
@@ -41,6 +42,11 @@ class SharedPlanner:
         """See ShapePlanner."""
         with self._lock:
             return self._planner.plan
+
+    @property
+    def copied(self) -> CopyAcceptance:
+        """See ShapePlanner."""
+        return self._planner.copied
 
     @cached_property
     def copies(self) -> CopyPlanner:
@@ -99,17 +105,22 @@ class SharedPlanner:
             self._planner.reflect()
 
 
+def shared(planner: ShapePlanner | None, lock: PlannerLock) -> SharedPlanner | None:
+    """A planner as several threads may ask it; None where nobody plans.
+
+    Raises:
+        RedrafterError: If it does not plan.
+    """
+    checked = checked_planner(planner)
+    return None if checked is None else SharedPlanner(checked, lock)
+
+
 class _SharedCopies:
     """A CopyPlanner that one thread asks at a time: it may measure when it is asked first."""
 
     def __init__(self, planner: CopyPlanner, lock: PlannerLock):
         self._planner = planner
         self._lock = lock
-
-    @property
-    def acceptance(self) -> CopyAcceptance:
-        """See CopyPlanner."""
-        return self._planner.acceptance
 
     def num_nodes(self, chances: Sequence[float], context: int) -> int:
         """See CopyPlanner."""

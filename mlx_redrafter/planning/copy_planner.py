@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..engine.copy_planner import CopyShare
 
@@ -56,11 +55,9 @@ class CopyPlanner:
 
     Args:
         prices: Says what steps cost and yield; it may have to be measured first.
-        acceptance: What is learnt of copies; shared by the planners of all batch sizes.
     """
 
-    def __init__(self, prices: Callable[[], Prices], acceptance: CopyAcceptance):
-        self.acceptance = acceptance
+    def __init__(self, prices: Callable[[], Prices]):
         self._prices = prices
         self._after_surprise = 0.0  # tokens that copies gain after a token that none foretold
 

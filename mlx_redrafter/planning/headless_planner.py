@@ -24,9 +24,11 @@ class HeadlessPlanner:
         measure: Measures what steps cost, or reads what was measured before.
         measure_there: Measures them again, given those so far and a cache with a text in it; None
             leaves them as they are.
+        shares: The planner of single texts, with which what is learnt of copies is shared.
 
     Attributes:
         copies: Prices copies.
+        copied: What is learnt of copies.
     """
 
     plan = StepPlan(patience=MOST_PATIENCE)
@@ -36,8 +38,11 @@ class HeadlessPlanner:
         self,
         measure: Callable[[], CostModel],
         measure_there: Callable[[CostModel, PromptCache], CostModel] | None = None,
+        *,
+        shares: HeadlessPlanner | None = None,
     ):
-        self.copies = CopyPlanner(lambda: self.prices, CopyAcceptance())
+        self.copies = CopyPlanner(lambda: self.prices)
+        self.copied: CopyAcceptance = shares.copied if shares else CopyAcceptance()
         self._measure, self._measure_there = measure, measure_there
         self._prices: StepPrices | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
@@ -59,9 +64,9 @@ class HeadlessPlanner:
         if sequences == 1:
             return self
         if sequences not in self._for_batches:
-            made = HeadlessPlanner(lambda: self.costs.for_batch(sequences))
-            made.copies = CopyPlanner(lambda: made.prices, self.copies.acceptance)
-            self._for_batches[sequences] = made
+            self._for_batches[sequences] = HeadlessPlanner(
+                lambda: self.costs.for_batch(sequences), shares=self
+            )
         return self._for_batches[sequences]
 
     def begin(

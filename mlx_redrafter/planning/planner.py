@@ -82,7 +82,7 @@ class Planner:
         self._learnt: Learnt = shares._learnt if shares else Learnt(recorded)
         self.acceptance, self._memory = self._learnt.acceptance, self._learnt.memory
         self.prices, self._honesty = StepPrices(costs), Honesty()
-        self.copies = CopyPlanner(lambda: self.prices, self._learnt.copied)
+        self.copies, self.copied = CopyPlanner(lambda: self.prices), self._learnt.copied
         self._chains, self._measure = chains, measure
         learnt = self.acceptance, self._memory, self._honesty, self.prices.without_copies
         self._beginnings = Beginnings(*learnt)

@@ -294,18 +294,22 @@ class Target:
         single = kind in architectures.UNBATCHED or self._draft_limit is not None
         return self.verifies == "tree" and not single
 
-    def make_batch_cache(self) -> BatchCache:
-        """Empty caches for several texts at once.
+    def check_batches(self) -> None:
+        """Refuse to decode several texts together where they cannot share a forward.
 
         Raises:
             RedrafterError: If this model's texts have to be decoded one by one.
         """
-        kind = self.architecture
         if not self.batches:
             raise RedrafterError(
-                f"Prompts cannot be decoded together with the architecture '{kind}', only where "
-                "each text's rows can be placed by themselves: decode the prompts one by one."
+                f"Prompts cannot be decoded together with the architecture '{self.architecture}', "
+                "only where each text's rows can be placed by themselves: decode the prompts one "
+                "by one."
             )
+
+    def make_batch_cache(self) -> BatchCache:
+        """Empty caches for several texts at once; see :meth:`check_batches`."""
+        self.check_batches()
         return BatchCache(self.make_cache(), self._context)
 
     def verify_batch(

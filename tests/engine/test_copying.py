@@ -17,6 +17,7 @@ from mlx_redrafter.drafting.copies import TextCopies
 from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine import copying
 from mlx_redrafter.engine.batch import Engine
 from mlx_redrafter.engine.batch_decoder import BatchDecoder
 from mlx_redrafter.engine.config import DecodingConfig
@@ -82,7 +83,7 @@ class Copying(ScriptedPlanner):
     ):
         self._shapes, self._asked = shapes, 0
         self._early = early
-        self.copies = CopyPlanner(lambda: machine or Machine(), CopyAcceptance())
+        self.copies = CopyPlanner(lambda: machine or Machine())
         self.steps: list[ObservedStep] = []
 
     def for_batch(self, sequences: int) -> Any:
@@ -396,6 +397,24 @@ def test_copies_that_were_wrong_for_long_are_proposed_again_once_they_are_right(
 
     assert [proposed(9) for _ in range(600)][-1] is False
     assert [proposed(2) for _ in range(20)][-1] is True
+
+
+def test_texts_of_an_engine_share_what_they_learn_of_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also without a planner, and where they take turns: after one in vain looks are rarer."""
+    monkeypatch.setattr(copying, "TOKENS_IN_VAIN", 8)
+    engine, rests = Engine(model_of(), batch_size=1), []
+    numbers = [engine.add(PROMPT, DecodingConfig(10, copy=True)) for _ in range(3)]
+    for number in numbers:
+        text = engine.sequence(number)
+        while not text.emitted:
+            engine.step()
+        assert text.copies is not None
+        rests.append(text.copies.rests)
+        while text.finish_reason is None:
+            engine.step()
+    assert rests == [False, True, True]
 
 
 def test_the_second_of_several_copies_is_judged_as_such_where_the_first_is_left_out() -> None:

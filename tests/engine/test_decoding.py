@@ -29,7 +29,6 @@ from mlx_redrafter.engine import sequence as sequences
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode, steered
 from mlx_redrafter.engine.lockstep import Alone
-from mlx_redrafter.engine.loop import DecodingLoop
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.sequence import Sequence
 from mlx_redrafter.engine.statistics import AcceptanceStats
@@ -308,7 +307,7 @@ def test_other_ranks_are_told_of_no_step_that_cannot_follow() -> None:
     model = SpeculativeModel(models.shared("llama"))
     cache = model.make_cache()
     sequence = Sequence(model, PROMPT, DecodingConfig(9), cache=cache)
-    text = steered(DecodingLoop(model), sequence, lambda _done, _total: None, Steering())
+    text = steered(model, sequence, lambda _done, _total: None, Steering())
     next(text)
     next(text)
     cache.rewind(0)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import pytest
 
 from mlx_redrafter.drafting.copies import Copies
-from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.suffix import Continuation
 from mlx_redrafter.engine.copy_planner import BudgetedCopies, CopyShare
@@ -47,7 +46,7 @@ class Machine:
 
 
 def planner(**prices: float) -> CopyPlanner:
-    return CopyPlanner(lambda: Machine(**prices), CopyAcceptance())  # type: ignore[arg-type]
+    return CopyPlanner(lambda: Machine(**prices))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_a_step_of_copies_fills_a_tile() -> None:
         def verify_seconds(self, rows: int, context: int) -> float:
             return 1.0 + 4.0 * ((rows - 1) // 8)
 
-    assert CopyPlanner(Tiles, CopyAcceptance()).num_nodes(chances, 0) == 7
+    assert CopyPlanner(Tiles).num_nodes(chances, 0) == 7
 
 
 def test_what_decodes_fast_is_not_slowed_down_for_little() -> None:
@@ -128,7 +127,7 @@ def test_the_next_draft_is_left_out_where_copies_go_on() -> None:
 
 
 def test_a_budget_is_shared_by_chance() -> None:
-    budget = BudgetedCopies(CopyAcceptance(), 7)
+    budget = BudgetedCopies(7)
     shape = BeamShape(2, 4, 7)
     assert budget.share(shape, CERTAIN, 0) == CopyShare(7, 0)
     assert budget.share(shape, [], 0) == CopyShare(0, 7)

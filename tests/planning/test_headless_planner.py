@@ -78,7 +78,7 @@ def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
     assert planner.for_batch(1) is planner
     several = planner.for_batch(4)
     assert several is planner.for_batch(4)
-    assert several.copies.acceptance is planner.copies.acceptance
+    assert several.copied is planner.copied
     assert several.prices.verify_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
 
 

@@ -1,0 +1,35 @@
+"""What comes before a text's first step: its shape is checked, and its prompt read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .model import SpeculativeModel
+from .sequence import Sequence
+
+
+def check_shape(sequence: Sequence, *, planned: bool) -> None:
+    """Refuse a shape that cannot be drafted, before anything is computed.
+
+    Args:
+        sequence: The text.
+        planned: Whether a planner chooses shapes in place of the text's own.
+
+    Raises:
+        RedrafterError: If the text's own shape, or sampling, cannot be drafted.
+    """
+    if sequence.drafts and not planned:
+        sequence.sources_for(sequence.config.beam, timed=True)
+
+
+def prefill(model: SpeculativeModel, sequence: Sequence) -> Iterator[tuple[int, int]]:
+    """Read a text's prompt, all but its last token; yields (tokens done, tokens to do)."""
+    model.target.take_cores(len(sequence.prompt))
+    pieces = sequence.prefill()
+    while True:
+        with model.computing():
+            done = next(pieces, None)
+        if done is None:
+            break
+        model.mark()
+        yield done
