@@ -44,10 +44,7 @@ def combine(first: DraftTree, second: DraftTree) -> Combined:
     """
     if first.known is not None and second.known is not None:
         merged = merge(first.known, second.known)
-        scores = [
-            first.known.log_probs[one] if one >= 0 else second.known.log_probs[other]
-            for one, other in zip(merged.guesses, merged.copies, strict=True)
-        ]
+        scores = merged.scores(first.known, second.known)
         return Combined(
             DraftTree.from_parents(merged.tokens, merged.parents, scores),
             tuple(place if merged.copies[place] < 0 else None for place in merged.guessed_at[1:]),

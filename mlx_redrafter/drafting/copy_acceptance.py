@@ -47,6 +47,14 @@ class CopyAcceptance:
         self._hits = [[PRIOR_WEIGHT * chance for chance in row] for row in PRIOR]
         self._trials = [[PRIOR_WEIGHT] * len(row) for row in PRIOR]
 
+    def take_in_vain(self, tokens: int) -> None:
+        """Count tokens for which copies were of no use."""
+        self.in_vain += tokens
+
+    def take_use(self) -> None:
+        """Copies were of use."""
+        self.in_vain = 0
+
     def likely(self, copies: Copies) -> tuple[Copies, list[float]]:
         """The copies without what is hardly ever right, and the chances of the nodes left."""
         kept, chances = [], [1.0]

@@ -92,6 +92,18 @@ class MergedTree:
             result.append(min(chance, result[self.parents[node]]))
         return result
 
+    def scores(self, first: HostTree, second: HostTree) -> list[float]:
+        """Each node's score: in the first of the two trees that has it.
+
+        Args:
+            first: The first tree that was merged.
+            second: The second.
+        """
+        return [
+            first.log_probs[guess] if guess >= 0 else second.log_probs[copy]
+            for guess, copy in zip(self.guesses, self.copies, strict=True)
+        ]
+
     def pick(self, nodes: Sequence[int], log_probs: Sequence[float]) -> HostTree:
         """The tree of some of the nodes.
 

@@ -82,9 +82,10 @@ class SequenceCopies:
         self._surprised = self._asked and alone and tokens[0] != foretold
         if alone or tokens[0] != foretold:  # what was guessed says nothing of copies
             self._in_vain += 1
-            self._acceptance.in_vain += len(tokens)
+            self._acceptance.take_in_vain(len(tokens))
         else:
-            self._in_vain = self._acceptance.in_vain = 0
+            self._in_vain = 0
+            self._acceptance.take_use()
         self._unread += tokens
         self._asked = False
 
@@ -163,10 +164,7 @@ class Candidates:
         self._chances = self._merged.chances(
             guess_chances if guessed else [1.0], proposal.chances if proposal else [1.0]
         )
-        self._scores = [
-            first.log_probs[guess] if guess >= 0 else second.log_probs[copy]
-            for guess, copy in zip(self._merged.guesses, self._merged.copies, strict=True)
-        ]
+        self._scores = self._merged.scores(first, second)
         self._path = self._merged.best_path(self._chances) if chain else None
 
     @property

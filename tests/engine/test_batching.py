@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 
 import mlx.core as mx
 import pytest
-from decoding_cases import Evaluations, path_along
+from decoding_cases import Evaluations, ScriptedPlanner, path_along
 
 import models
 from mlx_redrafter.cache.forward_context import BUFFER_STEP
-from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.drafting.next_draft import NextDraft
 from mlx_redrafter.drafting.recorded import RecordedDraft
@@ -282,7 +281,7 @@ def test_a_batch_may_be_abandoned() -> None:
         assert [one.token for one in decode(model, PROMPTS[1], GREEDY)] == expected
 
 
-class Fixed:
+class Fixed(ScriptedPlanner):
     """A planner that goes round its shapes and notes what it was asked and told."""
 
     def __init__(self, costs: CostModel, shapes: Sequence[BeamShape | None]):
@@ -295,18 +294,6 @@ class Fixed:
     def for_batch(self, sequences: int) -> Fixed:
         self.sequences = sequences
         return self
-
-    def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
-        """Texts are all alike."""
-
-    def price(self, step: ObservedStep) -> float | None:
-        return None
-
-    def reflect(self) -> None:
-        """There is nothing to do."""
-
-    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
-        raise AssertionError("nothing is drafted in the step before")
 
     @property
     def plan(self) -> StepPlan:

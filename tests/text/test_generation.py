@@ -475,6 +475,8 @@ def test_length_is_the_reason_at_max_tokens(tokenizer: TokenizerWrapper) -> None
 
 def test_a_planner_is_not_used_where_a_shape_is_given(tokenizer: TokenizerWrapper) -> None:
     class Refusing:
+        copied = None
+
         @property
         def plan(self) -> StepPlan:
             raise AssertionError("asked")
