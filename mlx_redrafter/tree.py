@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 # What a leaf scores that only fills a tree up.
 PADDING_SCORE = -100.0
@@ -87,10 +88,35 @@ class HostTree:
             return [False] * len(self.tokens)
         return [not having.isdisjoint(self.path(node)[:-1]) for node in range(len(self.tokens))]
 
-    def leaves(self, nodes: int | None = None) -> int:
-        """Root-to-leaf paths of the tree, or of its root and first ``nodes`` others."""
-        parents = self.parents if nodes is None else self.parents[: 1 + nodes]
-        return max(1, len(parents) - len({parent for parent in parents if parent >= 0}))
+    @property
+    def favourites(self) -> list[int]:
+        """The nodes down from the root, each the child of the one before that scores highest; of
+        equal ones the first.
+        """
+        favourite: dict[int, int] = {}
+        for node, parent in enumerate(self.parents):
+            held = favourite.get(parent)
+            if held is None or self.log_probs[node] > self.log_probs[held]:
+                favourite[parent] = node
+        path = [0]
+        while path[-1] in favourite:
+            path.append(favourite[path[-1]])
+        return path
+
+    def leaves(self, nodes: Sequence[int]) -> int:
+        """Root-to-leaf paths of the tree of its root and some other nodes, none without its parent;
+        1 for the root alone.
+        """
+        return max(1, 1 + len(nodes) - len({self.parents[node] for node in nodes}))
+
+    @property
+    def ancestors(self) -> npt.NDArray[np.bool_]:
+        """Bool (n, n); row i marks node i and its ancestors. No node stands before its parent."""
+        ancestors = np.eye(len(self.parents), dtype=np.bool_)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                ancestors[node] |= ancestors[parent]
+        return ancestors
 
 
 @dataclass(frozen=True)
@@ -153,14 +179,11 @@ class DraftTree:
         n = len(tokens)
         if len(parents) != n or n == 0 or parents[0] != -1:
             raise ValueError("a tree needs one parent a node, and -1 for its first, the root")
-        depths = np.zeros(n, np.int32)
-        ancestors = np.eye(n, dtype=np.bool_)
         for node in range(1, n):
-            parent = parents[node]
-            if not 0 <= parent < node:
-                raise ValueError(f"node {node} has parent {parent}, which does not precede it")
-            depths[node] = depths[parent] + 1
-            ancestors[node] |= ancestors[parent]
+            if not 0 <= parents[node] < node:
+                raise ValueError(
+                    f"node {node} has parent {parents[node]}, which does not precede it"
+                )
         known = HostTree(
             tuple(map(int, tokens)),
             tuple(map(int, parents)),
@@ -169,11 +192,11 @@ class DraftTree:
         return cls(
             tokens=mx.array(known.tokens, dtype=mx.int32),
             parents=mx.array(known.parents, dtype=mx.int32),
-            depths=mx.array(depths),
+            depths=mx.array(known.depths, dtype=mx.int32),
             log_probs=mx.array(known.log_probs, dtype=mx.float32),
-            ancestors=mx.array(ancestors),
-            max_depth=int(depths.max()),
-            max_leaves=max(1, n - len(set(parents[1:]))),
+            ancestors=mx.array(known.ancestors),
+            max_depth=max(known.depths),
+            max_leaves=known.leaves(range(1, n)),
             known=known,
         )
 
@@ -201,7 +224,7 @@ class DraftTree:
         n = 1 + nodes
         if known is not None:
             depth = max(known.depths[:n])
-            leaves = known.leaves(nodes)
+            leaves = known.leaves(range(1, n))
             closer = replace(self, max_depth=depth, max_leaves=leaves, known=known)
             return closer if n == len(self) else closer.first(nodes)
         if n == len(self):
@@ -251,11 +274,11 @@ class DraftTree:
         if self.known is not None:
             return self.known
         if len(self) == 1:
-            return HostTree(_numbers(self.tokens), (-1,), (0.0,))
+            return HostTree(read_numbers(self.tokens), (-1,), (0.0,))
         return HostTree(
-            tokens=_numbers(self.tokens),
-            parents=_numbers(self.parents),
-            log_probs=_numbers(self.log_probs),
+            tokens=read_numbers(self.tokens),
+            parents=read_numbers(self.parents),
+            log_probs=read_numbers(self.log_probs),
         )
 
     def positions(self, offset: int | mx.array) -> mx.array:
@@ -271,88 +294,6 @@ class DraftTree:
         at_level = self.depths[:, None] == levels[None, :]
         hit = self.ancestors[:, :, None] & at_level[None, :, :]
         return mx.where(hit, self.tokens[None, :, None], 0).sum(axis=1)
-
-
-@dataclass(frozen=True)
-class BatchTree:
-    """The trees of several texts, each after its own number of committed tokens.
-
-    In a batch's buffers a text's committed tokens fill the first columns, in order, and its tree
-    the next n; what comes after that is not looked at.
-
-    Attributes:
-        tokens: int32 (batch, n).
-        depths: int32 (batch, n).
-        ancestors: bool (batch, n, n).
-        lengths: Committed tokens, int32 (batch,).
-        longest: The largest length.
-        max_depth: No node of any tree is deeper than this.
-        leaf_bound: The most root-to-leaf paths that a tree can have.
-    """
-
-    tokens: mx.array
-    depths: mx.array
-    ancestors: mx.array
-    lengths: mx.array
-    longest: int
-    max_depth: int
-    leaf_bound: int
-
-    def __len__(self) -> int:
-        return int(self.tokens.shape[1])
-
-    @classmethod
-    def stack(cls, trees: Sequence[DraftTree], lengths: Sequence[int]) -> BatchTree:
-        """Trees of equally many nodes, and the committed tokens before each.
-
-        Raises:
-            ValueError: If their numbers of nodes differ.
-        """
-        if len({len(tree) for tree in trees}) != 1:
-            raise ValueError("the trees of a batch need equally many nodes")
-        return cls(
-            tokens=mx.stack([tree.tokens for tree in trees]),
-            depths=mx.stack([tree.depths for tree in trees]),
-            ancestors=mx.stack([tree.ancestors for tree in trees]),
-            lengths=mx.array(list(lengths), dtype=mx.int32),
-            longest=max(lengths),
-            max_depth=max(tree.max_depth for tree in trees),
-            leaf_bound=max(tree.leaf_bound for tree in trees),
-        )
-
-    def positions(self, offset: int | mx.array) -> mx.array:
-        """Positions of the nodes, int32 (batch, n), where ``offset`` means that of the longest."""
-        return self.depths + self.lengths[:, None] + (offset - self.longest)
-
-    @cached_property
-    def columns(self) -> mx.array:
-        """Where the nodes are written, int32 (batch, 1, n, 1)."""
-        columns = self.lengths[:, None] + mx.arange(len(self), dtype=mx.int32)
-        return columns[:, None, :, None]
-
-    def mask(self, window: int | None = None, chunk: int | None = None) -> mx.array:
-        """Bool (batch, 1, n, longest + n): a text's tokens, then ancestors and self.
-
-        Args:
-            window: A node sees only the rows less than this many positions back; None: all.
-            chunk: A node sees only the rows of its own chunk of so many positions; None: all.
-        """
-        n = len(self)
-        columns = mx.arange(self.longest + n, dtype=mx.int32)[None]
-        behind = columns - self.lengths[:, None]
-        node = mx.clip(behind, 0, n - 1)
-        drafted = (behind >= 0) & (behind < n)
-        seen = mx.take_along_axis(self.ancestors, node[:, None], axis=2) & drafted[:, None]
-        seen = seen | (behind < 0)[:, None]
-        if window is not None or chunk is not None:
-            depth = mx.take_along_axis(self.depths, node, axis=1)
-            rows = mx.where(behind < 0, columns, self.lengths[:, None] + depth)[:, None]
-            own = self.positions(self.longest)[..., None]
-            if window is not None:
-                seen = seen & (own - rows < window)
-            if chunk is not None:
-                seen = seen & (own // chunk == rows // chunk)
-        return seen[:, None]
 
 
 # The acceptance rule, on the host and on the device. A step accepts the longest path from the root
@@ -397,6 +338,6 @@ def accepted_leaf(tree: DraftTree, choices: mx.array) -> mx.array:
     return mx.argmax(mx.where(on_path, tree.depths, -1)).astype(mx.int32)
 
 
-def _numbers(array: mx.array) -> tuple[Any, ...]:
-    """A vector's numbers; waits for them."""
+def read_numbers(array: mx.array) -> tuple[Any, ...]:
+    """An array's numbers, by its first axis; waits for them."""
     return tuple(cast("list[Any]", array.tolist()))

@@ -14,8 +14,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import CacheList
 
 from ..errors import RedrafterError
-from ..tree import BatchTree
 from .attention import ChunkedTreeKVCache, TreeKVCache
+from .batch_tree import BatchTree
 from .composite import CacheGroup
 from .forward_context import BUFFER_STEP, ForwardContext, round_up
 from .prompt_cache import LayerCache, PromptCache

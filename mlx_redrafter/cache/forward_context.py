@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from ..tree import BatchTree, DraftTree
+from ..tree import DraftTree
+from .batch_tree import BatchTree
 from .tree_paths import PathPositions, TreePaths
 
 # Entries by which a key/value buffer grows; mlx-lm names the same number `step`.

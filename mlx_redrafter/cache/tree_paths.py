@@ -14,7 +14,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..tree import BatchTree, DraftTree
+from ..tree import DraftTree
+from .batch_tree import BatchTree
 
 
 @dataclass(frozen=True)

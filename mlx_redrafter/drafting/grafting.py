@@ -52,13 +52,9 @@ class MergedTree:
             where they are when they are accepted; then the others by chance.
         """
         order = sorted(range(1, len(self)), key=lambda node: (-chances[node], node))[:count]
-        favourites: dict[int, int] = {}
-        for node in order:
-            favourites.setdefault(self.parents[node], node)
-        path = [0]
-        while (node := favourites.get(path[-1], 0)) > 0:
-            path.append(node)
-        on_path = set(path)
+        favourites = HostTree(self.tokens, self.parents, tuple(chances)).favourites
+        on_path = {0, *order}.intersection(favourites)
+        path = [node for node in favourites if node in on_path]
         return path + [node for node in order if node not in on_path]
 
     def best_path(self, chances: Sequence[float]) -> list[int]:
@@ -158,7 +154,7 @@ def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:
     if m == 0:
         return guessed
     depths = np.array(copied.depths, np.int32)
-    strict = _strict_ancestors(copied.parents)
+    strict = copied.ancestors & ~np.eye(1 + m, dtype=np.bool_)
     rows = mx.arange(n, n + m, dtype=mx.int32)
     place = mx.concatenate([mx.zeros((1,), mx.int32), _doubles(guessed, copied, strict, rows)])
     stands = place[:, None] == mx.arange(n + m)
@@ -177,16 +173,6 @@ def graft(guessed: DraftTree, copied: HostTree) -> DraftTree:
         max_depth=max(guessed.max_depth, int(depths.max())),
         max_leaves=guessed.leaf_bound + m,
     )
-
-
-def _strict_ancestors(parents: Sequence[int]) -> BoolArray:
-    """Bool (n, n); row i marks the ancestors of node i without itself."""
-    n = len(parents)
-    strict = np.zeros((n, n), np.bool_)
-    for node in range(1, n):
-        strict[node] = strict[parents[node]]
-        strict[node, parents[node]] = True
-    return strict
 
 
 def _doubles(

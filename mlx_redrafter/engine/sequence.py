@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
 
 import mlx.core as mx
 
@@ -22,7 +21,7 @@ from ..drafting.source import DraftInput, DraftSource
 from ..errors import RedrafterError
 from ..ranges import of_kind
 from ..sampler import Sampler
-from ..tree import DraftTree, HostTree, accept
+from ..tree import DraftTree, HostTree, accept, read_numbers
 from .backoff import DraftBackoff
 from .checks import checked_prompt, position_limit
 from .config import DecodingConfig
@@ -264,12 +263,12 @@ class Sequence:
     def read(self, pending: PendingStep) -> StepRecord:
         """Wait for a step; walk its tree."""
         tree = pending.tree.read().first(pending.size - 1)
-        choices: tuple[int, ...] = _numbers(pending.choices.tokens)[: pending.size]
+        choices: tuple[int, ...] = read_numbers(pending.choices.tokens)[: pending.size]
         if NO_TOKEN in choices:
             raise RedrafterError("sampler returned a number that is no token id of this model.")
         path = tuple(accept(tree.tokens, tree.parents, choices))
         if pending.choices.flipped_by_noise is not None:
-            flipped = _numbers(pending.choices.flipped_by_noise)
+            flipped = read_numbers(pending.choices.flipped_by_noise)
             self.noise_scale.observe([flipped[node] for node in path])
         return StepRecord(tree, choices, path, pending.copied, pending.cut, pending.watched)
 
@@ -278,7 +277,7 @@ class Sequence:
         choices = pending.choices
         if choices.logprobs is None:
             return [(None, (), None) for _ in record.path]
-        chosen = _numbers(choices.logprobs)
+        chosen = read_numbers(choices.logprobs)
         if choices.all_logprobs is not None:
             # Copied, so that a token that is kept keeps no rows of other branches; and evaluated,
             # so that it can be read in any thread.
@@ -287,7 +286,7 @@ class Sequence:
             return [(chosen[node], (), row) for node, row in zip(record.path, rows, strict=True)]
         if choices.top_tokens is None or choices.top_logprobs is None:
             return [(chosen[node], (), None) for node in record.path]
-        ids, values = _numbers(choices.top_tokens), _numbers(choices.top_logprobs)
+        ids, values = read_numbers(choices.top_tokens), read_numbers(choices.top_logprobs)
         pairs = [
             sorted(zip(ids[node], values[node], strict=True), key=lambda pair: -pair[1])
             for node in record.path
@@ -372,8 +371,3 @@ class Sequence:
         if self.cache.user is self:
             self.cache.user = None
             self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
-
-
-def _numbers(array: mx.array) -> tuple[Any, ...]:
-    """A vector's numbers; waits for them."""
-    return tuple(cast("list[Any]", array.tolist()))

@@ -103,24 +103,11 @@ def kinds_of(tree: HostTree) -> list[int]:
     Favourites are the nodes after which, from the root on, each token was the likeliest that the
     drafter gave after the one before.
     """
-    on_path = set(_favourites(tree))
+    on_path = set(tree.favourites)
     return [
         bisect_left(_FALLING_EDGES, -score) + (0 if node in on_path else BINS)
         for node, score in enumerate(tree.log_probs)
     ]
-
-
-def _favourites(tree: HostTree) -> list[int]:
-    """From the root on each node's likeliest child."""
-    favourite: dict[int, int] = {}
-    for node, parent in enumerate(tree.parents):
-        held = favourite.get(parent)
-        if held is None or tree.log_probs[node] > tree.log_probs[held]:
-            favourite[parent] = node
-    path = [0]
-    while path[-1] in favourite:
-        path.append(favourite[path[-1]])
-    return path
 
 
 def subtree(tree: HostTree, shape: BeamShape, best: Sequence[int] | None = None) -> list[int]:
@@ -135,7 +122,7 @@ def subtree(tree: HostTree, shape: BeamShape, best: Sequence[int] | None = None)
     within = [node for node in best if tree.depths[node] <= shape.length]
     if shape.max_leaves is None:
         return within[: shape.nodes]
-    path = _favourites(tree)[1 : 1 + shape.length]
+    path = tree.favourites[1 : 1 + shape.length]
     beside = [node for node in within if node not in path and tree.parents[node] in (0, *path)]
     return [*path, *beside[: shape.max_leaves - 1]][: shape.nodes]
 

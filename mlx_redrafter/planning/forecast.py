@@ -275,7 +275,7 @@ class Yields:
             nodes[place] = np.bincount(kinds[drafted], minlength=KINDS)
             at_end = drafted[depths[drafted] == candidate.length]
             deepest[place] = np.bincount(kinds[at_end], minlength=KINDS)
-            rows[place] = _path_rows(tree, drafted.tolist())
+            rows[place] = path_rows(tree, drafted.tolist())
         return _Counts(nodes, deepest, rows, covered)
 
 
@@ -284,12 +284,12 @@ def _means(values: FloatArray, counted: npt.NDArray[np.bool_]) -> FloatArray:
     return (values * counted).sum(axis=0) / np.maximum(1, counted.sum(axis=0))
 
 
-def path_rows(tree: HostTree) -> int:
-    """Rows of a tree's root-to-leaf paths, as recurrent modules run them; the root left out."""
-    return _path_rows(tree, range(1, len(tree.tokens)))
+def path_rows(tree: HostTree, nodes: Sequence[int] | None = None) -> int:
+    """Rows of root-to-leaf paths, as recurrent modules run them; the root left out.
 
-
-def _path_rows(tree: HostTree, nodes: Sequence[int]) -> int:
-    parents = {tree.parents[node] for node in nodes}
-    leaves = sum(node not in parents for node in nodes)
-    return leaves * max((tree.depths[node] for node in nodes), default=0)
+    Args:
+        tree: Whose paths.
+        nodes: Of it those that count beside the root, none without its parent; None: all.
+    """
+    nodes = range(1, len(tree.tokens)) if nodes is None else nodes
+    return tree.leaves(nodes) * max((tree.depths[node] for node in nodes), default=0)

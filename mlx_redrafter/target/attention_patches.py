@@ -13,8 +13,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..cache.batch_tree import BatchTree
 from ..cache.forward_context import ForwardContext
-from ..tree import BatchTree, DraftTree
+from ..tree import DraftTree
 
 # What only Llama 4's attention looks at.
 SCALED_BY_ROW = "attn_temperature_tuning"

@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..cache.batch import BatchCache
+from ..cache.batch_tree import BatchTree
 from ..cache.composite import OpaqueCache
 from ..cache.model_identity import ModelWeights
 from ..cache.prompt_cache import LayerCache, PromptCache
@@ -24,7 +25,7 @@ from ..cache.quantized import CacheOptions
 from ..errors import RedrafterError
 from ..system.blas import share_cores
 from ..system.device import plans_attention
-from ..tree import BatchTree, DraftTree
+from ..tree import DraftTree
 from . import architectures
 from .checks import check_numbers, ranks_like
 from .hooks import (

@@ -10,12 +10,13 @@ import pytest
 from architectures import DRAFTED, prompt_of
 
 from mlx_redrafter.cache.batch import BatchCache
+from mlx_redrafter.cache.batch_tree import BatchTree
 from mlx_redrafter.cache.forward_context import BUFFER_STEP
 from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.target.architectures import TREES, UNBATCHED
 from mlx_redrafter.target.target import Target
-from mlx_redrafter.tree import BatchTree, DraftTree
+from mlx_redrafter.tree import DraftTree
 
 BATCHED = [name for name in DRAFTED if name.split(":")[0] in TREES - UNBATCHED]
 # Different trees with equally many nodes, and a path in each.

@@ -208,7 +208,7 @@ INTERRUPTIONS: list[tuple[Any, str, int]] = [
     *((PromptCache, "commit", n) for n in (1, 3)),
     *((Sampler, "choose", n) for n in (1, 3)),
     *((mx, "async_eval", n) for n in (1, 3)),
-    *((sequences, "_numbers", n) for n in (1, 6)),
+    *((sequences, "read_numbers", n) for n in (1, 6)),
     *((AcceptanceStats, "record", n) for n in (1, 3)),
 ]
 

@@ -151,7 +151,7 @@ class Evaluations:
         self.read: set[int] = set()
         self.waits = 0
         self._alive: list[Any] = []
-        launch, wait, numbers = mx.async_eval, mx.eval, sequences._numbers
+        launch, wait, numbers = mx.async_eval, mx.eval, sequences.read_numbers
 
         def async_eval(*arrays: Any) -> None:
             self.launched.append({id(array) for _, array in tree_flatten(list(arrays))})
@@ -166,7 +166,7 @@ class Evaluations:
             self.read.add(id(array))
             return numbers(array)
 
-        patch.setattr(sequences, "_numbers", read)
-        patch.setattr(trees, "_numbers", read)
+        patch.setattr(sequences, "read_numbers", read)
+        patch.setattr(trees, "read_numbers", read)
         patch.setattr(mx, "async_eval", async_eval)
         patch.setattr(mx, "eval", evaluate)

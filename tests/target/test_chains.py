@@ -166,7 +166,7 @@ def test_an_interrupted_step_leaves_the_cache_consistent(monkeypatch: pytest.Mon
             return tuple(array.tolist())  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr("mlx_redrafter.engine.sequence._numbers", interrupted)
+            patch.setattr("mlx_redrafter.engine.sequence.read_numbers", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run(model, prompt, held)
         assert_holds(model, held, held.tokens)
