@@ -63,7 +63,7 @@ class Prices:
     def apart_seconds(self, context: int) -> float:
         return 0.0
 
-    def verify_seconds(self, rows: int, context: int) -> float:
+    def check_seconds(self, rows: int, context: int) -> float:
         return interpolated(rows, self.sizes, self.curve)
 
     def draft_seconds(self, shape: Any) -> float:
@@ -109,7 +109,7 @@ def step(
     tree = candidates.first(count).tree
     choices = [text[min(at + depth, len(text) - 1)] for depth in tree.depths]
     made = len(accept(tree.tokens, tree.parents, choices))
-    return min(made, len(text) - at), prices.verify_seconds(1 + count, at)
+    return min(made, len(text) - at), prices.check_seconds(1 + count, at)
 
 
 def shares(answers: Sequence[dict[str, Any]]) -> Table:

@@ -51,7 +51,7 @@ def checked_planner(planner: Any) -> ShapePlanner | None:
     return cast("ShapePlanner | None", planner)
 
 
-def position_limit(prompt: int, max_tokens: int, positions: int | None) -> int:
+def token_limit(prompt: int, max_tokens: int, positions: int | None) -> int:
     """Tokens to decode at most where a model's table of positions ends.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..drafting.shape import BeamShape
 from ..tree import DraftTree, HostTree
-from .copy_planner import BudgetedCopies, CopyPlanner
+from .copy_pricing import BudgetedCopies, CopyPricing
 from .copying import SequenceCopies, StepCopies, StepDraft, copied_on
 from .launch import PlannedDrafts
 from .model import SpeculativeModel
@@ -135,13 +135,13 @@ class DraftChooser:
         surprised = [copies.take_surprise() for copies in copying]
         roots = [sequence.last_token for sequence in sequences]
         chain = self._target.verifies == "chain"
-        planner, context = self._copy_planner(sequences), context_of(sequences)
-        step = StepCopies(planner, proposals, roots, context, chain=chain)
+        pricing, context = self._pricing(sequences), context_of(sequences)
+        step = StepCopies(pricing, proposals, roots, context, chain=chain)
         if any(surprised):
             step.take_surprise()
         return step
 
-    def _copy_planner(self, sequences: Tokens[Sequence]) -> CopyPlanner:
+    def _pricing(self, sequences: Tokens[Sequence]) -> CopyPricing:
         """Who prices copies: the planner's, or none but the shapes' numbers of nodes."""
         planner = self.planner_of(sequences)
         if planner is not None:

@@ -12,7 +12,7 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.grafting import graft, merge
 from ..drafting.shape import BeamShape
 from ..tree import DraftTree, HostTree
-from .copy_planner import CopyPlanner, CopyShare
+from .copy_pricing import CopyPricing, CopyShare
 
 # After so many plain steps that had no use for copies they are looked for after every so many-th
 # only: in a small model to look takes two or three per cent of a step. And after so many tokens of
@@ -232,7 +232,7 @@ class StepCopies:
     """Plans one step of sequences that share a forward, of which some have copies to verify.
 
     Args:
-        planner: Prices copied nodes.
+        pricing: Prices copied nodes.
         proposals: Copies of each sequence, None for one that has none.
         roots: The last token of each.
         context: Tokens of the longest.
@@ -241,14 +241,14 @@ class StepCopies:
 
     def __init__(
         self,
-        planner: CopyPlanner,
+        pricing: CopyPricing,
         proposals: Sequence[CopyProposal | None],
         roots: Sequence[int],
         context: int,
         *,
         chain: bool = False,
     ):
-        self._planner = planner
+        self._pricing = pricing
         self._proposals = proposals
         self._roots = roots
         self._context = context
@@ -265,11 +265,11 @@ class StepCopies:
         chains = [proposal.chain for proposal in self._proposals if proposal is not None]
         first = sum(chain[0] for chain in chains) / len(self._proposals)
         after = [[chance / chain[0] for chance in chain[1:]] for chain in chains]
-        return self._planner.waits_for_copies(first, mean_chances(after), self._context)
+        return self._pricing.waits_for_copies(first, mean_chances(after), self._context)
 
     def take_surprise(self) -> None:
         """Tell the planner what may be copied after a token that no copy foretold."""
-        self._planner.take_surprise(mean_chances(self._ranked), self._context)
+        self._pricing.take_surprise(mean_chances(self._ranked), self._context)
 
     @property
     def _ranked(self) -> list[list[float]]:
@@ -285,10 +285,10 @@ class StepCopies:
         ranked = self._ranked
         shape = next(filter(None, shapes), None)
         if shape is not None:
-            share = self._planner.share(shape, mean_chances(ranked), self._context)
+            share = self._pricing.share(shape, mean_chances(ranked), self._context)
             if share.guessed:
                 return self._grafts(shapes, share)
-        if not self._planner.num_nodes(mean_chances(ranked), self._context):
+        if not self._pricing.num_nodes(mean_chances(ranked), self._context):
             return [StepDraft() for _ in self._roots]  # mostly so, and soon known
         nothing = [None for _ in self._roots]
         return self.with_known_drafts(nothing, nothing, [[1.0] for _ in self._roots])
@@ -328,7 +328,7 @@ class StepCopies:
             )
         ]
         ranked = [candidate.chances for candidate in candidates]
-        count = self._planner.num_nodes(mean_chances(ranked), self._context)
+        count = self._pricing.num_nodes(mean_chances(ranked), self._context)
         if not count and not any(guesses):
             return [StepDraft() for _ in self._roots]
         trees = [candidate.first(count) for candidate in candidates]

@@ -223,25 +223,15 @@ class DecodingLoop:
                     drafting.append((sequence, record))
                 watched += sequence.watch.take()
         ended = any(sequence.finish_reason for sequence in made)
-        quiet = early and self._timer.early and len(pending) == 1 and pending[0].is_quiet
-        if (
-            quiet
-            and made
-            and not ended
-            and not watched
-            and self._reports.hold(records, pending[0].context, seconds)
-        ):
+        told = [record for _, record in drafting]
+        amid = early and bool(self._pending) and not ended and not watched
+        if not told or (amid and self._reports.hold(pending, told, seconds)):
             return
         planner = self._chooser.planner_of(self.sequences)
-        if planner is None or not drafting:
+        if planner is None:
             return
         observed = ObservedStep.of(
-            pending,
-            [record for _, record in drafting],
-            seconds,
-            early=early,
-            following=self._pending,
-            watched=watched,
+            pending, told, seconds, early=early, following=self._pending, watched=watched
         )
         self._reports.tell(planner, observed)
         if ended:

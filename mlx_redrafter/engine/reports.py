@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 
 from .shape_planner import ObservedStep, ShapePlanner
-from .step import StepRecord
+from .step import PendingStep, StepRecord
 
 # No more are held back: what the machine does by now has to be known.
 MOST_HELD = 16
@@ -44,21 +44,29 @@ class StepReports:
         """Other texts take part: what the planner said no longer holds."""
         self._patience = 0
 
-    def hold(self, records: Tokens[StepRecord], context: int, seconds: float) -> bool:
-        """Count a plain step in the middle of a row of them in the next report.
+    def hold(
+        self, pending: Tokens[PendingStep], records: Tokens[StepRecord], seconds: float
+    ) -> bool:
+        """Count a step that overlapped with the one before it and the one after, if it was plain,
+        in the next report. As :meth:`tell` does, but without asking who is to be told.
 
         Args:
+            pending: The step, of each sequence.
             records: How it went.
-            context: Tokens before it.
             seconds: How long it took.
 
         Returns:
-            False where the planner has to hear of it at once; then it is not counted yet.
+            False where it has to be told; then it is not counted yet.
         """
-        if len(self._held) + 1 >= min(MOST_HELD, self._patience):
+        if self._is_full_with_next or not all(step.is_quiet for step in pending):
             return False
-        self._add(records, context, seconds)
+        self._add(records, max(step.context for step in pending), seconds)
         return True
+
+    @property
+    def _is_full_with_next(self) -> bool:
+        """Whether the planner has to hear of the next step, and of those held back."""
+        return len(self._held) + 1 >= min(MOST_HELD, self._patience)
 
     def tell(self, planner: ShapePlanner, step: ObservedStep) -> None:
         """Have a planner hear of a step, now or with one of those after it."""
@@ -66,10 +74,10 @@ class StepReports:
             self.flush()
             self._planner, self._patience = planner, 0
         if _is_quiet(step):
-            if self.hold(step.records, step.context, step.seconds):
-                return
+            full = self._is_full_with_next
             self._add(step.records, step.context, step.seconds)
-            self.flush()
+            if full:
+                self.flush()
             return
         self.flush()
         planner.observe(step)

@@ -23,7 +23,7 @@ from ..ranges import of_kind
 from ..sampler import Sampler
 from ..tree import DraftTree, HostTree, accept, read_numbers
 from .backoff import DraftBackoff
-from .checks import checked_prompt, position_limit
+from .checks import checked_prompt, token_limit
 from .config import DecodingConfig
 from .copying import CopyProposal, SequenceCopies
 from .head_memory import HeadMemory
@@ -83,7 +83,7 @@ class Sequence:
         model.refresh()
         self._target = model.target
         self._model = model
-        limit = position_limit(len(self.prompt), config.max_tokens, model.target.max_positions)
+        limit = token_limit(len(self.prompt), config.max_tokens, model.target.max_positions)
         sampling = shared_seed(None if model.leader else model.ranks, config.sampling)
         self.config = config = replace(config, sampling=sampling, max_tokens=limit)
         self.drafts = config.draft and model.drafts and config.sampler is None

@@ -12,7 +12,7 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
-from .copy_planner import CopyPlanner
+from .copy_pricing import CopyPricing
 from .step import PendingStep, StepRecord
 from .watch import WatchedDraft
 
@@ -182,7 +182,7 @@ class ShapePlanner(Protocol):
         """
 
     @property
-    def copies(self) -> CopyPlanner:
+    def copies(self) -> CopyPricing:
         """Who prices copies of the text."""
 
     @property

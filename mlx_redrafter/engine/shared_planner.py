@@ -10,7 +10,7 @@ from ..drafting.copy_acceptance import CopyAcceptance
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .checks import checked_planner
-from .copy_planner import CopyPlanner, CopyShare
+from .copy_pricing import CopyPricing, CopyShare
 from .planner_lock import PlannerLock
 from .shape_planner import DraftCosts, ObservedStep, ShapePlanner, StepPlan
 
@@ -49,10 +49,10 @@ class SharedPlanner:
         return self._planner.copied
 
     @cached_property
-    def copies(self) -> CopyPlanner:
+    def copies(self) -> CopyPricing:
         """See ShapePlanner."""
         with self._lock:
-            return _SharedCopies(self._planner.copies, self._lock)
+            return _SharedPricing(self._planner.copies, self._lock)
 
     def for_batch(self, sequences: int) -> SharedPlanner:
         """See ShapePlanner."""
@@ -115,34 +115,34 @@ def shared(planner: ShapePlanner | None, lock: PlannerLock) -> SharedPlanner | N
     return None if checked is None else SharedPlanner(checked, lock)
 
 
-class _SharedCopies:
-    """A CopyPlanner that one thread asks at a time: it may measure when it is asked first."""
+class _SharedPricing:
+    """A CopyPricing that one thread asks at a time: it may measure when it is asked first."""
 
-    def __init__(self, planner: CopyPlanner, lock: PlannerLock):
-        self._planner = planner
+    def __init__(self, pricing: CopyPricing, lock: PlannerLock):
+        self._pricing = pricing
         self._lock = lock
 
     def num_nodes(self, chances: Sequence[float], context: int) -> int:
-        """See CopyPlanner."""
+        """See CopyPricing."""
         with self._lock:
-            return self._planner.num_nodes(chances, context)
+            return self._pricing.num_nodes(chances, context)
 
     def waits_for_copies(self, first: float, after: Sequence[float], context: int) -> bool:
-        """See CopyPlanner."""
+        """See CopyPricing."""
         with self._lock:
-            return self._planner.waits_for_copies(first, after, context)
+            return self._pricing.waits_for_copies(first, after, context)
 
     def take_surprise(self, chances: Sequence[float], context: int) -> None:
-        """See CopyPlanner."""
+        """See CopyPricing."""
         with self._lock:
-            self._planner.take_surprise(chances, context)
+            self._pricing.take_surprise(chances, context)
 
     def share(self, shape: BeamShape, chances: Sequence[float], context: int) -> CopyShare:
-        """See CopyPlanner."""
+        """See CopyPricing."""
         with self._lock:
-            return self._planner.share(shape, chances, context)
+            return self._pricing.share(shape, chances, context)
 
     def drafts_after(self, whole: float, shape: BeamShape) -> bool:
-        """See CopyPlanner."""
+        """See CopyPricing."""
         with self._lock:
-            return self._planner.drafts_after(whole, shape)
+            return self._pricing.drafts_after(whole, shape)

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from ..drafting.shape import BeamShape
-from ..engine.copy_planner import CopyShare
+from ..engine.copy_pricing import CopyShare
 
 # What copies have to gain, in plain steps, before a step is no longer plain: chances are estimates,
 # and the largest of several estimates is mostly too large.
@@ -37,7 +37,7 @@ class Prices(Protocol):
     def apart_seconds(self, context: int) -> float:
         """Seconds lost where two steps in a row do not overlap."""
 
-    def verify_seconds(self, rows: int, context: int) -> float:
+    def check_seconds(self, rows: int, context: int) -> float:
         """Seconds of a step that verifies so many rows, a draft left out."""
 
     def draft_seconds(self, shape: BeamShape) -> float:
@@ -136,7 +136,7 @@ class CopyPlanner:
             larger.append(1 + most)
         for rows in larger:
             count = min(rows - 1, most)
-            gain = tokens[count] - rate * (prices.verify_seconds(rows, context) - saved)
+            gain = tokens[count] - rate * (prices.check_seconds(rows, context) - saved)
             if gain > gained:
                 best, gained = count, gain
             if count == most:  # between two timed numbers of rows it costs what the larger one does
@@ -148,7 +148,7 @@ class CopyPlanner:
         prices = self._prices()
         place = bisect_left(prices.sizes, rows)
         rows = prices.sizes[place] if place < len(prices.sizes) else rows
-        return prices.verify_seconds(rows, context)
+        return prices.check_seconds(rows, context)
 
     def _counts(self, most: int, others: int) -> list[int]:
         """0 and numbers of copied nodes that fill a timed number of rows, and ``most``.

@@ -244,7 +244,7 @@ class Planner:
         if prices.without_copies.tokens == 0 or self.choice is None:
             return drafted
         chances = self.guess_chances(tree)[1:]
-        seconds = partial(prices.verify_seconds, context=context)
+        seconds = partial(prices.check_seconds, context=context)
         return num_nodes_to_verify(chances, prices.sizes, seconds, prices.rate_without_copies)
 
     def guess_chances(self, tree: HostTree) -> list[float]:

@@ -130,7 +130,7 @@ class StepPrices:
             return None
         return self._rate.per_plain_step / self.plain_seconds(context)
 
-    def verify_seconds(self, rows: int, context: int) -> float:
+    def check_seconds(self, rows: int, context: int) -> float:
         """Seconds of a step that verifies so many rows, its draft left out."""
         return self.costs.check_seconds(rows, context) * self.clocks.factor(rows)
 

@@ -61,7 +61,7 @@ class Machine:
     def apart_seconds(self, context: int) -> float:
         return 0.0
 
-    def verify_seconds(self, rows: int, context: int) -> float:
+    def check_seconds(self, rows: int, context: int) -> float:
         return 1.0 + self.row * (rows - 1)
 
     def draft_seconds(self, shape: BeamShape) -> float:

@@ -7,7 +7,7 @@ import pytest
 from mlx_redrafter.drafting.copies import Copies
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.drafting.suffix import Continuation
-from mlx_redrafter.engine.copy_planner import BudgetedCopies, CopyShare
+from mlx_redrafter.engine.copy_pricing import BudgetedCopies, CopyShare
 from mlx_redrafter.engine.copying import Candidates, CopyProposal, mean_chances
 from mlx_redrafter.planning.copy_planner import MARGIN, CopyPlanner
 from mlx_redrafter.tree import HostTree
@@ -35,7 +35,7 @@ class Machine:
     def apart_seconds(self, context: int) -> float:
         return 2 * max(0.0, self.alone - self.plain)
 
-    def verify_seconds(self, rows: int, context: int) -> float:
+    def check_seconds(self, rows: int, context: int) -> float:
         return self.alone + self.row * (rows - 1)
 
     def draft_seconds(self, shape: BeamShape) -> float:
@@ -73,7 +73,7 @@ def test_a_step_of_copies_fills_a_tile() -> None:
     chances = [0.9**depth for depth in range(1, 33)]
 
     class Tiles(Machine):
-        def verify_seconds(self, rows: int, context: int) -> float:
+        def check_seconds(self, rows: int, context: int) -> float:
             return 1.0 + 4.0 * ((rows - 1) // 8)
 
     assert CopyPlanner(Tiles).num_nodes(chances, 0) == 7

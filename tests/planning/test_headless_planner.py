@@ -55,7 +55,7 @@ def test_what_steps_take_corrects_what_was_measured() -> None:
     for _ in range(60):  # another program slows down what uses all cores
         planner.observe(step(8, 5, 7.0))
         planner.observe(step(0, 1, 1.0))
-    assert planner.prices.verify_seconds(9, 64) > 2 * COSTS.verify_seconds(9, 64)
+    assert planner.prices.check_seconds(9, 64) > 2 * COSTS.verify_seconds(9, 64)
     assert planner.prices.plain_seconds(64) < 1.6
     assert planner.copies.num_nodes([0.3], 64) == 0
 
@@ -69,7 +69,7 @@ def test_plain_steps_between_copies_are_not_the_price_of_plain_decoding() -> Non
         planner.observe(step(0, 1, 2.4, overlapped=True))
         planner.observe(step(0, 1, 1.0, early=True, overlapped=True))
         planner.observe(step(0, 1, 0.2, early=True))
-    gained = planner.prices.verify_seconds(8, 64) / planner.prices.plain_seconds(64)
+    gained = planner.prices.check_seconds(8, 64) / planner.prices.plain_seconds(64)
     assert gained == pytest.approx(COSTS.verify_seconds(8, 64), rel=0.03)
 
 
@@ -79,7 +79,7 @@ def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
     several = planner.for_batch(4)
     assert several is planner.for_batch(4)
     assert several.copied is planner.copied
-    assert several.prices.verify_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
+    assert several.prices.check_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
 
 
 def test_the_rate_is_what_was_made_of_late() -> None:

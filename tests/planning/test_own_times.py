@@ -117,4 +117,4 @@ def test_the_first_copies_of_each_length_count_for_the_speed() -> None:
     copied = StepRecord(tree, tuple(range(1, 9)), tuple(range(8)), copied=frozenset(range(1, 8)))
     prices.time(ObservedStep(None, [copied], 1000.0, 64))
     assert prices.tokens == 8
-    assert prices.rate == pytest.approx(8 / prices.verify_seconds(8, 64))
+    assert prices.rate == pytest.approx(8 / prices.check_seconds(8, 64))

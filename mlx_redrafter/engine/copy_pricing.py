@@ -22,7 +22,7 @@ class CopyShare:
     guessed: int
 
 
-class CopyPlanner(Protocol):
+class CopyPricing(Protocol):
     """Who says how many copied tokens to verify.
 
     All chances it is told are of nodes in the order in which they would be verified, the root left
