@@ -131,11 +131,6 @@ class SamplingConfig:
         )
         return tuple((kind, value, size) for kind, value, size in entries if value)
 
-    @property
-    def history_size(self) -> int:
-        """How many recent tokens the penalties look at; 0 when none is on."""
-        return max((size for _, _, size in self.penalties), default=0)
-
     def seeded(self, offset: int = 0) -> SamplingConfig:
         """The same with a seed: its own plus ``offset``, or one that is drawn now."""
         if self.seed is None:

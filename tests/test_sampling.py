@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -174,7 +173,8 @@ def test_penalties_are_mlx_lms_for_every_node(
     tokens, parents = [4, 9, 2, 4, 4, 9, 0], [-1, 0, 0, 1, 3, 2, 4]
     tree = DraftTree.from_parents(tokens, parents)
     logits = logits_of(5, rows=len(tokens))
-    kept = before[-(config.history_size - 1) :] if config.history_size > 1 else []
+    longest = max(size for _, _, size in config.penalties)
+    kept = before[-(longest - 1) :] if longest > 1 else []
     got = np.array(penalise(logits, tree, kept, config.penalties))
     for node in range(len(tokens)):
         line, at = [], node
@@ -220,15 +220,6 @@ def test_more_history_than_needed_is_harmless() -> None:
 def test_zero_penalties_are_off_as_in_mlx_lm() -> None:
     config = SamplingConfig(repetition_penalty=0.0, presence_penalty=0.0, frequency_penalty=0.0)
     assert config.penalties == ()
-    assert config.history_size == 0
-
-
-def test_history_size_is_the_largest_context_that_is_on() -> None:
-    config = SamplingConfig(
-        presence_penalty=1.0, presence_context_size=5, frequency_context_size=50
-    )
-    assert config.history_size == 5
-    assert replace(config, frequency_penalty=1.0).history_size == 50
 
 
 # Choosing

@@ -74,7 +74,7 @@ def compare(
     model: SpeculativeModel,
     sampling: SamplingConfig,
 ) -> Agreement:
-    """Compare a contestant's answers with the reference's in the first repeat.
+    """Compare a contestant's answers in every repeat with the reference's in the first.
 
     Args:
         contestant: Whose answers.

@@ -8,6 +8,7 @@ form a tree.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from .source import DraftInput, DraftSource, last_tokens
 FLOOR = -100.0
 # ... and at most this, so that a child always stands after its parent.
 CEILING = -1e-3
+TIMED_CALLS = 3
 
 
 class BeamSearch:
@@ -40,6 +42,11 @@ class BeamSearch:
         sampling: Temperature and filters of the target's choices; with them, and the noise, the
             search guesses the token that the target is about to draw.
         compiled: Whether to fuse the search's small operations, see ``device.fuses_drafts``.
+
+    Attributes:
+        shape: As given.
+        seconds: What a draft takes on its own; 0 before :meth:`time`.
+        lookback: See DraftSource.
     """
 
     def __init__(
@@ -68,6 +75,15 @@ class BeamSearch:
     def max_depth(self) -> int:
         """The beam length."""
         return self.shape.length
+
+    def time(self, state: DraftInput) -> None:
+        """Measure what a draft takes on its own: the median of a few, the first not counted."""
+        seconds = []
+        for _ in range(TIMED_CALLS + 1):
+            start = time.perf_counter()
+            mx.eval(self(state).log_probs)
+            seconds.append(time.perf_counter() - start)
+        self.seconds = sorted(seconds[1:])[TIMED_CALLS // 2]
 
     def __call__(self, state: DraftInput) -> DraftTree:
         """Search from ``state.root``; the likeliest final beam is laid out right after it."""

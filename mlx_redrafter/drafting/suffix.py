@@ -37,12 +37,10 @@ class Continuation:
         tokens: The tokens after it. Where they reach the text's end they continue from their own
             beginning: of a period the next ones.
         occurrences: How often the match was followed by the first of them.
-        place: Number of tokens before the first of them, at its latest occurrence.
     """
 
     tokens: tuple[int, ...]
     occurrences: int
-    place: int
 
 
 class SuffixAutomaton:
@@ -85,11 +83,6 @@ class SuffixAutomaton:
     def tokens(self) -> Sequence[int]:
         """The tokens that are remembered."""
         return self._tokens
-
-    @property
-    def states(self) -> int:
-        """States of the automaton, at most twice as many as tokens."""
-        return len(self._links)
 
     @property
     def match_length(self) -> int:
@@ -260,8 +253,7 @@ class SuffixAutomaton:
         found = [(self._counts[s], self._ends[s]) for _, s in self._transitions(match)]
         found.sort(reverse=True)
         return [
-            Continuation(self._following(end - 1, depth), times, self._forgotten + end - 1)
-            for times, end in found[:count]
+            Continuation(self._following(end - 1, depth), times) for times, end in found[:count]
         ]
 
     def _following(self, place: int, depth: int) -> tuple[int, ...]:

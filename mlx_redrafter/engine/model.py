@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -43,7 +42,6 @@ from .planner_lock import PlannerLock
 from .saved_cache import load_cache
 from .shape_planner import ShapePlanner
 
-_TIMED_CALLS = 3
 _KEPT_SEARCHES = 64  # of shapes and ways of sampling; each may be a compiled graph
 
 
@@ -266,7 +264,7 @@ class SpeculativeModel:
         with self._lock:
             search = self._search(self.prepared, shape, sampling)
             if timed and not search.seconds:
-                search.seconds = self._time(search, sampling)
+                self._time(search, sampling)
         return self._fitting(search)
 
     def _fitting(self, source: DraftSource) -> DraftSource:
@@ -288,17 +286,11 @@ class SpeculativeModel:
         self._searches.move_to_end(key)
         return self._searches[key]
 
-    def _time(self, search: BeamSearch, sampling: SamplingConfig) -> float:
-        """Median seconds of a draft on its own, the first call not counted."""
+    def _time(self, search: BeamSearch, sampling: SamplingConfig) -> None:
         target = self.target
         target.take_cores(1 + search.shape.nodes)  # as in a step that drafts
-        state = self.blank_input(Sampler(sampling, target.vocab_size).noise(0, search.max_depth))
-        seconds = []
-        for _ in range(_TIMED_CALLS + 1):
-            start = time.perf_counter()
-            mx.eval(search(state).log_probs)
-            seconds.append(time.perf_counter() - start)
-        return sorted(seconds[1:])[_TIMED_CALLS // 2]
+        noise = Sampler(sampling, target.vocab_size).noise(0, search.max_depth)
+        search.time(self.blank_input(noise))
 
     def blank_input(self, noise: mx.array | None) -> DraftInput:
         """What a draft might be told, to time drafts with; the text is of some length.

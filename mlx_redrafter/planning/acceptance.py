@@ -19,6 +19,7 @@ from ..drafting.recorded import RecordedDraft, RecordedDrafts
 from ..drafting.shape import BeamShape
 from ..engine.step import StepRecord
 from ..tree import HostTree
+from .forgetting import DOUBTED, FORGET
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,12 +31,9 @@ KINDS = 2 * BINS  # bins of the scores of favourites, then of the others
 PRIOR_WEIGHT = 3.0
 # Drafts from before count as so many steps, however many they are: this text may be unlike those.
 RECORDED_STEPS = 16
-# What is left of earlier steps after one more: while drafts are judged worth it, and before that,
-# when what was learnt at one place must not stand in the way of another.
-FORGET = 0.995
+# In place of FORGET until drafts are judged worth it: what was learnt at one place must not stand
+# in the way of another.
 FORGET_TRYING = 0.85
-# And after the text has turned out to be another: of up to 200 steps four are left.
-DOUBTED = 0.02
 
 
 class AcceptanceModel:

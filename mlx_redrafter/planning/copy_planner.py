@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from functools import partial
 from typing import Protocol
 
 from ..drafting.shape import BeamShape
 from ..engine.copy_pricing import CopyShare
+from .num_nodes import best_prefix, filling
 
 # What copies have to gain, in plain steps, before a step is no longer plain: chances are estimates,
 # and the largest of several estimates is mostly too large.
@@ -104,8 +105,8 @@ class CopyPlanner:
         # is copied counts where the guesses are wrong.
         missed = 1.0 / (1.0 + guessed)
         gains = {}
-        for count in self._counts(len(chances), 1 + shape.nodes):
-            seconds = self._seconds(1 + shape.nodes + count, context) - saved
+        for count in filling(prices.sizes, len(chances), 1 + shape.nodes):
+            seconds = _tile_seconds(prices, context, 1 + shape.nodes + count) - saved
             gain = guessed + missed * sum(chances[:count]) - prices.rate * seconds
             gains[CopyShare(count, shape.nodes)] = gain
         alone, gain = self._best(chances, context)
@@ -125,37 +126,18 @@ class CopyPlanner:
 
     def _best(self, chances: Sequence[float], context: int) -> tuple[int, float]:
         """The best number of nodes, and what it gains over a plain step, in tokens."""
-        best, gained = 0, 0.0
         if not chances:
-            return best, gained
+            return 0, 0.0  # which takes no prices
         prices = self._prices()
-        saved, rate = (1.0 - MARGIN) * prices.plain_seconds(context), prices.rate
-        tokens, most = [0.0, *accumulate(chances)], len(chances)
-        larger = [size for size in prices.sizes if size > 1]
-        if not larger or larger[-1] <= most:
-            larger.append(1 + most)
-        for rows in larger:
-            count = min(rows - 1, most)
-            gain = tokens[count] - rate * (prices.check_seconds(rows, context) - saved)
-            if gain > gained:
-                best, gained = count, gain
-            if count == most:  # between two timed numbers of rows it costs what the larger one does
-                break
-        return best, gained
+        floor = (1.0 - MARGIN) * prices.plain_seconds(context)
+        seconds = partial(_tile_seconds, prices, context)
+        return best_prefix(chances, prices.sizes, seconds, prices.rate, floor)
 
-    def _seconds(self, rows: int, context: int) -> float:
-        """Seconds of a forward; between two timed numbers of rows those of the larger one."""
-        prices = self._prices()
-        place = bisect_left(prices.sizes, rows)
-        rows = prices.sizes[place] if place < len(prices.sizes) else rows
-        return prices.check_seconds(rows, context)
 
-    def _counts(self, most: int, others: int) -> list[int]:
-        """0 and numbers of copied nodes that fill a timed number of rows, and ``most``.
-
-        Args:
-            most: Copied nodes that there are.
-            others: Rows beside them.
-        """
-        counts = (size - others for size in self._prices().sizes)
-        return sorted({0, most, *(count for count in counts if 0 < count < most)})
+def _tile_seconds(prices: Prices, context: int, rows: int) -> float:
+    """Seconds of a forward; between two timed numbers of rows those of the larger one: a tile that
+    is begun costs what a full one does. Copies come in any number, the shapes of drafts fill one.
+    """
+    place = bisect_left(prices.sizes, rows)
+    rows = prices.sizes[place] if place < len(prices.sizes) else rows
+    return prices.check_seconds(rows, context)

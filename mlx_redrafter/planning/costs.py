@@ -150,36 +150,31 @@ class CostModel:
         reached = max((known for known in CONTEXTS if known <= 1.1 * context), default=0)
         return reached <= 1.5 * self.contexts[-1]
 
-    def with_context(
-        self, context: int, seconds: Mapping[int, float], plain: float | None = None
-    ) -> CostModel:
+    def with_context(self, context: int, seconds: Mapping[int, float]) -> CostModel:
         """The same costs, and those at another context.
 
         Args:
             context: Tokens before the forwards.
             seconds: Of a forward over some of the sizes, 1 among them. What the context adds for
                 sizes in between is interpolated.
-            plain: Seconds of a token of plain decoding there; by default as much more than before
-                as a forward over one token.
 
         Returns:
-            What is known by now. A context at which forwards take longer than at a longer one was
+            What is known by now; a token of plain decoding takes as much more than before as a
+            forward over one token. A context at which forwards take longer than at a longer one was
             measured beside another program, and is left out; the first one's are made as short.
         """
         known = sorted(seconds)
         shares = {n: seconds[n] / self.verify_seconds(n, self.contexts[0]) for n in known}
         if context > self.contexts[0] and min(shares.values()) * AGREEMENT < 1:
             shorter = self.scaled({n: min(1.0, share) for n, share in shares.items()})
-            return shorter.with_context(context, seconds, plain)
+            return shorter.with_context(context, seconds)
         added = [seconds[size] - self.verify_seconds(size, self.contexts[0]) for size in known]
         row = tuple(
             self.verify_seconds(size, self.contexts[0]) + interpolated(size, known, added)
             for size in self.sizes
         )
-        if plain is None:
-            plain = self.plain[0] + added[0]
         rows = dict(zip(self.contexts, zip(self.verify, self.plain, strict=True), strict=True))
-        rows[context] = (row, plain)
+        rows[context] = (row, self.plain[0] + added[0])
         contexts = tuple(_growing({at: row for at, (row, _) in rows.items()}))
         return replace(
             self,

@@ -86,13 +86,13 @@ class HeadlessPlanner:
                 if planner._prices is not None:
                     planner._prices.take_costs(prices.costs.for_batch(sequences))
 
-    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
-        """Not asked: nothing is drafted but copies."""
-        raise NotImplementedError
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:  # noqa: ARG002
+        """None: nothing is drafted but copies."""
+        return 0
 
     def guess_chances(self, tree: HostTree) -> list[float]:
-        """Not asked: nothing is drafted but copies."""
-        raise NotImplementedError
+        """Nothing is guessed, and so nothing expected of a guess."""
+        return [1.0, *[0.0] * (len(tree.tokens) - 1)]
 
     def price(self, step: ObservedStep) -> float | None:  # noqa: ARG002
         """No draft is ever paused."""

@@ -1,14 +1,19 @@
-"""How much of a draft is worth verifying, by its own scores."""
+"""How many of several nodes, the likeliest first, are worth verifying."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 
-def num_nodes_to_verify(
-    chances: Sequence[float], sizes: Sequence[int], seconds: Callable[[int], float], rate: float
-) -> int:
-    """How many of a draft's nodes to verify, from the first on.
+def best_prefix(
+    chances: Sequence[float],
+    sizes: Sequence[int],
+    seconds: Callable[[int], float],
+    rate: float,
+    floor: float,
+) -> tuple[int, float]:
+    """How many nodes to verify, from the first on, and what that gains over none.
 
     A forward over more rows has to earn its time: tokens that it yields on top, against those
     that the same time yields otherwise.
@@ -18,13 +23,27 @@ def num_nodes_to_verify(
         sizes: Rows of the forwards that fill a step: all nodes, or so many less the root's.
         seconds: The time of a forward over so many rows, the root counted.
         rate: Tokens a second, as decoding goes on the whole.
+        floor: The time of a step that verifies none of them.
 
     Returns:
-        Their number.
+        Their number, and the gain in tokens; 0 and 0 where nothing is gained.
     """
-    drafted = len(chances)
-    counts = [size - 1 for size in sizes if size - 1 < drafted] + [drafted]
-    gained = [1.0]
-    for chance in chances:
-        gained.append(gained[-1] + chance)
-    return max(counts, key=lambda count: gained[count] - rate * seconds(1 + count))
+    tokens = [0.0, *accumulate(chances)]
+    best, gained = 0, 0.0
+    for count in filling(sizes, len(chances)):
+        gain = tokens[count] - rate * (seconds(1 + count) - floor)
+        if count and gain > gained:
+            best, gained = count, gain
+    return best, gained
+
+
+def filling(sizes: Sequence[int], most: int, others: int = 1) -> list[int]:
+    """0, numbers of nodes that fill one of some numbers of rows, and ``most``; ascending.
+
+    Args:
+        sizes: The numbers of rows.
+        most: Nodes that there are.
+        others: Rows beside them.
+    """
+    counts = (size - others for size in sizes)
+    return sorted({0, most, *(count for count in counts if 0 < count < most)})

@@ -25,7 +25,7 @@ from .costs import CostModel
 from .forecast import Forecast
 from .honesty import Honesty
 from .learnt import Learnt
-from .num_nodes import num_nodes_to_verify
+from .num_nodes import best_prefix
 from .prices import StepPrices
 from .shapes import candidate_shapes
 from .trials import PlannerState, Trials
@@ -243,9 +243,9 @@ class Planner:
         prices = self.prices
         if prices.without_copies.tokens == 0 or self.choice is None:
             return drafted
-        chances = self.guess_chances(tree)[1:]
+        chances, rate = self.guess_chances(tree)[1:], prices.rate_without_copies
         seconds = partial(prices.check_seconds, context=context)
-        return num_nodes_to_verify(chances, prices.sizes, seconds, prices.rate_without_copies)
+        return best_prefix(chances, prices.sizes, seconds, rate, seconds(1))[0]
 
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from ..engine.shape_planner import ObservedStep
+from .forgetting import DOUBTED, FORGET
 
-FORGET = 0.995
-# Of what is known so much is left where the text has turned out to be another.
-DOUBTED = 0.02
 # A step may have waited for something that is not its own: it counts for up to so many times what
 # was expected.
 LARGEST_SHARE = 2.0

@@ -21,7 +21,7 @@ def copies_of(text: list[int], **options: int) -> Copies | None:
 
 def test_what_followed_the_match_is_proposed() -> None:
     found = copies_of([1, 2, 3, 4, 5, 9, 1, 2, 3], max_depth=2)
-    assert found == Copies(3, 3, (Continuation((4, 5), 1, 3),), shared=False)
+    assert found == Copies(3, 3, (Continuation((4, 5), 1),), shared=False)
     assert found.tree.tokens == (3, 4, 5)
     assert found.tree.parents == (-1, 0, 1)
 
@@ -91,7 +91,7 @@ def chances_of(acceptance: CopyAcceptance, copies: Copies) -> list[float]:
 
 def test_chances_fall_with_depth_and_rise_with_the_match() -> None:
     acceptance = CopyAcceptance()
-    short = Copies(0, 6, (Continuation(tuple(range(32)), 1, 9),))
+    short = Copies(0, 6, (Continuation(tuple(range(32)), 1),))
     long = Copies(0, 40, short.continuations)
     chances, more = chances_of(acceptance, short), chances_of(acceptance, long)
     assert len(chances) == len(more) == 33
@@ -102,7 +102,7 @@ def test_chances_fall_with_depth_and_rise_with_the_match() -> None:
 
 def test_what_is_hardly_ever_right_is_left_out() -> None:
     acceptance = CopyAcceptance()
-    others = (Continuation((7,) * 32, 1, 9), Continuation((8, 8), 1, 5))
+    others = (Continuation((7,) * 32, 1), Continuation((8, 8), 1))
     copies = Copies(0, 1, others, shared=True)
     for _ in range(500):
         acceptance.observe(copies, [7])
@@ -129,8 +129,8 @@ def test_chances_are_those_of_the_trees_nodes() -> None:
 @pytest.mark.parametrize("length", [1, 7, 500])
 def test_what_follows_is_learnt_for_matches_of_that_length(length: int, right: bool) -> None:
     acceptance = CopyAcceptance()
-    copies = Copies(0, length, (Continuation((5, 6), 1, 9),))
-    other = Copies(0, 3, (Continuation((5, 6), 1, 9),))
+    copies = Copies(0, length, (Continuation((5, 6), 1),))
+    other = Copies(0, 3, (Continuation((5, 6), 1),))
     before = chances_of(acceptance, other)[1]
     for _ in range(300):
         acceptance.observe(copies, [5] if right else [7])
@@ -141,7 +141,7 @@ def test_what_follows_is_learnt_for_matches_of_that_length(length: int, right: b
 
 def test_behind_a_wrong_token_nothing_is_learnt() -> None:
     acceptance = CopyAcceptance()
-    copies = Copies(0, 4, (Continuation((5, 6, 7), 1, 9),))
+    copies = Copies(0, 4, (Continuation((5, 6, 7), 1),))
     chances = chances_of(acceptance, copies)
     acceptance.observe(copies, [4, 6, 7])
     after = chances_of(acceptance, copies)
@@ -151,7 +151,7 @@ def test_behind_a_wrong_token_nothing_is_learnt() -> None:
 
 def test_several_same_places_are_believed_more_than_one() -> None:
     chance = {
-        times: chances_of(CopyAcceptance(), Copies(0, 2, (Continuation((5,), times, 9),)))[1]
+        times: chances_of(CopyAcceptance(), Copies(0, 2, (Continuation((5,), times),)))[1]
         for times in (1, 2)
     }
     assert chance[2] > chance[1]

@@ -140,7 +140,7 @@ def test_a_budget_is_shared_by_chance() -> None:
 
 
 def proposal(*chains: tuple[int, ...], chances: list[float]) -> CopyProposal:
-    continuations = tuple(Continuation(chain, 1, 9) for chain in chains)
+    continuations = tuple(Continuation(chain, 1) for chain in chains)
     return CopyProposal(Copies(5, 4, continuations), [1.0, *chances])
 
 

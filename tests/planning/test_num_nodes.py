@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+import pytest
 from planning_machines import CPU, REAL, Chat, Text, costs_of
 
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
-from mlx_redrafter.planning.num_nodes import num_nodes_to_verify
+from mlx_redrafter.planning.num_nodes import best_prefix
 from mlx_redrafter.planning.planner import Planner
 from mlx_redrafter.tree import HostTree
 
@@ -18,24 +19,36 @@ def per_row(price: float) -> Callable[[int], float]:
     return lambda rows: 1.0 + price * (rows - 1)
 
 
+def best_count(
+    chances: list[float], sizes: tuple[int, ...], seconds: Callable[[int], float], rate: float
+) -> int:
+    return best_prefix(chances, sizes, seconds, rate, seconds(1))[0]
+
+
 def test_rows_have_to_earn_their_time() -> None:
     # At two tokens a second a row of 0.2 s has to yield 0.4 tokens.
-    assert num_nodes_to_verify([0.9, 0.5, 0.3], SIZES, per_row(0.2), 2.0) == 2
-    assert num_nodes_to_verify([0.9, 0.5, 0.3], SIZES, per_row(0.01), 2.0) == 3
-    assert num_nodes_to_verify([0.3, 0.2, 0.1], SIZES, per_row(0.2), 2.0) == 0
+    assert best_count([0.9, 0.5, 0.3], SIZES, per_row(0.2), 2.0) == 2
+    assert best_count([0.9, 0.5, 0.3], SIZES, per_row(0.01), 2.0) == 3
+    assert best_count([0.3, 0.2, 0.1], SIZES, per_row(0.2), 2.0) == 0
     # The faster decoding goes on the whole, the more a second is worth.
-    assert num_nodes_to_verify([0.9, 0.5, 0.3], SIZES, per_row(0.2), 4.0) == 1
+    assert best_count([0.9, 0.5, 0.3], SIZES, per_row(0.2), 4.0) == 1
 
 
 def test_a_poor_row_is_taken_for_the_sake_of_those_behind_it() -> None:
     steps = {1: 1.0, 2: 1.5, 3: 1.5, 4: 1.5}
-    assert num_nodes_to_verify([0.4, 0.4, 0.4], SIZES, steps.__getitem__, 2.0) == 3
-    assert num_nodes_to_verify([0.4, 0.4, 0.1], SIZES, steps.__getitem__, 2.0) == 0
+    assert best_count([0.4, 0.4, 0.4], SIZES, steps.__getitem__, 2.0) == 3
+    assert best_count([0.4, 0.4, 0.1], SIZES, steps.__getitem__, 2.0) == 0
 
 
 def test_only_counts_on_offer_are_chosen() -> None:
-    assert num_nodes_to_verify([0.9, 0.9, 0.1], (1, 3), per_row(0.5), 1.0) == 2
-    assert num_nodes_to_verify([], (1,), per_row(0.01), 1.0) == 0
+    assert best_count([0.9, 0.9, 0.1], (1, 3), per_row(0.5), 1.0) == 2
+    assert best_count([], (1,), per_row(0.01), 1.0) == 0
+
+
+def test_what_is_gained_is_told_in_tokens() -> None:
+    count, gain = best_prefix([0.9, 0.5, 0.3], SIZES, per_row(0.2), 2.0, 1.0)
+    assert (count, gain) == (2, pytest.approx(1.4 - 2.0 * 0.4))
+    assert best_prefix([0.9, 0.5], SIZES, per_row(0.2), 2.0, 0.1) == (0, 0.0), "none costs less"
 
 
 def copied(tokens: int, seconds: float) -> ObservedStep:
