@@ -300,6 +300,7 @@ class Switching(ScriptedPlanner):
     def __init__(self) -> None:
         self.observed: list[tuple[BeamShape | None, int]] = []
         self.begun: list[float] = []
+        self.seconds: list[float] = []
 
     def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         self.begun.append(temperature)
@@ -309,15 +310,31 @@ class Switching(ScriptedPlanner):
         return StepPlan(self.shapes[len(self.observed) % len(self.shapes)])
 
     def observe(self, step: ObservedStep) -> None:
-        assert step.seconds >= 0
+        self.seconds.append(step.seconds)
         (record,) = step.records
         self.observed.append((step.shape, record.drafted))
 
 
+def read_by_the_second(monkeypatch: pytest.MonkeyPatch, first: float = 1.0) -> None:
+    """Each step is read in a second, that of the prompt's last token in its own time."""
+    now = [0.0]
+    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: now[0])
+    read = TextSequence.read
+
+    def slowly(loop: TextSequence, pending: PendingStep) -> StepRecord:
+        now[0] += first if now[0] == 0 else 1.0
+        return read(loop, pending)
+
+    monkeypatch.setattr(TextSequence, "read", slowly)
+
+
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("max_tokens", [1, 2, 17, 30])
-def test_shapes_may_change_from_step_to_step(sampling: SamplingConfig, max_tokens: int) -> None:
+def test_shapes_may_change_from_step_to_step(
+    sampling: SamplingConfig, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planner = Switching()
+    read_by_the_second(monkeypatch)
     stats = assert_planned_as_plain(planner, max_tokens, sampling)
     assert len(planner.observed) == stats.steps
     if max_tokens == 30:
@@ -326,6 +343,7 @@ def test_shapes_may_change_from_step_to_step(sampling: SamplingConfig, max_token
         assert drafted == (shape.nodes if shape else 0)
     assert stats.tokens == max_tokens - 1
     assert planner.begun == [sampling.temperature]
+    assert planner.seconds == [1.0] * stats.steps, "each step's time is told, and told once"
 
 
 class Patient(ScriptedPlanner):
@@ -465,19 +483,10 @@ def test_decode_yields_lazily() -> None:
 
 def test_the_prompts_time_is_not_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain steps start before the one ahead of them is read, the prompt's own forward too."""
-    now = [0.0]
-    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: now[0])
-    read = TextSequence.read
-
-    def slowly(loop: TextSequence, pending: PendingStep) -> StepRecord:
-        now[0] += 50.0 if now[0] == 0 else 1.0
-        return read(loop, pending)
-
-    monkeypatch.setattr(TextSequence, "read", slowly)
+    read_by_the_second(monkeypatch, first=50.0)
 
     class Plain(Switching):
         shapes = (None,)
-        seconds: list[float] = []  # noqa: RUF012
         overlaps: list[tuple[bool, bool]] = []  # noqa: RUF012
 
         def observe(self, step: ObservedStep) -> None:

@@ -82,6 +82,12 @@ def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
     assert several.prices.check_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
 
 
+def test_nothing_is_expected_of_guesses() -> None:
+    planner, tree = HeadlessPlanner(Measurements()), HostTree((1, 2), (-1, 0), (0.0, -0.1))
+    assert planner.guess_chances(tree) == [1.0, 0.0]
+    assert planner.num_nodes_to_verify(tree, 64) == 0
+
+
 def test_the_rate_is_what_was_made_of_late() -> None:
     planner = HeadlessPlanner(Measurements())
     assert planner.prices.rate == pytest.approx(1.0)

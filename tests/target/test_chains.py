@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache as memoise
+from types import SimpleNamespace
 from typing import Any
 
 import architectures
@@ -27,7 +28,8 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.engine.step import DecodedToken
-from mlx_redrafter.planning.calibration import SIZES, _time_replay, calibrate
+from mlx_redrafter.planning import calibration
+from mlx_redrafter.planning.calibration import SIZES, calibrate
 from mlx_redrafter.planning.costs import CostModel
 from mlx_redrafter.planning.shapes import candidate_shapes, probe_shapes
 from mlx_redrafter.sampling import SamplingConfig
@@ -312,15 +314,58 @@ def test_memory_does_not_grow_with_the_text() -> None:
     assert len(layer._points) <= KEPT_PROMPTS + KEPT_PIECES
 
 
-def test_the_replay_is_measured_and_leaves_the_cache_as_it_was() -> None:
-    """Only what recurs has one; the state stands where it stood before."""
+@pytest.mark.parametrize(("tail", "replay"), [(0.003, 0.003), (-0.003, 0.0)])
+def test_the_replay_is_what_a_rejected_tail_costs(
+    tail: float, replay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no gain; and the state stands where it stood before."""
     model = shared("mamba")
-    prompt = prompt_of(30)
+    prompt, now = prompt_of(30), [0.0]
     held = prefilled(model, prompt)
-    assert _time_replay(model, held) >= 0.0
+    commit, longest = held.commit, max(calibration.REPLAYED)
+
+    def slowly(path: Sequence[int], tokens: Sequence[int]) -> None:
+        now[0] += 1.0 if len(path) == longest else 1.0 + tail
+        commit(path, tokens)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "commit", slowly)
+        patch.setattr(calibration.time, "perf_counter", lambda: now[0])
+        assert calibration._time_replay(model, held) == pytest.approx(replay)
     assert_holds(model, held, prompt)
+
+
+@pytest.mark.parametrize(("dearer", "row"), [(4.9, 0.1), (-4.9, 0.0)])
+def test_a_row_of_a_path_costs_what_a_tree_takes_longer_than_a_chain(
+    dearer: float, row: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight paths of eight rows, of which a chain of as many nodes runs fifteen."""
+    now = [0.0]
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(calibration.time, "sleep", lambda _: None)
+
+    def verify(tree: DraftTree, _: object) -> tuple[mx.array, None]:
+        now[0] += 10.0 if tree.leaf_bound == 1 else 10.0 + dearer
+        return mx.zeros((len(tree), 2)), None
+
+    model: Any = SimpleNamespace(
+        target=SimpleNamespace(verifies="tree", verify=verify), agreed=lambda seconds: seconds
+    )
+    assert calibration._time_path_row(model, None) == pytest.approx(row)  # type: ignore[arg-type]
+    model.target.verifies = "chain"
+    assert calibration._time_path_row(model, None) == 0.0  # type: ignore[arg-type]
+
+
+def test_only_what_recurs_has_its_replay_and_rows_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replay as a share of a forward over the rows that stay."""
+    monkeypatch.setattr(calibration, "_time_replay", lambda *_: 1.0)
+    monkeypatch.setattr(calibration, "_time_path_row", lambda *_: 0.5)
+    costs, kept = calibrate(shared("mamba")), calibration.REPLAYED[1]
+    assert costs.replay == pytest.approx(1.0 / costs.verify_seconds(kept, costs.contexts[0]))
+    assert costs.path_row == 0.5
     config = DrafterConfig(hidden_size=64, vocab_size=VOCAB, exit_dim=128, num_draft_layers=1)
     drafter = RecurrentDrafter(config)
     architectures.randomise(drafter, 0)
     attending = SpeculativeModel(architectures.build("llama"), drafter)
-    assert calibrate(attending).replay == 0.0
+    without = calibrate(attending)
+    assert (without.replay, without.path_row) == (0.0, 0.0)
