@@ -47,21 +47,22 @@ def keep(tensor: GGUFTensor) -> Affine | None:
         return None
     unpack = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0}[tensor.type]
     size = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}[tensor.type]
-    data = np.ascontiguousarray(tensor.data)
+    data = tensor.read()
     kept = unpack(data.reshape(*data.shape[:-1], -1, size))
     finite = np.isfinite(kept.scales).all() and np.isfinite(kept.biases).all()
     return kept if finite else None
 
 
 def dequantise(tensor: GGUFTensor) -> Array:
-    """The weights as float32, or as float16 where they are stored so; (shape), a copy."""
+    """The weights as float32, or as float16 where they are stored so; (shape)."""
+    data = tensor.read()
     if tensor.type in ("F32", "F16"):
-        return np.array(tensor.data).reshape(tensor.shape)
+        return data.reshape(tensor.shape)
     gguf = package()
     kind = gguf.GGMLQuantizationType[tensor.type]
     if tensor.type == "F64":
-        return np.array(tensor.data).reshape(tensor.shape).astype(np.float32)
-    rows = tensor.data.reshape(-1, tensor.data.shape[-1])
+        return data.reshape(tensor.shape).astype(np.float32)
+    rows = data.reshape(-1, data.shape[-1])
     out = np.empty((len(rows), tensor.shape[-1]), np.float32)
     step = max(1, _CHUNK // max(tensor.shape[-1], 1))
 

@@ -88,10 +88,10 @@ def _counted(
     placed: list[Placed],
     progress: Progress,
 ) -> Iterator[tuple[Placed, dict[str, mx.array], int]]:
-    done, total = 0, sum(p.tensor.data.nbytes for p in placed)
+    done, total = 0, sum(p.tensor.nbytes for p in placed)
     for item, values, bits in arrays:
         yield item, values, bits
-        done += item.tensor.data.nbytes
+        done += item.tensor.nbytes
         progress("Converting the GGUF file", done, total)
 
 

@@ -17,6 +17,7 @@ from .rope import rope_scaling
 Config = dict[str, Any]
 # Models in which a part of each head may be turned by its position.
 TURNING_IN_PART = ("phi3", "stablelm")
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def _common(model: GGUFModel, kind: str, eps: str = "rms_norm_eps") -> Config:
         eps: model.positive(f"attention.{key}"),
         "vocab_size": rows,
         "rope_theta": base,
-        "max_position_embeddings": model.integer("context_length"),
+        "max_position_embeddings": model.count(
+            "context_length", LARGEST_INTEGER, "a number of tokens"
+        ),
         "head_dim": head_dim,
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
@@ -210,6 +213,11 @@ def _gemma2(model: GGUFModel) -> Config:
 
 def _gemma3(model: GGUFModel) -> Config:
     config = _common(model, "gemma3_text")
+    if model.has("final_logit_softcapping") and model.number("final_logit_softcapping") > 0:
+        raise RedrafterError(
+            f"'{model.path}' cannot be converted: it caps its logits "
+            "(gemma3.final_logit_softcapping), which mlx-lm's Gemma 3 does not."
+        )
     if not model.has("rope.freq_base"):
         config["rope_theta"] = 1_000_000.0
     layers = config["num_hidden_layers"]
@@ -247,7 +255,26 @@ def _phi3(model: GGUFModel) -> Config:
 
 
 def _olmo2(model: GGUFModel) -> Config:
-    return _common(model, "olmo2") | {"attention_bias": False, "mlp_bias": False}
+    config = _common(model, "olmo2") | {"attention_bias": False, "mlp_bias": False}
+    if not (window := model.integer("attention.sliding_window", 0)):
+        return config
+    # OLMo 3 goes by the same name; most of its layers see a window.
+    kinds = _layer_types(model, config["num_hidden_layers"], 4)
+    if SLIDING not in kinds:
+        return config
+    return config | {"model_type": "olmo3", "sliding_window": window, "layer_types": kinds}
+
+
+def _layer_types(model: GGUFModel, layers: int, period: int) -> list[str]:
+    """Which layers see a window: told for each, or all but every ``period``-th."""
+    key = "attention.sliding_window_pattern"
+    told = model.metadata.get(f"{model.architecture}.{key}")
+    if not isinstance(told, list):
+        period = model.count(key, LARGEST_INTEGER, "a number of layers", period)
+        told = [bool((layer + 1) % period) for layer in range(layers)]
+    if len(told) != layers or not all(isinstance(one, bool) for one in told):
+        raise model.refusal(f"{model.architecture}.{key}", told, f"true or false {layers} times")
+    return [SLIDING if one else FULL for one in told]
 
 
 def _starcoder2(model: GGUFModel) -> Config:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import RedrafterError
 from .header import check_header
+
+FileState = tuple[int, int, int, int]  # device, number, bytes, time of change in ns
 
 # Stored as they are: numbers of numpy's.
 PLAIN = ("F32", "F16", "F64")
@@ -30,14 +34,59 @@ class GGUFTensor:
         name: As in the file ("blk.0.attn_q.weight").
         type: GGUF's name of the type ("Q4_0", "F16").
         shape: Of the weights, in numpy's order.
-        data: Stored bytes, mapped from the file: (..., bytes of a row) for block types, else the
-            numbers themselves.
+        file: The file.
+        state: What :func:`file_state` said of it when its header was read.
+        offset: Of the stored bytes in it.
+        form: Their type as numpy has it.
+        extents: Their shape: (..., bytes of a row) for block types, else ``shape``.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
-    data: np.ndarray[Any, Any]
+    file: Path
+    state: FileState
+    offset: int
+    form: np.dtype[Any]
+    extents: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return math.prod(self.extents) * self.form.itemsize
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """The stored bytes, of the type ``form`` in the shape ``extents``.
+
+        They are not mapped into memory, since a process dies of a mapped file that gets shorter.
+
+        Raises:
+            RedrafterError: If the file has changed or cannot be read.
+        """
+        try:
+            with self.file.open("rb") as stream:
+                same = file_state(stream) == self.state
+                stream.seek(self.offset)
+                count = math.prod(self.extents) if same else 0
+                data = np.fromfile(stream, self.form, count)
+        except OSError as error:
+            raise RedrafterError(f"'{self.file}' cannot be read: {error.strerror}.") from None
+        if len(data) * data.itemsize < self.nbytes:
+            raise RedrafterError(
+                f"'{self.file}' was changed while it was read: try again when it is complete."
+            )
+        return data.reshape(self.extents)
+
+    def row(self, index: int) -> GGUFTensor:
+        """One row, as a tensor with a dimension less."""
+        start = self.offset + index * (self.nbytes // self.extents[0])
+        return replace(self, shape=self.shape[1:], offset=start, extents=self.extents[1:])
+
+
+def file_state(stream: BinaryIO) -> FileState:
+    """What tells an open file from another one, and from itself after a change."""
+    told = os.fstat(stream.fileno())
+    return told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -196,6 +245,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
     require_regular(path)
     check_header(path, {int(k): v for k, v in gguf.GGML_QUANT_SIZES.items()})
     try:
+        with path.open("rb") as stream:
+            state = file_state(stream)
         reader = gguf.GGUFReader(str(path))
         values = {key: _plain(entry.contents()) for key, entry in reader.fields.items()}
         tensors = {
@@ -203,7 +254,11 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, GGUFTensor]]:
                 t.name,
                 t.tensor_type.name,
                 tuple(int(n) for n in reversed(t.shape)),
-                t.data,
+                path,
+                state,
+                int(t.data_offset),
+                t.data.dtype,
+                t.data.shape,
             )
             for t in reader.tensors
         }

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import RedrafterError
 from .blocks import dequantise
-from .file import GGUFModel
+from .file import LARGEST_INTEGER, GGUFModel
 
 FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
@@ -29,30 +29,82 @@ def rope_scaling(model: GGUFModel, dimensions: int, base: float) -> dict[str, An
     Raises:
         RedrafterError: For scalings that cannot be told from the file, or that mlx-lm has not.
     """
-    if LONG in model.tensors:
-        return _longrope(model)
-    if FREQUENCIES in model.tensors:
-        return _llama3(model, dimensions, base)
-    kind = model.text(f"{model.architecture}.rope.scaling.type", "none")
+    kind, factor = _kind(model), _factor(model)
+    tensor = next((name for name in (LONG, FREQUENCIES) if name in model.tensors), None)
+    if tensor is not None:
+        if factor != 1.0:
+            raise RedrafterError(
+                f"'{model.path}' cannot be converted: it scales its positions twice, by "
+                f"'{tensor}' and by a factor of {factor:g}, which no model of mlx-lm does."
+            )
+        return _longrope(model) if tensor == LONG else _llama3(model, dimensions, base)
+    _require(model, "rope.scaling.attn_factor", 1.0)
+    if kind == "linear":
+        return {"type": "linear", "rope_type": "linear", "factor": factor} if factor != 1 else None
+    if kind == "yarn":
+        return _yarn(model, factor)
     if kind == "none":
         return None
-    factor = model.number("rope.scaling.factor", 1.0)
-    if not 0 < factor <= LARGEST_FACTOR:
-        raise model.refusal("rope.scaling.factor", factor, "a number above 0 and of some size")
-    if kind == "linear":
-        return {"type": "linear", "rope_type": "linear", "factor": factor}
-    if kind == "yarn":
-        original = model.integer("rope.scaling.original_context_length")
-        return {
-            "type": "yarn",
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original,
-        }
     raise RedrafterError(
         f"'{model.path}' scales its positions in a way that is not known here ('{kind}'): convert "
         "the model's original checkpoint instead."
     )
+
+
+def _kind(model: GGUFModel) -> str:
+    """What scales: in files without a type, of which early ones hold a factor, it is linear."""
+    return model.text(f"{model.architecture}.rope.scaling.type", "linear")
+
+
+def _factor(model: GGUFModel) -> float:
+    """How many times as long texts may be; 0 stands for no scaling."""
+    if _kind(model) == "none":
+        return 1.0
+    key = "rope.scaling.factor"
+    if not model.has(key) and model.has("rope.scale_linear"):
+        key = "rope.scale_linear"  # its name in early files
+    factor = model.number(key, 1.0)
+    if not 0 <= factor <= LARGEST_FACTOR:
+        raise model.refusal(key, factor, "a number above 0 and of some size")
+    return factor or 1.0
+
+
+def _yarn(model: GGUFModel, factor: float) -> dict[str, Any] | None:
+    """YaRN with the parameters of its own that mlx-lm knows too.
+
+    The file says by how much queries and keys grow (``attention_factor``), mlx-lm wants the
+    multiple of 0.1 ln(factor) by which that exceeds 1.
+    """
+    if model.number("rope.scaling.yarn_ext_factor", -1.0) >= 0:  # below 0 stands for unsaid
+        _require(model, "rope.scaling.yarn_ext_factor", 1.0)
+    _require(model, "rope.scaling.yarn_log_multiplier", 0.0)
+    scaling: dict[str, Any] = {
+        "type": "yarn",
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": model.count(
+            "rope.scaling.original_context_length", LARGEST_INTEGER, "a number of tokens"
+        ),
+    }
+    for name in ("beta_fast", "beta_slow"):
+        if model.has(f"rope.scaling.yarn_{name}"):
+            scaling[name] = model.positive(f"rope.scaling.yarn_{name}")
+    key = "rope.scaling.yarn_attn_factor"
+    if factor <= 1:
+        _require(model, key, 1.0)
+        return None
+    if model.has(key):
+        scaling["mscale"] = (model.positive(key) - 1) / (0.1 * math.log(factor))
+    return scaling
+
+
+def _require(model: GGUFModel, key: str, value: float) -> None:
+    """Refuse what mlx-lm's models have no parameter for."""
+    if (told := model.number(key, value)) != value:
+        raise RedrafterError(
+            f"'{model.path}' cannot be converted: it scales its positions with "
+            f"'{model.architecture}.{key}' {told:g}, and mlx-lm's models with {value:g} only."
+        )
 
 
 def _longrope(model: GGUFModel) -> dict[str, Any]:
@@ -71,7 +123,7 @@ def _factors(model: GGUFModel, name: str) -> np.ndarray[Any, Any]:
     return dequantise(model.tensors[name]).astype(np.float64).reshape(-1)
 
 
-def _llama3(model: GGUFModel, dimensions: int, base: float) -> dict[str, Any]:
+def _llama3(model: GGUFModel, dimensions: int, base: float) -> dict[str, Any] | None:
     """Llama 3's scaling, recovered from the factors that it gives each frequency.
 
     Wavelengths above L get the largest factor f, those below H none, and in between 1 / factor is
@@ -84,7 +136,7 @@ def _llama3(model: GGUFModel, dimensions: int, base: float) -> dict[str, Any]:
         raise _unknown(model)
     largest = float(factors.max())
     if largest == 1.0:
-        return {"type": "default", "rope_type": "default"}
+        return None
     inverse = base ** (-np.arange(0, dimensions, 2) / dimensions) / (2 * math.pi)
     long = float(round(largest, 4))
     for original, high in _candidates(factors, inverse, long):

@@ -128,7 +128,7 @@ def _size(model: GGUFModel, plain: bool) -> int:
 
 def _stored_bytes(tensor: GGUFTensor) -> int:
     if tensor.type in KEPT_BITS:
-        return tensor.data.nbytes * 3 // 2  # Q4_0's biases are new, and scales may be float32
+        return tensor.nbytes * 3 // 2  # Q4_0's biases are new, and scales may be float32
     return int(np.prod(tensor.shape)) * (4 if tensor.type == "F32" else 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from .blocks import GROUP, KEPT_BITS, Affine, Array, dequantise, keep
 from .families import Config, Family
 from .file import GGUFModel, GGUFTensor, package
 from .rope import FACTOR_TENSORS
+
+PER_HEAD = re.compile(r"\.norms\.(\d+)\.")  # StableLM's q and k, GGUF's rows of one tensor
 
 # Computed by the model itself, or of use to other engines only.
 UNUSED = (".attn_rot_embd.weight", ".rotary_emb.inv_freq", *FACTOR_TENSORS)
@@ -51,14 +54,17 @@ def place(model: GGUFModel, family: Family, config: Config) -> list[Placed]:
         RedrafterError: If one is missing or of another shape, or one is left over.
     """
     built = _build(model, config)
+    _check_positions(model, config, built)
     names = package().get_tensor_name_map(_architecture(model), config["num_hidden_layers"])
     quantisable = {name for name, m in built.named_modules() if hasattr(m, "to_quantized")}
     placed = []
     for name, array in tree_flatten(built.parameters()):
         if name == "lm_head.weight" and "output.weight" not in model.tensors:
             continue  # tied, where mlx-lm's module exists until the weights are loaded
-        stored = _stored_name(name, family, names)
+        stored, head = _stored_name(name, family, names)
         tensor = model.tensors.get(stored or "")
+        if tensor is not None and head is not None and head < tensor.shape[0]:
+            tensor = tensor.row(head)
         shape = tuple(array.shape)
         if tensor is None or _extents(tensor.shape) != _extents(shape):
             found = "has it not" if tensor is None else f"has it in the shape {tensor.shape}"
@@ -96,11 +102,36 @@ def _build(model: GGUFModel, config: Config) -> nn.Module:
         ) from None
 
 
-def _stored_name(name: str, family: Family, names: Any) -> str | None:
+def _check_positions(model: GGUFModel, config: Config, built: nn.Module) -> None:
+    """Refuse a scaling of positions that mlx-lm's class of the family does not look at."""
+    scaling = config.get("rope_scaling")
+    if scaling is None:
+        return
+    plain = _build(model, {k: v for k, v in config.items() if k != "rope_scaling"})
+    if _turning(plain) == _turning(built):
+        raise RedrafterError(
+            f"'{model.path}' cannot be converted: it scales its positions ('{scaling['type']}'), "
+            f"which mlx-lm's model of the family '{model.architecture}' does not do."
+        )
+
+
+def _turning(built: nn.Module) -> list[tuple[str, type, Any]]:
+    """The modules that turn queries and keys, and by what scale; other scales have own classes."""
+    return [
+        (name, type(module), getattr(module, "scale", None))
+        for name, module in built.named_modules()
+        if name.endswith("rope")
+    ]
+
+
+def _stored_name(name: str, family: Family, names: Any) -> tuple[str | None, int | None]:
+    """The stored tensor's name, and which of its rows it is where each head has a norm."""
     for ours, theirs in family.renamed:
         name = name.replace(ours, theirs)
+    head = PER_HEAD.search(name)
+    name = PER_HEAD.sub(".", name)
     found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-    return None if found is None else str(found)
+    return None if found is None else str(found), None if head is None else int(head[1])
 
 
 def _check_rest(model: GGUFModel, placed: list[Placed]) -> None:

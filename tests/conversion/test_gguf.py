@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
+from gguf_conversions import IDS, configured, converted, logits, refusal
 from gguf_models import (
-    CONTEXT,
     HIDDEN,
     KINDS,
     TOKENS,
@@ -29,7 +28,6 @@ from mlx.utils import tree_unflatten
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.gguf import read_gguf, write_model
 from mlx_redrafter.gguf.blocks import dequantise, keep
-from mlx_redrafter.gguf.rope import llama3_factors
 from mlx_redrafter.text.places import silent
 
 # A Mistral is a Llama to mlx-lm, and these families' norms have another key.
@@ -39,18 +37,6 @@ WRITTEN_OTHERWISE = {
 }
 KEPT = ["Q4_0", "Q4_1", "Q8_0"]
 OTHERS = ["F32", "F16", "BF16", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-IDS = mx.array([[5, 260, 17, 3, 99, 42, 180, 261, 7, 33, 250, 4]])
-
-
-def converted(file: Path, **options: Any) -> Path:
-    out = file.parent / f"{file.stem}-out"
-    out.mkdir()
-    write_model(read_gguf(file), out, silent, **options)
-    return out
-
-
-def logits(directory: Path) -> np.ndarray:
-    return np.array(mlx_lm.load(str(directory))[0](IDS).astype(mx.float32))
 
 
 def expected_logits(name: str, stored: dict[str, Any]) -> np.ndarray:
@@ -64,7 +50,7 @@ def test_families_compute_what_mlx_lm_computes(tmp_path: Path, name: str) -> Non
     kind = KINDS[name]
     stored = stored_tensors(kind, make_model(kind), "F32")
     out = converted(write_gguf(tmp_path / "tiny.gguf", kind, stored))
-    config = json.loads((out / "config.json").read_text())
+    config = configured(out)
     others = {key for key, value in kind.config.items() if config.get(key, "missing") != value}
     assert others == WRITTEN_OTHERWISE.get(name, set())
     assert np.abs(logits(out) - expected_logits(name, stored)).max() < 1e-4
@@ -75,7 +61,7 @@ def test_families_compute_what_mlx_lm_computes(tmp_path: Path, name: str) -> Non
 def test_block_types_of_mlx_are_kept_in_every_family(tmp_path: Path, name: str, kind: str) -> None:
     stored = stored_tensors(KINDS[name], make_model(KINDS[name]), kind)
     out = converted(write_gguf(tmp_path / "tiny.gguf", KINDS[name], stored), dtype=mx.float32)
-    config = json.loads((out / "config.json").read_text())
+    config = configured(out)
     assert config["quantization"]["bits"] == (8 if kind == "Q8_0" else 4)
     assert config["quantization"]["group_size"] == 32
     assert np.abs(logits(out) - expected_logits(name, stored)).max() < 1e-3
@@ -118,7 +104,7 @@ def test_other_types_are_dequantised(tmp_path: Path, kind: str) -> None:
     big = replace(KINDS["llama"], config=config)
     stored = stored_tensors(big, make_model(big), kind)
     out = converted(write_gguf(tmp_path / "tiny.gguf", big, stored))
-    written = json.loads((out / "config.json").read_text())
+    written = configured(out)
     assert "quantization" not in written
     assert written["torch_dtype"] == ("bfloat16" if kind == "BF16" else "float16")
     model = make_model(big)
@@ -136,7 +122,7 @@ def test_a_file_of_several_types_keeps_each_layer_as_it_is(tmp_path: Path) -> No
     stored[embeddings] = quantised(stored[embeddings].name, np.array(model[embeddings]), "Q8_0")
     stored[down] = quantised(stored[down].name, np.array(model[down]), "F16")
     out = converted(write_gguf(tmp_path / "tiny.gguf", kind, stored))
-    entry = json.loads((out / "config.json").read_text())["quantization"]
+    entry = configured(out)["quantization"]
     assert entry["bits"] == 4
     assert entry["model.embed_tokens"]["bits"] == 8
     loaded = dict(mlx_lm.load(str(out))[0].named_modules())
@@ -148,90 +134,82 @@ def test_a_file_of_several_types_keeps_each_layer_as_it_is(tmp_path: Path) -> No
 def test_gemma_is_not_put_into_float16(tmp_path: Path) -> None:
     for matrix, dtype in (("Q8_0", "float32"), ("F16", "bfloat16")):
         out = converted(tiny_gguf(tmp_path / f"{matrix}.gguf", "gemma2", matrix))
-        assert json.loads((out / "config.json").read_text())["torch_dtype"] == dtype
+        assert configured(out)["torch_dtype"] == dtype
 
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def rope_factors(scaling: dict[str, Any], dimensions: int, base: float) -> np.ndarray:
-    """As llama.cpp's converter writes them."""
-    found = []
-    low = scaling["original_max_position_embeddings"] / scaling["low_freq_factor"]
-    high = scaling["original_max_position_embeddings"] / scaling["high_freq_factor"]
-    for i in range(0, dimensions, 2):
-        length = 2 * np.pi * base ** (i / dimensions)
-        if length < high:
-            found.append(1.0)
-        elif length > low:
-            found.append(scaling["factor"])
-        else:
-            gap = scaling["high_freq_factor"] - scaling["low_freq_factor"]
-            at = scaling["original_max_position_embeddings"] / length - scaling["low_freq_factor"]
-            found.append(1 / ((1 - at / gap) / scaling["factor"] + at / gap))
-    return np.array(found, np.float32)
+def test_olmo3_goes_by_the_name_of_olmo2(tmp_path: Path) -> None:
+    kinds = [FULL, SLIDING, SLIDING]
+    config = {
+        **KINDS["olmo2"].config,
+        "model_type": "olmo3",
+        "num_hidden_layers": 3,
+        "sliding_window": 4,
+        "layer_types": kinds,
+        "rope_scaling": {
+            "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32,
+        },
+    }  # fmt: skip
+    keys = {
+        "attention.sliding_window": 4,
+        "attention.sliding_window_pattern": [kind == SLIDING for kind in kinds],
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 32,
+    }
+    kind = replace(KINDS["olmo2"], config=config, keys=keys)
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    out = converted(write_gguf(tmp_path / "t.gguf", kind, stored))
+    assert configured(out)["layer_types"] == kinds
+    assert np.abs(logits(out) - np.array(make_model(kind)(IDS))).max() < 1e-4
+
+
+@pytest.mark.parametrize(("pattern", "period"), [({}, 4), ({"pattern": 2}, 2)])
+def test_olmo3_without_a_list_of_its_layers(
+    tmp_path: Path, pattern: dict[str, int], period: int
+) -> None:
+    keys = {"attention.sliding_window": 4}
+    keys |= {f"attention.sliding_window_{key}": value for key, value in pattern.items()}
+    config = {**KINDS["olmo2"].config, "num_hidden_layers": 8}
+    kind = replace(KINDS["olmo2"], config=config, keys=keys)
+    stored = stored_tensors(kind, make_model(kind), "F32")
+    found = configured(converted(write_gguf(tmp_path / "t.gguf", kind, stored)))
+    wanted = [*[SLIDING] * (period - 1), FULL] * (8 // period)
+    assert (found["model_type"], found["layer_types"]) == ("olmo3", wanted)
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"factor": 8.0}, {"original_max_position_embeddings": 512, "high_freq_factor": 8.0},
-     {"low_freq_factor": 2.0, "original_max_position_embeddings": 4096}],
-    ids=["3.2", "3.1", "512", "low"],
-)  # fmt: skip
-def test_llama3_scaling_is_recovered(tmp_path: Path, changes: dict[str, Any]) -> None:
-    scaling = {**LLAMA3, **changes}
-    base = 500000.0
-    config = {**KINDS["llama"].config, "head_dim": 64, "rope_theta": base, "rope_scaling": scaling}
-    kind = replace(KINDS["llama"], config=config, keys={"attention.key_length": 64})
+    "keys",
+    [{"window": 0}, {"window": 4, "window_pattern": [False, False]}],
+    ids=["no window", "no layer sees it"],
+)
+def test_without_windows_it_is_olmo2(tmp_path: Path, keys: dict[str, Any]) -> None:
+    own = {f"attention.sliding_{key}": value for key, value in keys.items()}
+    found = configured(converted(tiny_gguf(tmp_path / "t.gguf", "olmo2", "F32", **own)))
+    assert found["model_type"] == "olmo2"
+
+
+@pytest.mark.parametrize("pattern", [[True], [True, False, True]])
+def test_a_pattern_for_other_layers_is_named(tmp_path: Path, pattern: list[bool]) -> None:
+    keys = {"attention.sliding_window": 4, "attention.sliding_window_pattern": pattern}
+    text = refusal(tiny_gguf(tmp_path / "t.gguf", "olmo2", "F32", **keys))
+    assert "attention.sliding_window_pattern" in text
+
+
+def test_norms_of_each_head_are_rows_of_one_tensor(tmp_path: Path) -> None:
+    config = {**KINDS["stablelm"].config, "qk_layernorm": True}
+    kind = replace(KINDS["stablelm"], config=config)
     stored = stored_tensors(kind, make_model(kind), "F32")
-    factors = rope_factors(scaling, 64, base)
-    assert 1 < len(np.unique(factors)) < 32
-    file = write_gguf(tmp_path / "t.gguf", kind, stored, {"rope_freqs.weight": factors})
-    out = converted(file)
-    found = json.loads((out / "config.json").read_text())["rope_scaling"]
-    inverse = base ** (-np.arange(0, 64, 2) / 64) / (2 * np.pi)
-    assert np.allclose(llama3_factors(found, inverse), factors, rtol=1e-3)
-    model = make_model(kind)
-    assert np.abs(logits(out) - np.array(model(IDS))).max() < 1e-3
-
-
-def test_yarn_and_linear_scaling(tmp_path: Path) -> None:
-    yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
-    yarn["rope.scaling.original_context_length"] = 32
-    linear = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
-    wanted: dict[str, dict[str, Any]] = {
-        "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
-        "linear": {"rope_type": "linear", "factor": 4.0},
-    }
-    for name, keys in (("yarn", yarn), ("linear", linear)):
-        config = {**KINDS["qwen2"].config, "rope_scaling": wanted[name]}
-        kind = replace(KINDS["qwen2"], config=config, keys=keys)
-        stored = stored_tensors(kind, make_model(kind), "F32")
-        out = converted(write_gguf(tmp_path / f"{name}.gguf", kind, stored))
-        assert np.abs(logits(out) - np.array(make_model(kind)(IDS))).max() < 1e-4
-
-
-def test_longrope(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    long, short = (rng.uniform(1, 4, 8).astype(np.float32) for _ in range(2))
-    config = {
-        **KINDS["phi3"].config,
-        "max_position_embeddings": 4 * CONTEXT,
-        "original_max_position_embeddings": CONTEXT,
-        "rope_scaling": {"type": "longrope", "long_factor": long.tolist(),
-                         "short_factor": short.tolist()},
-    }  # fmt: skip
-    kind = replace(KINDS["phi3"], config=config)
-    stored = stored_tensors(kind, make_model(kind), "F32")
-    extra = {"rope_factors_long.weight": long, "rope_factors_short.weight": short}
-    out = converted(write_gguf(tmp_path / "t.gguf", kind, stored, extra))
+    assert stored["model.layers.0.self_attn.k_layernorm.weight"].data.shape == (2, 16)
+    out = converted(write_gguf(tmp_path / "t.gguf", kind, stored))
     assert np.abs(logits(out) - np.array(make_model(kind)(IDS))).max() < 1e-4
+
+
+def test_logits_that_mlx_lm_would_not_cap_are_refused(tmp_path: Path) -> None:
+    file = tiny_gguf(tmp_path / "t.gguf", "gemma3", "F32", final_logit_softcapping=3.0)
+    assert "final_logit_softcapping" in refusal(file)
 
 
 def test_shards_are_one_model(tmp_path: Path) -> None:
@@ -267,7 +245,7 @@ def test_rows_beyond_the_vocabulary_are_kept(tmp_path: Path) -> None:
     stored = stored_tensors(kind, make_model(kind), "F32")
     out = converted(write_gguf(tmp_path / "t.gguf", kind, stored))
     assert logits(out).shape[-1] == len(TOKENS) + 10
-    assert json.loads((out / "config.json").read_text())["hidden_size"] == HIDDEN
+    assert configured(out)["hidden_size"] == HIDDEN
 
 
 # Families that transformers reads from GGUF by itself, with what it takes for granted.

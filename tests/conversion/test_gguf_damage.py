@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from gguf_conversions import refusal
 from gguf_models import (
     KINDS,
     TOKENS,
@@ -31,18 +32,6 @@ from mlx_redrafter.gguf.store import converted
 from mlx_redrafter.system.workspace import workspace
 from mlx_redrafter.text.places import locate, silent
 from mlx_redrafter.ui.cli.convert import main
-
-
-def refusal(file: Path) -> str:
-    """The sentence that a file gets; it must not be anything but a sentence."""
-    out = file.parent / "out"
-    out.mkdir(exist_ok=True)
-    with pytest.raises(RedrafterError) as caught:
-        write_model(read_gguf(file), out, silent)
-    text = str(caught.value)
-    assert file.name in text
-    assert "\n" not in text
-    return text
 
 
 def header(*parts: Any) -> bytes:
@@ -392,6 +381,22 @@ def test_types_that_are_no_weights_are_named(tmp_path: Path, kind: str) -> None:
     text = refusal(write_gguf(tmp_path / "odd.gguf", family, stored))
     assert "blk.1.ffn_up.weight" in text
     assert kind in text
+
+
+@pytest.mark.parametrize("change", ["shorter", "other"])
+def test_files_that_change_while_they_are_read_are_named(tmp_path: Path, change: str) -> None:
+    file = tiny_gguf(tmp_path / "t.gguf", matrix_type="F32")
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if change == "shorter":
+            os.truncate(file, 4096)
+        else:
+            os.utime(file, ns=(1, 1))
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(RedrafterError, match=r"t\.gguf' was changed while it was read"):
+        write_model(read_gguf(file), out, progress)
 
 
 def test_types_that_the_package_does_not_know_are_no_damage(tmp_path: Path) -> None:

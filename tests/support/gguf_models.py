@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,10 +190,10 @@ def stored_tensors(kind: Kind, model: nn.Module, matrix_type: str) -> dict[str, 
     arch = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == kind.architecture)
     names = gguf.get_tensor_name_map(arch, layers)
     found = {}
-    for name, array in tree_flatten(model.parameters()):
+    parameters = {name: np.array(array) for name, array in tree_flatten(model.parameters())}
+    for name, values in one_tensor_of_norms(parameters).items():
         if name == "lm_head.weight" and kind.config["tie_word_embeddings"]:
             continue
-        values = np.array(array)
         part = name.split(".")[-2]
         if kind.permuted and part in ("q_proj", "k_proj"):
             values = interleaved(values, HEADS if part == "q_proj" else KV)
@@ -203,8 +204,18 @@ def stored_tensors(kind: Kind, model: nn.Module, matrix_type: str) -> dict[str, 
             shown = shown.replace(ours, theirs)
         stored = names.get_name(shown, try_suffixes=(".weight", ".bias"))
         assert stored is not None, name
-        small = values.ndim == 1 or name.endswith(("q_norm.weight", "k_norm.weight"))
+        small = values.ndim == 1 or name.endswith("norm.weight")
         found[name] = quantised(stored, values, "F32" if small else matrix_type)
+    return found
+
+
+def one_tensor_of_norms(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Norms of each head (``q_layernorm.norms.3.weight``) as rows of one tensor in their place."""
+    heads = [re.sub(r"\.norms\.\d+\.", ".", name) for name in values]
+    found = {}
+    for name, whole in zip(values, heads, strict=True):
+        rows = [values[other] for other, of in zip(values, heads, strict=True) if of == whole]
+        found[whole] = np.stack(rows) if whole != name else values[name]
     return found
 
 
