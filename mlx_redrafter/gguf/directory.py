@@ -12,7 +12,8 @@ from ..errors import RedrafterError
 from ..system.files import write_json
 from .families import configuration, family_of
 from .file import GGUFModel
-from .tokenizer import read_vocabulary, special_ids, write_tokenizer
+from .tokenizer import write_tokenizer
+from .vocabulary import read_vocabulary, special_ids
 from .weights import Placed, parameters, place, quantisation, working_type
 
 SHARD_BYTES = 1 << 30

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import mlx_lm
 import pytest
 from gguf_models import MERGES, SPECIAL, TOKENS, tiny_gguf
-from mlx_lm.tokenizer_utils import load as load_tokenizer
+from gguf_tokenizers import TEXTS, tokenizer_of
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.gguf import read_gguf
 from mlx_redrafter.gguf.families import FAMILIES
 from mlx_redrafter.gguf.pretokenizers import PRE_TOKENIZERS
-from mlx_redrafter.gguf.tokenizer import read_vocabulary, write_tokenizer
-
-TEXTS = [
-    "the 123 thin theTHE then's they'LL I'D",
-    "  two spaces,   three\n\nlines\r\n\ttab  ",
-    "Grüße, 你好, e\u0301 und é; 🎉👩‍👩‍👧 नमस्ते",
-    "f(x)=x**2;// 3.14159 12345 1e-9 ١٢٣",
-    "",
-    " ",
-    "a\u00a0b\u2009c",
-]
-
-
-def tokenizer_of(file: Path) -> Any:
-    out = file.parent / f"{file.stem}-tokenizer"
-    out.mkdir()
-    model = read_gguf(file)
-    write_tokenizer(model, read_vocabulary(model), out, 128)
-    return load_tokenizer(out)
 
 
 def split(name: str, text: str) -> list[str]:
@@ -138,92 +118,6 @@ def test_any_text_may_begin_texts(text: str, tmp_path: Path) -> None:
     assert tokenizer.bos_token_id == ids[0]
 
 
-CORPUS = """The sea was calm and the boat lay still upon the water.
-In the morning the fishermen went out, and in the evening they came back.
-A house stands by the shore; its windows look out to sea. 1234 5678
-"""
-
-
-@pytest.fixture(scope="module")
-def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    sentencepiece = pytest.importorskip("sentencepiece")
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS.splitlines() * 3),
-        model_writer=written,
-        vocab_size=360,
-        model_type="bpe",
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        user_defined_symbols=["<sep>"],
-        control_symbols=["<end_of_turn>"],
-        minloglevel=2,
-    )
-    return sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
-
-
-def sentencepiece_gguf(path: Path, model: Any, **changes: Any) -> Path:
-    count = model.get_piece_size()
-    kinds = {"is_unknown": 2, "is_control": 3, "is_unused": 5, "is_byte": 6}
-    types = [
-        next((kind for test, kind in kinds.items() if getattr(model, test)(i)), 1)
-        for i in range(count)
-    ]
-    pieces = [model.id_to_piece(i) for i in range(count)]
-    types[pieces.index("<sep>")] = 4
-    values = {
-        "tokenizer__ggml__model": "llama",
-        "tokenizer__ggml__pre": "default",
-        "tokenizer__ggml__tokens": pieces,
-        "tokenizer__ggml__scores": [float(model.get_score(i)) for i in range(count)],
-        "tokenizer__ggml__token_type": types,
-        "tokenizer__ggml__merges": None,
-        "tokenizer__ggml__padding_token_id": None,
-        "tokenizer__ggml__unknown_token_id": model.unk_id(),
-        **changes,
-    }
-    return tiny_gguf(path, "llama", "F32", **values)
-
-
-@pytest.mark.parametrize("text", [*TEXTS, *CORPUS.splitlines(), "the<sep>water", "zebra quiz"])
-def test_sentencepiece_encodes_as_sentencepiece(
-    tmp_path: Path, sentencepiece_model: Any, text: str
-) -> None:
-    tokenizer = tokenizer_of(sentencepiece_gguf(tmp_path / "t.gguf", sentencepiece_model))
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    if "<sep>" in text:
-        # SentencePiece puts its sign for a space only before the text, the others before each part.
-        assert sentencepiece_model.piece_to_id("<sep>") in ids
-    else:
-        assert ids == sentencepiece_model.encode(text)
-    assert tokenizer.decode(ids).replace(" <sep> ", "<sep>") in (
-        text,
-        text.replace("<sep>", "<sep> "),
-    )
-
-
-def test_sentencepiece_without_a_space_before(tmp_path: Path, sentencepiece_model: Any) -> None:
-    file = sentencepiece_gguf(
-        tmp_path / "t.gguf", sentencepiece_model, tokenizer__ggml__add_space_prefix=False
-    )
-    tokenizer = tokenizer_of(file)
-    for text in CORPUS.splitlines():
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        assert tokenizer.decode(ids) == text
-        assert ids != sentencepiece_model.encode(text)
-
-
-def test_turns_end_although_the_file_does_not_say_it(
-    tmp_path: Path, sentencepiece_model: Any
-) -> None:
-    from mlx_redrafter.gguf.tokenizer import special_ids
-
-    model = read_gguf(sentencepiece_gguf(tmp_path / "t.gguf", sentencepiece_model))
-    end = sentencepiece_model.piece_to_id("<end_of_turn>")
-    assert end in special_ids(read_vocabulary(model))["eos_token_id"]
-
-
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -233,6 +127,7 @@ def test_turns_end_although_the_file_does_not_say_it(
         ({"tokenizer__ggml__merges": ["t h", "three of them"]}, "three of them"),
         ({"tokenizer__ggml__merges": ["t nonsense"]}, "make no tokenizer"),
         ({"tokenizer__ggml__eos_token_id": 9999}, "9999"),
+        ({"tokenizer__ggml__padding_token_id": "none"}, "padding_token_id"),
         ({"tokenizer__ggml__token_type": [1, 2]}, "token_type"),
     ],
 )
@@ -240,6 +135,13 @@ def test_tokenizers_that_make_no_sense(tmp_path: Path, changes: dict[str, Any], 
     with pytest.raises(RedrafterError, match=told) as caught:
         tokenizer_of(tiny_gguf(tmp_path / "t.gguf", **changes))
     assert "t.gguf" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["padding", "unknown"])
+def test_dispensable_tokens_outside_of_the_vocabulary_are_none(tmp_path: Path, key: str) -> None:
+    changes: dict[str, Any] = {f"tokenizer__ggml__{key}_token_id": 0xFFFFFFFF}
+    tokenizer = tokenizer_of(tiny_gguf(tmp_path / "t.gguf", **changes))
+    assert getattr(tokenizer, {"padding": "pad_token", "unknown": "unk_token"}[key]) is None
 
 
 def test_whole_models_have_their_tokenizer(tmp_path: Path) -> None:
