@@ -189,11 +189,23 @@ def read_gguf(path: Path) -> GGUFModel:
     files = shards(path)
     for file in files:
         values, found = _read_file(file)
+        _check_count(file, values, len(files))
         for name in found.keys() & tensors.keys():
             raise RedrafterError(f"'{file}' repeats the tensor '{name}' of another shard.")
         metadata = {**values, **metadata}
         tensors |= found
     return GGUFModel(files[0], metadata, tensors)
+
+
+def _check_count(path: Path, metadata: Mapping[str, Any], files: int) -> None:
+    """Refuse a shard that its name does not show to be one of as many as it says itself."""
+    count = metadata.get("split.count")
+    if isinstance(count, int) and count > 1 and count != files:
+        raise RedrafterError(
+            f"'{path}' is one of {count} shards, as it says itself, which its name does not: give "
+            f"all of them names like {path.stem[:40]}-00001-of-{count:05d}.gguf, or download them "
+            "again."
+        )
 
 
 def package() -> Any:

@@ -38,6 +38,10 @@ class _Unknown(Exception):
         self.tensor, self.kind = tensor, kind
 
 
+class _Reversed(Exception):
+    """A file of a machine that has the bytes of numbers in another order."""
+
+
 class _Walker:
     """Reads values forward and never further than the file."""
 
@@ -125,6 +129,11 @@ def check_header(path: Path, type_sizes: dict[int, tuple[int, int]]) -> None:
                 f"type {error.kind}, which the installed gguf package does not know; run pip "
                 "install -U gguf if it is a new type, or take a file of another quantisation."
             ) from None
+        except _Reversed:
+            raise RedrafterError(
+                f"'{path}' cannot be converted: it was written for big-endian machines, and only "
+                "little-endian files are read here; take one of those."
+            ) from None
         except (_Damaged, UnicodeDecodeError) as error:
             raise RedrafterError(
                 f"'{path}' is truncated or damaged ({error}): download it again."
@@ -134,7 +143,7 @@ def check_header(path: Path, type_sizes: dict[int, tuple[int, int]]) -> None:
 def _check(walk: _Walker, type_sizes: dict[int, tuple[int, int]]) -> None:
     version = walk.number("I")
     if version in (int.from_bytes(struct.pack(">I", one), "little") for one in VERSIONS):
-        raise _Damaged("its bytes stand in the order of a big-endian machine")
+        raise _Reversed
     if version not in VERSIONS:
         raise _Damaged(f"it says that it is of version {version}, where 2 and 3 are known")
     tensors, entries = walk.number("Q"), walk.number("Q")

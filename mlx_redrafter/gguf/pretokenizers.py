@@ -24,6 +24,22 @@ GPT4O = (
     rf"{START}{UPPER}*{LOWER}+{CONTRACTIONS}?|{START}{UPPER}+{LOWER}*{CONTRACTIONS}?|"
     rf"\p{{N}}{{1,3}}|{SLASHED}"
 )
+MARKED = r"[\p{L}\p{M}]"  # letters with their marks
+QWEN35 = (
+    rf"{CONTRACTIONS}|{START}{MARKED}+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DIGIT, THREE_DIGITS = r"\p{N}", r"\p{N}{1,3}"
+SIGNS = ".,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c"  # that end phrases, in several scripts
+VIKING = rf" ?[^\s(|){SIGNS}]+"
+# Lines, words, punctuation, scripts from Samaritan to Han and Hangul, digits.
+DEEPSEEK_CODER = (
+    r"[\r\n]",
+    r"\s?\p{L}+",
+    r"\s?\p{P}+",
+    "[\u0800-\u9fa5\uac00-\ud7ff]+",
+    DIGIT,
+)
 
 
 @dataclass(frozen=True)
@@ -31,36 +47,42 @@ class PreTokenizer:
     """A way of splitting.
 
     Attributes:
-        pattern: What stays together.
-        digits: Whether every digit is split off first.
+        patterns: What stays together; each splits the parts that those before it left.
         nfc: Whether text is composed (NFC) before.
         ignore_merges: Whether a piece that is a token of its own is taken whole.
         bos: Whether texts begin with the beginning-of-text token unless the file says otherwise.
     """
 
-    pattern: str
-    digits: bool = False
+    patterns: tuple[str, ...]
     nfc: bool = False
     ignore_merges: bool = False
     bos: bool = False
 
 
-_GPT2 = PreTokenizer(GPT2)
-_DIGITS = PreTokenizer(GPT2, digits=True)
-_LLAMA3 = PreTokenizer(LLAMA3, ignore_merges=True, bos=True)
-_QWEN2 = PreTokenizer(QWEN2, nfc=True)
-
-PRE_TOKENIZERS: dict[str, PreTokenizer] = {
-    **dict.fromkeys(("gpt-2", "gpt2", "mpt", "olmo", "phi-2", "jais", "trillion"), _GPT2),
-    **dict.fromkeys(
-        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
-        _DIGITS,
+_KINDS = {
+    PreTokenizer((GPT2,)): (
+        *("gpt-2", "gpt2", "mpt", "olmo", "phi-2", "jais", "trillion", "gigachat", "a.x-4.0"),
+        *("mellum", "exaone4", "granite-docling"),
     ),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"), _LLAMA3),
-    **dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), PreTokenizer(LLAMA3)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
-    **dict.fromkeys(("stablelm2", "hunyuan", "solar-open"), PreTokenizer(QWEN2)),
-    "seed-coder": PreTokenizer(SEED),
-    "tekken": PreTokenizer(TEKKEN, ignore_merges=True, bos=True),
-    **dict.fromkeys(("gpt-4o", "llama4"), PreTokenizer(GPT4O)),
+    PreTokenizer((DIGIT, GPT2)): (
+        *("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+    ),
+    PreTokenizer((LLAMA3,), ignore_merges=True, bos=True): (
+        *("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0"),
+        *("lfm2", "jina-v5-nano"),
+    ),
+    PreTokenizer((LLAMA3,)): ("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"),
+    PreTokenizer((QWEN2,), nfc=True): ("qwen2", "deepseek-r1-qwen", "megrez"),
+    PreTokenizer((QWEN2,)): ("stablelm2", "hunyuan", "solar-open", "kormo", "f2llmv2"),
+    PreTokenizer((QWEN35,), nfc=True): ("qwen35",),
+    PreTokenizer((SEED,)): ("seed-coder",),
+    PreTokenizer((TEKKEN,), ignore_merges=True, bos=True): ("tekken",),
+    PreTokenizer((GPT4O,)): ("gpt-4o", "llama4", "kanana2", "minimax-m2"),
+    PreTokenizer((THREE_DIGITS, LLAMA3), ignore_merges=True): ("minicpm5",),
+    PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))")): ("superbpe",),
+    PreTokenizer((VIKING, DIGIT)): ("viking",),
+    PreTokenizer(DEEPSEEK_CODER): ("deepseek-coder",),
+}
+PRE_TOKENIZERS: dict[str, PreTokenizer] = {
+    name: how for how, names in _KINDS.items() for name in names
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -13,17 +14,18 @@ import numpy as np
 
 from ..errors import RedrafterError
 from ..system.device import on_gpu
-from ..system.files import cache_directory, is_file, local_path
+from ..system.files import cache_directory, local_path, write_json
 from ..system.limits import usable_memory
 from ..system.workspace import InUse, publish, require_space, workspace
 from .blocks import KEPT_BITS
 from .directory import Progress, write_model
 from .file import GGUFModel, GGUFTensor, read_gguf, require_regular, shard_set, shards
 
-FORMAT = 2  # raised when the same file would be written differently
+FORMAT = 3  # raised when the same file would be written differently
 HEADROOM = 1 << 24  # bytes for tokenizer and configuration
 SAMPLE_OF_BEGINNING, SAMPLE, SAMPLES = 1 << 16, 1 << 10, 256  # bytes, bytes, pieces
 SECONDS_BETWEEN_LOOKS = 0.2
+SIZES = "sizes.json"  # of the directory's files in bytes, by name
 REMEDY = "convert the file with convert.py, whose --mlx-path can be anywhere"
 
 
@@ -49,14 +51,27 @@ def converted(path: Path, progress: Progress, store: Path | None = None) -> Path
     suffixes = ("",) if on_gpu() else ("-float32", "")
     while True:
         for suffix in suffixes:
-            done = store / f"{place}-{version}{suffix}" / files[0].stem
-            if is_file(done / "config.json"):
+            if (done := _finished(store / f"{place}-{version}{suffix}")) is not None:
                 return done
         try:
             return _convert(path, store, f"{place}-{version}", progress)
         except InUse:  # another process converts just this file
             progress("Waiting for another process that converts the file", 0, 1)
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _finished(directory: Path) -> Path | None:
+    """A model directory in it, made of the file under whatever name, whose files are whole."""
+    found = sorted(directory.glob(f"[!.]*/{SIZES}"))
+    return next((sizes.parent for sizes in found if _is_whole(sizes)), None)
+
+
+def _is_whole(sizes: Path) -> bool:
+    try:
+        told = json.loads(sizes.read_text("utf-8"))
+        return all((sizes.parent / name).stat().st_size == size for name, size in told.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _convert(path: Path, store: Path, name: str, progress: Progress) -> Path:
@@ -69,6 +84,7 @@ def _convert(path: Path, store: Path, name: str, progress: Progress) -> Path:
         finished = work / out.name
         finished.mkdir()
         write_model(model, finished, progress, plain, mx.float32 if plain else None)
+        write_json(finished / SIZES, {p.name: p.stat().st_size for p in finished.iterdir()})
         publish(finished, out)
     _forget_others(store, *name.split("-"))
     return out
@@ -82,8 +98,8 @@ def _default_store() -> Path:
 
 
 def _place(files: list[Path]) -> str:
-    """Where the file lies, in a few letters."""
-    return hashlib.sha256(os.fsencode(files[0].absolute())).hexdigest()[:8]
+    """Where the file lies, whatever leads to it, in a few letters."""
+    return hashlib.sha256(os.fsencode(files[0].resolve())).hexdigest()[:8]
 
 
 def _version(files: list[Path]) -> str:

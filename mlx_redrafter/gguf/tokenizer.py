@@ -72,8 +72,7 @@ def _byte_level(model: GGUFModel, vocabulary: Vocabulary) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=how.ignore_merges))
     if how.nfc:
         tokenizer.normalizer = normalizers.NFC()
-    steps: list[Any] = [splitting.Digits(individual_digits=True)] if how.digits else []
-    steps.append(splitting.Split(Regex(how.pattern), "isolated"))
+    steps: list[Any] = [splitting.Split(Regex(one), "isolated") for one in how.patterns]
     steps.append(splitting.ByteLevel(add_prefix_space=False, use_regex=False))
     tokenizer.pre_tokenizer = splitting.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()

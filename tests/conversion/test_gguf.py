@@ -227,6 +227,16 @@ def test_shards_are_one_model(tmp_path: Path) -> None:
         read_gguf(tmp_path / "m-00002-of-00002.gguf")
 
 
+@pytest.mark.parametrize("name", ["model.gguf", "m-00001-of-00001.gguf"])
+def test_shards_that_were_renamed_are_told_to_be_some(tmp_path: Path, name: str) -> None:
+    file = tiny_gguf(tmp_path / name, matrix_type="F32", **{"split.count": 3})
+    assert "is one of 3 shards" in refusal(file)
+
+
+def test_a_file_that_is_its_only_shard_is_a_model(tmp_path: Path) -> None:
+    converted(tiny_gguf(tmp_path / "t.gguf", matrix_type="F32", **{"split.count": 1}))
+
+
 def test_special_tokens_and_template(tmp_path: Path) -> None:
     out = converted(tiny_gguf(tmp_path / "tiny.gguf", tokenizer__ggml__eot_token_id=0))
     _, tokenizer = mlx_lm.load(str(out))

@@ -20,9 +20,8 @@ def split(name: str, text: str) -> list[str]:
     """The pieces that a kind of pre-tokenizer makes of a text."""
     from tokenizers import Regex, pre_tokenizers
 
-    how = PRE_TOKENIZERS[name]
-    steps = [pre_tokenizers.Digits(individual_digits=True)] if how.digits else []
-    steps.append(pre_tokenizers.Split(Regex(how.pattern), "isolated"))
+    patterns = PRE_TOKENIZERS[name].patterns
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     return [piece for piece, _ in pre_tokenizers.Sequence(steps).pre_tokenize_str(text)]
 
 
@@ -47,12 +46,14 @@ def test_gpt2_splits_as_byte_level_bpe_does_by_itself(text: str) -> None:
 def test_qwen_and_llama_split_as_transformers_has_them(text: str) -> None:
     pytest.importorskip("transformers")
     from tokenizers import pre_tokenizers
-    from transformers import Qwen2Tokenizer
+    from transformers import Qwen2Tokenizer, Qwen3_5Tokenizer
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
-    qwen = Qwen2Tokenizer(vocab={t: i for i, t in enumerate(TOKENS)}, merges=[])
-    expected = [text[a:b] for a, b in own_split(qwen.backend_tokenizer.pre_tokenizer, text)]
-    assert split("qwen2", text) == expected
+    for name, kind in (("qwen2", Qwen2Tokenizer), ("qwen35", Qwen3_5Tokenizer)):
+        qwen = kind(vocab={t: i for i, t in enumerate(TOKENS)}, merges=[]).backend_tokenizer
+        expected = [text[a:b] for a, b in own_split(qwen.pre_tokenizer, text)]
+        assert split(name, text) == expected
+        assert str(qwen.normalizer) == "NFC()"
     pattern = TikTokenConverter(vocab_file="none").pattern
     from tokenizers import Regex
 
@@ -68,11 +69,34 @@ def test_seed_splits_ends_of_lines_from_punctuation() -> None:
     assert split("qwen2", text) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("qwen35", "न\u092e\u094d x", ["न\u092e\u094d", " x"]),
+        ("minicpm5", "a  12345", ["a", "  ", "123", "45"]),
+        ("llama-bpe", "a  12345", ["a", " ", " ", "123", "45"]),
+        ("superbpe", "in 1234567, or 12", ["in ", "1", "234", "567", ", or ", "12"]),
+        ("viking", "Hei, du (42)", ["Hei", ",", " du", " (", "4", "2", ")"]),
+        ("deepseek-coder", "a b\n(x) 12世界", [
+            "a", " b", "\n", "(", "x", ")", " ", "1", "2", "世界",
+        ]),
+        ("falcon-h1", "x 1234", ["x", " ", "123", "4"]),
+        ("exaone4", "x 1234", ["x", " 1234"]),
+    ],
+)  # fmt: skip
+def test_kinds_split_numbers_and_signs_as_their_models(
+    name: str, text: str, expected: list[str]
+) -> None:
+    assert split(name, text) == expected
+
+
 def test_every_family_has_a_tokenizer_of_its_own_models() -> None:
     """By the names that llama.cpp's converter gives them; those of Gemma are SentencePiece's."""
     names = {
-        "command-r": ["command-r"], "granite": ["refact", "dbrx"], "llama": ["llama-bpe", "tekken"],
-        "olmo2": ["dbrx"], "phi3": ["dbrx", "gpt-4o"], "qwen2": ["qwen2"], "qwen2moe": ["qwen2"],
+        "command-r": ["command-r"], "granite": ["refact", "dbrx"],
+        "llama": ["llama-bpe", "tekken", "deepseek-coder", "viking", "minicpm5"],
+        "olmo2": ["dbrx", "superbpe"], "phi3": ["dbrx", "gpt-4o"],
+        "qwen2": ["qwen2"], "qwen2moe": ["qwen2"],
         "qwen3": ["qwen2"], "qwen3moe": ["qwen2"], "seed_oss": ["seed-coder"],
         "smollm3": ["smaug-bpe", "llama-bpe"], "stablelm": ["stablelm2"],
         "starcoder2": ["starcoder"], "gemma": [], "gemma2": [], "gemma3": [],

@@ -298,7 +298,7 @@ def write_gguf(
         "tokenizer.chat_template": TEMPLATE,
     }
     changed = {key.replace("__", "."): value for key, value in changes.items()}
-    values |= {k if k.startswith(("general", "tokenizer", prefix)) else f"{prefix}.{k}": v
+    values |= {k if k.startswith(("general", "split", "tokenizer", prefix)) else f"{prefix}.{k}": v
                for k, v in changed.items()}  # fmt: skip
     writer = gguf.GGUFWriter(str(path), prefix)
     for key, value in values.items():
