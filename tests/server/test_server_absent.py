@@ -43,7 +43,7 @@ def test_what_is_not_served_is_called_so(live: Live, method: str, path: str, wor
     response = httpx.request(method, live.url + path)
     assert response.status_code == 404
     error = response.json()["error"]
-    claude = path.startswith("/v1/messages")
+    claude = path.startswith(("/v1/messages", "/v1/v1/messages"))
     assert error["type"] == ("not_found_error" if claude else "invalid_request_error")
     assert words in error["message"]
 
@@ -71,6 +71,25 @@ def test_a_base_url_with_v1_too_much_is_named_to_anthropics_client(live: Live) -
     asked = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
     with pytest.raises(anthropic.NotFoundError, match="leave it out of the client's base URL"):
         client.messages.create(**asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/complete", "There is nothing at this path"),
+        ("/messages", "served at /v1/messages"),
+        ("/v1/v1/messages", "/v1 twice"),
+        ("/v1/v1/models", "/v1 twice"),
+        ("/v1/files", "Nothing is stored here"),
+    ],
+)
+def test_who_asks_in_anthropics_form_is_answered_in_it(live: Live, path: str, words: str) -> None:
+    response = httpx.post(live.url + path, headers={"anthropic-version": "2023-06-01"})
+    assert response.status_code == 404
+    told = response.json()
+    assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
+    assert words in told["error"]["message"]
+    assert told["request_id"] == response.headers["request-id"]
 
 
 @pytest.mark.parametrize(

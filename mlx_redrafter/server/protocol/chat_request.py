@@ -13,12 +13,12 @@ from .fields import (
     Extension,
     Ignored,
     LogitBias,
-    MaxTokens,
     Open,
     SamplingFields,
     Stops,
     StopString,
     Strict,
+    TokenLimit,
     bias_pairs,
     parse,
     stop_list,
@@ -157,8 +157,8 @@ class ChatRequest(SamplingFields):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: MaxTokens | None = None
-    max_completion_tokens: MaxTokens | None = None
+    max_tokens: TokenLimit = None
+    max_completion_tokens: TokenLimit = None
     stop: StopString | Stops | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
     logit_bias: LogitBias | None = None
@@ -168,7 +168,6 @@ class ChatRequest(SamplingFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
-    verbosity: Literal["medium"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = None
@@ -178,6 +177,7 @@ class ChatRequest(SamplingFields):
     store: Ignored = None
     service_tier: Ignored = None
     prediction: Ignored = None
+    verbosity: Ignored = None
     prompt_cache_key: Ignored = None
     prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
@@ -265,7 +265,7 @@ def template_message(message: Any, place: int) -> Message:
     """A message as chat templates take it: content is text, arguments are objects.
 
     Raises:
-        ApiError: If a call's arguments are no JSON object, or it is not the assistant's.
+        ApiError: If it holds calls, and is not the assistant's.
     """
     made: Message = message.model_dump(exclude_none=True)
     refused = made.pop("refusal", "") if isinstance(message, AssistantMessage) else ""
@@ -279,9 +279,8 @@ def template_message(message: Any, place: int) -> Message:
         raise unsupported(
             f"messages.{place}.tool_calls", "Only messages of the assistant's hold tool_calls."
         )
-    for index, call in enumerate(calls):
-        where = f"messages.{place}.tool_calls.{index}.function.arguments"
-        call["function"]["arguments"] = arguments_of(call["function"]["arguments"], where)
+    for call in calls:
+        call["function"]["arguments"] = arguments_of(call["function"]["arguments"])
     return made
 
 
@@ -292,13 +291,14 @@ def joined(content: Content | None) -> str:
     return "".join(p.text if isinstance(p, TextPart) else p.refusal for p in content)
 
 
-def arguments_of(text: str, param: str) -> dict[str, Any]:
-    """A call's arguments.
+def arguments_of(text: str) -> dict[str, Any] | str:
+    """A call's arguments: an object, or their text where it is none, or holds what no body may.
 
-    Raises:
-        ApiError: If they are no JSON object, or hold what no body may.
+    Another model may have written them, and its client cannot take them back: they are no reason
+    to refuse all later turns.
     """
-    value = parse_json(text or "{}", param)
-    if not isinstance(value, dict):
-        raise ApiError(400, f"{param} is no JSON object.", param, "invalid_value")
-    return value
+    try:
+        value = parse_json(text or "{}")
+    except ApiError:
+        return text
+    return value if isinstance(value, dict) else text

@@ -17,10 +17,10 @@ from .fields import (
     Extension,
     Ignored,
     LogitBias,
-    MaxTokens,
     SamplingFields,
     Stops,
     StopString,
+    TokenLimit,
     bias_pairs,
     parse,
     stop_list,
@@ -45,7 +45,7 @@ class CompletionRequest(SamplingFields):
     prompt: str | Texts | Ids | IdLists
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: MaxTokens | None = None
+    max_tokens: TokenLimit = None
     stop: StopString | Stops | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
     best_of: Literal[1] | None = None

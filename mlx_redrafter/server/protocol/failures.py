@@ -84,6 +84,17 @@ def no_threads() -> ApiError:
     )
 
 
+def no_stored_item(param: str) -> ApiError:
+    """An item of an earlier answer, by the name under which others would have stored it."""
+    return ApiError(
+        400,
+        f"{param}: 'item_reference' is not supported here, since nothing is stored: send the item "
+        "itself, as most clients do with store set to false.",
+        param,
+        "unsupported_value",
+    )
+
+
 def too_long(tokens: int, limit: int) -> ApiError:
     """A prompt that leaves no room for an answer within ``limit`` tokens.
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from .field_errors import refusal_of
 
 MAX_STOPS = 64
 MAX_ANSWERS = 16
+SEEDS = 2**63
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -21,7 +30,17 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Field(ge=0, le=100, description="0 and 1 change nothing")]
 ContextSize = Annotated[int, Field(ge=1, lt=2**31)]
 MaxTokens = Annotated[int, Field(ge=1, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# What programs made for llama.cpp or LM Studio send where they have no number to name.
+_MinusOneIsNone = BeforeValidator(lambda value: None if value == -1 else value)
+TokenLimit = Annotated[
+    MaxTokens | None, _MinusOneIsNone, Field(description="-1 is as good as nothing")
+]
+_AnySeed = Annotated[int, Field(ge=-SEEDS, lt=SEEDS), AfterValidator(lambda seed: seed % SEEDS)]
+Seed = Annotated[
+    _AnySeed | None,
+    _MinusOneIsNone,
+    Field(description="-1 is as good as nothing; to other negative numbers 2**63 is added"),
+]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stops = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -89,7 +108,7 @@ class SamplingFields(Strict):
     frequency_context_size: ContextSize | None = None
     xtc_probability: MinP | None = None
     xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    seed: Seed | None = None
+    seed: Seed = None
 
     def sampling(self) -> dict[str, Any]:
         """Those that were given, as fields of SamplingConfig."""

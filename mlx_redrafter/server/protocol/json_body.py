@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from .failures import ApiError
 
 MAX_DEPTH = 64
+TOO_DEEP = "The body is nested too deeply."
 LARGEST_INTEGER = 2**63 - 1
 
 
@@ -32,40 +33,37 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def parse_json(text: str, path: str = "") -> Any:
+def parse_json(text: str) -> Any:
     """Read JSON.
 
     Args:
         text: Of bounded size.
-        path: The field whose text it is; "" for the body itself.
 
     Raises:
-        ApiError: 400 with the field's name if it is no JSON, or none that :func:`check_json` takes.
+        ApiError: 400 if it is no JSON, or none that :func:`check_json` takes.
     """
-    what = path or "The body"
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:
-        raise _malformed(f"{what} is nested too deeply.", path) from error
+        raise _malformed(TOO_DEEP) from error
     except ValueError as error:  # of JSON, and Python's own for integers of thousands of digits
         reason = str(error).split(";")[0]
-        raise _malformed(f"{what} is not valid JSON: {reason}.", path) from error
-    check_json(value, path)
+        raise _malformed(f"The body is not valid JSON: {reason}.") from error
+    check_json(value)
     return value
 
 
-def check_json(value: Any, path: str = "") -> None:
+def check_json(value: Any) -> None:
     """Look for what not everyone can read, or write again.
 
     Args:
         value: As ``json.loads`` makes it; walked without recursion.
-        path: The field that holds it; "" for the body itself.
 
     Raises:
-        ApiError: 400 with the name of the part that is nested too deeply, holds a lone surrogate, a
-            number that is not finite, or an integer beyond 64 bits.
+        ApiError: 400 if it is nested too deeply, or with the name of the part that holds a lone
+            surrogate, a number that is not finite, or an integer beyond 64 bits.
     """
-    stack: list[tuple[Any, int, str]] = [(value, 1, path)]
+    stack: list[tuple[Any, int, str]] = [(value, 1, "")]
     while stack:
         item, depth, place = stack.pop()
         if isinstance(item, str):
@@ -78,7 +76,7 @@ def check_json(value: Any, path: str = "") -> None:
                 raise _malformed(_said_of(place, "number is too large."), place)
         elif isinstance(item, dict | list):
             if depth > MAX_DEPTH:
-                raise _malformed(f"{path or 'The body'} is nested too deeply.", path)
+                raise _malformed(TOO_DEEP)
             stack.extend(_children(item, depth + 1, place))
 
 

@@ -101,6 +101,7 @@ class CustomTool(Strict):
     eager_input_streaming: Ignored = None
     input_examples: list[dict[str, Any]] | None = None
     defer_loading: Literal[False] | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
 
 
 class AutoChoice(Strict):
@@ -165,7 +166,7 @@ class MessagesRequest(CountRequest):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
-    seed: Seed | None = None  # not the vendor's, but every answer names the one it was drawn with
+    seed: Seed = None  # not the vendor's, but every answer names the one it was drawn with
     redrafter: Extension | None = None
     metadata: Ignored = None
     service_tier: Ignored = None

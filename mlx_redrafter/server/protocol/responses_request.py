@@ -13,14 +13,14 @@ from .chat_request import (
     choose_tools,
     template_arguments,
 )
-from .failures import ApiError
+from .failures import ApiError, no_stored_item
 from .fields import (
     Extension,
     Ignored,
-    MaxTokens,
     Open,
     SamplingFields,
     Strict,
+    TokenLimit,
     parse,
 )
 from .task import Conversation, Message, Parsed, Task
@@ -134,7 +134,7 @@ class TextOptions(Strict):
     """Of the answer's text."""
 
     format: FreeText | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: Ignored = None
 
 
 class ResponsesRequest(SamplingFields):
@@ -144,7 +144,7 @@ class ResponsesRequest(SamplingFields):
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
     stream: bool | None = None
-    max_output_tokens: MaxTokens | None = None
+    max_output_tokens: TokenLimit = None
     tools: list[Annotated[FunctionTool | NamespaceTool, Field(discriminator="type")]] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -153,7 +153,7 @@ class ResponsesRequest(SamplingFields):
     chat_template_kwargs: dict[str, Any] | None = None
     redrafter: Extension | None = None
     background: Literal[False] | None = None
-    truncation: Literal["disabled"] | None = None
+    truncation: Literal["disabled", "auto"] | None = None  # a prompt too long is refused
     top_logprobs: Literal[0] | None = None
     previous_response_id: None = None
     conversation: None = None
@@ -178,6 +178,9 @@ class ResponsesRequest(SamplingFields):
         """Messages may come without a type."""
         if not isinstance(value, list):
             return value
+        for place, item in enumerate(value):
+            if isinstance(item, dict) and item.get("type") == "item_reference":
+                raise no_stored_item(f"input.{place}.type")
         return [
             {**item, "type": "message"}
             if isinstance(item, dict) and "role" in item and item.get("type") is None
@@ -272,14 +275,14 @@ def _messages(request: ResponsesRequest) -> list[Message]:
         messages.append({"role": "system", "content": request.instructions})
     if isinstance(request.input, str):
         return [*messages, {"role": "user", "content": request.input}]
-    for place, item in enumerate(request.input):
+    for item in request.input:
         if isinstance(item, FunctionOutputItem):
             answer = {"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)}
             messages.append(answer)
         elif isinstance(item, InputMessage) and item.role != "assistant":
             _say(messages, "user" if item.role == "user" else "system", _text(item.content))
         else:
-            _join(_turn(messages), item, f"input.{place}.arguments")
+            _join(_turn(messages), item)
     if not messages:
         raise ApiError(400, "input holds no message.", "input", "invalid_value")
     return messages
@@ -309,7 +312,7 @@ def _turn(messages: list[Message]) -> Message:
     return messages[-1]
 
 
-def _join(turn: Message, item: Any, param: str) -> None:
+def _join(turn: Message, item: Any) -> None:
     """Add reasoning, text or a call to the assistant's turn."""
     if isinstance(item, InputMessage):
         turn["content"] += _text(item.content)
@@ -320,7 +323,7 @@ def _join(turn: Message, item: Any, param: str) -> None:
             turn["reasoning_content"] = turn.get("reasoning_content", "") + thought
     else:
         name = joined_name(item.namespace, item.name)
-        function = {"name": name, "arguments": arguments_of(item.arguments, param)}
+        function = {"name": name, "arguments": arguments_of(item.arguments)}
         call = {"id": item.call_id, "type": "function", "function": function}
         turn.setdefault("tool_calls", []).append(call)
 

@@ -108,8 +108,8 @@ async def _refused(request: Request, error: Exception) -> Response:
         methods = " or ".join(sorted(headers["Allow"].split(", ")))
         message = f"This path does not take this method: use {methods}."
     made = ApiError(error.status_code, message, headers=headers)
-    return refusal(made, api_of(request.url.path))
+    return refusal(made, api_of(request.url.path, request.headers))
 
 
 async def _failed(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    return refusal(internal(), api_of(request.url.path))
+    return refusal(internal(), api_of(request.url.path, request.headers))

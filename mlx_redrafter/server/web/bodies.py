@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -64,6 +66,7 @@ def refusal(error: ApiError, api: Api) -> JSONResponse:
     return JSONResponse(body, error.status, headers)
 
 
-def api_of(path: str) -> Api:
-    """Whose forms a path speaks."""
-    return "anthropic" if path.startswith("/v1/messages") else "openai"
+def api_of(path: str, headers: Mapping[str, str]) -> Api:
+    """Whose forms a request speaks: Anthropic's clients name a version, at whichever path."""
+    asks = path.removeprefix("/v1").startswith(("/messages", "/v1/messages"))
+    return "anthropic" if asks or "anthropic-version" in headers else "openai"

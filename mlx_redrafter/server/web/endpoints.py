@@ -29,7 +29,7 @@ from ..protocol.responses_request import parse_responses
 from ..protocol.task import Parsed
 from ..protocol.writing import Envelope, Writer, new_id
 from ..work.service import ServedModel, Service, is_long
-from .bodies import read_body, refusal
+from .bodies import api_of, read_body, refusal
 from .streams import EventStream, whole
 
 log = logging.getLogger("mlx_redrafter.server")
@@ -135,7 +135,7 @@ class Handlers:
     async def models(self, request: Request) -> Response:
         """The models that are served, in the form of the API that asks."""
         served = list(self._service.models.values())
-        if "anthropic-version" in request.headers:
+        if api_of(request.url.path, request.headers) == "anthropic":
             entries = [self._anthropic_model(model) for model in served]
             ends = {"first_id": served[0].name, "last_id": served[-1].name}
             return JSONResponse({"data": entries, "has_more": False, **ends})
@@ -145,12 +145,13 @@ class Handlers:
         """One model; all of them where the path ends before a name."""
         if not request.path_params["name"]:
             return await self.models(request)
-        anthropic = "anthropic-version" in request.headers
+        api = api_of(request.url.path, request.headers)
         try:
             model = self._service.model(request.path_params["name"])
         except ApiError as error:
-            return refusal(error, "anthropic" if anthropic else "openai")
-        return JSONResponse(self._anthropic_model(model) if anthropic else self._model(model))
+            return refusal(error, api)
+        form = self._anthropic_model if api == "anthropic" else self._model
+        return JSONResponse(form(model))
 
     def _model(self, model: ServedModel) -> dict[str, Any]:
         return {

@@ -71,7 +71,8 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on."""
-        passed = self._addresses and is_address(Headers(scope=scope).get("host", ""))
+        headers = Headers(scope=scope)
+        passed = self._addresses and is_address(headers.get("host", ""))
 
         async def following(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
             nonlocal passed
@@ -86,7 +87,7 @@ class HostCheck:
         if passed:
             await self._app(scope, receive, send)
         else:
-            await refusal(_unknown_name(), api_of(scope["path"]))(scope, receive, send)
+            await refusal(_unknown_name(), api_of(scope["path"], headers))(scope, receive, send)
 
 
 def _unknown_name() -> ApiError:
@@ -132,7 +133,7 @@ class KeyCheck:
         if error is None:
             await self._app(scope, receive, send)
         else:
-            await refusal(error, api_of(scope["path"]))(scope, receive, send)
+            await refusal(error, api_of(scope["path"], headers))(scope, receive, send)
 
     def _refuse(self, path: str, headers: Headers) -> ApiError | None:
         origin = headers.get("origin")

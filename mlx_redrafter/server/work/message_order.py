@@ -3,12 +3,14 @@
 Agents put instructions between turns, several messages of one role in a row, and text after the
 results of calls. Many templates read that; others raise an error: for a system message after the
 first place, for two messages of the user's in a row, or for any system message. Mistral's also
-raise one for ids of calls that are not of their own form.
+raise one for ids of calls that are not of their own form, and some take only objects for the
+arguments of calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..protocol.task import Message
 from .call_ids import with_short_ids
@@ -26,6 +28,27 @@ def orders(messages: list[Message]) -> Iterator[list[Message]]:
         if made != messages:
             messages = made
             yield from _with_ids(messages)
+
+
+def with_objects(messages: list[Message]) -> list[Message]:
+    """The messages with the arguments of all calls as objects, for templates that take no others.
+
+    Arguments that are none become an object that holds them, so that no text is left out.
+    """
+    return [
+        {**message, "tool_calls": [_with_object(call) for call in message["tool_calls"]]}
+        if "tool_calls" in message
+        else message
+        for message in messages
+    ]
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function["arguments"]
+    if isinstance(arguments, dict):
+        return call
+    return {**call, "function": {**function, "arguments": {"arguments": arguments}}}
 
 
 def _with_ids(messages: list[Message]) -> Iterator[list[Message]]:

@@ -13,7 +13,7 @@ from ...text.passages import ANSWER, KINDS, THOUGHTS, TOOL_CALL, first_kind
 from ...text.prompts import encode_prompt
 from ..protocol.failures import ApiError, unsupported
 from ..protocol.task import Conversation, Task
-from .message_order import orders
+from .message_order import orders, with_objects
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,18 @@ def _templated(
     arguments = {**conversation.usual, **template, **conversation.template, **forced}
     if conversation.continue_last:
         arguments |= {"add_generation_prompt": False, "continue_final_message": True}
+    given = conversation.messages
+    objects = with_objects(given)
     refused: RedrafterError | None = None
-    for messages in orders(conversation.messages):
-        try:
-            return encode_prompt(
-                tokenizer, messages, tools=conversation.tools or None, template_args=arguments
-            )
-        except RedrafterError as error:
-            refused = refused or error
-            if error.__cause__ is None:
-                break  # no word of the template's: it was stopped, or the text is no text
+    for readable in (given,) if objects == given else (given, objects):
+        refused = None  # that a template takes no text for arguments is nothing to tell
+        for messages in orders(readable):
+            try:
+                return encode_prompt(
+                    tokenizer, messages, tools=conversation.tools or None, template_args=arguments
+                )
+            except RedrafterError as error:
+                refused = refused or error
+                if error.__cause__ is None:
+                    break  # no word of the template's: it was stopped, or the text is no text
     raise ApiError(400, str(refused), "messages", "invalid_value") from refused
