@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ..system.rank_watch import current_ranks
 from ..system.ranks import Ranks
 from ..text.generate import wired
 from ..text.loading import load
+from ..text.structured import prepare
 from .metrics import Metrics
 from .settings import ServerSettings
 from .work.engine_sequences import EngineSequences
@@ -156,5 +158,6 @@ def _serve(
         encoder=Encoder(copy.deepcopy(tokenizer)),
         long_encoder=Encoder(copy.deepcopy(tokenizer)),
         vocab_size=model.target.vocab_size,
+        compile=partial(prepare, tokenizer),
         context_limit=model.room(settings.context_limit),
     )

@@ -169,8 +169,17 @@ def _vocabulary(tokenizer: TokenizerWrapper) -> Any:
 
 
 def _call_starts(tokenizer: TokenizerWrapper) -> tuple[int, ...]:
-    """The token that begins a tool call, where the model's format marks one."""
-    tokens = getattr(tokenizer, "tool_call_start_tokens", None) or ()
+    """The token that begins a tool call.
+
+    Raises:
+        RedrafterError: If the model's format has no mark for it.
+    """
+    tokens = getattr(tokenizer, "tool_call_start_tokens", None)
+    if not tokens:
+        raise RedrafterError(
+            "This model's tool calls begin with no mark of their own, so an answer cannot be "
+            "either a call or JSON of a schema: give tools or the schema."
+        )
     return tuple(tokens[:1])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from mlx_redrafter.server.work.sequences import (
     StepShape,
 )
 from mlx_redrafter.server.work.service import Encoder, ServedModel, Service
+from mlx_redrafter.text.structured import prepare
 
 TOOL_TEMPLATE = (
     "{% if tools %}<|system|>Call with <tool_call>...</tool_call>: {{ tools | tojson }}<|end|>"
@@ -188,7 +190,7 @@ def scripted_model(
     name: str, tokenizer: TokenizerWrapper, host: Host, context: int | None = 4096
 ) -> ServedModel:
     encoders = Encoder(tokenizer), Encoder(copy.deepcopy(tokenizer))
-    return ServedModel(name, host, *encoders, len(tokenizer), context)
+    return ServedModel(name, host, *encoders, len(tokenizer), partial(prepare, tokenizer), context)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ...text.template_arguments import PROGRAMS
+from .answer_format import AnswerFormat, schema_of
 from .failures import ApiError, unsupported
 from .fields import (
     MAX_ANSWERS,
@@ -144,12 +145,6 @@ class StreamOptions(Strict):
     include_obfuscation: Ignored = None
 
 
-class TextFormat(Strict):
-    """The form of the answer; free text only."""
-
-    type: Literal["text"]
-
-
 class ChatRequest(SamplingFields):
     """The body."""
 
@@ -169,7 +164,7 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    response_format: TextFormat | None = None
+    response_format: AnswerFormat | None = None
     modalities: list[Literal["text"]] | None = None
     redrafter: Extension | None = None
     user: Ignored = None
@@ -217,6 +212,7 @@ def parse_chat(body: dict[str, Any]) -> Parsed:
         stops=stop_list(request.stop),
         count=request.n or 1,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        schema=schema_of(request.response_format, "response_format"),
         **extension.given(),
     )
     options = request.stream_options or StreamOptions()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from .answer_format import FlatSchema, schema_of
 from .chat_request import NamedFunction, NamedTool, choose_tools
 from .failures import ApiError, no_threads
 from .fields import (
@@ -23,7 +24,7 @@ from .fields import (
     TopP,
     parse,
 )
-from .task import Conversation, Message, Parsed, Task, ToolChoice
+from .task import Conversation, Message, Parsed, Schema, Task, ToolChoice
 
 ACCOUNTING = "x-anthropic-billing-header:"
 
@@ -134,11 +135,11 @@ class ThinkingOff(Strict):
 
 
 class OutputConfig(Strict):
-    """How the answer is to be; no schema is enforced here, so none is taken."""
+    """How the answer is to be."""
 
     effort: Ignored = None
     task_budget: Ignored = None
-    format: None = None
+    format: FlatSchema | None = None
 
 
 class CountRequest(Strict):
@@ -155,6 +156,7 @@ class CountRequest(Strict):
     cache_control: Ignored = None
     speed: Ignored = None
     output_config: OutputConfig | None = None
+    output_format: FlatSchema | None = None
 
 
 class MessagesRequest(CountRequest):
@@ -192,6 +194,7 @@ def parse_messages(body: dict[str, Any]) -> Parsed:
         sampling={name: value for name, value in given.items() if value is not None},
         max_tokens=request.max_tokens,
         stops=tuple(request.stop_sequences or ()),
+        schema=_schema(request),
         **extension.given(),
     )
     return Parsed(request.model, [task], bool(request.stream))
@@ -238,6 +241,13 @@ def _conversation(request: CountRequest) -> Conversation:
         usual={"enable_thinking": False},
         past_call=_past_call(request.messages),
     )
+
+
+def _schema(request: MessagesRequest) -> Schema | None:
+    """The schema that the answer has to follow, by its present name or its first one."""
+    config = request.output_config
+    given = schema_of(config.format if config else None, "output_config.format")
+    return given or schema_of(request.output_format, "output_format")
 
 
 def _thinking(given: ThinkingOn | ThinkingOff | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from .answer_format import TextFormat, schema_of
 from .chat_request import (
     NamedFunction,
     NamedTool,
@@ -124,16 +125,10 @@ class Reasoning(Strict):
     generate_summary: Ignored = None
 
 
-class FreeText(Strict):
-    """The form of the answer; free text only."""
-
-    type: Literal["text"]
-
-
 class TextOptions(Strict):
     """Of the answer's text."""
 
-    format: FreeText | None = None
+    format: TextFormat | None = None
     verbosity: Ignored = None
 
 
@@ -224,6 +219,7 @@ def parse_responses(body: dict[str, Any]) -> Parsed:
         prompt=conversation,
         sampling=request.sampling(),
         max_tokens=request.max_output_tokens,
+        schema=schema_of(request.text.format if request.text else None, "text.format"),
         **extension.given(),
     )
     echo = _echo(request, body)

@@ -35,6 +35,19 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Schema:
+    """A JSON schema that an answer has to follow.
+
+    Attributes:
+        field: Its place in the request, for errors.
+        content: It, not checked yet.
+    """
+
+    field: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Task:
     """One prompt and how to answer it.
 
@@ -46,6 +59,7 @@ class Task:
         stops: Strings that end the answer; they are not part of it.
         count: Answers wanted, with consecutive seeds.
         logprobs: None for no log-probabilities; else how many of the likeliest alternatives.
+        schema: What the answer has to follow; None for free text.
         draft: False decodes plainly.
         copies: Whether copies of the text are drafted too; None for the server's default.
         trace: Whether each step is reported: tokens' sources, the draft tree, counts.
@@ -57,6 +71,7 @@ class Task:
     stops: tuple[str, ...] = ()
     count: int = 1
     logprobs: int | None = None
+    schema: Schema | None = None
     draft: bool = True
     copies: bool | None = None
     trace: bool = False

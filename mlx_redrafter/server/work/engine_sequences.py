@@ -16,6 +16,7 @@ from ...engine.model import SpeculativeModel
 from ...engine.statistics import AcceptanceStats
 from ...engine.step import DecodedToken, StepRecord
 from ...sampling import SamplingConfig
+from ...text.structured import JsonAnswer
 from .prefix_cache import PrefixCache
 from .sequences import (
     Decoding,
@@ -47,7 +48,7 @@ class EngineSequences:
         max_concurrent: int,
         prefill_step_size: int,
     ):
-        self._model = model
+        self._model, self._tokenizer = model, tokenizer
         self._ends = frozenset(tokenizer.eos_token_ids)
         self._prefixes = prefixes
         self._prefill_step_size = prefill_step_size
@@ -59,6 +60,8 @@ class EngineSequences:
         self._steps: dict[int, StepRecord] = {}
 
     def add(self, decoding: Decoding) -> int:
+        schema, calls = decoding.schema, decoding.calls
+        answer = [] if schema is None else [JsonAnswer(self._tokenizer, schema, calls=calls)]
         config = DecodingConfig(
             max_tokens=decoding.max_tokens,
             sampling=SamplingConfig(**decoding.sampling, logprobs=decoding.logprobs),
@@ -66,6 +69,7 @@ class EngineSequences:
             copy=decoding.copies,
             eos_token_ids=self._ends,
             prefill_step_size=self._prefill_step_size,
+            logits_processors=tuple(answer),
         )
         cache = self._prefixes.take(decoding.prompt) or self._model.make_cache()
         if self._model.ranks is not None:

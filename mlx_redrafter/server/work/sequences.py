@@ -20,6 +20,8 @@ class Decoding:
         draft: Whether to draft, where the model can.
         copies: Whether to draft copies of the text too.
         logprobs: None for none; else how many likeliest tokens are reported with each.
+        schema: A JSON schema, as JSON, that the text has to follow; None for free text.
+        calls: Whether it may be a tool call instead.
     """
 
     prompt: list[int]
@@ -28,6 +30,8 @@ class Decoding:
     draft: bool = True
     copies: bool = False
     logprobs: int | None = None
+    schema: str | None = None
+    calls: bool = False
 
 
 @dataclass(frozen=True)

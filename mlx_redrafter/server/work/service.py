@@ -8,12 +8,14 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ...errors import RedrafterError
+from ...text.structured import checked_schema
 from ..protocol.answer import Event, Failed, Finished
 from ..protocol.failures import ApiError, queue_full, too_long
 from ..protocol.task import Conversation, Parsed, Task
@@ -52,6 +54,7 @@ class ServedModel:
         encoder: For its prompts.
         long_encoder: For prompts beyond ``LONG`` characters.
         vocab_size: Tokens it knows.
+        compile: Prepares a JSON schema for its tokenizer, which takes a second the first time.
         context_limit: Tokens of prompt and answer at most; None for no limit.
     """
 
@@ -60,6 +63,7 @@ class ServedModel:
     encoder: Encoder
     long_encoder: Encoder
     vocab_size: int
+    compile: Callable[[str], None]
     context_limit: int | None
 
 
@@ -83,12 +87,34 @@ class _Load:
 
 
 def is_long(parsed: Parsed) -> bool:
-    """Whether a prompt of a request takes seconds to encode."""
-    return any(_is_long(task) for task in parsed.tasks)
+    """Whether a request takes seconds to encode: a prompt, or the tokens that fit a schema."""
+    return any(_is_long(task) or task.schema is not None for task in parsed.tasks)
 
 
 def _is_long(task: Task) -> bool:
     return len(str(task.prompt)) > LONG
+
+
+def _schema(model: ServedModel, task: Task) -> str | None:
+    """The schema that a task's answer has to follow, as JSON.
+
+    Raises:
+        ApiError: If it cannot be followed, or the answer has been begun already.
+    """
+    schema, prompt = task.schema, task.prompt
+    if schema is None:
+        return None
+    if isinstance(prompt, Conversation) and prompt.continue_last:
+        message = "An answer that is begun already cannot follow a schema: leave one of both out."
+        raise ApiError(400, message, schema.field, "invalid_value")
+    if isinstance(prompt, Conversation) and prompt.tool_choice == "required":
+        return None  # the answer is a call
+    try:
+        text = checked_schema(schema.content, schema.field)
+        model.compile(text)
+    except RedrafterError as error:
+        raise ApiError(400, str(error), schema.field, "invalid_value") from error
+    return text
 
 
 class Ticket:
@@ -220,7 +246,16 @@ class Service:
         if model.context_limit is not None:
             most = min(most, model.context_limit - len(encoded.ids))
         copies = self.settings.copies if task.copies is None else task.copies
-        return Decoding(encoded.ids, most, sampling, task.draft, copies, task.logprobs)
+        return Decoding(
+            encoded.ids,
+            most,
+            sampling,
+            task.draft,
+            copies,
+            task.logprobs,
+            _schema(model, task),
+            calls=bool(encoded.tools),
+        )
 
     def _usual_tokens(self, task: Task) -> int:
         """Tokens of an answer at most where the request names no number."""
