@@ -157,4 +157,6 @@ def _serve(
         long_encoder=Encoder(copy.deepcopy(tokenizer)),
         vocab_size=model.target.vocab_size,
         context_limit=model.room(settings.context_limit),
+        guesses=model.drafter is not None,
+        copies=settings.copies and model.target.refusal is None,
     )

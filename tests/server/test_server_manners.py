@@ -170,7 +170,7 @@ def test_a_key_is_needed_everywhere_but_for_the_page(locked: Live) -> None:
     assert refused.json()["error"]["type"] == "authentication_error"
     assert "Authorization: Bearer KEY" in refused.json()["error"]["message"]
     assert refused.headers["www-authenticate"] == "Bearer"
-    for path in ("/", "/page.js", "/page.css", "/health"):
+    for path in (*PAGE_FILES, "/health"):
         assert httpx.get(locked.url + path).status_code == 200
     shown: list[dict[str, Any]] = [
         {"Authorization": f"Bearer {KEY}".encode()},

@@ -53,6 +53,8 @@ class ServedModel:
         long_encoder: For prompts beyond ``LONG`` characters.
         vocab_size: Tokens it knows.
         context_limit: Tokens of prompt and answer at most; None for no limit.
+        guesses: Whether a drafter guesses its answers.
+        copies: Whether they may be copied from the text.
     """
 
     name: str
@@ -61,6 +63,8 @@ class ServedModel:
     long_encoder: Encoder
     vocab_size: int
     context_limit: int | None
+    guesses: bool
+    copies: bool
 
 
 @dataclass
