@@ -26,6 +26,7 @@ from mlx_redrafter.server.protocol.messages_request import parse_messages
 from mlx_redrafter.server.protocol.responses_request import parse_responses
 from mlx_redrafter.server.protocol.task import Parsed, Task
 from mlx_redrafter.server.settings import ServerSettings
+from mlx_redrafter.server.web.page_files import PAGE_FILES
 
 KEY = "sk-secrét"
 CHAT = "/v1/chat/completions"

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "page"
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 PAGE_FILES = {
     "/": "index.html",
     "/page.css": "page.css",
