@@ -3,7 +3,8 @@
     python experiments/server_png.py [--model models/pocket] [--out docs/server.png]
 
 Needs Chromium and the dev extra (Playwright). The figures on it are those of the machine that runs
-this, at that moment; with --no-plan it drafts a fixed shape and compares with nothing.
+this, at that moment, and of the second time that all is asked: by then plain steps were timed. With
+--no-plan it drafts a fixed shape and compares with nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ("What does itertools.chain do?", "What does np.linspace do?")
@@ -52,17 +54,24 @@ def picture(address: str, args: argparse.Namespace) -> None:
         page = browser.new_page(viewport=SIZE, color_scheme=scheme)
         page.goto(address)
         page.wait_for_selector("#model option", state="attached")
-        for number, question in enumerate(args.question or QUESTIONS, start=1):
-            page.fill("#question", question)
-            page.press("#question", "Enter")
-            page.wait_for_function(
-                "n => document.body.dataset.state === 'done' && "
-                "document.querySelectorAll('li.assistant .end').length === n",
-                arg=number,
-                timeout=120_000,
-            )
+        ask(page, args.question or QUESTIONS)
+        page.click("#new")
+        ask(page, args.question or QUESTIONS)
         page.screenshot(path=args.out)
         browser.close()
+
+
+def ask(page: Page, questions: Sequence[str]) -> None:
+    """Ask one after the other, and wait for the answers."""
+    for number, question in enumerate(questions, start=1):
+        page.fill("#question", question)
+        page.press("#question", "Enter")
+        page.wait_for_function(
+            "n => document.body.dataset.state === 'done' && "
+            "document.querySelectorAll('li.assistant .end').length === n",
+            arg=number,
+            timeout=120_000,
+        )
 
 
 if __name__ == "__main__":

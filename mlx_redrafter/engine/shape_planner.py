@@ -189,6 +189,11 @@ class ShapePlanner(Protocol):
     def copied(self) -> CopyAcceptance:
         """What is learnt of copies, of all texts and whatever steps cost."""
 
+    def plain_speed(self, context: int) -> float | None:
+        """Tokens a second of plain decoding after so many tokens, by plain steps as timed; None
+        before a few were.
+        """
+
     def guess_chances(self, tree: HostTree) -> list[float]:
         """The chance of each node of a draft to be accepted, 1 for the root."""
 
@@ -210,9 +215,6 @@ class ShapePlanner(Protocol):
 
 class DraftCosts(Protocol):
     """What steps and their drafts cost."""
-
-    def step_seconds(self, shape: BeamShape | None, context: int) -> float:
-        """Seconds of a step after so many tokens; None is a plain one."""
 
     def draft_seconds(self, shape: BeamShape) -> float:
         """Seconds of a draft of that shape."""

@@ -79,6 +79,11 @@ class SharedPlanner:
             if free:
                 tell()
 
+    def plain_speed(self, context: int) -> float | None:
+        """See ShapePlanner."""
+        with self._lock:
+            return self._planner.plain_speed(context)
+
     def guess_chances(self, tree: HostTree) -> list[float]:
         """See ShapePlanner."""
         with self._lock:

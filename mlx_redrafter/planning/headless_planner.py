@@ -86,6 +86,10 @@ class HeadlessPlanner:
                 if planner._prices is not None:
                     planner._prices.take_costs(prices.costs.for_batch(sequences))
 
+    def plain_speed(self, context: int) -> float | None:
+        """Tokens a second of plain decoding, by plain steps as timed; None before a few were."""
+        return None if self._prices is None else self._prices.plain_speed(context)
+
     def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:  # noqa: ARG002
         """None: nothing is drafted but copies."""
         return 0

@@ -160,4 +160,6 @@ def _serve(
         vocab_size=model.target.vocab_size,
         compile=partial(prepare, tokenizer),
         context_limit=model.room(settings.context_limit),
+        guesses=model.drafter is not None,
+        copies=settings.copies and model.target.refusal is None,
     )

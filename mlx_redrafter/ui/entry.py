@@ -181,5 +181,10 @@ def as_typed(name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """The last word of the command, to begin an error sentence with."""
-    return Path(as_typed(name).split()[-1]).name
+    """How an error sentence begins."""
+    return last_name(as_typed(name))
+
+
+def last_name(command: str) -> str:
+    """The last word of a command without its directories, to begin an error sentence with."""
+    return Path(command.split()[-1]).name

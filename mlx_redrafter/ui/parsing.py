@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ..errors import RedrafterError
 from ..system.files import local_path
 from ..system.visible import visible_line
-from .entry import USER_ERROR
+from .entry import USER_ERROR, last_name
 
 # The engine checks these as well; told here, a slip costs no loading time.
 LARGEST_SEED = 2**63 - 1
@@ -36,7 +36,8 @@ class OneSentenceParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and leave with code 2."""
-        sentence = visible_line(f"{self.prog}: {message} (--help lists the flags)")
+        name = last_name(self.prog)
+        sentence = visible_line(f"{name}: {message} (--help lists the flags)")
         sys.stderr.write(sentence + "\n")
         sys.exit(USER_ERROR)
 

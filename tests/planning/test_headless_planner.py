@@ -49,6 +49,16 @@ def test_a_text_in_which_nothing_repeats_needs_no_measurement() -> None:
     assert measure.count == 1
 
 
+def test_the_plain_speed_is_known_once_plain_steps_were_timed() -> None:
+    planner = HeadlessPlanner(Measurements())
+    assert planner.plain_speed(64) is None
+    planner.copies.num_nodes(CERTAIN, 64)
+    assert planner.plain_speed(64) is None
+    for _ in range(60):
+        planner.observe(step(0, 1, 2.0))
+    assert planner.plain_speed(64) == pytest.approx(0.5, rel=0.1)
+
+
 def test_what_steps_take_corrects_what_was_measured() -> None:
     planner = HeadlessPlanner(Measurements())
     assert planner.copies.num_nodes([0.3], 64) == 1

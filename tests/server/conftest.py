@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from browser_page import chromium
 from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
@@ -46,3 +48,10 @@ def live(
     """A server before it."""
     with serve_scripted(tokenizer, engine, server_settings, context=context) as live:
         yield live
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium for the page."""
+    with chromium() as browser:
+        yield browser

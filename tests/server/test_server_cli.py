@@ -327,6 +327,7 @@ def test_flags_say_no(capsys: pytest.CaptureFixture[str]) -> None:
         ("a", False, False),
         ("b", False, False),
     ]
+    assert not read_flags(["--no-draft"]).settings().copies, "it decodes plainly"
     with pytest.raises(SystemExit):
         read_flags(["--top-p", "2"])
     assert "a finite number from 0 to 1 is needed, not '2'" in capsys.readouterr().err

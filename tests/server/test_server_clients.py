@@ -94,6 +94,29 @@ def test_a_trace_tells_where_the_text_came_from(live: Live) -> None:
     assert trees[0]["path"][0] == 0
 
 
+def test_a_trace_tells_how_many_others_shared_its_time(
+    tokenizer: TokenizerWrapper,
+) -> None:
+    body = {"messages": ask("long"), "stream": True, "redrafter": {"trace": True}}
+
+    def make() -> ScriptedSequences:
+        return script(tokenizer, delay=0.02)
+
+    with serve_scripted(tokenizer, make, names=("one", "two")) as live:
+        seen: dict[int, list[int]] = {}
+
+        def run(place: int) -> None:
+            model = ("one", "one", "two")[place]
+            chunks = stream_of(live, "/v1/chat/completions", {**body, "model": model})
+            extras = [chunk.get("redrafter", {}) for chunk in chunks]
+            seen[place] = [extra["step"]["others"] for extra in extras if "step" in extra]
+
+        at_once(run, 3, seconds=30)
+        assert [max(others) for others in seen.values()] == [2, 2, 2]
+        run(0)
+        assert set(seen[0]) == {0}
+
+
 def test_thinking_is_told_apart(client: Any) -> None:
     message = client.chat.completions.create(model="tiny", messages=ask("think")).choices[0].message
     assert message.content == "Yes, it is."

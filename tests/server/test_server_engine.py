@@ -23,6 +23,10 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.shape_planner import ObservedStep
+from mlx_redrafter.engine.step import StepRecord
+from mlx_redrafter.planning.costs import CostModel
+from mlx_redrafter.planning.headless_planner import HeadlessPlanner
 from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.server.loading import ModelSpec, load_models
 from mlx_redrafter.server.metrics import Metrics
@@ -32,6 +36,7 @@ from mlx_redrafter.server.work.prefix_cache import PrefixCache
 from mlx_redrafter.server.work.sequences import Decoding, NewToken, PromptRead
 from mlx_redrafter.system.own_models import pocket_path
 from mlx_redrafter.target.target import Target
+from mlx_redrafter.tree import HostTree
 from models import prompt_of
 
 EOS = 5
@@ -132,6 +137,21 @@ def test_prompts_that_begin_alike_are_read_once() -> None:
     assert seen[0] == 0
     assert seen[-1] == len(shared)
     assert engine.cache_bytes > 0
+
+
+def test_the_plain_speed_is_not_what_was_measured_beforehand() -> None:
+    costs = CostModel((1, 2), (64,), ((1.0, 1.1),), {}, (1.0,))
+    made = SpeculativeModel(model("llama").target, None)
+    made.planner = HeadlessPlanner(lambda: costs)
+    engine = EngineSequences(
+        made, TOKENIZER, PrefixCache(0), max_concurrent=1, prefill_step_size=16
+    )
+    assert made.planner.costs is costs
+    assert engine.plain_tokens_per_second(64) is None
+    plain = StepRecord(HostTree((0,), (-1,), (0.0,)), (0,), (0,))
+    for _ in range(60):
+        made.planner.observe(ObservedStep(None, [plain], 2.0, 64))
+    assert engine.plain_tokens_per_second(64) == pytest.approx(0.5, rel=0.1)
 
 
 def test_a_long_prompt_is_read_between_the_steps_of_others() -> None:

@@ -26,6 +26,7 @@ from mlx_redrafter.server.protocol.messages_request import parse_messages
 from mlx_redrafter.server.protocol.responses_request import parse_responses
 from mlx_redrafter.server.protocol.task import Parsed, Task
 from mlx_redrafter.server.settings import ServerSettings
+from mlx_redrafter.server.web.page_files import PAGE_FILES
 
 KEY = "sk-secrét"
 CHAT = "/v1/chat/completions"
@@ -170,7 +171,7 @@ def test_a_key_is_needed_everywhere_but_for_the_page(locked: Live) -> None:
     assert refused.json()["error"]["type"] == "authentication_error"
     assert "Authorization: Bearer KEY" in refused.json()["error"]["message"]
     assert refused.headers["www-authenticate"] == "Bearer"
-    for path in ("/", "/page.js", "/page.css", "/health"):
+    for path in (*PAGE_FILES, "/health"):
         assert httpx.get(locked.url + path).status_code == 200
     shown: list[dict[str, Any]] = [
         {"Authorization": f"Bearer {KEY}".encode()},

@@ -84,6 +84,7 @@ class ScriptedSequences:
         crash: Called before every step; may raise.
         stopped: Sequences that were stopped before their end.
         kept: Tokens that every prompt is known to begin with.
+        drafts: Whether it says that it drafted.
     """
 
     answer: Callable[[Decoding], list[int] | Exception]
@@ -95,6 +96,7 @@ class ScriptedSequences:
     added: list[Decoding] = field(default_factory=list)
     most: int = 0
     kept: int = 0
+    drafts: bool = True
     _all: dict[int, _Scripted] = field(default_factory=dict)
 
     def add(self, decoding: Decoding) -> int:
@@ -154,13 +156,16 @@ class ScriptedSequences:
 
     def statistics(self, sequence: int) -> dict[str, Any]:
         steps = self._all[sequence].steps
+        drafted = steps * self.drafts
         return {
             "steps": steps,
-            "drafted": 2 * steps,
-            "accepted": steps,
+            "drafted": 2 * drafted,
+            "accepted": drafted,
             "tokens": 2 * steps,
             "tokens_per_step": 2.0,
-            "acceptance_by_depth": [0.8, 0.4],
+            "acceptance_by_depth": [0.8, 0.4] if self.drafts else [],
+            "draft_seconds": 0.0,
+            "verify_seconds": steps * 0.01,
         }
 
     def plain_tokens_per_second(self, context: int) -> float | None:
@@ -187,10 +192,18 @@ class Live:
 
 
 def scripted_model(
-    name: str, tokenizer: TokenizerWrapper, host: Host, context: int | None = 4096
+    name: str,
+    tokenizer: TokenizerWrapper,
+    host: Host,
+    context: int | None = 4096,
+    guesses: bool = True,
+    copies: bool = True,
 ) -> ServedModel:
     encoders = Encoder(tokenizer), Encoder(copy.deepcopy(tokenizer))
-    return ServedModel(name, host, *encoders, len(tokenizer), partial(prepare, tokenizer), context)
+    compile_schema = partial(prepare, tokenizer)
+    return ServedModel(
+        name, host, *encoders, len(tokenizer), compile_schema, context, guesses, copies
+    )
 
 
 @contextmanager
@@ -201,6 +214,8 @@ def serve_scripted(
     *,
     names: tuple[str, ...] = ("tiny",),
     context: int | None = 4096,
+    guesses: bool = True,
+    copies: bool = True,
 ) -> Iterator[Live]:
     """A server before a scripted engine."""
     settings = settings or ServerSettings()
@@ -212,7 +227,10 @@ def serve_scripted(
         }
     )
     thread.start()
-    models = {name: scripted_model(name, tokenizer, thread.hosts[name], context) for name in names}
+    models = {
+        name: scripted_model(name, tokenizer, thread.hosts[name], context, guesses, copies)
+        for name in names
+    }
     with serve(thread, models, settings, metrics) as live:
         yield live
 

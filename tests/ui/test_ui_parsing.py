@@ -10,6 +10,7 @@ from mlx_redrafter.sampling import SamplingConfig
 from mlx_redrafter.system.own_models import pocket_path
 from mlx_redrafter.ui.chat.options import build_parser, parse_chat_options
 from mlx_redrafter.ui.chat.settings import ChatSettings
+from mlx_redrafter.ui.parsing import OneSentenceParser
 
 
 def parse(*arguments):
@@ -126,3 +127,13 @@ def test_what_the_program_sets_itself_is_no_argument_of_the_template(name, capsy
             parse(flag, json.dumps({name: False}))
         assert caught.value.code == 2
         assert f"'{name}' is set by the program itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [("python chat.py", "chat.py: "), ("python -m mlx_redrafter.plan", "mlx_redrafter.plan: ")],
+)
+def test_a_complaint_of_the_parsers_begins_as_all_others_do(command, begins, capsys):
+    with pytest.raises(SystemExit):
+        OneSentenceParser(command).error("a flag is wrong")
+    assert capsys.readouterr().err == f"{begins}a flag is wrong (--help lists the flags)\n"

@@ -85,6 +85,15 @@ def test_an_answer_is_printed_whole_and_in_its_styles():
     assert "\x1b[1mh\x1b[0m\x1b[32me\x1b[0m" in last
 
 
+def test_a_plain_answer_has_no_marks_as_there_is_no_legend():
+    front, console = screen()
+    session = make_session(settings=ChatSettings(draft=False))
+    front.stream(session, session.ask("q"))
+    last = console.file.getvalue().rsplit("\x1b[2K", 1)[-1]
+    assert "\x1b[39mh" in last
+    assert "\x1b[1m" not in last
+
+
 def test_a_long_answer_reaches_the_scrollback_once(monkeypatch):
     words = " ".join(f"w{i}" for i in range(400))
     monkeypatch.setattr("mlx_redrafter.ui.chat.screen.FRAME_SECONDS", 0.0)

@@ -1,30 +1,35 @@
-"use strict";
 /* The page: a chat over /v1/chat/completions that shows how its answers are decoded. */
 
-const byId = (id) => document.getElementById(id);
-const ui = Object.fromEntries(
-  ["model", "temperature", "max-tokens", "seed", "draft", "system", "key", "new", "banner",
-    "messages", "hint", "chat", "speed", "plain", "ratio", "per-step", "depths", "tree", "slots",
-    "engine", "ask", "question", "send", "stop", "retry", "state"].map((id) => [id, byId(id)]));
+import { element, ui } from "/dom.js";
+import { clearFigures, Meter, showShares, showTree, SOURCES } from "/figures.js";
+import { authorization, requestBody, settingsFit, showDrafting } from "/settings.js";
+
 const GONE = "The server stopped answering. Is it still running? Start it again, then press Retry.";
+const FULL = "This conversation has filled the model's context: begin another, the question stays.";
 const STATUS_EVERY = 1000;
-const SOURCES = ["guessed", "copied", "own"];
+const SPOKEN_FOR = 5000;
 
 let conversation = []; // {role, content} of what was said
 let withdrawn = null; // a question that got no answer: shown, but no part of the conversation
-let running = null; // the AbortController of the answer under way
+let underWay = null; // the AbortController of the answer under way
+let served = []; // the models, as /status tells of them
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
+const headers = () => ({ "Content-Type": "application/json", ...authorization() });
 
-function headers() {
-  // Headers take bytes: those of UTF-8, which the server expects.
-  const key = String.fromCharCode(...new TextEncoder().encode(ui.key.value.trim()));
-  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+/* ---- scrolling ---- */
+
+// Of a narrow window the page as a whole is scrolled, and the form stays at its bottom.
+const scroller = () =>
+  getComputedStyle(ui.chat).overflowY === "visible" ? document.scrollingElement : ui.chat;
+// How far the conversation's end lies below what is seen of it.
+const beyond = () => ui.messages.getBoundingClientRect().bottom - ui.ask.getBoundingClientRect().top;
+const toEnd = () => { scroller().scrollTop += beyond(); };
+
+/* Add to the conversation, and keep its end in view unless the reader has scrolled up. */
+function following(add) {
+  const follow = beyond() < 60;
+  add();
+  if (follow && beyond() > 0) toEnd();
 }
 
 /* ---- server-sent events ---- */
@@ -55,7 +60,7 @@ class AnswerView {
     this.item.append(element("p", "who", "model"));
     this.text = element("div", "text");
     this.item.append(this.text);
-    ui.messages.append(this.item);
+    following(() => ui.messages.append(this.item));
     this.content = "";
     this.counts = { guessed: 0, copied: 0, own: 0 };
     this.thinking = null;
@@ -67,9 +72,9 @@ class AnswerView {
     if (!text) return;
     const place = reasoning !== undefined ? this.thoughts() : this.text;
     if (reasoning === undefined) this.content += text;
-    const follow = atEnd();
-    for (const [piece, source] of pieces ?? [[text, "own"]]) this.piece(place, piece, source);
-    if (follow) toEnd();
+    following(() => {
+      for (const [piece, source] of pieces ?? [[text, "own"]]) this.piece(place, piece, source);
+    });
   }
 
   piece(place, text, source) {
@@ -92,77 +97,90 @@ class AnswerView {
     return this.thinking;
   }
 
-  fault(message) {
-    this.item.append(element("p", "fault", message));
-    toEnd();
+  fault(message, ...more) {
+    const line = element("p", "fault", message);
+    line.setAttribute("role", "alert");
+    line.append(...more);
+    following(() => this.item.append(line));
   }
 
-  end(words) {
-    this.item.append(element("p", "end", words));
-    toEnd();
+  end(sentence) {
+    following(() => this.item.append(element("p", "end", sentence)));
   }
-}
-
-const atEnd = () => ui.chat.scrollHeight - ui.chat.scrollTop - ui.chat.clientHeight < 60;
-const toEnd = () => { ui.chat.scrollTop = ui.chat.scrollHeight; };
-
-function request() {
-  const system = ui.system.value.trim();
-  const body = {
-    messages: [...(system ? [{ role: "system", content: system }] : []), ...conversation],
-    stream: true,
-    stream_options: { include_usage: true },
-    temperature: Number(ui.temperature.value) || 0,
-    redrafter: { trace: true, draft: ui.draft.checked },
-  };
-  if (ui.model.value) body.model = ui.model.value;
-  const most = Number(ui["max-tokens"].value);
-  if (most >= 1) body.max_tokens = Math.floor(most);
-  const seed = ui.seed.value;
-  if (/^[0-9]+$/.test(seed)) {
-    // Seeds have up to 63 bits, and JavaScript's numbers 53: another one would make another text.
-    return JSON.stringify(body).replace(/}$/, `,"seed":${BigInt(seed)}}`);
-  }
-  if (seed !== "") body.seed = Math.floor(Number(seed));
-  return JSON.stringify(body);
 }
 
 async function answer() {
   const view = new AnswerView();
-  const control = (running = new AbortController());
+  const control = (underWay = new AbortController());
   const said = conversation; // a new chat begins another one
   setBusy(true, "answering");
   const meter = new Meter();
   let ended = false;
   try {
     const response = await fetch("/v1/chat/completions", {
-      method: "POST", headers: headers(), body: request(), signal: control.signal,
+      method: "POST", headers: headers(), body: requestBody(said), signal: control.signal,
     });
-    if (!response.ok) throw new Refused(await words(response));
-    status();
+    if (!response.ok) throw await refusal(response);
+    refresh();
     for await (const data of events(response)) {
       if (data === "[DONE]") { ended = true; break; }
       take(JSON.parse(data), view, meter);
     }
     if (!ended) throw new TypeError("the stream ended early");
     said.push({ role: "assistant", content: view.content });
-    view.end(meter.summary());
+    view.end([cut(meter), meter.summary()].filter(Boolean).join(" "));
   } catch (error) {
     if (control.signal.aborted) {
       if (view.content) said.push({ role: "assistant", content: view.content });
       view.end("stopped");
-    } else if (error instanceof Refused) {
-      view.fault(error.message);
     } else {
-      view.fault(GONE);
-      banner(GONE);
+      tell(error, view, said);
     }
   } finally {
-    running = null;
-    if (!ended && said === conversation) withdraw();
-    setBusy(false, ended ? "done" : "ended");
-    status();
+    if (said === conversation) conclude(view, ended);
+    refresh();
   }
+}
+
+function conclude(view, ended) {
+  underWay = null;
+  if (!ended) withdraw();
+  setBusy(false, ended ? "done" : "ended");
+  speak(view.content);
+}
+
+/* Why there is no answer, or not all of it. */
+function tell(error, view, said) {
+  if (!(error instanceof Refused)) {
+    view.fault(GONE);
+    banner(GONE);
+  } else if (error.code === "context_length_exceeded" && said.length > 1) {
+    const anew = element("button", "", "New chat");
+    anew.type = "button";
+    anew.addEventListener("click", startOver);
+    view.fault(FULL, " ", anew);
+  } else {
+    view.fault(error.message);
+  }
+}
+
+/* Why an answer ended before its own end; nothing where it did not. */
+function cut({ finish, usage }) {
+  if (finish !== "length" || !usage) return "";
+  const { prompt_tokens: prompt, completion_tokens: made } = usage;
+  const limit = chosen()?.context_limit;
+  if (limit && prompt + made >= limit) {
+    return "The model's context is full: New chat begins another conversation.";
+  }
+  return `Cut after ${made} token${made === 1 ? "" : "s"}: Most tokens, under Settings, allows more.`;
+}
+
+/* Have a screen reader say an answer: whole, since word by word it would hear none of them. */
+let silence;
+function speak(text) {
+  clearTimeout(silence);
+  ui.spoken.textContent = text;
+  silence = setTimeout(() => { ui.spoken.textContent = ""; }, SPOKEN_FOR); // nobody shall find it twice
 }
 
 /* A question that was refused, or stopped at once, would be sent with every later one: one that is
@@ -183,21 +201,28 @@ function clearWithdrawn() {
   }
 }
 
-class Refused extends Error {}
+class Refused extends Error {
+  constructor({ message, code }) {
+    super(message);
+    this.code = code;
+  }
+}
 
-async function words(response) {
+async function refusal(response) {
   try {
-    const { error } = await response.json();
-    return error.message;
+    return new Refused((await response.json()).error);
   } catch {
-    return `The server answered with status ${response.status}.`;
+    return new Refused({ message: `The server answered with status ${response.status}.` });
   }
 }
 
 function take(chunk, view, meter) {
-  if (chunk.error) throw new Refused(chunk.error.message);
+  if (chunk.error) throw new Refused(chunk.error);
   const extra = chunk.redrafter ?? {};
-  for (const choice of chunk.choices) view.add(choice.delta, extra.pieces);
+  for (const choice of chunk.choices) {
+    view.add(choice.delta, extra.pieces);
+    meter.finish = choice.finish_reason ?? meter.finish;
+  }
   if (extra.step) {
     meter.step(extra.step);
     showTree(extra.step.tree);
@@ -206,144 +231,12 @@ function take(chunk, view, meter) {
   showShares(view.counts);
 }
 
-/* ---- figures ---- */
-
-class Meter {
-  constructor() {
-    this.started = null;
-    this.usage = null;
-    this.tokens = 0;
-  }
-
-  step(step) {
-    const now = performance.now();
-    const { statistics, plain_tokens_per_second: plain } = step;
-    // Tokens come in steps: those of the first one fall before the clock begins.
-    if (this.started === null) {
-      this.started = now;
-      this.first = statistics.tokens;
-    }
-    this.tokens = statistics.tokens - this.first;
-    this.plain = plain;
-    const seconds = (now - this.started) / 1000;
-    this.speed = seconds > 0 ? this.tokens / seconds : 0;
-    showSpeed(seconds > 0.2 ? this.speed : 0, plain); // before, it jumps with every step
-    ui["per-step"].textContent = statistics.tokens_per_step.toFixed(2);
-    showDepths(statistics.acceptance_by_depth);
-  }
-
-  summary() {
-    if (this.started !== null) showSpeed(this.speed, this.plain);
-    const usage = this.usage;
-    if (!usage) return "";
-    const cached = usage.prompt_tokens_details.cached_tokens;
-    const known = cached ? `, ${cached} of them known` : "";
-    return `${usage.prompt_tokens} prompt tokens${known}; ${usage.completion_tokens} tokens`;
-  }
-}
-
-function showSpeed(speed, plain) {
-  ui.speed.textContent = speed ? speed.toFixed(1) : "–";
-  ui.plain.textContent = plain ? `plain decoding: ${plain.toFixed(1)} tokens/s` :
-    "plain decoding: not measured";
-  const ratio = plain && speed ? speed / plain : 0;
-  ui.ratio.textContent = ratio ? `${ratio.toFixed(2)} x` : "";
-  ui.ratio.className = ratio && ratio < 1 ? "slower" : "";
-}
-
-function showShares(counts) {
-  const all = counts.guessed + counts.copied + counts.own;
-  for (const source of SOURCES) {
-    byId(`share-${source}`).textContent = all ? `${Math.round(100 * counts[source] / all)} %` : "–";
-  }
-}
-
-function showDepths(rates) {
-  if (!rates.length) {
-    ui.depths.replaceChildren(element("p", "note", "No drafts in this answer."));
-    ui.depths.setAttribute("aria-label", "No drafts in this answer");
-    return;
-  }
-  ui.depths.replaceChildren(...rates.slice(0, 12).map((rate, index) => {
-    const column = element("div", "depth");
-    const bar = element("div", "bar");
-    bar.style.height = `${Math.round(60 * rate)}px`;
-    column.append(element("div", "", `${Math.round(100 * rate)}`), bar,
-      element("div", "", String(index + 1)));
-    return column;
-  }));
-  ui.depths.setAttribute("aria-label", "Accepted in percent, by depth: " +
-    rates.map((rate, index) => `${index + 1}: ${Math.round(100 * rate)}`).join(", "));
-}
-
-/* ---- the draft tree: depth goes right, one line a leaf ---- */
-
-const SVG = "http://www.w3.org/2000/svg";
-
-function svg(tag, attributes, text) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function layout(tree) {
-  const children = tree.parents.map(() => []);
-  tree.parents.forEach((parent, node) => { if (parent >= 0) children[parent].push(node); });
-  const places = [];
-  let row = 0;
-  const visit = (node, depth) => {
-    if (!children[node].length) places[node] = { depth, row: row++ };
-    else {
-      children[node].forEach((child) => visit(child, depth + 1));
-      places[node] = { depth, row: places[children[node][0]].row };
-    }
-  };
-  visit(0, 0);
-  return { places, rows: row };
-}
-
-function showTree(tree) {
-  if (tree.tokens.length < 2) return; // a plain step: the last draft stays to be looked at
-  const { places, rows } = layout(tree);
-  const label = (text) => JSON.stringify(text).slice(1, -1).replaceAll(" ", "·").slice(0, 10);
-  const labels = tree.tokens.map(label);
-  const deepest = Math.max(...places.map((place) => place.depth));
-  const widths = Array.from({ length: deepest + 1 }, (_, depth) => 14 + 7.3 * Math.max(
-    ...labels.filter((_, node) => places[node].depth === depth).map((text) => text.length)));
-  const left = widths.map((_, depth) => widths.slice(0, depth).reduce((a, b) => a + b + 10, 2));
-  const accepted = new Set(tree.path);
-  const height = 20 * rows + 4;
-  const drawing = svg("svg", {
-    width: left[deepest] + widths[deepest], height, role: "img",
-    "aria-label": `Draft of ${tree.tokens.length - 1} tokens, ${tree.path.length - 1} accepted: ` +
-      tree.path.map((node) => tree.tokens[node]).join(""),
-  });
-  tree.parents.forEach((parent, node) => {
-    const { depth, row } = places[node];
-    const y = 20 * row + 14;
-    const mark = accepted.has(node) ? "accepted" : "rejected";
-    if (parent >= 0) {
-      const from = places[parent];
-      const x0 = left[from.depth] + 7.3 * labels[parent].length + 2;
-      const y0 = 20 * from.row + 10;
-      drawing.append(svg("path", {
-        d: `M${x0} ${y0} L${left[depth] - 10} ${y - 4} H${left[depth] - 2}`, class: mark,
-      }));
-    }
-    drawing.append(svg("text", { x: left[depth], y, class: mark }, labels[node]));
-  });
-  ui.tree.replaceChildren(drawing);
-}
-
 /* ---- the engine ---- */
 
-async function status() {
-  let asked = false;
+async function refresh() {
   try {
     const response = await fetch("/status", { headers: headers() });
     if (response.status === 401) {
-      asked = true;
       banner("This server wants an API key: set it under Settings.");
       return;
     }
@@ -352,29 +245,31 @@ async function status() {
     showEngine(state);
     if (ui.banner.textContent) banner("");
   } catch {
-    if (!asked) banner("No connection to the server.");
+    banner("No connection to the server.");
   }
 }
 
+const chosen = () => served.find((model) => model.name === ui.model.value);
+
 function showModels(models) {
+  served = models;
   const names = models.map((model) => model.name);
   const shown = [...ui.model.options].map((option) => option.value);
   if (names.join() !== shown.join()) {
     ui.model.replaceChildren(...names.map((name) => new Option(name, name)));
   }
+  showDrafting(chosen());
 }
 
 function showEngine(state) {
-  const running = models(state, "running"), waiting = models(state, "waiting");
+  const total = (name) => state.models.reduce((sum, model) => sum + model[name], 0);
+  const sequences = total("running");
   ui.slots.replaceChildren(...Array.from({ length: state.max_concurrent }, (_, index) =>
-    element("span", index < running ? "slot on" : "slot")));
-  const cache = models(state, "cache_bytes") / 1e6;
-  ui.engine.textContent = `${running} of ${state.max_concurrent} sequences, ${waiting} waiting; ` +
-    `${cache.toFixed(1)} MB of prefixes kept`;
+    element("span", index < sequences ? "slot on" : "slot")));
+  ui.engine.textContent = `${sequences} of ${state.max_concurrent} sequences, ` +
+    `${total("waiting")} waiting; ${(total("cache_bytes") / 1e6).toFixed(1)} MB of prefixes kept`;
   ui.slots.setAttribute("aria-label", ui.engine.textContent);
 }
-
-const models = (state, name) => state.models.reduce((sum, model) => sum + model[name], 0);
 
 function banner(text) {
   ui.banner.textContent = text;
@@ -383,12 +278,14 @@ function banner(text) {
 
 /* ---- what the person does ---- */
 
-function setBusy(busy, words) {
+function setBusy(busy, state) {
+  const focused = document.activeElement;
   ui.send.disabled = busy;
   ui.stop.disabled = !busy;
   ui.retry.disabled = busy || !(conversation.length || withdrawn);
-  ui.state.textContent = words;
-  document.body.dataset.state = words;
+  ui.state.textContent = state;
+  document.body.dataset.state = state;
+  if (focused?.disabled) (busy ? ui.stop : ui.question).focus(); // whoever types would be nowhere
 }
 
 function say(text) {
@@ -403,64 +300,70 @@ function say(text) {
 
 function send() {
   const text = ui.question.value.trim();
-  if (!text || running) return;
+  if (!text || underWay || !settingsFit()) return;
   ui.question.value = "";
   say(text);
   answer();
 }
 
 function retry() {
-  if (running || !(conversation.length || withdrawn)) return;
-  if (withdrawn) {
-    const text = withdrawn;
-    if (ui.question.value === text) ui.question.value = "";
-    say(text);
-    banner("");
-    answer();
-    return;
-  }
-  if (conversation.at(-1).role === "assistant") conversation.pop();
-  const last = ui.messages.lastElementChild;
-  if (last && last.classList.contains("assistant")) last.remove();
+  if (underWay || !(conversation.length || withdrawn) || !settingsFit()) return;
   banner("");
+  if (withdrawn) {
+    if (ui.question.value === withdrawn) ui.question.value = "";
+    say(withdrawn);
+  } else {
+    if (conversation.at(-1).role === "assistant") conversation.pop();
+    const last = ui.messages.lastElementChild;
+    if (last && last.classList.contains("assistant")) last.remove();
+  }
   answer();
 }
 
 function startOver() {
-  running?.abort();
+  underWay?.abort();
+  underWay = null;
   conversation = [];
   withdrawn = null;
   ui.messages.replaceChildren();
   ui.hint.hidden = false;
+  clearFigures();
   setBusy(false, "");
   ui.question.focus();
 }
 
 ui.ask.addEventListener("submit", (event) => { event.preventDefault(); send(); });
-ui.stop.addEventListener("click", () => running?.abort());
+ui.stop.addEventListener("click", () => underWay?.abort());
 ui.retry.addEventListener("click", retry);
 ui.new.addEventListener("click", startOver);
+ui.model.addEventListener("change", () => showDrafting(chosen()));
 ui.question.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  // 229: Safari says so, and no more of composing, at the Enter that ends it.
+  const composes = event.isComposing || event.keyCode === 229;
+  if (event.key === "Enter" && !event.shiftKey && !composes) {
     event.preventDefault();
     send();
   }
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
-    if (running) running.abort();
-    else if (byId("settings").open) {
-      byId("settings").open = false;
+    if (underWay) underWay.abort();
+    else if (ui.settings.open) {
+      ui.settings.open = false;
       ui.question.focus();
     }
   }
   if (event.altKey && event.code === "KeyR") { event.preventDefault(); retry(); }
 });
+addEventListener("beforeunload", (event) => {
+  if (conversation.length) event.preventDefault(); // the browser asks: it is kept nowhere else
+});
 ui.key.value = sessionStorage.getItem("key") ?? "";
 ui.key.addEventListener("change", () => {
   sessionStorage.setItem("key", ui.key.value);
-  status();
+  refresh();
 });
-status();
-setInterval(status, STATUS_EVERY);
+clearFigures();
+refresh();
+setInterval(refresh, STATUS_EVERY);
 ui.question.focus();

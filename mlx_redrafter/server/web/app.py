@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,12 +19,12 @@ from .absent import said_of
 from .bodies import api_of, refusal
 from .description import describe
 from .endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Handlers
+from .page_files import PAGE_FILES, read_page
 from .security import EVERYWHERE, HostCheck, KeyCheck, known_hosts
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-PAGE = Path(__file__).resolve().parent.parent / "page"
-# The page may load nothing but its own two files, and talk to its own server only.
+# The page may load nothing but its own files, and talk to its own server only.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -57,10 +56,7 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
         Route("/metrics", handlers.metrics),
         Route("/status", handlers.status),
         Route("/openapi.json", _description),
-        Route("/", _file("index.html", "text/html")),
-        Route("/page.css", _file("page.css", "text/css")),
-        Route("/page.js", _file("page.js", "text/javascript")),
-        Route("/favicon.ico", _file("icon.svg", "image/svg+xml")),
+        *(Route(path, _file(path)) for path in PAGE_FILES),
     ]
     hosts = known_hosts(settings.host, settings.allowed_hosts)
     anywhere = settings.host in EVERYWHERE
@@ -85,8 +81,8 @@ def make_app(service: Service, metrics: Metrics) -> Starlette:
     )
 
 
-def _file(name: str, kind: str) -> Handler:
-    content = (PAGE / name).read_bytes()
+def _file(path: str) -> Handler:
+    content, kind = read_page(path)
 
     async def handler(request: Request) -> Response:  # noqa: ARG001
         return Response(content, media_type=kind, headers=PAGE_HEADERS)

@@ -192,6 +192,8 @@ class Handlers:
             {
                 "name": name,
                 "context_limit": model.context_limit,
+                "guesses": model.guesses,
+                "copies": model.copies,
                 "running": sample("redrafter_running_sequences", {"model": name}) or 0,
                 "waiting": sample("redrafter_waiting_sequences", {"model": name}) or 0,
                 "cache_bytes": sample("redrafter_prefix_cache_bytes", {"model": name}) or 0,

@@ -14,12 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..protocol.failures import ApiError
 from .bodies import api_of, refusal
+from .page_files import PAGE_FILES
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::", "")
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 # What is served without a key: the page, which asks for it, and whether the server lives.
-OPEN = frozenset({"/", "/page.css", "/page.js", "/favicon.ico", "/health"})
+OPEN = frozenset({*PAGE_FILES, "/health"})
 
 
 def is_loopback(host: str) -> bool:

@@ -60,6 +60,7 @@ class Answering:
         tokenizer: Of its model.
         statistics: Asked for the acceptance so far.
         plain_speed: Asked for the speed of plain decoding after so many tokens.
+        others: Asked how many other answers are under way, whose steps take of this one's time.
         done: Whether the answer has ended, and the sequence is no longer needed.
         began: Whether its prompt is read.
     """
@@ -68,6 +69,7 @@ class Answering:
     tokenizer: TokenizerWrapper
     statistics: Callable[[], dict[str, Any]]
     plain_speed: Callable[[int], float | None] = lambda _context: None
+    others: Callable[[], int] = lambda: 0
     done: bool = False
     began: bool = False
     _cached: int = 0
@@ -235,4 +237,5 @@ class Answering:
             },
             "statistics": self.statistics(),
             "plain_tokens_per_second": self.plain_speed(context),
+            "others": self.others(),
         }

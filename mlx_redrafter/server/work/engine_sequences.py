@@ -105,9 +105,9 @@ class EngineSequences:
         return self._stats[sequence].to_dict()
 
     def plain_tokens_per_second(self, context: int) -> float | None:
-        """See :class:`Sequences`; by the measurements that the planner plans with."""
+        """See :class:`Sequences`; by the plain steps that the planner has heard of."""
         planner = self._model.planner
-        return None if planner is None else 1.0 / planner.costs.step_seconds(None, context)
+        return None if planner is None else planner.plain_speed(context)
 
     @property
     def cache_bytes(self) -> int:

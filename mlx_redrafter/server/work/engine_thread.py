@@ -116,9 +116,7 @@ class EngineThread:
             self._loaded.set()
         try:
             while self._take_commands():
-                for host in self.hosts.values():
-                    if host.busy:
-                        host.step()
+                self._step()
         except BaseException as error:
             log.exception("the engine has ended")
             self._error = error
@@ -128,6 +126,12 @@ class EngineThread:
             # mlx aborts the process at its exit where a thread that is gone has left streams.
             mx.synchronize()
             mx.clear_streams()
+
+    def _step(self) -> None:
+        """Take one step of each model that has anything to do."""
+        for host in self.hosts.values():
+            if host.busy:
+                host.step(sum(other.running for other in self.hosts.values() if other is not host))
 
     def _take_commands(self) -> bool:
         """Do what was asked for; wait where there is nothing else to do. False: end."""

@@ -100,6 +100,12 @@ class Host:
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
         self._active: dict[int, _Active] = {}
+        self._others = 0
+
+    @property
+    def running(self) -> int:
+        """Answers under way."""
+        return len(self._active)
 
     @property
     def busy(self) -> bool:
@@ -139,9 +145,14 @@ class Host:
             work.deliver([Failed(work.jobs[0].index, error)])
         self._count()
 
-    def step(self) -> None:
-        """Take one step, and hand out what it made."""
+    def step(self, elsewhere: int = 0) -> None:
+        """Take one step, and hand out what it made.
+
+        Args:
+            elsewhere: Answers under way of other models, which take their steps in turn with these.
+        """
         self._admit()
+        self._others = self.running + elsewhere - 1  # of each that takes part in the step
         made: dict[int, tuple[Work, list[Event]]] = {}
         try:
             for event in self._sequences.step():
@@ -210,7 +221,8 @@ class Host:
         def statistics() -> dict[str, Any]:
             return sequences.statistics(number)
 
-        answering = Answering(job, self.tokenizer, statistics, sequences.plain_tokens_per_second)
+        speed = sequences.plain_tokens_per_second
+        answering = Answering(job, self.tokenizer, statistics, speed, lambda: self._others)
         return _Active(work, job, answering, followers)
 
     def _handle(self, event: SequenceEvent, made: dict[int, tuple[Work, list[Event]]]) -> None:

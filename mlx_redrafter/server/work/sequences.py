@@ -116,7 +116,8 @@ class Sequences(Protocol):
         """Acceptance of a sequence so far, ready for JSON; asked for until it is stopped."""
 
     def plain_tokens_per_second(self, context: int) -> float | None:
-        """What plain decoding of one sequence was measured to make here; None if it was not."""
+        """What plain decoding of one sequence makes here, by steps that were timed; None before
+        a few were."""
 
     @property
     def cache_bytes(self) -> int:

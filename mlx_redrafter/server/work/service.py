@@ -56,6 +56,8 @@ class ServedModel:
         vocab_size: Tokens it knows.
         compile: Prepares a JSON schema for its tokenizer, which takes a second the first time.
         context_limit: Tokens of prompt and answer at most; None for no limit.
+        guesses: Whether a drafter guesses its answers.
+        copies: Whether they may be copied from the text.
     """
 
     name: str
@@ -65,6 +67,8 @@ class ServedModel:
     vocab_size: int
     compile: Callable[[str], None]
     context_limit: int | None
+    guesses: bool
+    copies: bool
 
 
 @dataclass

@@ -30,6 +30,8 @@ Number = TypeVar("Number", int, float)
 
 
 OVERWRITE = "--overwrite"
+# How alike a word and a command are, from 0 to 1, where that is a slip of the fingers.
+ALIKE = 0.75
 
 
 class Quit(Exception):
@@ -77,8 +79,8 @@ def run_command(line: str, session: Session, front: FrontEnd) -> None:
     name = WORDS.get(name, name)
     command = COMMANDS.get(name.lower())
     if command is None:
-        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        near = _nearest(name.lower())
+        meant = f"did you mean {near}? " if near else ""
         raise RedrafterError(
             f"There is no command {name}: {meant}/help lists them, and a space in front sends the "
             "line as a question."
@@ -89,6 +91,13 @@ def run_command(line: str, session: Session, front: FrontEnd) -> None:
             "space in front of the line to send it as a question."
         )
     command.run(session, front, argument)
+
+
+def _nearest(name: str) -> str | None:
+    """The command that was likely meant: one that begins so, or that this begins with."""
+    begins = (c for c in COMMANDS if len(name) > 1 and (c.startswith(name) or name.startswith(c)))
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=ALIKE)
+    return next(begins, near[0] if near else None)
 
 
 def _help(_session: Session, front: FrontEnd, _argument: str) -> None:
@@ -154,6 +163,8 @@ def _beam(session: Session, front: FrontEnd, argument: str) -> None:
         )
     elif argument:
         width, _, length = argument.partition(" ")
+        if not length:
+            raise RedrafterError("/beam W L: the length L is missing, as in /beam 4 5.")
         beam = BeamShape(  # which refuses what no answer could be drafted with
             _read(arguments.count(1, arguments.WIDEST_BEAM), width, "/beam W L"),
             _read(arguments.count(1, arguments.LONGEST_BEAM), length.strip(), "/beam W L"),

@@ -234,8 +234,8 @@ def _line(text: Text) -> Text:
 
 
 def mark(session: Session, response: GenerationResponse) -> str:
-    """The style of a token's text: who supplied it."""
-    if not session.settings.marks:
+    """The style of a token's text: who supplied it, where the header's legend tells them apart."""
+    if not (session.settings.marks and session.drafts):
         return "answer.plain"
     styles = {"guessed": "answer.drafted", "copied": "answer.copied", "own": "answer.target"}
     return styles[response.source]

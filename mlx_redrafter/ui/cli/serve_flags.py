@@ -181,7 +181,7 @@ class ServeFlags(LoadFlags):
             max_body=self.max_body,
             keep_alive=self.keep_alive,
             grace=self.grace,
-            copies=self.copy,
+            copies=self.copy and self.draft,
             template=self._template(),
             sampling=_changed(self.sampling),
         )
