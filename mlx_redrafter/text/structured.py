@@ -115,11 +115,10 @@ def checked_schema(schema: Any, name: str = "json_schema") -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise RedrafterError(f"{name} cannot be written as JSON ({error}).") from error
     guidance = _llguidance()
-    fault, warnings = guidance.LLMatcher.validate_grammar_with_warnings(_grammar(text))
-    if fault:
-        raise RedrafterError(f"{name} cannot be followed: {' '.join(warnings).strip()}.")
-    if warnings:
-        raise RedrafterError(f"{name} cannot be enforced: {' '.join(warnings).strip()}.")
+    _, faults = guidance.LLMatcher.validate_grammar_with_warnings(_grammar(text))
+    if faults:  # what is only warned of would not be enforced
+        reason = " ".join(" ".join(faults).split()).rstrip(".")
+        raise RedrafterError(f"{name} cannot be followed: {reason}.")
     return text
 
 

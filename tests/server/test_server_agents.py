@@ -106,12 +106,12 @@ def test_the_line_for_accounting_does_not_part_prefixes(
     assert len(engine.added[-1].prompt) < len(engine.added[-2].prompt)
 
 
-def test_a_schema_for_the_answer_is_refused_not_ignored(live: Live) -> None:
+def test_a_schema_for_the_answer_reaches_the_engine(live: Live, engine: ScriptedSequences) -> None:
     body = claude_code("please say")
     body["output_config"]["format"] = {"type": "json_schema", "schema": LOOK}
-    response = httpx.post(f"{live.url}/v1/messages", json=body)
-    assert response.status_code == 400
-    assert "output_config.format" in response.json()["error"]["message"]
+    events(live, "/v1/messages", body)
+    assert engine.added[-1].schema == json.dumps(LOOK)
+    assert engine.added[-1].calls
 
 
 def test_a_thread_is_refused_so_that_whole_conversations_are_sent(live: Live) -> None:

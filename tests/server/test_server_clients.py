@@ -259,7 +259,7 @@ def test_sampling_reaches_the_engine(client: Any, engine: ScriptedSequences) -> 
         ("temperature", -1),
         ("temperature", "hot"),
         ("n", 0),
-        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "grammar"}),
         ("functions", []),
         ("audio", {"voice": "x"}),
         ("top_logprobs", 3),
@@ -415,7 +415,7 @@ def test_a_response_takes_earlier_turns(
         ("previous_response_id", "resp_1"),
         ("background", True),
         ("tools", [{"type": "web_search"}]),
-        ("text", {"format": {"type": "json_schema", "name": "x", "schema": {}}}),
+        ("text", {"format": {"type": "grammar", "syntax": "lark"}}),
     ],
 )
 def test_responses_refuse_what_they_do_not_keep(client: Any, field: str, value: Any) -> None:

@@ -1,0 +1,152 @@
+"""Answers that follow a JSON schema, by each API, from the real engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import anthropic
+import httpx
+import openai
+import pytest
+from bundles import make_bundle
+from live_server import Live, at_once, openai_client, serve
+from pydantic import BaseModel
+
+from mlx_redrafter import generate, load
+from mlx_redrafter.server.loading import ModelSpec, load_models
+from mlx_redrafter.server.metrics import Metrics
+from mlx_redrafter.server.settings import ServerSettings
+
+MESSAGES: Any = [{"role": "user", "content": "The dog does not mind."}]
+
+
+class Found(BaseModel):
+    """What answers hold."""
+
+    kind: Literal["dog", "fox"]
+    lazy: bool
+
+
+SCHEMA: dict[str, Any] = {**Found.model_json_schema(), "additionalProperties": False}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def live(bundle: Any) -> Iterator[Live]:
+    settings, metrics = ServerSettings(sampling={"temperature": 0.0}), Metrics()
+    thread, served = load_models([ModelSpec(str(bundle), plan=False)], settings, metrics)
+    with serve(thread, served, settings, metrics) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Any:
+    return openai_client(live)
+
+
+@pytest.fixture(scope="module")
+def claude(live: Live) -> Any:
+    return anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
+
+
+def test_chat_completions_are_parsed(client: openai.OpenAI) -> None:
+    made = client.chat.completions.parse(model="default", messages=MESSAGES, response_format=Found)
+    assert isinstance(made.choices[0].message.parsed, Found)
+    assert made.choices[0].finish_reason == "stop"
+
+
+def test_streams_are_parsed(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model="default", messages=MESSAGES, response_format=Found
+    ) as stream:
+        made = stream.get_final_completion()
+    assert isinstance(made.choices[0].message.parsed, Found)
+
+
+def test_responses_are_parsed(client: openai.OpenAI) -> None:
+    made = client.responses.parse(model="default", input="A dog.", text_format=Found)
+    assert isinstance(made.output_parsed, Found)
+    assert made.text is not None
+    assert made.text.format is not None
+    assert made.text.format.type == "json_schema"
+
+
+def test_messages_follow_a_schema(claude: anthropic.Anthropic) -> None:
+    form = {"format": {"type": "json_schema", "schema": SCHEMA}}
+    body: Any = {"max_tokens": 200, "messages": MESSAGES, "output_config": form}
+    made: Any = claude.messages.create(model="default", **body)
+    assert Found.model_validate_json(made.content[0].text)
+    assert made.stop_reason == "end_turn"
+
+
+def test_any_object_is_json(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_object"}
+    made = client.chat.completions.create(
+        model="default", messages=MESSAGES, response_format=form, max_tokens=400, temperature=1.0
+    )
+    choice = made.choices[0]
+    assert (choice.message.content or "").startswith("{")
+    if choice.finish_reason == "stop":
+        assert isinstance(json.loads(choice.message.content or ""), dict)
+
+
+def test_others_in_the_batch_are_free_and_the_answer_is_that_of_generate(
+    client: openai.OpenAI, bundle: Any
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "found", "schema": SCHEMA}}
+    asked: list[dict[str, Any]] = [{}, {"response_format": form}, {}, {"response_format": form}]
+
+    said: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        options: Any = asked[number]
+        made = client.chat.completions.create(
+            model="default", messages=MESSAGES, max_tokens=30, temperature=1.0, seed=7, **options
+        )
+        said[number] = made.choices[0].message.content or ""
+
+    at_once(ask, 4, seconds=60)
+    model, tokenizer = load(bundle)
+    options: dict[str, Any] = {"max_tokens": 30, "temperature": 1.0, "seed": 7}
+    free = generate(model, tokenizer, MESSAGES, **options)
+    bound = generate(model, tokenizer, MESSAGES, json_schema=SCHEMA, **options)
+    assert said == {0: free, 1: bound, 2: free, 3: bound}
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "body"),
+    [
+        ("/v1/chat/completions", "response_format.json_schema.schema", {
+            "messages": MESSAGES,
+            "response_format": {
+                "type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}},
+            },
+        }),
+        ("/v1/responses", "text.format.schema", {
+            "input": "A dog.",
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": {"not": {}}}},
+        }),
+        ("/v1/messages", "output_config.format.schema", {
+            "messages": MESSAGES, "max_tokens": 9,
+            "output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}},
+        }),
+        ("/v1/messages", "output_format.schema", {
+            "messages": [*MESSAGES, {"role": "assistant", "content": "{"}], "max_tokens": 9,
+            "output_format": {"type": "json_schema", "schema": SCHEMA},
+        }),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed_is_refused_by_its_field(
+    live: Live, path: str, field: str, body: dict[str, Any]
+) -> None:
+    response = httpx.post(f"{live.url}{path}", json=body, timeout=60)
+    assert response.status_code == 400
+    said = response.json()["error"]
+    assert field in (said.get("param") or said["message"])
+    assert "follow" in said["message"]

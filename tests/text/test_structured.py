@@ -1,0 +1,204 @@
+"""Answers that follow a JSON schema: the same drafted and plain, whatever the model wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from live_server import tool_tokenizer
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+import models
+from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.text.batch_generate import batch_generate
+from mlx_redrafter.text.generate import stream_generate
+from mlx_redrafter.text.structured import JsonAnswer, checked_schema
+
+PROMPT = models.prompt_of(7)
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "many": {"type": "array", "items": {"enum": [1, 2, 30]}, "maxItems": 3},
+        "said": {"type": "boolean"},
+    },
+    "required": ["name", "many", "said"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> TokenizerWrapper:
+    """A tokenizer whose template knows tools and thinking."""
+    return tool_tokenizer(tmp_path_factory.mktemp("tools"))
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: TokenizerWrapper) -> SpeculativeModel:
+    size = len(tokenizer.get_vocab())
+    target = models.build("llama", vocab_size=size)
+    return SpeculativeModel(target, models.build_drafter(vocab_size=size, seed=1))
+
+
+def told(model: SpeculativeModel, tokenizer: Any, **options: Any) -> tuple[str, str | None]:
+    """A text and why it ended."""
+    made = list(stream_generate(model, tokenizer, PROMPT, **{"max_tokens": 200, **options}))
+    return "".join(one.text for one in made), made[-1].finish_reason
+
+
+def is_of_schema(text: str) -> bool:
+    said = json.loads(text)
+    assert list(said) == ["name", "many", "said"]
+    assert len(said["name"]) <= 8
+    assert len(said["many"]) <= 3
+    return set(said["many"]) <= {1, 2, 30} and isinstance(said["said"], bool)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 1.5, "top_p": 0.9}])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_drafted_and_plain_answers_are_the_same_json(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, options: dict[str, Any], seed: int
+) -> None:
+    options = {**options, "seed": seed, "json_schema": SCHEMA}
+    plain, reason = told(model, tokenizer, draft=False, copy=False, **options)
+    assert reason == "stop"
+    assert is_of_schema(plain)
+    assert told(model, tokenizer, **options) == (plain, "stop")
+    assert told(model, tokenizer, beam_width=3, beam_length=4, **options) == (plain, "stop")
+
+
+def test_each_text_of_a_batch_follows_its_own(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 200}
+    own: list[dict[str, Any]] = [
+        {"json_schema": SCHEMA, "seed": 4},
+        {"seed": 5, "max_tokens": 20},
+        {"json_schema": {"enum": ["one", "two"]}, "seed": 6},
+    ]
+    made = batch_generate(model, tokenizer, [PROMPT] * 3, per_prompt=own, **options)
+    assert is_of_schema(made.texts[0])
+    assert made.texts[2].strip() in ('"one"', '"two"')
+    assert made.texts == [told(model, tokenizer, **options | one)[0] for one in own]
+
+
+def test_a_text_that_is_cut_stays_a_beginning(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    whole, _ = told(model, tokenizer, json_schema=SCHEMA)
+    cut, reason = told(model, tokenizer, json_schema=SCHEMA, max_tokens=9)
+    assert reason == "length"
+    assert len(cut) < len(whole)
+    assert whole.startswith(cut)
+
+
+def test_with_a_processor_of_the_callers_the_answer_is_json_still(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    seen: list[int] = []
+
+    def lowers_braces(tokens: mx.array, logits: mx.array) -> mx.array:
+        seen.append(tokens.size)
+        return logits - 50 * mx.eye(logits.shape[-1])[tokenizer.encode("{")[-1]]
+
+    options: dict[str, Any] = {"json_schema": SCHEMA, "logits_processors": [lowers_braces]}
+    drafted = told(model, tokenizer, **options)
+    assert seen == list(range(len(PROMPT), len(PROMPT) + len(seen)))
+    assert is_of_schema(drafted[0])
+    assert told(model, tokenizer, draft=False, **options) == drafted
+
+
+class Text:
+    """A text that is written token by token under a processor."""
+
+    def __init__(self, tokenizer: TokenizerWrapper, prompt: str, schema: Any, **options: Any):
+        self.tokenizer = tokenizer
+        self.answer = JsonAnswer(tokenizer, checked_schema(schema), **options)
+        self.tokens = list(tokenizer.encode(prompt, add_special_tokens=False))
+        self.allowed = self._ask()
+
+    def _ask(self) -> set[int]:
+        logits = self.answer(mx.array(self.tokens), mx.zeros((1, len(self.tokenizer.get_vocab()))))
+        return {token for token, one in enumerate(logits[0].tolist()) if one == 0.0}  # type: ignore[arg-type]
+
+    def write(self, text: str) -> Text:
+        for token in self.tokenizer.encode(text, add_special_tokens=False):
+            assert token in self.allowed, self.tokenizer.decode([token])
+            self.tokens.append(token)
+            self.allowed = self._ask()
+        return self
+
+    @property
+    def is_free(self) -> bool:
+        return len(self.allowed) == len(self.tokenizer.get_vocab())
+
+
+def test_only_the_end_comes_after_complete_json(tools: TokenizerWrapper) -> None:
+    text = Text(tools, "question", SCHEMA).write('{"name": "a", "many": [30], "said": true')
+    assert not text.allowed & set(tools.eos_token_ids)
+    assert text.write("}").allowed == set(tools.eos_token_ids)
+    assert text.write(tools.decode(list(tools.eos_token_ids))).allowed == set(tools.eos_token_ids)
+
+
+def test_a_number_may_end_or_go_on(tools: TokenizerWrapper) -> None:
+    text = Text(tools, "question", {"type": "integer"}).write("12")
+    digits = {tools.encode(digit, add_special_tokens=False)[0] for digit in "0123456789"}
+    assert set(tools.eos_token_ids) | digits <= text.allowed
+
+
+def test_thoughts_that_the_prompt_opened_are_free(tools: TokenizerWrapper) -> None:
+    text = Text(tools, "question<think>", SCHEMA)
+    assert text.is_free
+    assert text.write("Is it lazy? {").is_free
+    assert not text.write("</think>").is_free
+    text.write('{"name": "a", "many": [], "said": false}')
+
+
+def test_an_answer_may_be_a_call_where_tools_are_offered(tools: TokenizerWrapper) -> None:
+    call = "<tool_call>anything"
+    first = tools.encode(call, add_special_tokens=False)[0]
+    assert first not in Text(tools, "question", SCHEMA).allowed
+    text = Text(tools, "question", SCHEMA, calls=True)
+    assert first in text.allowed
+    assert text.write(call).is_free
+    other = Text(tools, "question", SCHEMA, calls=True).write("{")
+    assert first not in other.allowed
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (3, "a JSON schema as a mapping"),
+        ({"type": "objekt"}, "json_schema cannot be followed: Invalid type: objekt"),
+        ({"not": {}}, 'Unimplemented keys: \\["not"\\]'),
+        ({"$ref": "#/nope"}, "does not exist"),
+        ({"const": {1, 2}}, "cannot be written as JSON"),
+        ({"type": "string", "pattern": "(?=a)"}, "look-around"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, schema: Any, words: str
+) -> None:
+    with pytest.raises(RedrafterError, match=words) as caught:
+        stream_generate(model, tokenizer, PROMPT, json_schema=schema)
+    assert "\n" not in str(caught.value)
+
+
+def test_tools_without_a_mark_of_their_own_are_refused_beside_a_schema(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    tools: list[Mapping[str, Any]] = [{"type": "function", "function": {"name": "look"}}]
+    with pytest.raises(RedrafterError, match="give tools or the schema"):
+        stream_generate(model, tokenizer, PROMPT, json_schema=SCHEMA, tools=tools)
+
+
+def test_without_the_package_its_name_is_told(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
+    with pytest.raises(RedrafterError, match="pip install llguidance"):
+        stream_generate(model, tokenizer, PROMPT, json_schema=SCHEMA)
