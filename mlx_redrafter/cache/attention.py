@@ -18,7 +18,7 @@ from mlx_lm.models.base import create_causal_mask
 
 from .forward_context import BUFFER_STEP, ForwardContext, round_up
 from .kept_points import KeptPoints
-from .prompt_cache import LayerCache
+from .layer_cache import LayerCache
 
 # Rows that a windowed layer keeps beyond its window, so that this many tokens can be taken back.
 REWIND_MARGIN = 256

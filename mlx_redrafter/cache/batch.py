@@ -18,7 +18,8 @@ from .attention import ChunkedTreeKVCache, TreeKVCache
 from .batch_tree import BatchTree
 from .composite import CacheGroup
 from .forward_context import BUFFER_STEP, ForwardContext, round_up
-from .prompt_cache import LayerCache, PromptCache
+from .layer_cache import LayerCache
+from .prompt_cache import PromptCache
 from .recurrent import BatchRecurrentCache, RecurrentCache
 
 

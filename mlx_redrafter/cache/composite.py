@@ -9,7 +9,7 @@ from typing import Any
 from mlx_lm.models.cache import CacheList
 
 from .cache_file import refuse_unsavable
-from .prompt_cache import LayerCache
+from .layer_cache import LayerCache
 
 
 class CacheGroup(LayerCache):

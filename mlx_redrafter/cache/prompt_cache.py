@@ -2,125 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ..errors import RedrafterError
 from ..ranges import whole_length
 from .cache_file import write_cache
+from .layer_cache import LayerCache
 from .model_identity import ModelWeights, References, same
 from .text_memory import MemoryOwner, TextMemory
-
-
-class LayerCache(ABC):
-    """One entry of a model's cache list, seen from outside the model.
-
-    A forward is announced by ``begin``; its rows are then either committed (``commit_all``, or
-    ``commit`` after a verification) or forgotten by the next ``begin`` or ``rewind``.
-
-    Attributes:
-        offset: Number of committed tokens.
-        replays: Whether it goes back by running tokens again, as recurrent state does.
-    """
-
-    offset: int
-    replays = False
-
-    @property
-    def leaves(self) -> list[LayerCache]:
-        """The caches that are no groups: this one, or all in a group."""
-        return [self]
-
-    @property
-    @abstractmethod
-    def mlx_cache(self) -> Any:
-        """The object that the model is given as this layer's cache."""
-
-    def begin(self, rows: int) -> None:  # noqa: B027 - most layers need not know
-        """A forward over ``rows`` rows follows; rows not committed by now are forgotten."""
-
-    def commit_all(self, rows: int) -> None:  # noqa: B027
-        """The forward that was begun is committed as a whole: a piece of a prompt."""
-
-    @abstractmethod
-    def commit(self, path: Sequence[int]) -> None:
-        """Keep the verified rows ``path`` (indices into the tree, root first), forget the rest."""
-
-    def blank(self, rows: int) -> None:  # noqa: B027
-        """Put zeros in place of the rows of a forward that is not committed.
-
-        What is no number counts even where a mask gives it no weight, and a later forward may be
-        given rows beyond its own.
-        """
-
-    @abstractmethod
-    def can_rewind(self, length: int) -> bool:
-        """Whether it is known how this layer stood after ``length`` tokens."""
-
-    def rewind_points(self) -> list[int]:
-        """Lengths below ``offset`` that ``rewind`` reaches, where it does not reach all."""
-        return []
-
-    def replay_start(self, length: int) -> int:
-        """Where the other caches of its layer have to stand when it goes back to ``length``."""
-        return length
-
-    @abstractmethod
-    def rewind(self, length: int) -> None:
-        """Forget all rows at and after position ``length``, uncommitted ones included."""
-
-    @abstractmethod
-    def reset(self) -> None:
-        """Forget everything and free the buffers."""
-
-    @abstractmethod
-    def copy(self) -> LayerCache:
-        """The committed rows in a cache of their own; buffers are shared until one is written."""
-
-    @abstractmethod
-    def content(self) -> dict[str, Any]:
-        """What :meth:`copy` keeps, as nested dicts and lists of arrays, numbers, text and None.
-
-        Raises:
-            RedrafterError: If nothing is known that could be written to a file.
-        """
-
-    @abstractmethod
-    def take_over(self, content: dict[str, Any]) -> None:
-        """Go on from the :meth:`content` of a layer of this kind; from an empty cache.
-
-        Raises:
-            KeyError, TypeError or ValueError: If it is no such content.
-        """
-
-    @property
-    @abstractmethod
-    def state(self) -> Any:
-        """The arrays to evaluate."""
-
-    @property
-    def can_discard(self) -> bool:
-        """Whether a row that is never committed can be forgotten without forgetting more."""
-        return True
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the buffers in bytes."""
-        leaves = [value for _, value in tree_flatten(self.state)]
-        return sum(int(leaf.nbytes) for leaf in leaves if isinstance(leaf, mx.array))
-
-    def watch(self, watched: dict[int, Any]) -> None:  # noqa: B027
-        """Add the caches whose changes this layer has to hear of, by ``id``."""
-
-    def unquantized(self) -> LayerCache:
-        """What stands in this place when everything was forgotten."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -178,6 +73,8 @@ class PromptCache:
         self.text_index: Any = None
         self.weights: References | None = None
         self._under_way = False  # a forward that nothing is committed of
+        # Held over a step, a piece of a prompt, and whatever is done with the cache between two.
+        self.lock = RLock()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -230,26 +127,28 @@ class PromptCache:
             The number of tokens held; at least the prompt's last token is left over, for the first
             step.
         """
-        shared = 0
-        for held, wanted in zip(self.tokens, prompt[:-1], strict=False):
-            if held != wanted:
-                break
-            shared += 1
-        if remembered:
-            shared = min(shared, 0 if self.memory is None else self.memory.offset)
-        self.user = None
-        self.rewind(shared)
-        return len(self)
+        with self.lock:
+            shared = 0
+            for held, wanted in zip(self.tokens, prompt[:-1], strict=False):
+                if held != wanted:
+                    break
+                shared += 1
+            if remembered:
+                shared = min(shared, 0 if self.memory is None else self.memory.offset)
+            self.user = None
+            self.rewind(shared)
+            return len(self)
 
     def copy(self) -> PromptCache:
         """The committed tokens in caches of their own; buffers are shared until one is written."""
-        layers = [layer.copy() for layer in self.layers]
-        made = PromptCache(layers, self._draft_limit, self.owner, self._model)
-        made.quantization = self.quantization
-        made.tokens = list(self.tokens)
-        made.weights = self.weights
-        made.memory = None if self.memory is None else self.memory.copy()
-        return made
+        with self.lock:
+            layers = [layer.copy() for layer in self.layers]
+            made = PromptCache(layers, self._draft_limit, self.owner, self._model)
+            made.quantization = self.quantization
+            made.tokens = list(self.tokens)
+            made.weights = self.weights
+            made.memory = None if self.memory is None else self.memory.copy()
+            return made
 
     def save(self, path: str | Path) -> None:
         """Write the committed tokens and what they left to a file; ``model.load_cache`` reads it.
@@ -272,7 +171,8 @@ class PromptCache:
                 "The model has other weights than those that this cache was computed with: let it "
                 "read the text again, and save it then."
             )
-        write_cache(path, model.identity(), self._content())
+        with self.lock:
+            write_cache(path, model.identity(), self._content())
 
     def _model_weights(self) -> References | None:
         return None if self._model is None else self._model.references()
@@ -359,34 +259,35 @@ class PromptCache:
         Raises:
             RedrafterError: If ``length`` is no whole number; nothing is forgotten then.
         """
-        point = self.reachable(whole_length(length))
-        if not point:
-            self.reset()
-            return
-        stays = point == len(self)
-        if stays and self.user is not None:
-            return  # the next step of the text that is under way may have begun
-        self.user = None
-        for layer in self.layers:
-            layer.rewind(point)
-        if self.memory is not None:
-            self.memory.rewind(point)
-        del self.tokens[point:]
-        if self._under_way or not stays:
-            # What a step leaves that was given up, or running tokens again, can be computed in this
-            # thread alone; another one may go on.
-            mx.async_eval(self.state)
+        with self.lock:
+            point = self.reachable(whole_length(length))
+            stays = point == len(self)
+            if stays and self.user is not None:
+                return  # the next step of the text that is under way may have begun
+            if not point:
+                self.reset()
+                return
+            self.user = None
+            for layer in self.layers:
+                layer.rewind(point)
+            if self.memory is not None:
+                self.memory.rewind(point)
+            del self.tokens[point:]
+            if self._under_way or not stays:
+                # What a step leaves that was given up, or running tokens again, can be computed in
+                # this thread alone; another one may go on.
+                mx.async_eval(self.state)
 
     def reset(self) -> None:
         """Forget everything and free the buffers."""
-        if self.tokens:
+        with self.lock:
             self.user = None
-        for layer in self.layers:
-            layer.reset()
-        self.layers = [layer.unquantized() for layer in self.layers]
-        if self.memory is not None:
-            self.memory.reset()
-        self.tokens.clear()
+            for layer in self.layers:
+                layer.reset()
+            self.layers = [layer.unquantized() for layer in self.layers]
+            if self.memory is not None:
+                self.memory.reset()
+            self.tokens.clear()
 
     @property
     def state(self) -> list[Any]:

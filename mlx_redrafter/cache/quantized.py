@@ -11,7 +11,8 @@ import mlx.core as mx
 from ..errors import RedrafterError
 from ..ranges import is_count, shown
 from .attention import TreeKVCache
-from .prompt_cache import LayerCache, Quantization
+from .layer_cache import LayerCache
+from .prompt_cache import Quantization
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import mlx.core as mx
 
 from .forward_context import ForwardContext
 from .kept_points import KeptPoints
+from .layer_cache import LayerCache
 from .module_call import ModuleCall
-from .prompt_cache import LayerCache
 from .tree_paths import PathPositions, TreePaths
 
 # The state of every path is held until one is accepted, up to so many bytes a layer; beyond, the

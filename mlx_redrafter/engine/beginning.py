@@ -27,7 +27,7 @@ def prefill(model: SpeculativeModel, sequence: Sequence) -> Iterator[tuple[int, 
     model.target.take_cores(len(sequence.prompt))
     pieces = sequence.prefill()
     while True:
-        with model.computing():
+        with model.computing(), sequence.cache.lock:
             done = next(pieces, None)
         if done is None:
             break

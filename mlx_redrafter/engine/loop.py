@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
+from contextlib import nullcontext
 
 import mlx.core as mx
 
@@ -66,7 +67,8 @@ class DecodingLoop:
         """
         if self._planner is not None and sequence.drafts:
             temperature = sequence.config.sampling.temperature
-            self._planner.begin(sequence.cache, temperature, among=among)
+            with sequence.holding_cache():
+                self._planner.begin(sequence.cache, temperature, among=among)
         self.compose([], [sequence])
         planner = self._chooser.planner_of(self.sequences)
         if planner is not None:
@@ -81,7 +83,9 @@ class DecodingLoop:
         Returns:
             The tokens that it made, for each sequence that had not ended before.
         """
-        with self._model.computing():
+        # Those of a batch have no caches that anything else could use.
+        alone = self.sequences[0].holding_cache() if self.batch is None else nullcontext()
+        with self._model.computing(), alone:
             return self._step(goes_on=goes_on)
 
     def _step(self, *, goes_on: bool) -> dict[Sequence, list[DecodedToken]]:

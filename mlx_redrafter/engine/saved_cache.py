@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.cache_file import read_cache, refuse_damaged
-from ..cache.prompt_cache import LayerCache, PromptCache
+from ..cache.layer_cache import LayerCache
+from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import quantized
 from ..cache.text_memory import MemoryOwner
 from ..target.target import Target

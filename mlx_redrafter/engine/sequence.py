@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -135,6 +136,17 @@ class Sequence:
         for done in self._target.fill(self.prompt[held:total], self.cache, step_size, memory):
             yield held + done, total
             self.check_cache()
+
+    @contextmanager
+    def holding_cache(self) -> Iterator[None]:
+        """Let no other thread use the cache inside the block.
+
+        Raises:
+            RedrafterError: If another text has used it since, or it was set back.
+        """
+        with self.cache.lock:
+            self.check_cache()
+            yield
 
     def check_cache(self) -> None:
         """Refuse to go on where another text has used the cache since, or it was set back.
@@ -368,6 +380,7 @@ class Sequence:
         """Leave the cache with the prompt and all tokens handed out except the last, and all cores
         to what comes after the text."""
         self._target.take_cores(len(self.prompt) + 1)
-        if self.cache.user is self:
-            self.cache.user = None
-            self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))
+        with self.cache.lock:
+            if self.cache.user is self:
+                self.cache.user = None
+                self.cache.rewind(min(len(self.cache), len(self.prompt) + handed_out - 1))

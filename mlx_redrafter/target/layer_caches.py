@@ -9,7 +9,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache,
 from ..cache.attention import ChunkedTreeKVCache, TreeKVCache
 from ..cache.composite import CacheGroup
 from ..cache.forward_context import ForwardContext
-from ..cache.prompt_cache import LayerCache
+from ..cache.layer_cache import LayerCache
 from ..cache.recurrent import RecurrentCache
 
 

@@ -19,8 +19,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from ..cache.batch import BatchCache
 from ..cache.batch_tree import BatchTree
 from ..cache.composite import OpaqueCache
+from ..cache.layer_cache import LayerCache
 from ..cache.model_identity import ModelWeights
-from ..cache.prompt_cache import LayerCache, PromptCache
+from ..cache.prompt_cache import PromptCache
 from ..cache.quantized import CacheOptions
 from ..errors import RedrafterError
 from ..system.blas import share_cores

@@ -132,6 +132,30 @@ def test_a_text_whose_cache_served_another_ends_with_a_sentence() -> None:
     assert held.tokens == PROMPTS[2] + text[:-1]
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3_next"])
+def test_threads_that_share_a_cache_make_right_beginnings_and_sentences(kind: str) -> None:
+    model, config = model_of(kind), config_of(draft=False, temperature=0.0)
+    wanted, held = single(model, config), model.make_cache()
+    whole: list[int] = []
+
+    def decode_often(place: int) -> None:
+        for _ in range(12):
+            text: list[int] = []
+            try:
+                for token in decode(model, PROMPTS[place], config, cache=held):
+                    text.append(token.token)
+                    if place == 2:  # what others do with it between two steps
+                        held.copy()
+                whole.append(place)
+            except RedrafterError as error:
+                assert "its cache has served another text" in str(error)
+            assert text == wanted[place][: len(text)]
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(decode_often, range(3)))
+    assert whole
+
+
 @pytest.mark.parametrize("forget", [PromptCache.reset, lambda held: held.rewind(2)])
 @pytest.mark.parametrize("draft", [True, False])
 def test_a_text_whose_cache_was_set_back_ends_with_a_sentence(forget: Any, draft: bool) -> None:

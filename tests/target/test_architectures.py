@@ -13,7 +13,8 @@ from mlx_lm.generate import generate_step
 from text_source import TextSource
 
 from mlx_redrafter.cache.composite import CacheGroup
-from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
+from mlx_redrafter.cache.layer_cache import LayerCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode

@@ -22,8 +22,9 @@ from mlx_redrafter.cache import attention, recurrent
 from mlx_redrafter.cache.attention import TreeKVCache
 from mlx_redrafter.cache.composite import CacheGroup
 from mlx_redrafter.cache.kept_points import KEPT_PIECES, KEPT_PROMPTS
+from mlx_redrafter.cache.layer_cache import LayerCache
 from mlx_redrafter.cache.module_call import ModuleCall
-from mlx_redrafter.cache.prompt_cache import LayerCache, PromptCache
+from mlx_redrafter.cache.prompt_cache import PromptCache
 from mlx_redrafter.cache.quantized import CacheOptions
 from mlx_redrafter.cache.recurrent import RecurrentCache
 from mlx_redrafter.drafting.config import DrafterConfig
@@ -235,10 +236,11 @@ def test_abandonment_anywhere_keeps_what_was_handed_out(name: str) -> None:
         check_nodes(model.target, held, (0, 6))
 
 
+@pytest.mark.parametrize("length", [1, 9])
 @pytest.mark.parametrize("name", KINDS)
-def test_setting_back_nothing_leaves_a_text_under_way_alone(name: str) -> None:
+def test_setting_back_nothing_leaves_a_text_under_way_alone(name: str, length: int) -> None:
     """The step after it may have begun already, and stands in the layers."""
-    model, prompt = shared(name), prompt_of(9)
+    model, prompt = shared(name), prompt_of(length)
     held = model.make_cache()
     got = []
     for token in decode(model, prompt, DecodingConfig(max_tokens=9, draft=False), cache=held):
