@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .conversion import convert
     from .drafting.config import DrafterConfig
     from .drafting.drafter import Drafter
+    from .drafting.recurrent_drafter import RecurrentDrafter
     from .drafting.shape import BeamShape
     from .drafting.source import DraftInput, DraftSource
     from .engine.batch_decoder import BatchDecoder
@@ -64,6 +65,7 @@ __all__ = [
     "ParsedAnswer",
     "Planner",
     "PromptCache",
+    "RecurrentDrafter",
     "RedrafterError",
     "SamplingConfig",
     "SpeculativeModel",
@@ -103,6 +105,7 @@ _HOMES = {
     ".training": ("train_drafter",),
     ".drafting.config": ("DrafterConfig",),
     ".drafting.drafter": ("Drafter",),
+    ".drafting.recurrent_drafter": ("RecurrentDrafter",),
     ".errors": ("RedrafterError",),
     ".text.generate": ("generate", "stream_generate"),
     ".text.passages": ("ParsedAnswer", "parse_answer"),

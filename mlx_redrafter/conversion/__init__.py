@@ -13,8 +13,9 @@ __all__ = ["CheckReport", "ConversionReport", "PartReport", "convert"]
 
 def convert(
     hf_path: str | Path | None = None,
-    drafter: str | Path | None = None,
     mlx_path: str | Path | None = None,
+    *,
+    drafter: str | Path | None = None,
     quantize: bool = False,
     q_group_size: int | None = None,
     q_bits: int | None = None,
@@ -34,16 +35,17 @@ def convert(
 ) -> ConversionReport:
     """Turn a target, a recurrent drafter, or both into a bundle, as ``convert.py`` does.
 
-    The target goes through mlx-lm's conversion (arguments as in ``mlx_lm.convert``). The drafter's
-    layout is that of Apple's ml-recurrent-drafter, or this package's own.
+    The target goes through mlx-lm's conversion; arguments of the names that ``mlx_lm.convert`` has
+    mean the same, but a ``quant_predicate`` is named here, not a function. The drafter's layout is
+    that of Apple's ml-recurrent-drafter, or this package's own.
 
     Args:
         hf_path: The target: a directory or Hub repository with safetensors, PyTorch or GGUF
             weights, or a GGUF file. If it holds a drafter too, under a ``drafter.`` prefix or in
             ``drafter/``, that is converted with it.
+        mlx_path: The bundle to write; by default ``models/`` and the target's name.
         drafter: The drafter: a directory, a Hub repository or one weight file. Without ``hf_path``
             it goes into the existing bundle ``mlx_path``.
-        mlx_path: The bundle to write; by default ``models/`` and the target's name.
         quantize: Quantise the target and, unless asked otherwise, the drafter.
         q_group_size: Weights that share a scale; by default the mode's own.
         q_bits: Bits per weight; by default the mode's own.
