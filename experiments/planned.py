@@ -239,8 +239,19 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
     for way in (plain, *(fixed(shape) for shape in shapes)):
         subject.answer(Run(), prompts[0], max_tokens=12, temperature=temperature, **way())
     runs = by_turns(subject, prompts, ways, max_tokens=args.max_tokens, temperature=temperature)
+    result = beside_plain(runs)
+    result["planned"]["state"] = planner.state.value
+    result["planned"]["choice"] = _name(planner.choice) if planner.choice else "plain"
+    made = runs["planned"]
+    result["planned"]["forecast_over_made"] = over_made(forecasting.promised, made)
+    result["planned"]["of_late_over_made"] = over_made(forecasting.of_late, made)
+    return result
+
+
+def beside_plain(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
+    """Figures of each way of decoding, over those of the one named plain."""
     base = runs["plain"]
-    result: dict[str, dict[str, Any]] = {
+    return {
         name: {
             "over_plain": run.speed() / base.speed(),
             "first_answer_over_plain": run.speed(0, 1) / base.speed(0, 1),
@@ -249,12 +260,6 @@ def sweep(subject: Subject, args: argparse.Namespace, temperature: float) -> dic
         }
         for name, run in runs.items()
     }
-    result["planned"]["state"] = planner.state.value
-    result["planned"]["choice"] = _name(planner.choice) if planner.choice else "plain"
-    made = runs["planned"]
-    result["planned"]["forecast_over_made"] = over_made(forecasting.promised, made)
-    result["planned"]["of_late_over_made"] = over_made(forecasting.of_late, made)
-    return result
 
 
 def _shape(text: str) -> BeamShape:
