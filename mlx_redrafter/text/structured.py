@@ -70,8 +70,8 @@ class JsonAnswer:
     def _take(self, token: int, text: list[int]) -> None:
         """Follow the text by a token of the model's."""
         if self._free:
-            thinks = not self._begun
-            if thinks and self._tokenizer.rfind_think_end(text[self._prompt :]) != -1:
+            # What is free from its beginning on is thoughts, and a call to its end.
+            if not self._begun and self._tokenizer.rfind_think_end(text[self._prompt :]) != -1:
                 self._free = False
         elif not self._begun and token in self._calls and not self._matches(token):
             self._free = self._begun = True
@@ -139,7 +139,7 @@ def _grammar(schema: str) -> str:
 
 
 def _matcher(tokenizer: TokenizerWrapper, schema: str) -> Any:
-    """What follows a text along a schema."""
+    """What follows a text along a schema, as it stands before the first token."""
     tokenizer = wrapped(tokenizer)
     if not tokenizer.eos_token_ids:
         raise RedrafterError("The tokenizer names no end of text, so no JSON could be complete.")
@@ -147,23 +147,30 @@ def _matcher(tokenizer: TokenizerWrapper, schema: str) -> Any:
         raise RedrafterError(
             "Answers of this model begin with a header of its own, so they cannot follow a schema."
         )
-    matcher = _llguidance().LLMatcher(_vocabulary(tokenizer), _grammar(schema), log_level=0)
+    # Of transformers' tokenizers wrappers are made anew for every call.
+    ends = tuple(sorted(tokenizer.eos_token_ids))
+    return _compiled(tokenizer._tokenizer, ends, schema).deep_copy()
+
+
+@lru_cache(maxsize=64)  # requests repeat their schema; no text moves this one
+def _compiled(tokenizer: Any, ends: tuple[int, ...], schema: str) -> Any:
+    vocabulary = _vocabulary(tokenizer, ends)
+    matcher = _llguidance().LLMatcher(vocabulary, _grammar(schema), log_level=0)
     if matcher.is_error():
         raise RedrafterError(f"The schema cannot be followed: {matcher.get_error():.200}.")
     return matcher
 
 
 @lru_cache(maxsize=4)  # made in a second, and the same for every text of a model
-def _vocabulary(tokenizer: TokenizerWrapper) -> Any:
+def _vocabulary(tokenizer: Any, ends: tuple[int, ...]) -> Any:
     _llguidance()
     from llguidance.hf import from_tokenizer
 
     try:
-        ends = sorted(tokenizer.eos_token_ids)
-        return from_tokenizer(tokenizer._tokenizer, eos_token=ends)
+        return from_tokenizer(tokenizer, eos_token=list(ends))
     except (ValueError, AttributeError, TypeError) as error:
         raise RedrafterError(
-            f"This model's tokenizer cannot be followed by llguidance ({error:.200})."
+            f"This model's tokenizer cannot be followed by llguidance ({error!s:.200})."
         ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from browser_page import chromium
-from live_server import Live, ScriptedSequences, serve_scripted, tool_tokenizer
+from live_server import Live, ScriptedSequences, openai_client, serve_scripted, tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import script
 
@@ -48,6 +48,19 @@ def live(
     """A server before it."""
     with serve_scripted(tokenizer, engine, server_settings, context=context) as live:
         yield live
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Any:
+    """OpenAI's package before the server."""
+    return openai_client(live)
+
+
+@pytest.fixture(scope="module")
+def claude(live: Live) -> Any:
+    """Anthropic's package before it."""
+    anthropic = pytest.importorskip("anthropic")
+    return anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live, ScriptedSequences, at_once, eventually, openai_client, serve_scripted
+from live_server import Live, ScriptedSequences, at_once, eventually, serve_scripted
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scripted_answers import ANSWERS, LONG, script
 
@@ -38,16 +38,6 @@ CLAUDE_TOOL = {
 @pytest.fixture(scope="module")
 def engine(tokenizer: TokenizerWrapper) -> ScriptedSequences:
     return script(tokenizer, delay=0.001)
-
-
-@pytest.fixture(scope="module")
-def client(live: Live) -> Any:
-    return openai_client(live)
-
-
-@pytest.fixture(scope="module")
-def claude(live: Live) -> Any:
-    return anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
 
 
 def ask(word: str) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 from bundles import make_bundle
-from live_server import Live, at_once, openai_client, serve
+from live_server import Live, at_once, serve
 from pydantic import BaseModel
 
 from mlx_redrafter import generate, load
@@ -43,16 +43,6 @@ def live(bundle: Any) -> Iterator[Live]:
     thread, served = load_models([ModelSpec(str(bundle), plan=False)], settings, metrics)
     with serve(thread, served, settings, metrics) as live:
         yield live
-
-
-@pytest.fixture(scope="module")
-def client(live: Live) -> Any:
-    return openai_client(live)
-
-
-@pytest.fixture(scope="module")
-def claude(live: Live) -> Any:
-    return anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
 
 
 def test_chat_completions_are_parsed(client: openai.OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -202,3 +203,21 @@ def test_without_the_package_its_name_is_told(
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     with pytest.raises(RedrafterError, match="pip install llguidance"):
         stream_generate(model, tokenizer, PROMPT, json_schema=SCHEMA)
+
+
+def test_a_tokenizer_that_cannot_be_followed_is_told(
+    tokenizer: TokenizerWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("Only fast tokenizers are supported")
+
+    monkeypatch.setattr("llguidance.hf.from_tokenizer", refuse)
+    with pytest.raises(RedrafterError, match="Only fast tokenizers"):
+        JsonAnswer(copy.deepcopy(tokenizer), checked_schema(SCHEMA))
+
+
+def test_texts_of_one_schema_stand_apart(tools: TokenizerWrapper) -> None:
+    first, second = Text(tools, "question", SCHEMA), Text(tools, "question", SCHEMA)
+    begun = set(second.allowed)
+    first.write('{"name": "a"')
+    assert second.allowed == second._ask() == begun
