@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import mlx.core as mx
 
 from .errors import RedrafterError
 from .system.device import on_gpu
-from .tree import DraftTree
+from .tree import BoolArray, DraftTree, HostTree
 
 # "repetition", "presence" or "frequency", its size, and how many tokens it looks at
 Penalty = tuple[str, float, int]
@@ -19,6 +20,29 @@ BLOCK = 128
 SHORT_ROW = 2048
 # Columns that a maximum is taken down at once on a CPU.
 COLUMNS = 64
+
+
+class Constraint(Protocol):
+    """Says which tokens may come next in one text, such as those that a grammar allows.
+
+    Unlike a logits processor it is asked about branches that may never become text, so that the
+    choices after a whole tree take one evaluation; and while the target computes its logits.
+    """
+
+    def allowed(self, text: Sequence[int], tree: HostTree, vocab_size: int) -> BoolArray:
+        """Which tokens may follow each node of a tree.
+
+        Args:
+            text: Prompt and text before the tree's root. From call to call it grows by accepted
+                nodes of the trees, if at all: a step may be taken again.
+            tree: The root, which is part of the text, and what may follow.
+            vocab_size: Number of logits.
+
+        Returns:
+            bool (n, vocab_size), at least one token of each row; of a node that is not allowed
+            itself, any.
+        """
+        ...
 
 
 def reported_logprobs(
@@ -101,6 +125,13 @@ def processed(
             )
         logits = given
     return logits
+
+
+def keep_allowed(logits: mx.array, allowed: mx.array | None) -> mx.array:
+    """Logits (n, vocab_size), -inf where ``allowed``, bool of that shape, is false; None: all."""
+    if allowed is None:
+        return logits
+    return mx.where(allowed, logits, mx.array(-mx.inf, logits.dtype))
 
 
 def exclude_top(

@@ -9,7 +9,16 @@ import mlx.core as mx
 
 from .choices import NO_TOKEN, Choices
 from .errors import RedrafterError
-from .logits import LogitsProcessor, below_best, biased, penalise, processed, reported_logprobs
+from .logits import (
+    Constraint,
+    LogitsProcessor,
+    below_best,
+    biased,
+    keep_allowed,
+    penalise,
+    processed,
+    reported_logprobs,
+)
 from .noise import coins, noise_rows
 from .sampling import SamplingConfig, scores
 from .tree import DraftTree
@@ -28,6 +37,7 @@ class Sampler:
         processors: Change the logits before a token is chosen, as mlx-lm's do: each is called with
             the text's tokens, once for every token and in their order, drafted or not. Trees have
             to be known to the host then.
+        constraint: Says after them which tokens may come next; others are never chosen.
         choose: Chooses instead of the configuration, as mlx-lm's samplers do: (1, vocab_size)
             log-probabilities to token ids (1,).
         ends: Tokens that end the text; of a tree, processors are not asked what would follow.
@@ -40,6 +50,7 @@ class Sampler:
         vocab_size: int,
         *,
         processors: Sequence[LogitsProcessor] = (),
+        constraint: Constraint | None = None,
         choose: Callable[[mx.array], mx.array] | None = None,
         ends: frozenset[int] = frozenset(),
         longest: int | None = None,
@@ -57,6 +68,7 @@ class Sampler:
         self.config = config
         self._vocab_size = vocab_size
         self._processors = tuple(processors)
+        self._constraint = constraint
         self._choose = choose
         self._ends = ends
         self._longest = longest
@@ -109,11 +121,13 @@ class Sampler:
             if self.config.xtc_probability > 0:
                 at = tree.depths + (len(recent) + 1)
                 coin = coins(self.config.seed or 0, at)[:, None]
+        allowed = self._allowed(recent, tree)
         if self._processors and len(tree) > 1:
-            return self._walk(logits, tree, noise, coin, recent, tells_noise=tells_noise)
+            return self._walk(logits, tree, allowed, noise, coin, recent, tells_noise=tells_noise)
         if self._processors:
             text = mx.concatenate([mx.array(list(recent), dtype=mx.int32), tree.tokens])
             logits = processed(logits, text, self._processors)
+        logits = keep_allowed(logits, allowed)
         if self._choose is not None:
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             rows = [self._chosen(logprobs[n : n + 1]) for n in range(len(tree))]
@@ -138,6 +152,7 @@ class Sampler:
         self,
         logits: mx.array,
         tree: DraftTree,
+        allowed: mx.array | None,
         noise: mx.array | None,
         coin: mx.array | None,
         recent: Sequence[int],
@@ -157,6 +172,7 @@ class Sampler:
             text.append(known.tokens[node])
             row = slice(node, node + 1)
             own = processed(logits[row], mx.array(text, dtype=mx.int32), self._processors)
+            own = keep_allowed(own, None if allowed is None else allowed[row])
             path.append(node)
             own_noise = None if noise is None else noise[row]
             own_coin = None if coin is None else coin[row]
@@ -191,12 +207,21 @@ class Sampler:
     @property
     def needs_tokens(self) -> bool:
         """Whether trees have to be known to the host."""
-        return bool(self._processors)
+        return bool(self._processors) or self._constraint is not None
 
     @property
     def asks_caller(self) -> bool:
         """Whether functions of the caller's have a part in the choices."""
         return self._choose is not None or bool(self._processors)
+
+    def _allowed(self, recent: Sequence[int], tree: DraftTree) -> mx.array | None:
+        """Which tokens may follow each node, bool (n, vocab_size); None where all may.
+
+        Waits for the root, but not for the logits: those are computed meanwhile.
+        """
+        if self._constraint is None:
+            return None
+        return mx.array(self._constraint.allowed(recent, tree.read(), self._vocab_size))
 
     def _penalised(self, logits: mx.array, tree: DraftTree, text: Sequence[int]) -> mx.array:
         """Logits after the bias and the penalties, in mlx-lm's order."""

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+BoolArray = npt.NDArray[np.bool_]
 # What a leaf scores that only fills a tree up.
 PADDING_SCORE = -100.0
 
@@ -110,7 +111,7 @@ class HostTree:
         return max(1, 1 + len(nodes) - len({self.parents[node] for node in nodes}))
 
     @property
-    def ancestors(self) -> npt.NDArray[np.bool_]:
+    def ancestors(self) -> BoolArray:
         """Bool (n, n); row i marks node i and its ancestors. No node stands before its parent."""
         ancestors = np.eye(len(self.parents), dtype=np.bool_)
         for node, parent in enumerate(self.parents):

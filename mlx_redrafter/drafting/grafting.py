@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 
-from ..tree import DraftTree, HostTree
-
-BoolArray = npt.NDArray[np.bool_]
+from ..tree import BoolArray, DraftTree, HostTree
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import mlx.core as mx
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
-from ..logits import LogitsProcessor
+from ..logits import Constraint, LogitsProcessor
 from ..ranges import (
     check_flags,
     function_of,
@@ -38,6 +38,7 @@ class DecodingConfig:
             (tokens (k,), logits (1, vocab_size)) to logits. They are called once for every token,
             in order, drafted or not, so they may keep a state of their own; which takes a further
             evaluation for each token of a drafted step.
+        constraint: Says, after the processors, which tokens may come next; one for each text.
         sampler: Chooses tokens instead, as mlx-lm's do: log-probabilities (1, vocab_size) to ids
             (1,). What it draws depends on when it is asked, so nothing is drafted.
         draft: Whether to draft, where the model can.
@@ -51,6 +52,7 @@ class DecodingConfig:
     max_tokens: int = 256
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    constraint: Constraint | None = None
     sampler: Callable[[mx.array], mx.array] | None = None
     draft: bool = True
     copy: bool = False
@@ -74,6 +76,10 @@ class DecodingConfig:
         check_flags(draft=self.draft, copy=self.copy)
         processors = functions_of(self.logits_processors, "logits_processors", PROCESSORS)
         object.__setattr__(self, "logits_processors", processors)
+        if self.constraint is not None and not callable(getattr(self.constraint, "allowed", None)):
+            raise RedrafterError(
+                f"constraint is {shown(self.constraint)}, but has to say which tokens are allowed."
+            )
         function_of(self.sampler, "sampler", SAMPLER)
         ends = token_ids(self.eos_token_ids, "eos_token_ids")
         object.__setattr__(self, "eos_token_ids", frozenset(ends))

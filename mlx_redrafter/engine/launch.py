@@ -90,6 +90,8 @@ class StepLauncher:
         own, copied = self._draft(sequences, sources, drafts, noises)  # 1 draft
         trees = _of_one_size(own)
         logits, hidden = self._verify(sequences, batch, trees)  # 2 verify
+        if any(sequence.is_constrained for sequence in sequences):
+            mx.async_eval(logits)  # while the host finds out what may follow
         finite = [_finite(tree, states) for tree, states in zip(trees, hidden, strict=True)]
         if any(s.asks_caller for s in sequences) and not _all_true(finite, logits):
             # A caller's function hears of each token once, so not of a step that is taken again.
@@ -100,7 +102,7 @@ class StepLauncher:
         pending = []
         for place, sequence in enumerate(sequences):
             tree, noise, drafted = trees[place], noises[place], bool(sources[place])
-            asked = own[place] if sequence.asks_caller else tree
+            asked = own[place] if sequence.needs_tokens or sequence.asks_caller else tree
             choices = _choices(sequence, logits[place], tree, asked, noise, resting)  # 3 choose
             shape = drafts[place].shape if drafted and len(tree) > 1 else None
             made_before = drafts[place].made_before

@@ -100,10 +100,10 @@ class Leader:
             RedrafterError: If its configuration holds functions, which cannot be sent.
         """
         config, cache = sequence.config, sequence.cache
-        if config.sampler is not None or config.logits_processors:
+        if config.sampler or config.logits_processors or config.constraint:
             raise RedrafterError(
-                "sampler and logits_processors cannot be sent to other processes: run the same "
-                "script on every rank, or leave them out."
+                "sampler, logits_processors and json_schema cannot be sent to other processes: run "
+                "the same script on every rank, or leave them out."
             )
         if cache not in self._numbers:
             self._next += 1

@@ -102,6 +102,7 @@ class Sequence:
             config.sampling,
             model.target.vocab_size,
             processors=config.logits_processors,
+            constraint=config.constraint,
             choose=config.sampler,
             ends=config.eos_token_ids,
             longest=None if limit == -1 else len(self.prompt) + limit,
@@ -164,6 +165,11 @@ class Sequence:
     def needs_tokens(self) -> bool:
         """Whether the host has to know a tree before choices are made."""
         return self._sampler.needs_tokens
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the host says which tokens may come next."""
+        return self.config.constraint is not None
 
     @property
     def asks_caller(self) -> bool:

@@ -13,11 +13,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..cache.quantized import CacheOptions
 from ..drafting.shape import BeamShape
 from ..engine.checks import checked_planner
-from ..engine.config import PROCESSORS, SAMPLER, DecodingConfig
+from ..engine.config import SAMPLER, DecodingConfig
 from ..engine.model import SpeculativeModel, check_model
 from ..engine.shape_planner import ShapePlanner
 from ..errors import RedrafterError
-from ..ranges import check_flags, function_of, functions_of
+from ..ranges import check_flags, function_of
 from ..sampling import SamplingConfig
 from .responses import stop_strings
 from .structured import JsonAnswer, checked_schema
@@ -127,7 +127,8 @@ def read_options(
     config = DecodingConfig(
         max_tokens=options.get("max_tokens", max_tokens),
         sampling=sampling,
-        logits_processors=_processors(tokenizer, options),
+        logits_processors=options.get("logits_processors", ()),
+        constraint=_constraint(tokenizer, options),
         sampler=_sampler(model, options, sampling),
         draft=options.get("draft", True),
         copy=options.get("copy", True),
@@ -197,14 +198,12 @@ def _sampler(
     return sampler
 
 
-def _processors(tokenizer: TokenizerWrapper, options: Mapping[str, Any]) -> Any:
-    """The caller's, and last what keeps an answer to a schema."""
-    given = options.get("logits_processors", ())
+def _constraint(tokenizer: TokenizerWrapper, options: Mapping[str, Any]) -> JsonAnswer | None:
+    """What keeps an answer to a schema."""
     if "json_schema" not in options:
-        return given
+        return None
     schema = checked_schema(options["json_schema"])
-    answer = JsonAnswer(tokenizer, schema, calls=bool(options.get("tools")))
-    return *functions_of(given, "logits_processors", PROCESSORS), answer
+    return JsonAnswer(tokenizer, schema, calls=bool(options.get("tools")))
 
 
 def _callers_level() -> int:

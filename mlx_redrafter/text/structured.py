@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
-import mlx.core as mx
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
 from ..ranges import of_kind
+from ..tree import BoolArray, HostTree
 from .passages import ANSWER, THOUGHTS, first_kind
 from .tokenizers import wrapped
 
@@ -22,7 +23,7 @@ MISSING = "Answers that follow a JSON schema need llguidance: pip install llguid
 
 
 class JsonAnswer:
-    """A logits processor that lets one text's answer be nothing but JSON of a schema.
+    """A constraint that lets one text's answer be nothing but JSON of a schema.
 
     What the model thinks before it, where the prompt has opened thoughts, is free; so is all that
     follows the beginning of a tool call, if calls are allowed. Where the schema can lead no
@@ -38,65 +39,91 @@ class JsonAnswer:
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, schema: str, *, calls: bool = False):
-        self._matcher = _matcher(tokenizer, schema)
         self._tokenizer = tokenizer
-        self._ends = sorted(tokenizer.eos_token_ids)
-        self._calls = _call_starts(tokenizer) if calls else ()
-        self._seen = 0  # tokens of the text that were looked at
-        self._prompt = 0
-        self._free = False
-        self._begun = False
+        self._place = _Place(
+            _matcher(tokenizer, schema),
+            ends=tuple(sorted(tokenizer.eos_token_ids)),
+            calls=_call_starts(tokenizer) if calls else (),
+            thoughts_end=tuple(getattr(tokenizer, "think_end_tokens", None) or ()),
+        )
+        self._seen = 0  # tokens of the text that were followed
 
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        """The logits, -inf for every token that may not come next.
+    def allowed(self, text: Sequence[int], tree: HostTree, vocab_size: int) -> BoolArray:
+        """Which tokens may follow each node, bool (n, vocab_size); see ``Constraint``."""
+        self._follow(text, tree.tokens[0])
+        rows = np.ones((len(tree.tokens), vocab_size), dtype=np.bool_)
+        self._place.mark(rows[0])
+        places = {0: self._place}
+        for node in range(1, len(tree.tokens)):
+            token, parent = tree.tokens[node], tree.parents[node]
+            if parent in places and rows[parent, token]:
+                places[node] = places[parent].after(token)
+                places[node].mark(rows[node])
+        return rows
 
-        Args:
-            tokens: Prompt and text, int (k,); called once for each token, in their order.
-            logits: (1, vocab_size).
-        """
-        text = cast("list[int]", tokens.tolist())
+    def _follow(self, text: Sequence[int], root: int) -> None:
+        """Go on to the end of the text; nowhere where a step is taken again."""
         if not self._seen:
-            self._prompt = len(text)
-            self._free = first_kind(self._tokenizer, text) == THOUGHTS
-        else:
-            for token in text[self._seen :]:
-                self._take(token, text)
-        self._seen = len(text)
-        if self._free:
-            return logits
-        allowed = mx.array(self._allowed(logits.shape[-1]))
-        return mx.where(allowed, logits, mx.array(-mx.inf, logits.dtype))
+            if first_kind(self._tokenizer, [*text, root]) == THOUGHTS:
+                self._place = replace(self._place, free=True)
+        elif len(text) >= self._seen:
+            for token in (*text[self._seen :], root):
+                self._place = self._place.after(token)
+        self._seen = len(text) + 1
 
-    def _take(self, token: int, text: list[int]) -> None:
-        """Follow the text by a token of the model's."""
-        if self._free:
-            # What is free from its beginning on is thoughts, and a call to its end.
-            if not self._begun and self._tokenizer.rfind_think_end(text[self._prompt :]) != -1:
-                self._free = False
-        elif not self._begun and token in self._calls and not self._matches(token):
-            self._free = self._begun = True
-        else:
-            self._begun = True
-            if token not in self._ends:
-                self._matcher.consume_token(token)
 
-    def _matches(self, token: int) -> bool:
-        return bool(self._matcher.validate_tokens([token]))
+@dataclass(frozen=True)
+class _Place:
+    """A place in a text or in a draft of it.
 
-    def _allowed(self, vocab_size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which tokens may come next, bool (vocab_size,)."""
-        allowed = np.zeros(vocab_size, dtype=np.bool_)
-        ends = [token for token in self._ends if token < vocab_size]
-        if self._matcher.is_stopped() or self._matcher.is_error():
-            allowed[ends] = True
-            return allowed
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        known = np.unpackbits(bits, bitorder="little")[:vocab_size]
-        allowed[: len(known)] = known
-        allowed[ends] = self._matcher.is_accepting() or not allowed.any()
-        if not self._begun:
-            allowed[list(self._calls)] = True
-        return allowed
+    Attributes:
+        matcher: llguidance's, which has followed what is JSON; never moved.
+        ends: Tokens that end a text.
+        calls: Tokens with which it may be a tool call instead.
+        thoughts_end: Those that end thoughts.
+        free: Whether anything may follow, as in thoughts and calls.
+        begun: Whether the answer has begun.
+        last: What was thought last, as many tokens as end thoughts.
+    """
+
+    matcher: Any
+    ends: tuple[int, ...]
+    calls: tuple[int, ...]
+    thoughts_end: tuple[int, ...]
+    free: bool = False
+    begun: bool = False
+    last: tuple[int, ...] = ()
+
+    def after(self, token: int) -> _Place:
+        """The place behind a token that is allowed here."""
+        if self.free and self.begun:  # a call, to its end
+            return self
+        if self.free:
+            last = (*self.last, token)[-len(self.thoughts_end) :]
+            return replace(self, free=last != self.thoughts_end, last=last)
+        matcher = self.matcher.deep_copy()
+        if not self.begun and token in self.calls and not matcher.validate_tokens([token]):
+            return replace(self, free=True, begun=True)
+        if token not in self.ends:
+            matcher.consume_token(token)
+        return replace(self, matcher=matcher, begun=True)
+
+    def mark(self, row: BoolArray) -> None:
+        """Set a row to which tokens may come next, bool (vocab_size,)."""
+        if self.free:
+            row[:] = True
+            return
+        row[:] = False
+        ends = [token for token in self.ends if token < len(row)]
+        if self.matcher.is_stopped() or self.matcher.is_error():
+            row[ends] = True
+            return
+        bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
+        known = np.unpackbits(bits, bitorder="little")[: len(row)]
+        row[: len(known)] = known
+        row[ends] = self.matcher.is_accepting() or not row.any()
+        if not self.begun:
+            row[list(self.calls)] = True
 
 
 def checked_schema(schema: Any, name: str = "json_schema") -> str:

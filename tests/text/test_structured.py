@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from live_server import tool_tokenizer
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -18,6 +19,7 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.batch_generate import batch_generate
 from mlx_redrafter.text.generate import stream_generate
 from mlx_redrafter.text.structured import JsonAnswer, checked_schema
+from mlx_redrafter.tree import HostTree
 
 PROMPT = models.prompt_of(7)
 SCHEMA: dict[str, Any] = {
@@ -114,7 +116,7 @@ def test_with_a_processor_of_the_callers_the_answer_is_json_still(
 
 
 class Text:
-    """A text that is written token by token under a processor."""
+    """A text that is written token by token under a constraint."""
 
     def __init__(self, tokenizer: TokenizerWrapper, prompt: str, schema: Any, **options: Any):
         self.tokenizer = tokenizer
@@ -123,8 +125,9 @@ class Text:
         self.allowed = self._ask()
 
     def _ask(self) -> set[int]:
-        logits = self.answer(mx.array(self.tokens), mx.zeros((1, len(self.tokenizer.get_vocab()))))
-        return {token for token, one in enumerate(logits[0].tolist()) if one == 0.0}  # type: ignore[arg-type]
+        root = HostTree((self.tokens[-1],), (-1,), (0.0,))
+        size = len(self.tokenizer.get_vocab())
+        return set(np.flatnonzero(self.answer.allowed(self.tokens[:-1], root, size)[0]).tolist())
 
     def write(self, text: str) -> Text:
         for token in self.tokenizer.encode(text, add_special_tokens=False):
@@ -214,6 +217,32 @@ def test_a_tokenizer_that_cannot_be_followed_is_told(
     monkeypatch.setattr("llguidance.hf.from_tokenizer", refuse)
     with pytest.raises(RedrafterError, match="Only fast tokenizers"):
         JsonAnswer(copy.deepcopy(tokenizer), checked_schema(SCHEMA))
+
+
+@pytest.mark.parametrize("prompt", ["question", "question<think>"])
+def test_the_nodes_of_a_draft_are_allowed_what_texts_of_their_own_are(
+    tools: TokenizerWrapper, prompt: str
+) -> None:
+    """Whichever branch is asked about first, and whatever else cannot come next."""
+    said = '{"name": "a", "many": [30]' if prompt == "question" else 'Well.</think>{"name": "'
+    path = tools.encode(said, add_special_tokens=False)
+    wrong = tools.encode("}", add_special_tokens=False)[0]
+    tokens, parents = [tools.encode(prompt)[-1]], [-1]
+    for token in path:
+        tokens += [token, wrong]
+        parents += [max(0, len(parents) - 2), max(0, len(parents) - 2)]
+    tree = HostTree(tuple(tokens), tuple(parents), (0.0,) * len(tokens))
+    size = len(tools.get_vocab())
+    text = Text(tools, prompt, SCHEMA)
+    before = text.tokens[:-1]
+    rows = JsonAnswer(tools, checked_schema(SCHEMA)).allowed(before, tree, size)
+    assert set(np.flatnonzero(rows[0]).tolist()) == text.allowed
+    for place, token in enumerate(path):
+        assert token in text.allowed
+        text.tokens.append(token)
+        text.allowed = text._ask()
+        assert set(np.flatnonzero(rows[1 + 2 * place]).tolist()) == text.allowed
+    assert rows.any(axis=1).all()
 
 
 def test_texts_of_one_schema_stand_apart(tools: TokenizerWrapper) -> None:

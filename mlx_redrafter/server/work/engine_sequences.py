@@ -61,7 +61,7 @@ class EngineSequences:
 
     def add(self, decoding: Decoding) -> int:
         schema, calls = decoding.schema, decoding.calls
-        answer = [] if schema is None else [JsonAnswer(self._tokenizer, schema, calls=calls)]
+        answer = None if schema is None else JsonAnswer(self._tokenizer, schema, calls=calls)
         config = DecodingConfig(
             max_tokens=decoding.max_tokens,
             sampling=SamplingConfig(**decoding.sampling, logprobs=decoding.logprobs),
@@ -69,7 +69,7 @@ class EngineSequences:
             copy=decoding.copies,
             eos_token_ids=self._ends,
             prefill_step_size=self._prefill_step_size,
-            logits_processors=tuple(answer),
+            constraint=answer,
         )
         cache = self._prefixes.take(decoding.prompt) or self._model.make_cache()
         if self._model.ranks is not None:
