@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from live_server import Live, ScriptedSequences
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -15,6 +16,7 @@ from sentencepieces import sentencepiece_tokenizer
 
 from mlx_redrafter.server.protocol.answer import Answer, Finished, Text, TokenLogprob, Usage
 from mlx_redrafter.server.protocol.completions import CompletionWriter
+from mlx_redrafter.server.protocol.responses_request import parse_responses
 from mlx_redrafter.server.protocol.task import Parsed
 from mlx_redrafter.server.protocol.writing import Envelope
 from mlx_redrafter.server.work.answering import Answering, Job
@@ -70,6 +72,43 @@ def test_a_completions_tokens_are_told_apart(live: Live) -> None:
     assert made["tokens"][start : start + 4] == parts
     place = TEXT.index("\N{GRINNING FACE}")
     assert made["text_offset"][start : start + 5] == [place, place, place, place, place + 1]
+
+
+def test_a_responses_text_has_those_of_its_tokens(live: Live) -> None:
+    """Whole and in a stream."""
+    client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none")
+    options: Any = {"model": "tiny", "input": "a", "temperature": 0}
+    (item,) = client.responses.create(**options, top_logprobs=4).output
+    (said,) = item.content
+    assert bytes(byte for entry in said.logprobs for byte in entry.bytes) == TEXT.encode()
+    assert {len(entry.top_logprobs) for entry in said.logprobs} == {4}
+    asked = options | {"include": ["message.output_text.logprobs"], "stream": True}
+    events = list(client.responses.create(**asked))
+    deltas = [one for one in events if one.type == "response.output_text.delta"]
+    raws = [bytes(entry.bytes) for delta in deltas for entry in delta.logprobs]
+    assert b"".join(raws) == TEXT.encode()
+    (done,) = (one for one in events if one.type == "response.output_text.done")
+    (whole,) = (one.response for one in events if one.type == "response.completed")
+    kept = whole.output[0].content[0].logprobs
+    assert [entry.logprob for entry in kept] == [entry.logprob for entry in done.logprobs]
+    assert [entry.token for entry in kept] == [entry.token for entry in said.logprobs]
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({}, None),
+        ({"top_logprobs": 0}, None),
+        ({"top_logprobs": 3}, 3),
+        ({"include": ["message.output_text.logprobs"]}, 0),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, 2),
+    ],
+)
+def test_how_many_of_the_likeliest_a_response_asks_for(
+    fields: dict[str, Any], count: int | None
+) -> None:
+    (task,) = parse_responses({"input": "a", **fields}).tasks
+    assert task.logprobs == count
 
 
 def test_what_follows_a_broken_character_is_found_behind_it() -> None:

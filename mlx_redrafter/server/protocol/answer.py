@@ -152,8 +152,7 @@ class Answer:
     def add(self, event: Event) -> None:
         """Take in the next event."""
         if isinstance(event, Text):
-            if event.text:
-                self._say(event)
+            self._say(event)
             self.logprobs.extend(event.logprobs)
             self.pieces.extend(event.pieces)
         elif isinstance(event, ToolCall):
@@ -164,9 +163,12 @@ class Answer:
     def _say(self, event: Text) -> None:
         last = self.parts[-1] if self.parts else None
         if isinstance(last, Text) and last.reasoning == event.reasoning:
-            self.parts[-1] = Text(event.index, last.text + event.text, event.reasoning)
-        else:
-            self.parts.append(Text(event.index, event.text, event.reasoning))
+            joined = last.text + event.text
+            logprobs = last.logprobs + event.logprobs
+            self.parts[-1] = Text(event.index, joined, event.reasoning, logprobs=logprobs)
+        elif event.text:
+            said = Text(event.index, event.text, event.reasoning, logprobs=event.logprobs)
+            self.parts.append(said)
 
     @property
     def text(self) -> str:

@@ -153,11 +153,15 @@ def logprobs_json(logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     """Log-probabilities in the form of Chat Completions."""
     if not logprobs:
         return None
-    content = [
+    return {"content": entries_json(logprobs), "refusal": None}
+
+
+def entries_json(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with theirs and those of the likeliest, as both of OpenAI's chat APIs have them."""
+    return [
         _entry(entry) | {"top_logprobs": [_entry(other) for other in entry.top]}
         for entry in logprobs
     ]
-    return {"content": content, "refusal": None}
 
 
 def _entry(entry: TokenLogprob) -> dict[str, Any]:

@@ -7,8 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import sse
-from .answer import Answer, Event, Failed, Finished, Progress, Step, Text, ToolCall, Usage
-from .chat_answer import pieces_json
+from .answer import (
+    Answer,
+    Event,
+    Failed,
+    Finished,
+    Progress,
+    Step,
+    Text,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from .chat_answer import entries_json, pieces_json
 from .failures import ApiError
 from .task import Parsed
 from .writing import Envelope, new_id
@@ -22,18 +33,21 @@ class _Item:
         kind: "reasoning" or "message".
         id: Its name.
         text: Of it so far.
+        logprobs: Of the text's tokens, where they are asked for.
     """
 
     kind: str
     id: str
     text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def part(self) -> dict[str, Any]:
         """Its one part of content."""
         if self.kind == "reasoning":
             return {"type": "reasoning_text", "text": self.text}
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+        text = {"type": "output_text", "text": self.text, "annotations": []}
+        return {**text, "logprobs": entries_json(self.logprobs)}
 
     def to_json(self, status: str) -> dict[str, Any]:
         """The item."""
@@ -75,6 +89,8 @@ class ResponsesWriter:
         if isinstance(event, Text):
             if event.text:
                 yield from self._text(event)
+            elif self._item is not None:  # of tokens that add nothing to read
+                self._item.logprobs += event.logprobs
         elif isinstance(event, ToolCall):
             yield from self._close_item("completed")
             yield from self._call(event)
@@ -119,9 +135,10 @@ class ResponsesWriter:
             yield from self._open_item(_item(Text(event.index, "", event.reasoning)))
         assert self._item is not None
         self._item.text += event.text
+        self._item.logprobs += event.logprobs
         name = "response.reasoning_text.delta" if event.reasoning else "response.output_text.delta"
         extra = {"redrafter": {"pieces": pieces_json(event.pieces)}} if event.pieces else {}
-        more: dict[str, Any] = {} if event.reasoning else {"logprobs": []}
+        more = {} if event.reasoning else {"logprobs": entries_json(event.logprobs)}
         yield self._event(name, **self._place(), content_index=0, delta=event.text, **more, **extra)
 
     def _open_item(self, item: _Item) -> Iterator[bytes]:
@@ -138,7 +155,7 @@ class ResponsesWriter:
             return
         reasoning = item.kind == "reasoning"
         name = "response.reasoning_text.done" if reasoning else "response.output_text.done"
-        more: dict[str, Any] = {} if reasoning else {"logprobs": []}
+        more = {} if reasoning else {"logprobs": entries_json(item.logprobs)}
         yield self._event(name, **self._place(), content_index=0, text=item.text, **more)
         yield self._event(
             "response.content_part.done", **self._place(), content_index=0, part=item.part
@@ -204,7 +221,7 @@ def _item(part: Text) -> _Item:
     """An item of the output for text or reasoning."""
     if part.reasoning:
         return _Item("reasoning", new_id("rs_"), part.text)
-    return _Item("message", new_id("msg_"), part.text)
+    return _Item("message", new_id("msg_"), part.text, part.logprobs)
 
 
 def _status(end: Finished) -> str:

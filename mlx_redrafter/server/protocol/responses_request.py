@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from .answer_format import TextFormat, schema_of
 from .chat_request import (
+    MAX_TOP_LOGPROBS,
     NamedFunction,
     NamedTool,
     arguments_of,
@@ -25,6 +26,8 @@ from .fields import (
     parse,
 )
 from .task import Conversation, Message, Parsed, Task
+
+LOGPROBS = "message.output_text.logprobs"
 
 
 class InputText(Open):
@@ -149,7 +152,7 @@ class ResponsesRequest(SamplingFields):
     redrafter: Extension | None = None
     background: Literal[False] | None = None
     truncation: Literal["disabled", "auto"] | None = None  # a prompt too long is refused
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     previous_response_id: None = None
     conversation: None = None
     prompt: None = None
@@ -166,6 +169,11 @@ class ResponsesRequest(SamplingFields):
     safety_identifier: Ignored = None
     client_metadata: Ignored = None
     context_management: Ignored = None
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Whether the answer's tokens come with their log-probabilities."""
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or [])
 
     @field_validator("input", mode="before")
     @classmethod
@@ -187,7 +195,8 @@ class ResponsesRequest(SamplingFields):
     @classmethod
     def _known(cls, value: list[str] | None) -> list[str] | None:
         for name in value or []:
-            if name != "reasoning.encrypted_content":  # nothing is encrypted, so nothing to add
+            # Nothing is encrypted, so there is nothing to add.
+            if name not in ("reasoning.encrypted_content", LOGPROBS):
                 raise ValueError(f"include does not know {name} here.")
         return value
 
@@ -219,6 +228,7 @@ def parse_responses(body: dict[str, Any]) -> Parsed:
         prompt=conversation,
         sampling=request.sampling(),
         max_tokens=request.max_output_tokens,
+        logprobs=(request.top_logprobs or 0) if request.tells_logprobs else None,
         schema=schema_of(request.text.format if request.text else None, "text.format"),
         **extension.given(),
     )
@@ -346,4 +356,5 @@ def _echo(request: ResponsesRequest, body: dict[str, Any]) -> dict[str, Any]:
         "previous_response_id": None,
         "reasoning": body.get("reasoning") or {"effort": None, "summary": None},
         "text": body.get("text") or {"format": {"type": "text"}},
+        "top_logprobs": request.top_logprobs or 0,
     }
