@@ -68,6 +68,7 @@ def measure(model: Any, tokenizer: Any, prompts: list[Any], args: Any) -> dict[A
                 temperature=args.temp,
                 seed=args.seed,
                 draft=engine == "drafted",
+                remember=False,
                 beam_width=args.beam_width,
                 beam_length=args.beam_length,
                 node_budget=args.node_budget,

@@ -8,7 +8,8 @@ The tasks are experiments/tasks/*.jsonl, 20 prompts each: four whose answers rep
 themselves (edit, quote, json, table), two that use their prompt (retrieval, summary), and one that
 repeats nothing (open). Any other file of prompts can be named too. Runs are interleaved: each
 prompt goes through all contestants before the next, in rotating order, and every repeat yields its
-own ratios, of which medians are shown. "x mlx-lm" is of whole answers, prompt included,
+own ratios, of which medians are shown. With --remember an answer may be copied from those to the
+task's earlier prompts in the same repeat, too. "x mlx-lm" is of whole answers, prompt included,
 "generation" after the first token, as mlx-lm counts its tokens a second.
 """
 
@@ -82,6 +83,7 @@ def drafting(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "draft": name != PLAIN,
         "copy": name in (COPIES, BOTH),
+        "remember": args.remember,
         "beam_width": width,
         "beam_length": length,
         "node_budget": budget,
@@ -150,6 +152,7 @@ def parse() -> argparse.Namespace:
         "--fixed", type=int, nargs=3, metavar=("WIDTH", "LENGTH", "NODES"),
         help="a beam shape instead of the planner; copies share its nodes",
     )  # fmt: skip
+    parser.add_argument("--remember", action="store_true", help="copy from earlier answers too")
     parser.add_argument(
         "--steps-only", action="store_true", help="leave out mlx-lm and plain decoding"
     )
@@ -173,9 +176,15 @@ def main() -> None:
             seed=args.seed, **drafting(name, args),
         )  # fmt: skip
 
+    def forget() -> None:
+        for model in models.values():
+            if model.planner is not None:
+                model.planner.copied.answers.clear()
+
     for task in args.tasks:
         prompts = [encode_prompt(tokenizer, prompt) for prompt in prompts_of(task, args.count)]
-        results[task] = summarise(measure(list(models), prompts, answer_of, args.repeats, task))
+        repeats = measure(list(models), prompts, answer_of, args.repeats, task, forget)
+        results[task] = summarise(repeats)
         if args.json is not None:
             report = {"environment": where.to_dict(), "model": args.model, "results": results}
             args.json.write_text(json.dumps(report), "utf-8")

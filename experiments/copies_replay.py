@@ -7,9 +7,9 @@ The model answers the tasks of experiments/copies.py plainly, once; the answers 
 Then each is gone through as a decoder without a draft head would: propose, price, verify, accept,
 learn. Greedy answers do not depend on what is drafted, so tokens a step are exact; speed is counted
 in plain steps by the cost curves below, not timed, and leaves out what plain steps gain by
-overlapping. With --shares it is counted how often copied tokens are right, as the prior of
-CopyAcceptance has it. FILE has a JSON object a line: "kind", and token ids "prompt", "text" and
-"ends".
+overlapping. With --remember a task's earlier answers are copied from too. With --shares it is
+counted how often copied tokens are right, as the prior of CopyAcceptance has it. FILE has a JSON
+object a line: "kind", and token ids "prompt", "text" and "ends".
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rich.table import Table
 from mlx_redrafter import batch_generate, load
 from mlx_redrafter.drafting.copies import TextCopies
 from mlx_redrafter.drafting.copy_acceptance import LENGTHS, CopyAcceptance, place
+from mlx_redrafter.drafting.earlier_answers import EarlierAnswers
 from mlx_redrafter.engine.copying import Candidates, SequenceCopies
 from mlx_redrafter.planning.copy_planner import CopyPlanner
 from mlx_redrafter.planning.costs import interpolated
@@ -76,14 +77,18 @@ class Prices:
         self.made, self.taken = FORGET * self.made + tokens, FORGET * self.taken + seconds
 
 
-def replay(answers: Sequence[dict[str, Any]], curve: Sequence[float]) -> tuple[float, float]:
+def replay(
+    answers: Sequence[dict[str, Any]], curve: Sequence[float], *, remember: bool
+) -> tuple[float, float]:
     """Tokens a step, and speed over plain decoding."""
     prices, acceptance = Prices(curve), CopyAcceptance()
+    earlier = EarlierAnswers() if remember else None
     planner = CopyPlanner(lambda: prices)
     steps = tokens = 0
     seconds = 0.0
     for answer in answers:
-        source, text = TextCopies(ends=frozenset(answer["ends"])), answer["text"]
+        ends, text = frozenset(answer["ends"]), answer["text"]
+        source = TextCopies(ends=ends, answers=earlier)
         copies = SequenceCopies(source, acceptance)
         copies.begin([*answer["prompt"], text[0]])
         at = 1
@@ -92,6 +97,7 @@ def replay(answers: Sequence[dict[str, Any]], curve: Sequence[float]) -> tuple[f
             copies.accepted(text[at : at + made])
             prices.observe(made, cost)
             at, steps, tokens, seconds = at + made, steps + 1, tokens + made, seconds + cost
+        source.end(text)
     return tokens / steps, tokens / seconds
 
 
@@ -115,8 +121,10 @@ def step(
 def shares(answers: Sequence[dict[str, Any]]) -> Table:
     """Right tokens among copied ones, in the rows and columns of ``copy_acceptance.PRIOR``."""
     counts: dict[tuple[int, int], list[bool]] = {}
+    earlier = EarlierAnswers()
     for answer in answers:
-        source, text = TextCopies(ends=frozenset(answer["ends"])), answer["text"]
+        ends, text = frozenset(answer["ends"]), answer["text"]
+        source = TextCopies(ends=ends, answers=earlier)
         source.follow(answer["prompt"])
         for at, token in enumerate(text):
             copies = source.propose()
@@ -128,8 +136,10 @@ def shares(answers: Sequence[dict[str, Any]]) -> Table:
                     if copied != wanted:
                         break
             source.accepted([token])
+        source.end(text)
     grid = Table("", *(f"{length}" for length in LENGTHS), "more", title="share (count)")
-    for row, name in enumerate(("shared", "once", "often", "other", "deeper")):
+    kinds = ("shared", "once", "often", "other", "deeper")
+    for row, name in enumerate((*kinds, *(f"{kind}, earlier answer" for kind in kinds))):
         cells = (counts.get((row, column), []) for column in range(len(LENGTHS) + 1))
         grid.add_row(name, *(f"{sum(c) / len(c):.2f} ({len(c)})" if c else "" for c in cells))
     return grid
@@ -164,6 +174,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, default=None, help="where answers are kept")
     parser.add_argument("--count", type=int, default=5, help="prompts a task (default 5)")
     parser.add_argument("--max-tokens", type=int, default=112)
+    parser.add_argument("--remember", action="store_true", help="copy from earlier answers too")
     parser.add_argument("--shares", action="store_true", help="how often copies are right")
     args = parser.parse_args()
     answers = answers_of(args)
@@ -175,7 +186,8 @@ def main() -> None:
         grid.add_column(name, justify="left" if name == "task" else "right")
     for task in dict.fromkeys(answer["kind"] for answer in answers):
         own = [answer for answer in answers if answer["kind"] == task and len(answer["text"]) > 1]
-        cells = ("{:.2f}, {:.2f} x".format(*replay(own, curve)) for curve in CURVES.values())
+        made = [replay(own, curve, remember=args.remember) for curve in CURVES.values()]
+        cells = (f"{tokens:.2f}, {speed:.2f} x" for tokens, speed in made)
         grid.add_row(task, str(sum(len(answer["text"]) for answer in own)), *cells)
     Console().print(grid)
 

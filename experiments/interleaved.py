@@ -102,7 +102,10 @@ def answer(
     seed: int,
     **drafting: Any,
 ) -> Iterator[Any]:
-    """Responses to one prompt: mlx-lm's own, or what is decoded here with options of drafting."""
+    """Responses to one prompt: mlx-lm's own, or what is decoded here with options of drafting.
+
+    What is asked again is not copied from its earlier answer, unless the options say so.
+    """
     if name == MLX_LM:
         return mlx_lm_answer(model, tokenizer, ids, max_tokens, temperature, seed)
     return stream_generate(
@@ -112,7 +115,7 @@ def answer(
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
-        **drafting,
+        **{"remember": False, **drafting},
     )
 
 
@@ -141,10 +144,12 @@ def measure(
     answer: Callable[[str, list[int]], Iterator[Any]],
     repeats: int,
     label: str,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Run]]:
     """Runs of every contestant, one dictionary a repeat; the first, a warm-up, is left out.
 
-    Each prompt goes through all contestants before the next, in rotating order.
+    Each prompt goes through all contestants before the next, in rotating order. ``begin`` is called
+    before each repeat.
     """
     names, done = list(names), [{name: Run() for name in names} for _ in range(repeats + 1)]
     turns = [
@@ -153,6 +158,8 @@ def measure(
         for index, ids in enumerate(prompts[:2] if repeat == 0 else prompts)
     ]
     for repeat, index, ids in track(turns, description=label, transient=True):
+        if index == 0:
+            begin()
         turn = (index + repeat) % len(names)
         for name in names[turn:] + names[:turn]:
             done[repeat][name].take(answer(name, ids))

@@ -101,8 +101,9 @@ class Subject:
         return encode_prompt(self.tokenizer, prompt[-1]["content"] if bare else prompt)
 
     def answer(self, run: Run, prompt: Sequence[int], **options: Any) -> None:
-        """Decode an answer and add it to a run."""
+        """Decode an answer and add it to a run; by itself it copies from no answer before it."""
         tokens, response, started = [], None, 0.0
+        options = {"remember": False, **options}
         for response in stream_generate(self.model, self.tokenizer, list(prompt), **options):
             tokens.append(response.token)
             if len(tokens) == 1:

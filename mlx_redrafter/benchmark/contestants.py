@@ -273,6 +273,7 @@ class Ours:
             sampling=task.sampling,
             draft=self._drafts,
             copy=self._copies,
+            remember=False,  # the same prompts are answered again and again
             beam_width=shape.width if shape else None,
             beam_length=shape.length if shape else None,
             node_budget=shape.node_budget if shape else None,

@@ -1,4 +1,6 @@
-"""Drafts that the text itself proposes: what followed the earlier places at which its end stood."""
+"""Drafts that the text itself proposes, or an answer before it: what followed the places at which
+its end has stood.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ..tree import HostTree
+from .earlier_answers import EarlierAnswers, PlaceAmongAnswers
 from .suffix import Continuation, SuffixAutomaton
 
 # Tokens of the first continuation; after a long match a whole tile of a forward may be copied.
@@ -21,19 +24,21 @@ FURTHER_CHAIN = 4
 
 @dataclass(frozen=True)
 class Copies:
-    """Continuations of a text's end, found at earlier places of it.
+    """Continuations of a text's end, found at earlier places of it or in answers before it.
 
     Attributes:
         root: The text's last token.
         match_length: How many of the text's last tokens, the root included, stood there too.
         continuations: What followed, the most frequent first; each begins with another token.
         shared: Whether the match was followed by different tokens.
+        earlier: Whether an earlier answer holds it, and the text itself none as long.
     """
 
     root: int
     match_length: int
     continuations: tuple[Continuation, ...]
     shared: bool = False
+    earlier: bool = False
 
     @cached_property
     def tree(self) -> HostTree:
@@ -53,23 +58,37 @@ class TextCopies:
         automaton: Holds the text; kept for the next turn of a conversation.
         ends: Tokens that end the text, after which nothing is copied. A chat's prompt has one
             after each turn, and a name in the question is often followed by it.
+        answers: Of earlier texts, to be copied from as well, and joined by this one's; None: none.
     """
 
     def __init__(
-        self, automaton: SuffixAutomaton | None = None, ends: frozenset[int] = frozenset()
+        self,
+        automaton: SuffixAutomaton | None = None,
+        ends: frozenset[int] = frozenset(),
+        answers: EarlierAnswers | None = None,
     ):
         self.automaton = automaton or SuffixAutomaton()
         self._ends = ends
+        self._answers = answers
+        self._place: PlaceAmongAnswers | None = None
 
     def follow(self, text: Sequence[int]) -> None:
         """Make ``text`` the automaton's, keeping what the two share from the beginning on."""
         automaton = self.automaton
         automaton.rewind(_shared(automaton, text))
         automaton.extend(text[len(automaton) :])
+        self._place = None if self._answers is None else self._answers.place_of(text)
 
     def accepted(self, tokens: Sequence[int]) -> None:
         """Take note of the tokens that a step added to the text."""
         self.automaton.extend(tokens)
+        if self._place is not None:
+            self._place.accepted(tokens)
+
+    def end(self, answer: Sequence[int]) -> None:
+        """The text has ended with this answer: later ones may copy from it."""
+        if self._answers is not None:
+            self._answers.add(answer)
 
     def propose(self, max_depth: int = MAX_CHAIN) -> Copies | None:
         """Copies for the next step; None where the text's end has no earlier place that
@@ -78,11 +97,10 @@ class TextCopies:
         Args:
             max_depth: Tokens of a continuation at most.
         """
-        automaton = self.automaton
-        if max_depth < 1 or not automaton.match_length:
+        if max_depth < 1:
             return None
         chain = min(max_depth, MAX_CHAIN)
-        found = automaton.continuations(MAX_CONTINUATIONS, chain)
+        length, found, earlier = self._found(chain)
         # Where the text ends at once its end is the next choice, and nothing is left to verify.
         going_on = [one for one in found if one.tokens[0] not in self._ends]
         if not going_on:
@@ -92,8 +110,19 @@ class TextCopies:
             self._cut(first, chain),
             *(self._cut(one, FURTHER_CHAIN) for one in others),
         )
-        shared = len(found) > 1
-        return Copies(automaton.tokens[-1], automaton.match_length, continuations, shared)
+        root, shared = self.automaton.tokens[-1], len(found) > 1
+        return Copies(root, length, continuations, shared, earlier)
+
+    def _found(self, depth: int) -> tuple[int, list[Continuation], bool]:
+        """The longest match, what followed it, and whether an earlier answer alone has it."""
+        own = self.automaton.match_length
+        if self._place is not None:
+            length, found = self._place.continuations(MAX_CONTINUATIONS, depth)
+            if found and length > own:
+                return length, found, True
+        if not own:
+            return 0, [], False
+        return own, self.automaton.continuations(MAX_CONTINUATIONS, depth), False
 
     def _cut(self, continuation: Continuation, most: int) -> Continuation:
         """Its first ``most`` tokens, or as many as there are up to one that ends the text."""

@@ -15,6 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # Tokens that are remembered at most. When there are more the older half is given up, so at least
 # half as many are always known. An automaton of so many takes 10 to 15 MB.
@@ -41,6 +42,18 @@ class Continuation:
 
     tokens: tuple[int, ...]
     occurrences: int
+
+
+class Match(NamedTuple):
+    """The longest end of another text that stands somewhere in the automaton's.
+
+    Attributes:
+        state: The state of it and of all strings that end at the same places.
+        length: Its tokens; 0 for none.
+    """
+
+    state: int = 0
+    length: int = 0
 
 
 class SuffixAutomaton:
@@ -237,20 +250,39 @@ class SuffixAutomaton:
         ):  # fmt: skip
             values.pop()
 
-    def continuations(self, count: int, depth: int) -> list[Continuation]:
+    def follow(self, match: Match, token: int) -> Match:
+        """The match of another text when a token is appended to that.
+
+        Args:
+            match: Before it, since when the automaton has not changed.
+            token: The token.
+        """
+        state, length = match
+        while (target := self._next(state, token)) == _NONE:
+            if state == 0:
+                return Match()
+            state = self._links[state]
+            length = self._lengths[state]
+        return Match(target, length + 1)
+
+    def continuations(
+        self, count: int, depth: int, match: Match | None = None
+    ) -> list[Continuation]:
         """What followed the longest match, from each distinct next token's latest place on.
 
         Args:
             count: Continuations at most.
             depth: Tokens of each.
+            match: Of another text; None: of this text's own end.
 
         Returns:
             The most frequent first, of equally frequent ones the most recent; none without a match.
         """
-        match = self._links[self._prefixes[-1]]
-        if match <= 0:
+        own = self._links[self._prefixes[-1]]
+        state = own if match is None else match.state
+        if state <= 0:
             return []
-        found = [(self._counts[s], self._ends[s]) for _, s in self._transitions(match)]
+        found = [(self._counts[s], self._ends[s]) for _, s in self._transitions(state)]
         found.sort(reverse=True)
         return [
             Continuation(self._following(end - 1, depth), times) for times, end in found[:count]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from ..cache.batch import can_join
 from ..cache.prompt_cache import PromptCache
-from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.copy_memory import CopyMemory
 from ..errors import RedrafterError
 from ..ranges import check_flags, function_of, is_count, shown
 from .beginning import check_shape, prefill
@@ -101,7 +101,7 @@ class Engine:
         self._model = model
         self._size = batch_size
         self._planner = shared(planner, model.planner_lock)
-        self._copied = self._planner.copied if self._planner else CopyAcceptance()
+        self._copied = self._planner.copied if self._planner else CopyMemory()
         self._prompts_first = prompts_first
         self._keep = function_of(keep, "keep", "a function of a cache")
         self._numbers = 0

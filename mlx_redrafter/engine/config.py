@@ -43,6 +43,8 @@ class DecodingConfig:
             (1,). What it draws depends on when it is asked, so nothing is drafted.
         draft: Whether to draft, where the model can.
         copy: Whether to draft copies of the text too, for which no draft head is needed.
+        remember: Whether copies may come from earlier answers too, and this one is kept for later
+            texts; of those that share a planner.
         beam: Shape of the drafts.
         eos_token_ids: Tokens that end the text.
         prefill_step_size: Prompt tokens run through the target at once.
@@ -56,6 +58,7 @@ class DecodingConfig:
     sampler: Callable[[mx.array], mx.array] | None = None
     draft: bool = True
     copy: bool = False
+    remember: bool = False
     beam: BeamShape = field(default_factory=BeamShape)
     eos_token_ids: frozenset[int] = frozenset()
     prefill_step_size: int = PREFILL_STEP
@@ -73,7 +76,7 @@ class DecodingConfig:
             ("cache_options", CacheOptions),
         ):
             of_kind(getattr(self, name), name, kind, f"a {kind.__name__}")
-        check_flags(draft=self.draft, copy=self.copy)
+        check_flags(draft=self.draft, copy=self.copy, remember=self.remember)
         processors = functions_of(self.logits_processors, "logits_processors", PROCESSORS)
         object.__setattr__(self, "logits_processors", processors)
         if self.constraint is not None and not callable(getattr(self.constraint, "allowed", None)):

@@ -63,12 +63,13 @@ class SequenceCopies:
         self._asked = False
         self._surprised = False
         self._in_vain = 0  # steps in a row
+        self._answer: list[int] = []
         self._unread: list[int] = []  # tokens since copies were looked for
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The text is a prompt, the root of its first step included."""
         self._text.follow(prompt)
-        self._unread = []
+        self._unread, self._answer = [], []
         self._asked = self._surprised = False
         self._in_vain = STEPS_IN_VAIN if self._acceptance.in_vain >= TOKENS_IN_VAIN else 0
 
@@ -87,7 +88,12 @@ class SequenceCopies:
             self._in_vain = 0
             self._acceptance.take_use()
         self._unread += tokens
+        self._answer += tokens
         self._asked = False
+
+    def end(self) -> None:
+        """The last token that was heard ends the text."""
+        self._text.end(self._answer)
 
     @property
     def rests(self) -> bool:

@@ -265,6 +265,7 @@ def _encode(config: DecodingConfig) -> dict[str, Any]:
         "sampling": asdict(config.sampling),
         "draft": config.draft,
         "copy": config.copy,
+        "remember": config.remember,
         "beam": asdict(config.beam),
         "eos_token_ids": sorted(config.eos_token_ids),
         "prefill_step_size": config.prefill_step_size,

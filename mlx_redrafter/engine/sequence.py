@@ -14,7 +14,7 @@ import mlx.core as mx
 from ..cache.prompt_cache import PromptCache
 from ..choices import NO_TOKEN, Choices
 from ..drafting.copies import MAX_CHAIN, TextCopies
-from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.copy_memory import CopyMemory
 from ..drafting.next_draft import next_draft_input
 from ..drafting.noise_scale import NoiseScale
 from ..drafting.shape import BeamShape
@@ -50,7 +50,7 @@ class Sequence:
         config: How to decode.
         cache: Of an earlier turn, to resume; only what differs is prefilled. None: an empty one.
         stats: Counts to add to.
-        copied: What is learnt of copies, shared with other texts; None: of this text alone.
+        copied: What texts share of copies; None: of this text alone.
 
     Attributes:
         prompt: As given.
@@ -78,7 +78,7 @@ class Sequence:
         *,
         cache: PromptCache | None = None,
         stats: AcceptanceStats | None = None,
-        copied: CopyAcceptance | None = None,
+        copied: CopyMemory | None = None,
     ):
         self.prompt = checked_prompt(prompt, model.target.vocab_size)
         model.refresh()
@@ -97,7 +97,7 @@ class Sequence:
         self.noise_scale = NoiseScale()
         self.sources: list[DraftSource] = []
         self.copies: SequenceCopies | None = None
-        self._copied = CopyAcceptance() if copied is None else copied
+        self._copied = CopyMemory() if copied is None else copied
         self._sampler = Sampler(
             config.sampling,
             model.target.vocab_size,
@@ -189,9 +189,10 @@ class Sequence:
 
     def _begin_copies(self) -> None:
         """Copy from the text from now on."""
-        text = TextCopies(self.cache.text_index, self.config.eos_token_ids)
+        answers = self._copied.answers if self.config.remember else None
+        text = TextCopies(self.cache.text_index, self.config.eos_token_ids, answers)
         self.cache.text_index = text.automaton
-        self.copies = SequenceCopies(text, self._copied)
+        self.copies = SequenceCopies(text, self._copied.acceptance)
         self.copies.begin(self.prompt)
 
     def propose_copies(self) -> CopyProposal | None:
@@ -348,6 +349,8 @@ class Sequence:
             source.accepted(tokens)
         if self.copies is not None:
             self.copies.accepted(tokens)
+            if self.finish_reason is not None:
+                self.copies.end()
         return tokens
 
     def commit(self, pending: PendingStep, record: StepRecord, emitted: int) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 from ..cache.prompt_cache import PromptCache
-from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.copy_memory import CopyMemory
 from ..drafting.next_draft import NextDraft
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
@@ -186,7 +186,7 @@ class ShapePlanner(Protocol):
         """Who prices copies of the text."""
 
     @property
-    def copied(self) -> CopyAcceptance:
+    def copied(self) -> CopyMemory:
         """What is learnt of copies, of all texts and whatever steps cost."""
 
     def plain_speed(self, context: int) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from ..cache.prompt_cache import PromptCache
-from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.copy_memory import CopyMemory
 from ..drafting.shape import BeamShape
 from ..tree import HostTree
 from .checks import checked_planner
@@ -44,7 +44,7 @@ class SharedPlanner:
             return self._planner.plan
 
     @property
-    def copied(self) -> CopyAcceptance:
+    def copied(self) -> CopyMemory:
         """See ShapePlanner."""
         return self._planner.copied
 

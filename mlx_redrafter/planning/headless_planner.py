@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..cache.prompt_cache import PromptCache
-from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.copy_memory import CopyMemory
 from ..drafting.shape import BeamShape
 from ..engine.shape_planner import MOST_PATIENCE, ObservedStep, StepPlan
 from ..tree import HostTree
@@ -42,7 +42,7 @@ class HeadlessPlanner:
         shares: HeadlessPlanner | None = None,
     ):
         self.copies = CopyPlanner(lambda: self.prices)
-        self.copied: CopyAcceptance = shares.copied if shares else CopyAcceptance()
+        self.copied: CopyMemory = shares.copied if shares else CopyMemory()
         self._measure, self._measure_there = measure, measure_there
         self._prices: StepPrices | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..drafting.copy_acceptance import CopyAcceptance
+from ..drafting.copy_memory import CopyMemory
 from ..drafting.recorded import RecordedDrafts
 from ..engine.step import StepRecord
 from ..engine.watch import WatchedDraft
@@ -22,13 +22,13 @@ class Learnt:
     Attributes:
         acceptance: How likely nodes of each kind are accepted.
         memory: Trees drafted lately.
-        copied: How likely copies are accepted.
+        copied: What is learnt of copies, and kept to copy from.
     """
 
     def __init__(self, recorded: RecordedDrafts | None = None) -> None:
         kind_or_none(recorded, "recorded", RecordedDrafts)
         self.acceptance, self.memory = AcceptanceModel(recorded), TreeMemory(recorded)
-        self.copied = CopyAcceptance()
+        self.copied = CopyMemory()
 
     def take_verified(self, steps: Iterable[StepRecord], *, trying: bool) -> None:
         """Learn from drafts that were verified, but for those that will be told of as a whole;

@@ -66,6 +66,8 @@ def stream_generate(
             - ``copy`` (True): drafts copies too: what followed earlier places of the text, prompt
               included, at which its end stood. They need no draft head, and a planner verifies
               them as far as that pays; beside a shape of one's own they share its nodes.
+            - ``remember`` (True): copies may come from the answers before, too, as many as the
+              planner has kept in this process, and this answer is kept when it has ended.
             - ``beam_width``, ``beam_length``, ``node_budget``: one shape for all drafts, see
               :class:`BeamShape`.
             - ``planner``: chooses each step's beam shape, or plain decoding, by what it measured on

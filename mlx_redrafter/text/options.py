@@ -43,6 +43,7 @@ TEXT_OPTIONS = (
     "stop",
     "draft",
     "copy",
+    "remember",
     "planner",
     "prefill_step_size",
     "sampler",
@@ -121,7 +122,7 @@ def read_options(
     check_model(model)
     check_names(given)
     options = {name: value for name, value in given.items() if value is not None}
-    check_flags(draft=options.get("draft", True), copy=options.get("copy", True))
+    check_flags(**{name: options.get(name, True) for name in ("draft", "copy", "remember")})
     shape = {name: options[name] for name in SHAPE_OPTIONS if name in options}
     sampling = _sampling(options)
     config = DecodingConfig(
@@ -132,6 +133,7 @@ def read_options(
         sampler=_sampler(model, options, sampling),
         draft=options.get("draft", True),
         copy=options.get("copy", True),
+        remember=options.get("remember", True),
         beam=BeamShape(**{name.removeprefix("beam_"): value for name, value in shape.items()}),
         eos_token_ids=frozenset(tokenizer.eos_token_ids),
         prefill_step_size=options.get("prefill_step_size", DecodingConfig.prefill_step_size),

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 import models
 from mlx_redrafter import tree as trees
 from mlx_redrafter.cache.prompt_cache import PromptCache
-from mlx_redrafter.drafting.copy_acceptance import CopyAcceptance
+from mlx_redrafter.drafting.copy_memory import CopyMemory
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine import sequence as sequences
 from mlx_redrafter.engine.config import DecodingConfig
@@ -101,9 +101,9 @@ class ScriptedPlanner:
         return self
 
     @property
-    def copied(self) -> CopyAcceptance:
+    def copied(self) -> CopyMemory:
         """Nothing is learnt from text to text."""
-        return CopyAcceptance()
+        return CopyMemory()
 
     def begin(self, cache: PromptCache, temperature: float, *, among: bool = False) -> None:
         """Texts are all alike."""

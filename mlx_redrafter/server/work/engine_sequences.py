@@ -67,6 +67,7 @@ class EngineSequences:
             sampling=SamplingConfig(**decoding.sampling, logprobs=decoding.logprobs),
             draft=decoding.draft,
             copy=decoding.copies,
+            remember=True,
             eos_token_ids=self._ends,
             prefill_step_size=self._prefill_step_size,
             constraint=answer,

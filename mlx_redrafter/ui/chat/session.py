@@ -225,7 +225,7 @@ class Session:
 
     def _rerun(self, messages: Sequence[Message], draft: bool, seed: int) -> Answer:
         answer: Answer | None = None
-        with closing(self._answer(messages, draft, seed=seed)) as parts:
+        with closing(self._answer(messages, draft, seed=seed, remember=False)) as parts:
             for answer, _ in parts:  # noqa: B007 - the last one is the whole answer
                 pass
         assert answer is not None, "a generator without an error yields at least one token"
@@ -242,6 +242,7 @@ class Session:
         *,
         seed: int | None = None,
         begun: Answer | None = None,
+        remember: bool = True,
     ) -> Generator[tuple[Answer, GenerationResponse], None, None]:
         """Generate, pairing each response with the answer as it stands.
 
@@ -250,6 +251,7 @@ class Session:
             draft: Whether the drafter is used.
             seed: Of this answer; None for the settings'.
             begun: An answer to go on with, and to which seed and text belong.
+            remember: Whether earlier answers may be copied; not to compare the same one's speeds.
         """
         question = messages[-1]["content"]
         named = self.settings.sampling.seed
@@ -267,6 +269,7 @@ class Session:
             prompt,
             cache=self._cache,
             **self._stream_settings(draft, limit, seed),
+            remember=remember,
         )
         said = ""
         if begun is not None:
