@@ -146,6 +146,8 @@ def test_compare_answers_the_last_question_both_ways_and_keeps_the_conversation(
     before = list(session.messages)
     result = session.compare()
     assert [call["draft"] for call in stream.calls] == [True, False, True]
+    # What was just answered would be copied.
+    assert [call["remember"] for call in stream.calls] == [True, False, False]
     assert stream.calls[1]["prompt"] == stream.calls[2]["prompt"] == "<user>q"
     assert result.identical
     assert result.drafted.tps == pytest.approx(2 * result.plain.tps)

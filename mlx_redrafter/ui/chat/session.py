@@ -250,11 +250,10 @@ class Session:
             messages: The conversation up to the question.
             draft: Whether the drafter is used.
             seed: Of this answer; None for the settings'.
-            begun: An answer to go on with, and to which seed and text belong.
-            remember: Whether earlier answers may be copied; not to compare the same one's speeds.
+            begun: An answer to go on with, which has its own seed and text.
+            remember: Whether earlier answers are copied; not to time one again.
         """
-        question = messages[-1]["content"]
-        named = self.settings.sampling.seed
+        question, named = messages[-1]["content"], self.settings.sampling.seed
         if begun is not None:
             seed, named = begun.seed, begun.named_seed
         seed = self._seed() if seed is None else seed
