@@ -101,9 +101,8 @@ class Subject:
         return encode_prompt(self.tokenizer, prompt[-1]["content"] if bare else prompt)
 
     def answer(self, run: Run, prompt: Sequence[int], **options: Any) -> None:
-        """Decode an answer and add it to a run; by itself it copies from no answer before it."""
+        """Decode an answer and add it to a run."""
         tokens, response, started = [], None, 0.0
-        options = {"remember": False, **options}
         for response in stream_generate(self.model, self.tokenizer, list(prompt), **options):
             tokens.append(response.token)
             if len(tokens) == 1:
@@ -122,6 +121,8 @@ def by_turns(
     **options: Any,
 ) -> dict[str, Run]:
     """Each prompt goes through all ways before the next one, and who begins changes.
+
+    A planner is asked each prompt once, so it may copy from its answers to those before.
 
     Args:
         subject: What decodes.

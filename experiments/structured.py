@@ -3,8 +3,8 @@
     python experiments/structured.py --model smollm2
 
 People are to be put down as name, age, drinks and a summary. The planner begins afresh at each
-temperature, and every text is compared with plain decoding's. With --remember an answer may be
-copied from those to the people before it, as it is where one program asks for all of them.
+temperature, and every text is compared with plain decoding's. An answer may be copied from those
+to the people before, as where one program asks for all of them; with --apart it is not.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def main() -> None:
     flags.add_argument("--model", default="smollm2")
     flags.add_argument("--drafter", default=None)
     flags.add_argument("--temps", type=float, nargs="+", default=[0.0, 1.0])
-    flags.add_argument("--remember", action="store_true", help="copy from earlier answers too")
+    flags.add_argument("--apart", action="store_true", help="copy from no earlier answer")
     args = flags.parse_args()
     subject = Subject.load(args.model, args.drafter)
     prompts = [subject.prompt(person + ASKED) for person in PEOPLE]
     for temperature in args.temps:
         ways = {"plain": plain, "planned": planned(subject.planner())}
         options = {"max_tokens": 120, "temperature": temperature, "json_schema": SCHEMA}
-        options["remember"] = args.remember
+        options["remember"] = not args.apart
         result = beside_plain(by_turns(subject, prompts, ways, **options))
         Console().print(table(f"{subject.model.name}, temperature {temperature:g}", result))
 
