@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import RedrafterError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskError(RedrafterError):
@@ -35,10 +38,20 @@ def writing(path: Path, kept: str = "") -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         then = f"; {kept}" if kept else ""
-        room = "" if isinstance(error, NotADirectoryError) else "make room on that disk, or "
         raise DiskError(
-            f"{path} could not be written ({reason}): {room}choose another directory{then}."
+            f"{path} could not be written ({reason}): {_remedy(error)}{then}."
         ) from error
+
+
+def _remedy(error: OSError | RuntimeError | SafetensorError) -> str:
+    """What to do about an error of writing."""
+    number = getattr(error, "errno", None)
+    if number == errno.EISDIR:
+        return "name a file in it, or choose another directory"
+    # Libraries that give no number leave out why; mostly the disk is full.
+    if number is None or number in _FULL:
+        return "make room on that disk, or choose another directory"
+    return "choose another directory"
 
 
 def changes(path: Path, identity: dict[str, Any]) -> list[str]:

@@ -110,6 +110,27 @@ def test_what_stands_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EDQUOT, "quota"), RuntimeError("[write] failed")])
+def test_a_disk_may_be_full_only_where_nothing_else_is_known(
+    error: Exception, tmp_path: Path
+) -> None:
+    told = r": make room on that disk, or choose another directory\.$"
+    with pytest.raises(DiskError, match=told), writing(tmp_path / "file"):
+        raise error
+
+
+def test_a_directory_in_a_files_place_is_told(tmp_path: Path) -> None:
+    told = r"\(Is a directory\): name a file in it, or choose another directory\.$"
+    with pytest.raises(DiskError, match=told), writing(tmp_path):
+        write_json(tmp_path, {})
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EROFS])
+def test_room_helps_only_where_a_disk_is_full(number: int, tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match=r"\): choose another directory\.$"), writing(tmp_path):
+        raise OSError(number, "no")
+
+
 def test_what_fails_leaves_no_directory_that_it_made(tmp_path: Path) -> None:
     place = tmp_path / "a" / "b" / "c"
     for kind in (OSError, KeyboardInterrupt):
