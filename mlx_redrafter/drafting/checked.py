@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import RedrafterError
 from ..ranges import shown
 from ..tree import DraftTree
-from .source import DraftInput, DraftSource, SourceAround
+from .source import DraftInput, DraftSource, SourceAround, as_source, proposes
 
 
 class CheckedSource(SourceAround):
@@ -54,10 +54,20 @@ class CheckedSource(SourceAround):
         return [self._checked(tree, state) for tree, state in zip(trees, states, strict=True)]
 
     def begin(self, prompt: Sequence[int]) -> DraftSource:
-        """The source's own for a text; this one again where that is the same for all texts."""
-        begun = self._source.begin(prompt)
+        """The source's own for a text; this one again where that is the same for all texts.
+
+        Raises:
+            RedrafterError: If it is none.
+        """
+        begun: Any = self._source.begin(prompt)
         if begun is self._source:
             return self
+        if not proposes(begun):
+            raise RedrafterError(
+                "A draft source's begin has to return the source for one text, which may be "
+                f"itself, and returned {shown(begun)}."
+            )
+        begun = as_source(begun)
         # Texts that share a source share what checks it, so that they are drafted for together.
         known = self._begun  # texts may begin in several threads
         if known is None or known._source is not begun:

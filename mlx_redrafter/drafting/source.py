@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 
+from ..errors import RedrafterError
 from ..tree import DraftTree
 from .memory_drafter import MemoryView
+
+# What a source has besides that it proposes.
+_HEARING = ("lookback", "together", "begin", "accepted")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class DraftSource(Protocol):
     A model's source is asked once for each text for the source of that text (:meth:`begin`); this
     one proposes and hears what became of it. Several sources of one text are combined into one
     tree, see :func:`combine`. The first three members are enough for :class:`SpeculativeModel`,
-    which puts :class:`ProposingSource` around a source without the others.
+    which puts :class:`ProposingSource` around a source that has none of the others.
     """
 
     @property
@@ -147,10 +151,27 @@ class SourceAround:
         self._source.accepted(tokens)
 
 
+def proposes(given: Any) -> bool:
+    """Whether something has the members of a :class:`Proposer`."""
+    return callable(given) and all(hasattr(given, name) for name in ("max_depth", "seconds"))
+
+
 def as_source(source: DraftSource | Proposer) -> DraftSource:
-    """The same source with all members of a DraftSource."""
-    whole = all(hasattr(source, name) for name in ("lookback", "together", "begin", "accepted"))
-    return cast("DraftSource", source) if whole else ProposingSource(source)
+    """The same source with all members of a DraftSource.
+
+    Raises:
+        RedrafterError: If it has some of the members that are more than proposing, but not all.
+    """
+    missing = [name for name in _HEARING if not hasattr(source, name)]
+    if not missing:
+        return cast("DraftSource", source)
+    if len(missing) < len(_HEARING):
+        there = " and ".join(name for name in _HEARING if name not in missing)
+        raise RedrafterError(
+            f"The draft source {type(source).__name__} has {there}, but no "
+            f"{' and no '.join(missing)}: give it all of these, or none, to propose only."
+        )
+    return ProposingSource(source)
 
 
 def last_tokens(text: Sequence[int], count: int) -> list[int]:

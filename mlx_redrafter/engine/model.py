@@ -23,7 +23,7 @@ from ..drafting.kinds import prepare
 from ..drafting.prepared_drafter import PreparedDrafter
 from ..drafting.recorded import RecordedDrafts
 from ..drafting.shape import BeamShape
-from ..drafting.source import DraftInput, DraftSource, Proposer, as_source
+from ..drafting.source import DraftInput, DraftSource, Proposer, as_source, proposes
 from ..drafting.token_map import check_token_map
 from ..errors import RedrafterError
 from ..ranges import check_texts, is_count, kind_or_none, of_kind, several, shown
@@ -327,7 +327,7 @@ def _source_of(given: Any, vocab_size: int) -> DraftSource:
     Raises:
         RedrafterError: If it does not propose.
     """
-    if not callable(given) or not all(hasattr(given, name) for name in ("max_depth", "seconds")):
+    if not proposes(given):
         raise RedrafterError(
             "The drafter has to be a Drafter (load_drafter reads one from its directory), or a "
             f"DraftSource, and is a {type(given).__name__}."

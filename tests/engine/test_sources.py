@@ -245,6 +245,50 @@ def test_what_a_source_cannot_propose_is_refused(proposal: Any, words: str, besi
     assert after == [one.token for one in decode(SpeculativeModel(plain), prompt, undrafted)]
 
 
+class Beginning(Proposing):
+    """Has more than it takes to propose, but not all that a source has."""
+
+    def begin(self, prompt: Any) -> Any:
+        return self
+
+
+def test_a_source_with_some_of_the_further_members_only_is_refused() -> None:
+    """It would lose them without a word."""
+    told = "Beginning has begin, but no lookback and no together and no accepted: give it all"
+    with pytest.raises(RedrafterError, match=told):
+        SpeculativeModel(models.shared("llama"), Beginning(None))
+    with pytest.raises(RedrafterError, match=told):
+        as_source(Beginning(None))
+
+
+@pytest.mark.parametrize(
+    ("begun", "words"),
+    [
+        (None, "begin has to return the source for one text, which may be itself, and returned N"),
+        (Beginning(None), "Beginning has begin, but no lookback"),
+    ],
+)
+def test_what_a_source_begins_for_a_text_is_a_source(begun: Any, words: str) -> None:
+    class Begins(ProposingSource):
+        def begin(self, prompt: Any) -> Any:
+            return begun
+
+    model = SpeculativeModel(models.shared("llama"), Begins(Proposing(None)))
+    with pytest.raises(RedrafterError, match=words):
+        list(decode(model, models.prompt_of(4), DecodingConfig(5)))
+
+
+def test_a_source_may_begin_one_that_only_proposes() -> None:
+    class Begins(ProposingSource):
+        def begin(self, prompt: Any) -> Any:
+            return Proposing(lambda root: DraftTree.from_parents([root, 3], [-1, 0]))
+
+    model = SpeculativeModel(models.shared("llama"), Begins(Proposing(None)))
+    plain, prompt = SpeculativeModel(model.target), models.prompt_of(4)
+    expected = [one.token for one in decode(plain, prompt, DecodingConfig(5))]
+    assert [one.token for one in decode(model, prompt, DecodingConfig(5))] == expected
+
+
 def test_a_source_answers_for_every_text_of_a_batch() -> None:
     class TooFew(ProposingSource):
         def together(self, states: Any) -> Any:
