@@ -16,6 +16,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import RedrafterError
+from ..ranges import of_kind
+from .rendezvous import is_one
 
 # What mlx raises when another process is gone, by backend.
 _LOST = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection", "peer")
@@ -101,17 +103,20 @@ class Ranks:
         rows = self._gathered(np.array(values, np.float64), hurries=self.leads or not patient)
         return [row.tolist() for row in rows]
 
-    def share(self, data: bytes, *, patient: bool = False) -> bytes:
-        """What rank 0 says; the others' data is not looked at.
+    def share(self, data: bytes | bytearray | None, *, patient: bool = False) -> bytes:
+        """What rank 0 says; what others give is not sent.
 
         Args:
-            data: Of rank 0.
+            data: Of rank 0; others may give None.
             patient: Whether rank 0 may take as long as it likes, since it waits for a person.
 
         Raises:
-            RedrafterError: If another rank is gone.
+            RedrafterError: If ``data`` is something else, before anything is sent; or if another
+                rank is gone.
         """
-        said = data if self.leads else b""
+        if data is not None or self.leads:
+            of_kind(data, "data", (bytes, bytearray), "bytes, such as text.encode()")
+        said = bytes(data) if self.leads and data is not None else b""
         head = _SIZE.pack(len(said)) + said[:_INLINE].ljust(_INLINE, b"\0")
         hurries = self.leads or not patient
         first = bytes(self._gathered(np.frombuffer(head, np.uint8), hurries=hurries)[0])
@@ -187,6 +192,8 @@ def join() -> Ranks | None:
     Raises:
         RedrafterError: If mlx.launch started several, and they cannot reach each other.
     """
+    if is_one():
+        return None
     try:
         group = mx.distributed.init()
     except RuntimeError as error:

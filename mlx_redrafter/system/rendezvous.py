@@ -120,6 +120,14 @@ def ring_hosts() -> list[Address] | None:
         return None
 
 
+def is_one() -> bool:
+    """Whether ``mlx.launch`` started one process: its host file, which mlx refuses, is then empty."""
+    try:
+        return not Path(os.environ["MLX_HOSTFILE"]).read_text("utf-8").strip()
+    except (KeyError, OSError, ValueError):
+        return False
+
+
 def _beside(port: int) -> int:
     return port + _BESIDE if port + _BESIDE <= _LAST_PORT else port - _BESIDE
 

@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from rank_group import free_ports
 
 from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system import rendezvous
+from mlx_redrafter.system.ranks import join
 from mlx_redrafter.system.rendezvous import Address, meet_at
 
 SECONDS = 60.0
@@ -87,3 +89,15 @@ def test_a_rank_that_says_something_else_is_missed(
     with pytest.raises(RedrafterError, match="Rank 1 has ended: start all of them again"):
         meet_at(0, hosts, SECONDS)
     other.join()
+
+
+@pytest.mark.parametrize("left", ["\n", ""])
+def test_one_process_under_mlx_launch_is_alone(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mlx.launch leaves it an empty host file, which mlx itself cannot read."""
+    (tmp_path / "hosts").write_text(left)
+    monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "hosts"))
+    monkeypatch.setenv("MLX_RANK", "0")
+    assert rendezvous.meet() is None
+    assert join() is None
