@@ -129,6 +129,13 @@ def _check_kind(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _check_identity(path: Path, saved: Mapping[str, str], now: Mapping[str, str]) -> None:
+    parts = [identity.get("part") for identity in (saved, now)]  # whole models have none
+    if parts[0] != parts[1]:
+        was, here = (part or "a process of its own" for part in parts)
+        raise RedrafterError(
+            f"{path} was saved by {was}, and this is {here}: give each rank a file of its own, and "
+            f"keep the number of ranks; or {_AGAIN}."
+        )
     for name, words in _DIFFERENCES.items():
         if saved[name] != now[name]:
             raise RedrafterError(f"{path} was saved {words}: {_AGAIN}.")

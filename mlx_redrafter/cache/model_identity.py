@@ -44,9 +44,11 @@ class ModelWeights:
 
     Args:
         model: mlx-lm's.
+        part: Which part of a shared model it is, such as "rank 1 of 2"; empty for a whole one.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, part: str = ""):
+        self._part = part
         self._model = weakref.ref(model)
         self._before = dict(tree_flatten(model.parameters()))
         self._replaced: set[Place] = set()
@@ -89,10 +91,11 @@ class ModelWeights:
         return None if model is None else _references(model, self._replaced)
 
     def identity(self) -> dict[str, str]:
-        """:func:`identity_of` the model, which has to be there."""
+        """:func:`identity_of` the model, which has to be there, and "part" if it is one."""
         model = self._model()
         assert model is not None
-        return identity_of(model)
+        part = {"part": self._part} if self._part else {}
+        return {**identity_of(model), **part}
 
 
 def _references(model: nn.Module, without: Collection[Place]) -> References:

@@ -121,7 +121,7 @@ def ring_hosts() -> list[Address] | None:
 
 
 def is_one() -> bool:
-    """Whether ``mlx.launch`` started one process: its host file, which mlx refuses, is then empty."""
+    """Whether ``mlx.launch`` started one process, whose host file it leaves empty."""
     try:
         return not Path(os.environ["MLX_HOSTFILE"]).read_text("utf-8").strip()
     except (KeyError, OSError, ValueError):

@@ -72,6 +72,10 @@ class Observer(Protocol):
 class Target:
     """An mlx-lm language model that can verify drafts.
 
+    Args:
+        model: As mlx-lm loads it.
+        part: Which part of it this process has; see :class:`ModelWeights`.
+
     Attributes:
         model: The mlx-lm model.
         architecture: Its module in ``mlx_lm.models``.
@@ -89,7 +93,7 @@ class Target:
         RedrafterError: If the model is not laid out as mlx-lm's language models are.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, part: str = ""):
         if not isinstance(model, nn.Module):
             raise RedrafterError(
                 "The target has to be a model as mlx_lm.load returns it, and is a "
@@ -118,7 +122,7 @@ class Target:
         self._inner_tap: Tap = hook_output(inner)
         self._draft_limit = draft_limit(model)
         self.max_positions = position_limit(model)
-        self.weights = ModelWeights(model)
+        self.weights = ModelWeights(model, part)
         with self._context.explore():  # shapes only; nothing is evaluated
             self.output_head = find_output_head(model, embedding, self._probe)
             logits, inner_output = self._probe()

@@ -187,7 +187,7 @@ def load(
             _run_once(model, path, adapter_path, model_config)
     head: Drafter | None = None
     recorded: RecordedDrafts | None = None
-    target = Target(model)
+    target = Target(model, "" if ranks is None else f"rank {ranks.rank} of {ranks.size}")
     if drafter_path is not None:
         with fail_together(ranks):
             head, recorded = load_drafter(drafter_path), load_recorded(drafter_path)

@@ -22,6 +22,7 @@ from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
+from mlx_redrafter.target.target import Target
 
 TOKENS = 16
 PROMPT = prompt_of(13)
@@ -69,6 +70,23 @@ def test_caches_of_other_models_and_other_weights_are_refused(saved: Path) -> No
     model = build("llama")
     model.target.model.model.norm.weight[3] += 0.5  # within an array
     refused(model, saved, "other weights of this model")
+
+
+def test_each_part_of_a_shared_model_has_files_of_its_own(saved: Path, tmp_path: Path) -> None:
+    """What differs is whose part it is, before it is the weights."""
+
+    def part(seed: int, which: str = "") -> SpeculativeModel:
+        return SpeculativeModel(Target(architectures.build("llama", seed=seed), which))
+
+    first, second, file = part(0, "rank 0 of 2"), part(1, "rank 1 of 2"), tmp_path / "rank 1"
+    cache = second.make_cache()
+    write(second, PROMPT, cache)
+    cache.save(file)
+    remedy = "give each rank a file of its own"
+    refused(first, file, f"saved by rank 1 of 2, and this is rank 0 of 2: {remedy}")
+    refused(part(0), file, f"saved by rank 1 of 2, and this is a process of its own: {remedy}")
+    refused(first, saved, f"saved by a process of its own, and this is rank 0 of 2: {remedy}")
+    assert len(part(1, "rank 1 of 2").load_cache(file)) == len(cache)
 
 
 @pytest.mark.parametrize("name", ["plamo2", "plamo3", "youtu_llm", "baichuan_m1"])
