@@ -137,7 +137,15 @@ class Engine:
         """
         config = checked_config(self._model, config)
         plans = self._planner is not None
-        check_same_text(self._model.ranks, prompt, config, plans=plans)
+        check_same_text(
+            self._model.ranks,
+            prompt,
+            config,
+            plans=plans,
+            drafts=self._model.drafts,
+            batch_size=self._size,
+            prompts_first=self._prompts_first,
+        )
         sequence = Sequence(
             self._model, prompt, config, cache=cache, stats=stats, copied=self._copied
         )
@@ -222,7 +230,7 @@ class Engine:
         if not self._waiting or under_way >= self._size:
             return False
         member = self._waiting.popleft()
-        member.reading = prefill(self._model, member.sequence)
+        member.reading = prefill(self._model, member.sequence, alike=True)
         self._reading.append(member)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .lockstep import check_same_cache
 from .model import SpeculativeModel
 from .sequence import Sequence
 
@@ -22,14 +23,28 @@ def check_shape(sequence: Sequence, *, planned: bool) -> None:
         sequence.sources_for(sequence.config.beam, timed=True)
 
 
-def prefill(model: SpeculativeModel, sequence: Sequence) -> Iterator[tuple[int, int]]:
-    """Read a text's prompt, all but its last token; yields (tokens done, tokens to do)."""
+def prefill(
+    model: SpeculativeModel, sequence: Sequence, *, alike: bool
+) -> Iterator[tuple[int, int]]:
+    """Read a text's prompt, all but its last token; yields (tokens done, tokens to do).
+
+    Args:
+        model: Its model.
+        sequence: The text.
+        alike: Whether every rank, if there are several, has to find as much of it in its cache.
+
+    Raises:
+        RedrafterError: If one does not; before anything is computed.
+    """
     model.target.take_cores(len(sequence.prompt))
-    pieces = sequence.prefill()
+    pieces, begun = sequence.prefill(), False
     while True:
         with model.computing(), sequence.cache.lock:
             done = next(pieces, None)
         if done is None:
             break
+        if alike and not begun:
+            check_same_cache(model.ranks, sequence.prompt, done[0])
+        begun = True
         model.mark()
         yield done

@@ -70,7 +70,7 @@ def begin(
     config = checked_config(model, config)
     function_of(progress, "progress", "a function of (tokens done, tokens to do)")
     if model.leader is None:
-        check_same_text(model.ranks, prompt, config, plans=planner is not None)
+        check_same_text(model.ranks, prompt, config, plans=planner is not None, drafts=model.drafts)
     planned = shared(planner, model.planner_lock)
     copied = planned.copied if planned else None
     sequence = Sequence(model, prompt, config, cache=cache, stats=stats, copied=copied)
@@ -90,7 +90,7 @@ def steered(
     loop, handed_out = DecodingLoop(model, planner), 0
     try:
         steering.begin(sequence, plans=planner is not None)
-        for done, total in prefill(model, sequence):
+        for done, total in prefill(model, sequence, alike=not steering.announces):
             progress(done, total)
         loop.begin(sequence)
         while sequence.finish_reason is None:

@@ -24,6 +24,10 @@ from ..system.ranks import Ranks
 from .config import DecodingConfig
 
 _GOES_ON, _ENDS = 1.0, 0.0
+# Where in a text a rank is, which begins what it says there; equally many numbers follow, so that
+# ranks at different places still understand each other.
+_STEERED, _CALLED, _READ, _STEPPED = 0.0, 1.0, 2.0, 3.0
+_SAME_CALLS = "make the same calls on every rank"
 
 
 class Text(Protocol):
@@ -35,7 +39,13 @@ class Text(Protocol):
 
 
 class Steering(Protocol):
-    """Who says whether a text goes on."""
+    """Who says whether a text goes on.
+
+    Attributes:
+        announces: Whether rank 0 says what is decoded; else every rank's own script does.
+    """
+
+    announces: bool
 
     def begin(self, sequence: Text, *, plans: bool) -> None:
         """The text begins: its prompt is about to be read.
@@ -55,6 +65,8 @@ class Steering(Protocol):
 class Alone:
     """The steering of one process, or of ranks that run the same script: nothing is said."""
 
+    announces = False
+
     def begin(self, sequence: Text, *, plans: bool) -> None:
         """Nothing to say."""
 
@@ -72,6 +84,8 @@ class Leader:
     Args:
         ranks: All processes.
     """
+
+    announces = True
 
     def __init__(self, ranks: Ranks):
         self._ranks = ranks
@@ -124,14 +138,14 @@ class Leader:
 
     def goes_on(self) -> bool:
         """Say that there is another step."""
-        self._ranks.gather([_GOES_ON, 0.0])
+        self._ranks.gather([_STEERED, _GOES_ON, 0.0])
         return True
 
     def ends(self, handed_out: int) -> int:
         """Say that the text is over, by itself or because nobody reads it any more."""
         if self._begun:
             self._begun = False
-            self._ranks.gather([_ENDS, float(handed_out)])
+            self._ranks.gather([_STEERED, _ENDS, float(handed_out)])
             self.rest()
         return handed_out
 
@@ -147,6 +161,8 @@ class Follower:
     Args:
         ranks: All processes.
     """
+
+    announces = True
 
     def __init__(self, ranks: Ranks):
         self._ranks = ranks
@@ -169,7 +185,8 @@ class Follower:
 
     def goes_on(self) -> bool:
         """Whether rank 0 takes another step."""
-        goes_on, handed_out = self._ranks.gather([_GOES_ON, 0.0], patient=True)[0]
+        rows = self._ranks.gather([_STEERED, _GOES_ON, 0.0], patient=True)
+        _, goes_on, handed_out = rows[0]
         if goes_on == _ENDS:
             self._handed_out = int(handed_out)
         return goes_on == _GOES_ON
@@ -182,30 +199,74 @@ class Follower:
 
 
 def check_same_text(
-    ranks: Ranks | None, prompt: Tokens[int], config: DecodingConfig, *, plans: bool
+    ranks: Ranks | None, prompt: Tokens[int], config: DecodingConfig, **more: Any
 ) -> None:
     """Refuse ranks of which one was given another text to decode than rank 0.
 
     Args:
         ranks: All processes; None for one alone.
         prompt: Token ids.
-        config: How to decode; functions in it are not compared.
-        plans: Whether a planner chooses shapes.
+        config: How to decode; functions in it are counted, but cannot be compared.
+        **more: What else decides which steps are taken, as JSON has it.
 
     Raises:
         RedrafterError: On every rank.
     """
     if ranks is None:
         return
-    said = prompt_ids(prompt, "The prompt"), [_encode(config), plans, config.sampler is None]
-    rows = ranks.gather([_digest(json.dumps(part)) for part in said])
+    functions = config.sampler is None, config.constraint is None, len(config.logits_processors)
+    said = prompt_ids(prompt, "The prompt"), [_encode(config), functions, more]
+    rows = _compared(ranks, _CALLED, *(_digest(json.dumps(part)) for part in said))
     for place, what in enumerate(("another prompt", "other options")):
-        differing = [rank for rank, row in enumerate(rows) if row[place] != rows[0][place]]
-        if differing:
+        if (rank := _differing(rows, place)) is not None:
             raise SharedError(
-                f"Rank {differing[0]} was given {what} than rank 0: make the same calls on every "
-                "rank (model.ranks.share sends what only rank 0 knows)."
+                f"Rank {rank} was given {what} than rank 0: {_SAME_CALLS} (model.ranks.share sends "
+                "what only rank 0 knows)."
             )
+
+
+def check_same_cache(ranks: Ranks | None, prompt: Tokens[int], held: int) -> None:
+    """Refuse ranks of which one's cache holds more or less of a prompt than rank 0's.
+
+    Args:
+        ranks: All processes, which run the same script; None for one alone.
+        prompt: Token ids, about to be read.
+        held: So many of them the cache holds, and can be gone on from.
+
+    Raises:
+        RedrafterError: On every rank.
+    """
+    if ranks is None:
+        return
+    rows = _compared(ranks, _READ, float(_checksum(prompt)), float(held))
+    if (rank := _differing(rows, 0)) is not None:
+        raise SharedError(f"Rank {rank} reads another prompt than rank 0: {_SAME_CALLS}.")
+    if (rank := _differing(rows, 1)) is not None:
+        raise SharedError(
+            f"Rank {rank}'s cache holds another text than rank 0's: give every rank the cache that "
+            "the same calls have filled, or none."
+        )
+
+
+def _compared(ranks: Ranks, place: float, first: float, second: float) -> list[list[float]]:
+    """Two numbers of every rank's, all of which have to be at the same place of a text.
+
+    Raises:
+        RedrafterError: On every rank, if one is at another.
+    """
+    rows = ranks.gather([place, first, second])
+    if (rank := _differing(rows, 0)) is not None:
+        raise SharedError(
+            f"Rank {rank} has made another call than rank 0, or has read further in a text or less "
+            f"far: {_SAME_CALLS}, and read as many tokens."
+        )
+    return [row[1:] for row in rows]
+
+
+def _differing(rows: list[list[float]], place: int) -> int | None:
+    """The first rank that says something else than rank 0 there."""
+    others = (rank for rank, row in enumerate(rows) if row[place] != rows[0][place])
+    return next(others, None)
 
 
 def _digest(text: str) -> float:
@@ -229,18 +290,19 @@ def agreed_seconds(ranks: Ranks | None, seconds: float, tokens: Tokens[int]) -> 
         tokens: What the step added to the text, which has to be the same everywhere.
 
     Raises:
-        RedrafterError: If ranks made different tokens, which only different models or releases do.
+        RedrafterError: If ranks made different tokens, which different calls, functions, models or
+            releases do.
     """
     if ranks is None:
         return seconds
-    rows = ranks.gather([seconds, float(_checksum(tokens))])
-    differing = [rank for rank, row in enumerate(rows) if row[1] != rows[0][1]]
-    if differing:
+    rows = _compared(ranks, _STEPPED, float(_checksum(tokens)), seconds)
+    if (rank := _differing(rows, 0)) is not None:
         raise SharedError(
-            f"Rank {differing[0]} chose other tokens than rank 0: give all machines the same model "
-            "files and the same releases of mlx and mlx-lm."
+            f"Rank {rank} chose other tokens than rank 0: {_SAME_CALLS}, with functions that "
+            "choose alike, and give all machines the same model files and the same releases of "
+            "mlx and mlx-lm."
         )
-    return rows[0][0]
+    return rows[0][1]
 
 
 def shared_seed(ranks: Ranks | None, sampling: SamplingConfig) -> SamplingConfig:

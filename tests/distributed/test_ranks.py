@@ -121,9 +121,24 @@ def test_costs_and_seeds_are_rank_0s(pair: Pair, alone: dict[str, Any]) -> None:
     assert first["rank"]["seed"] is not None
 
 
-def test_ranks_that_are_given_different_prompts_say_so(pair: Pair) -> None:
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("prompt", "Rank 1 was given another prompt than rank 0: make the same calls"),
+        ("cache", "Rank 1's cache holds another text than rank 0's: give every rank the cache"),
+        ("batch_size", "Rank 1 was given other options than rank 0: make the same calls"),
+        ("processors", "Rank 1 was given other options than rank 0: make the same calls"),
+        ("sampler", "Rank 1 chose other tokens than rank 0: make the same calls on every rank, w"),
+    ],
+)
+def test_ranks_that_are_given_something_else_say_so(what: str, words: str, pair: Pair) -> None:
     for rank in pair[1]:
-        assert rank["differing"].startswith("Rank 1 was given another prompt than rank 0")
+        assert rank["differing"][what].startswith(words)
+
+
+def test_ranks_go_on_together_after_a_refusal(pair: Pair) -> None:
+    first, second = (rank["differing"]["after"] for rank in pair[1])
+    assert first == second != ""
 
 
 def test_the_chat_is_rank_0s(pair: Pair, bundles: dict[str, Path], tmp_path: Path) -> None:

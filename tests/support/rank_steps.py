@@ -11,9 +11,13 @@ import importlib
 import io
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 from unittest.mock import patch
+
+import mlx.core as mx
 
 import models
 from mlx_redrafter import batch_generate, generate, load, stream_generate
@@ -78,14 +82,35 @@ def planned(path: str) -> dict[str, Any]:
     return {"planned": greedy, "rank": seen, "costs": model.planner.costs.to_dict()}
 
 
-def differing(path: str) -> str:
-    """What is said where one rank is given another prompt."""
+def differing(path: str) -> dict[str, str]:
+    """What is said where one rank is given something else; text where nothing is."""
     model, tokenizer = load(path, plan=False)
     rank = model.ranks.rank if model.ranks is not None else 0
-    try:
-        return generate(model, tokenizer, "the dog" if rank else PROMPT, max_tokens=4)
-    except RedrafterError as error:
-        return str(error)
+    cache, said = model.make_cache(), dict[str, str]()
+    write = partial(generate, model, tokenizer, max_tokens=4)
+    write(PROMPT, cache=cache)
+
+    def least(scores: mx.array) -> mx.array:
+        return mx.argmin(scores, axis=-1)
+
+    def most(scores: mx.array) -> mx.array:
+        return mx.argmax(scores, axis=-1)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "prompt": lambda: write("the dog" if rank else PROMPT),
+        "cache": lambda: write(PROMPT + " fox", cache=model.make_cache() if rank else cache),
+        "batch_size": lambda: batch_generate(
+            model, tokenizer, [PROMPT] * 3, max_tokens=4, batch_size=1 if rank else 3
+        ),
+        "processors": lambda: write(PROMPT, logits_processors=[lambda _, x: x] * rank),
+        "sampler": lambda: write(PROMPT, sampler=least if rank else most),
+    }
+    for name, call in calls.items():
+        try:
+            said[name] = str(call())
+        except RedrafterError as error:
+            said[name] = str(error)
+    return {**said, "after": write(PROMPT)}
 
 
 def command(module: str, *arguments: str, stdin: str = "") -> dict[str, Any]:
