@@ -9,9 +9,9 @@ a count that stays behind the others' the one that hangs. Who finds something te
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from functools import cache
 from .ranks import Ranks, join
 from .rendezvous import Peer, meet
 
+log = logging.getLogger("mlx_redrafter")
 PULSE_SECONDS = 0.5
 # A rank that others wait for so long hangs: no step and no prompt's piece that all ranks compute
 # together takes one of them that much longer. Before files are fetched and read, nobody waits.
@@ -195,6 +196,5 @@ def current_ranks() -> Ranks | None:
 def leave(sentence: str) -> None:
     """End the process at once: its main thread may be stuck, and cannot be told."""
     # On a line of its own: mlx's threads may be in the middle of one.
-    sys.stderr.write(f"\n{sentence}\n")
-    sys.stderr.flush()
+    log.critical("\n%s", sentence)
     os._exit(2)

@@ -9,11 +9,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlx_redrafter.system.rank_watch import PULSE_SECONDS, RankWatch
+from mlx_redrafter.system.rank_watch import PULSE_SECONDS, RankWatch, leave
 from mlx_redrafter.system.rendezvous import Peer
 
 HANG_SECONDS = 4 * PULSE_SECONDS
 Pair = tuple[SimpleNamespace, SimpleNamespace, Callable[[float], str | None]]
+
+
+def test_what_ends_a_run_is_logged_before_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A script without handlers of its own has it on its error stream."""
+    codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
+    leave("Rank 1 has ended.")
+    assert codes == [2]
+    assert [one.getMessage().strip() for one in caplog.records] == ["Rank 1 has ended."]
+    assert caplog.records[0].levelname == "CRITICAL"
 
 
 @pytest.fixture
