@@ -16,7 +16,6 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import RedrafterError
-from ..ranges import of_kind
 from .rendezvous import is_one
 
 # What mlx raises when another process is gone, by backend.
@@ -115,7 +114,7 @@ class Ranks:
                 rank is gone.
         """
         if data is not None or self.leads:
-            of_kind(data, "data", (bytes, bytearray), "bytes, such as text.encode()")
+            _check_bytes(data)
         said = bytes(data) if self.leads and data is not None else b""
         head = _SIZE.pack(len(said)) + said[:_INLINE].ljust(_INLINE, b"\0")
         hurries = self.leads or not patient
@@ -184,6 +183,12 @@ class Ranks:
             mx.eval(every)
         self.progress += not hurries
         return np.array(every).reshape(self.size, -1).view(own.dtype)
+
+
+def _check_bytes(data: object) -> None:
+    if not isinstance(data, bytes | bytearray):
+        given = " ".join(repr(data).split())
+        raise RedrafterError(f"data has to be bytes, such as text.encode(), and is {given:.100}.")
 
 
 def join() -> Ranks | None:

@@ -179,7 +179,10 @@ def load(
         drafter_files = []
         if drafter_path is not None:
             drafter_files = [drafter_path / WEIGHTS_FILE, *drafter_path.glob(RECORDED_FILE)]
-        check_same(ranks, config, sorted(path.glob("model*.safetensors")), drafter_files)
+        options = {"dtype": dtype, "tokenizer_config": tokenizer_config, "pipeline": pipeline}
+        options |= {"lazy": lazy, "plan": plan}
+        weights = sorted(path.glob("model*.safetensors"))
+        check_same(ranks, config, weights, drafter_files, options)
         shard(model, config, ranks, pipeline=pipeline)
     set_precision(model, dtype)
     if not lazy:

@@ -26,6 +26,7 @@ from ..system.ranks import Ranks
 
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 _DIGEST_WORDS = 4
+_OPTIONS = "the options"
 
 
 @contextmanager
@@ -68,7 +69,11 @@ def refuse_layers(layers: Sequence[int]) -> None:
 
 
 def check_same(
-    ranks: Ranks, config: Mapping[str, Any], weights: Sequence[Path], drafter: Sequence[Path]
+    ranks: Ranks,
+    config: Mapping[str, Any],
+    weights: Sequence[Path],
+    drafter: Sequence[Path],
+    options: Mapping[str, Any],
 ) -> None:
     """Refuse ranks that would not compute the same.
 
@@ -77,11 +82,13 @@ def check_same(
         config: The model's configuration here.
         weights: The model's files here.
         drafter: The drafter's; none where there is no drafter.
+        options: What else the model is loaded with.
 
     Raises:
         RedrafterError: Naming what differs, and on which rank.
     """
     here = {
+        _OPTIONS: json.dumps(options, sort_keys=True, default=str),
         "mlx_redrafter": __version__,
         "mlx": version("mlx"),
         "mlx-lm": version("mlx-lm"),
@@ -96,6 +103,11 @@ def check_same(
         differing = [rank for rank, row in enumerate(every) if row[own] != every[0][own]]
         if differing:
             which = ", ".join(map(str, differing))
+            if name == _OPTIONS:
+                raise SharedError(
+                    f"Rank {which} loads the model with other options than rank 0: make the same "
+                    "calls on every rank."
+                )
             raise SharedError(
                 f"Rank {which} has another version of {name} than rank 0: give all machines the "
                 "same."

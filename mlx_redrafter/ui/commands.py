@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from ..system.launched import launched_rank
 from .entry import SUCCESS, command_line
 from .parsing import OneSentenceParser
 
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         from .output import say
 
+        if launched_rank():
+            return SUCCESS
         say(f"usage: {NAME} COMMAND ...\n\ncommands:\n" + "\n".join(lines))
         say(f"\n{NAME} COMMAND --help lists a command's flags.")
         return SUCCESS

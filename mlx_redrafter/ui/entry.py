@@ -7,13 +7,15 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Protocol, TextIO, TypeGuard
 
 from ..errors import RedrafterError, SharedError
 from ..system.files import out_of_reach
+from ..system.launched import launched_rank
 from .ending import lost_ends_repeated
 from .programs import INTERRUPTED as INTERRUPTED
 
@@ -64,7 +66,7 @@ def command_line(name: str) -> Callable[[Callable[[Sequence[str]], int]], Main]:
                 sys.stdout.flush()
                 return code
             except SharedError as error:
-                if _leads():
+                if not launched_rank():
                     complain(f"{short_name(name)}: {error}")
                 return USER_ERROR
             except RedrafterError as error:
@@ -113,12 +115,17 @@ def _check_directory() -> None:
         ) from None
 
 
-def _leads() -> bool:
-    """Whether this process speaks for all of a run."""
-    from ..system.rank_watch import current_ranks
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Have rank 0 alone tell errors of the block, which reads the same flags on every rank.
 
-    ranks = current_ranks()
-    return ranks is None or ranks.leads
+    Raises:
+        RedrafterError: As the block raises it.
+    """
+    try:
+        yield
+    except RedrafterError as error:
+        raise SharedError(str(error)) from error
 
 
 def _is_output(error: Exception) -> TypeGuard[OSError]:

@@ -32,7 +32,8 @@ def flag(default: Any, group: str, text: str, **hints: Any) -> Any:
         **hints: ``reader`` (text to value), ``metavar``, ``choices``, ``aliases`` (further names
             without dashes; one letter makes a short flag), ``several`` (it takes one value or
             more), ``repeated`` (it may be given more than once), ``positional`` (and ``optional``),
-            ``negative`` (the flag that switches it off, where that is the only one).
+            ``negative`` (the flag that switches it off, where that is the only one), ``own``
+            (processes of a run may differ in it: a place on each machine, or rank 0's alone).
     """
     if isinstance(default, list | tuple):
         several = list(default)
@@ -82,6 +83,28 @@ def options_of(options: type[Options], values: argparse.Namespace) -> Options:
         elif "help" in one.metadata and one.name in found:
             given[one.name] = found[one.name]
     return options(**given)
+
+
+def compared(*options: Any) -> dict[str, Any]:
+    """What all processes of a run have to be started with alike, by the flags' names.
+
+    Args:
+        *options: Dataclasses whose fields are made by :func:`flag`, or like it.
+    """
+    values: dict[str, Any] = {}
+    for group in options:
+        for one in fields(group):
+            value = getattr(group, one.name)
+            if "config" in one.metadata:
+                own = _config_flags(one)
+                values |= {_long_name(inner): getattr(value, inner.name) for inner in own}
+            elif "help" in one.metadata and not one.metadata.get("own"):
+                values[_long_name(one)] = value
+    return values
+
+
+def _long_name(one: Field[Any]) -> str:
+    return f"--{one.metadata.get('negative', one.name).replace('_', '-')}"
 
 
 def _flags(options: type[Any]) -> Iterable[Field[Any]]:

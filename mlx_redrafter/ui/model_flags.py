@@ -20,10 +20,10 @@ class LoadFlags:
     """How a model is loaded, see :func:`mlx_redrafter.load`."""
 
     drafter: str | None = flag(
-        None, _MODEL, "a drafter other than the bundle's own", metavar="PATH_OR_REPO"
+        None, _MODEL, "a drafter other than the bundle's own", metavar="PATH_OR_REPO", own=True
     )
     adapter_path: str | None = flag(
-        None, _MODEL, "a fine-tuned adapter of the target (LoRA, DoRA)", metavar="PATH"
+        None, _MODEL, "a fine-tuned adapter of the target (LoRA, DoRA)", metavar="PATH", own=True
     )
     revision: str | None = flag(
         None, _MODEL, "branch, tag or commit of the model on the Hub", metavar="NAME"
@@ -60,8 +60,9 @@ class ModelFlags(LoadFlags):
     """Which model, and how it is loaded."""
 
     model: str | None = flag(
-        None, _MODEL, "a bundle or any mlx-lm model; default: the pocket", metavar="PATH_OR_REPO"
-    )
+        None, _MODEL, "a bundle or any mlx-lm model; default: the pocket", metavar="PATH_OR_REPO",
+        own=True,
+    )  # fmt: skip
 
     def load_words(self) -> list[str]:
         """The flags that a printed command needs to load the same model again."""

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from ..errors import RedrafterError
 from ..system.files import local_path
+from ..system.launched import launched_rank
 from ..system.visible import visible_line
 from .entry import USER_ERROR, last_name
 
@@ -29,16 +30,20 @@ class OneSentenceParser(argparse.ArgumentParser):
         super().__init__(prog=prog, **more)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print --help or a version; argparse itself says nothing where that fails."""
+        """Print --help or a version, once for all processes of a run; argparse itself says nothing
+        where that fails."""
+        if launched_rank():
+            return
         stream = file or sys.stdout
         stream.write(message)
         stream.flush()
 
     def error(self, message: str) -> NoReturn:
-        """Print the sentence and leave with code 2."""
+        """Print the sentence, once for all processes of a run, and leave with code 2."""
         name = last_name(self.prog)
         sentence = visible_line(f"{name}: {message} (--help lists the flags)")
-        sys.stderr.write(sentence + "\n")
+        if not launched_rank():  # all were started by the same command
+            sys.stderr.write(sentence + "\n")
         sys.exit(USER_ERROR)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,46 @@ class Together:
         if self.leads and self._interrupted:
             os._exit(INTERRUPTED)
         self._interrupted = True
+
+
+def started_alike(program: str, flags: Mapping[str, Any]) -> Ranks | None:
+    """The processes of this run, of which every one was started by the same command.
+
+    Args:
+        program: Its name.
+        flags: What they have to have in common, from ``flags.compared``.
+
+    Returns:
+        The processes; None where this one is alone.
+
+    Raises:
+        RedrafterError: On every rank, if one was not.
+    """
+    from ..system.rank_watch import current_ranks
+
+    ranks = current_ranks()
+    if ranks is None:
+        return None
+    said = ranks.gather_texts(json.dumps([program, flags], default=repr))
+    for rank, text in enumerate(said):
+        if text != said[0]:
+            raise SharedError(
+                f"Rank {rank} was started {_difference(said[0], text)}: start the same command on "
+                "every machine."
+            )
+    return ranks
+
+
+def _difference(first: str, other: str) -> str:
+    """What differs from rank 0's command, in words."""
+    try:
+        (program, flags), (other_program, other_flags) = json.loads(first), json.loads(other)
+    except (ValueError, TypeError):  # it is no command of this package's
+        program, other_program, flags, other_flags = "", " ", {}, {}
+    if program != other_program:
+        return "as another program than rank 0"
+    names = [name for name in {**flags, **other_flags} if flags.get(name) != other_flags.get(name)]
+    return f"with other flags than rank 0 ({', '.join(names)})"
 
 
 @contextmanager

@@ -32,13 +32,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class FakeRanks:
     """Ranks whose exchanges are written down beforehand."""
 
-    def __init__(self, size: int, differing: int | None = None):
-        self.rank, self.size, self._differing = 0, size, differing
+    def __init__(self, size: int, differing: int | None = None, place: int = -5):
+        self.rank, self.size, self._differing, self._place = 0, size, differing, place
 
     def gather(self, values: list[float]) -> list[list[float]]:
         rows = [list(values) for _ in range(self.size)]
         if self._differing is not None:
-            rows[self._differing][-5] += 1
+            rows[self._differing][self._place] += 1
         return rows
 
 
@@ -64,9 +64,38 @@ def test_what_mlx_lm_does_not_share() -> None:
 
 def test_weights_that_differ_are_named(bundle: Path) -> None:
     files = sorted(bundle.glob("model*.safetensors"))
-    check_same(FakeRanks(3), {}, files, [])
+    check_same(FakeRanks(3), {}, files, [], {})
     with pytest.raises(RedrafterError, match="Rank 2 has another version of the weights"):
-        check_same(FakeRanks(3, differing=2), {}, files, [])
+        check_same(FakeRanks(3, differing=2), {}, files, [], {})
+
+
+def test_a_model_that_is_loaded_otherwise_is_told() -> None:
+    with pytest.raises(RedrafterError, match="Rank 2 loads the model with other options than rank"):
+        check_same(FakeRanks(3, differing=2, place=0), {}, [], [], {"pipeline": True})
+
+
+@pytest.mark.parametrize(
+    ("each", "words"),
+    [
+        (
+            [["chat", "--prompt", "hi"], ["chat", "--prompt", "hi", "--no-draft"]],
+            "Rank 1 was started with other flags than rank 0 (--no-draft): start the same command",
+        ),
+        (
+            [["chat", "--prompt", "hi"], ["server", "--port", "0"]],
+            "Rank 1 was started as another program than rank 0: start the same command",
+        ),
+        ([["plan", "--tokens", "1"]] * 2, "argument --tokens: a whole number of at least 8"),
+    ],
+)
+def test_commands_that_cannot_run_together_are_told_once(
+    each: list[list[str]], words: str, tmp_path: Path
+) -> None:
+    with Group(tmp_path, 2, "-m", "mlx_redrafter", each=each) as group:
+        assert group.wait(PATIENCE) == [2, 2]
+        assert words in group.err(0)
+        assert len(group.err(0).splitlines()) == 1
+        assert group.err(1) == ""
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ class Group:
         home: Their home, and where they start.
         command: Python's arguments, the same for all.
         ranks: How many.
+        each: Further arguments of each.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Group:
         self.home = home
         hosts = home / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(ranks)]))
-        commands = [[str(part) for part in command]] * ranks
+        each = [[]] * ranks if each is None else each
+        commands = [[*map(str, command), *own] for own in each]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MLX_")}
         self.processes = []
         for rank, own in enumerate(commands):

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RedrafterError
-from ..entry import INTERRUPTED, SUCCESS, USER_ERROR, command_line
+from ..entry import INTERRUPTED, SUCCESS, USER_ERROR, command_line, told_once
 from ..opening import prepare
+from ..together import started_alike
 from .interrupt import heed
 from .options import NAME, ChatOptions, parse_chat_options
 from .planning import plan
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
 @command_line(NAME)
 def main(arguments: Sequence[str]) -> int:
     """Run the chat; returns the exit code."""
-    options = parse_chat_options(arguments)
-    from ...system.rank_watch import current_ranks
-
-    ranks = current_ranks()
+    with told_once():
+        options = parse_chat_options(arguments)
+    ranks = started_alike(NAME, options.compared())
     if ranks is not None and not ranks.leads:
         return follow_chat(options)
     front, on_screen = make_front_end(options)

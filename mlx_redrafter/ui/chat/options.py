@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..entry import as_typed
-from ..flags import add_flags, flag, options_of
+from ..flags import add_flags, compared, flag, options_of
 from ..model_flags import ModelFlags
 from ..parsing import OneSentenceParser
 from ..prompts import given_prompt
@@ -52,6 +53,11 @@ class ChatOptions:
     prompt: str | None
     recalibrate: bool
     json: bool
+
+    def compared(self) -> dict[str, Any]:
+        """What all processes of a run have to be started with alike, by the flags' names."""
+        once = OnceFlags(self.prompt, self.json, self.recalibrate)
+        return compared(self.flags, self.settings, once)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..entry import INTERRUPTED, SUCCESS, command_line
+from ..entry import INTERRUPTED, SUCCESS, command_line, told_once
+from ..flags import compared
 from ..opening import prepare
-from ..together import together
+from ..together import started_alike, together
 from .benchmark_flags import NAME, parse_benchmark_options
 from .benchmark_job import Job
 
@@ -35,12 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0; 130 after an interruption that left something to show.
     """
-    command, options = parse_benchmark_options(arguments)
+    with told_once():
+        command, options = parse_benchmark_options(arguments)
     # After the flags are read, so that --help and slips cost no loading time.
     from ..output import make_console
     from ..quiet import quiet_libraries
 
     quiet_libraries()
+    started_alike(f"{NAME} {command}", compared(options))
     prepare(options.path, options.revision)
     with together() as group:
         quiet = not group.leads

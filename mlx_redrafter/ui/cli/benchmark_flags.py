@@ -42,13 +42,18 @@ class ReportFlags:
     """Where results go."""
 
     json: Path | None = flag(
-        None, _REPORT, "write everything as JSON", reader=place, metavar="FILE"
+        None, _REPORT, "write everything as JSON", reader=place, metavar="FILE", own=True
     )
     csv: Path | None = flag(
-        None, _REPORT, "write the measurements as a table", reader=place, metavar="FILE"
+        None, _REPORT, "write the measurements as a table", reader=place, metavar="FILE", own=True
     )
     output: Path | None = flag(
-        None, _REPORT, "write JSON, CSV and pictures into a directory", reader=place, metavar="DIR"
+        None,
+        _REPORT,
+        "write JSON, CSV and pictures into a directory",
+        reader=place,
+        metavar="DIR",
+        own=True,
     )
     no_plots: bool = flag(False, _REPORT, "leave the pictures out")
 
@@ -60,6 +65,7 @@ class AnswerFlags:
     prompts: Path | None = flag(
         None, _ANSWERS, 'JSON Lines with "turns", "question", "messages", "prompt" or "text", or '
         "plain text; default: those that the bundle brings along", reader=place, metavar="FILE",
+        own=True,
     )  # fmt: skip
     limit: int = flag(20, _ANSWERS, "conversations, evenly spread over the file", reader=count(1))
     max_tokens: int = flag(128, _ANSWERS, "longest answer", reader=count(1), aliases=("m",))
@@ -94,7 +100,7 @@ class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
 
     report: Path | None = flag(
         None, _REPORT, "write a page of Markdown with the tables, the machine and the command",
-        reader=place, metavar="FILE",
+        reader=place, metavar="FILE", own=True,
     )  # fmt: skip
     temperature: list[float] = flag(  # type: ignore[assignment]
         (), _ANSWERS, "sampling temperatures; default 0, and 1 too where prompts have categories",
@@ -118,11 +124,11 @@ class RunFlags(ReportFlags, AnswerFlags, ModelFlags):
     recalibrate: bool = flag(False, _CONTESTANTS, "measure again what the planner goes by")
     other_drafter: list[str] = flag(
         (), _CONTESTANTS, "draft with this drafter too, such as one of independent heads; may be "
-        "repeated", repeated=True, metavar="PATH_OR_REPO",
+        "repeated", repeated=True, metavar="PATH_OR_REPO", own=True,
     )  # fmt: skip
     draft_model: str | None = flag(
         None, _CONTESTANTS, "mlx-lm's speculative decoding with this smaller model takes part too",
-        metavar="PATH_OR_REPO",
+        metavar="PATH_OR_REPO", own=True,
     )  # fmt: skip
     num_draft_tokens: list[int] = flag(
         (2, 3, 5), _CONTESTANTS, "tokens it drafts in a step, several are tried",

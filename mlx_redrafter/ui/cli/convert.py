@@ -9,8 +9,9 @@ from dataclasses import asdict
 
 from ...conversion import convert
 from ...conversion.options import Options
+from ...system.launched import launched_rank
 from ..ending import ended_in_order
-from ..entry import BUG, SUCCESS, as_typed, command_line
+from ..entry import BUG, SUCCESS, as_typed, command_line, told_once
 from ..flags import add_flags, options_of
 from ..parsing import OneSentenceParser
 from ..together import refuse_ranks
@@ -43,9 +44,11 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         from .convert_screen import explain
 
-        explain()
+        if not launched_rank():
+            explain()
         return SUCCESS
-    options = options_of(Options, build_parser().parse_args(arguments))
+    with told_once():
+        options = options_of(Options, build_parser().parse_args(arguments))
     # After the flags are read, so that --help and slips cost no loading time.
     from ..bars import StageBars
     from ..output import make_console

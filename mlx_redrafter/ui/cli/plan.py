@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..entry import SUCCESS, as_typed, command_line
-from ..flags import add_flags, flag, options_of
+from ..entry import SUCCESS, as_typed, command_line, told_once
+from ..flags import add_flags, compared, flag, options_of
 from ..model_flags import ModelFlags
 from ..opening import prepare
 from ..parsing import OneSentenceParser, count, temperature
 from ..prompts import given_prompts
-from ..together import Together, together
+from ..together import Together, started_alike, together
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,7 @@ class PlanFlags(ModelFlags):
 
     bundle: str | None = flag(
         None, "model", "the model, as --model names it", positional=True, optional=True,
-        metavar="MODEL",
+        metavar="MODEL", own=True,
     )  # fmt: skip
     prompt: list[str] = flag(
         (), "samples", "text to draft on, - for stdin; may be repeated", repeated=True,
@@ -89,10 +89,12 @@ def main(arguments: Sequence[str]) -> int:
         0.
     """
     parser = build_parser()
-    options = options_of(PlanFlags, parser.parse_args(arguments))
-    if not all(prompt.strip() for prompt in options.prompt or ()):
-        parser.error("--prompt is empty: pass the text to decode")
-    options = replace(options, prompt=given_prompts(options.prompt))
+    with told_once():
+        options = options_of(PlanFlags, parser.parse_args(arguments))
+        if not all(prompt.strip() for prompt in options.prompt or ()):
+            parser.error("--prompt is empty: pass the text to decode")
+        options = replace(options, prompt=given_prompts(options.prompt))
+        _ = options.path  # one model has to be named
     # After the flags are read, so that --help and slips cost no loading time.
     from ...text.loading import load
     from ..output import make_console
@@ -100,6 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     from .plan_view import plan_report
 
     quiet_libraries()
+    started_alike(NAME, compared(options))
     with together() as group:
         console = make_console(quiet=not group.leads)
         prepare(options.path, options.revision)
@@ -119,13 +122,13 @@ def make_planner(
     Raises:
         RedrafterError: If the model has no drafter to plan for.
     """
-    from ...errors import RedrafterError
+    from ...errors import SharedError
     from ...planning.planner import Planner
     from ...planning.planner_for import planner_for
     from ..bars import passing_bar
 
     if model.head is None:
-        raise RedrafterError(
+        raise SharedError(
             "This model has no drafter, so there is nothing to plan: pass a bundle, or --drafter."
         )
     with passing_bar(console, "measuring this machine", group.check) as progress:

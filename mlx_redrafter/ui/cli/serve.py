@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ...errors import RedrafterError
 from ..ending import ENDS, signals
-from ..entry import INTERRUPTED, SUCCESS, command_line
+from ..entry import INTERRUPTED, SUCCESS, command_line, told_once
+from ..flags import compared
 from ..opening import prepare
 from ..output import complain, write
+from ..together import started_alike
 from .serve_flags import NAME, ServeFlags, read_flags
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ MISSING = (
 @command_line(NAME)
 def main(arguments: Sequence[str]) -> int:
     """Serve; returns the exit code."""
-    options = read_flags(arguments)
+    with told_once():
+        options = read_flags(arguments)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -45,7 +48,6 @@ def _run(options: ServeFlags) -> int:
         from ...server.loading import check_names, follow_server, load_models
         from ...server.metrics import Metrics
         from ...server.running import bind, serve
-        from ...system.rank_watch import current_ranks
         from ..quiet import quiet_libraries
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "mlx_redrafter":
@@ -53,9 +55,12 @@ def _run(options: ServeFlags) -> int:
         raise RedrafterError(MISSING) from error
     if not options.verbose:
         quiet_libraries()
-    settings, specs = options.settings(), options.specs()
-    check_names(specs)  # before a file is converted, and before it is said that they load
-    ranks = current_ranks()
+    settings = options.settings()
+    with told_once():
+        specs = options.specs()
+        check_names(specs)  # before a file is converted, and before it is said that they load
+    names = [spec.name for spec in specs]
+    ranks = started_alike(NAME, {**compared(options), "--model": names})
     if ranks is not None and not ranks.leads:
         for number in signals(("SIGINT", *ENDS)):
             signal.signal(number, signal.SIG_IGN)  # rank 0 decides when all end
@@ -67,9 +72,8 @@ def _run(options: ServeFlags) -> int:
     listener = bind(settings)
     for spec in specs:
         prepare(spec.path, options.revision)
-    names = ", ".join(spec.name for spec in specs)
     measured = " (the first time, what drafting costs here is measured too)" if options.plan else ""
-    _say(f"Loading {names}{measured} ...")
+    _say(f"Loading {', '.join(names)}{measured} ...")
     metrics = Metrics()
     with _interrupted_at_once():
         thread, models = load_models(specs, settings, metrics)

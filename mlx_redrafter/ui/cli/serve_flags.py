@@ -88,7 +88,7 @@ class ServeFlags(LoadFlags):
 
     model: list[str] = flag(
         (), _MODEL, "a model to serve; may be repeated; default: the pocket bundle",
-        repeated=True, metavar="PATH_OR_REPO",
+        repeated=True, metavar="PATH_OR_REPO", own=True,
     )  # fmt: skip
     draft: bool = flag(True, _MODEL, "decode plainly", negative="no-draft")
     plan: bool = flag(
@@ -101,20 +101,25 @@ class ServeFlags(LoadFlags):
     )  # fmt: skip
 
     host: str = flag(
-        "127.0.0.1", _NETWORK, "address to listen at; default: this machine only", metavar="HOST"
+        "127.0.0.1", _NETWORK, "address to listen at; default: this machine only", metavar="HOST",
+        own=True,
+    )  # fmt: skip
+    port: int = flag(
+        8080, _NETWORK, "default 8080; 0 takes a free one", reader=count(0, 65535), own=True
     )
-    port: int = flag(8080, _NETWORK, "default 8080; 0 takes a free one", reader=count(0, 65535))
-    api_key: str | None = flag(None, _NETWORK, "what requests have to show", metavar="KEY")
+    api_key: str | None = flag(
+        None, _NETWORK, "what requests have to show", metavar="KEY", own=True
+    )
     api_key_file: Path | None = flag(
-        None, _NETWORK, "a file that holds it", reader=place, metavar="PATH"
+        None, _NETWORK, "a file that holds it", reader=place, metavar="PATH", own=True
     )
     allowed_host: list[str] = flag(
         (), _NETWORK, "a further name under which the server may be called; * for all",
-        repeated=True, metavar="NAME",
+        repeated=True, metavar="NAME", own=True,
     )  # fmt: skip
     allowed_origin: list[str] = flag(
         (), _NETWORK, "a web page's origin that may call the server (CORS); none by default",
-        repeated=True, metavar="ORIGIN", reader=origin,
+        repeated=True, metavar="ORIGIN", reader=origin, own=True,
     )  # fmt: skip
 
     max_concurrent: int = flag(

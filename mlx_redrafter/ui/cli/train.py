@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...training.options import TrainingOptions, read_config
 from ..ending import ENDS, in_main_thread, signals
-from ..entry import SUCCESS, as_typed, command_line, short_name
+from ..entry import SUCCESS, as_typed, command_line, short_name, told_once
 from ..flags import add_flags
 from ..opening import prepare
 from ..output import complain
@@ -53,13 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0.
     """
-    values = vars(build_parser().parse_args(arguments))
-    config = values.pop("config", None)
     from .train_screen import TrainingScreen, show_report
 
+    with told_once():
+        options = _read_options(arguments)  # before anything slow is imported
     screen = TrainingScreen()
-    given = _merged(read_config(config) if config is not None else {}, values)
-    options = TrainingOptions.from_values(given)  # before anything slow is imported
     from ...training.run import train_drafter
     from ..quiet import quiet_libraries
 
@@ -78,6 +76,14 @@ def main(arguments: Sequence[str]) -> int:
         raise
     show_report(report, options)
     return SUCCESS
+
+
+def _read_options(arguments: Sequence[str]) -> TrainingOptions:
+    """What flags, and the file that one of them names, ask for."""
+    values = vars(build_parser().parse_args(arguments))
+    config = values.pop("config", None)
+    given = _merged(read_config(config) if config is not None else {}, values)
+    return TrainingOptions.from_values(given)
 
 
 def _merged(config: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
