@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-# What a caller's sampler chose is this where it is no id: it reads the embedding's last row.
+# What was chosen where nothing may come next, or a caller's sampler named no id: it reads the
+# embedding's last row, and no token of a draft is it.
 NO_TOKEN = -1
 
 
@@ -15,7 +16,7 @@ class Choices(NamedTuple):
     """The target's choice after each node of a tree.
 
     Attributes:
-        tokens: int32 (n,).
+        tokens: int32 (n,); ``NO_TOKEN`` where none could be chosen.
         flipped_by_noise: Whether the noise made it another than the likeliest token, bool (n,);
             None when greedy.
         logprobs: Log-probabilities of ``tokens``, float32 (n,); None where not asked for.

@@ -39,8 +39,16 @@ class Constraint(Protocol):
             vocab_size: Number of logits.
 
         Returns:
-            bool (n, vocab_size), at least one token of each row; of a node that is not allowed
-            itself, any.
+            bool (n, vocab_size); a text that gets to a node whose row has no token fails there. Of
+            a node that is not allowed itself, any.
+        """
+        ...
+
+    def failure(self, text: Sequence[int]) -> RedrafterError | None:
+        """Why nothing may follow a text, which it has been asked about; None where something may.
+
+        Args:
+            text: Prompt and text, to its last token.
         """
         ...
 

@@ -200,6 +200,9 @@ class Sampler:
         return mx.where(exists, token, NO_TOKEN).astype(mx.int32)
 
     def _report(self, logits: mx.array, tokens: mx.array, flipped: mx.array | None) -> Choices:
+        if self.needs_tokens:  # what processors and constraints leave may be nothing
+            nothing = mx.max(logits, axis=-1) == -mx.inf
+            tokens = mx.where(nothing, NO_TOKEN, tokens)
         if self.config.logprobs is None:
             return Choices(tokens, flipped)
         return Choices(tokens, flipped, *reported_logprobs(logits, tokens, self.config.logprobs))
@@ -214,6 +217,22 @@ class Sampler:
         """Whether functions of the caller's have a part in the choices."""
         return self._choose is not None or bool(self._processors)
 
+    def failure(self, text: Sequence[int]) -> RedrafterError:
+        """Why no token could be chosen.
+
+        Args:
+            text: Prompt and text, to its last token.
+        """
+        told = None if self._constraint is None else self._constraint.failure(text)
+        if told is not None:
+            return told
+        if self._choose is not None:
+            return RedrafterError("sampler returned a number that is no token id of this model.")
+        left = "leave no token" if self._constraint is None else "leave no token that is allowed"
+        return RedrafterError(
+            f"logits_processors {left} to come next: let them keep one above minus infinity."
+        )
+
     def _allowed(self, recent: Sequence[int], tree: DraftTree) -> mx.array | None:
         """Which tokens may follow each node, bool (n, vocab_size); None where all may.
 
@@ -221,7 +240,10 @@ class Sampler:
         """
         if self._constraint is None:
             return None
-        return mx.array(self._constraint.allowed(recent, tree.read(), self._vocab_size))
+        known = tree.read()
+        if known.tokens[0] == NO_TOKEN:  # the text has failed by then
+            return None
+        return mx.array(self._constraint.allowed(recent, known, self._vocab_size))
 
     def _penalised(self, logits: mx.array, tree: DraftTree, text: Sequence[int]) -> mx.array:
         """Logits after the bias and the penalties, in mlx-lm's order."""

@@ -311,6 +311,8 @@ class Engine:
                 continue  # it was stopped while its step was under way
             member.handed_out += len(tokens)
             events += [NewToken(member.number, token, member.seconds) for token in tokens]
+            if sequence.failure is not None:
+                events.append(SequenceFailed(member.number, sequence.failure))
             if sequence.finish_reason is not None:
                 self._leave(member)
 

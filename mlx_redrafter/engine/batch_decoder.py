@@ -23,7 +23,8 @@ class BatchDecoder:
     """Decodes prompts together; iterate over it once.
 
     Prompts are read one by one, and join as soon as there is room. A text leaves with its last
-    token, or when :meth:`stop` is called.
+    token, or when :meth:`stop` is called. One that fails leaves too; that is raised when the others
+    have ended.
 
     Args:
         model: Target and drafter; the target's texts have to be verifiable as trees.
@@ -66,6 +67,7 @@ class BatchDecoder:
             self._engine.add(prompt, own, stats=stats)
         self.sequences = [self._engine.sequence(place) for place in range(len(prompts))]
         self._stopped: set[int] = set()
+        self._failures: list[Exception] = []
 
     def stop(self, index: int) -> None:
         """Hand out no more tokens of a text."""
@@ -73,19 +75,27 @@ class BatchDecoder:
         self._engine.stop(index)
 
     def __iter__(self) -> Iterator[tuple[int, DecodedToken]]:
-        """Yield (place of the prompt, token); a text's last token carries a finish reason."""
+        """Yield (place of the prompt, token); a text's last token carries a finish reason.
+
+        Raises:
+            RedrafterError: At the end, if a text failed: the first of them.
+        """
         try:
             while self._engine.busy:
                 yield from self._step()
+            if self._failures:
+                raise self._failures[0]
         finally:
             for index in range(len(self.stats)):
                 self._engine.stop(index)
 
     def _step(self) -> Iterator[tuple[int, DecodedToken]]:
         for event in self._engine.step():
+            if event.sequence in self._stopped:
+                continue
             if isinstance(event, SequenceFailed):
-                raise event.error
-            if isinstance(event, NewToken) and event.sequence not in self._stopped:
+                self._failures.append(event.error)
+            if isinstance(event, NewToken):
                 self.prompt_seconds[event.sequence] = event.prompt_seconds
                 yield event.sequence, event.decoded
 

@@ -49,7 +49,7 @@ def decode(
 
     Raises:
         RedrafterError: If the prompt is empty or holds anything but ids of the vocabulary; and
-            while tokens are read, if another text has used the cache since.
+            while tokens are read, if another text has used the cache since, or nothing can follow.
     """
     return begin(
         model, prompt, config, cache=cache, stats=stats, planner=planner, progress=progress
@@ -101,6 +101,8 @@ def steered(
                 for token in tokens:
                     handed_out += 1
                     yield token
+        if sequence.failure is not None:
+            raise sequence.failure
     finally:
         sequence.close(steering.ends(handed_out))
         loop.close()

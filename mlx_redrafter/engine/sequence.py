@@ -63,7 +63,8 @@ class Sequence:
         watch: Compares a draft with the text, however much of it is verified.
         last_token: Its last token, the root of the next step, as of the last step that was read.
         emitted: Tokens decoded.
-        finish_reason: "stop", "length", or None while it goes on.
+        finish_reason: "stop", "length", "error", or None while it goes on.
+        failure: Where that is "error", why no token could be chosen after the last.
 
     Raises:
         RedrafterError: If the prompt is empty or holds anything but ids of the vocabulary, or an
@@ -111,6 +112,7 @@ class Sequence:
         self._end: tuple[PendingStep, int] | None = None
         self.emitted = 0
         self.finish_reason: str | None = None
+        self.failure: RedrafterError | None = None
 
     def prefill(self) -> Iterator[tuple[int, int]]:
         """Commit all but the prompt's last token, in pieces; no logits are computed.
@@ -283,8 +285,6 @@ class Sequence:
         """Wait for a step; walk its tree."""
         tree = pending.tree.read().first(pending.size - 1)
         choices: tuple[int, ...] = read_numbers(pending.choices.tokens)[: pending.size]
-        if NO_TOKEN in choices:
-            raise RedrafterError("sampler returned a number that is no token id of this model.")
         path = tuple(accept(tree.tokens, tree.parents, choices))
         if pending.choices.flipped_by_noise is not None:
             flipped = read_numbers(pending.choices.flipped_by_noise)
@@ -318,7 +318,8 @@ class Sequence:
         produced = record if self.emitted else None
         logprobs = self.logprobs(pending, record)
         tokens = self.advance(pending, record)
-        reasons = [*[None] * (len(tokens) - 1), self.finish_reason]
+        last = None if self.failure is not None else self.finish_reason
+        reasons = [*[None] * (len(tokens) - 1), last]
         return [
             DecodedToken(token, record.source(place), reasons[place], produced, *logprobs[place])
             for place, token in enumerate(tokens)
@@ -337,9 +338,13 @@ class Sequence:
         ends = [place for place, token in enumerate(tokens) if token in self.config.eos_token_ids]
         if ends:
             tokens, self.finish_reason = tokens[: ends[0] + 1], "stop"
+        elif tokens[-1] == NO_TOKEN:
+            tokens = self._fail_after(tokens[:-1])
         elif self.emitted + len(tokens) == limit:
             self.finish_reason = "length"
         self._end = pending, record.path[-1]
+        if not tokens:
+            return tokens
         self.last_token = tokens[-1]
         self.emitted += len(tokens)
         self.watch.follow(tokens)
@@ -353,9 +358,16 @@ class Sequence:
                 self.copies.end()
         return tokens
 
+    def _fail_after(self, tokens: list[int]) -> list[int]:
+        """End the text with an error, since nothing can follow these tokens of a step."""
+        before = len(self.prompt) + self.emitted
+        text = [*self.cache.tokens[: before - 1], self.last_token, *tokens]
+        self.failure, self.finish_reason = self._sampler.failure(text), "error"
+        return tokens
+
     def commit(self, pending: PendingStep, record: StepRecord, emitted: int) -> None:
         """Keep the root and the accepted nodes whose successors became text."""
-        path = record.path[:emitted]
+        path = record.path[: max(1, emitted)]
         self._keep(pending, path, [record.tree.tokens[node] for node in path])
 
     def commit_root(self, pending: PendingStep) -> None:

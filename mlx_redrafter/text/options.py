@@ -19,8 +19,9 @@ from ..engine.shape_planner import ShapePlanner
 from ..errors import RedrafterError
 from ..ranges import check_flags, function_of
 from ..sampling import SamplingConfig
+from .json_schemas import checked_schema
 from .responses import stop_strings
-from .structured import JsonAnswer, checked_schema
+from .structured import JsonAnswer
 from .template_arguments import check_arguments
 
 SAMPLING_OPTIONS = tuple(one.name for one in fields(SamplingConfig))

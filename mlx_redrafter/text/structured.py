@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import RedrafterError
-from ..ranges import of_kind
 from ..tree import BoolArray, HostTree
-from .passages import ANSWER, THOUGHTS, first_kind
+from .course import Course, no_mark
+from .grammars import grammars_of, trouble
 from .tokenizers import wrapped
-
-# Between JSON's tokens: models break lines and indent, and some would never stop to.
-WHITESPACE = r"[ \n]{0,16}"
-MISSING = "Answers that follow a JSON schema need llguidance: pip install llguidance."
 
 
 class JsonAnswer:
     """A constraint that lets one text's answer be nothing but JSON of a schema.
 
-    What the model thinks before it, where the prompt has opened thoughts, is free; so is all that
-    follows the beginning of a tool call, if calls are allowed. Where the schema can lead no
-    further, the text ends.
+    What the model thinks before it, where the prompt has opened thoughts, is free but for its end;
+    so is all that follows the mark of a tool call, if calls are allowed. Where the schema can lead
+    no further, the text fails.
 
     Args:
         tokenizer: mlx-lm's.
-        schema: A JSON schema, as JSON; see :func:`checked_schema`.
+        schema: A JSON schema, as JSON; see :func:`~.json_schemas.checked_schema`.
         calls: Whether the answer may be a tool call instead.
 
     Raises:
@@ -39,13 +33,13 @@ class JsonAnswer:
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, schema: str, *, calls: bool = False):
-        self._tokenizer = tokenizer
-        self._place = _Place(
-            _matcher(tokenizer, schema),
-            ends=tuple(sorted(tokenizer.eos_token_ids)),
-            calls=_call_starts(tokenizer) if calls else (),
-            thoughts_end=tuple(getattr(tokenizer, "think_end_tokens", None) or ()),
-        )
+        tokenizer = wrapped(tokenizer)
+        matcher = prepare(tokenizer, schema)
+        self._tokenizer, self._calls = tokenizer, calls
+        course = Course.begin(tokenizer, [], calls=calls)
+        if course.call and matcher.validate_tokens(list(course.call[:1])):
+            raise no_mark()
+        self._place = _Place(matcher, tuple(sorted(tokenizer.eos_token_ids)), course)
         self._seen = 0  # tokens of the text that were followed
 
     def allowed(self, text: Sequence[int], tree: HostTree, vocab_size: int) -> BoolArray:
@@ -61,11 +55,23 @@ class JsonAnswer:
                 places[node].mark(rows[node])
         return rows
 
+    def failure(self, text: Sequence[int]) -> RedrafterError | None:
+        """Why nothing may follow a text; see ``Constraint``."""
+        place = self._place
+        for token in text[self._seen :]:
+            place = place.after(token)
+        why = place.trouble()
+        if why is None:
+            return None
+        return RedrafterError(
+            f"The answer cannot go on by its JSON schema, since {why}: make the schema simpler."
+        )
+
     def _follow(self, text: Sequence[int], root: int) -> None:
         """Go on to the end of the text; nowhere where a step is taken again."""
         if not self._seen:
-            if first_kind(self._tokenizer, [*text, root]) == THOUGHTS:
-                self._place = replace(self._place, free=True)
+            course = Course.begin(self._tokenizer, [*text, root], calls=self._calls)
+            self._place = replace(self._place, course=course)
         elif len(text) >= self._seen:
             for token in (*text[self._seen :], root):
                 self._place = self._place.after(token)
@@ -79,146 +85,78 @@ class _Place:
     Attributes:
         matcher: llguidance's, which has followed what is JSON; never moved.
         ends: Tokens that end a text.
-        calls: Tokens with which it may be a tool call instead.
-        thoughts_end: Those that end thoughts.
-        free: Whether anything may follow, as in thoughts and calls.
-        begun: Whether the answer has begun.
-        last: What was thought last, as many tokens as end thoughts.
+        course: What is being written.
     """
 
     matcher: Any
     ends: tuple[int, ...]
-    calls: tuple[int, ...]
-    thoughts_end: tuple[int, ...]
-    free: bool = False
-    begun: bool = False
-    last: tuple[int, ...] = ()
+    course: Course
 
     def after(self, token: int) -> _Place:
         """The place behind a token that is allowed here."""
-        if self.free and self.begun:  # a call, to its end
-            return self
-        if self.free:
-            last = (*self.last, token)[-len(self.thoughts_end) :]
-            return replace(self, free=last != self.thoughts_end, last=last)
+        course = self.course.after(token)
+        if course.stage != "answers" or token in self.ends:
+            return replace(self, course=course)
         matcher = self.matcher.deep_copy()
-        if not self.begun and token in self.calls and not matcher.validate_tokens([token]):
-            return replace(self, free=True, begun=True)
-        if token not in self.ends:
-            matcher.consume_token(token)
-        return replace(self, matcher=matcher, begun=True)
+        matcher.consume_token(token)
+        return replace(self, course=course, matcher=matcher)
 
     def mark(self, row: BoolArray) -> None:
         """Set a row to which tokens may come next, bool (vocab_size,)."""
-        if self.free:
+        course = self.course
+        if course.stage == "calls":
             row[:] = True
             return
-        row[:] = False
-        ends = [token for token in self.ends if token < len(row)]
-        if self.matcher.is_stopped() or self.matcher.is_error():
-            row[ends] = True
-            return
-        bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
-        known = np.unpackbits(bits, bitorder="little")[: len(row)]
-        row[: len(known)] = known
-        row[ends] = self.matcher.is_accepting() or not row.any()
-        if not self.begun:
-            row[list(self.calls)] = True
+        row[:] = course.stage == "thinks"
+        if course.stage in ("begins", "answers"):
+            self._mark_json(row)
+        else:
+            _set(row, self.ends, False)
+        if course.stage in ("begins", "marks"):
+            _set(row, course.call[len(course.written) :][:1], True)
+
+    def _mark_json(self, row: BoolArray) -> None:
+        if not self.matcher.is_stopped():
+            bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
+            known = np.unpackbits(bits, bitorder="little")[: len(row)]
+            row[: len(known)] = known
+        if self.matcher.is_error():
+            row[:] = False
+        else:
+            _set(row, self.ends, self.matcher.is_accepting())
+
+    def trouble(self) -> str | None:
+        """Why no token may come next; None where one may."""
+        if self.course.stage not in ("begins", "answers"):
+            return None
+        matcher = self.matcher.deep_copy()
+        if not matcher.is_stopped():
+            matcher.compute_bitmask()
+        return trouble(matcher) if matcher.is_error() else None
 
 
-def checked_schema(schema: Any, name: str = "json_schema") -> str:
-    """A JSON schema as JSON.
+def _set(row: BoolArray, tokens: Sequence[int], value: bool) -> None:
+    row[[token for token in tokens if token < len(row)]] = value
+
+
+def prepare(tokenizer: TokenizerWrapper, schema: str, name: str = "json_schema") -> Any:
+    """Compile a schema for a tokenizer, which takes a second the first time.
 
     Args:
-        schema: A mapping; an empty one is any JSON value.
+        tokenizer: mlx-lm's.
+        schema: As JSON; see :func:`~.json_schemas.checked_schema`.
         name: What it is called in errors.
 
-    Raises:
-        RedrafterError: If it is none, or asks for what cannot be enforced.
-    """
-    of_kind(schema, name, Mapping, "a JSON schema as a mapping, such as {'type': 'object'}")
-    try:
-        text = json.dumps(schema)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RedrafterError(f"{name} cannot be written as JSON ({error}).") from error
-    guidance = _llguidance()
-    _, faults = guidance.LLMatcher.validate_grammar_with_warnings(_grammar(text))
-    if faults:  # what is only warned of would not be enforced
-        reason = " ".join(" ".join(faults).split()).rstrip(".")
-        raise RedrafterError(f"{name} cannot be followed: {reason}.")
-    return text
-
-
-def prepare(tokenizer: TokenizerWrapper, schema: str) -> None:
-    """Compile a schema for a tokenizer, which takes a second the first time.
+    Returns:
+        llguidance's matcher, before the first token; the caller's own.
 
     Raises:
         RedrafterError: As for :class:`JsonAnswer`.
     """
-    _matcher(tokenizer, schema)
-
-
-def _grammar(schema: str) -> str:
-    grammar: str = _llguidance().LLMatcher.grammar_from_json_schema(
-        schema, overrides={"whitespace_flexible": True, "whitespace_pattern": WHITESPACE}
-    )
-    return grammar
-
-
-def _matcher(tokenizer: TokenizerWrapper, schema: str) -> Any:
-    """What follows a text along a schema, as it stands before the first token."""
     tokenizer = wrapped(tokenizer)
-    if not tokenizer.eos_token_ids:
-        raise RedrafterError("The tokenizer names no end of text, so no JSON could be complete.")
-    if first_kind(tokenizer, []) not in (ANSWER, THOUGHTS):
-        raise RedrafterError(
-            "Answers of this model begin with a header of its own, so they cannot follow a schema."
-        )
-    # Of transformers' tokenizers wrappers are made anew for every call.
     ends = tuple(sorted(tokenizer.eos_token_ids))
-    return _compiled(tokenizer._tokenizer, ends, schema).deep_copy()
-
-
-@lru_cache(maxsize=64)  # requests repeat their schema; no text moves this one
-def _compiled(tokenizer: Any, ends: tuple[int, ...], schema: str) -> Any:
-    vocabulary = _vocabulary(tokenizer, ends)
-    matcher = _llguidance().LLMatcher(vocabulary, _grammar(schema), log_level=0)
-    if matcher.is_error():
-        raise RedrafterError(f"The schema cannot be followed: {matcher.get_error():.200}.")
-    return matcher
-
-
-@lru_cache(maxsize=4)  # made in a second, and the same for every text of a model
-def _vocabulary(tokenizer: Any, ends: tuple[int, ...]) -> Any:
-    _llguidance()
-    from llguidance.hf import from_tokenizer
-
-    try:
-        return from_tokenizer(tokenizer, eos_token=list(ends))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise RedrafterError(
-            f"This model's tokenizer cannot be followed by llguidance ({error!s:.200})."
-        ) from error
-
-
-def _call_starts(tokenizer: TokenizerWrapper) -> tuple[int, ...]:
-    """The token that begins a tool call.
-
-    Raises:
-        RedrafterError: If the model's format has no mark for it.
-    """
-    tokens = getattr(tokenizer, "tool_call_start_tokens", None)
-    if not tokens:
-        raise RedrafterError(
-            "This model's tool calls begin with no mark of their own, so an answer cannot be "
-            "either a call or JSON of a schema: give tools or the schema."
-        )
-    return tuple(tokens[:1])
-
-
-def _llguidance() -> Any:
-    try:
-        import llguidance
-    except ImportError as error:
-        raise RedrafterError(MISSING) from error
-    return llguidance
+    if not ends:
+        raise RedrafterError("The tokenizer names no end of text, so no JSON could be complete.")
+    Course.begin(tokenizer, [], calls=False)
+    # Of transformers' tokenizers wrappers are made anew for every call.
+    return grammars_of(tokenizer._tokenizer, ends).start(schema, name)

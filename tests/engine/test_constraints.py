@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -54,13 +55,39 @@ class Sums:
             rows.append(np.arange(vocab_size) % EVERY == rest)
         return np.array(rows)
 
+    def failure(self, text: Sequence[int]) -> RedrafterError | None:
+        """Something may follow always."""
+
+
+class Ending(Sums):
+    """As long as the answer is short; then nothing may follow."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.failed: list[list[int]] = []
+
+    def allowed(
+        self, text: Sequence[int], tree: HostTree, vocab_size: int
+    ) -> npt.NDArray[np.bool_]:
+        rows = super().allowed(text, tree, vocab_size)
+        said = len(text) + 1 - len(PROMPT)
+        rows[[said + depth >= self.most for depth in tree.depths]] = False
+        return rows
+
+    def failure(self, text: Sequence[int]) -> RedrafterError | None:
+        self.failed.append(list(text))
+        return RedrafterError("There is nothing more.")
+
 
 def config_of(**options: Any) -> DecodingConfig:
     return DecodingConfig(TOKENS, constraint=Sums(), **options)
 
 
-def ids(model: SpeculativeModel, config: DecodingConfig) -> list[int]:
-    return [one.token for one in decode(model, PROMPT, config)]
+def ids(
+    model: SpeculativeModel, config: DecodingConfig, prompt: Sequence[int] = PROMPT
+) -> list[int]:
+    return [one.token for one in decode(model, prompt, config)]
 
 
 def is_allowed(answer: list[int]) -> bool:
@@ -133,6 +160,68 @@ def test_it_has_its_say_after_processors() -> None:
     plain = told(draft=False)
     assert is_allowed(plain)
     assert told(beam=BeamShape(3, 4)) == plain
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+@pytest.mark.parametrize("most", [0, 1, 7])
+def test_where_nothing_may_follow_the_text_fails(name: str, temperature: float, most: int) -> None:
+    """Behind all that it was until then; drafted or not, and whatever is reported with it."""
+    target = models.mamba() if name == "mamba" else models.shared(name)
+    options: dict[str, Any] = {"sampling": SamplingConfig(temperature, seed=3, logprobs=2)}
+    whole = ids(SpeculativeModel(target), config_of(draft=False, **options))
+    for source in (None, models.ScriptedSource(PROMPT + whole, full=True)):
+        model = SpeculativeModel(target, source)
+        cache = model.make_cache()
+        config = replace(config_of(**options), constraint=Ending(most))
+        made: list[int] = []
+        text = decode(model, PROMPT, config, cache=cache)
+        with pytest.raises(RedrafterError, match="nothing more"):
+            made.extend(one.token for one in text if one.finish_reason is None)
+        assert made == whole[:most]
+        assert isinstance(config.constraint, Ending)
+        assert config.constraint.failed == [PROMPT + made]
+        assert cache.tokens == (PROMPT + made)[: len(cache)]
+        again = decode(model, PROMPT + made, config_of(draft=False), cache=cache)
+        assert next(again).token == ids(SpeculativeModel(target), config_of(), PROMPT + made)[0]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_others_of_a_batch_go_on(place: int) -> None:
+    target = models.shared("llama")
+    free = ids(SpeculativeModel(target), DecodingConfig(TOKENS))
+    drafting = SpeculativeModel(target, models.build_drafter())
+    configs = [DecodingConfig(TOKENS, copy=True) for _ in range(3)]
+    configs[place] = DecodingConfig(TOKENS, constraint=Ending(5))
+    made: list[list[int]] = [[], [], []]
+
+    def decode_all() -> None:
+        for number, one in BatchDecoder(drafting, [PROMPT] * 3, configs):
+            made[number].append(one.token)
+
+    with pytest.raises(RedrafterError, match="nothing more"):
+        decode_all()
+    whole = ids(SpeculativeModel(target), config_of())
+    wanted = [whole[:5] if number == place else free for number in range(3)]
+    assert made == wanted
+
+
+@pytest.mark.parametrize("constraint", [None, Sums])
+@pytest.mark.parametrize("draft", [True, False])
+def test_processors_that_leave_nothing_are_told(constraint: Any, draft: bool) -> None:
+    calls = itertools.count()
+
+    def bans(_tokens: mx.array, logits: mx.array) -> mx.array:
+        return logits - (mx.inf if next(calls) == 3 else 0.0)
+
+    config = DecodingConfig(
+        TOKENS, logits_processors=(bans,), constraint=constraint and constraint(), draft=draft
+    )
+    made: list[int] = []
+    model = SpeculativeModel(models.shared("llama"), models.build_drafter())
+    with pytest.raises(RedrafterError, match="let them keep one"):
+        made.extend(one.token for one in decode(model, PROMPT, config))
+    assert len(made) == 3
 
 
 class Poisoned(models.ScriptedSource):

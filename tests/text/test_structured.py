@@ -16,9 +16,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 import models
 from mlx_redrafter.engine.model import SpeculativeModel
 from mlx_redrafter.errors import RedrafterError
-from mlx_redrafter.text.batch_generate import batch_generate
+from mlx_redrafter.text.batch_generate import batch_generate, stream_batch_generate
 from mlx_redrafter.text.generate import stream_generate
-from mlx_redrafter.text.structured import JsonAnswer, checked_schema
+from mlx_redrafter.text.json_schemas import checked_schema
+from mlx_redrafter.text.structured import JsonAnswer
 from mlx_redrafter.tree import HostTree
 
 PROMPT = models.prompt_of(7)
@@ -32,6 +33,12 @@ SCHEMA: dict[str, Any] = {
     "required": ["name", "many", "said"],
     "additionalProperties": False,
 }
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    """A schema of an object with these and no others."""
+    rest = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties, **rest}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,61 @@ def test_with_a_processor_of_the_callers_the_answer_is_json_still(
     assert told(model, tokenizer, draft=False, **options) == drafted
 
 
+@pytest.mark.parametrize("said", ["x <|end|> y", "<|user|>", "use <think> tags", "</think>"])
+@pytest.mark.parametrize("kind", ["const", "enum", "name"])
+def test_texts_that_spell_special_tokens_are_written_out(
+    tools: TokenizerWrapper, said: str, kind: str
+) -> None:
+    schema: dict[str, Any] = {"const": said} if kind == "const" else {"enum": [said, said + "!"]}
+    if kind == "name":
+        schema = object_of(**{said: {"const": 1}})
+    size = len(tools.get_vocab())
+    target = models.build("llama", vocab_size=size)
+    drafting = SpeculativeModel(target, models.build_drafter(vocab_size=size, seed=1))
+    options: dict[str, Any] = {"json_schema": schema, "temperature": 1.0, "seed": 5}
+    drafted, reason = told(drafting, tools, **options)
+    assert reason == "stop"
+    assert json.loads(drafted) in (said, said + "!", {said: 1})
+    assert told(drafting, tools, draft=False, **options) == (drafted, "stop")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        object_of(next={"$ref": "#/properties/next"}),
+        {"anyOf": [object_of(**{f"k{n}": {"type": "string"}, "z": {}}) for n in range(2500)]},
+    ],
+)
+@pytest.mark.parametrize("options", [{"draft": False, "copy": False}, {}])
+def test_a_schema_that_leads_nowhere_fails_and_the_others_go_on(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper, schema: Any, options: dict[str, Any]
+) -> None:
+    text = stream_generate(model, tokenizer, PROMPT, json_schema=schema, **options)
+    said: list[str] = []
+    with pytest.raises(RedrafterError, match="cannot go on by its JSON schema") as caught:
+        said.extend(one.text for one in text if one.finish_reason is None)
+    assert "\n" not in str(caught.value)
+    assert said[0].startswith("{")
+    own: list[dict[str, Any]] = [{"json_schema": schema}, {"json_schema": {"enum": ["one"]}}, {}]
+    options = {**options, "max_tokens": 30, "per_prompt": own}
+    batch = stream_batch_generate(model, tokenizer, [PROMPT] * 3, **options)
+    made: list[tuple[int, str]] = []
+    with pytest.raises(RedrafterError, match="cannot go on"):
+        made.extend((place, one.text) for place, one in batch)
+    texts = ["".join(text for place, text in made if place == number) for number in range(3)]
+    assert texts == ["".join(said), '"one"', told(model, tokenizer, max_tokens=30)[0]]
+
+
+def test_processors_that_ban_all_that_is_allowed_are_told(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    def bans(_tokens: mx.array, logits: mx.array) -> mx.array:
+        return mx.where(mx.arange(logits.shape[-1]) == 2, logits, -mx.inf)
+
+    with pytest.raises(RedrafterError, match="leave no token that is allowed"):
+        told(model, tokenizer, json_schema=SCHEMA, logits_processors=[bans])
+
+
 class Text:
     """A text that is written token by token under a constraint."""
 
@@ -140,6 +202,14 @@ class Text:
     def is_free(self) -> bool:
         return len(self.allowed) == len(self.tokenizer.get_vocab())
 
+    @property
+    def goes_on_freely(self) -> bool:
+        return self.allowed == set(range(len(self.tokenizer.get_vocab()))) - self.ends
+
+    @property
+    def ends(self) -> set[int]:
+        return set(self.tokenizer.eos_token_ids)
+
 
 def test_only_the_end_comes_after_complete_json(tools: TokenizerWrapper) -> None:
     text = Text(tools, "question", SCHEMA).write('{"name": "a", "many": [30], "said": true')
@@ -154,11 +224,11 @@ def test_a_number_may_end_or_go_on(tools: TokenizerWrapper) -> None:
     assert set(tools.eos_token_ids) | digits <= text.allowed
 
 
-def test_thoughts_that_the_prompt_opened_are_free(tools: TokenizerWrapper) -> None:
+def test_thoughts_that_the_prompt_opened_are_free_but_for_the_end(tools: TokenizerWrapper) -> None:
     text = Text(tools, "question<think>", SCHEMA)
-    assert text.is_free
-    assert text.write("Is it lazy? {").is_free
-    assert not text.write("</think>").is_free
+    assert text.goes_on_freely
+    assert text.write("Is it lazy? {").goes_on_freely
+    assert not text.write("</think>").goes_on_freely
     text.write('{"name": "a", "many": [], "said": false}')
 
 
@@ -168,28 +238,15 @@ def test_an_answer_may_be_a_call_where_tools_are_offered(tools: TokenizerWrapper
     assert first not in Text(tools, "question", SCHEMA).allowed
     text = Text(tools, "question", SCHEMA, calls=True)
     assert first in text.allowed
-    assert text.write(call).is_free
+    mark = tools.encode("<tool_call>", add_special_tokens=False)
+    assert len(mark) > 1, "of several tokens"
+    for token in mark:
+        assert not text.is_free
+        text.write(tools.decode([token]))
+        assert text.is_free or len(text.allowed) == 1
+    assert text.write("anything").is_free
     other = Text(tools, "question", SCHEMA, calls=True).write("{")
     assert first not in other.allowed
-
-
-@pytest.mark.parametrize(
-    ("schema", "words"),
-    [
-        (3, "a JSON schema as a mapping"),
-        ({"type": "objekt"}, "json_schema cannot be followed: Invalid type: objekt"),
-        ({"not": {}}, 'Unimplemented keys: \\["not"\\]'),
-        ({"$ref": "#/nope"}, "does not exist"),
-        ({"const": {1, 2}}, "cannot be written as JSON"),
-        ({"type": "string", "pattern": "(?=a)"}, "look-around"),
-    ],
-)
-def test_what_cannot_be_followed_is_refused(
-    model: SpeculativeModel, tokenizer: TokenizerWrapper, schema: Any, words: str
-) -> None:
-    with pytest.raises(RedrafterError, match=words) as caught:
-        stream_generate(model, tokenizer, PROMPT, json_schema=schema)
-    assert "\n" not in str(caught.value)
 
 
 def test_tools_without_a_mark_of_their_own_are_refused_beside_a_schema(
@@ -205,7 +262,7 @@ def test_without_the_package_its_name_is_told(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     with pytest.raises(RedrafterError, match="pip install llguidance"):
-        stream_generate(model, tokenizer, PROMPT, json_schema=SCHEMA)
+        stream_generate(model, tokenizer, PROMPT, json_schema={"const": "of no other test"})
 
 
 def test_a_tokenizer_that_cannot_be_followed_is_told(

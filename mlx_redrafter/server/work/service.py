@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...errors import RedrafterError
-from ...text.structured import checked_schema
+from ...text.json_schemas import checked_schema
 from ..protocol.answer import Event, Failed, Finished
 from ..protocol.failures import ApiError, queue_full, too_long
 from ..protocol.task import Conversation, Parsed, Task
@@ -54,7 +54,8 @@ class ServedModel:
         encoder: For its prompts.
         long_encoder: For prompts beyond ``LONG`` characters.
         vocab_size: Tokens it knows.
-        compile: Prepares a JSON schema for its tokenizer, which takes a second the first time.
+        compile: Prepares a JSON schema, told its place in the request, for its tokenizer; which
+            takes a second the first time.
         context_limit: Tokens of prompt and answer at most; None for no limit.
         guesses: Whether a drafter guesses its answers.
         copies: Whether they may be copied from the text.
@@ -65,7 +66,7 @@ class ServedModel:
     encoder: Encoder
     long_encoder: Encoder
     vocab_size: int
-    compile: Callable[[str], None]
+    compile: Callable[[str, str], object]
     context_limit: int | None
     guesses: bool
     copies: bool
@@ -111,14 +112,13 @@ def _schema(model: ServedModel, task: Task) -> str | None:
     if isinstance(prompt, Conversation) and prompt.continue_last:
         message = "An answer that is begun already cannot follow a schema: leave one of both out."
         raise ApiError(400, message, schema.field, "invalid_value")
-    if isinstance(prompt, Conversation) and prompt.tool_choice == "required":
-        return None  # the answer is a call
     try:
         text = checked_schema(schema.content, schema.field)
-        model.compile(text)
+        model.compile(text, schema.field)
     except RedrafterError as error:
         raise ApiError(400, str(error), schema.field, "invalid_value") from error
-    return text
+    called = isinstance(prompt, Conversation) and prompt.tool_choice == "required"
+    return None if called else text
 
 
 class Ticket:
@@ -208,9 +208,9 @@ class Service:
         """
         made: list[Job] = []
         for task in parsed.tasks:
-            encoded = self.encoded(model, task)
+            encoded, schema = self.encoded(model, task), _schema(model, task)
             for place in range(task.count):
-                decoding = self._decoding(model, task, encoded, place)
+                decoding = self._decoding(model, task, encoded, place, schema)
                 job = Job(len(made), encoded, decoding, task.stops, task.trace)
                 made.append(job)
         return made
@@ -234,7 +234,9 @@ class Service:
             raise too_long(len(encoded.ids), limit)
         return encoded
 
-    def _decoding(self, model: ServedModel, task: Task, encoded: Encoded, place: int) -> Decoding:
+    def _decoding(
+        self, model: ServedModel, task: Task, encoded: Encoded, place: int, schema: str | None
+    ) -> Decoding:
         sampling = {**self.settings.sampling, **task.sampling}
         seed = sampling.get("seed")
         if seed is None:
@@ -257,7 +259,7 @@ class Service:
             task.draft,
             copies,
             task.logprobs,
-            _schema(model, task),
+            schema,
             calls=bool(encoded.tools),
         )
 
