@@ -29,14 +29,12 @@ from .config import DecodingConfig
 from .copying import CopyProposal, SequenceCopies
 from .head_memory import HeadMemory
 from .lockstep import shared_seed
+from .logprobs import logprobs_of
 from .model import SpeculativeModel
 from .open_cache import forget_other_weights, open_cache
 from .statistics import AcceptanceStats
 from .step import DecodedToken, PendingStep, StepRecord
 from .watch import Watch
-
-# A token's log-probability, those of the likeliest, the likeliest first, and those of all tokens.
-Logprobs = tuple[float | None, tuple[tuple[int, float], ...], mx.array | None]
 
 
 class Sequence:
@@ -291,32 +289,10 @@ class Sequence:
             self.noise_scale.observe([flipped[node] for node in path])
         return StepRecord(tree, choices, path, pending.copied, pending.cut, pending.watched)
 
-    def logprobs(self, pending: PendingStep, record: StepRecord) -> list[Logprobs]:
-        """Of each token that the step made; without where nobody asked for them."""
-        choices = pending.choices
-        if choices.logprobs is None:
-            return [(None, (), None) for _ in record.path]
-        chosen = read_numbers(choices.logprobs)
-        if choices.all_logprobs is not None:
-            # Copied, so that a token that is kept keeps no rows of other branches; and evaluated,
-            # so that it can be read in any thread.
-            rows = list(choices.all_logprobs[mx.array(record.path)])
-            mx.eval(rows)
-            return [(chosen[node], (), row) for node, row in zip(record.path, rows, strict=True)]
-        if choices.top_tokens is None or choices.top_logprobs is None:
-            return [(chosen[node], (), None) for node in record.path]
-        ids, values = read_numbers(choices.top_tokens), read_numbers(choices.top_logprobs)
-        pairs = [
-            sorted(zip(ids[node], values[node], strict=True), key=lambda pair: -pair[1])
-            for node in record.path
-        ]
-        tops = map(tuple, pairs)
-        return [(chosen[node], top, None) for node, top in zip(record.path, tops, strict=True)]
-
     def decoded(self, pending: PendingStep, record: StepRecord) -> list[DecodedToken]:
         """The tokens of text that a step made, the last with the reason why the text ends there."""
         produced = record if self.emitted else None
-        logprobs = self.logprobs(pending, record)
+        logprobs = logprobs_of(pending.choices, record.path)
         tokens = self.advance(pending, record)
         last = None if self.failure is not None else self.finish_reason
         reasons = [*[None] * (len(tokens) - 1), last]

@@ -164,7 +164,8 @@ class DecodedToken:
         step: The step that produced it; None for the first token, which the prompt's own forward
             produced.
         logprob: Its log-probability, where ``SamplingConfig.logprobs`` asks for it.
-        top_logprobs: (token, log-probability) of the likeliest, the likeliest first.
+        top_logprobs: (token, log-probability) of the likeliest, the likeliest first; as many as
+            are asked for, if so many may come next.
         all_logprobs: Those of all tokens, float32 (vocab_size,), evaluated, where it is True.
     """
 

@@ -40,7 +40,8 @@ class GenerationResponse:
         step: The step that produced the token; None for the first.
         seed: Names the noise that the text is drawn with, whether it was given or not.
         logprob: The token's log-probability, where ``logprobs`` asks for it.
-        top_logprobs: (token, log-probability) of so many likeliest, the likeliest first.
+        top_logprobs: (token, log-probability) of so many likeliest, the likeliest first; of fewer
+            where a schema, or processors, leave fewer.
         source: Who came up with the token: "guessed", "copied" or the target itself ("own").
         all_logprobs: What ``logprobs`` returns; None where it is not asked for.
     """

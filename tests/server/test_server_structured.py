@@ -18,6 +18,8 @@ from mlx_redrafter import generate, load
 from mlx_redrafter.server.loading import ModelSpec, load_models
 from mlx_redrafter.server.metrics import Metrics
 from mlx_redrafter.server.settings import ServerSettings
+from mlx_redrafter.server.work import service
+from mlx_redrafter.text.json_schemas import checked_schema
 
 MESSAGES: Any = [{"role": "user", "content": "The dog does not mind."}]
 
@@ -140,3 +142,99 @@ def test_what_cannot_be_followed_is_refused_by_its_field(
     said = response.json()["error"]
     assert field in (said.get("param") or said["message"])
     assert "follow" in said["message"]
+
+
+def no_number(text: str) -> None:
+    """Not JSON, but Python's reader takes it."""
+    raise ValueError(text)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {
+            "messages": MESSAGES, "logprobs": True, "top_logprobs": 20,
+            "response_format": {
+                "type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA},
+            },
+        }),
+        ("/v1/responses", {
+            "input": "A dog.", "include": ["message.output_text.logprobs"], "top_logprobs": 20,
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}},
+        }),
+    ],
+)  # fmt: skip
+def test_log_probabilities_beside_a_schema_are_numbers(
+    live: Live, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    """Of as many tokens as may come next, if those are fewer than were asked for."""
+    response = httpx.post(f"{live.url}{path}", json={**body, "stream": stream}, timeout=60)
+    assert response.status_code == 200, response.text
+    lines = response.text.splitlines() if stream else [f"data: {response.text}"]
+    told = [line[6:] for line in lines if line.startswith("data: {")]
+    found = [
+        entry for text in told for entry in entries_of(json.loads(text, parse_constant=no_number))
+    ]
+    counts = {len(entry["top_logprobs"]) for entry in found}
+    assert min(counts) == 1 < max(counts) <= 20
+    for entry in found:
+        assert entry["logprob"] <= max(one["logprob"] for one in entry["top_logprobs"]) <= 0
+
+
+def entries_of(part: Any) -> Iterator[dict[str, Any]]:
+    """Whatever tells likeliest tokens, in an answer of any API."""
+    if isinstance(part, dict):
+        if part.get("top_logprobs") and "logprob" in part:
+            yield part
+        for value in part.values():
+            yield from entries_of(value)
+    elif isinstance(part, list):
+        for one in part:
+            yield from entries_of(one)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_whose_schema_leads_nowhere_fails_alone(live: Live, stream: bool) -> None:
+    leads_nowhere = {
+        "type": "object",
+        "properties": {"next": {"$ref": "#/properties/next"}},
+        "required": ["next"],
+    }
+    said: dict[int, httpx.Response] = {}
+
+    def ask(number: int) -> None:
+        form = {"name": "n", "schema": leads_nowhere if number == 1 else SCHEMA}
+        body = {
+            "messages": MESSAGES,
+            "stream": stream and number == 1,
+            "response_format": {"type": "json_schema", "json_schema": form},
+        }
+        said[number] = httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=60)
+
+    at_once(ask, 3, seconds=60)
+    assert said[1].status_code == (200 if stream else 400)
+    assert "cannot go on by its JSON schema" in said[1].text
+    assert '"finish_reason": "stop"' not in said[1].text
+    for number in (0, 2):
+        choice = said[number].json()["choices"][0]
+        assert Found.model_validate_json(choice["message"]["content"])
+
+
+def test_a_schema_is_prepared_once_for_all_answers(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Any] = []
+
+    def check(schema: Any, name: str) -> str:
+        checked.append(schema)
+        return checked_schema(schema, name)
+
+    monkeypatch.setattr(service, "checked_schema", check)
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["one", "two"]}}}
+    body = {"messages": MESSAGES, "n": 4, "response_format": form}
+    made = httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=60).json()
+    said = [json.loads(choice["message"]["content"]) for choice in made["choices"]]
+    assert len(said) == 4
+    assert set(said) <= {"one", "two"}
+    assert len(checked) == 1

@@ -167,6 +167,17 @@ def test_a_schema_that_leads_nowhere_fails_and_the_others_go_on(
     assert texts == ["".join(said), '"one"', told(model, tokenizer, max_tokens=30)[0]]
 
 
+def test_the_likeliest_are_those_that_may_come_next(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    options: dict[str, Any] = {"json_schema": {"const": "ab"}, "logprobs": 50}
+    made = list(stream_generate(model, tokenizer, PROMPT, max_tokens=20, **options))
+    for one in made:
+        assert 1 <= len(one.top_logprobs) < 50
+        assert all(-1e4 < value <= 0 for _, value in one.top_logprobs)
+        assert one.token in dict(one.top_logprobs)
+
+
 def test_processors_that_ban_all_that_is_allowed_are_told(
     model: SpeculativeModel, tokenizer: TokenizerWrapper
 ) -> None:

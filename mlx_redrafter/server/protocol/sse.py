@@ -18,7 +18,7 @@ _BREAKS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u20
 def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
     """One event; line breaks are escaped, so its data is one line."""
     lead = f"event: {name}\n" if name else ""
-    text = json.dumps(data, ensure_ascii=False).translate(_BREAKS)
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False).translate(_BREAKS)
     return f"{lead}data: {text}\n\n".encode()
 
 
