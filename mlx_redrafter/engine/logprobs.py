@@ -22,7 +22,7 @@ def logprobs_of(choices: Choices, path: Sequence[int]) -> list[Logprobs]:
     if choices.all_logprobs is not None:
         # Copied, so that a token that is kept keeps no rows of other branches; and evaluated, so
         # that it can be read in any thread.
-        rows = list(choices.all_logprobs[mx.array(path)])
+        rows = list(choices.all_logprobs[mx.array(list(path))])
         mx.eval(rows)
         return [(chosen[node], (), row) for node, row in zip(path, rows, strict=True)]
     if choices.top_tokens is None or choices.top_logprobs is None:

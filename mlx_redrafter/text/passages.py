@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_lm.generate import TextStateMachine, make_text_state_machine
 
-from ..ranges import of_kind, of_kind_or_none, token_ids
+from ..ranges import check_flags, of_kind, of_kind_or_none, token_ids
 from .tokenizers import wrapped
 
 ANSWER, THOUGHTS, TOOL_CALL = "normal", "reasoning", "tool"
@@ -176,6 +176,7 @@ def parse_answer(
     *,
     prompt: Sequence[int] = (),
     tools: Sequence[dict[str, Any]] | None = None,
+    follows_schema: bool = False,
 ) -> ParsedAnswer:
     """Take a whole answer apart.
 
@@ -188,6 +189,8 @@ def parse_answer(
         text: As ``generate`` returns it.
         prompt: Token ids that it followed, for templates that open the thoughts themselves.
         tools: Those that were offered, whose parameters say of which kind arguments are.
+        follows_schema: Whether it was written with a ``json_schema``: then what follows the
+            thoughts is JSON as it stands, whatever markers it holds, or begins with a call.
 
     Raises:
         RedrafterError: If an argument is of another kind.
@@ -198,6 +201,9 @@ def parse_answer(
     of_kind_or_none(tools, "tools", kinds, "a list of descriptions of functions")
     if not hasattr(tokenizer, "has_thinking"):
         tokenizer = wrapped(tokenizer)
+    check_flags(follows_schema=follows_schema)
+    if follows_schema:
+        return _parse_json(tokenizer, text, list(prompt), tools)
     passages = Passages(tokenizer, prompt)
     said, thoughts, calls = "", "", []
     for passage in _joined([*passages.feed(text), *passages.flush()]):
@@ -211,6 +217,18 @@ def parse_answer(
         else:
             said += passage.text
     return ParsedAnswer(said.strip() if thoughts or calls else said, thoughts.strip(), tuple(calls))
+
+
+def _parse_json(
+    tokenizer: Any, text: str, prompt: list[int], tools: Sequence[dict[str, Any]] | None
+) -> ParsedAnswer:
+    thoughts = ""
+    if first_kind(tokenizer, prompt) == THOUGHTS:
+        thoughts, _, text = text.partition(tokenizer.think_end)
+    start = tokenizer.tool_call_start
+    if not tools or not start or not text.startswith(start):
+        return ParsedAnswer(text, thoughts.strip(), ())
+    return replace(parse_answer(tokenizer, text, tools=tools), thoughts=thoughts.strip())
 
 
 def _joined(passages: Sequence[Passage]) -> list[Passage]:

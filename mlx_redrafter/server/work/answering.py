@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ...text.course import Course
 from ...text.detokenizing import add_token
 from ...text.responses import StopScanner
 from ...text.tokenizers import token_text
@@ -25,6 +26,7 @@ from ..protocol.answer import (
     Usage,
 )
 from .prompts import Encoded
+from .schema_segments import SchemaSegments
 from .segments import Segments
 from .sequences import Decoding, NewToken, PromptRead, StepShape
 from .token_bytes import UNREADABLE, bytes_of, ends_within
@@ -83,12 +85,20 @@ class Answering:
         self._skip = 0
         self._known = job.encoded.left_out
         self._scanner = StopScanner(job.stops)
-        self._segments: Segments | None = None
-        if job.encoded.initial is not None:
-            tools = list(job.encoded.tools)
-            self._segments = Segments(self.tokenizer, job.index, tools, job.encoded.initial)
+        self._segments = self._apart()
         if job.encoded.continues:
             self._lead_in(job.decoding.prompt[-LEAD_IN:])
+
+    def _apart(self) -> Segments | SchemaSegments | None:
+        """What takes the answer apart; None for bare text."""
+        encoded, decoding = self.job.encoded, self.job.decoding
+        if encoded.initial is None:
+            return None
+        tools = list(encoded.tools)
+        if decoding.schema is None:
+            return Segments(self.tokenizer, self.job.index, tools, encoded.initial)
+        course = Course.begin(self.tokenizer, decoding.prompt, calls=decoding.calls)
+        return SchemaSegments(self.tokenizer, self.job.index, tools, course)
 
     def _lead_in(self, tokens: list[int]) -> None:
         """Let the text begin after the prompt's end: detokenizers drop a leading space."""
@@ -148,7 +158,10 @@ class Answering:
             self._note_logprob(token)
         if finish is not None:
             self._detokenizer.finalize()
-        text, stopped = self._scanner.feed(self._new_text())
+        new = self._new_text()
+        if self._segments is not None:
+            self._segments.follow(None if finish == "stop" else token.token, len(new))
+        text, stopped = self._scanner.feed(new)
         if finish is not None and not stopped:
             text += self._scanner.flush()
         called = False

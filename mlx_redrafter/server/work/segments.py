@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
@@ -65,6 +65,9 @@ class Segments:
         """Whether what comes is reasoning."""
         return self._open == "reasoning"
 
+    def follow(self, token: int | None, characters: int) -> None:
+        """Hear of a token: nothing to note, as the text alone says what is what."""
+
     def feed(self, text: str, source: TokenSource) -> Iterator[Text | ToolCall]:
         """Take more text."""
         for state, characters in self._split(text, source):
@@ -122,7 +125,7 @@ class Segments:
         elif part and state == "reasoning":
             yield from self._settle()
             self._last = "begun"
-            yield Text(self._index, part, True, _pieces(characters))
+            yield Text(self._index, part, True, pieces_of(characters))
         elif part and state in KINDS:
             self._unsaid += characters
             held = len(part) - len(part.rstrip()) if self._tools else 0
@@ -142,7 +145,7 @@ class Segments:
         if characters:
             self._last = "said"
             text = "".join(character for character, _ in characters)
-            yield Text(self._index, text, pieces=_pieces(characters))
+            yield Text(self._index, text, pieces=pieces_of(characters))
 
     def _end_call(self, *, closed: bool, cut: bool = False) -> Iterator[Text | ToolCall]:
         raw, self._call, self._open = self._call, "", "normal"
@@ -183,7 +186,7 @@ class Segments:
         return made
 
 
-def _pieces(characters: list[_Sourced]) -> tuple[Piece, ...]:
+def pieces_of(characters: Sequence[_Sourced]) -> tuple[Piece, ...]:
     """Characters in a row from one source as one piece."""
     runs = groupby(characters, key=lambda entry: entry[1])
     return tuple(Piece("".join(one for one, _ in run), source) for source, run in runs)
