@@ -328,3 +328,21 @@ def running(live: Live) -> float:
 def count(live: Live, what: str) -> float:
     state = httpx.get(f"{live.url}/status").json()
     return float(state["models"][0][what])
+
+
+@pytest.mark.parametrize("schema", [{"type": "objekt"}, {"type": "object"}])
+def test_a_schema_beside_a_call_that_is_required_is_read_too(
+    live: Live, schema: dict[str, Any]
+) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "say!"}],
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": SCHEMA}}],
+        "tool_choice": "required",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    }
+    response = httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=60)
+    if schema == {"type": "objekt"}:
+        assert response.status_code == 400
+        assert "objekt is no type" in response.text
+    else:
+        assert response.json()["choices"][0]["finish_reason"] == "tool_calls"

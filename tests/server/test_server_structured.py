@@ -144,6 +144,35 @@ def test_what_cannot_be_followed_is_refused_by_its_field(
     assert "follow" in said["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}},
+            "leave out",
+        ),
+        (
+            {
+                "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+                "output_format": {"type": "json_schema", "schema": {"type": "object"}},
+            },
+            "output_format and output_config.format differ",
+        ),
+    ],
+)
+def test_tokens_are_counted_of_what_would_be_answered(
+    live: Live, path: str, fields: dict[str, Any], words: str
+) -> None:
+    body = {"messages": MESSAGES, **({} if path.endswith("tokens") else {"max_tokens": 9})}
+    response = httpx.post(f"{live.url}{path}", json={**body, **fields}, timeout=60)
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
+    same = {"type": "json_schema", "schema": SCHEMA}
+    both = {**body, "output_config": {"format": same}, "output_format": same}
+    assert httpx.post(f"{live.url}{path}", json=both, timeout=60).status_code == 200
+
+
 def no_number(text: str) -> None:
     """Not JSON, but Python's reader takes it."""
     raise ValueError(text)

@@ -207,7 +207,7 @@ def parse_count(body: dict[str, Any]) -> Parsed:
         ApiError: 400 with the field's name.
     """
     request = parse(CountRequest, body)
-    return Parsed(request.model, [Task(_conversation(request))])
+    return Parsed(request.model, [Task(_conversation(request), schema=_schema(request))])
 
 
 def _conversation(request: CountRequest) -> Conversation:
@@ -243,11 +243,15 @@ def _conversation(request: CountRequest) -> Conversation:
     )
 
 
-def _schema(request: MessagesRequest) -> Schema | None:
+def _schema(request: CountRequest) -> Schema | None:
     """The schema that the answer has to follow, by its present name or its first one."""
     config = request.output_config
     given = schema_of(config.format if config else None, "output_config.format")
-    return given or schema_of(request.output_format, "output_format")
+    first = schema_of(request.output_format, "output_format")
+    if given and first and given.content != first.content:
+        message = "output_format and output_config.format differ: give one of the two."
+        raise ApiError(400, message, "output_format", "invalid_value")
+    return given or first
 
 
 def _thinking(given: ThinkingOn | ThinkingOff | None) -> dict[str, Any]:

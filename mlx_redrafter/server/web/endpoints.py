@@ -116,10 +116,8 @@ class Handlers:
         raw = await read_body(request, self._service.settings.max_body)
         parsed, long = await run_in_threadpool(_understood, parse_count, raw)
         model, (task,) = self._service.model(parsed.model), parsed.tasks
-        encoded = await self._encoded(
-            model, long, lambda: self._service.encoded(model, task, bounded=False)
-        )
-        return JSONResponse({"input_tokens": len(encoded.ids)})
+        tokens = await self._encoded(model, long, lambda: self._service.tokens(model, task))
+        return JSONResponse({"input_tokens": tokens})
 
     async def _encoded(self, model: ServedModel, long: bool, encode: Callable[[], Made]) -> Made:
         """What is made of prompts, in another thread.

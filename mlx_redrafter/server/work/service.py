@@ -215,6 +215,16 @@ class Service:
                 made.append(job)
         return made
 
+    def tokens(self, model: ServedModel, task: Task) -> int:
+        """Tokens of a task's prompt, whether that fits into the context or not.
+
+        Raises:
+            ApiError: If the task would be refused for anything else.
+        """
+        encoded = self.encoded(model, task, bounded=False)
+        _schema(model, task)
+        return len(encoded.ids)
+
     def encoded(self, model: ServedModel, task: Task, *, bounded: bool = True) -> Encoded:
         """The prompt of a task.
 
