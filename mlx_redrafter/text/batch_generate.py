@@ -122,7 +122,8 @@ def stream_batch_generate(
 
     Raises:
         RedrafterError: If an argument is out of its range, or the model's texts have to be decoded
-            one by one; before anything is computed.
+            one by one; before anything is computed. And when all others have ended, if a text could
+            not go on, as in :func:`stream_generate`.
     """
     tokenizer = wrapped(tokenizer)
     prompts = _listed(prompts)

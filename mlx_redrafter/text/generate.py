@@ -60,6 +60,7 @@ def stream_generate(
               the place of temperature, seed and filters.
             - ``json_schema``: the answer is JSON of this schema, a mapping; what the prompt has it
               think before is free, and with ``tools`` it may be a call instead. Needs llguidance.
+              Few schemas lead nowhere, which shows in the middle of an answer: an error then.
             - ``stop``: a string or strings that end the answer; they are not part of its text, but
               the tokens that spell them are responses too, log-probabilities included.
             - ``draft`` (True): False decodes plainly.
@@ -81,7 +82,8 @@ def stream_generate(
         Responses; the last one has a finish reason.
 
     Raises:
-        RedrafterError: If an argument is unknown or out of its range, before anything is computed.
+        RedrafterError: If an argument is unknown or out of its range, before anything is computed;
+            and behind a token after which a schema or ``logits_processors`` leave no other.
     """
     tokenizer = wrapped(tokenizer)
     if cache is not None and prompt_cache is not None:
