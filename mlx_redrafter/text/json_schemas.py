@@ -87,10 +87,10 @@ def _check_size(part: Schema, root: Schema, name: str) -> None:
             f"{name}.patternProperties has {len(patterns)} patterns, but {MOST_PATTERNS} are the "
             "most: make one of several."
         )
-    if "allOf" in part and _joins_too_much(part, root):
+    if ("allOf" in part or "$ref" in part) and _joins_too_much(part, root):
         raise RedrafterError(
-            f"{name}.allOf joins more than {MOST_JOINED} patterns or formats, or "
-            f"{MOST_REFERENCES} schemas: make one of several."
+            f"{name} joins more than {MOST_JOINED} patterns or formats, or {MOST_REFERENCES} "
+            "schemas, by allOf or $ref: make one of several."
         )
 
 

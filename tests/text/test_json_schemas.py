@@ -57,13 +57,13 @@ def deep(levels: int) -> Any:
             nested({"patternProperties": {f"^a{n}": {} for n in range(101)}}),
             r"anyOf.1.patternProperties has 101 patterns, but 100",
         ),
-        ({"allOf": [{"pattern": f"a{n}"} for n in range(13)]}, "allOf joins more than 12 patterns"),
+        ({"allOf": [{"pattern": f"a{n}"} for n in range(13)]}, "joins more than 12 patterns"),
         (
             {
                 "$defs": {f"{n}": {"pattern": "a", "$ref": f"#/$defs/{n + 1}"} for n in range(20)},
-                "allOf": [{"$ref": "#/$defs/0"}],
+                "properties": {"k": {"$ref": "#/$defs/0"}},
             },
-            "allOf joins more than 12 patterns",
+            r"json_schema.\$defs.0 joins more than 12 patterns",
         ),
     ],
 )  # fmt: skip

@@ -230,10 +230,7 @@ class Host:
         if active is None:
             return  # it left in this very step
         if isinstance(event, SequenceFailed):
-            error = event.error
-            log.error("an answer failed", exc_info=error)
-            said = ApiError(400, str(error)) if isinstance(error, RedrafterError) else internal()
-            self._fail(active.work, active.job, said, made)
+            self._fail(active.work, active.job, _told(event.error), made)
             self._leave(event.sequence)
             return
         try:
@@ -309,6 +306,15 @@ class Host:
         self._metrics.running.labels(self.name).set(len(self._active))
         self._metrics.waiting.labels(self.name).set(waiting)
         self._metrics.cache_bytes.labels(self.name).set(self._sequences.cache_bytes)
+
+
+def _told(error: Exception) -> ApiError:
+    """What a client hears of an answer that failed; faults of ours stand in the log."""
+    if isinstance(error, RedrafterError):
+        log.info("an answer failed: %s", error)
+        return ApiError(400, str(error))
+    log.error("an answer failed", exc_info=error)
+    return internal()
 
 
 def _merged(events: Iterable[Event]) -> Iterator[Event]:
