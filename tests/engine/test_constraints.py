@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 import pytest
+from thread_texts import model_of
 
 import models
 from mlx_redrafter.drafting.shape import BeamShape
@@ -186,11 +187,12 @@ def test_where_nothing_may_follow_the_text_fails(name: str, temperature: float, 
         assert next(again).token == ids(SpeculativeModel(target), config_of(), PROMPT + made)[0]
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3_next"])
 @pytest.mark.parametrize("place", [0, 1])
-def test_the_others_of_a_batch_go_on(place: int) -> None:
-    target = models.shared("llama")
+def test_the_others_of_a_batch_go_on(name: str, place: int) -> None:
+    drafting = model_of(name)
+    target = drafting.target
     free = ids(SpeculativeModel(target), DecodingConfig(TOKENS))
-    drafting = SpeculativeModel(target, models.build_drafter())
     configs = [DecodingConfig(TOKENS, copy=True) for _ in range(3)]
     configs[place] = DecodingConfig(TOKENS, constraint=Ending(5))
     made: list[list[int]] = [[], [], []]
