@@ -23,6 +23,9 @@ SETTINGS = {
     "coerce_one_of": False,
 }
 MISSING = "Answers that follow a JSON schema need llguidance: pip install llguidance."
+# On one mask, in llguidance's measure: 0.1 s at worst. Its own tenth of that is too little for a
+# password's rules; and where it runs out depends on what copies of a matcher were asked before.
+MOST_WORK = 2_000_000
 KEPT_CHARACTERS = 1_000_000  # of schemas that are kept compiled: 30 MB of words
 
 
@@ -113,8 +116,12 @@ def _compile(vocabulary: Any, schema: str, name: str) -> Any:
         raise refusal(fault, schema, name)
     # Bytes that must come are not to be tokenised beforehand: they may spell a special token.
     whole = json.dumps({**followed, "x-guidance": SETTINGS})
-    matcher = _llguidance().LLMatcher(
-        vocabulary, f'%llguidance {{"no_forcing": true}}\nstart: %json {whole}', log_level=0
+    guidance = _llguidance()
+    matcher = guidance.LLMatcher(
+        vocabulary,
+        f'%llguidance {{"no_forcing": true}}\nstart: %json {whole}',
+        log_level=0,
+        limits=guidance.LLParserLimits(step_lexer_fuel=MOST_WORK),
     )
     if not matcher.is_error():
         first = matcher.deep_copy()

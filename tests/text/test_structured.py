@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -176,6 +177,18 @@ def test_the_likeliest_are_those_that_may_come_next(
         assert 1 <= len(one.top_logprobs) < 50
         assert all(-1e4 < value <= 0 for _, value in one.top_logprobs)
         assert one.token in dict(one.top_logprobs)
+
+
+def test_several_patterns_may_be_asked_of_a_text(
+    model: SpeculativeModel, tokenizer: TokenizerWrapper
+) -> None:
+    rules = ["a.{9}b", "c.{9}d", "[A-Z]"]
+    schema = {"type": "string", "allOf": [{"pattern": rule} for rule in rules], "maxLength": 60}
+    options: dict[str, Any] = {"json_schema": schema, "temperature": 1.0, "seed": 2}
+    plain, reason = told(model, tokenizer, draft=False, copy=False, **options)
+    assert reason == "stop"
+    assert all(re.search(rule, json.loads(plain)) for rule in rules)
+    assert told(model, tokenizer, **options) == (plain, "stop")
 
 
 def test_processors_that_ban_all_that_is_allowed_are_told(
