@@ -34,12 +34,14 @@ class NextDraft:
         watched: Whether the draft is compared with the text that follows, as a whole, however much
             of it is verified.
         verified: Whether the next step may verify it; else that is plain all the same.
+        probing: Whether it is to tell what other shapes would yield: no copies are set beside it.
     """
 
     shape: BeamShape | None
     tree: DraftTree | None
     watched: bool = False
     verified: bool = True
+    probing: bool = False
 
     @property
     def to_verify(self) -> BeamShape | None:

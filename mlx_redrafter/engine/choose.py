@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..drafting.shape import BeamShape
 from ..tree import DraftTree, HostTree
@@ -16,7 +16,20 @@ from .sequence import Sequence
 from .shape_planner import ShapePlanner, StepPlan
 from .step import PendingStep
 
-Shapes = list[BeamShape | None]
+Shapes = Tokens[BeamShape | None]
+
+
+@dataclass(frozen=True)
+class ChosenDrafts:
+    """What a step drafts.
+
+    Attributes:
+        shapes: Of each sequence; None: its step drafts nothing.
+        probing: Whether the drafts are to tell what other shapes would yield, see ``StepPlan``.
+    """
+
+    shapes: Shapes
+    probing: bool = False
 
 
 class DraftChooser:
@@ -40,41 +53,48 @@ class DraftChooser:
             return None
         return self._planner.for_batch(len(sequences))
 
-    def shapes(self, sequences: Tokens[Sequence], pending: Tokens[PendingStep] = ()) -> Shapes:
+    def choose(
+        self, sequences: Tokens[Sequence], pending: Tokens[PendingStep] = ()
+    ) -> ChosenDrafts:
         """What each sequence drafts in the next step; it may have been decided with the last."""
         decided = [step.next_draft for step in pending]
         if any(decided):
-            return [draft.to_verify if draft else None for draft in decided]
+            shapes = [draft.to_verify if draft else None for draft in decided]
+            return ChosenDrafts(shapes, any(draft.probing for draft in decided if draft))
         if self._planner is None:
-            return [s.config.beam if s.drafts else None for s in sequences]
+            return ChosenDrafts([s.config.beam if s.drafts else None for s in sequences])
         # To look at the plan is dear beside a small model's step.
         planner = None if self._reports.rests else self.planner_of(sequences)
-        shape = _draftable(planner.plan, sequences) if planner else None
-        return [shape if s.drafts else None for s in sequences]
+        if planner is None:
+            return ChosenDrafts([None for _ in sequences])
+        plan = planner.plan
+        shape = _draftable(plan, sequences)
+        shapes = [shape if s.drafts else None for s in sequences]
+        return ChosenDrafts(shapes, plan.probing and shape is not None)
 
     def drafts(
-        self, sequences: Tokens[Sequence], shapes: Shapes, pending: Tokens[PendingStep] = ()
+        self, sequences: Tokens[Sequence], chosen: ChosenDrafts, pending: Tokens[PendingStep] = ()
     ) -> list[StepDraft]:
         """What to verify of the next step's drafts and copies.
 
         Args:
             sequences: Those that take part.
-            shapes: What each drafts, or has drafted.
+            chosen: What each drafts, or has drafted.
             pending: Their steps before, whose graphs the drafts may have been made in.
         """
+        shapes = chosen.shapes
         made: list[DraftTree | None] = [None for _ in shapes]
         for place, step in enumerate(pending):
             draft = step.next_draft
             made[place] = draft.tree if draft and draft.to_verify else None
         planner, copies = self.planner_of(sequences), self._copies(sequences)
-        probing = planner is not None and any(shapes) and planner.plan.probing
         if not any(made):
-            if copies is None or not copies.found or probing:
+            if copies is None or not copies.found or chosen.probing:
                 return [StepDraft(shape) for shape in shapes]
             return copies.with_drafts_to_make(shapes)
         assert planner is not None
         known, useful = _read(sequences, made)
-        if copies is None or not copies.found or probing:
+        if copies is None or not copies.found or chosen.probing:
             result = _trimmed(planner, sequences, shapes, made, known, useful)
         else:
             chances = [planner.guess_chances(tree) if tree else [1.0] for tree in useful]
@@ -110,7 +130,10 @@ class DraftChooser:
         sources = [
             s.sources_for(shape, timed=False)[0] if shape and s.drafts else None for s in sequences
         ]
-        return PlannedDrafts(shape, sources, watched=plan.watched and shape is not None)
+        drafting = shape is not None
+        return PlannedDrafts(
+            shape, sources, watched=plan.watched and drafting, probing=plan.probing and drafting
+        )
 
     def reflect(self, sequences: Tokens[Sequence]) -> None:
         """Have the planner think while a step is under way."""

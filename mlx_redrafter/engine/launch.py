@@ -31,7 +31,7 @@ class PlannedDrafts:
         shape: The shape; None: the next step is plain.
         sources: Who drafts it for each sequence; None: nobody.
         resting: Whether the step after that one is known to be plain as well.
-        watched, verified: What the drafts are for, see ``NextDraft``.
+        watched, verified, probing: What the drafts are for, see ``NextDraft``.
     """
 
     shape: BeamShape | None
@@ -39,6 +39,7 @@ class PlannedDrafts:
     resting: bool = False
     watched: bool = False
     verified: bool = True
+    probing: bool = False
 
     @property
     def depth(self) -> int:
@@ -202,7 +203,7 @@ class StepLauncher:
         for place, own, tree in zip(places, sources, trees, strict=True):
             step = pending[place]
             watched = following.watched and sequences[place].watch.idle
-            draft = NextDraft(following.shape, tree, watched, following.verified)
+            draft = NextDraft(following.shape, tree, watched, following.verified, following.probing)
             seconds = step.draft_seconds
             if watched:
                 sequences[place].watch.launch()

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from contextlib import nullcontext
+from dataclasses import replace
 
 import mlx.core as mx
 
 from ..cache.batch import BatchCache
-from .choose import DraftChooser, Shapes, may_end
+from .choose import ChosenDrafts, DraftChooser, may_end
 from .copying import StepDraft
 from .launch import StepLauncher, blank_rows, caches_of
 from .lockstep import agreed_seconds
@@ -54,7 +55,7 @@ class DecodingLoop:
         self.batch: BatchCache | None = None
         self._pending: list[PendingStep] = []
         # The last step that was read, and what to draft after it where that is decided.
-        self._last: tuple[list[PendingStep], Shapes | None] | None = None
+        self._last: tuple[list[PendingStep], ChosenDrafts | None] | None = None
         self._timer = StepTimer()
         self._to_clear = CLEAR_CACHE_EVERY
 
@@ -98,8 +99,8 @@ class DecodingLoop:
         self._pending, self._last = [], None
         # Decided as late as can be: only after a plain step may the next one overlap.
         plain = all(step.is_plain for step in pending)
-        shapes = self._chooser.shapes(self.sequences, pending) if plain and goes_on else None
-        self._timer.early = shapes is not None and self._may_overlap(shapes)
+        chosen = self._chooser.choose(self.sequences, pending) if plain and goes_on else None
+        self._timer.early = chosen is not None and self._may_overlap(chosen)
         if self._timer.early:
             self._pending = self._overlap(pending)
         # 4 accept
@@ -120,7 +121,7 @@ class DecodingLoop:
         if not after_prompt:
             self._observe(pending, records, made, began, early=early)
         if not self._pending and not any(s.finish_reason for s in self.sequences):
-            self._last = pending, shapes
+            self._last = pending, chosen
             # The next step begins before tokens are handed out, so that reading them overlaps with
             # it. A CPU may hold up its beginning, for which the first token does not wait.
             if goes_on and not after_prompt:
@@ -142,15 +143,16 @@ class DecodingLoop:
 
     def _follow(self, *, goes_on: bool = True) -> list[PendingStep]:
         """Launch the step after the one that was read last."""
-        choose, sequences = self._chooser, self.sequences
+        chooser, sequences = self._chooser, self.sequences
         if self._last is None and not any(sequence.emitted for sequence in sequences):
             return self._launch([StepDraft() for _ in sequences], goes_on=goes_on)
-        pending, shapes = self._last or ([], None)
-        shapes = choose.shapes(sequences, pending) if shapes is None else shapes
-        drafts = choose.drafts(sequences, shapes, pending)
+        pending, chosen = self._last or ([], None)
+        chosen = chooser.choose(sequences, pending) if chosen is None else chosen
+        drafts = chooser.drafts(sequences, chosen, pending)
         # A draft that ends the text is mostly right, and then another after it would be wasted.
         ends = any(step.next_draft for step in pending) and all(map(may_end, sequences, drafts))
-        return self._launch(drafts, goes_on=goes_on and not ends)
+        launched = self._launch(drafts, goes_on=goes_on and not ends)
+        return [replace(step, probing=True) for step in launched] if chosen.probing else launched
 
     def _trusted(self, pending: list[PendingStep]) -> list[PendingStep]:
         """A step as it is, or a plain one in its place where a branch computed no numbers."""
@@ -184,13 +186,13 @@ class DecodingLoop:
         if self.batch is not None:
             self.batch.commit()
 
-    def _may_overlap(self, shapes: Shapes) -> bool:
+    def _may_overlap(self, chosen: ChosenDrafts) -> bool:
         """Whether a plain step may start before the plain one before it is read."""
         going_on = [
             sequence.emitted + 1 != sequence.config.max_tokens for sequence in self.sequences
         ]
         return (
-            not any(shapes)
+            not any(chosen.shapes)
             and any(going_on)
             and all(sequence.cache.can_discard for sequence in self.sequences)
             and not any(sequence.finish_reason for sequence in self.sequences)

@@ -35,6 +35,8 @@ class ObservedStep:
         watching: Whether it is not verified, see ``StepPlan.watch``.
         drafted_before: What was drafted for it in the graph of the step before, verified or not;
             None for nothing.
+        probing: Whether its draft was made to tell what other shapes would yield, by the plan of
+            when that was decided, see ``StepPlan.probing``.
         watched: How watched drafts went that were made before, as far as is known since this step.
         early: Whether it began before the step before it was read.
         overlapped: Whether the step after it did.
@@ -50,6 +52,7 @@ class ObservedStep:
     next_watched: bool = False
     watching: bool = False
     drafted_before: BeamShape | None = None
+    probing: bool = False
     watched: Sequence[WatchedDraft] = ()
     early: bool = False
     overlapped: bool = False
@@ -80,6 +83,7 @@ class ObservedStep:
             next_watched=any(step.watches_next for step in pending),
             watching=made is not None and not made.verified,
             drafted_before=next((s.drafted_before for s in pending if s.drafted_before), None),
+            probing=any(step.probing for step in pending),
             watched=watched,
             early=early,
             overlapped=bool(following),

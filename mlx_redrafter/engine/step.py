@@ -31,6 +31,7 @@ class PendingStep:
         drafted_before: What was drafted for it in the graph of the step before, verified or not;
             None for nothing.
         watched: Whether that is compared with the text that follows.
+        probing: Whether what was drafted is to tell what other shapes would yield.
         next_draft: The next step's draft, where that is made in this step's graph.
         copied: Nodes of ``tree`` that nothing but a copy of the text proposed.
         cut: Whether nodes of the draft were left out, since the text ends before them.
@@ -47,6 +48,7 @@ class PendingStep:
     draft_seconds: float
     drafted_before: BeamShape | None = None
     watched: bool = False
+    probing: bool = False
     next_draft: NextDraft | None = None
     copied: frozenset[int] = frozenset()
     cut: bool = False

@@ -254,7 +254,8 @@ class Planner:
 
     def price(self, step: ObservedStep) -> float | None:
         """Expected time of a step in plain steps; None for plain ones and for probes."""
-        if step.shape is None or step.watched_before or self._is_probe(step.shape):
+        # Since it was observed, the choice may be another, and the probe that is due.
+        if step.shape is None or step.watched_before or step.probing or self.choice is None:
             return None
         return self.prices.price(step)
 

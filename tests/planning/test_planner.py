@@ -388,6 +388,29 @@ def test_plain_steps_among_drafts_come_in_rows_and_become_rare() -> None:
     assert sum(rows) < len(shapes) / 40
 
 
+def test_the_back_off_hears_of_chosen_drafts_and_of_no_probe() -> None:
+    """Asked after the step was observed, when another probe may be due, or none any more."""
+    costs = costs_of(M3)
+    planner, text = Planner(costs), Text(*REAL)
+    probes, drafts = [], []
+    for place in range(400):
+        plan, chosen = planner.plan, planner.choice
+        record = text.step(plan.shape)
+        seconds = costs.step_seconds(plan.shape, 64)
+        step = ObservedStep(plan.shape, [record], seconds, 64 + place, probing=plan.probing)
+        planner.observe(step)
+        if plan.shape is None:
+            assert planner.price(step) is None
+        elif plan.probing:
+            probes.append((chosen is not None, planner.price(step)))
+        elif planner.choice is not None:
+            drafts.append(planner.price(step))
+    assert {beside for beside, _ in probes} == {True, False}
+    assert all(price is None for _, price in probes)
+    assert len(drafts) > 100
+    assert all(drafts), "each has a price"
+
+
 def test_wide_probes_become_rare_while_they_change_nothing() -> None:
     planner = Planner(costs_of(OPENBLAS))
     chat = Chat(planner.costs, planner).answers(KNOWN, 40)
