@@ -35,6 +35,7 @@ class NextDraft:
             of it is verified.
         verified: Whether the next step may verify it; else that is plain all the same.
         probing: Whether it is to tell what other shapes would yield: no copies are set beside it.
+        paused: Whether nothing is drafted since drafts of late failed.
     """
 
     shape: BeamShape | None
@@ -42,6 +43,7 @@ class NextDraft:
     watched: bool = False
     verified: bool = True
     probing: bool = False
+    paused: bool = False
 
     @property
     def to_verify(self) -> BeamShape | None:

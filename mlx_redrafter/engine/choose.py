@@ -26,10 +26,12 @@ class ChosenDrafts:
     Attributes:
         shapes: Of each sequence; None: its step drafts nothing.
         probing: Whether the drafts are to tell what other shapes would yield, see ``StepPlan``.
+        paused: Whether there are none since those of late failed.
     """
 
     shapes: Shapes
     probing: bool = False
+    paused: bool = False
 
 
 class DraftChooser:
@@ -60,7 +62,10 @@ class DraftChooser:
         decided = [step.next_draft for step in pending]
         if any(decided):
             shapes = [draft.to_verify if draft else None for draft in decided]
-            return ChosenDrafts(shapes, any(draft.probing for draft in decided if draft))
+            known = [draft for draft in decided if draft]
+            return ChosenDrafts(
+                shapes, any(one.probing for one in known), any(one.paused for one in known)
+            )
         if self._planner is None:
             return ChosenDrafts([s.config.beam if s.drafts else None for s in sequences])
         # To look at the plan is dear beside a small model's step.
@@ -68,9 +73,9 @@ class DraftChooser:
         if planner is None:
             return ChosenDrafts([None for _ in sequences])
         plan = planner.plan
-        shape = _draftable(plan, sequences)
+        shape, paused = _draftable(plan, sequences)
         shapes = [shape if s.drafts else None for s in sequences]
-        return ChosenDrafts(shapes, plan.probing and shape is not None)
+        return ChosenDrafts(shapes, plan.probing and shape is not None, paused)
 
     def drafts(
         self, sequences: Tokens[Sequence], chosen: ChosenDrafts, pending: Tokens[PendingStep] = ()
@@ -119,10 +124,10 @@ class DraftChooser:
         if planner is None or not self._model.drafts_early:
             return None
         plan = planner.plan
-        watched = _watched(plan, sequences)
-        if watched is not None or not plan.early:
-            return watched
-        shape = None if self._reports.rests else _draftable(plan, sequences)
+        unverified = _watched(plan, sequences)
+        if unverified is not None or not plan.early:
+            return unverified
+        shape, paused = (None, False) if self._reports.rests else _draftable(plan, sequences)
         copied = copied_on(drafts)
         copies_go_on = shape and copied and not plan.probing
         if shape and copies_go_on and not planner.copies.drafts_after(copied, shape):
@@ -131,9 +136,8 @@ class DraftChooser:
             s.sources_for(shape, timed=False)[0] if shape and s.drafts else None for s in sequences
         ]
         drafting = shape is not None
-        return PlannedDrafts(
-            shape, sources, watched=plan.watched and drafting, probing=plan.probing and drafting
-        )
+        watched, probing = plan.watched and drafting, plan.probing and drafting
+        return PlannedDrafts(shape, sources, watched=watched, probing=probing, paused=paused)
 
     def reflect(self, sequences: Tokens[Sequence]) -> None:
         """Have the planner think while a step is under way."""
@@ -182,20 +186,18 @@ def context_of(sequences: Tokens[Sequence]) -> int:
     return max(len(sequence.cache) for sequence in sequences)
 
 
-def _draftable(plan: StepPlan, sequences: Tokens[Sequence]) -> BeamShape | None:
-    """The plan's shape; None where it cannot be verified, or drafts are paused."""
+def _draftable(plan: StepPlan, sequences: Tokens[Sequence]) -> tuple[BeamShape | None, bool]:
+    """The plan's shape, None where it cannot be verified or drafts are paused; whether they are."""
     shape, drafting = plan.shape, [s for s in sequences if s.drafts]
     if shape is None or not drafting:
-        return None
+        return None, False
     if any(sequence.cache.changes_within(shape.length) for sequence in drafting):
-        return None
+        return None, False
     # A step is plain for all of a batch or for none.
-    pausing = [sequence for sequence in drafting if sequence.backoff.pausing]
-    if plan.probing or 2 * len(pausing) < len(drafting) or not pausing:
-        return shape
-    for sequence in pausing:
-        sequence.backoff.paused()
-    return None
+    pausing = sum(sequence.backoff.pausing for sequence in drafting)
+    if plan.probing or 2 * pausing < len(drafting):
+        return shape, False
+    return None, True
 
 
 def _watched(plan: StepPlan, sequences: Tokens[Sequence]) -> PlannedDrafts | None:

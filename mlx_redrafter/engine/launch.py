@@ -32,6 +32,7 @@ class PlannedDrafts:
         sources: Who drafts it for each sequence; None: nobody.
         resting: Whether the step after that one is known to be plain as well.
         watched, verified, probing: What the drafts are for, see ``NextDraft``.
+        paused: Why there may be none, see there.
     """
 
     shape: BeamShape | None
@@ -40,6 +41,7 @@ class PlannedDrafts:
     watched: bool = False
     verified: bool = True
     probing: bool = False
+    paused: bool = False
 
     @property
     def depth(self) -> int:
@@ -98,7 +100,7 @@ class StepLauncher:
             # A caller's function hears of each token once, so not of a step that is taken again.
             blank_rows(sequences, batch, len(trees[0]))
             return self.launch(sequences, batch, [StepDraft() for _ in drafts], None)
-        plain_next = following is not None and following.shape is None
+        plain_next = _plain(following)
         resting = following is not None and following.resting
         pending = []
         for place, sequence in enumerate(sequences):
@@ -120,10 +122,10 @@ class StepLauncher:
                 copied=copied[place],
                 cut=drafts[place].cut,
                 finite=finite[place],
-                next_draft=NextDraft(None, None) if plain_next else None,
+                next_draft=plain_next,
             )
             pending.append(step)
-        if following is not None and not plain_next:
+        if following is not None and plain_next is None:
             pending = self._draft_next(sequences, pending, noises, following)
         kept = [step.kept for step in pending], caches_of(sequences, batch)
         mx.async_eval([step.read_back for step in pending], kept)
@@ -219,6 +221,13 @@ class StepLauncher:
         if self._planner is not None:
             return self._planner.costs.draft_seconds(shape)
         return sum(source.seconds for source in sources)
+
+
+def _plain(following: PlannedDrafts | None) -> NextDraft | None:
+    """That the next step drafts nothing, where that is decided."""
+    if following is None or following.shape is not None:
+        return None
+    return NextDraft(None, None, paused=following.paused)
 
 
 def _choices(

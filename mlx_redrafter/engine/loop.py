@@ -101,8 +101,8 @@ class DecodingLoop:
         plain = all(step.is_plain for step in pending)
         chosen = self._chooser.choose(self.sequences, pending) if plain and goes_on else None
         self._timer.early = chosen is not None and self._may_overlap(chosen)
-        if self._timer.early:
-            self._pending = self._overlap(pending)
+        if chosen is not None and self._timer.early:
+            self._pending = self._overlap(pending, chosen)
         # 4 accept
         ended = [sequence.finish_reason is not None for sequence in self.sequences]
         records = [s.read(step) for s, step in zip(self.sequences, pending, strict=True)]
@@ -151,7 +151,7 @@ class DecodingLoop:
         drafts = chooser.drafts(sequences, chosen, pending)
         # A draft that ends the text is mostly right, and then another after it would be wasted.
         ends = any(step.next_draft for step in pending) and all(map(may_end, sequences, drafts))
-        launched = self._launch(drafts, goes_on=goes_on and not ends)
+        launched = self._launch(drafts, chosen, goes_on=goes_on and not ends)
         return [replace(step, probing=True) for step in launched] if chosen.probing else launched
 
     def _trusted(self, pending: list[PendingStep]) -> list[PendingStep]:
@@ -165,9 +165,14 @@ class DecodingLoop:
         blank_rows(self.sequences, self.batch, len(pending[0].tree))
         return self._launch([StepDraft() for _ in pending], goes_on=False)
 
-    def _launch(self, drafts: list[StepDraft], *, goes_on: bool = True) -> list[PendingStep]:
+    def _launch(
+        self, drafts: list[StepDraft], chosen: ChosenDrafts | None = None, *, goes_on: bool = True
+    ) -> list[PendingStep]:
         """Start a step; if there is likely to be one after it, that may be drafted with it."""
         self._model.mark()
+        if chosen is not None and chosen.paused:
+            for sequence in self.sequences:
+                sequence.backoff.paused()
         following = self._chooser.next_drafts(self.sequences, drafts) if goes_on else None
         return self._launcher.launch(self.sequences, self.batch, drafts, following)
 
@@ -199,14 +204,14 @@ class DecodingLoop:
             and not self._chooser.waits(self.sequences)
         )
 
-    def _overlap(self, pending: list[PendingStep]) -> list[PendingStep]:
+    def _overlap(self, pending: list[PendingStep], chosen: ChosenDrafts) -> list[PendingStep]:
         """Start a plain step after a plain one that is not read yet."""
         for sequence, step in zip(self.sequences, pending, strict=True):
             sequence.commit_root(step)
             sequence.follow(step)
         if self.batch is not None:
             self.batch.commit()
-        return self._launch([StepDraft() for _ in pending])
+        return self._launch([StepDraft() for _ in pending], chosen)
 
     def _observe(
         self,

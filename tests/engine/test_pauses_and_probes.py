@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Tokens
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,12 +13,20 @@ from decoding_cases import ScriptedPlanner
 
 import models
 from mlx_redrafter.drafting.shape import BeamShape
+from mlx_redrafter.drafting.source import DraftInput
+from mlx_redrafter.engine.backoff import LONGEST_PAUSE
+from mlx_redrafter.engine.choose import DraftChooser
 from mlx_redrafter.engine.config import DecodingConfig
 from mlx_redrafter.engine.copy_pricing import BudgetedCopies
+from mlx_redrafter.engine.copying import StepDraft
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.model import SpeculativeModel
+from mlx_redrafter.engine.planner_lock import PlannerLock
+from mlx_redrafter.engine.reports import StepReports
+from mlx_redrafter.engine.sequence import Sequence
 from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
-from mlx_redrafter.tree import HostTree
+from mlx_redrafter.engine.shared_planner import shared
+from mlx_redrafter.tree import DraftTree, HostTree
 
 PROMPT = models.prompt_of(12)
 DRAFT, PROBE = BeamShape(1, 4), BeamShape(3, 4, 7)
@@ -44,7 +53,7 @@ class Turns(ScriptedPlanner):
     copies = BudgetedCopies(8)
 
     def __init__(
-        self, shapes: Sequence[BeamShape], *, early: bool = False, price: float | None = None
+        self, shapes: Tokens[BeamShape], *, early: bool = False, price: float | None = None
     ):
         self._shapes, self._early, self._price = shapes, early, price
         self.steps: list[ObservedStep] = []
@@ -84,3 +93,80 @@ def test_what_was_planned_as_a_probe_is_verified_as_one(*, early: bool) -> None:
     repeated = [bool(step.records[0].copied) for step in others]
     assert any(repeated)
     assert all(repeated[repeated.index(True) :]), "whatever was planned by then"
+
+
+class Wrong:
+    """Proposes what the text never says."""
+
+    seconds = 0.0
+    max_depth = 2
+
+    def __init__(self, token: int, lookback: int | None = None):
+        self._token, self.lookback = token, lookback
+
+    def __call__(self, state: DraftInput) -> DraftTree:
+        wrong = [self._token, self._token]
+        tokens = mx.concatenate([state.root, mx.array(wrong, dtype=mx.int32)])
+        tree = DraftTree.from_parents([0, *wrong], [-1, 0, 1])
+        return replace(tree, tokens=tokens, known=None)
+
+    def together(self, states: Tokens[DraftInput]) -> list[DraftTree]:
+        return [self(state) for state in states]
+
+    def begin(self, prompt: Tokens[int]) -> Any:
+        return self
+
+    def accepted(self, tokens: Tokens[int]) -> None:
+        """Nothing is remembered."""
+
+
+def failing(lookback: int | None = None) -> tuple[SpeculativeModel, list[int]]:
+    """A model whose drafts are never right, and its text."""
+    target = models.shared("llama")
+    config = DecodingConfig(60, draft=False)
+    text = [one.token for one in decode(SpeculativeModel(target), PROMPT, config)]
+    never = next(token for token in range(models.VOCAB) if token not in text)
+    return SpeculativeModel(target, Wrong(never, lookback)), text
+
+
+def drafted(shapes: Tokens[BeamShape], price: float | None, *, early: bool = False) -> str:
+    """What a text of failures drafts, step by step: d a draft, p a probe, - nothing."""
+    planner, (model, text) = Turns(shapes, early=early, price=price), failing(0 if early else None)
+    config = DecodingConfig(60)
+    assert [one.token for one in decode(model, PROMPT, config, planner=planner)] == text
+    assert not any(step.records[0].accepted for step in planner.steps)
+    letters = {None: "-", DRAFT: "d", PROBE: "p"}
+    return "".join(letters[step.shape] * step.repeats for step in planner.steps)[:38]
+
+
+def test_drafts_that_fail_pause_for_longer_and_longer() -> None:
+    """Two that cost four plain steps lose what they may; then one fails after each pause."""
+    assert drafted([DRAFT], 4.0) == "dd--d----d--------d----------------d--"
+    assert drafted([DRAFT], 1.0) == "d" * 38
+    assert drafted([DRAFT], None) == "d" * 38, "of whose use nothing is said"
+
+
+def test_drafts_made_in_the_step_before_pause_too() -> None:
+    """The next one is made by the time it is known that the last has failed."""
+    assert drafted([DRAFT], 4.0, early=True) == "ddd----dd----------------dd-----------"
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_probes_are_made_in_a_pause(*, early: bool) -> None:
+    shapes = [DRAFT, DRAFT, DRAFT, DRAFT, DRAFT, PROBE]
+    assert "-p-----p-" in drafted(shapes, 4.0, early=early)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_to_ask_what_is_drafted_shortens_no_pause(*, early: bool) -> None:
+    """What was chosen may come to nothing: another text joins before the step is taken."""
+    model, _ = failing(0)
+    planner = shared(Turns([DRAFT], early=early), PlannerLock())
+    chooser = DraftChooser(model, planner, StepReports())
+    text = Sequence(model, PROMPT, DecodingConfig())
+    text.backoff.drafted(100.0, 1.0)
+    for _ in range(2 * LONGEST_PAUSE):
+        assert chooser.choose([text]).paused
+        following = chooser.next_drafts([text], [StepDraft()])
+        assert (following is not None) == early
+        assert following is None or following.paused
