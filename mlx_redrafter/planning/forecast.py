@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class Yield:
     Attributes:
         accepted: Drafted tokens accepted.
         whole: Chance that one of the deepest nodes is accepted, and the whole length with it.
-        path_rows: Rows of the root-to-leaf paths, the root left out of each.
+        path_rows: Rows of the root-to-leaf paths, the root left out of each, if they are counted.
         trees: Remembered trees that show it; None where nothing has to.
     """
 
@@ -94,11 +95,26 @@ class _Counts:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class RememberedTree:
+    """A tree that was drafted; each is a key of its own.
+
+    Attributes:
+        number: The later the tree was added, the larger.
+        tree: It.
+        shape: What it was drafted with.
+    """
+
+    number: int
+    tree: HostTree
+    shape: BeamShape
+
+
 @dataclass(frozen=True)
 class _SavedTrees:
     """Trees as they were remembered, and the numbers of each kind of them."""
 
-    trees: tuple[tuple[int, HostTree, BeamShape], ...]
+    trees: tuple[RememberedTree, ...]
     kinds: tuple[tuple[int, ...], ...]
 
 
@@ -109,11 +125,11 @@ class TreeMemory:
         recorded: Drafts from before, remembered as probes.
 
     Attributes:
-        trees: Number, tree, and the shape it was drafted with; the latest last.
+        trees: They, the latest last.
     """
 
     def __init__(self, recorded: RecordedDrafts | None = None) -> None:
-        self.trees: list[tuple[int, HostTree, BeamShape]] = []
+        self.trees: list[RememberedTree] = []
         self._probes: deque[int] = deque(maxlen=REMEMBERED_PROBES)
         self._others: deque[int] = deque(maxlen=REMEMBERED_OTHERS)
         self._recorded: deque[int] = deque(maxlen=REMEMBERED_PROBES)
@@ -179,16 +195,16 @@ class TreeMemory:
         self._added += 1
         kind.append(self._added)
         self._forget()
-        self.trees.append((self._added, tree, shape))
+        self.trees.append(RememberedTree(self._added, tree, shape))
 
     def _forget(self) -> None:
         """Keep the trees that are counted among one kind or another."""
         remembered = {*self._probes, *self._others, *self._recorded}
-        self.trees = [one for one in self.trees if one[0] in remembered]
+        self.trees = [one for one in self.trees if one.number in remembered]
 
     def covering(self, shape: BeamShape) -> int:
         """How many of the trees hold what a shape would have drafted."""
-        return sum(covers(drafted, shape) for _, _, drafted in self.trees)
+        return sum(covers(one.shape, shape) for one in self.trees)
 
 
 class Yields:
@@ -197,24 +213,30 @@ class Yields:
     Args:
         candidates: The shapes to judge.
         memory: Where trees are remembered.
+        paths: Whether rows of paths are counted, see ``CostModel.path_row``.
     """
 
-    def __init__(self, candidates: Sequence[BeamShape], memory: TreeMemory):
+    def __init__(self, candidates: Sequence[BeamShape], memory: TreeMemory, *, paths: bool = True):
         self.candidates = tuple(candidates)
-        self._memory = memory
-        self._counts: dict[int, _Counts] = {}
-        self._all: _Counts | None = None  # of them, stacked; of no trees None
+        self._memory, self._paths = memory, paths
+        # Kept as long as anybody holds the tree, who may have the memory restored to it.
+        self._counts: WeakKeyDictionary[RememberedTree, _Counts] = WeakKeyDictionary()
+        self._stacked: list[RememberedTree] = []
+        self._all: _Counts | None = None  # of these, stacked; of no trees None
 
     def count(self) -> _Counts | None:
         """What each candidate would have drafted of each tree; counted once a tree."""
-        numbers = [number for number, _, _ in self._memory.trees]
-        if numbers != list(self._counts):
-            self._counts = {
-                number: self._counts.get(number) or self._count_tree(tree, shape)
-                for number, tree, shape in self._memory.trees
-            }
-            self._all = _Counts.stacked(list(self._counts.values())) if numbers else None
+        trees = self._memory.trees
+        if trees != self._stacked:
+            counts = [self._counts_of(one) for one in trees]
+            self._stacked, self._all = list(trees), _Counts.stacked(counts) if counts else None
         return self._all
+
+    def _counts_of(self, tree: RememberedTree) -> _Counts:
+        counts = self._counts.get(tree)
+        if counts is None:
+            counts = self._counts[tree] = self._count(tree.tree, tree.shape)
+        return counts
 
     def expected(
         self, chances: FloatArray, reference: BeamShape | None = None
@@ -259,7 +281,7 @@ class Yields:
         scale = np.divide(_means(own, of_all), there, out=np.ones_like(there), where=there > 0)
         return np.clip(scale, 1 / PLACES_DIFFER, PLACES_DIFFER)
 
-    def _count_tree(self, tree: HostTree, shape: BeamShape) -> _Counts:
+    def _count(self, tree: HostTree, shape: BeamShape) -> _Counts:
         kinds, depths = np.array(kinds_of(tree)), np.array(tree.depths)
         size = len(self.candidates)
         nodes, deepest = np.zeros((size, KINDS)), np.zeros((size, KINDS))
@@ -275,7 +297,8 @@ class Yields:
             nodes[place] = np.bincount(kinds[drafted], minlength=KINDS)
             at_end = drafted[depths[drafted] == candidate.length]
             deepest[place] = np.bincount(kinds[at_end], minlength=KINDS)
-            rows[place] = path_rows(tree, drafted.tolist())
+            if self._paths:
+                rows[place] = path_rows(tree, drafted.tolist())
         return _Counts(nodes, deepest, rows, covered)
 
 

@@ -60,7 +60,8 @@ class Promises:
         self, prices: StepPrices, learnt: Learnt, shapes: Sequence[BeamShape], honesty: Honesty
     ):
         self._prices, self._acceptance = prices, learnt.acceptance
-        self._yields, self._honesty = Yields(shapes, learnt.memory), honesty
+        paths = prices.costs.path_row > 0.0
+        self._yields, self._honesty = Yields(shapes, learnt.memory, paths=paths), honesty
 
     def prepare(self) -> None:
         """Do what can be done of the work before any forecast is asked for."""

@@ -181,7 +181,7 @@ def test_a_larger_probe_is_learnt_once() -> None:
     assert planner.acceptance.save()[1].sum() == seen
     told(planner, shape, whole)
     assert planner._memory._added == trees + 1
-    assert planner._memory.trees[-1][1].parents == whole.tree.parents
+    assert planner._memory.trees[-1].tree.parents == whole.tree.parents
     assert planner.acceptance.save()[1].sum() > seen
     assert not planner._wide.awaited
 

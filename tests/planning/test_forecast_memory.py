@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from planning_machines import CPU, costs_of
+from planning_machines import CPU, REAL, Text, costs_of
 
 from mlx_redrafter.drafting.recorded import RecordedDraft, RecordedDrafts
 from mlx_redrafter.drafting.shape import BeamShape
-from mlx_redrafter.planning.forecast import TreeMemory
+from mlx_redrafter.planning import forecast
+from mlx_redrafter.planning.acceptance import AcceptanceModel
+from mlx_redrafter.planning.forecast import TreeMemory, Yields, path_rows
 from mlx_redrafter.planning.shapes import covers
 from mlx_redrafter.tree import HostTree
 
@@ -48,3 +50,38 @@ def test_what_paths_cost_goes_with_the_machine_and_the_texts() -> None:
     costs = replace(costs_of(CPU), path_row=0.05)
     assert costs.scaled({1: 2.0, 16: 2.0}).path_row == pytest.approx(0.1)
     assert costs.for_batch(3).path_row == pytest.approx(0.15)
+
+
+def test_what_is_remembered_again_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers may begin with what was known before another; of what nobody has nothing is kept."""
+    counted, kinds_of = [], forecast.kinds_of
+    monkeypatch.setattr(forecast, "kinds_of", lambda tree: counted.append(tree) or kinds_of(tree))
+    memory, candidates = TreeMemory(), [BeamShape(1, 2), BeamShape(1, 4), BeamShape(4, 4)]
+    yields, chances = Yields(candidates, memory), AcceptanceModel().chances
+
+    def drafted(confidence: float) -> list[HostTree]:
+        text = Text(confidence, 0.5)
+        trees = [text.step(BeamShape(4, 4)).tree for _ in range(3)]
+        for tree in trees:
+            memory.add(tree, BeamShape(4, 4))
+        return trees
+
+    before = drafted(0.5)
+    known, saved = yields.expected(chances), memory.save()
+    memory.begin_again([])
+    after = drafted(0.9)
+    assert yields.expected(chances) != known
+    memory.restore(saved)
+    assert yields.expected(chances) == known == Yields(candidates, memory).expected(chances)
+    assert counted == [*before, *after, *before], "the last three by others"
+    assert len(yields._counts) == 3
+
+
+def test_paths_are_counted_where_they_cost_anything() -> None:
+    memory, tree = TreeMemory(), Text(*REAL).step(BeamShape(4, 4)).tree
+    memory.add(tree, BeamShape(4, 4))
+    candidates, chances = [BeamShape(2, 3), BeamShape(4, 4)], AcceptanceModel().chances
+    told = Yields(candidates, memory).expected(chances)
+    assert told[BeamShape(4, 4)].path_rows == path_rows(tree)
+    untold = Yields(candidates, memory, paths=False).expected(chances)
+    assert untold == {shape: replace(one, path_rows=0.0) for shape, one in told.items()}

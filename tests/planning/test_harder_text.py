@@ -80,9 +80,9 @@ def test_only_drafts_since_the_change_are_remembered() -> None:
 def test_what_the_end_of_a_text_cut_is_not_remembered() -> None:
     memory = TreeMemory()
     memory.add_records([replace(chain(2, 2), cut=True), chain(2, 2), chain(4)], CHAIN)
-    assert [len(tree.tokens) - 1 for _, tree, _ in memory.trees] == [2, 4]
+    assert [len(one.tree.tokens) - 1 for one in memory.trees] == [2, 4]
     memory.begin_again([(CHAIN, replace(chain(1, 1), cut=True)), (CHAIN, chain(3))])
-    assert [len(tree.tokens) - 1 for _, tree, _ in memory.trees] == [4]
+    assert [len(one.tree.tokens) - 1 for one in memory.trees] == [4]
 
 
 def test_a_probe_is_judged_by_what_was_forecast_last() -> None:
