@@ -51,7 +51,8 @@ def snapshot(automaton: SuffixAutomaton) -> tuple[object, ...]:
     """All that is known, transitions by state without their order."""
     moves = [sorted(automaton._transitions(state)) for state in range(len(automaton._links))]
     lists = (automaton._links, automaton._lengths, automaton._ends, automaton._counts)
-    return moves, [values.tolist() for values in lists], automaton._tokens.tolist()
+    split = automaton._further, automaton._originals  # nothing of a state that is gone
+    return moves, [values.tolist() for values in lists], automaton._tokens.tolist(), split
 
 
 @given(TEXTS)
@@ -62,6 +63,21 @@ def test_each_prefix_is_matched_as_by_a_slow_search(text: list[int]) -> None:
         automaton.append(token)
         if end % 7 == 0 or end == len(text):
             assert_same_as_slow(automaton, text[:end])
+
+
+@given(st.lists(st.integers(-4, 8), min_size=25, max_size=40))
+@settings(max_examples=250, deadline=None)
+def test_after_each_token_and_each_rewind_it_matches_as_a_slow_search(changes: list[int]) -> None:
+    """Changes: one of three tokens to append, or, below zero, how many are taken back."""
+    automaton, text = SuffixAutomaton(), list[int]()
+    for change in changes:
+        if change >= 0:
+            automaton.append(change % 3)
+            text.append(change % 3)
+        else:
+            text = text[:change]
+            automaton.rewind(len(text))
+        assert_same_as_slow(automaton, text)
 
 
 @given(TEXTS, TEXTS, st.integers(0, 60))
