@@ -67,9 +67,7 @@ def summarise(repeats: list[dict[str, Run]]) -> dict[str, Any]:
             "tokens": last[engine].tokens,
         }
     for engine in ("plain", "drafted"):
-        stats = last[engine].stats
-        result[engine]["stats"] = stats.to_dict()
-        result[engine]["evaluations_per_step"] = stats.evaluations / max(1, stats.steps)
+        result[engine]["stats"] = last[engine].stats.to_dict()
     result["drafted"]["ratio_to_plain"] = statistics.median(ratios(repeats, "drafted", "plain"))
     result["identical_plain_drafted"] = same_texts(last["plain"], last["drafted"])
     result["identical_plain_mlx_lm"] = same_texts(last["plain"], last[MLX_LM])
@@ -81,7 +79,7 @@ def table(title: str, result: dict[str, Any]) -> Table:
     """The summary as a Rich table."""
     grid = Table(title=title, title_justify="left")
     grid.add_column("engine")
-    for name in ("tokens/s", "x mlx-lm", "min-max", "tokens/step", "evaluations/step", "drafting"):
+    for name in ("tokens/s", "x mlx-lm", "min-max", "tokens/step", "drafting"):
         grid.add_column(name, justify="right")
     for engine in ENGINES:
         row = result[engine]
@@ -96,7 +94,6 @@ def table(title: str, result: dict[str, Any]) -> Table:
             spent = stats["draft_seconds"] + stats["verify_seconds"]
             cells += [
                 f"{stats['tokens_per_step']:.2f}",
-                f"{row['evaluations_per_step']:.2f}",
                 f"{100 * stats['draft_seconds'] / max(spent, 1e-9):.0f} %",
             ]
         grid.add_row(*cells)

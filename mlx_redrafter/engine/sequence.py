@@ -360,18 +360,16 @@ class Sequence:
 
     def count(self, pending: PendingStep, record: StepRecord, emitted: int, seconds: float) -> None:
         """Count a step that took so long and made so many tokens of text."""
-        stats = self.stats
         accepted = record.path[1 : 1 + emitted]
-        stats.record(
+        self.stats.record(
             record.tree.depths[1:],
             len(accepted),
             emitted,
             copied=len(record.copied),
             accepted_copies=sum(node in record.copied for node in accepted),
+            seconds=seconds,
+            draft_seconds=pending.draft_seconds,
         )
-        stats.evaluations += 1
-        stats.draft_seconds += pending.draft_seconds
-        stats.verify_seconds += max(0.0, seconds - pending.draft_seconds)
 
     def close(self, handed_out: int) -> None:
         """Leave the cache with the prompt and all tokens handed out except the last, and all cores

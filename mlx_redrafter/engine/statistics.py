@@ -10,8 +10,8 @@ from typing import Any
 from ..ranges import of_kind
 
 _SUMS = (
-    "steps", "drafted", "accepted", "copied", "accepted_copies", "tokens", "evaluations",
-    "draft_seconds", "verify_seconds",
+    "steps", "drafted", "accepted", "copied", "accepted_copies", "tokens", "draft_seconds",
+    "verify_seconds",
 )  # fmt: skip
 
 
@@ -42,7 +42,6 @@ class AcceptanceStats:
         draft_seconds: Time spent drafting. A step is one graph with one evaluation, so this is the
             drafter's time measured alone, once for each beam shape, times the steps that drafted.
         verify_seconds: The rest of the steps' time.
-        evaluations: Times the graph was evaluated for the steps.
         last_drafted, last_accepted: The latest step's share of ``drafted`` and ``accepted``.
     """
 
@@ -57,7 +56,6 @@ class AcceptanceStats:
     histogram: list[int] = field(default_factory=list)
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
-    evaluations: int = 0
     last_drafted: int = 0
     last_accepted: int = 0
 
@@ -104,6 +102,8 @@ class AcceptanceStats:
         *,
         copied: int = 0,
         accepted_copies: int = 0,
+        seconds: float = 0.0,
+        draft_seconds: float = 0.0,
     ) -> None:
         """Count one step.
 
@@ -114,6 +114,8 @@ class AcceptanceStats:
                 the end of the text came first.
             copied: Candidate nodes that nothing but a copy proposed.
             accepted_copies: Those of them that became text.
+            seconds: How long the step took, its draft included.
+            draft_seconds: What its draft takes, measured alone.
         """
         self.steps += 1
         self.drafted += len(depths)
@@ -121,6 +123,8 @@ class AcceptanceStats:
         self.copied += copied
         self.accepted_copies += accepted_copies
         self.tokens += emitted
+        self.draft_seconds += draft_seconds
+        self.verify_seconds += max(0.0, seconds - draft_seconds)
         self.last_drafted, self.last_accepted = len(depths), accepted
         _add(self.histogram, accepted)
         deepest = max(depths, default=0)
@@ -169,5 +173,4 @@ class AcceptanceStats:
             "histogram": list(self.histogram),
             "draft_seconds": self.draft_seconds,
             "verify_seconds": self.verify_seconds,
-            "evaluations": self.evaluations,
         }

@@ -205,7 +205,6 @@ def test_a_step_is_one_evaluation(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     counted = Evaluations(monkeypatch)
     _, stats = written(model, GREEDY, copy=True, planner=planner)
     assert len(counted.launched) == 1 + stats.steps + 1  # the last for what the cache keeps
-    assert stats.evaluations == stats.steps
 
 
 def test_a_long_match_leaves_the_draft_out() -> None:

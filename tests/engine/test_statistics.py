@@ -72,12 +72,17 @@ def test_merge_is_as_if_recorded_together() -> None:
     together, one, other = AcceptanceStats(), AcceptanceStats(), AcceptanceStats()
     for index, step in enumerate(steps):
         for stats in (together, one if index < 2 else other):
-            stats.record(*step)
-            stats.evaluations += 1
-            stats.draft_seconds += 0.5
-            stats.verify_seconds += 0.25
+            stats.record(*step, seconds=0.75, draft_seconds=0.5)
     one.merge(other)
     assert one == together
+    assert (one.draft_seconds, one.verify_seconds, one.seconds) == (2.5, 1.25, 3.75)
+
+
+def test_a_step_takes_no_less_than_its_draft_alone() -> None:
+    """Measured alone, a draft may take longer than all of the step that it was part of."""
+    stats = AcceptanceStats()
+    stats.record([1], accepted=1, emitted=2, seconds=0.25, draft_seconds=0.5)
+    assert (stats.draft_seconds, stats.verify_seconds) == (0.5, 0.0)
 
 
 def test_a_snapshot_stands_still() -> None:
