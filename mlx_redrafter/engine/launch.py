@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,6 @@ from ..tree import DraftTree
 from .copying import StepDraft
 from .model import SpeculativeModel
 from .sequence import Sequence
-from .shape_planner import ShapePlanner
 from .step import PendingStep
 
 
@@ -54,13 +54,15 @@ class StepLauncher:
 
     Args:
         model: Its target verifies.
-        planner: Knows what drafts cost; None: their sources do.
+        draft_seconds: What a draft of a shape takes, measured alone; None: its sources know.
     """
 
-    def __init__(self, model: SpeculativeModel, planner: ShapePlanner | None):
+    def __init__(
+        self, model: SpeculativeModel, draft_seconds: Callable[[BeamShape], float] | None = None
+    ):
         self._target = model.target
         self._memory = model.memory
-        self._planner = planner
+        self._seconds_of = draft_seconds
 
     def launch(
         self,
@@ -78,7 +80,7 @@ class StepLauncher:
             following: What to draft for the step after it; None: that is not decided yet.
         """
         sources = [
-            s.sources_for(draft.shape, timed=self._planner is None)
+            s.sources_for(draft.shape, timed=self._seconds_of is None)
             if draft.shape and s.can_draft
             else []
             for s, draft in zip(sequences, drafts, strict=True)
@@ -218,8 +220,8 @@ class StepLauncher:
         """How long a draft takes, measured alone."""
         if shape is None:
             return 0.0
-        if self._planner is not None:
-            return self._planner.costs.draft_seconds(shape)
+        if self._seconds_of is not None:
+            return self._seconds_of(shape)
         return sum(source.seconds for source in sources)
 
 

@@ -48,7 +48,7 @@ class DecodingLoop:
         self._model = model
         self._target = model.target
         self._planner = planner
-        self._launcher = StepLauncher(model, planner)
+        self._launcher = StepLauncher(model, planner.draft_seconds if planner else None)
         self._reports = StepReports()
         self._chooser = DraftChooser(model, planner, self._reports)
         self.sequences: list[Sequence] = []

@@ -7,19 +7,31 @@ itself would take two or three per cent.
 from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
+from typing import Protocol
 
-from .shape_planner import ObservedStep, ShapePlanner
+from .shape_planner import ObservedStep, StepPlan
 from .step import PendingStep, StepRecord
 
 # No more are held back: what the machine does by now has to be known.
 MOST_HELD = 16
 
 
+class StepListener(Protocol):
+    """Who hears of steps: a planner, as far as that concerns reports."""
+
+    @property
+    def plan(self) -> StepPlan:
+        """See ShapePlanner."""
+
+    def observe(self, step: ObservedStep) -> None:
+        """See ShapePlanner."""
+
+
 class StepReports:
     """Reports of steps, in their order."""
 
     def __init__(self) -> None:
-        self._planner: ShapePlanner | None = None  # that is told
+        self._planner: StepListener | None = None  # that is told
         self._held: list[float] = []  # seconds of quiet steps
         self._records: Tokens[StepRecord] = ()  # of the last of them
         self._context = 0
@@ -35,7 +47,7 @@ class StepReports:
         """Whether it drafts nothing before it hears of the step after that, either."""
         return self._patience > len(self._held) + 1
 
-    def begin(self, planner: ShapePlanner) -> None:
+    def begin(self, planner: StepListener) -> None:
         """A text begins, of which a planner has heard."""
         self.flush()
         self._planner, self._patience = planner, planner.plan.patience
@@ -68,7 +80,7 @@ class StepReports:
         """Whether the planner has to hear of the next step, and of those held back."""
         return len(self._held) + 1 >= min(MOST_HELD, self._patience)
 
-    def tell(self, planner: ShapePlanner, step: ObservedStep) -> None:
+    def tell(self, planner: StepListener, step: ObservedStep) -> None:
         """Have a planner hear of a step, now or with one of those after it."""
         if planner is not self._planner:
             self.flush()

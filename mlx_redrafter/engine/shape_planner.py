@@ -159,15 +159,18 @@ class StepPlan:
 class ShapePlanner(Protocol):
     """Chooses what to draft, step by step, and learns from how it went.
 
-    Only :meth:`begin` and :meth:`observe` change anything: every other member answers the same
-    until then, however often it is asked. One planner serves all sequences of a model; what
-    concerns a single one, such as plain steps after useless drafts (``DraftBackoff``), belongs to
-    the sequence.
+    What it plans changes with :meth:`begin` and :meth:`observe` alone: until then the plan is the
+    same however often it is looked at. Copies are learnt of apart from that, as they are looked
+    for (``copies.take_surprise``, ``copied``). Where it has to be measured first what steps cost,
+    whatever asks for costs does so, once: ``costs``, and ``copies`` when there are some to price.
+
+    One planner serves all sequences of a model; what concerns a single one, such as plain steps
+    after useless drafts (``DraftBackoff``), belongs to the sequence.
     """
 
     @property
     def costs(self) -> DraftCosts:
-        """What drafts cost."""
+        """What drafts cost; measured now, where that was put off."""
 
     @property
     def plan(self) -> StepPlan:

@@ -37,6 +37,10 @@ class SharedPlanner:
         with self._lock:
             return self._planner.costs
 
+    def draft_seconds(self, shape: BeamShape) -> float:
+        """Seconds of a draft of that shape."""
+        return self.costs.draft_seconds(shape)
+
     @property
     def plan(self) -> StepPlan:
         """See ShapePlanner."""

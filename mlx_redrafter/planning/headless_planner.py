@@ -41,23 +41,22 @@ class HeadlessPlanner:
         *,
         shares: HeadlessPlanner | None = None,
     ):
-        self.copies = CopyPlanner(lambda: self.prices)
+        self.copies = CopyPlanner(self.measured_prices)
         self.copied: CopyMemory = shares.copied if shares else CopyMemory()
         self._measure, self._measure_there = measure, measure_there
         self._prices: StepPrices | None = None
         self._for_batches: dict[int, HeadlessPlanner] = {}
 
-    @property
-    def prices(self) -> StepPrices:
-        """What steps cost by now; measured when that is first asked for."""
+    def measured_prices(self) -> StepPrices:
+        """What steps cost by now; measures them the first time."""
         if self._prices is None:
             self._prices = StepPrices(self._measure())
         return self._prices
 
     @property
     def costs(self) -> CostModel:
-        """What steps cost, as measured."""
-        return self.prices.costs
+        """What steps cost, as measured; measured now, if they were not yet."""
+        return self.measured_prices().costs
 
     def for_batch(self, sequences: int) -> HeadlessPlanner:
         """The planner for steps that so many sequences take together; itself for one."""

@@ -61,8 +61,7 @@ class Planner:
     Where drafts can be watched, and verifying a probe would lose more than its draft costs, it is a
     plain step with a draft beside it that is only compared with the text that follows.
 
-    Only :meth:`begin` and :meth:`observe` change anything.
-
+    Only :meth:`begin` and :meth:`observe` change what is planned; ``copies`` learn by themselves.
 
     Args:
         costs: What steps cost here.

@@ -40,7 +40,7 @@ def quiet(seconds: float = 1.0, context: int = 10, **changed: Any) -> ObservedSt
 def test_plain_steps_are_told_together_as_far_as_the_planner_has_patience() -> None:
     reports, planner = StepReports(), Listener(patience=3)
     for place in range(7):
-        reports.tell(planner, quiet(float(place), 10 + place))  # type: ignore[arg-type]
+        reports.tell(planner, quiet(float(place), 10 + place))
     assert [step.repeats for step in planner.heard] == [1, 3, 3]
     assert [step.seconds for step in planner.heard] == [0.0, 2.0, 5.0]
     assert [step.context for step in planner.heard] == [10, 13, 16]
@@ -50,7 +50,7 @@ def test_plain_steps_are_told_together_as_far_as_the_planner_has_patience() -> N
 def test_no_more_are_held_back_than_the_machine_can_be_followed_with() -> None:
     reports, planner = StepReports(), Listener(patience=1000)
     for _ in range(1 + 2 * MOST_HELD):
-        reports.tell(planner, quiet())  # type: ignore[arg-type]
+        reports.tell(planner, quiet())
     assert [step.repeats for step in planner.heard] == [1, MOST_HELD, MOST_HELD]
 
 
@@ -67,8 +67,8 @@ def test_no_more_are_held_back_than_the_machine_can_be_followed_with() -> None:
 def test_any_other_step_is_told_at_once_after_what_was_held(other: ObservedStep) -> None:
     reports, planner = StepReports(), Listener(patience=100)
     for _ in range(4):
-        reports.tell(planner, quiet())  # type: ignore[arg-type]
-    reports.tell(planner, other)  # type: ignore[arg-type]
+        reports.tell(planner, quiet())
+    reports.tell(planner, other)
     assert [step.repeats for step in planner.heard] == [1, 3, 1]
     assert planner.heard[-1] is other
 
@@ -76,8 +76,8 @@ def test_any_other_step_is_told_at_once_after_what_was_held(other: ObservedStep)
 def test_what_was_held_for_one_planner_is_not_told_to_another() -> None:
     reports, first, second = StepReports(), Listener(patience=100), Listener()
     for _ in range(3):
-        reports.tell(first, quiet())  # type: ignore[arg-type]
-    reports.tell(second, quiet(5.0))  # type: ignore[arg-type]
+        reports.tell(first, quiet())
+    reports.tell(second, quiet(5.0))
     assert [step.repeats for step in first.heard] == [1, 2]
     assert [step.seconds for step in second.heard] == [5.0]
 
@@ -87,22 +87,22 @@ def test_a_planner_is_not_asked_while_it_has_patience_left() -> None:
     assert not reports.rests, "it was never asked"
     rests = []
     for _ in range(7):
-        reports.tell(planner, quiet())  # type: ignore[arg-type]
+        reports.tell(planner, quiet())
         rests.append(reports.rests)
     assert rests == [True] * 7, "it said so after the first, the fourth and the seventh"
     planner.patience = 0
     for _ in range(3):
-        reports.tell(planner, quiet())  # type: ignore[arg-type]
+        reports.tell(planner, quiet())
     assert not reports.rests
 
 
 def test_a_planner_is_asked_again_when_other_texts_take_part() -> None:
     reports, planner = StepReports(), Listener(patience=100)
     for _ in range(3):
-        reports.tell(planner, quiet())  # type: ignore[arg-type]
+        reports.tell(planner, quiet())
     assert reports.rests
     reports.wake()
     assert not reports.rests
-    reports.tell(planner, quiet())  # type: ignore[arg-type]
+    reports.tell(planner, quiet())
     assert [step.repeats for step in planner.heard] == [1, 3], "nothing was lost"
     assert reports.rests
