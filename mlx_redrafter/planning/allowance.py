@@ -3,9 +3,9 @@
 A step that drafts earns the tokens it makes and pays the time it takes, in plain steps. Nothing is
 drafted that the account cannot bear, so drafting never costs a text more than the account was
 given: a little to begin with, a little with each of the next answers, since a beginning may be
-unlike the rest (an unknown name, one word), and half a per cent of the tokens for ever, since what
-does not pay now may pay later. Of the first tokens of all it bears less, as they may be the whole
-answer.
+unlike the rest (an unknown name, one word), and one per cent of the tokens for ever, since what
+does not pay now may pay later; half as much where there is enough evidence that nothing does. Of
+the first tokens of all it bears less, as they may be the whole answer.
 """
 
 from __future__ import annotations

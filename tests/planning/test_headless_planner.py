@@ -90,7 +90,8 @@ def test_a_batch_shares_what_is_learnt_and_has_costs_of_its_own() -> None:
     several = planner.for_batch(4)
     assert several is planner.for_batch(4)
     assert several.copied is planner.copied
-    assert several.measured_prices().check_seconds(2, 64) == pytest.approx(COSTS.verify_seconds(8, 64))
+    seconds = several.measured_prices().check_seconds(2, 64)
+    assert seconds == pytest.approx(COSTS.verify_seconds(8, 64))
 
 
 def test_nothing_is_expected_of_guesses() -> None:
