@@ -172,14 +172,18 @@ class DraftTree:
         Args:
             tokens: Token of each node, the root's first.
             parents: Parent of each node, before it in the sequence; -1 for the root.
-            log_probs: Cumulative log-probability of each node; zeros if not given.
+            log_probs: Cumulative log-probability of each node, 0 for the root; zeros if not given.
 
         Raises:
-            ValueError: If the root is not first or a parent does not come before its child.
+            ValueError: If the root is not first, a parent does not come before its child, or there
+                are not as many scores as nodes.
         """
         n = len(tokens)
         if len(parents) != n or n == 0 or parents[0] != -1:
             raise ValueError("a tree needs one parent a node, and -1 for its first, the root")
+        scores = [0.0] * n if log_probs is None else log_probs
+        if len(scores) != n:
+            raise ValueError(f"a tree of {n} nodes needs {n} scores, and was given {len(scores)}")
         for node in range(1, n):
             if not 0 <= parents[node] < node:
                 raise ValueError(
@@ -188,7 +192,7 @@ class DraftTree:
         known = HostTree(
             tuple(map(int, tokens)),
             tuple(map(int, parents)),
-            tuple(map(float, log_probs or [0.0] * n)),
+            tuple(map(float, scores)),
         )
         return cls(
             tokens=mx.array(known.tokens, dtype=mx.int32),

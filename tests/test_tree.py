@@ -80,6 +80,19 @@ def test_log_probs_are_zero_if_not_given() -> None:
     assert DraftTree.from_parents([1, 2], [-1, 0]).log_probs.tolist() == [0, 0]
 
 
+def test_from_parents_in_numpy_s_arrays() -> None:
+    tree = DraftTree.from_parents(
+        np.array(TOKENS), np.array(PARENTS, np.int64), -np.arange(7, dtype=np.float32)
+    )
+    assert tree.known == HostTree(tuple(TOKENS), tuple(PARENTS), tuple(-float(n) for n in range(7)))
+
+
+@pytest.mark.parametrize("scores", [[], [0.0], [0.0, -1.0, -2.0]])
+def test_a_tree_needs_a_score_a_node(scores: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"2 nodes needs 2 scores, and was given {len(scores)}"):
+        DraftTree.from_parents([1, 2], [-1, 0], scores)
+
+
 def test_path_tokens() -> None:
     assert DraftTree.from_parents(TOKENS, PARENTS).path_tokens().tolist() == [
         [5, 0, 0],
