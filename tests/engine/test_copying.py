@@ -364,6 +364,21 @@ def test_texts_after_many_tokens_in_vain_begin_with_rarer_looks() -> None:
     assert not copies.rests, "copies are of use again"
 
 
+def test_one_copy_that_was_right_makes_up_for_many_tokens_in_vain() -> None:
+    acceptance = CopyAcceptance()
+    acceptance.take_in_vain(TOKENS_IN_VAIN)
+    copies = SequenceCopies(TextCopies(), acceptance)
+    copies.begin([4, 5, 6, 7, 8, 9, 5, 6])
+    assert copies.propose(8) is not None
+    copies.accepted([7, 8])
+    assert acceptance.in_vain == 0
+    following = SequenceCopies(TextCopies(), acceptance)
+    following.begin([1, 2, 3])
+    for token in (10, 11):
+        following.accepted([token])
+        assert not following.rests, "of the next text, too, each step is looked at"
+
+
 def test_looks_become_rarer_the_longer_they_are_in_vain() -> None:
     copies = SequenceCopies(TextCopies(), CopyAcceptance())
     copies.begin([1, 2, 3])

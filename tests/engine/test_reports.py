@@ -96,6 +96,16 @@ def test_a_planner_is_not_asked_while_it_has_patience_left() -> None:
     assert not reports.rests
 
 
+def test_of_the_step_after_the_next_it_is_known_one_step_less_long() -> None:
+    reports, planner = StepReports(), Listener(patience=3)
+    reports.begin(planner)
+    known = [(reports.rests, reports.rests_on)]
+    for _ in range(2):
+        reports.tell(planner, quiet())
+        known.append((reports.rests, reports.rests_on))
+    assert known == [(True, True), (True, True), (True, False)]
+
+
 def test_a_planner_is_asked_again_when_other_texts_take_part() -> None:
     reports, planner = StepReports(), Listener(patience=100)
     for _ in range(3):

@@ -11,7 +11,7 @@ from mlx_redrafter.drafting.recorded import RecordedDraft, RecordedDrafts
 from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.planning import forecast
 from mlx_redrafter.planning.acceptance import AcceptanceModel
-from mlx_redrafter.planning.forecast import TreeMemory, Yields, path_rows
+from mlx_redrafter.planning.forecast import PLACES_DIFFER, TreeMemory, Yields, path_rows
 from mlx_redrafter.planning.shapes import covers
 from mlx_redrafter.tree import HostTree
 
@@ -85,3 +85,25 @@ def test_paths_are_counted_where_they_cost_anything() -> None:
     assert told[BeamShape(4, 4)].path_rows == path_rows(tree)
     untold = Yields(candidates, memory, paths=False).expected(chances)
     assert untold == {shape: replace(one, path_rows=0.0) for shape, one in told.items()}
+
+
+@pytest.mark.parametrize(
+    ("others", "factor"), [(0.0, PLACES_DIFFER), (-20.0, 1 / PLACES_DIFFER), (-0.5, 1.0)]
+)
+def test_places_are_made_comparable_by_no_more_than_they_may_differ(
+    others: float, factor: float
+) -> None:
+    """A long draft was seen at one place, and short ones at many that are easier or harder."""
+    assert PLACES_DIFFER == 2.5
+    short, long = BeamShape(1, 1), BeamShape(1, 5)
+    score = -0.5 if others else -3.0
+    tree = HostTree((0,) * 6, tuple(range(-1, 5)), (0.0, *(score * (1 + n) for n in range(5))))
+    memory, alone = TreeMemory(), TreeMemory()
+    for one in (memory, alone):
+        one.add(tree, long)
+    for _ in range(19):
+        memory.add(HostTree((0, 0), (-1, 0), (0.0, others)), short)
+    chances = AcceptanceModel().chances
+    by_itself = Yields([short, long], alone).expected(chances, short)[long].accepted
+    among_others = Yields([short, long], memory).expected(chances, short)[long].accepted
+    assert among_others == pytest.approx(factor * by_itself)

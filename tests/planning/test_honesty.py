@@ -11,7 +11,7 @@ from mlx_redrafter.drafting.shape import BeamShape
 from mlx_redrafter.engine.shape_planner import ObservedStep
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.forecast import Forecast
-from mlx_redrafter.planning.honesty import Honesty
+from mlx_redrafter.planning.honesty import LARGEST, LARGEST_STEP, PRIOR_STEPS, Honesty
 from mlx_redrafter.planning.prices import StepPrices
 from mlx_redrafter.tree import HostTree
 
@@ -94,6 +94,48 @@ def test_what_forecasts_have_learnt_meanwhile_is_not_put_right_twice(prices: Ste
     (made,) = honesty.correct([learnt])
     assert made.tokens_per_step == pytest.approx(4.0, rel=0.03)
     assert made.tokens_per_step <= 1 + SHAPE.length
+
+
+LONG = BeamShape(1, 11)
+
+
+def long_step(accepted: int) -> ObservedStep:
+    """One that verified eleven nodes in a row."""
+    tree = HostTree(tuple(range(12)), tuple(range(-1, 11)), tuple(-0.1 * n for n in range(12)))
+    record = StepRecord(tree, tuple(range(1, 13)), tuple(range(1 + accepted)))
+    return ObservedStep(LONG, [record], 1.5, 64)
+
+
+@pytest.mark.parametrize(
+    ("drafts", "accepted", "forecast", "tokens"),
+    [
+        (0, 11, 1.5, 1.5),
+        (1, 2, 1.5, 1.5 * (PRIOR_STEPS + 2.0) / (PRIOR_STEPS + 1)),
+        (1, 11, 1.5, 1.5 * (PRIOR_STEPS + LARGEST_STEP) / (PRIOR_STEPS + 1)),
+        (200, 11, 1.5, 1.5 * LARGEST),
+        (200, 0, 8.0, 8.0 / LARGEST),
+    ],
+    ids=["none", "one", "one of eight times as many", "many such", "many of an eighth"],
+)
+def test_neither_one_step_nor_many_put_a_forecast_right_by_more_than_they_may(
+    prices: StepPrices, drafts: int, accepted: int, forecast: float, tokens: float
+) -> None:
+    """Beside ten steps that count as made as was forecast."""
+    assert (PRIOR_STEPS, LARGEST_STEP, LARGEST) == (10.0, 4.0, 2.0)
+    honesty, given = Honesty(), Forecast(LONG, forecast, 1.5)
+    for _ in range(drafts):
+        honesty.observe(long_step(accepted), given, prices)
+    (made,) = honesty.correct([given])
+    assert made.tokens_per_step == pytest.approx(tokens)
+
+
+def test_no_step_s_price_counts_for_more_than_it_may(prices: StepPrices) -> None:
+    honesty, dear = Honesty(), long_step(2)
+    given = Forecast(LONG, 3.0, prices.seconds(dear) / 8.0)
+    honesty.observe(dear, given, prices)
+    (made,) = honesty.correct([given])
+    counted = (PRIOR_STEPS + LARGEST_STEP) / (PRIOR_STEPS + 1)
+    assert made.step_seconds == pytest.approx(counted * given.step_seconds)
 
 
 def test_other_shapes_are_put_right_by_what_the_chosen_ones_made(prices: StepPrices) -> None:
