@@ -31,15 +31,14 @@ class Choice:
         honesty: What chosen drafts made, against what was promised.
         beginnings: What is set aside after answers unlike those before them.
         trials: Probes, and the account that drafts are paid from.
+        shapes: Those to choose from.
 
     Attributes:
         shape: It; None is plain decoding.
         forecast: What it promises, as it was before it was put right.
         breaks: Plain steps between its drafts.
-        promises: What every shape promises, see :meth:`take_shapes`.
+        promises: What every shape promises.
     """
-
-    promises: Promises
 
     def __init__(
         self,
@@ -48,6 +47,7 @@ class Choice:
         honesty: Honesty,
         beginnings: Beginnings,
         trials: Trials,
+        shapes: Sequence[BeamShape],
     ):
         self._prices, self._learnt, self._honesty = prices, learnt, honesty
         self._beginnings, self._trials = beginnings, trials
@@ -55,6 +55,7 @@ class Choice:
         self.forecast = Forecast(None, 1.0, prices.costs.plain[0])
         self.breaks = PlainBreaks()
         self._steps = STEPS
+        self.take_shapes(shapes)
 
     def take_shapes(self, shapes: Sequence[BeamShape]) -> None:
         """Choose from these from now on."""
@@ -81,7 +82,7 @@ class Choice:
         self._trials.price(self._prices.clocks, context)
         raw = self.promises.drafted(context, self.shape, self._trials.probes.free)
         forecasts = {one.shape: one for one in self._honesty.correct(raw)}
-        self._prices.accepted = {s: one.tokens_per_step - 1.0 for s, one in forecasts.items() if s}
+        self._prices.take_forecasts(forecasts.values())
         plain = self._prices.plain_seconds(context)
         tried = self.shape is not None or self._trials.enough
         # Before that only what costs less than a plain step, whatever it makes.

@@ -37,6 +37,10 @@ class PlainBreaks:
         """Whether the next step is to be plain."""
         return self._left > 0 or self.drafts >= self._between
 
+    def take_draft(self) -> None:
+        """A step drafted."""
+        self.drafts += 1
+
     def take_plain(self, steps: int) -> None:
         """So many plain steps were taken."""
         if self._left == 0 and self.drafts >= self._between:

@@ -92,9 +92,10 @@ class Planner:
         self._recorded, self._wide = recorded, WideProbes(known=known)
         self._trials = Trials(costs, chains=chains, watches=watches, known=known)
         self._choice = Choice(
-            self.prices, self._learnt, self._honesty, self._beginnings, self._trials
-        )
-        self._take_costs(costs)
+            self.prices, self._learnt, self._honesty, self._beginnings, self._trials,
+            candidate_shapes(costs, chains=chains),
+        )  # fmt: skip
+        self._plan_anew()
         if known and self.choice is None:
             self._trials.doubt(self.clocks, self._context)
 
@@ -279,7 +280,7 @@ class Planner:
         """Learn from a step that is over."""
         self._context = step.context
         self._made_here += step.made
-        self.prices.time(step)
+        timed = self.prices.time(step)
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
             self._trials.price(self.clocks, self._context)
@@ -287,22 +288,22 @@ class Planner:
             self._honesty.observe(step, self._choice.forecast, self.prices)
         if step.is_plain:
             self._choice.breaks.take_plain(step.repeats)
-            self._trials.take_plain(step, self.prices.late, trying=self.choice is None)
+            self._trials.take_plain(step, timed.late, trying=self.choice is None)
             self._trials.allowance.take_watched(self.prices.in_vain(step))
         elif step.shape is not None:  # copies alone say nothing of drafts
-            self._choice.breaks.drafts += 1
+            self._choice.breaks.take_draft()
             self._learnt.take_verified(step.records, trying=self.choice is None)
             self._learn(step, step.shape)
-        self._take_watched(step)
+        self._take_watched(step, timed.watch_price)
         self._wide.take_step(step)
         self._choice.take_steps(step.repeats, self._context)
         looks = self.choice is not None and not self._beginnings.harder.suspected
         self._wide.find(self._trials, self._choice.forecast if looks else None)
 
-    def _take_watched(self, step: ObservedStep) -> None:
-        """Learn from drafts that were watched."""
+    def _take_watched(self, step: ObservedStep, price: float | None) -> None:
+        """Learn from drafts that were watched, and from what the step's own took, if known."""
         if step.watching and step.next_shape is not None:
-            self._trials.launch_watched(step.next_shape, self.prices.watched)
+            self._trials.launch_watched(step.next_shape, price)
         for watched in step.watched:
             self._learnt.take_watched(watched, trying=self.choice is None)
             if not watched.verified and self.choice is None:
@@ -359,10 +360,13 @@ class Planner:
 
     def _take_costs(self, costs: CostModel) -> None:
         self.prices.take_costs(costs)
-        shapes = candidate_shapes(costs, chains=self._chains)
-        self._choice.take_shapes(shapes)
+        self._choice.take_shapes(candidate_shapes(costs, chains=self._chains))
         self._trials.take_costs(costs)
         self._wide.forget()
+        self._plan_anew()
+
+    def _plan_anew(self) -> None:
+        """Price probes by the costs as they are; choose at once, where that needs no probe."""
         self._trials.price(self.clocks, self._context)
         if self._trials.probes.free is not None or self._recorded is not None:
             self._choice.make(self._context)

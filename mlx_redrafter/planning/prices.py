@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..drafting.shape import BeamShape
@@ -10,7 +10,7 @@ from ..engine.shape_planner import ObservedStep
 from ..ranges import of_kind
 from .clocks import ALONE, PLAIN, Clocks
 from .costs import CostModel
-from .forecast import path_rows
+from .forecast import Forecast, path_rows
 from .plain_runs import PlainRuns
 from .rate import LARGEST_SHARE, Rate, paid
 
@@ -41,6 +41,20 @@ class Made:
         self.seconds += step.repeats * step.seconds
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What the time of a step tells besides what steps cost.
+
+    Attributes:
+        late: Plain steps that it took longer, since after a draft it overlapped with nothing.
+        watch_price: Plain steps that its draft took, which is only watched; None where there is
+            none, or it may have waited for a compiler.
+    """
+
+    late: float = 0.0
+    watch_price: float | None = None
+
+
 class StepPrices:
     """Times of steps, expected and taken; what copies are priced by too, see ``CopyPlanner``.
 
@@ -50,18 +64,14 @@ class StepPrices:
     Attributes:
         costs: As measured.
         clocks: How steps differ from that by now.
-        accepted: Guesses accepted in a step of each shape of which that is known.
-        late: Plain steps that the last step took longer, since after a draft it overlapped with
-            nothing.
-        watched: Plain steps that the last step's draft took, which is only watched; None where
-            there is none, or it may have waited for a compiler.
         without_copies: What is made in steps that verified no copies.
     """
 
     def __init__(self, costs: CostModel):
         of_kind(costs, "costs", CostModel, "a CostModel (Planner.for_model(model) measures one)")
         self.costs, self.clocks = costs, Clocks(costs)
-        self.accepted: dict[BeamShape, float] = {}
+        # Guesses accepted in a step of each shape of which that is known.
+        self._accepted: dict[BeamShape, float] = {}
         # Kinds of step that were taken: shape, candidates verified, and what was drafted with it.
         self._kinds: set[tuple[BeamShape | None, int, BeamShape | None]] = set()
         self._shapes: dict[BeamShape | None, Made] = {}
@@ -69,8 +79,6 @@ class StepPrices:
         self.without_copies = Rate()
         self._runs = PlainRuns()
         self._after_draft = False
-        self.late = 0.0
-        self.watched: float | None = None
         # Plain steps that the steps told last took longer than they should, if they were plain.
         self._excess: float | None = None
 
@@ -153,7 +161,11 @@ class StepPrices:
 
     def guessed(self, shape: BeamShape) -> float:
         """Guesses accepted in a step of that shape; 0 where nothing is known of it."""
-        return self.accepted.get(shape, 0.0)
+        return self._accepted.get(shape, 0.0)
+
+    def take_forecasts(self, forecasts: Iterable[Forecast]) -> None:
+        """Believe of guesses what these say, and nothing of other shapes."""
+        self._accepted = {one.shape: one.tokens_per_step - 1.0 for one in forecasts if one.shape}
 
     def made(self, shape: BeamShape | None) -> Made:
         """What timed steps of a shape made; None is plain decoding."""
@@ -168,28 +180,27 @@ class StepPrices:
         """The same in plain steps."""
         return self.seconds(step) / self.plain_seconds(step.context)
 
-    def time(self, step: ObservedStep) -> None:
+    def time(self, step: ObservedStep) -> Timed:
         """Learn from a step's time.
 
         The first step of a kind may have waited for a GPU's compiler, for its own draft's sake or
         for that of the draft it makes for the next.
         """
-        kind = (step.shape, step.nodes, step.next_shape)
-        self.late, self._context = 0.0, step.context
-        self._time_watched(step, known=kind in self._kinds)
+        kind, self._context = (step.shape, step.nodes, step.next_shape), step.context
+        watch_price = self._watch_price(step, known=kind in self._kinds)
         if not step.is_plain:
             self._after_draft = step.shape is not None
         if kind not in self._kinds:
             self._kinds.add(kind)
             self._count(step, self.price(step))
-            return
+            return Timed(watch_price=watch_price)
         seconds = self._own_seconds(step, step.drafted_before if step.shape else None)
         seen = self._runs.seen(step, seconds, self.plain_seconds(step.context))
-        if seen is not None:
-            self._tell_clocks(step, *seen)
+        late = 0.0 if seen is None else self._tell_clocks(step, *seen)
         self._count(step, self.paid(step))
         if step.shape is not None or not step.nodes:
             self._shapes.setdefault(step.shape, Made()).add(step)
+        return Timed(late, watch_price)
 
     def _count(self, step: ObservedStep, taken: float) -> None:
         """Count what a step made in so many plain steps."""
@@ -208,20 +219,24 @@ class StepPrices:
             seconds -= self.draft_seconds(step.next_shape)
         return seconds
 
-    def _time_watched(self, step: ObservedStep, *, known: bool) -> None:
-        """Time what a watched draft took: a CPU launches it in the step before its own."""
+    def _watch_price(self, step: ObservedStep, *, known: bool) -> float | None:
+        """What a watched draft took: a CPU launches it in the step before its own."""
         excess = step.repeats * (step.seconds / self.plain_seconds(step.context) - 1.0)
         tells = step.watching and known and step.is_amid_plain and self._excess is not None
-        self.watched = max(0.0, (self._excess or 0.0) + excess) if tells else None
+        price = max(0.0, (self._excess or 0.0) + excess) if tells else None
         self._excess = excess if step.is_amid_plain and not step.watching else None
+        return price
 
-    def _tell_clocks(self, step: ObservedStep, rows: int, seconds: float) -> None:
+    def _tell_clocks(self, step: ObservedStep, rows: int, seconds: float) -> float:
+        """Tell the clocks; how late the step was, see :class:`Timed`."""
+        lost = 0.0
         if rows == ALONE and self._after_draft:
             late = seconds / self.plain_seconds(step.context) - 1.0
-            self.late = (1 + step.early) * min(LARGEST_SHARE - 1.0, max(0.0, late))
+            lost = (1 + step.early) * min(LARGEST_SHARE - 1.0, max(0.0, late))
             self._after_draft = False
         expected = self._measured(step, rows)
         self.clocks.observe(rows, seconds, expected, repeats=step.repeats)
+        return lost
 
     def _measured(self, step: ObservedStep, rows: int) -> float:
         """What a step costs by what was measured, without any factor; ``rows`` is its kind."""

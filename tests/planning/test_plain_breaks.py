@@ -11,7 +11,7 @@ def drafts_before_a_break(agreed: int) -> int:
     breaks = PlainBreaks()
     breaks.space(1.0, seen=True, told=True, free=False, agreed=agreed)
     while not breaks.due:
-        breaks.drafts += 1
+        breaks.take_draft()
     return breaks.drafts
 
 
@@ -32,7 +32,7 @@ def test_plain_steps_come_first_once_where_they_never_overlap() -> None:
         while breaks.due:
             breaks.take_plain(1)
             opened += 1
-        breaks.drafts += 1
+        breaks.take_draft()
         breaks.take_plain(1)  # as where copies are verified, or other prompts read
     assert opened == OPENING_STEPS
     breaks.space(1.2, seen=True, told=True, free=False, agreed=0)
