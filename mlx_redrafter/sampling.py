@@ -146,7 +146,8 @@ def scores(
     normalise: bool = True,
     coin: mx.array | None = None,
 ) -> mx.array:
-    """Log-probabilities, filtered, at temperature, plus noise: their argmax is the choice.
+    """What a choice is the argmax of: log-probabilities, filtered, at temperature, plus noise;
+    without noise the log-probabilities as they are, which have the same argmax.
 
     Args:
         config: Temperature and filters.
@@ -157,7 +158,7 @@ def scores(
         coin: What decides over XTC, (..., 1); None leaves XTC out.
 
     Returns:
-        Same shape as logits; -inf where a filter removed the token.
+        Same shape as logits; with noise float32, and -inf where a filter removed the token.
     """
     # Imported here: it takes seconds, and a command line's --help needs only the options above.
     from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p

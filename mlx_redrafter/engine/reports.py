@@ -85,7 +85,7 @@ class StepReports:
         if planner is not self._planner:
             self.flush()
             self._planner, self._patience = planner, 0
-        if _is_quiet(step):
+        if step.is_quiet:
             full = self._is_full_with_next
             self._add(step.records, step.context, step.seconds)
             if full:
@@ -116,9 +116,3 @@ class StepReports:
         self._held = []
         self._planner.observe(step)
         self._patience = self._planner.plan.patience
-
-
-def _is_quiet(step: ObservedStep) -> bool:
-    """Whether a step is a plain one in the middle of a row of them."""
-    alone = step.next_shape is None and step.overlapped_draft is None and not step.watched
-    return step.is_amid_plain and alone

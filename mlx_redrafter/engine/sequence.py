@@ -57,6 +57,8 @@ class Sequence:
         stats: Counts of its steps.
         drafts: Whether it is drafted at all.
         sources: What proposes for it, each with its own memory of the text, besides the draft head.
+        copies: What proposes copies of the text, once its prompt is read; None where none are.
+        noise_scale: How far drafts follow the noise that choices are drawn with.
         backoff: When it pauses drafts that are useless for a while.
         watch: Compares a draft with the text, however much of it is verified.
         last_token: Its last token, the root of the next step, as of the last step that was read.

@@ -117,6 +117,12 @@ class ObservedStep:
         return self.early and self.overlapped and self.is_plain
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether it is amid plain steps, and no draft has to do with it or the next one."""
+        alone = self.next_shape is None and self.overlapped_draft is None and not self.watched
+        return self.is_amid_plain and alone
+
+    @property
     def made(self) -> float:
         """Tokens of all the steps it stands for."""
         return self.repeats * self.tokens

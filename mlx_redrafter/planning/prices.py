@@ -110,12 +110,15 @@ class StepPrices:
     @property
     def rate(self) -> float:
         """Tokens a second, as decoding goes on the whole."""
-        return self._rate.per_plain_step / self.plain_seconds(self._context)
+        return self._a_second(self._rate, self._context)
 
     @property
     def rate_without_copies(self) -> float:
         """Tokens a second where nothing is copied: what time is worth to a draft there."""
-        return self.without_copies.per_plain_step / self.plain_seconds(self._context)
+        return self._a_second(self.without_copies, self._context)
+
+    def _a_second(self, rate: Rate, context: int) -> float:
+        return rate.per_plain_step / self.plain_seconds(context)
 
     def plain_seconds(self, context: int) -> float:
         """What a plain step takes."""
@@ -136,7 +139,7 @@ class StepPrices:
         copies and the plain steps between; None before enough tokens were made."""
         if self.tokens < TOKENS_KNOWN:
             return None
-        return self._rate.per_plain_step / self.plain_seconds(context)
+        return self._a_second(self._rate, context)
 
     def check_seconds(self, rows: int, context: int) -> float:
         """Seconds of a step that verifies so many rows, its draft left out."""
