@@ -79,7 +79,7 @@ class Choice:
     def make(self, context: int) -> None:
         """Choose; called after a probe, and while there is a choice."""
         self._steps = STEPS
-        self._trials.price(self._prices.clocks, context)
+        self._trials.reprice(self._prices.clocks, context)
         raw = self.promises.drafted(context, self.shape, self._trials.probes.free)
         forecasts = {one.shape: one for one in self._honesty.correct(raw)}
         self._prices.take_forecasts(forecasts.values())
@@ -105,7 +105,7 @@ class Choice:
             self._honesty.forget()
             self._beginnings.fail()
             self._learnt.memory.forget_recorded()
-            self._trials.price(self._prices.clocks, context)
+            self._trials.reprice(self._prices.clocks, context)
         self.shape = None
 
     def _draft(self, forecast: Forecast, context: int) -> None:

@@ -218,7 +218,7 @@ class Planner:
                 for sequences, planner in self._for_batches.items():
                     planner._take_costs(self.costs.for_batch(sequences))
             else:
-                self._trials.price(self.clocks, self._context)
+                self._trials.reprice(self.clocks, self._context)
         if among:
             return
         for planner in (self, *self._for_batches.values()):
@@ -283,7 +283,7 @@ class Planner:
         timed = self.prices.time(step)
         if self._trials.forgive(self.clocks.machine):
             self.clocks.doubt()
-            self._trials.price(self.clocks, self._context)
+            self._trials.reprice(self.clocks, self._context)
         if self.choice is not None:
             self._honesty.observe(step, self._choice.forecast, self.prices)
         if step.is_plain:
@@ -328,7 +328,7 @@ class Planner:
         if tokens > 1.0 or self._trials.probes.free:
             self._choice.make(self._context)
         else:  # nothing accepted is no reason to draft
-            self._trials.price(self.clocks, self._context)
+            self._trials.reprice(self.clocks, self._context)
 
     def reflect(self) -> None:
         """Look at the trees of late as every shape would have drafted them; changes no answer."""
@@ -367,6 +367,6 @@ class Planner:
 
     def _plan_anew(self) -> None:
         """Price probes by the costs as they are; choose at once, where that needs no probe."""
-        self._trials.price(self.clocks, self._context)
+        self._trials.reprice(self.clocks, self._context)
         if self._trials.probes.free is not None or self._recorded is not None:
             self._choice.make(self._context)

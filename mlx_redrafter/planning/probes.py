@@ -85,7 +85,7 @@ class Probes:
         self.free: BeamShape | None = None
         self.certain = False
 
-    def price(
+    def reprice(
         self,
         clocks: Clocks,
         context: int,

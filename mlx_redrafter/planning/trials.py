@@ -92,13 +92,13 @@ class Trials:
         """Costs were measured again."""
         self.probes = Probes(costs, chains=self._chains, watches=self._watches)
 
-    def price(self, clocks: Clocks, context: int) -> None:
+    def reprice(self, clocks: Clocks, context: int) -> None:
         """Price probes by what steps cost by now, after so many tokens.
 
         After failures they are small ones. Where those pay, but have not shown what would, the next
         one may be larger.
         """
-        self.probes.price(
+        self.probes.reprice(
             clocks,
             context,
             small=self._in_a_row >= FAILURES_FOR_SMALL,
@@ -263,4 +263,4 @@ class Trials:
         """What is known of other texts says that drafts do not pay here."""
         self._expected = 1.0
         self.allowance.doubt()
-        self.price(clocks, context)
+        self.reprice(clocks, context)

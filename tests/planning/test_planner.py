@@ -717,7 +717,7 @@ def test_probes_are_priced_again_where_the_text_or_the_machine_has_changed() -> 
     probes, clocks = Probes(costs, chains=False), Clocks(costs)
 
     def price(context: int) -> float:
-        probes.price(clocks, context, small=False, earned=False)
+        probes.reprice(clocks, context, small=False, earned=False)
         return probes.first_price
 
     first = price(64)
@@ -735,7 +735,7 @@ def test_a_larger_probe_that_makes_nothing_leaves_the_account_in_credit(balance:
     """Else one or two of them would end drafts that pay."""
     costs = costs_of(CPU)
     probes = Probes(costs, chains=False)
-    probes.price(Clocks(costs), 0, small=False, earned=False)
+    probes.reprice(Clocks(costs), 0, small=False, earned=False)
     found = probes.larger(BeamShape(1, 1), 2.5, balance)
     assert (found is not None) == (balance >= 0.5)
     if found is not None:
