@@ -136,7 +136,7 @@ def _shared(automaton: SuffixAutomaton, text: Sequence[int]) -> int:
     first = automaton.forgotten
     end = min(len(automaton), len(text))
     if first >= end:
-        return end if first == 0 else 0
+        return 0
     known = np.frombuffer(array("i", automaton.tokens[: end - first]), dtype=np.int32)
     differ = np.flatnonzero(known != np.array(text[first:end], np.int32))
     return first + int(differ[0]) if len(differ) else end
