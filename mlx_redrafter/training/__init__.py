@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         tokenize,
         write_jsonl,
     )
+    from .draft_vocabulary import draft_vocabulary
     from .evaluation import (
         Agreement,
         DecodedFigures,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
         prompts_of,
     )
     from .features import Batch, BatchSource, Features
-    from .initial_drafter import draft_vocabulary, make_drafter
+    from .initial_drafter import make_drafter
     from .loop import Progress, train
     from .loss import distillation_loss, unrolled_logits
     from .options import TrainingOptions
@@ -113,7 +114,8 @@ _HOMES = {
         "prompts_of",
     ),
     ".features": ("Batch", "BatchSource", "Features"),
-    ".initial_drafter": ("draft_vocabulary", "make_drafter"),
+    ".draft_vocabulary": ("draft_vocabulary",),
+    ".initial_drafter": ("make_drafter",),
     ".loop": ("Progress", "train"),
     ".loss": ("distillation_loss", "unrolled_logits"),
     ".options": ("TrainingOptions",),

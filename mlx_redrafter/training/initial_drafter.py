@@ -21,40 +21,13 @@ from ..target.target import Target
 from ..text.drafter_files import check_pair, load_drafter, tokenizer_hash
 from ..text.loading import resolve_path
 from .data import TokenRow, special_tokens, token_counts
+from .draft_vocabulary import draft_rows
 from .options import TrainingOptions
 from .teacher import Teacher
 
 AnyDrafter = TypeVar("AnyDrafter", bound=Drafter)
 
 LARGEST_STATE = 1024
-ROW_STEP = 32  # the head's rows come in multiples, which matrix kernels like
-
-
-def draft_vocabulary(counts: np.ndarray, size: int, special: Iterable[int] = ()) -> np.ndarray:
-    """Sorted token ids for a head of at most ``size`` rows: (size or fewer,) int32.
-
-    All special tokens are in; then the most frequent ones, lower ids first where counts are equal.
-    Tokens that never occur are only taken to round the number up to a multiple of 32.
-
-    Args:
-        counts: How often each token is answered, (vocab_size,).
-        size: Most rows wanted.
-        special: Ids that must be in.
-
-    Raises:
-        RedrafterError: If the special tokens alone are more than ``size``.
-    """
-    forced = np.array(sorted({i for i in special if 0 <= i < len(counts)}), dtype=np.int64)
-    if len(forced) > size:
-        raise RedrafterError(
-            f"A draft vocabulary of {size} cannot hold the {len(forced)} special tokens: "
-            "make it larger."
-        )
-    order = np.argsort(-counts, kind="stable")
-    order = np.concatenate([forced, order[~np.isin(order, forced)]])
-    seen = len(forced) + int((np.delete(counts, forced) > 0).sum())
-    rounded = -(-max(seen, 1) // ROW_STEP) * ROW_STEP
-    return np.sort(order[: min(size, rounded, len(counts))]).astype(np.int32)
 
 
 def _initialised(drafter: AnyDrafter, tokens: np.ndarray | None, seed: int) -> AnyDrafter:
@@ -151,7 +124,7 @@ def make_memory_drafter(
     Raises:
         RedrafterError: As ``make_drafter``, or if the target's layers cannot be read.
     """
-    tokens = _draft_tokens(target, token_counts, draft_vocab_size, special)
+    tokens = draft_rows(target, token_counts, draft_vocab_size, special)
     entries = (shape or MemoryShape()).entries(target.hidden_size, len(target.model.layers))
     config = DrafterConfig.from_dict(
         {
@@ -185,20 +158,6 @@ def _principal(rows: mx.array, rank: int) -> mx.array:
     found = wide @ directions[:, ::-1][:, :rank]
     narrow[:, : found.shape[1]] = found
     return mx.array((narrow / narrow.std() * rank**-0.5).astype(np.float32))
-
-
-def _draft_tokens(
-    target: Teacher,
-    token_counts: np.ndarray | None,
-    size: int | None,
-    special: Iterable[int],
-) -> np.ndarray | None:
-    """The draft vocabulary; None for all tokens."""
-    if size is None or size >= target.vocab_size:
-        return None
-    if token_counts is None:
-        raise RedrafterError("A draft vocabulary needs token counts: pass those of the data.")
-    return draft_vocabulary(token_counts, size, special)
 
 
 def head_width(exit_dim: int | None, hidden_size: int, *, narrow: bool) -> int:
@@ -258,7 +217,7 @@ def make_drafter(
     Raises:
         RedrafterError: If a draft vocabulary is wanted and no counts are given, or it is too small.
     """
-    tokens = _draft_tokens(target, token_counts, draft_vocab_size, special)
+    tokens = draft_rows(target, token_counts, draft_vocab_size, special)
     narrow = shared_rows or independent_heads is not None
     config = DrafterConfig(
         hidden_size=target.hidden_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,17 @@ from mlx_lm.generate import wired_limit
 
 from ..drafting.drafter import Drafter
 from ..drafting.shape import BeamShape
-from ..engine.model import SpeculativeModel
 from ..errors import RedrafterError
 from ..ranges import of_kind_or_none
 from ..sampling import SamplingConfig
 from ..system.files import local_path, only_one
-from ..target.target import Target
 from ..text.drafter_files import tokenizer_hash
 from ..text.loading import load
 from ..text.places import own_drafter
 from .config import DistillationConfig
-from .data import Record, TokenRow, tokenize
+from .data import TokenRow
 from .evaluation import DecodedFigures, draft_sizes, measure_decoding, prompts_of
 from .hardware import unpacked, usual_learning_rate, usual_positions
-from .held_out import apart, split, tell_left_out
 from .initial_drafter import first_drafter
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
@@ -43,9 +40,10 @@ from .record import (
     step_of,
 )
 from .recording import PROMPTS, record_drafts
-from .regeneration import unlike
+from .rows import answers_anew, given_records, rows_of, with_own_questions
+from .setting import RunSetting
 from .shape_check import check_first_drafter
-from .sources import needs_answers, read_data
+from .sources import needs_answers
 from .store import (
     check_cache,
     features_to_learn_from,
@@ -55,27 +53,7 @@ from .store import (
     target_hash,
     weights_hash,
 )
-from .target_texts import AnswerSettings, QuestionSettings, answer_file, question_file
 from .text_batches import passes_over_texts
-
-# Of answers to a model's own questions, chunk by chunk: greedy text and drawn text are both met.
-ANSWER_TEMPERATURES = (0.0, 0.0, 0.7, 1.0)
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What the stages of a run share."""
-
-    options: TrainingOptions
-    paths: RunPaths
-    callback: TrainingCallback
-    model: SpeculativeModel
-    tokenizer: Any
-    target_sha256: str
-
-    @property
-    def target(self) -> Target:
-        return self.model.target
 
 
 def train_drafter(
@@ -123,8 +101,8 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     if options.cache_features is not None:
         check_cache(local_path(options.cache_features))
     mx.reset_peak_memory()
-    records, held = _given(options, callback)
-    if not _answers_anew(options) and needs_answers(records):
+    records, held = given_records(options, callback)
+    if not answers_anew(options) and needs_answers(records):
         raise RedrafterError(
             f"{options.data} has prompts but no answers: let the target answer with --regenerate."
         )
@@ -136,57 +114,14 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     try:
         with wired_limit(run.target.model):
             if options.self_questions is not None:
-                records, held = _with_own_questions(run, records, held)
-            return _fit(run, *_rows(run, records, held))
+                records, held = with_own_questions(run, records, held)
+            return _fit(run, *rows_of(run, records, held))
     except RedrafterError:
         forget_unbegun(paths)  # so that the corrected command is not told of an unfinished run
         raise
 
 
-def _answers_anew(options: TrainingOptions) -> bool:
-    """Whether the target's own answers are learned from."""
-    return options.regenerate or options.self_questions is not None
-
-
-def _given(
-    options: TrainingOptions, callback: TrainingCallback
-) -> tuple[list[Record], list[Record]]:
-    """Records to learn from and held out, as far as there are data."""
-    if not options.data:
-        return [], []
-    return read_data(
-        options.data,
-        held_out=options.held_out,
-        max_records=options.max_records,
-        seed=options.seed,
-        answers=not _answers_anew(options),
-        note=callback.note,
-    )
-
-
-def _with_own_questions(
-    run: _Setting, records: list[Record], held: list[Record]
-) -> tuple[list[Record], list[Record]]:
-    """The same and the target's own questions; of these some are held out where nothing else is."""
-    options = run.options
-    assert options.self_questions is not None
-    questions = question_file(
-        run.paths.work / "questions.jsonl",
-        run.target.model,
-        run.tokenizer,
-        QuestionSettings(
-            options.self_questions, seed=options.seed, batch_size=options.regenerate_batch_size
-        ),
-        target_sha256=run.target_sha256,
-        overwrite=options.overwrite,
-        progress=partial(run.callback.stage, "target's questions"),
-    )
-    if not held:
-        return split(questions, options.held_out, options.seed, "--self-questions", answers=False)
-    return [*records, *apart(questions, held, run.callback.note)], held
-
-
-def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> _Setting:
+def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback) -> RunSetting:
     model, tokenizer = load(
         options.model,
         drafter=False,
@@ -200,64 +135,7 @@ def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback)
     if refusal is not None:
         raise RedrafterError(f"No drafter can be trained for this model: {refusal}.")
     sha256 = target_hash(model.target)
-    return _Setting(options, paths, callback, model, tokenizer, sha256)
-
-
-def _answered(
-    run: _Setting, records: list[Record], held: list[Record]
-) -> tuple[list[Record], list[Record]]:
-    """The same with the target's own answers; held-out records come first, so they are fewer."""
-    options = run.options
-    settings = AnswerSettings(
-        max_tokens=options.regenerate_max_tokens,
-        temperature=_answer_temperature(options),
-        seed=options.seed,
-        chunk_size=options.regenerate_batch_size,
-        prompt_tokens=options.regenerate_prompt_tokens,
-        longest=options.max_seq_length,
-    )
-    fresh = unlike(
-        records,
-        held,
-        run.tokenizer,
-        prompt_tokens=settings.prompt_tokens,
-        longest=settings.longest,
-    )
-    tell_left_out(len(records) - len(fresh), run.callback.note)
-    answers = answer_file(
-        run.paths.work / "answers.jsonl",
-        run.target.model,
-        run.tokenizer,
-        [*held, *fresh],
-        settings,
-        target_sha256=run.target_sha256,
-        overwrite=options.overwrite,
-        progress=partial(run.callback.stage, "target's answers"),
-    )
-    return answers[len(held) :], answers[: len(held)]
-
-
-def _answer_temperature(options: TrainingOptions) -> float | list[float]:
-    """As asked; to a model's own questions by default greedy answers and drawn ones, in turn."""
-    if options.self_questions is None or options.regenerate_temperature:
-        return options.regenerate_temperature
-    return list(ANSWER_TEMPERATURES)
-
-
-def _rows(
-    run: _Setting, records: list[Record], held: list[Record]
-) -> tuple[list[TokenRow], list[TokenRow]]:
-    """What is learned from and what is evaluated on, in tokens."""
-    if _answers_anew(run.options):
-        records, held = _answered(run, records, held)
-    length = run.options.max_seq_length
-    rows = tokenize(records, run.tokenizer, length)
-    held_rows = tokenize(held, run.tokenizer, length, name="The held-out part of the data")
-    run.callback.note(
-        f"{sum(int(row.answer.sum()) for row in rows):,} tokens of answers to learn from, in "
-        f"{len(rows)} rows of {len(records)} records; {len(held_rows)} rows held out."
-    )
-    return rows, held_rows
+    return RunSetting(options, paths, callback, model, tokenizer, sha256)
 
 
 def _config(
@@ -288,7 +166,7 @@ def _config(
     )  # fmt: skip
 
 
-def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
+def _fit(run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
     """Make the drafter, train it, write it."""
     options, paths, callback = run.options, run.paths, run.callback
     drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
@@ -356,7 +234,7 @@ def _fit(run: _Setting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Trai
 
 
 def _card(
-    run: _Setting,
+    run: RunSetting,
     drafter: Drafter,
     config: DistillationConfig,
     identity: dict[str, Any],
@@ -381,7 +259,7 @@ def _card(
     }
 
 
-def _measure(run: _Setting, prompts: list[list[int]]) -> Any:
+def _measure(run: RunSetting, prompts: list[list[int]]) -> Any:
     """Real decoding of held-out prompts with a drafter as it stands."""
     options = run.options
 
