@@ -265,23 +265,26 @@ def only_one(directory: Path, work: str) -> Iterator[None]:
         with made_directory(directory):
             file, free = _open_lock(directory / LOCK_FILE)
     except OSError as error:
-        raise RedrafterError(
-            f"{directory} cannot be written: {error.strerror or error}."
-        ) from error
+        raise _unwritable(directory, error) from error
     with file:
         if not free:
             raise RedrafterError(
                 f"Another {work} is under way in {directory} ({_holder(file)}): wait for it, end "
                 "it, or choose another directory."
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
         try:
+            _sign(file, directory)
             yield
         finally:
             (directory / LOCK_FILE).unlink(missing_ok=True)
             remove_empty(made)
+
+
+def _unwritable(directory: Path, error: OSError) -> RedrafterError:
+    return RedrafterError(
+        f"{directory} cannot be written ({error.strerror or error}): mend that, or choose another "
+        "directory."
+    )
 
 
 def _open_lock(path: Path) -> tuple[IO[str], bool]:
@@ -295,6 +298,16 @@ def _open_lock(path: Path) -> tuple[IO[str], bool]:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file, True
         file.close()
+
+
+def _sign(file: IO[str], directory: Path) -> None:
+    """Write into the lock's file who holds it."""
+    try:
+        os.truncate(file.fileno(), 0)
+        # Not through the file's buffer, which would fail once more when it is closed.
+        os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
+    except OSError as error:
+        raise _unwritable(directory, error) from error
 
 
 def _holder(file: IO[str]) -> str:

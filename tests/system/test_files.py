@@ -94,6 +94,20 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pass
 
 
+def test_a_lock_that_cannot_be_signed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, words: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    place = tmp_path / "run"
+    told = pytest.raises(RedrafterError, match=r"run cannot be written \(No space")
+    with told, only_one(place, "training"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_stands_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
