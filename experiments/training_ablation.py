@@ -39,7 +39,7 @@ from mlx_redrafter.training import (
     train_drafter,
     write_jsonl,
 )
-from mlx_redrafter.training.store import target_hash
+from mlx_redrafter.training.hashes import target_hash
 from mlx_redrafter.training.target_texts import AnswerSettings
 from mlx_redrafter.ui.parsing import count
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         measure_decoding,
         prompts_of,
     )
+    from .feature_shards import stored_features
     from .features import Batch, BatchSource, Features
     from .initial_drafter import make_drafter
     from .loop import Progress, train
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from .regeneration import regenerate
     from .run import train_drafter
     from .sources import read_data
-    from .store import stored_features
     from .target_texts import answer_file
     from .teacher import StreamedBatches, Teacher, compute_features
     from .trainer import load_checkpoint, save_checkpoint
@@ -124,7 +124,7 @@ _HOMES = {
     ".run": ("train_drafter",),
     "..drafting.shared_head": ("output_rows",),
     ".sources": ("read_data",),
-    ".store": ("stored_features",),
+    ".feature_shards": ("stored_features",),
     ".target_texts": ("answer_file",),
     ".teacher": ("StreamedBatches", "Teacher", "compute_features"),
 }

@@ -24,7 +24,9 @@ from ..text.places import own_drafter
 from .config import DistillationConfig
 from .data import TokenRow
 from .evaluation import DecodedFigures, draft_sizes, measure_decoding, prompts_of
+from .feature_shards import check_cache
 from .hardware import unpacked, usual_learning_rate, usual_positions
+from .hashes import rows_hash, target_hash, weights_hash
 from .initial_drafter import first_drafter
 from .loop import train
 from .options import DEFAULT_STEPS, TrainingOptions
@@ -44,15 +46,7 @@ from .rows import answers_anew, given_records, rows_of, with_own_questions
 from .setting import RunSetting
 from .shape_check import check_first_drafter
 from .sources import needs_answers
-from .store import (
-    check_cache,
-    features_to_learn_from,
-    held_out_features,
-    place_of_features,
-    rows_hash,
-    target_hash,
-    weights_hash,
-)
+from .store import features_to_learn_from, held_out_features, place_of_features
 from .text_batches import passes_over_texts
 
 
@@ -99,7 +93,7 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     """Train where no other run can come between."""
     check_run_dir(paths, options)
     if options.cache_features is not None:
-        check_cache(local_path(options.cache_features))
+        check_cache(local_path(options.cache_features), paths.work)
     mx.reset_peak_memory()
     records, held = given_records(options, callback)
     if not answers_anew(options) and needs_answers(records):

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from bundles import PROSE, make_bundle
 from mlx.utils import tree_flatten
-from training_cases import make_rows
 from training_files import TINY, chats, weights, write
 
 from mlx_redrafter import Target, load
@@ -25,16 +24,12 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.system.disk import writing
 from mlx_redrafter.text.drafter_files import load_drafter, load_recorded, save_drafter
 from mlx_redrafter.training import (
-    DistillationConfig,
     TrainingCallback,
     compute_features,
-    make_drafter,
-    stored_features,
     train_drafter,
 )
 from mlx_redrafter.training import loop as loop_module
 from mlx_redrafter.training import store as store_module
-from models import build
 
 
 class Ears(TrainingCallback):
@@ -367,27 +362,6 @@ def test_matplotlib_is_missed_with_a_note(bundle, data, tmp_path, monkeypatch):
     train_drafter(bundle, data, tmp_path / "out", callback=ears, **(TINY | {"steps": 2}))
     assert any("pip install matplotlib" in note for note in ears.notes)
     assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_shards_that_were_cut_off_are_made_again(tmp_path):
-    target = Target(build("llama"))
-    rows = make_rows(12, length=30)
-    drafter = make_drafter(target)
-    config = DistillationConfig(top_k=8)
-    each = {"target_sha256": "x", "shard_bytes": 3000}
-    first = stored_features(tmp_path, target, drafter, rows, config, **each)
-    paths = sorted(tmp_path.glob("*.safetensors"))
-    assert len(paths) > 2
-    paths[1].write_bytes(paths[1].read_bytes()[:-7])
-    paths[2].write_bytes(b"")
-    plans = []
-    again = stored_features(tmp_path, target, drafter, rows, config, announce=plans.append, **each)
-    assert 0 < plans[0].missing_bytes < plans[0].total_bytes
-    memory = compute_features(target, drafter, rows, config)
-    anchors = memory.anchors
-    for one, two in zip(again.batch(anchors, 3), memory.batch(anchors, 3), strict=True):
-        np.testing.assert_allclose(one, two, rtol=2e-3, atol=2e-3)
-    assert first.hidden.shape == memory.hidden.shape
 
 
 def test_errors_of_writing_are_sentences_and_others_stay_themselves(tmp_path):

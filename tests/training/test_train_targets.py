@@ -70,7 +70,7 @@ def test_any_target_is_taught_from_and_left_alone(kind):
 
 
 def digest_of(target: Target) -> str:
-    from mlx_redrafter.training.store import target_hash
+    from mlx_redrafter.training.hashes import target_hash
 
     return target_hash(target)
 
