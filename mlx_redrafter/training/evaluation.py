@@ -261,7 +261,38 @@ class DraftSizes:
         )
 
 
-def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None) -> DraftSizes:
+@dataclass(frozen=True)
+class TargetSizes:
+    """What a target is read for, see ``DraftSizes``.
+
+    Attributes:
+        parameters: Numbers in it.
+        bytes_per_token: Weights that it reads for one token.
+        output_bytes: Of its output rows; 0 where they are no layer of their own.
+    """
+
+    parameters: int
+    bytes_per_token: int
+    output_bytes: int
+
+
+def target_sizes(target: Teacher, dtype: mx.Dtype | None = None) -> TargetSizes:
+    """Sizes of a target as it stands; ``dtype`` is as in :func:`draft_sizes`."""
+    module = target.output_head.layer if target.output_head else None
+    return TargetSizes(
+        parameters=get_total_parameters(target.model),
+        bytes_per_token=_target_bytes(target, dtype),
+        output_bytes=0 if module is None else _bytes(module, dtype),
+    )
+
+
+def draft_sizes(
+    target: Teacher,
+    drafter: Drafter,
+    dtype: mx.Dtype | None = None,
+    *,
+    stored: TargetSizes | None = None,
+) -> DraftSizes:
     """Sizes of a drafter and its target.
 
     Args:
@@ -269,37 +300,36 @@ def draft_sizes(target: Teacher, drafter: Drafter, dtype: mx.Dtype | None = None
         drafter: The draft head.
         dtype: Of all weights that are not packed; None takes them as they are. Both are counted
             alike, since on a CPU a target is opened in float32 whatever it is stored in.
+        stored: Sizes of the target before it was unpacked; by default as it stands.
     """
-
-    def own_bytes(value: mx.array) -> int:
-        if dtype is None or not mx.issubdtype(value.dtype, mx.floating):
-            return value.nbytes
-        return value.size * dtype.size
-
+    stored = target_sizes(target, dtype) if stored is None else stored
     flat = dict(tree_flatten(drafter.parameters()))
-    stored = sum(own_bytes(value) for value in flat.values())
     counted = {k: v for k, v in flat.items() if k != "draft_tokens"}
-    read = sum(own_bytes(v) for k, v in counted.items())
+    read = sum(_own_bytes(v, dtype) for v in counted.values())
     read //= drafter.config.independent_heads or 1
     if drafter.config.shared_rows:
-        module = target.output_head.layer if target.output_head else None
-        rows = _bytes(module, own_bytes) if module else 0
-        read += rows * drafter.config.head_size // target.vocab_size
+        read += stored.output_bytes * drafter.config.head_size // target.vocab_size
     return DraftSizes(
         drafter_parameters=sum(value.size for value in counted.values()),
-        drafter_bytes=stored,
+        drafter_bytes=sum(_own_bytes(value, dtype) for value in flat.values()),
         bytes_per_drafted_token=read,
-        target_parameters=get_total_parameters(target.model),
-        target_bytes_per_token=_target_bytes(target, own_bytes),
+        target_parameters=stored.parameters,
+        target_bytes_per_token=stored.bytes_per_token,
     )
 
 
-def _bytes(module: Any, own_bytes: Callable[[mx.array], int]) -> int:
-    return sum(own_bytes(value) for _, value in tree_flatten(module.parameters()))
+def _own_bytes(value: mx.array, dtype: mx.Dtype | None) -> int:
+    if dtype is None or not mx.issubdtype(value.dtype, mx.floating):
+        return value.nbytes
+    return value.size * dtype.size
 
 
-def _target_bytes(target: Teacher, own_bytes: Callable[[mx.array], int]) -> int:
-    total = _bytes(target.model, own_bytes)
+def _bytes(module: Any, dtype: mx.Dtype | None) -> int:
+    return sum(_own_bytes(value, dtype) for _, value in tree_flatten(module.parameters()))
+
+
+def _target_bytes(target: Teacher, dtype: mx.Dtype | None) -> int:
+    total = _bytes(target.model, dtype)
     if target.output_head is None:
         return total
     output = target.output_head.layer
@@ -308,5 +338,5 @@ def _target_bytes(target: Teacher, own_bytes: Callable[[mx.array], int]) -> int:
     for _, module in target.model.named_modules():
         is_embedding = isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
         if is_embedding and id(module) not in read:
-            total -= _bytes(module, own_bytes)
+            total -= _bytes(module, dtype)
     return total

@@ -8,11 +8,13 @@ from mlx_lm.utils import dequantize_model, get_total_parameters
 from ..drafting.config import DrafterConfig
 from ..engine.model import SpeculativeModel
 from ..system.device import on_gpu
+from ..system.limits import usable_memory
 
 IN_MEMORY = 4 * 2**30  # bytes of features that are kept in memory without being asked
 SHARE_OF_FEATURES = 0.45  # of a graphics card's own memory
 SHARE_OF_PASS = 1 / 8  # of a GPU's memory, for the arrays of one forward and backward pass
 SHARE_OF_TARGET = 1 / 4  # of a graphics card's memory, for a target that is unpacked
+SHARE_OF_TARGET_ON_CPU = 1 / 2  # of the memory that this process may use
 
 FEWEST_POSITIONS, MOST_POSITIONS = 512, 16384
 BASE_RATE, HIGHEST_RATE = 1e-3, 2e-3
@@ -56,15 +58,39 @@ def usual_learning_rate(positions: int) -> float:
     return float(min(BASE_RATE * max(1.0, positions / FEWEST_POSITIONS) ** 0.5, HIGHEST_RATE))
 
 
-def unpacked(model: SpeculativeModel) -> SpeculativeModel | None:
-    """The same model with its layers unpacked, on a graphics card that has the room; else None.
+def is_packed(model: SpeculativeModel) -> bool:
+    """Whether weights of the target are quantised."""
+    return any("scales" in module for _, module in model.target.model.named_modules())
 
-    Over thousands of tokens mlx unpacks every matrix anew on CUDA, and has no kernels for some.
+
+def unpacked_bytes(model: SpeculativeModel) -> int:
+    """Bytes of the target's weights once they are unpacked."""
+    size = model.target.dtype.size if on_gpu() else mx.float32.size
+    return int(get_total_parameters(model.target.model)) * size
+
+
+def _room_unpacked() -> float:
+    """Bytes that an unpacked target may take; none where packed ones serve as well.
+
+    A share of all memory and not of what is free: a run that goes on has to decide as it began.
+    """
+    if _has_own_memory():
+        return SHARE_OF_TARGET * gpu_memory()
+    return 0 if on_gpu() else SHARE_OF_TARGET_ON_CPU * (usable_memory() or 0)
+
+
+def unpacked(model: SpeculativeModel) -> SpeculativeModel | None:
+    """The same model with its layers unpacked, where that is faster and there is room; else None.
+
+    Over thousands of tokens mlx unpacks every matrix anew on CUDA, and has no kernels for some. A
+    CPU takes a hundred times as long for a product with packed weights, whatever its size.
     """
     target = model.target.model
-    if not _has_own_memory() or 2 * get_total_parameters(target) > SHARE_OF_TARGET * gpu_memory():
+    if not is_packed(model) or unpacked_bytes(model) > _room_unpacked():
         return None
     dequantize_model(target)
+    if not on_gpu():
+        target.set_dtype(mx.float32)  # some kinds of blocks unpack to bfloat16
     mx.eval(target.parameters())
     # Anew, since unpacked layers are other modules, which nothing follows yet.
     return SpeculativeModel(target, name=model.name, config=model.config)

@@ -17,15 +17,16 @@ from ..drafting.shape import BeamShape
 from ..errors import RedrafterError
 from ..ranges import of_kind_or_none
 from ..sampling import SamplingConfig
-from ..system.files import local_path, only_one
+from ..system.device import on_gpu
+from ..system.files import local_path, only_one, size_words
 from ..text.drafter_files import tokenizer_hash
 from ..text.loading import load
 from ..text.places import own_drafter
 from .config import DistillationConfig
 from .data import TokenRow
-from .evaluation import DecodedFigures, draft_sizes, measure_decoding, prompts_of
+from .evaluation import DecodedFigures, draft_sizes, measure_decoding, prompts_of, target_sizes
 from .feature_shards import check_cache
-from .hardware import unpacked, usual_learning_rate, usual_positions
+from .hardware import is_packed, unpacked, unpacked_bytes, usual_learning_rate, usual_positions
 from .hashes import rows_hash, target_hash, weights_hash
 from .initial_drafter import first_drafter
 from .loop import train
@@ -128,8 +129,27 @@ def _open(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback)
     refusal = model.target.refusal
     if refusal is not None:
         raise RedrafterError(f"No drafter can be trained for this model: {refusal}.")
+    sizes = target_sizes(model.target, getattr(mx, options.dtype))
     sha256 = target_hash(model.target)
-    return RunSetting(options, paths, callback, model, tokenizer, sha256)
+    run = RunSetting(options, paths, callback, model, tokenizer, sha256, sizes)
+    return run if on_gpu() else _with_unpacked(run)
+
+
+def _with_unpacked(run: RunSetting) -> RunSetting:
+    """The same run with its target unpacked, where that is faster and there is room."""
+    if not is_packed(run.model):
+        return run
+    model = unpacked(run.model)
+    if model is not None:
+        run.callback.note("The target is unpacked for its passes over the data.")
+        return replace(run, model=model)
+    if not on_gpu():
+        run.callback.note(
+            "The target's weights are quantised, which takes a CPU a hundred times as long, and "
+            f"unpacked they would take {size_words(unpacked_bytes(run.model))}, more than half of "
+            "the memory: train on a GPU, or where there is more memory."
+        )
+    return run
 
 
 def _config(
@@ -164,11 +184,11 @@ def _fit(run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Tr
     """Make the drafter, train it, write it."""
     options, paths, callback = run.options, run.paths, run.callback
     drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
-    sizes = draft_sizes(run.target, drafter, getattr(mx, options.dtype))
+    dtype = getattr(mx, options.dtype)
+    sizes = draft_sizes(run.target, drafter, dtype, stored=run.target_sizes)
     callback.note(sizes.described())
-    if (model := unpacked(run.model)) is not None:
-        run = replace(run, model=model)
-        callback.note("The target is unpacked for its passes over the data.")
+    if on_gpu():  # after the answers: token by token packed weights are read faster there
+        run = _with_unpacked(run)
     where = place_of_features(options, run.target, drafter, rows, callback.note)
     config = _config(options, drafter, rows, where)
     callback.note(
@@ -222,7 +242,7 @@ def _fit(run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Tr
         eos_token_ids=sorted(run.tokenizer.eos_token_ids),
         progress=partial(callback.stage, "recording drafts"),
     )
-    drafter.set_dtype(getattr(mx, options.dtype))
+    drafter.set_dtype(dtype)
     finish(paths, drafter, _card(run, drafter, config, identity, report), recorded)
     return report
 

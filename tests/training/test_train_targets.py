@@ -23,6 +23,7 @@ from mlx_redrafter.errors import RedrafterError
 from mlx_redrafter.text.drafter_files import load_drafter, save_drafter
 from mlx_redrafter.training import (
     DistillationConfig,
+    TrainingCallback,
     compute_features,
     draft_sizes,
     hardware,
@@ -30,9 +31,11 @@ from mlx_redrafter.training import (
     measure_decoding,
     prompts_of,
     regeneration,
+    target_texts,
     train,
     train_drafter,
 )
+from mlx_redrafter.training import rows as rows_module
 from mlx_redrafter.tree import DraftTree
 from models import build
 
@@ -290,9 +293,64 @@ def test_an_unpacked_target_is_followed_as_a_packed_one(name, monkeypatch):
     np.testing.assert_allclose(verified(model.target), before, atol=1e-3)
 
 
+def packed_model(mode: str = "affine") -> SpeculativeModel:
+    built = build("llama", intermediate_size=64)
+    nn.quantize(built, group_size=32, bits=4, mode=mode)
+    built.set_dtype(mx.float32)
+    return SpeculativeModel(built)
+
+
 def test_a_target_stays_packed_where_there_is_no_room(monkeypatch):
-    packed = SpeculativeModel(build("llama"))
+    packed = packed_model()
+    monkeypatch.setattr(hardware, "usable_memory", lambda: 1000)
+    assert hardware.unpacked(packed) is None
+    monkeypatch.setattr(hardware, "usable_memory", lambda: None)
     assert hardware.unpacked(packed) is None
     monkeypatch.setattr(hardware, "_has_own_memory", lambda: True)
     monkeypatch.setattr(hardware, "gpu_memory", lambda: 1000)
     assert hardware.unpacked(packed) is None
+    monkeypatch.setattr(hardware, "gpu_memory", lambda: 1 << 40)
+    assert hardware.unpacked(SpeculativeModel(build("llama"))) is None, "it is as it was"
+
+
+@pytest.mark.parametrize("mode", ["affine", "mxfp4"])
+def test_on_a_cpu_a_target_is_unpacked_to_the_values_it_had(mode):
+    packed, tokens = packed_model(mode), mx.array([[5, 6, 7, 9]])
+    before = np.array(packed.target.teach(tokens)[0])
+    model = hardware.unpacked(packed)
+    assert model is not None
+    assert not hardware.is_packed(model)
+    assert {v.dtype for _, v in tree_flatten(model.target.model.parameters())} == {mx.float32}
+    np.testing.assert_allclose(np.array(model.target.teach(tokens)[0]), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("room", [1 << 40, 1000])
+def test_a_run_on_a_cpu_unpacks_its_target_before_it_answers(
+    bundle, data, tmp_path, monkeypatch, room
+):
+    packed = tmp_path / "packed"
+    convert(hf_path=bundle, mlx_path=packed, quantize=True, q_bits=4, q_group_size=32)
+    monkeypatch.setattr(hardware, "usable_memory", lambda: room)
+    notes, seen = [], []
+
+    def answers(path, model, *arguments, **more):
+        seen.append(any("scales" in module for _, module in model.named_modules()))
+        return target_texts.answer_file(path, model, *arguments, **more)
+
+    monkeypatch.setattr(rows_module, "answer_file", answers)
+
+    class Ears(TrainingCallback):
+        def note(self, text):
+            notes.append(text)
+
+    settings = TINY | {"steps": 2, "regenerate": True, "regenerate_max_tokens": 8}
+    report = train_drafter(packed, data, tmp_path / "out", callback=Ears(), **settings)
+    model, _ = load(packed, drafter=tmp_path / "out")
+    as_stored = draft_sizes(model.target, model.drafter, mx.bfloat16)
+    assert report.sizes.target_bytes_per_token == as_stored.target_bytes_per_token
+    assert report.sizes.target_parameters == as_stored.target_parameters
+    fits = room > 1000
+    assert seen == [not fits]
+    assert any("is unpacked for its passes" in note for note in notes) == fits
+    told = "quantised, which takes a CPU a hundred times as long"
+    assert any(told in note for note in notes) != fits
