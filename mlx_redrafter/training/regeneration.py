@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,19 @@ def sampler_for(temperature: float, seed: int) -> Callable[[mx.array], mx.array]
         return mx.random.categorical(log_probs / temperature, key=draw)
 
     return sample
+
+
+def seed_of_draws(seed: int, number: int) -> int:
+    """A seed for each of a run's parts, below 2**64, which is as far as mlx's go.
+
+    Args:
+        seed: Of the run.
+        number: Of the part, such as a chunk of prompts.
+    """
+    product = seed * 1_000_003 + number
+    if product < 2**64:
+        return product
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big")
 
 
 def _nothing() -> None:
@@ -338,7 +352,7 @@ def regenerate(
     temperatures = [temperature] if isinstance(temperature, float | int) else list(temperature)
     for first in range(start, len(records), chunk_size):
         number = first // chunk_size
-        sampler = sampler_for(temperatures[number % len(temperatures)], seed * 1_000_003 + number)
+        sampler = sampler_for(temperatures[number % len(temperatures)], seed_of_draws(seed, number))
         chunk = records[first : first + chunk_size]
         texts = [r for r in chunk if is_text(r)]
         chats = [r for r in chunk if not is_text(r)]

@@ -111,7 +111,7 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
             if options.self_questions is not None:
                 records, held = with_own_questions(run, records, held)
             return _fit(run, *rows_of(run, records, held))
-    except RedrafterError:
+    except Exception:
         forget_unbegun(paths)  # so that the corrected command is not told of an unfinished run
         raise
 

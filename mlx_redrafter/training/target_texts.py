@@ -21,7 +21,14 @@ from ..system.files import write_json
 from ..text.chat_template import render
 from .data import Record, is_message, is_text, write_jsonl
 from .held_out import redrawn
-from .regeneration import Answer, check_prompts, decode_batch, regenerate, sampler_for
+from .regeneration import (
+    Answer,
+    check_prompts,
+    decode_batch,
+    regenerate,
+    sampler_for,
+    seed_of_draws,
+)
 
 # Low ones ask what is usual, high ones what is rare; each batch has one of them.
 TEMPERATURES = (0.8, 1.0, 1.2)
@@ -319,7 +326,7 @@ def _batches(
     batch = first
     while True:
         temperature = settings.temperatures[batch % len(settings.temperatures)]
-        sampler = sampler_for(temperature, settings.seed * 1_000_003 + batch)
+        sampler = sampler_for(temperature, seed_of_draws(settings.seed, batch))
         prompts = [header.before] * settings.batch_size
         drawn = decode_batch(
             model, tokenizer, prompts, settings.max_tokens, sampler, tick, ends=header.ends

@@ -25,6 +25,7 @@ from mlx_redrafter.training import (
     tokenize,
     write_jsonl,
 )
+from mlx_redrafter.training.regeneration import seed_of_draws
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,16 @@ def test_sampled_answers_come_from_the_seed_and_can_be_continued(model, tokenize
     mx.random.seed(123)
     assert list(regenerate(model, tokenizer, records, start=2, **options)) == whole[2:]
     assert list(regenerate(model, tokenizer, records, **(options | {"seed": 10}))) != whole
+
+
+def test_any_seed_that_can_be_named_draws(model, tokenizer):
+    """A run's part has a seed of its own, which for a small one is what it always was."""
+    assert seed_of_draws(9, 2) == 9 * 1_000_003 + 2
+    largest = [seed_of_draws(2**63 - 1 - i, number) for i in range(2) for number in range(3)]
+    assert len(set(largest)) == 6
+    assert all(0 <= seed < 2**64 for seed in largest)
+    options = {"max_tokens": 4, "temperature": 1.0, "seed": 2**63 - 1, "chunk_size": 1}
+    assert len(list(regenerate(model, tokenizer, [{"prompt": "hi"}] * 2, **options))) == 2
 
 
 @pytest.mark.parametrize(

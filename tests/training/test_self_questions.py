@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from bundles import make_bundle
@@ -79,6 +80,11 @@ def test_questions_end_are_of_a_usual_length_and_come_once(tmp_path, model):
     assert all(set(text.split()) <= set(WORDS) for text in found)
     assert seen[0] == (0, 6)
     assert seen[-1] == (6, 6)
+
+
+def test_any_seed_that_can_be_named_draws_questions(tmp_path, model):
+    settings = replace(SETTINGS, seed=2**63 - 1)
+    assert len(ask(tmp_path / "q.jsonl", model, settings)) == SETTINGS.count
 
 
 def test_more_questions_begin_with_the_same_ones(tmp_path, model):

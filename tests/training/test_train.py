@@ -463,3 +463,16 @@ def test_the_speed_is_that_of_the_steps(bundle, data, tmp_path, monkeypatch):
     log = [json.loads(line) for line in (out / "training" / "log.jsonl").open()]
     assert [entry["step"] for entry in log] == [2, 4, 6, 8]
     assert {entry["positions_per_second"] for entry in log} == {16.0}
+
+
+def test_an_error_of_the_program_leaves_no_unfinished_run(bundle, data, tmp_path, monkeypatch):
+    """The next command, with other settings, is then not told to go on with this one."""
+
+    def broken(*arguments, **more):
+        raise TypeError("not what it takes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "compute_features", broken)
+        with pytest.raises(TypeError):
+            train_drafter(bundle, data, tmp_path / "out", **TINY)
+    train_drafter(bundle, data, tmp_path / "out", **TINY | {"steps": 2})
