@@ -26,6 +26,7 @@ from .config import DistillationConfig
 from .data import TokenRow
 from .evaluation import DecodedFigures, draft_sizes, measure_decoding, prompts_of, target_sizes
 from .feature_shards import check_cache
+from .features import BatchSource, Features
 from .hardware import is_packed, unpacked, unpacked_bytes, usual_learning_rate, usual_positions
 from .hashes import rows_hash, target_hash, weights_hash
 from .initial_drafter import first_drafter
@@ -48,7 +49,8 @@ from .setting import RunSetting
 from .shape_check import check_first_drafter
 from .sources import needs_answers
 from .store import features_to_learn_from, held_out_features, place_of_features
-from .text_batches import passes_over_texts
+from .text_batches import TextBatches, passes_over_texts
+from .trainer import check_checkpoint
 
 
 def train_drafter(
@@ -195,42 +197,13 @@ def _fit(run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Tr
         f"Steps of {config.positions_per_step:,} positions, "
         f"{config.learning_rate:.2g} the highest learning rate."
     )
-    features = features_to_learn_from(
-        where,
-        run.target,
-        drafter,
-        rows,
-        config,
-        directory=local_path(options.cache_features or paths.work / "features"),
-        target_sha256=run.target_sha256,
-        overwrite=options.overwrite,
-        note=callback.note,
-        progress=partial(callback.stage, "target's features"),
-    )
-    held_out = held_out_features(where, run.target, drafter, held_rows, config)
-    identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
-    identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
-    if options.start_from is not None:  # now, not after hours in which the file may go
-        identity["started_from"] = weights_hash(options.start_from)
+    identity = _identity(run, rows, held_rows, where)
+    if options.resume and paths.checkpoint.is_file():  # before hours of passes
+        check_checkpoint(paths.checkpoint, drafter, config, identity=identity)
+    features, held_out = _features(run, drafter, rows, held_rows, config, where)
     watch = RunLogger(paths, callback, step_of(paths.checkpoint) if options.resume else 0)
-    drafter = train(
-        run.target,
-        drafter,
-        features,
-        config,
-        held_out=held_out,
-        measure=_measure(run, prompts_of(held_rows, options.eval_prompts)),
-        checkpoint=paths.checkpoint,
-        best=paths.best,
-        resume=options.resume,
-        report_every=options.report_every,
-        evaluate_every=options.eval_every,
-        save_every=options.save_every,
-        patience=options.patience,
-        identity=identity,
-        progress=watch,
-        after_step=partial(callback.stage, "training"),
-    )
+    prompts = prompts_of(held_rows, options.eval_prompts)
+    drafter = _trained(run, drafter, features, held_out, prompts, config, identity, watch)
     report = watch.report(sizes)
     watch.draw()
     recorded = record_drafts(  # in float32, as the evaluations are
@@ -245,6 +218,74 @@ def _fit(run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Tr
     drafter.set_dtype(dtype)
     finish(paths, drafter, _card(run, drafter, config, identity, report), recorded)
     return report
+
+
+def _identity(
+    run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow], where: str
+) -> dict[str, Any]:
+    """What has to be the same when the run goes on, beside its settings."""
+    identity = {"target": run.target_sha256, "data": rows_hash(rows), "features": where}
+    identity["held_out"] = rows_hash(held_rows)  # by which the best drafter is chosen
+    if run.options.start_from is not None:  # now, not after hours in which the file may go
+        identity["started_from"] = weights_hash(run.options.start_from)
+    return identity
+
+
+def _features(
+    run: RunSetting,
+    drafter: Drafter,
+    rows: list[TokenRow],
+    held_rows: list[TokenRow],
+    config: DistillationConfig,
+    where: str,
+) -> tuple[Features | BatchSource, Features | TextBatches]:
+    """What batches are taken from, and what evaluations measure on."""
+    options, paths, callback = run.options, run.paths, run.callback
+    features = features_to_learn_from(
+        where,
+        run.target,
+        drafter,
+        rows,
+        config,
+        directory=local_path(options.cache_features or paths.work / "features"),
+        target_sha256=run.target_sha256,
+        overwrite=options.overwrite,
+        note=callback.note,
+        progress=partial(callback.stage, "target's features"),
+    )
+    return features, held_out_features(where, run.target, drafter, held_rows, config)
+
+
+def _trained(
+    run: RunSetting,
+    drafter: Drafter,
+    features: Features | BatchSource,
+    held_out: Features | TextBatches,
+    prompts: list[list[int]],
+    config: DistillationConfig,
+    identity: dict[str, Any],
+    watch: RunLogger,
+) -> Drafter:
+    """The drafter after all steps."""
+    options, paths, callback = run.options, run.paths, run.callback
+    return train(
+        run.target,
+        drafter,
+        features,
+        config,
+        held_out=held_out,
+        measure=_measure(run, prompts),
+        checkpoint=paths.checkpoint,
+        best=paths.best,
+        resume=options.resume,
+        report_every=options.report_every,
+        evaluate_every=options.eval_every,
+        save_every=options.save_every,
+        patience=options.patience,
+        identity=identity,
+        progress=watch,
+        after_step=partial(callback.stage, "training"),
+    )
 
 
 def _card(

@@ -193,6 +193,35 @@ def load_checkpoint(
     Raises:
         RedrafterError: If the file cannot be read or was made with other settings.
     """
+    arrays, step, state = _opened(path, drafter, config, identity or {})
+    optimizer.init(drafter.trainable_parameters())
+    _check_arrays(path, arrays, drafter, optimizer)
+    tree: Any = tree_unflatten(list(arrays.items()))
+    drafter.update(tree["drafter"])
+    optimizer.state = tree["optimizer"]
+    mx.eval(drafter.parameters(), optimizer.state)
+    return step, state
+
+
+def check_checkpoint(
+    path: Path,
+    drafter: Drafter,
+    config: DistillationConfig,
+    *,
+    identity: dict[str, Any] | None = None,
+) -> None:
+    """See that a run can go on from a checkpoint, before the work that comes before its steps.
+
+    Raises:
+        RedrafterError: As :func:`load_checkpoint`.
+    """
+    _opened(path, drafter, config, identity or {})
+
+
+def _opened(
+    path: Path, drafter: Drafter, config: DistillationConfig, identity: dict[str, Any]
+) -> tuple[dict[str, mx.array], int, dict[str, Any]]:
+    """(arrays, not read yet, step, state) of a checkpoint that was made with these settings."""
     try:
         loaded: Any = mx.load(str(path), return_metadata=True)
         arrays, metadata = loaded
@@ -204,26 +233,21 @@ def load_checkpoint(
         raise RedrafterError(
             f"{path} is not a training checkpoint: remove it to start anew."
         ) from error
-    wanted = _settings(drafter, config, identity or {})
+    wanted = _settings(drafter, config, identity)
     if settings != wanted:
-        changed = sorted(
+        changed = {
             key
             for part in wanted
             for found in [settings[part] if isinstance(settings.get(part), dict) else {}]
             for key in wanted[part] | found
             if wanted[part].get(key) != found.get(key)
-        )
+        }
         raise RedrafterError(
-            f"{path} was made with other settings ({', '.join(changed)})"
-            f"{redrawn(changed)}: use the same ones, or remove it to start anew."
+            f"{path} was made with another {', another '.join(sorted(changed))}"
+            f"{redrawn(changed)}: use the same, or start anew with --overwrite (or without that "
+            "file)."
         )
-    optimizer.init(drafter.trainable_parameters())
-    _check_arrays(path, arrays, drafter, optimizer)
-    tree: Any = tree_unflatten(list(arrays.items()))
-    drafter.update(tree["drafter"])
-    optimizer.state = tree["optimizer"]
-    mx.eval(drafter.parameters(), optimizer.state)
-    return step, state
+    return arrays, step, state
 
 
 def _check_arrays(

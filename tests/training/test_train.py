@@ -476,3 +476,18 @@ def test_an_error_of_the_program_leaves_no_unfinished_run(bundle, data, tmp_path
         with pytest.raises(TypeError):
             train_drafter(bundle, data, tmp_path / "out", **TINY)
     train_drafter(bundle, data, tmp_path / "out", **TINY | {"steps": 2})
+
+
+def test_another_target_is_refused_before_its_passes(bundle, tmp_path):
+    out, data = tmp_path / "out", write(tmp_path / "data.jsonl", chats())
+    with pytest.raises(KeyboardInterrupt):
+        train_drafter(bundle, data, out, callback=Ears(stop=3), **TINY)
+    other = make_bundle(tmp_path / "other", drafter=False, seed=5)
+    ears = Ears()
+    with pytest.raises(RedrafterError, match=r"with another target: use .* with --overwrite"):
+        train_drafter(other, data, out, callback=ears, resume=True, **TINY)
+    assert ears.stages == []
+    write(data, chats(12))
+    with pytest.raises(RedrafterError, match=r"another data, another held_out \(the files, or"):
+        train_drafter(bundle, data, out, callback=ears, resume=True, **TINY)
+    assert ears.stages == []
