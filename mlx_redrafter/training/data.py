@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -254,7 +255,7 @@ def with_turns(record: Record, turns: Sequence[Turn], tokenizer: Any, sha256: st
 
     Its text alone does, unless the chat template drops or rewrites parts of answers, such as the
     thoughts of a reasoning model, or the model wrote a word in other tokens than the tokenizer. The
-    token ids are then kept beside it, for this tokenizer only.
+    token ids are then kept beside it, for this tokenizer and this text only.
 
     Args:
         record: A conversation or text.
@@ -272,7 +273,29 @@ def with_turns(record: Record, turns: Sequence[Turn], tokenizer: Any, sha256: st
     except RedrafterError:
         pass  # a template may refuse what the model wrote; the tokens serve without it
     kept = [asdict(turn) for turn in turns]
-    return {**record, "token_ids": {"tokenizer": sha256, "answers": kept}}
+    ids = {"tokenizer": sha256, "text": _text_hash(record), "answers": kept}
+    return {**record, "token_ids": ids}
+
+
+def _text_hash(record: Record) -> str:
+    """SHA-256 of all that a record says, by which token ids beside it are known to be of it."""
+    said = record["text"] if is_text(record) else [conversation(record), record.get("tools")]
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _kept_turns(record: Record, tokenizer_sha256: str) -> list[Turn] | None:
+    """The answers whose token ids stand beside a record's text.
+
+    None if there are none, they are another tokenizer's, or the text was edited since. Records of
+    earlier versions do not say which text theirs were of, and are believed.
+    """
+    kept = record.get("token_ids")
+    if not isinstance(kept, dict) or kept.get("tokenizer") != tokenizer_sha256:
+        return None
+    if "text" in kept and kept["text"] != _text_hash(record):
+        return None
+    return [Turn(**turn) for turn in kept["answers"]]
 
 
 def _gives(row: TokenRow, turn: Turn) -> bool:
@@ -305,11 +328,8 @@ def tokenize(
     rows, cut = [], False
     sha256 = tokenizer_hash(tokenizer)
     for record in records:
-        kept = record.get("token_ids")
-        if isinstance(kept, dict) and kept.get("tokenizer") == sha256:
-            found = [Turn(**turn).row() for turn in kept["answers"]]
-        else:
-            found = [row_of(record, tokenizer)]
+        turns = _kept_turns(record, sha256)
+        found = [row_of(record, tokenizer)] if turns is None else [turn.row() for turn in turns]
         for whole in found:
             row = TokenRow(whole.tokens[:max_seq_length], whole.answer[:max_seq_length])
             # The first draft needs a hidden state and a root before the token it guesses.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mlx_redrafter  # noqa: F401  (loads OpenBLAS before mlx)
 
 import mlx.core as mx  # isort: skip
@@ -119,6 +121,30 @@ def test_tokens_of_another_tokenizer_are_left_alone():
     kept = {"tokenizer": "another's", "answers": [{"tokens": [7, 7, 7], "prompt_tokens": 1}]}
     (row,) = tokenize([chat("hi", "fine") | {"token_ids": kept}], tokenizer)
     assert marked(row) == ["fine", "<|end|>"]
+
+
+def test_an_edited_text_is_learned_from_as_it_stands(model):
+    """Its token ids are those of what stood there before."""
+    tokenizer = make_tokenizer(THOUGHTLESS)
+    answered, *_ = regenerate(model, tokenizer, [{"prompt": "hi there"}], max_tokens=5)
+    answered = json.loads(json.dumps(answered))
+    written = answered["token_ids"]["answers"][0]["tokens"]
+
+    def learned(record):
+        (row,) = tokenize([record], tokenizer)
+        return row.tokens.tolist()
+
+    assert learned({**answered, "from": "a run"}) == written
+    question, answer = answered["messages"]
+    for edited in (
+        {"messages": [question, {**answer, "content": "fine you"}]},
+        {"messages": [{**question, "content": "you"}, answer]},
+    ):
+        found = learned({**answered, **edited})
+        assert found == learned(edited | {"truncated": answered.get("truncated", False)})
+        assert found != written
+    del answered["token_ids"]["text"]  # as earlier versions kept them
+    assert learned(answered) == written
 
 
 def test_texts_that_begin_with_a_mark_are_continued_behind_one(model):
