@@ -360,6 +360,19 @@ _OF_MEMORY = (
 _NOT_OF_MEMORY = ("shared_rows", "lookback", "independent")
 
 
+def refuse_disk(options: TrainingOptions) -> None:
+    """Refuse features on disk, for a head with a memory.
+
+    Raises:
+        RedrafterError: If they are asked for.
+    """
+    if options.features == "disk" or options.cache_features is not None:
+        raise RedrafterError(
+            "A head with a memory learns from whole texts, of which nothing is kept on disk: leave "
+            "out features and cache_features."
+        )
+
+
 def _check_memory(options: TrainingOptions) -> None:
     changed = _changed(options)
     if not options.memory:
@@ -372,11 +385,7 @@ def _check_memory(options: TrainingOptions) -> None:
         wrong.append("rnn")
     if wrong:
         raise RedrafterError(f"A head with a memory has no {wrong[0]}: leave it out.")
-    if options.features == "disk" or options.cache_features is not None:
-        raise RedrafterError(
-            "A head with a memory learns from whole texts, of which nothing is kept on disk: leave "
-            "out features and cache_features."
-        )
+    refuse_disk(options)
     try:
         layers = options.layers
     except ValueError:

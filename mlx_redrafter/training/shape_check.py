@@ -12,7 +12,7 @@ from ..target.target import Target
 from .data import special_tokens
 from .draft_vocabulary import draft_vocabulary
 from .initial_drafter import MemoryShape, drafter_to_go_on_from, head_width
-from .options import TrainingOptions
+from .options import TrainingOptions, refuse_disk
 
 
 def check_first_drafter(
@@ -30,10 +30,12 @@ def check_first_drafter(
         RedrafterError: If the options do not fit the target, or the drafter to continue from.
     """
     if options.start_from is not None:
-        drafter_to_go_on_from(
+        drafter = drafter_to_go_on_from(
             options.start_from, target, tokenizer, unroll=options.unroll,
             lookback=options.lookback, name=name,
         )  # fmt: skip
+        if drafter.remembers:
+            refuse_disk(options)
         return
     size = options.draft_vocab_size
     if size is not None and size < target.vocab_size:

@@ -29,6 +29,11 @@ def test_a_run_leaves_a_head_that_can_be_gone_on_with(
     assert card["drafter"]["target_layers"] == [0, 1]
     more = {k: v for k, v in SETTINGS.items() if k in TINY}
     train_drafter(bundle, data, tmp_path / "two", start_from=str(tmp_path / "one"), **more)
+    for change in ({"features": "disk"}, {"cache_features": tmp_path / "cache"}):
+        with pytest.raises(RedrafterError, match="nothing is kept on disk: leave out features"):
+            train_drafter(
+                bundle, data, tmp_path / "x", start_from=str(tmp_path / "one"), **more, **change
+            )
     model, _ = load(bundle, drafter=tmp_path / "two")
     assert isinstance(model.drafter, MemoryDrafter)
     assert model.drafter.config.state_size == 16
