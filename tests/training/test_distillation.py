@@ -35,7 +35,7 @@ from mlx_redrafter.training import (
 )
 from mlx_redrafter.training.evaluation import DecodedFigures
 from mlx_redrafter.training.features import CachedBatches, drawn
-from mlx_redrafter.training.trainer import Trainer
+from mlx_redrafter.training.trainer import Trainer, learning_rate_schedule
 
 TINY = DistillationConfig(unroll=3, steps=6, positions_per_step=16, top_k=8, seed=3)
 
@@ -429,6 +429,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_a_hundredth(target, rows):
     np.testing.assert_allclose(rates[:10], [1e-3 * step for step in range(1, 11)], rtol=1e-3)
     assert all(later < earlier for earlier, later in pairwise(rates[10:]))
     assert 1e-4 < rates[-1] < 1.5e-4
+    assert learning_rate_schedule(config)(mx.array(config.steps)).item() == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(
