@@ -28,7 +28,7 @@ MUON_RMS = 0.2  # root mean square of AdamW's updates at a learning rate of 1
 
 
 def learning_rate_schedule(config: DistillationConfig) -> Callable[[mx.array], mx.array]:
-    """Linear warmup to the peak, then cosine down to a hundredth of it just behind the last step."""
+    """Linear warmup to the peak, then cosine down to a hundredth just behind the last step."""
     warmup = max(1, round(config.warmup * config.steps))
     rest = max(1, config.steps - warmup)
     peak = config.learning_rate
