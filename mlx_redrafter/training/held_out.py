@@ -6,12 +6,11 @@ of them knows much of the others, and its own answer to that question says littl
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from ..errors import RedrafterError
 from .data import Record, conversation, is_text
@@ -95,23 +94,25 @@ def apart(
 def split(
     records: Sequence[Record],
     held_out: int,
-    seed: int,
     data: str | Path,
     *,
     answers: bool = True,
+    before: Collection[str] = (),
     note: Note | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """(training records, held-out records); no question is among both.
 
     Of what would be learned from several times one is held out. Where a question has more answers
-    than are to be held out the rest of them is in neither part.
+    than are to be held out the rest of them is in neither part. The questions alone say which are
+    drawn: other runs with the same data, in whatever order and with whatever answers, hold out the
+    same.
 
     Args:
         records: In a known format.
         held_out: Records to hold out; small data keeps nine tenths for training.
-        seed: Of the drawing.
         data: Names them for the message.
         answers: Whether their own answers are learned from; if not, a question counts once.
+        before: Marks of questions that are drawn first, see :func:`marks_of`.
         note: Told in a sentence how many are in neither part, if any are.
 
     Raises:
@@ -128,7 +129,7 @@ def split(
     kept: list[Record] = []
     held: list[Record] = []
     for way in _WAYS:
-        held = _drawn(different.values(), number, seed, way)
+        held = _drawn(different.values(), number, before, way)
         kept = _others(records, held, way)
         if _is_most(kept, records):
             break
@@ -173,8 +174,29 @@ def _is_most(kept: Sequence[Record], records: Sequence[Record]) -> bool:
     return 2 * len(kept) > len(records)
 
 
+def marks_of(held: Sequence[Record], records: Sequence[Record]) -> list[str]:
+    """Hashes of what held-out records ask, by which later runs know it, sorted.
+
+    Args:
+        held: Evaluated on.
+        records: Learned from. What these ask as well has no mark.
+    """
+    learned = {way: {way(record) for record in records} for way in _WAYS}
+    own = [[way(one) for way in _WAYS if way(one) not in learned[way]] for one in held]
+    return sorted({_mark(questions[0]) for questions in own if questions})
+
+
+def is_marked(record: Record, marks: Collection[str]) -> bool:
+    """Whether what a record asks is among the marks."""
+    return bool(marks) and any(_mark(way(record)) in marks for way in _WAYS)
+
+
+def _mark(question: str) -> str:
+    return hashlib.sha256(question.encode()).hexdigest()[:16]
+
+
 def _drawn(
-    records: Iterable[Record], number: int, seed: int, way: Callable[[Record], str]
+    records: Iterable[Record], number: int, before: Collection[str], way: Callable[[Record], str]
 ) -> list[Record]:
     """At most ``number`` of the records: all that ask what was drawn, question by question.
 
@@ -184,12 +206,15 @@ def _drawn(
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(way(record), []).append(record)
-    sets = list(groups.values())
-    order = np.random.default_rng(seed).permutation(len(sets)).tolist()
-    drawn, room = [], number
-    for place in order:
-        if len(sets[place]) <= room:
-            drawn.append(place)
-            room -= len(sets[place])
-    drawn = drawn or [min(order, key=lambda place: len(sets[place]))]
-    return [record for place in sorted(drawn) for record in sets[place]][:number]
+
+    def late(question: str) -> tuple[bool, str]:
+        return not any(is_marked(r, before) for r in groups[question]), _mark(question)
+
+    order = sorted(groups, key=late)
+    drawn, room = set(), number
+    for question in order:
+        if len(groups[question]) <= room:
+            drawn.add(question)
+            room -= len(groups[question])
+    drawn = drawn or {min(order, key=lambda question: len(groups[question]))}
+    return [one for question in groups if question in drawn for one in groups[question]][:number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 
 from .data import Record, TokenRow, tokenize
@@ -23,23 +24,23 @@ def answers_anew(options: TrainingOptions) -> bool:
 
 
 def given_records(
-    options: TrainingOptions, callback: TrainingCallback
+    options: TrainingOptions, before: Collection[str], callback: TrainingCallback
 ) -> tuple[list[Record], list[Record]]:
-    """Records to learn from and held out, as far as there are data."""
+    """Records to learn from and held out, as far as there are data; see :func:`held_out_before`."""
     if not options.data:
         return [], []
     return read_data(
         options.data,
         held_out=options.held_out,
         max_records=options.max_records,
-        seed=options.seed,
         answers=not answers_anew(options),
+        before=before,
         note=callback.note,
     )
 
 
 def with_own_questions(
-    run: RunSetting, records: list[Record], held: list[Record]
+    run: RunSetting, records: list[Record], held: list[Record], before: Collection[str]
 ) -> tuple[list[Record], list[Record]]:
     """The same and the target's own questions; of these some are held out where nothing else is."""
     options = run.options
@@ -56,7 +57,7 @@ def with_own_questions(
         progress=partial(run.callback.stage, "target's questions"),
     )
     if not held:
-        return split(questions, options.held_out, options.seed, "--self-questions", answers=False)
+        return split(questions, options.held_out, "--self-questions", answers=False, before=before)
     return [*records, *apart(questions, held, run.callback.note)], held
 
 

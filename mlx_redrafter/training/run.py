@@ -44,13 +44,13 @@ from .record import (
     step_of,
 )
 from .recording import PROMPTS, record_drafts
-from .rows import answers_anew, given_records, rows_of, with_own_questions
+from .rows import given_records, rows_of, with_own_questions
 from .setting import RunSetting
 from .shape_check import check_first_drafter
-from .sources import needs_answers
 from .store import features_to_learn_from, held_out_features, place_of_features
 from .text_batches import TextBatches, passes_over_texts
 from .trainer import check_checkpoint
+from .unseen import MARKS, held_out_before, unseen_marks
 
 
 def train_drafter(
@@ -98,11 +98,8 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     if options.cache_features is not None:
         check_cache(local_path(options.cache_features), paths.work)
     mx.reset_peak_memory()
-    records, held = given_records(options, callback)
-    if not answers_anew(options) and needs_answers(records):
-        raise RedrafterError(
-            f"{options.data} has prompts but no answers: let the target answer with --regenerate."
-        )
+    before = held_out_before(options.start_from)
+    records, held = given_records(options, before, callback)
     run = _open(options, paths, callback)
     check_first_drafter(options, run.target, run.tokenizer, run.model.name)
     if options.resume and not paths.settings.is_file():
@@ -111,8 +108,9 @@ def _train(options: TrainingOptions, paths: RunPaths, callback: TrainingCallback
     try:
         with wired_limit(run.target.model):
             if options.self_questions is not None:
-                records, held = with_own_questions(run, records, held)
-            return _fit(run, *rows_of(run, records, held))
+                records, held = with_own_questions(run, records, held, before)
+            marks = unseen_marks(records, held, options.start_from, before, callback.note)
+            return _fit(run, *rows_of(run, records, held), marks)
     except Exception:
         forget_unbegun(paths)  # so that the corrected command is not told of an unfinished run
         raise
@@ -182,7 +180,9 @@ def _config(
     )  # fmt: skip
 
 
-def _fit(run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow]) -> TrainingReport:
+def _fit(
+    run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow], marks: list[str]
+) -> TrainingReport:
     """Make the drafter, train it, write it."""
     options, paths, callback = run.options, run.paths, run.callback
     drafter = first_drafter(options, run.target, run.tokenizer, rows, run.model.name)
@@ -216,7 +216,8 @@ def _fit(run: RunSetting, rows: list[TokenRow], held_rows: list[TokenRow]) -> Tr
         progress=partial(callback.stage, "recording drafts"),
     )
     drafter.set_dtype(dtype)
-    finish(paths, drafter, _card(run, drafter, config, identity, report), recorded)
+    card = {**_card(run, drafter, config, identity, report), MARKS: marks}
+    finish(paths, drafter, card, recorded)
     return report
 
 

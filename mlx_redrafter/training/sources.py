@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..errors import RedrafterError
@@ -21,8 +21,8 @@ def read_data(
     *,
     held_out: int,
     max_records: int | None = None,
-    seed: int = 0,
     answers: bool = True,
+    before: Collection[str] = (),
     note: Note | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """(training records, held-out records) of a file, a directory or a Hub dataset.
@@ -34,13 +34,14 @@ def read_data(
             the name of a dataset on the Hub with these splits.
         held_out: Records held out: the first of the valid split, or drawn from the training ones.
         max_records: Use only so many training records, the first ones.
-        seed: Of the drawing.
-        answers: Whether the answers in the data are learned from, see ``held_out.split``.
+        answers: Whether the answers in the data are learned from, see ``held_out.split``. Then
+            records without one are left out.
+        before: Marks of questions that are held out first, see ``held_out.marks_of``.
         note: Told in a sentence of records that are left out.
 
     Raises:
-        RedrafterError: If there is nothing of that name, nothing in it, not in a known format, or
-            nothing else than what is held out.
+        RedrafterError: If there is nothing of that name, nothing in it, not in a known format, no
+            answer, or nothing else than what is held out.
     """
     path = local_path(data)
     names = str(data), f"The split 'valid' of {data}"
@@ -51,14 +52,13 @@ def read_data(
         train, valid = read_jsonl(path), []
     else:
         train, valid = _of_hub(str(data))
-    train, valid = train[:max_records], valid[:held_out]
+    train = train[:max_records]
     if not train:
         raise RedrafterError(f"{data} is empty: write one {FORMATS} a line.")
-    for name, records in zip(names, (train, valid), strict=True):
-        for number, record in enumerate(records, 1):
-            _check(record, f"{name}, record {number}")
+    train = _usable(train, names[0], len(train), answers, note)
+    valid = _usable(valid, names[1], held_out, answers, note)
     if not valid:
-        return split(train, held_out, seed, data, answers=answers, note=note)
+        return split(train, held_out, data, answers=answers, before=before, note=note)
     kept = apart(train, valid, note)
     if not kept:
         raise RedrafterError(
@@ -68,13 +68,45 @@ def read_data(
     return kept, valid if answers else each_once(valid)
 
 
-def needs_answers(records: Sequence[Record]) -> bool:
-    """Whether no record has anything that the target would have written."""
-    return not any(
-        "text" in r or "completion" in r
-        or any(m.get("role") == "assistant" for m in r.get("messages", ()))
-        for r in records
-    )  # fmt: skip
+def _usable(
+    records: Sequence[Record], name: str, most: int, answers: bool, note: Note | None
+) -> list[Record]:
+    """The first records, ``most`` of them, that something is learned from.
+
+    Args:
+        records: Of any kind; those that are reached are checked.
+        name: Names them in a sentence.
+        most: How many are wanted.
+        answers: Whether they have to bring their answers.
+        note: Told how many have none.
+    """
+    usable: list[Record] = []
+    reached = 0
+    for record in records:
+        if len(usable) == most:
+            break
+        reached += 1
+        _check(record, f"{name}, record {reached}")
+        if not answers or has_answer(record):
+            usable.append(record)
+    if records and not usable:
+        raise RedrafterError(
+            f"{name} has prompts but no answers: let the target answer with --regenerate."
+        )
+    if len(usable) < reached and note is not None:
+        note(
+            f"{reached - len(usable):,} of {reached:,} records of {name} have no answer, and are "
+            "left out (with --regenerate the target answers them)."
+        )
+    return usable
+
+
+def has_answer(record: Record) -> bool:
+    """Whether a record has anything that the target would have written."""
+    if is_text(record):
+        return bool(record["text"].strip())
+    # What a conversation opens with was an answer to nothing.
+    return any(message["role"] == "assistant" for message in conversation(record)[1:])
 
 
 def _of_directory(path: Path) -> tuple[list[Record], list[Record]]:

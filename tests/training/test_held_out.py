@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -14,7 +15,14 @@ from mlx_redrafter.training import held_out as module
 from mlx_redrafter.training import sources
 from mlx_redrafter.training.data import TokenRow
 from mlx_redrafter.training.evaluation import prompts_of
-from mlx_redrafter.training.held_out import apart, asked, learned_from, split
+from mlx_redrafter.training.held_out import (
+    apart,
+    asked,
+    is_marked,
+    learned_from,
+    marks_of,
+    split,
+)
 from mlx_redrafter.training.record import TrainingCallback
 from mlx_redrafter.training.run import train_drafter
 from mlx_redrafter.training.sources import read_data
@@ -51,10 +59,9 @@ SEVERAL_ANSWERS = {
 
 
 @pytest.mark.parametrize("name", SEVERAL_ANSWERS)
-@pytest.mark.parametrize("seed", [0, 5])
-def test_all_answers_to_a_question_are_on_one_side(name, seed):
+def test_all_answers_to_a_question_are_on_one_side(name):
     records = SEVERAL_ANSWERS[name]
-    kept, held = split(records, 8, seed, "data")
+    kept, held = split(records, 8, "data")
     assert not first_questions(kept) & first_questions(held)
     assert 6 <= len({learned_from(record) for record in held}) <= 8
     assert len(kept) + len(held) == len(records)
@@ -62,25 +69,53 @@ def test_all_answers_to_a_question_are_on_one_side(name, seed):
 
 def test_texts_are_told_apart_as_a_whole():
     records = [{"text": f"Once  upon a time {i // 2}" + "\n" * (i % 2)} for i in range(80)]
-    kept, held = split(records, 8, 0, "data")
+    kept, held = split(records, 8, "data")
     assert len(held) == 8
     assert not {asked(r) for r in kept} & {asked(r) for r in held}
 
 
-def test_without_common_questions_the_drawing_is_what_it_was():
-    """Runs that were begun before questions counted can be gone on with."""
-    _, held = split([pair(f"q{i}", i % 3) for i in range(50)], 64, 0, "data")
-    assert [record["prompt"] for record in held] == ["q2", "q4", "q18", "q23", "q36"]
+def test_the_questions_alone_say_what_is_held_out():
+    """Or a run that goes on from a drafter would evaluate on what that one was taught."""
+    records = [pair(f"q{i}", i % 3) for i in range(50)]
+    _, held = split(records, 64, "data")
+    drawn = {record["prompt"] for record in held}
+    assert len(drawn) == 5
+    answered = [chat(r["prompt"], "another answer", truncated=True) for r in reversed(records)]
+    assert first_questions(split(answered, 64, "data")[1]) == first_questions(held)
+    # Of more data it are the same ones and some more, as far as there is room.
+    more = [pair(f"r{i}", i) for i in range(450)]
+    assert drawn & {record["prompt"] for record in split([*records, *more], 64, "data")[1]}
+    before = marks_of(held, records[:1])
+    _, again = split([*more, *records], 8, "data", before=before)
+    assert drawn < {record["prompt"] for record in again}
+    assert len(again) == 8
+
+
+def test_marks_are_of_what_is_not_learned_from():
+    records = SEVERAL_ANSWERS["other follow-ups"]
+    kept, held = split(records, 8, "data")
+    marks = marks_of(held, kept)
+    assert len(marks) == len(first_questions(held)) == 2
+    assert all(is_marked(record, marks) for record in held)
+    assert not any(is_marked(record, marks) for record in kept)
+    assert is_marked(pair(json.loads(asked(held[0], first=True))[0][0][1], "other"), marks)
+    assert marks_of(held, held) == []
+    header = [chat("You are in a kitchen.", "OK", f"Find {i // 2}", str(i)) for i in range(80)]
+    kept, held = split(header, 8, "data")
+    marks = marks_of(held, kept)
+    assert len(marks) == 4
+    assert all(is_marked(record, marks) for record in held)
+    assert not any(is_marked(record, marks) for record in kept)
 
 
 def test_uneven_questions():
     """What has more answers than are asked for is learned from, as long as there is another."""
     often = [pair("often", i) for i in range(95)]
-    kept, held = split([*often, *[pair(f"q{i}", 0) for i in range(5)]], 64, 0, "data")
+    kept, held = split([*often, *[pair(f"q{i}", 0) for i in range(5)]], 64, "data")
     assert kept == often
     assert len(held) == 5
     told: list[str] = []
-    kept, held = split([pair(f"q{i % 2}", i) for i in range(100)], 64, 0, "data", note=told.append)
+    kept, held = split([pair(f"q{i % 2}", i) for i in range(100)], 64, "data", note=told.append)
     assert (len(kept), len(held)) == (50, 10)
     assert told == ["40 of the records ask what held-out ones ask, and are left out."]
 
@@ -88,12 +123,12 @@ def test_uneven_questions():
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_single_question_cannot_be_parted(answers):
     with pytest.raises(RedrafterError, match=r"All 9 records of data ask the same, and a question"):
-        split([pair("q", i) for i in range(9)], 1, 0, "data", answers=answers)
+        split([pair("q", i) for i in range(9)], 1, "data", answers=answers)
 
 
 def test_what_most_conversations_open_with_is_no_question():
     records = [chat("You are in a kitchen.", "OK", f"Find {i // 2}", str(i)) for i in range(80)]
-    kept, held = split(records, 8, 0, "data")
+    kept, held = split(records, 8, "data")
     assert len(kept) == 72
     assert not {asked(r) for r in kept} & {asked(r) for r in held}
     assert apart(kept, held) == kept
@@ -103,7 +138,7 @@ def test_questions_that_the_target_answers_count_once():
     """Held out eight times, a question would be answered alike eight times."""
     records = [pair(f"q{i // 4}", i) for i in range(400)]
     told: list[str] = []
-    kept, held = split(records, 8, 0, "data", answers=False, note=told.append)
+    kept, held = split(records, 8, "data", answers=False, note=told.append)
     assert (len(kept), len(held), len(first_questions(held))) == (368, 8, 8)
     assert not first_questions(kept) & first_questions(held)
     assert "24 of the records" in told[0]
@@ -153,3 +188,50 @@ def test_a_run_begun_with_another_drawing_is_told_why_it_cannot_go_on(tmp_path, 
     with pytest.raises(RedrafterError, match=r"data.* \(the files, or what this version holds out"):
         train_drafter(bundle, data, out, resume=True, **TINY, **more)
     train_drafter(bundle, data, out, overwrite=True, **TINY, **more)
+
+
+class Notes(TrainingCallback):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_a_run_that_goes_on_holds_out_what_was_held_out_before(tmp_path):
+    bundle = make_bundle(tmp_path / "m", drafter=False)
+    data, first = write(tmp_path / "d.jsonl", chats(40)), tmp_path / "first"
+    settings = {**TINY, "steps": 2, "held_out": 4}
+    anew = {"regenerate": True, "regenerate_max_tokens": 8}
+    train_drafter(bundle, data, first, **settings, **anew)
+    marks = json.loads((first / "training.json").read_text())["held_out_questions"]
+    assert len(marks) == 4
+    on = {k: v for k, v in settings.items() if k not in ("exit_dim", "num_draft_layers")}
+    on |= {"start_from": str(first), "seed": 1}
+    for name, of in (("again", data), ("own", first / "training" / "answers.jsonl")):
+        listener, out = Notes(), tmp_path / name
+        train_drafter(bundle, of, out, callback=listener, **on)
+        assert json.loads((out / "training.json").read_text())["held_out_questions"] == marks
+        assert not any("may have learned" in note for note in listener.notes)
+
+
+def test_figures_of_what_may_have_been_learned_are_told(tmp_path):
+    bundle = make_bundle(tmp_path / "m", drafter=False)
+    questions, first = chats(40), tmp_path / "first"
+    settings = {**TINY, "steps": 2, "held_out": 2}
+    train_drafter(bundle, write(tmp_path / "d.jsonl", questions), first, **settings)
+    marks = json.loads((first / "training.json").read_text())["held_out_questions"]
+    held = [record for record in questions if is_marked(record, marks)]
+    other = next(record for record in questions if not is_marked(record, marks))
+    write(tmp_path / "data" / "train.jsonl", questions)
+    write(tmp_path / "data" / "valid.jsonl", [held[0], other])
+    on = {k: v for k, v in settings.items() if k not in ("exit_dim", "num_draft_layers")}
+    on |= {"start_from": str(first)}
+    for name, count, left in (("second", 1, marks_of(held[:1], [])), ("third", 2, [])):
+        listener = Notes()
+        train_drafter(bundle, tmp_path / "data", tmp_path / name, callback=listener, **on)
+        told = f"{first} may have learned from {count} of the 2 records that are held out now"
+        assert any(told in note for note in listener.notes)
+        card = json.loads((tmp_path / name / "training.json").read_text())
+        assert card["held_out_questions"] == left
+        (first / "training.json").unlink(missing_ok=True)
