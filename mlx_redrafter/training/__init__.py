@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         tokenize,
         write_jsonl,
     )
-    from .draft_vocabulary import draft_vocabulary
     from .evaluation import (
         Agreement,
         DecodedFigures,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from .target_texts import answer_file
     from .teacher import StreamedBatches, Teacher, compute_features
     from .trainer import load_checkpoint, save_checkpoint
+    from .vocabulary import draft_vocabulary
 
 __all__ = [
     "Agreement",
@@ -114,7 +114,7 @@ _HOMES = {
         "prompts_of",
     ),
     ".features": ("Batch", "BatchSource", "Features"),
-    ".draft_vocabulary": ("draft_vocabulary",),
+    ".vocabulary": ("draft_vocabulary",),
     ".initial_drafter": ("make_drafter",),
     ".loop": ("Progress", "train"),
     ".loss": ("distillation_loss", "unrolled_logits"),

@@ -21,9 +21,9 @@ from ..target.target import Target
 from ..text.drafter_files import check_pair, load_drafter, tokenizer_hash
 from ..text.loading import resolve_path
 from .data import TokenRow, special_tokens, token_counts
-from .draft_vocabulary import draft_rows
 from .options import TrainingOptions
 from .teacher import Teacher
+from .vocabulary import draft_rows
 
 AnyDrafter = TypeVar("AnyDrafter", bound=Drafter)
 

@@ -10,9 +10,9 @@ from ..drafting.shared_head import shareable
 from ..errors import RedrafterError
 from ..target.target import Target
 from .data import special_tokens
-from .draft_vocabulary import draft_vocabulary
 from .initial_drafter import MemoryShape, drafter_to_go_on_from, head_width
 from .options import TrainingOptions, refuse_disk
+from .vocabulary import draft_vocabulary
 
 
 def check_first_drafter(
