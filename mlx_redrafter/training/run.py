@@ -254,7 +254,9 @@ def _features(
         note=callback.note,
         progress=partial(callback.stage, "target's features"),
     )
-    return features, held_out_features(where, run.target, drafter, held_rows, config)
+    return features, held_out_features(
+        where, run.target, drafter, held_rows, config, partial(callback.stage, "held-out features")
+    )
 
 
 def _trained(

@@ -132,11 +132,15 @@ def held_out_features(
     drafter: Drafter,
     rows: Sequence[TokenRow],
     config: DistillationConfig,
+    progress: Callable[[int, int], None],
 ) -> Features | TextBatches:
-    """What evaluations measure on: the first held-out rows, at most ``MEASURED_POSITIONS``."""
+    """What evaluations measure on: the first held-out rows, at most ``MEASURED_POSITIONS``.
+
+    Args are as in :func:`features_to_learn_from`.
+    """
     totals = np.cumsum([kept_positions([row]) for row in rows])
     few = list(rows[: max(1, int((totals <= MEASURED_POSITIONS).sum()))])
     if drafter.remembers:
         return TextBatches(target, drafter, few, config)
     kept = np.float32 if where == "stream" else np.float16
-    return compute_features(target, drafter, few, config, dtype=kept)
+    return compute_features(target, drafter, few, config, dtype=kept, progress=progress)

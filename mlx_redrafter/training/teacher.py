@@ -11,6 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
+from ..system.device import on_gpu
 from ..target.output_head import OutputHead
 from .config import DistillationConfig
 from .data import TokenRow
@@ -20,6 +21,7 @@ LENGTH_STEP = 16  # rows are padded to a multiple, so that few shapes occur
 SIZES_PER_OCTAVE = 8  # of padded lengths
 SMALLEST_PROBABILITY = 1e-9  # its logarithm fits float16 with room
 MAX_LOGITS = 2**26  # elements of one forward pass's logits
+CPU_TOKENS = 256  # of one forward pass on a CPU: what ends a run is not heeded before it is over
 
 
 class Teacher(Protocol):
@@ -66,9 +68,9 @@ def _needed(answer: np.ndarray) -> np.ndarray:
 
 
 def _batches(lengths: np.ndarray, batch_tokens: int, vocab_size: int) -> Iterator[np.ndarray]:
-    """Row numbers of similar length, each group within the two memory bounds."""
+    """Row numbers of similar length, each group within the bounds of a pass."""
     order = np.argsort(lengths, kind="stable")
-    budget = max(1, min(batch_tokens, MAX_LOGITS // vocab_size))
+    budget = max(1, min(batch_tokens, _pass_tokens(vocab_size)))
     start = 0
     while start < len(order):
         end = start + 1
@@ -76,6 +78,12 @@ def _batches(lengths: np.ndarray, batch_tokens: int, vocab_size: int) -> Iterato
             end += 1
         yield order[start:end]
         start = end
+
+
+def _pass_tokens(vocab_size: int) -> int:
+    """Tokens of one forward pass at most."""
+    fitting = MAX_LOGITS // vocab_size
+    return fitting if on_gpu() else min(fitting, CPU_TOKENS)
 
 
 def padded_length(length: int) -> int:
@@ -188,10 +196,10 @@ def _passes(
 ) -> Iterator[tuple[mx.array, mx.array, np.ndarray, np.ndarray]]:
     """(logits, hidden, kept positions in them, which entries of ``where`` those are) of rows.
 
-    Rows whose logits would take more than ``MAX_LOGITS`` elements go in pieces, with caches.
+    Rows with more tokens than a pass may have go in pieces, with caches.
     """
     count, width = padded.shape
-    piece = max(LENGTH_STEP, MAX_LOGITS // target.vocab_size // count)
+    piece = max(LENGTH_STEP, _pass_tokens(target.vocab_size) // count)
     if width <= piece:
         logits, hidden = target.teach(padded)
         yield logits, hidden, where, np.arange(len(where))
@@ -237,7 +245,7 @@ class FeatureExtractor:
 
         Args:
             rows: At least one.
-            progress: Called with the rows done after each forward pass.
+            progress: Called with the rows done after each forward pass; may end the work.
 
         Raises:
             RedrafterError: If the hidden states do not fit ``dtype``.
@@ -257,6 +265,8 @@ class FeatureExtractor:
                 with np.errstate(over="ignore"):
                     for name, values in found.items():
                         kept[name][into[chosen]] = values
+                if progress is not None:
+                    progress(done)
             done += len(numbers)
             mx.clear_cache()  # rows differ in length, and buffers of all sizes would pile up
             if progress is not None:

@@ -85,6 +85,7 @@ def test_a_run_leaves_a_drafter_its_card_log_and_curves(bundle, data, tmp_path):
         "target's features",
         "training",
         "evaluation",
+        "held-out features",
         "recording drafts",
     }
     assert any("million parameters" in note for note in ears.notes)
@@ -443,9 +444,9 @@ def test_a_quantised_drafter_is_not_gone_on_from(bundle, data, tmp_path):
 def test_wrong_data_leaves_no_unfinished_run(bundle, tmp_path):
     directory = tmp_path / "data"
     write(directory / "train.jsonl", chats())
-    write(directory / "valid.jsonl", [{"messages": [{"role": "user", "content": "the cat"}]}])
+    write(directory / "valid.jsonl", [{"prompt": "the cat " * 99, "completion": "sat"}])
     out = tmp_path / "out"
-    with pytest.raises(RedrafterError, match="held-out part of the data has no answers"):
+    with pytest.raises(RedrafterError, match="held-out part of the data has answers only behind"):
         train_drafter(bundle, directory, out, **TINY)
     write(directory / "valid.jsonl", chats(2))
     train_drafter(bundle, directory, out, **TINY)

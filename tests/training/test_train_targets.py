@@ -32,6 +32,7 @@ from mlx_redrafter.training import (
     prompts_of,
     regeneration,
     target_texts,
+    teacher,
     train,
     train_drafter,
 )
@@ -211,8 +212,6 @@ def test_independent_heads_see_no_drafted_token_and_decode(bundle, data, tmp_pat
 
 
 def test_long_rows_go_through_the_target_in_pieces(monkeypatch):
-    from mlx_redrafter.training import teacher
-
     for kind in ("llama:sliding", "qwen3_next"):
         target = hybrid() if kind == "qwen3_next" else Target(build(kind))
         drafter = make_drafter(target)
@@ -224,6 +223,36 @@ def test_long_rows_go_through_the_target_in_pieces(monkeypatch):
         monkeypatch.undo()
         np.testing.assert_allclose(pieces.hidden, whole.hidden, rtol=2e-3, atol=2e-3)
         np.testing.assert_array_equal(pieces.best, whole.best)
+
+
+def test_on_a_cpu_passes_are_short_and_can_be_ended_after_each(monkeypatch):
+    """Python heeds a signal between passes only."""
+    target, passes = Target(build("llama")), []
+    real = target.teach
+
+    def teach(tokens, *more):
+        passes.append(tokens.size)
+        return real(tokens, *more)
+
+    def stop(done, _total):
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, "teach", teach)
+    monkeypatch.setattr(teacher, "CPU_TOKENS", 64)
+    drafter, config = make_drafter(target), DistillationConfig(top_k=8)
+    rows = make_rows(2, length=200)
+    with pytest.raises(KeyboardInterrupt):
+        compute_features(target, drafter, rows, config, progress=stop)
+    assert passes == [64, 64]
+    passes.clear()
+    whole = compute_features(target, drafter, make_rows(6, length=30), config)
+    assert passes == [64, 64, 64]
+    monkeypatch.setattr(teacher, "on_gpu", lambda: True)
+    passes.clear()
+    once = compute_features(target, drafter, make_rows(6, length=30), config)
+    assert passes == [6 * 32]
+    np.testing.assert_allclose(whole.hidden, once.hidden, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["shared_rows", "independent"])
