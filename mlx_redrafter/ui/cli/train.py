@@ -53,10 +53,10 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0.
     """
-    from .train_screen import TrainingScreen, show_report
-
     with told_once():
         options = _read_options(arguments)  # before anything slow is imported
+    from .train_screen import TrainingScreen, show_report
+
     screen = TrainingScreen()
     from ...training.run import train_drafter
     from ..quiet import quiet_libraries
