@@ -90,17 +90,18 @@ class TextCopies:
         if self._answers is not None:
             self._answers.add(answer)
 
-    def propose(self, max_depth: int = MAX_CHAIN) -> Copies | None:
+    def propose(self, max_depth: int = MAX_CHAIN, *, least_earlier: int = 1) -> Copies | None:
         """Copies for the next step; None where the text's end has no earlier place that
         was gone on from.
 
         Args:
             max_depth: Tokens of a continuation at most.
+            least_earlier: Length of a match in an earlier answer at least.
         """
         if max_depth < 1:
             return None
         chain = min(max_depth, MAX_CHAIN)
-        length, found, earlier = self._found(chain)
+        length, found, earlier = self._found(chain, least_earlier)
         # Where the text ends at once its end is the next choice, and nothing is left to verify.
         going_on = [one for one in found if one.tokens[0] not in self._ends]
         if not going_on:
@@ -113,12 +114,14 @@ class TextCopies:
         root, shared = self.automaton.tokens[-1], len(found) > 1
         return Copies(root, length, continuations, shared, earlier)
 
-    def _found(self, depth: int) -> tuple[int, list[Continuation], bool]:
+    def _found(self, depth: int, least_earlier: int) -> tuple[int, list[Continuation], bool]:
         """The longest match, what followed it, and whether an earlier answer alone has it."""
         own = self.automaton.match_length
         if self._place is not None:
-            length, found = self._place.continuations(MAX_CONTINUATIONS, depth)
-            if found and length > own:
+            length, found = self._place.continuations(
+                MAX_CONTINUATIONS, depth, longer_than=max(own, least_earlier - 1)
+            )
+            if found:
                 return length, found, True
         if not own:
             return 0, [], False

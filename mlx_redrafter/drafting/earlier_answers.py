@@ -74,18 +74,23 @@ class PlaceAmongAnswers:
             if self._found_in == (automaton, len(automaton)):
                 self._follow(automaton, tokens)
 
-    def continuations(self, count: int, depth: int) -> tuple[int, list[Continuation]]:
+    def continuations(
+        self, count: int, depth: int, *, longer_than: int = 0
+    ) -> tuple[int, list[Continuation]]:
         """The length of the match, and what followed it.
 
         Args:
             count: Continuations at most.
             depth: Tokens of each, at most.
+            longer_than: Tokens; what followed a match no longer than that is not looked up.
         """
         with self._answers._lock:
             automaton = self._answers._automaton
             if self._found_in != (automaton, len(automaton)):  # an answer more may hold more
                 self._match, self._found_in = Match(), (automaton, len(automaton))
                 self._follow(automaton, self._last)
+            if self._match.length <= longer_than:
+                return self._match.length, []
             found = automaton.continuations(count + 1, depth, self._match)
         whole = (Continuation(_of_one_answer(one.tokens), one.occurrences) for one in found)
         return self._match.length, [one for one in whole if one.tokens][:count]

@@ -21,6 +21,8 @@ from .copy_pricing import CopyPricing, CopyShare
 STEPS_IN_VAIN, LOOK_EVERY = 8, 4
 TOKENS_IN_VAIN, LOOK_RARELY = 128, 8
 MANY_IN_VAIN, LOOK_SELDOM = 512, 16
+# Then shorter matches in earlier answers, which are the most doubtful, are left alone.
+SURER_MATCH = 3
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class SequenceCopies:
             self._asked, self._proposal = True, None
             self._text.accepted(self._unread)
             self._unread = []
-            self._found = self._text.propose(max_depth)
+            in_vain = self._acceptance.in_vain >= TOKENS_IN_VAIN
+            self._found = self._text.propose(max_depth, least_earlier=SURER_MATCH if in_vain else 1)
             if self._found is not None:
                 copies, chances = self._acceptance.likely(self._found)
                 self._proposal = CopyProposal(copies, chances) if len(chances) > 1 else None
