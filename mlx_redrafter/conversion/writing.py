@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.utils import get_total_parameters, save_config
 
 from ..errors import RedrafterError
+from ..system.packing import packed
 from .report import Progress
 from .tensors import read_headers
 
@@ -50,7 +51,7 @@ def write_model(
         "weight_map": {},
     }
     model.update(tree_map(lambda _: mx.array([]), model.parameters()))
-    shards = _shards({name: array.nbytes for name, array in weights.items()}, shard_bytes)
+    shards = packed(weights, lambda name: weights[name].nbytes, shard_bytes)
     done = 0
     for number, names in enumerate(shards, 1):
         many = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -92,15 +93,3 @@ def save_shard(path: Path, shard: dict[str, mx.array]) -> None:
     shard.clear()
     mx.clear_cache()
     read_headers([path])
-
-
-def _shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    shards: list[list[str]] = []
-    size = 0
-    for name, nbytes in sizes.items():
-        if not shards or size + nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += nbytes
-    return shards

@@ -17,6 +17,7 @@ from ..drafting.drafter import Drafter
 from ..errors import RedrafterError
 from ..system.disk import changes, writing
 from ..system.files import LOCK_FILE, atomic_path, only_one, size_words, write_json
+from ..system.packing import packed
 from .config import DistillationConfig
 from .data import TokenRow
 from .features import Features, ShardedArray
@@ -78,7 +79,8 @@ def stored_features(
             into it, or the disk has no room.
     """
     sight = FeatureExtractor(target, drafter, config, np.float16)
-    blocks = _blocks(rows, sight.position_bytes, shard_bytes)
+    each = sight.position_bytes
+    blocks = packed(rows, lambda row: kept_positions([row]) * each, shard_bytes)
     fingerprint = _fingerprint(sight, rows, target_sha256, [len(block) for block in blocks])
     # Until all are open: another run would write its own shards among these.
     with only_one(directory, "training"):
@@ -124,20 +126,6 @@ def _make_room(
             f"{size_words(plan.free_bytes)} are free there: choose another directory, or "
             "--features stream."
         )
-
-
-def _blocks(rows: Sequence[TokenRow], each: int, limit: int) -> list[list[TokenRow]]:
-    """Rows in order, in blocks that take at most ``limit`` bytes."""
-    blocks: list[list[TokenRow]] = []
-    size = 0
-    for row in rows:
-        own = kept_positions([row]) * each
-        if not blocks or size + own > limit:
-            blocks.append([])
-            size = 0
-        blocks[-1].append(row)
-        size += own
-    return blocks
 
 
 def _fingerprint(

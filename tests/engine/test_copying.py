@@ -9,7 +9,7 @@ from typing import Any
 import architectures
 import mlx.core as mx
 import pytest
-from decoding_cases import Evaluations, ScriptedPlanner
+from decoding_cases import Evaluations, VerifyingAll
 
 import models
 from mlx_redrafter.cache.quantized import CacheOptions
@@ -32,12 +32,12 @@ from mlx_redrafter.engine.copying import (
 from mlx_redrafter.engine.decode import decode
 from mlx_redrafter.engine.events import NewToken
 from mlx_redrafter.engine.model import SpeculativeModel
-from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
+from mlx_redrafter.engine.shape_planner import StepPlan
 from mlx_redrafter.engine.statistics import AcceptanceStats
 from mlx_redrafter.engine.step import StepRecord
 from mlx_redrafter.planning.copy_planner import CopyPlanner
 from mlx_redrafter.sampling import SamplingConfig
-from mlx_redrafter.tree import DraftTree, HostTree
+from mlx_redrafter.tree import DraftTree
 
 PROMPT = models.prompt_of(12)
 GREEDY = SamplingConfig()
@@ -71,7 +71,7 @@ class Machine:
         return 0.8
 
 
-class Copying(ScriptedPlanner):
+class Copying(VerifyingAll):
     """A planner whose shapes are laid down, and whose copies are priced on a made-up machine."""
 
     def __init__(
@@ -81,10 +81,10 @@ class Copying(ScriptedPlanner):
         early: bool = False,
         machine: Machine | None = None,
     ):
+        super().__init__()
         self._shapes, self._asked = shapes, 0
         self._early = early
         self.copies = CopyPlanner(lambda: machine or Machine())
-        self.steps: list[ObservedStep] = []
 
     def for_batch(self, sequences: int) -> Any:
         return self
@@ -92,15 +92,6 @@ class Copying(ScriptedPlanner):
     @property
     def plan(self) -> StepPlan:
         return StepPlan(self._shapes[len(self.steps) % len(self._shapes)], early=self._early)
-
-    def guess_chances(self, tree: HostTree) -> list[float]:
-        return [0.5**depth for depth in tree.depths]
-
-    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
-        return len(tree.tokens) - 1
-
-    def observe(self, step: ObservedStep) -> None:
-        self.steps.append(step)
 
 
 @cache

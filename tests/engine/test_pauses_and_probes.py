@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from decoding_cases import ScriptedPlanner
+from decoding_cases import VerifyingAll
 
 import models
 from mlx_redrafter.drafting.shape import BeamShape
@@ -26,7 +26,7 @@ from mlx_redrafter.engine.reports import StepReports
 from mlx_redrafter.engine.sequence import Sequence
 from mlx_redrafter.engine.shape_planner import ObservedStep, StepPlan
 from mlx_redrafter.engine.shared_planner import shared
-from mlx_redrafter.tree import DraftTree, HostTree
+from mlx_redrafter.tree import DraftTree
 
 PROMPT = models.prompt_of(12)
 DRAFT, PROBE = BeamShape(1, 4), BeamShape(3, 4, 7)
@@ -41,7 +41,7 @@ def repeating() -> Any:
     return model
 
 
-class Turns(ScriptedPlanner):
+class Turns(VerifyingAll):
     """A planner whose drafts follow each other by turns; those of one shape are probes.
 
     Args:
@@ -55,22 +55,13 @@ class Turns(ScriptedPlanner):
     def __init__(
         self, shapes: Tokens[BeamShape], *, early: bool = False, price: float | None = None
     ):
+        super().__init__()
         self._shapes, self._early, self._price = shapes, early, price
-        self.steps: list[ObservedStep] = []
 
     @property
     def plan(self) -> StepPlan:
         shape = self._shapes[len(self.steps) % len(self._shapes)]
         return StepPlan(shape, early=self._early, probing=shape == PROBE)
-
-    def guess_chances(self, tree: HostTree) -> list[float]:
-        return [0.5**depth for depth in tree.depths]
-
-    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
-        return len(tree.tokens) - 1
-
-    def observe(self, step: ObservedStep) -> None:
-        self.steps.append(step)
 
     def price(self, step: ObservedStep) -> float | None:
         return None if step.probing else self._price

@@ -118,6 +118,24 @@ class ScriptedPlanner:
         raise AssertionError("nothing is drafted in the step before")
 
 
+class VerifyingAll(ScriptedPlanner):
+    """One that has drafts verified whole, each level half as likely as the one before; it keeps
+    what it hears of.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[ObservedStep] = []
+
+    def guess_chances(self, tree: HostTree) -> list[float]:
+        return [0.5**depth for depth in tree.depths]
+
+    def num_nodes_to_verify(self, tree: HostTree, context: int) -> int:
+        return len(tree.tokens) - 1
+
+    def observe(self, step: ObservedStep) -> None:
+        self.steps.append(step)
+
+
 def path_along(tree: HostTree, text: Sequence[int]) -> tuple[int, ...]:
     """How far a text that goes on after a tree's root goes along with the tree."""
     path = [0]
